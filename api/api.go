@@ -1,0 +1,165 @@
+// Package api is the control plane's HTTP API: the interfaces of a control plane, a handler that serves them and a
+// client that implements them, so that a caller cannot tell whether a control plane is in its own process.
+//
+// One control plane serves one project, on a unix socket with owner-only mode. Errors keep their kind (package errdefs)
+// on the way.
+package api
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/state"
+)
+
+// Observer tells what is there.
+type Observer interface {
+	// Status returns the project as it is now. Nothing was ever applied: a Status with Revision 0.
+	Status(ctx context.Context) (Status, error)
+	// Watch calls fn with the Status now and after each change, until ctx is done or fn returns an error, which it
+	// returns. Changes that come faster than fn are merged.
+	Watch(ctx context.Context, fn func(Status) error) error
+	// Events calls fn for each event that matches, oldest first; with follow it goes on until ctx is done.
+	Events(ctx context.Context, f state.EventFilter, follow bool, fn func(state.Event) error) error
+	// History returns the revisions, newest first; limit 0 is all.
+	History(ctx context.Context, limit int) ([]state.Revision, error)
+	// Routes returns the gateway's routes as they are in force, most specific first.
+	Routes(ctx context.Context) ([]Route, error)
+	// Top returns what the instances use.
+	Top(ctx context.Context) ([]engine.Usage, error)
+}
+
+// Deployer changes what is wanted.
+type Deployer interface {
+	// Plan returns what Apply of the same project would change.
+	Plan(ctx context.Context, p compose.Project) (Plan, error)
+	// Apply makes a project the desired one and returns without waiting for it. Where another apply is under way: with
+	// req.NoWait ErrConflict that says whose, otherwise it waits for it.
+	Apply(ctx context.Context, req ApplyRequest) (state.Revision, error)
+	// Rollback applies the project of an earlier revision again, as a new one; 0 is the last healthy one before the
+	// newest.
+	Rollback(ctx context.Context, number int64, actor string) (state.Revision, error)
+	// Override writes a durable wish beside the file. Only the fields that are set change; Restart > 0 counts the
+	// generation up.
+	Override(ctx context.Context, c OverrideRequest) error
+	// Down removes the project from this machine and blocks until it is gone; revisions stay, the control plane ends.
+	Down(ctx context.Context, opt engine.DeleteOptions) error
+}
+
+// Operator reaches into instances.
+type Operator interface {
+	// Logs streams output of instances, as LogLine objects, one a line.
+	Logs(ctx context.Context, req LogsRequest) (io.ReadCloser, error)
+	// Exec runs a command in an instance; Instance "" with Service takes the lowest slot that runs.
+	Exec(ctx context.Context, req ExecRequest, cmd driver.Command) (exitCode int, err error)
+	// Shutdown ends control plane, data plane and holder; the instances go on unless stop is set.
+	Shutdown(ctx context.Context, stop bool) error
+}
+
+// Control is a whole control plane.
+type Control interface {
+	Observer
+	Deployer
+	Operator
+}
+
+// Status is the shape of `trellis ps --format json`.
+type Status struct {
+	engine.State
+	ControlPlane Process   `json:"control_plane"`
+	Proxy        Process   `json:"proxy"`
+	Holder       Process   `json:"holder"`
+	Gateway      Gateway   `json:"gateway"`
+	Console      *string   `json:"console"`
+	Prometheus   *string   `json:"prometheus"`
+	OTLP         Endpoints `json:"otlp"`
+	Version      string    `json:"version"` // of the control plane's binary
+}
+
+// Process is one of Trellis' own processes.
+type Process struct {
+	PID int `json:"pid"`
+}
+
+// Gateway are the gateway's addresses, null where it does not listen.
+type Gateway struct {
+	HTTP  *string `json:"http"`
+	HTTPS *string `json:"https"`
+}
+
+// Endpoints are the telemetry receiver's addresses, null where there is none.
+type Endpoints struct {
+	GRPC *string `json:"grpc"`
+	HTTP *string `json:"http"`
+}
+
+// Plan is what an apply would change, and the state it was made for.
+type Plan struct {
+	Base    engine.StateID  `json:"base"`
+	Changes []engine.Change `json:"changes"`
+	// Warnings are the loader's; the CLI fills them in.
+	Warnings []compose.Diagnostic `json:"warnings"`
+}
+
+// ApplyRequest asks for a project to be made the desired one.
+type ApplyRequest struct {
+	Project compose.Project `json:"project"`
+	// Contents are the contents of secrets and configs by "secrets/NAME" and "configs/NAME". They go into the content
+	// store and nowhere else.
+	Contents map[string][]byte `json:"contents,omitempty"`
+	Base     engine.StateID    `json:"base,omitempty"` // "" whatever the state
+	Commit   *state.Commit     `json:"commit,omitempty"`
+	Cause    string            `json:"cause"`
+	Actor    string            `json:"actor"`
+	NoWait   bool              `json:"no_wait,omitempty"`
+}
+
+// OverrideRequest changes the overrides of one service.
+type OverrideRequest struct {
+	Service  string `json:"service"`
+	Replicas *int   `json:"replicas,omitempty"`
+	Restart  bool   `json:"restart,omitempty"`
+	Stopped  *bool  `json:"stopped,omitempty"`
+	Actor    string `json:"actor"`
+}
+
+// LogsRequest selects output.
+type LogsRequest struct {
+	Services []string          `json:"services,omitempty"` // none: all
+	Instance engine.InstanceID `json:"instance,omitempty"`
+	Revision int64             `json:"revision,omitempty"`
+	Follow   bool              `json:"follow,omitempty"` // new instances are joined as they come
+	Tail     int               `json:"tail,omitempty"`   // per instance; 0 all
+	Since    time.Time         `json:"since,omitzero"`
+}
+
+// LogLine is one line of an instance's output.
+type LogLine struct {
+	Time     time.Time         `json:"time"`
+	Service  string            `json:"service"`
+	Instance engine.InstanceID `json:"instance"`
+	Stream   string            `json:"stream"`
+	Text     string            `json:"text"`
+}
+
+// ExecRequest names an instance.
+type ExecRequest struct {
+	Service  string            `json:"service,omitempty"`
+	Instance engine.InstanceID `json:"instance,omitempty"`
+}
+
+// Route is one route in force.
+type Route struct {
+	Host    string   `json:"host"`
+	Path    string   `json:"path"`
+	Methods []string `json:"methods"`
+	Service string   `json:"service"`
+	Port    int      `json:"port"`
+	Auth    string   `json:"auth"`
+	Source  string   `json:"source"` // file:line:column
+	Address string   `json:"address"`
+}

@@ -1,0 +1,171 @@
+// Package engine is the contract for a place that runs a project as its file says: Engine, the State it observes in
+// Compose terms, and the pure Diff between what is wanted and what is there.
+//
+// An apply only writes down what is wanted. The engine's loop, and nothing else, acts: it looks at the world, decides
+// and carries out, again and again, so a crash at any point is repaired by the next round.
+package engine
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/state"
+)
+
+// Engine makes one place run projects as written.
+type Engine interface {
+	// Capabilities says what this engine can carry out here.
+	Capabilities() Capabilities
+	// Run is the loop; it blocks until ctx is done and returns after all it started has ended; the instances go on.
+	// changed is called, never concurrently, when what Observe returns may have changed.
+	Run(ctx context.Context, changed func(project string)) error
+	// Observe returns the truth about a project. One that was never applied: ErrNotFound.
+	Observe(ctx context.Context, project string) (State, error)
+	// Apply makes rev the desired revision, durably, and returns it with its number without waiting for the loop.
+	// base is the ID of the State that the caller decided upon, "" for none: where the world is no longer that,
+	// ErrConflict.
+	Apply(ctx context.Context, rev state.Revision, base StateID) (state.Revision, error)
+	// Override writes a durable wish beside the file (scale, restart, stop, start).
+	Override(ctx context.Context, project string, o state.Override) error
+	// Logs, Exec and Stats reach an instance; unknown: ErrNotFound.
+	Logs(ctx context.Context, project string, id InstanceID, opt driver.LogOptions) (io.ReadCloser, error)
+	Exec(ctx context.Context, project string, id InstanceID, cmd driver.Command) (exitCode int, err error)
+	Stats(ctx context.Context, project string) ([]Usage, error)
+	// Delete stops every instance, removes what the engine made for the project and blocks until it is gone. Revisions
+	// and events stay; volumes stay unless opt says else.
+	Delete(ctx context.Context, project string, opt DeleteOptions) error
+}
+
+// InstanceID is an instance's name within its project: "catalog-2-5f3a9c01".
+type InstanceID string
+
+// StateID stands for everything about a State that a decision may rest on.
+type StateID string
+
+// Capabilities are what an engine can do; differences are data.
+type Capabilities struct {
+	Name    string                `json:"name"`
+	Drivers []driver.Capabilities `json:"drivers,omitempty"`
+}
+
+// DeleteOptions say what Delete takes along.
+type DeleteOptions struct {
+	Volumes bool `json:"volumes,omitempty"`
+}
+
+// The states of a service.
+const (
+	ServiceHealthy      = "healthy"
+	ServiceStarting     = "starting"
+	ServiceDegraded     = "degraded" // some, but not all wanted instances are ready
+	ServiceCrashLooping = "crash-looping"
+	ServiceStopped      = "stopped"
+	ServiceCompleted    = "completed" // ran to its end with exit code 0 and is not to be restarted
+	ServiceFailed       = "failed"
+)
+
+// The states of an instance.
+const (
+	InstancePending  = "pending"
+	InstanceStarting = "starting"
+	InstanceReady    = "ready"
+	InstanceUnready  = "unready"
+	InstanceDraining = "draining"
+	InstanceExited   = "exited"
+)
+
+// State is what is there, in Compose terms. Its JSON is the core of `trellis ps`.
+type State struct {
+	Project  string    `json:"project"`
+	Revision int64     `json:"revision"`
+	Engine   string    `json:"engine"`
+	Services []Service `json:"services"` // by name
+	ID       StateID   `json:"id"`
+	// Settled says that the loop has nothing left to do for Revision, Outcome how it went.
+	Settled bool   `json:"settled"`
+	Outcome string `json:"outcome"`
+
+	// Desired is the project of Revision, for Diff.
+	Desired *compose.Project `json:"-"`
+}
+
+// Service is the state of one service.
+type Service struct {
+	Name      string     `json:"name"`
+	State     string     `json:"state"`
+	Want      int        `json:"want"`
+	Ready     int        `json:"ready"`
+	Revision  int64      `json:"revision"` // of its newest instance
+	Ports     []Port     `json:"ports"`
+	Instances []Instance `json:"instances"`
+	// Reason says in one sentence why State is not healthy: the last probe's answer, what it waits for, how it exited.
+	Reason string `json:"reason,omitempty"`
+	// LastLog are the last lines (at most 50) of the instance that failed last, kept while the service is not healthy.
+	LastLog []string `json:"last_log,omitempty"`
+}
+
+// Port is a published port as it is in force.
+type Port struct {
+	Target    int    `json:"target"`
+	Published int    `json:"published"`
+	HostIP    string `json:"host_ip"`
+	Protocol  string `json:"protocol"`
+}
+
+// Instance is the state of one instance.
+type Instance struct {
+	ID        InstanceID  `json:"id"`
+	Slot      int         `json:"slot"`
+	Driver    string      `json:"driver"`
+	PID       int         `json:"pid"` // of the program
+	Container string      `json:"container"`
+	State     string      `json:"state"`
+	Ready     bool        `json:"ready"`
+	Restarts  int         `json:"restarts"`
+	Address   string      `json:"address"` // host:port of its first port, or its host
+	Revision  int64       `json:"revision"`
+	StartedAt time.Time   `json:"started_at,omitzero"`
+	Exit      *ExitStatus `json:"exit,omitempty"`
+	Probe     string      `json:"probe,omitempty"` // the last answer
+}
+
+// ExitStatus says how an instance ended.
+type ExitStatus struct {
+	Code   int       `json:"code"`
+	Signal string    `json:"signal,omitempty"`
+	OOM    bool      `json:"oom,omitempty"`
+	Time   time.Time `json:"time"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// Usage is what one instance uses.
+type Usage struct {
+	Service  string       `json:"service"`
+	Instance InstanceID   `json:"instance"`
+	Usage    driver.Usage `json:"usage"`
+}
+
+// The actions and effects of a Change.
+const (
+	Add    = "add"
+	Modify = "change"
+	Remove = "remove"
+
+	EffectNone      = "none"       // nothing that runs is touched
+	EffectInPlace   = "in-place"   // carried out on what runs
+	EffectRollout   = "rollout"    // instances are replaced, start-first
+	EffectStopFirst = "stop-first" // instances are stopped before their replacements start
+	EffectDataLoss  = "data-loss"
+)
+
+// Change is one difference, in Compose paths. Values that look like secrets are masked in From and To.
+type Change struct {
+	Path   string `json:"path"` // "services.web.environment.COLOR"
+	Action string `json:"action"`
+	From   any    `json:"from"`
+	To     any    `json:"to"`
+	Effect string `json:"effect"`
+}

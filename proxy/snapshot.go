@@ -1,0 +1,113 @@
+// Package proxy is the data plane: one program that is the gateway, the owner of every published port and the mesh. It
+// is fed with whole snapshots, decides by itself between them, and goes on with the last one when nobody feeds it.
+//
+// Matching, balancing, retrying and limiting take the package's own view of a request; net/http appears only in the
+// files that bind it.
+package proxy
+
+import (
+	"time"
+
+	"trellis/probe"
+)
+
+// Snapshot is everything the data plane has to know about a project. It is complete and immutable. One with a lower
+// (Epoch, Version) than the last accepted is refused.
+type Snapshot struct {
+	Project string `json:"project"`
+	Epoch   uint64 `json:"epoch"`   // counted up by each control plane
+	Version uint64 `json:"version"` // counted up by each change within an epoch
+
+	Listeners []Listener `json:"listeners,omitempty"`
+	Routes    []Route    `json:"routes,omitempty"` // of the gateway
+	Services  []Service  `json:"services,omitempty"`
+}
+
+// Protocols of a Listener.
+const (
+	// Detect looks at what comes first: an HTTP/1 request line or an HTTP/2 preface is treated as HTTP, anything else
+	// (a server that speaks first included) is passed through. It costs no round trip, and a client is never asked to
+	// speak first.
+	Detect = "detect"
+	TCP    = "tcp"  // passed through, never looked at
+	UDP    = "udp"  // passed through
+	HTTP1  = "http" // HTTP/1.1, HTTP/2 with prior knowledge, WebSocket
+)
+
+// Listener is one socket that the data plane serves. The socket itself is handed over under Name.
+type Listener struct {
+	Name     string `json:"name"`     // unique and stable: "gateway", "port/0.0.0.0:8080/tcp", "name/INSTANCE/127.88.0.2:5432"
+	Address  string `json:"address"`  // host:port, for log lines
+	Protocol string `json:"protocol"` // above
+	// Service and Port are where every connection goes; Service "" is the gateway: Routes decide.
+	Service string `json:"service,omitempty"`
+	Port    int    `json:"port,omitempty"`
+	// Caller is the service whose network namespace the socket is in, "" for callers from outside.
+	Caller string `json:"caller,omitempty"`
+	// Netns is the namespace's path, for whoever opens the socket; "" is the machine's own.
+	Netns string `json:"netns,omitempty"`
+}
+
+// Route sends requests at the gateway to a service. Of several that match, the most specific wins: an exact host over
+// a wildcard over none; then the path with the longest literal prefix, exact over parameter over wildcard; then more
+// headers; then one that names methods.
+type Route struct {
+	Host    string            `json:"host,omitempty"`
+	Path    string            `json:"path,omitempty"`
+	Methods []string          `json:"methods,omitempty"`
+	Headers map[string]string `json:"headers,omitempty"`
+	Service string            `json:"service"`
+	Port    int               `json:"port"`
+	Timeout time.Duration     `json:"timeout,omitempty"` // until the response's headers; 0: 30 s
+	Auth    string            `json:"auth"`              // "none" is the only one yet
+	Source  string            `json:"source,omitempty"`  // file:line:column
+}
+
+// Service is a set of instances and the policy of calling them.
+type Service struct {
+	Name      string     `json:"name"`
+	Instances []Instance `json:"instances,omitempty"`
+	// Hold is how long a request waits while no instance is ready; 0: 5 s; negative: not at all.
+	Hold time.Duration `json:"hold,omitempty"`
+	// ConnectTimeout bounds a connect to an instance; 0: 1 s.
+	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
+	// Retries bound the attempts after the first for requests that may be repeated; 0: 3; negative: none. All retries
+	// together stay below 20 % of the requests plus 10 a second (Linkerd's published default).
+	Retries int        `json:"retries,omitempty"`
+	Probe   probe.Spec `json:"probe,omitzero"` // for when the control plane is away; exec is not asked
+}
+
+// Instance is one address of a service.
+type Instance struct {
+	ID       string      `json:"id"`
+	Host     string      `json:"host"`
+	PortMap  map[int]int `json:"port_map,omitempty"` // target to actual, where they differ
+	Ready    bool        `json:"ready"`
+	Draining bool        `json:"draining,omitempty"` // takes nothing new; what is in flight goes on
+	DrainBy  time.Time   `json:"drain_by,omitzero"`  // streams end here, with 1001, GOAWAY or a close
+	Weight   int         `json:"weight,omitempty"`   // share of traffic; 0 counts as 100
+	Revision int64       `json:"revision,omitempty"` // for log and metrics
+	Slot     int         `json:"slot,omitempty"`     // for log and metrics
+	WarmFrom time.Time   `json:"warm_from,omitzero"` // ready since; weight grows over the first seconds
+}
+
+// Status is what a data plane says of itself on its status socket.
+type Status struct {
+	PID     int            `json:"pid"`
+	Epoch   uint64         `json:"epoch"`
+	Version uint64         `json:"version"`
+	InUse   map[string]int `json:"in_use,omitempty"` // instance ID to requests, streams and connections in flight
+	Holding int            `json:"holding"`          // requests that wait for a ready instance
+	Ejected []string       `json:"ejected,omitempty"`
+	// Counters are cumulative since this data plane started.
+	Counters map[string]Counters `json:"counters,omitempty"` // by service
+}
+
+// Counters count what was done for one service, cumulative.
+type Counters struct {
+	Requests    uint64 `json:"requests"`
+	Failed      uint64 `json:"failed"` // answered by the data plane itself with 5xx, or cut off
+	Retries     uint64 `json:"retries"`
+	Held        uint64 `json:"held"`
+	Connections uint64 `json:"connections"`
+}
