@@ -35,8 +35,8 @@ type Observer interface {
 
 // Deployer changes what is wanted.
 type Deployer interface {
-	// Plan returns what Apply of the same project would change.
-	Plan(ctx context.Context, p compose.Project) (Plan, error)
+	// Plan returns what Apply of the same request would change. It writes nothing.
+	Plan(ctx context.Context, req ApplyRequest) (Plan, error)
 	// Apply makes a project the desired one and returns without waiting for it. Where another apply is under way: with
 	// req.NoWait ErrConflict that says whose, otherwise it waits for it.
 	Apply(ctx context.Context, req ApplyRequest) (state.Revision, error)
