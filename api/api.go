@@ -13,6 +13,7 @@ import (
 	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/proxy"
 	"trellis/state"
 )
 
@@ -78,6 +79,8 @@ type Status struct {
 	Prometheus   *string   `json:"prometheus"`
 	OTLP         Endpoints `json:"otlp"`
 	Version      string    `json:"version"` // of the control plane's binary
+	// Traffic counts requests by service, cumulative since the data plane of that pid started.
+	Traffic map[string]proxy.Counters `json:"traffic,omitempty"`
 }
 
 // Process is one of Trellis' own processes.
@@ -150,6 +153,9 @@ type LogLine struct {
 type ExecRequest struct {
 	Service  string            `json:"service,omitempty"`
 	Instance engine.InstanceID `json:"instance,omitempty"`
+	// OneOff runs the command in an instance of Service made for it alone, beside its replicas and without traffic or
+	// published ports, which is removed when the command has ended.
+	OneOff bool `json:"one_off,omitempty"`
 }
 
 // Route is one route in force.

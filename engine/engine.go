@@ -54,6 +54,8 @@ type Capabilities struct {
 // DeleteOptions say what Delete takes along.
 type DeleteOptions struct {
 	Volumes bool `json:"volumes,omitempty"`
+	// Now kills what runs without waiting for its grace period, also what an earlier Delete still waits for.
+	Now bool `json:"now,omitempty"`
 }
 
 // The states of a service.
