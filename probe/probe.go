@@ -40,4 +40,5 @@ type Result struct {
 }
 
 // Executor runs a command inside the instance that is asked, for Exec. Output is what the command printed, cut to 1 KiB.
+// It ends the command and returns soon after ctx has ended.
 type Executor func(ctx context.Context, command []string) (exitCode int, output string, err error)
