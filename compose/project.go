@@ -45,6 +45,19 @@ func (p Project) ServiceNames() []string {
 	return names
 }
 
+// UnmarshalJSON reads the JSON of a Project and gives every service its name again, which the JSON holds as its key.
+func (p *Project) UnmarshalJSON(b []byte) error {
+	type plain Project
+	if err := json.Unmarshal(b, (*plain)(p)); err != nil {
+		return fmt.Errorf("project: %w", err)
+	}
+	for name, s := range p.Services {
+		s.Name = name
+		p.Services[name] = s
+	}
+	return nil
+}
+
 // Service is one service, in the canonical form of the specification.
 type Service struct {
 	Name            string                `json:"-"`
