@@ -1,0 +1,50 @@
+# Trellis. `make` lists the targets.
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
+FLAGS   := -trimpath -buildvcs=false
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help build test quick lint demo demo-down fuzz bench generate clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+build: bin/trellis ## build bin/trellis, one static binary with the shim inside
+
+bin/trellis: FORCE
+	@mkdir -p bin
+	$(GO) build $(FLAGS) -ldflags '-s -w' -o server/trellis-shim.bin ./cmd/trellis-shim
+	$(GO) build $(FLAGS) -tags embedshim -ldflags '$(LDFLAGS)' -o bin/trellis ./cmd/trellis
+
+FORCE:
+
+test: ## install what the tests need, then lint, every test with -race, and the end-to-end tests
+	scripts/setup.sh
+	$(MAKE) lint build
+	scripts/test.sh
+
+quick: ## the tests that need nothing but Go
+	$(GO) test ./...
+
+lint: ## gofmt, go vet, staticcheck
+	scripts/lint.sh
+
+demo: build ## Evergreen, the example platform, on http://localhost:8080
+	scripts/demo.sh
+
+demo-down: ## end the demo and remove all but its volumes
+	cd examples/evergreen && ../../bin/trellis down
+
+fuzz: ## run every fuzz target for FUZZTIME (default 20s) each
+	scripts/fuzz.sh
+
+bench: build ## run the benchmarks
+	scripts/bench.sh
+
+generate: ## write the files that are made from code: schema, support table
+	$(GO) test ./compose -run TestGenerated -update
+
+clean: ## remove what was built
+	rm -rf bin server/trellis-shim.bin

@@ -1,0 +1,243 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// fakeControl answers from its fields.
+type fakeControl struct {
+	api.Control // what a test does not set must not be called
+
+	status  api.Status
+	events  []state.Event
+	err     error
+	applied chan api.ApplyRequest
+	exec    func(ctx context.Context, req api.ExecRequest, cmd driver.Command) (int, error)
+}
+
+func (f *fakeControl) Status(context.Context) (api.Status, error) { return f.status, f.err }
+
+func (f *fakeControl) Watch(ctx context.Context, fn func(api.Status) error) error {
+	for i := range int64(3) {
+		s := f.status
+		s.Revision = i
+		if err := fn(s); err != nil {
+			return err
+		}
+	}
+	return f.err
+}
+
+func (f *fakeControl) Events(_ context.Context, _ state.EventFilter, _ bool, fn func(state.Event) error) error {
+	for _, e := range f.events {
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	return f.err
+}
+
+func (f *fakeControl) Apply(_ context.Context, req api.ApplyRequest) (state.Revision, error) {
+	f.applied <- req
+	return state.Revision{Number: 7, Project: req.Project}, f.err
+}
+
+func (f *fakeControl) Logs(context.Context, api.LogsRequest) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader(`{"text":"one"}` + "\n")), f.err
+}
+
+func (f *fakeControl) Exec(ctx context.Context, req api.ExecRequest, cmd driver.Command) (int, error) {
+	return f.exec(ctx, req, cmd)
+}
+
+// serve serves f on a unix socket and returns a client of it.
+func serve(t *testing.T, f *fakeControl) *api.Client {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: api.Handler(f, slog.New(slog.DiscardHandler))}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(l) }()
+	client := api.NewClient(socket)
+	t.Cleanup(func() { _ = client.Close(); _ = server.Close(); <-done })
+	return client
+}
+
+func TestErrorsKeepTheirKind(t *testing.T) {
+	for _, kind := range []error{errdefs.ErrInvalid, errdefs.ErrNotFound, errdefs.ErrConflict, errdefs.ErrUnavailable, errdefs.ErrUnsupported} {
+		f := &fakeControl{err: fmt.Errorf("apply shop: %w: because", kind), applied: make(chan api.ApplyRequest, 1)}
+		client := serve(t, f)
+		if _, err := client.Status(t.Context()); !errors.Is(err, kind) || err.Error() != f.err.Error() {
+			t.Errorf("Status: %v, want %v", err, f.err)
+		}
+		if _, err := client.Apply(t.Context(), api.ApplyRequest{}); !errors.Is(err, kind) {
+			t.Errorf("Apply: %v, want %v", err, kind)
+		}
+		if _, err := client.Logs(t.Context(), api.LogsRequest{}); !errors.Is(err, kind) {
+			t.Errorf("Logs: %v, want %v", err, kind)
+		}
+		seen := 0
+		err := client.Watch(t.Context(), func(api.Status) error { seen++; return nil })
+		if !errors.Is(err, kind) || seen != 3 {
+			t.Errorf("Watch: %v after %d, want %v after 3", err, seen, kind)
+		}
+	}
+}
+
+func TestNobodyListensIsUnavailable(t *testing.T) {
+	client := api.NewClient(filepath.Join(t.TempDir(), "nobody"))
+	if _, err := client.Status(t.Context()); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("Status: %v", err)
+	}
+	if _, err := client.Exec(t.Context(), api.ExecRequest{}, driver.Command{}); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("Exec: %v", err)
+	}
+}
+
+func TestApplyArrivesWhole(t *testing.T) {
+	f := &fakeControl{applied: make(chan api.ApplyRequest, 1)}
+	client := serve(t, f)
+	three := 3
+	want := api.ApplyRequest{
+		Project:  compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Deploy: compose.Deploy{Replicas: &three}}}},
+		Contents: map[string][]byte{"secrets/a": {0, 1, 255}},
+		Commit:   &state.Commit{SHA: "abc", CommittedAt: time.Unix(1e9, 0).UTC()},
+		Base:     "b", Cause: "up", Actor: "me@here", NoWait: true,
+	}
+	rev, err := client.Apply(t.Context(), want)
+	if err != nil || rev.Number != 7 {
+		t.Fatalf("Apply: %v, %v", rev.Number, err)
+	}
+	if d := cmp.Diff(want, <-f.applied); d != "" {
+		t.Errorf("request (-sent +arrived):\n%s", d)
+	}
+}
+
+func TestEventsArriveInOrderAndEnd(t *testing.T) {
+	f := &fakeControl{}
+	for i := range 500 {
+		f.events = append(f.events, state.Event{Kind: "k", Message: fmt.Sprint(i), Time: time.Unix(int64(i), 0).UTC()})
+	}
+	client := serve(t, f)
+	var got []state.Event
+	err := client.Events(t.Context(), state.EventFilter{}, false, func(e state.Event) error { got = append(got, e); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(f.events, got); d != "" {
+		t.Error(d)
+	}
+	stop := errors.New("enough")
+	if err := client.Events(t.Context(), state.EventFilter{}, false, func(state.Event) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("the caller's error is lost: %v", err)
+	}
+}
+
+func TestExecCarriesStreamsBothWaysAndTheExitCode(t *testing.T) {
+	big := bytes.Repeat([]byte("x"), 3<<20)
+	f := &fakeControl{exec: func(_ context.Context, req api.ExecRequest, cmd driver.Command) (int, error) {
+		if req.Service != "web" || cmd.Args[0] != "cat" || !cmd.TTY {
+			return 0, fmt.Errorf("%w: %+v %+v", errdefs.ErrInvalid, req, cmd)
+		}
+		if size := <-cmd.Resize; size.Cols != 80 {
+			return 0, fmt.Errorf("%w: size %+v", errdefs.ErrInvalid, size)
+		}
+		_, err := io.Copy(cmd.Stdout, cmd.Stdin)
+		fmt.Fprint(cmd.Stderr, "warning")
+		return 42, err
+	}}
+	client := serve(t, f)
+	resize := make(chan driver.WindowSize, 1)
+	resize <- driver.WindowSize{Rows: 24, Cols: 80}
+	var stdout, stderr bytes.Buffer
+	code, err := client.Exec(t.Context(), api.ExecRequest{Service: "web"}, driver.Command{
+		Args: []string{"cat"}, TTY: true, Stdin: bytes.NewReader(big), Stdout: &stdout, Stderr: &stderr, Resize: resize,
+	})
+	if err != nil || code != 42 || !bytes.Equal(stdout.Bytes(), big) || stderr.String() != "warning" {
+		t.Errorf("exit %d, %v, %d bytes of %d, %q", code, err, stdout.Len(), len(big), stderr.String())
+	}
+}
+
+func TestExecIsCancelledWhenTheClientGoes(t *testing.T) {
+	ended := make(chan error, 1)
+	started := make(chan struct{})
+	f := &fakeControl{exec: func(ctx context.Context, _ api.ExecRequest, _ driver.Command) (int, error) {
+		close(started)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return 0, ctx.Err()
+	}}
+	client := serve(t, f)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-started; cancel() }()
+	if _, err := client.Exec(ctx, api.ExecRequest{}, driver.Command{Args: []string{"sleep"}}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Exec: %v", err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the command goes on")
+	}
+}
+
+func TestExecErrorsKeepTheirKind(t *testing.T) {
+	f := &fakeControl{exec: func(context.Context, api.ExecRequest, driver.Command) (int, error) {
+		return 0, fmt.Errorf("exec in web: %w: no instance runs", errdefs.ErrNotFound)
+	}}
+	if _, err := serve(t, f).Exec(t.Context(), api.ExecRequest{}, driver.Command{}); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("Exec: %v", err)
+	}
+}
+
+func TestMalformedRequestsAreInvalid(t *testing.T) {
+	handler := api.Handler(&fakeControl{}, slog.New(slog.DiscardHandler))
+	for _, c := range []struct{ method, path, body string }{
+		{"POST", "/v1/apply", "{"},
+		{"POST", "/v1/apply", `{"surprise":1}`},
+		{"GET", "/v1/history?limit=x", ""},
+		{"GET", "/v1/events?after=-1", ""},
+		{"GET", "/v1/events?since=yesterday", ""},
+		{"GET", "/v1/logs?q=%7B", ""},
+		{"POST", "/v1/exec", ""},
+	} {
+		w := newRecorder()
+		req, _ := http.NewRequest(c.method, "http://x"+c.path, strings.NewReader(c.body))
+		handler.ServeHTTP(w, req)
+		if w.code != http.StatusBadRequest {
+			t.Errorf("%s %s: %d %s", c.method, c.path, w.code, w.body.String())
+		}
+	}
+}
+
+type recorder struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+func newRecorder() *recorder                    { return &recorder{header: http.Header{}} }
+func (r *recorder) Header() http.Header         { return r.header }
+func (r *recorder) WriteHeader(code int)        { r.code = code }
+func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
