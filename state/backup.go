@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // backupSuffix is what the copy's name has behind the file's.
@@ -20,7 +22,7 @@ func hasBackup(path string) bool {
 
 // backup keeps a copy of a database, made in the background, at most one at a time.
 type backup struct {
-	path string
+	source string // the database's file
 
 	mu      sync.Mutex
 	running bool
@@ -29,8 +31,8 @@ type backup struct {
 	err     error // of the last copy
 }
 
-// start asks for a copy of what is in db now and does not wait for it.
-func (b *backup) start(db *sql.DB) {
+// start asks for a copy of what is there now and does not wait for it.
+func (b *backup) start() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.running {
@@ -40,7 +42,7 @@ func (b *backup) start(db *sql.DB) {
 	b.running = true
 	b.done.Go(func() {
 		for {
-			err := b.write(context.Background(), db)
+			err := b.write(context.Background())
 			b.mu.Lock()
 			b.err = err
 			if !b.again {
@@ -63,27 +65,63 @@ func (b *backup) wait() error {
 }
 
 // write makes a copy and puts it in the place of the old one. It reads every page: a database that is damaged fails
-// here, and the old copy stays.
-func (b *backup) write(ctx context.Context, db *sql.DB) (err error) {
-	// VACUUM INTO takes an empty file, which brings the mode with it.
-	f, err := os.CreateTemp(filepath.Dir(b.path), filepath.Base(b.path)+".*.tmp")
+// here, and the old copy stays. Where another process is writing the copy it is left to that one.
+func (b *backup) write(ctx context.Context) error {
+	path := b.source + backupSuffix
+	tmp, err := lockTemp(path + ".tmp")
 	if err != nil {
-		return fmt.Errorf("write %s: %w", b.path, err)
+		return fmt.Errorf("write %s: %w", path, err)
 	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			err = fmt.Errorf("write %s: %w", b.path, errors.Join(err, os.Remove(f.Name())))
+	if tmp == nil {
+		return nil
+	}
+	defer tmp.Close()
+	err = vacuumInto(ctx, b.source, tmp.Name())
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(tmp.Name())))
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// lockTemp opens the file name, empty and locked until it is closed, nil where another process has it. VACUUM INTO
+// takes an empty file, and the copy gets its mode.
+func lockTemp(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		// Between open and lock another process may have finished it and given it the copy's name.
+		mine, statErr := f.Stat()
+		there, thereErr := os.Stat(name)
+		if statErr != nil || thereErr != nil || !os.SameFile(mine, there) {
+			return nil, f.Close()
 		}
-	}()
-	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", f.Name()); err != nil {
+		err = f.Truncate(0)
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, f.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// vacuumInto has a connection of its own: one that may only query is refused by VACUUM, and the writing one would be
+// blocked for as long as it takes.
+func vacuumInto(ctx context.Context, source, target string) error {
+	db, err := sql.Open("sqlite", dsn(source))
+	if err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), b.path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(b.path))
+	_, err = db.ExecContext(ctx, "VACUUM INTO ?", target)
+	return errors.Join(err, db.Close())
 }

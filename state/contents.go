@@ -10,11 +10,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"trellis/errdefs"
 )
 
-const keyFile = "key"
+const (
+	keyFile    = "key"
+	tempPrefix = "tmp-"
+)
 
 // Contents keeps the contents of secrets and configs outside of the revisions, which hold their refs. A ref is
 // HMAC-SHA256 of the content under a random key that stays in the folder: who sees a ref, in a plan or an event, can
@@ -112,7 +117,7 @@ func (c *Contents) Put(data []byte) (ref string, err error) {
 
 // temp writes data to a new file of the folder, 0400 and synced.
 func (c *Contents) temp(data []byte) (name string, err error) {
-	f, err := os.CreateTemp(c.dir, "tmp-*")
+	f, err := os.CreateTemp(c.dir, tempPrefix+"*")
 	if err != nil {
 		return "", err
 	}
@@ -156,7 +161,8 @@ func (c *Contents) Get(ref string) ([]byte, error) {
 	return data, nil
 }
 
-// Prune removes the contents whose ref is not in keep. A content put while Prune runs may be removed: put after.
+// Prune removes the contents whose ref is not in keep, and what a killed Put left unfinished. A content put while
+// Prune runs may be removed: put after.
 func (c *Contents) Prune(keep map[string]bool) error {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -164,7 +170,7 @@ func (c *Contents) Prune(keep map[string]bool) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if ref := e.Name(); validRef(ref) && !keep[ref] {
+		if ref := e.Name(); validRef(ref) && !keep[ref] || c.abandoned(e) {
 			if err := os.Remove(filepath.Join(c.dir, ref)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}
@@ -174,6 +180,15 @@ func (c *Contents) Prune(keep map[string]bool) error {
 		return fmt.Errorf("prune contents: %w", err)
 	}
 	return nil
+}
+
+// abandoned says whether e is a temporary file that nobody is writing any more.
+func (c *Contents) abandoned(e fs.DirEntry) bool {
+	if !strings.HasPrefix(e.Name(), tempPrefix) {
+		return false
+	}
+	info, err := e.Info()
+	return err == nil && time.Since(info.ModTime()) > time.Hour
 }
 
 func (c *Contents) ref(data []byte) string {

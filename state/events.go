@@ -56,13 +56,13 @@ func (s *store) Append(ctx context.Context, events ...Event) error {
 				return err
 			}
 		}
-		return pruneEvents(ctx, tx, last, now)
+		return s.pruneEvents(ctx, tx, last, now)
 	})
 }
 
 // pruneEvents costs two searches by key when there is nothing to remove.
-func pruneEvents(ctx context.Context, tx *sql.Tx, last int64, now time.Time) error {
-	if _, err := tx.ExecContext(ctx, "DELETE FROM events WHERE seq <= ?", last-keepEvents); err != nil {
+func (s *store) pruneEvents(ctx context.Context, tx *sql.Tx, last int64, now time.Time) error {
+	if _, err := tx.ExecContext(ctx, "DELETE FROM events WHERE seq <= ?", last-s.keepEvents); err != nil {
 		return err
 	}
 	var oldest int64

@@ -77,7 +77,7 @@ func (s *store) Put(ctx context.Context, rev Revision, after int64) (Revision, e
 	if err != nil {
 		return Revision{}, err
 	}
-	s.backup.start(s.read)
+	s.backup.start()
 	return rev, nil
 }
 

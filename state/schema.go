@@ -107,7 +107,7 @@ func (s *store) migrate(ctx context.Context) error {
 		return nil
 	}
 	if version > 0 {
-		if err := s.backup.write(ctx, s.read); err != nil {
+		if err := s.backup.write(ctx); err != nil {
 			return fmt.Errorf("copy before migrating from schema %d: %w", version, err)
 		}
 	}

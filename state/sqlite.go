@@ -30,6 +30,8 @@ type store struct {
 	write  *sql.DB // one connection; its transactions take the write lock at BEGIN
 	read   *sql.DB // refuses to write
 	backup backup
+
+	keepEvents int64
 	// failed is the first error after which the file's content is no longer certain: an fsync that failed is not
 	// repeated, because the kernel may have marked the lost pages as clean.
 	failed    atomic.Pointer[error]
@@ -51,7 +53,7 @@ func Open(path string) (Store, error) {
 	if err := prepareFile(path); err != nil {
 		return nil, err
 	}
-	s := &store{path: path, backup: backup{path: path + backupSuffix}}
+	s := &store{path: path, backup: backup{source: path}, keepEvents: keepEvents}
 	s.write, s.read = openPools(path)
 	if err := s.prepare(context.Background()); err != nil {
 		s.write.Close()
@@ -61,16 +63,18 @@ func Open(path string) (Store, error) {
 	return s, nil
 }
 
+// dsn is the data source name of path, with these pragmas set on each connection.
+func dsn(path string, pragmas ...string) string {
+	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{
+		fmt.Sprintf("busy_timeout(%d)", lockWait.Milliseconds()),
+	}, pragmas...)}
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+}
+
 func openPools(path string) (write, read *sql.DB) {
-	dsn := func(pragmas ...string) string {
-		q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{
-			fmt.Sprintf("busy_timeout(%d)", lockWait.Milliseconds()),
-		}, pragmas...)}
-		return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
-	}
 	// sql.Open fails for an unknown driver name only.
-	write, _ = sql.Open("sqlite", dsn("journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"))
-	read, _ = sql.Open("sqlite", dsn("query_only(1)"))
+	write, _ = sql.Open("sqlite", dsn(path, "journal_mode(WAL)", "synchronous(FULL)"))
+	read, _ = sql.Open("sqlite", dsn(path, "query_only(1)"))
 	write.SetMaxOpenConns(1)
 	read.SetMaxOpenConns(4)
 	return write, read
@@ -131,11 +135,10 @@ func (s *store) verify(ctx context.Context) error {
 	return nil
 }
 
-// Close waits for the copy being made and closes the file.
+// Close waits for the copy being made and closes the file. Its error may be that the last copy could not be made.
 func (s *store) Close() error {
 	s.closeOnce.Do(func() {
-		s.backup.wait()
-		s.closeErr = errors.Join(s.read.Close(), s.write.Close())
+		s.closeErr = errors.Join(s.backup.wait(), s.read.Close(), s.write.Close())
 	})
 	return s.closeErr
 }
