@@ -1,0 +1,166 @@
+// Package load is the measuring instrument: it sends requests on a schedule and says what became of each of them.
+//
+// The model is open: the schedule is a list of intended starts, fixed before the run and not changed by how the target
+// answers. A start waits while every connection is in use, and the latency of a request counts from its intended start,
+// so that a target that stalls for half a second shows that half second in every request that a user would have made
+// meanwhile. Nothing is ever sent twice.
+//
+// Every start ends in exactly one place of the Report: missed, or sent and then answered, failed, or abandoned because
+// the run was cancelled.
+package load
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"trellis/errdefs"
+)
+
+// Headers that load writes or reads.
+const (
+	SeqHeader         = "X-Load-Seq"         // on every request: the number of its start, from 0
+	IdempotencyHeader = "Idempotency-Key"    // with Config.IdempotencyKey
+	MarkerHeader      = "X-Trellis-Error"    // on answers that the data plane wrote itself: why, "queue…" when it shed load
+	InstanceHeader    = "X-Trellis-Instance" // on answers: the instance that gave it
+)
+
+// The values of a Config that names none.
+const (
+	DefaultConnections = 64
+	DefaultTimeout     = 30 * time.Second
+	DefaultDrain       = 10 * time.Second
+)
+
+// Config is one run. URL and either Rate and Duration or Pacer are needed; all else has useful zero values.
+type Config struct {
+	URL      string        // http or https; redirects are not followed
+	Rate     float64       // intended starts per second
+	Duration time.Duration // of the schedule; with Pacer it may be 0: as long as the pacer goes on
+	Pacer    Pacer         // nil: Constant(Rate, Duration); used by one run only
+
+	// Connections bounds the requests in flight: each connection carries one at a time and is kept open between them.
+	// They are opened when they are first needed and used in turn.
+	Connections int
+	// Timeout bounds both waits of a start: for a free connection, or it is missed, and then for the whole answer
+	// (connecting included), or it has failed.
+	Timeout time.Duration
+	// Drain is how long after Duration starts that still wait for a connection may be sent; later they are missed.
+	Drain time.Duration
+
+	Method   string // GET, or POST where there is a body
+	Header   http.Header
+	Body     []byte
+	BodyFunc func(seq uint64) []byte // instead of Body; called by several goroutines at once
+	// Mix replaces Method, Body and BodyFunc by several requests; Header goes with all of them.
+	Mix []Request
+	// IdempotencyKey adds a key that is unique to the run and the start.
+	IdempotencyKey bool
+	// Insecure leaves the certificate of an https target unverified.
+	Insecure bool
+
+	// OnResult is called once for every start, missed ones included, one call at a time. It must not block and must not
+	// keep the Result's address.
+	OnResult func(*Result)
+	// OnProgress is called once a second, by one goroutine.
+	OnProgress func(Progress)
+}
+
+// Request is one of several that a run sends.
+type Request struct {
+	Weight   int    // share of the starts among all weights; 0 is 1
+	Method   string // GET, or POST where there is a body
+	Path     string // path and query; "" is that of Config.URL
+	Header   http.Header
+	Body     []byte
+	BodyFunc func(seq uint64) []byte
+}
+
+// Result is what became of one start. Times count from the beginning of the run.
+type Result struct {
+	Seq      uint64
+	Request  int           // index into Config.Mix
+	Intended time.Duration // when it should have started
+	Sent     time.Duration // when its first byte was given to the kernel; 0 when nothing was sent
+	Done     time.Duration // when its answer was whole or it had failed
+	Status   int           // 0 without an answer
+	Kind     Kind          // why it failed; "" when it did not
+	Bytes    int64         // of the answer's body
+	Instance string        // value of InstanceHeader
+}
+
+// Latency is the time from the intended start to the end.
+func (r *Result) Latency() time.Duration { return r.Done - r.Intended }
+
+// Progress is the state of a run.
+type Progress struct {
+	Elapsed time.Duration
+	Total   Report // since the beginning
+	Last    Report // since the previous Progress
+}
+
+// Run drives the load and returns what happened. It blocks until the last start has ended, which is at most
+// Drain+Timeout after the schedule's end (2*Timeout with a Pacer and no Duration), and all that it started has ended by then. When ctx ends it starts nothing
+// more, gives the requests in flight one second, and returns what there is with Partial set and a nil error: errors are
+// for a Config that cannot run (errdefs.ErrInvalid).
+func Run(ctx context.Context, cfg Config) (Report, error) {
+	cfg, target, err := cfg.complete()
+	if err != nil {
+		return Report{}, err
+	}
+	requests, err := cfg.templates(target)
+	if err != nil {
+		return Report{}, err
+	}
+	return newRun(cfg, target, requests).drive(ctx), nil
+}
+
+// complete returns c with its defaults in place.
+func (c Config) complete() (Config, *url.URL, error) {
+	target, err := url.Parse(c.URL)
+	if err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https" {
+		return c, nil, fmt.Errorf("load %q: %w: not a URL like http://host:port/path", c.URL, errdefs.ErrInvalid)
+	}
+	if c.Pacer == nil {
+		if !(c.Rate > 0 && c.Rate <= 1e9) || c.Duration <= 0 {
+			return c, nil, fmt.Errorf("load %s: %w: rate %v/s for %v: both must be above 0", c.URL, errdefs.ErrInvalid, c.Rate, c.Duration)
+		}
+		c.Pacer = Constant(c.Rate, c.Duration)
+	}
+	if c.Connections < 0 || c.Timeout < 0 || c.Drain < 0 || c.Duration < 0 {
+		return c, nil, fmt.Errorf("load %s: %w: connections, timeout, drain and duration cannot be negative", c.URL, errdefs.ErrInvalid)
+	}
+	if c.Connections == 0 {
+		c.Connections = DefaultConnections
+	}
+	if c.Timeout == 0 {
+		c.Timeout = DefaultTimeout
+	}
+	if c.Drain == 0 {
+		c.Drain = DefaultDrain
+	}
+	return c, target, nil
+}
+
+// checkHeader refuses what would make a request that ends elsewhere than its sender thinks.
+func checkHeader(h http.Header) error {
+	for name, values := range h {
+		switch http.CanonicalHeaderKey(name) {
+		case "Content-Length", "Transfer-Encoding", SeqHeader:
+			return fmt.Errorf("%w: header %s is written by load itself", errdefs.ErrInvalid, name)
+		}
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("%w: %q is not a header's name", errdefs.ErrInvalid, name)
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return fmt.Errorf("%w: header %s: %q is not a header's value", errdefs.ErrInvalid, name, v)
+			}
+		}
+	}
+	return nil
+}
