@@ -1,0 +1,553 @@
+package local
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"trellis/driver"
+)
+
+// The planner is pure: what is wanted, what is there and the time go in, steps and the state of each service come out,
+// always the same for the same input. It reads no clock, asks nobody and remembers nothing; the loop carries the steps
+// out and plans again. Instance IDs follow from what is wanted, so a plan that was cut short anywhere is simply planned
+// again from what is there.
+
+// stepKind is what a step does.
+type stepKind string
+
+const (
+	stepStart  stepKind = "start"  // start the instance, for the first time or again
+	stepHook   stepKind = "hook"   // start the one-off instance of a pre_start hook
+	stepRecord stepKind = "record" // remember that a hook is done
+	stepRoute  stepKind = "route"  // take a draining instance back into rotation
+	stepDrain  stepKind = "drain"  // take the instance out of rotation
+	stepStop   stepKind = "stop"
+	stepRemove stepKind = "remove"
+)
+
+// step is one thing to do. Steps of one plan are independent of each other and may be carried out at the same time, in
+// any order.
+type step struct {
+	kind    stepKind
+	service string
+	id      driver.ID
+	slot    int
+	hook    int // index of the hook, for hook and record
+	reason  string
+}
+
+// want is what a project is to be.
+type want struct {
+	project  string
+	revision int64
+	deleting bool
+	now      bool          // deleting without grace
+	services []wantService // by name
+}
+
+// wantService is what one service is to be.
+type wantService struct {
+	name        string
+	hash        string
+	replicas    int
+	stopped     bool // by an override; its instances are kept
+	stopFirst   bool
+	parallelism int // instances replaced at a time; 0: all
+	delay       time.Duration
+	dependsOn   []dependency // by name
+	restart     restartPolicy
+	grace       time.Duration
+	patience    time.Duration // how long without progress until it has failed
+	hooks       []hookWant
+	routed      bool   // takes traffic: it is drained before it is stopped
+	awaited     bool   // others wait for it to complete, and only then it is done
+	problem     string // why it cannot run at all; then nothing of it is touched
+}
+
+type dependency struct {
+	service   string
+	condition string
+	required  bool
+}
+
+type hookWant struct{ perReplica bool }
+
+// have is what there is.
+type have struct {
+	instances []seen               // by service, slot and ID
+	progress  map[string]time.Time // when each service last came closer to what is wanted
+	hooksDone map[string]string    // hook key to the hash it was done for
+	refused   map[driver.ID]refusal
+}
+
+// refusal is a start that the driver refused.
+type refusal struct {
+	revision int64
+	reason   string
+	final    bool      // trying again is of no use
+	retryAt  time.Time // if it is
+}
+
+// seen is one instance as the loop knows it.
+type seen struct {
+	id       driver.ID
+	service  string
+	slot     int // of hooks too
+	hook     int // index of the hook + 1; 0: not a hook
+	hash     string
+	revision int64
+	state    driver.State
+	exit     *driver.Exit
+	busy     stepKind // the step under way for it, "" none: it is left alone
+
+	ready      bool
+	wasReady   bool // at some time of this run
+	readySince time.Time
+	hung       bool // answered once, and does not any more
+	replace    bool // stopped because it hung: to be started again at once
+	failures   int  // runs in a row that ended before they had been good for goodAfter
+	startable  bool // its definition is known, so it can be started again
+	drainSince time.Time
+	idle       bool   // nothing is in flight at it, and nothing new comes
+	said       string // the last probe's answer
+}
+
+// stoppedOnPurpose says that it exited because Stop was called, and not in order to be replaced by itself.
+func (s seen) stoppedOnPurpose() bool {
+	return !s.alive() && s.exit != nil && s.exit.Asked && !s.replace
+}
+
+func (s seen) alive() bool    { return s.state != driver.Exited }
+func (s seen) draining() bool { return !s.drainSince.IsZero() }
+func (s seen) serving() bool  { return s.ready && s.alive() && !s.draining() }
+
+// decision is what the planner returns.
+type decision struct {
+	steps    []step
+	wake     time.Time // when to plan again if nothing happens; zero: never
+	services []verdict // by name
+	done     bool      // everything is as wanted
+	failed   string    // why it will not become so by itself; "" it may
+}
+
+// planner holds one call of plan.
+type planner struct {
+	want   want
+	have   have
+	now    time.Time
+	out    decision
+	byName map[string]*servicePlan
+	order  []*servicePlan
+}
+
+// servicePlan is one service during one call of plan.
+type servicePlan struct {
+	want    wantService
+	all     []seen // every instance but hooks
+	hooks   []seen
+	cur     []*seen         // by slot: the instance that is as wanted, nil where there is none
+	olds    [][]seen        // by slot: those of other definitions
+	filled  []bool          // by slot: this plan starts its instance or makes way for it
+	decided map[string]bool // hook keys that this plan has seen to
+	serving int             // instances in rotation, less those drained by this plan
+	waits   string
+	failed  string
+	rolling bool // instances of another definition are alive, or a slot lacks one of this
+}
+
+// plan decides what to do next.
+func plan(w want, h have, now time.Time) decision {
+	p := &planner{want: w, have: h, now: now, byName: map[string]*servicePlan{}}
+	orphans := p.index()
+	if w.deleting {
+		p.deleteAll(orphans)
+		return p.out
+	}
+	for _, s := range p.order {
+		s.survey()
+	}
+	for _, s := range p.order {
+		p.service(s)
+	}
+	p.orphans(orphans)
+	p.judge(orphans)
+	return p.out
+}
+
+// index sorts the instances to their services and returns those of services that are not wanted.
+func (p *planner) index() []*servicePlan {
+	for _, w := range p.want.services {
+		s := &servicePlan{want: w, decided: map[string]bool{}}
+		p.byName[w.name] = s
+		p.order = append(p.order, s)
+	}
+	var orphans []*servicePlan
+	for _, inst := range p.have.instances {
+		s := p.byName[inst.service]
+		if s == nil {
+			s = &servicePlan{want: wantService{name: inst.service, grace: defaultGrace, routed: true}}
+			p.byName[inst.service] = s
+			orphans = append(orphans, s)
+		}
+		if inst.hook > 0 {
+			s.hooks = append(s.hooks, inst)
+		} else {
+			s.all = append(s.all, inst)
+		}
+	}
+	return orphans
+}
+
+// survey sorts the instances by slot and counts what the decisions of other services need.
+func (s *servicePlan) survey() {
+	n := s.want.replicas + 1
+	s.cur, s.olds, s.filled = make([]*seen, n), make([][]seen, n), make([]bool, n)
+	for i := range s.all {
+		inst := &s.all[i]
+		if inst.serving() {
+			s.serving++
+		}
+		if inst.slot >= n {
+			continue
+		}
+		if inst.hash == s.want.hash {
+			s.cur[inst.slot] = inst
+		} else {
+			s.olds[inst.slot] = append(s.olds[inst.slot], *inst)
+		}
+	}
+	for slot := 1; slot < n; slot++ {
+		cur, old := s.cur[slot], s.olds[slot]
+		if cur == nil || !cur.ready && !s.completed(*cur) && slices.ContainsFunc(old, s.worth) {
+			s.rolling = true
+		}
+	}
+}
+
+// replaced says whether the instance that a slot should have can do without the old ones.
+func (s *servicePlan) replaced(slot int) bool {
+	cur := s.cur[slot]
+	return cur != nil && (cur.ready || s.completed(*cur))
+}
+
+func (p *planner) step(kind stepKind, inst seen, reason string) {
+	p.out.steps = append(p.out.steps, step{
+		kind: kind, service: inst.service, id: inst.id, slot: inst.slot, hook: inst.hook - 1, reason: reason,
+	})
+}
+
+// wakeAt asks to plan again at t.
+func (p *planner) wakeAt(t time.Time) {
+	if p.out.wake.IsZero() || t.Before(p.out.wake) {
+		p.out.wake = t
+	}
+}
+
+// due says whether t has come, and asks to be woken then if not.
+func (p *planner) due(t time.Time) bool {
+	if t.After(p.now) {
+		p.wakeAt(t)
+		return false
+	}
+	return true
+}
+
+// service decides for one wanted service.
+func (p *planner) service(s *servicePlan) {
+	w := s.want
+	if w.problem != "" {
+		s.failed = w.problem
+		return
+	}
+	if w.stopped || w.replicas == 0 {
+		p.halt(s)
+		return
+	}
+	p.shrink(s)
+	open := p.gate(s)
+	for _, cur := range s.cur[1:] {
+		if cur != nil {
+			p.keep(s, *cur, open)
+		}
+	}
+	if open {
+		p.fill(s)
+	}
+	for slot := 1; slot <= w.replicas; slot++ {
+		for _, old := range s.olds[slot] {
+			p.old(s, old)
+		}
+	}
+	p.tidyHooks(s)
+}
+
+// halt stops every instance of a service that is to have none. Those of a stopped one are kept for their logs.
+func (p *planner) halt(s *servicePlan) {
+	for _, inst := range slices.Concat(s.all, s.hooks) {
+		switch {
+		case inst.alive():
+			p.retire(s, inst, "stopped")
+		case !s.want.stopped || inst.hash != s.want.hash:
+			p.retire(s, inst, "no replicas wanted")
+		}
+	}
+}
+
+// shrink retires the instances of slots that are not wanted any more: those that do not serve at once, those that do as
+// long as enough others serve.
+func (p *planner) shrink(s *servicePlan) {
+	for i := len(s.all) - 1; i >= 0; i-- { // the highest slots first
+		inst := s.all[i]
+		if inst.slot <= s.want.replicas {
+			continue
+		}
+		if inst.serving() && s.serving-1 < s.want.replicas && s.hopeful() {
+			continue
+		}
+		p.retire(s, inst, fmt.Sprintf("scaled to %d", s.want.replicas))
+	}
+}
+
+// hopeful says whether the wanted slots of a service may come to serve: a job never does.
+func (s *servicePlan) hopeful() bool {
+	return slices.ContainsFunc(s.cur[1:], func(cur *seen) bool { return cur == nil || !s.completed(*cur) })
+}
+
+// keep looks after an instance that is as wanted.
+func (p *planner) keep(s *servicePlan, inst seen, open bool) {
+	switch {
+	case inst.busy != "":
+	case inst.alive() && inst.hung && s.want.restart.condition != restartNever:
+		p.step(stepStop, inst, "does not answer any more: "+inst.said)
+	case inst.alive() && inst.draining():
+		p.step(stepRoute, inst, "wanted again")
+	case inst.alive():
+	default:
+		p.again(s, inst, open)
+	}
+}
+
+// again starts an exited instance again, if and when it is to be.
+func (p *planner) again(s *servicePlan, inst seen, open bool) {
+	if inst.stoppedOnPurpose() && !s.deployed() && !open {
+		return // as on the first day
+	}
+	reason := "wanted again"
+	if !inst.stoppedOnPurpose() {
+		reason = "restarted: " + exitWords(inst.exit)
+		retried := inst.revision < p.want.revision && !s.completed(inst) // whoever applies again asks for another try
+		if !retried && !s.want.restart.wants(inst) {
+			return
+		}
+	}
+	p.start(s, inst, s.want.restart.at(inst), reason)
+}
+
+// start starts an instance at the given time, unless the driver said that it never can.
+func (p *planner) start(s *servicePlan, inst seen, at time.Time, reason string) {
+	if r, ok := p.have.refused[inst.id]; ok && r.revision >= p.want.revision {
+		if r.final {
+			s.failed = r.reason
+			return
+		}
+		s.waits = r.reason
+		at = latest(at, r.retryAt)
+	}
+	if p.due(at) {
+		p.step(stepStart, inst, reason)
+	}
+}
+
+// deployed says whether the service runs or has crashed, rather than never having been started or having been stopped
+// on purpose: dependencies hold the order of the first start only, so that no crash ever waits for another service.
+func (s *servicePlan) deployed() bool {
+	return slices.ContainsFunc(s.all, func(i seen) bool {
+		return i.alive() || !i.stoppedOnPurpose()
+	})
+}
+
+// fill starts what slots lack.
+func (p *planner) fill(s *servicePlan) {
+	inFlight := s.inFlight()
+	for slot := 1; slot <= s.want.replicas; slot++ {
+		if s.cur[slot] != nil || !p.hooksDone(s, slot) {
+			continue
+		}
+		old, reason := s.olds[slot], "wanted"
+		if len(old) > 0 {
+			reason = "definition changed"
+		}
+		if slices.ContainsFunc(old, s.worth) {
+			if s.want.parallelism > 0 && inFlight >= s.want.parallelism || !p.due(s.nextReplacement()) {
+				continue
+			}
+			inFlight++
+		}
+		s.filled[slot] = true
+		if s.want.stopFirst && slices.ContainsFunc(old, seen.alive) {
+			p.makeWay(s, old)
+			continue
+		}
+		p.start(s, seen{
+			id: instanceID(p.want.project, s.want.name, slot, s.want.hash), service: s.want.name, slot: slot, hash: s.want.hash,
+		}, time.Time{}, reason)
+	}
+}
+
+// makeWay stops the old instances of a slot before its new one starts.
+func (p *planner) makeWay(s *servicePlan, old []seen) {
+	for _, inst := range old {
+		if inst.alive() {
+			p.retire(s, inst, "definition changed, and it has to stop first")
+		}
+	}
+}
+
+// inFlight counts the slots whose replacement has begun and does not serve yet.
+func (s *servicePlan) inFlight() int {
+	n := 0
+	for slot := 1; slot <= s.want.replicas; slot++ {
+		switch cur, old := s.cur[slot], s.olds[slot]; {
+		case cur != nil && !s.replaced(slot):
+			n++
+		case cur == nil && s.want.stopFirst && len(old) > 0 && !slices.ContainsFunc(old, s.worth):
+			n++
+		}
+	}
+	return n
+}
+
+// worth says whether an instance of another definition is still good for something: then its slot is replaced with
+// care, else at once.
+func (s *servicePlan) worth(inst seen) bool {
+	if inst.alive() {
+		return !inst.draining() && inst.busy != stepStop
+	}
+	return inst.startable && !inst.stoppedOnPurpose() && inst.failures < crashLoopAfter && s.want.restart.wants(inst)
+}
+
+// nextReplacement returns when the next instance may be replaced: a pause after the last one became ready.
+func (s *servicePlan) nextReplacement() time.Time {
+	var last time.Time
+	for _, inst := range s.all {
+		if inst.hash == s.want.hash {
+			last = latest(last, inst.readySince)
+		}
+	}
+	if last.IsZero() || s.want.delay == 0 {
+		return time.Time{}
+	}
+	return last.Add(s.want.delay)
+}
+
+// old looks after an instance of another definition in a wanted slot.
+func (p *planner) old(s *servicePlan, inst seen) {
+	cur, replaced := s.cur[inst.slot], s.replaced(inst.slot)
+	serves := inst.serving()
+	switch {
+	case inst.busy != "":
+	case !inst.alive() && s.worth(inst) && !replaced && (!s.want.stopFirst || cur == nil && !s.filled[inst.slot]):
+		// The old ones carry the service until the new ones can: one that crashes comes back.
+		p.start(s, inst, s.want.restart.at(inst), "still needed: its replacement is not ready")
+	case !inst.alive():
+		if cur != nil || !s.want.stopFirst {
+			p.retire(s, inst, "replaced")
+		}
+	case cur == nil && s.want.stopFirst:
+		if inst.draining() && !s.filled[inst.slot] { // makeWay began it
+			p.retire(s, inst, "definition changed, and it has to stop first")
+		}
+	case cur == nil && inst.draining() && !s.better(inst):
+		p.step(stepRoute, inst, "still needed: its replacement is not there")
+		s.serving++
+	case inst.draining():
+		p.retire(s, inst, "replaced")
+	case replaced && (!serves || s.serving-1 >= s.want.replicas || s.completed(*cur)):
+		p.retire(s, inst, "replaced")
+	case !inst.ready && !inst.wasReady && s.better(inst):
+		p.retire(s, inst, "never became ready, and is not wanted any more")
+	}
+}
+
+// better says whether the slot of inst has another instance that serves.
+func (s *servicePlan) better(inst seen) bool {
+	return slices.ContainsFunc(s.all, func(o seen) bool { return o.slot == inst.slot && o.id != inst.id && o.serving() })
+}
+
+// retire takes an instance out of rotation, stops it when nothing is in flight at it or its grace period is over, and
+// removes what is left.
+func (p *planner) retire(s *servicePlan, inst seen, reason string) {
+	switch {
+	case inst.busy != "":
+	case !inst.alive():
+		p.step(stepRemove, inst, reason)
+	case s.want.routed && !inst.draining():
+		if inst.serving() {
+			s.serving--
+		}
+		p.step(stepDrain, inst, reason)
+	case s.want.routed && !inst.idle && !p.due(inst.drainSince.Add(s.want.grace)):
+	default:
+		p.step(stepStop, inst, reason)
+	}
+}
+
+// orphans retires the services that left the file, once nothing of an earlier definition can still be calling them.
+func (p *planner) orphans(orphans []*servicePlan) {
+	for _, s := range p.order {
+		outdated := func(i seen) bool { return i.alive() && i.hash != s.want.hash }
+		if slices.ContainsFunc(s.all, outdated) {
+			return
+		}
+	}
+	for _, s := range orphans {
+		for _, inst := range slices.Concat(s.all, s.hooks) {
+			p.retire(s, inst, "not in the file any more")
+		}
+	}
+}
+
+// deleteAll stops everything, dependents before what they depend on, and removes it.
+func (p *planner) deleteAll(orphans []*servicePlan) {
+	needed := map[string]bool{} // by something that is still alive
+	for _, s := range p.order {
+		if slices.ContainsFunc(slices.Concat(s.all, s.hooks), seen.alive) {
+			for _, d := range s.want.dependsOn {
+				needed[d.service] = true
+			}
+		}
+	}
+	left := 0
+	for _, s := range slices.Concat(p.order, orphans) {
+		for _, inst := range slices.Concat(s.all, s.hooks) {
+			left++
+			if needed[s.want.name] && !p.want.now || inst.busy != "" {
+				continue
+			}
+			if inst.alive() && s.want.routed && !inst.draining() && !p.want.now {
+				p.step(stepDrain, inst, "deleted")
+			} else if inst.alive() {
+				p.step(stepStop, inst, "deleted")
+			} else {
+				p.step(stepRemove, inst, "deleted")
+			}
+		}
+	}
+	p.out.done = left == 0
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// sortSeen puts instances into the order that plan wants.
+func sortSeen(all []seen) {
+	slices.SortFunc(all, func(a, b seen) int {
+		return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.slot, b.slot), cmp.Compare(a.id, b.id))
+	})
+}

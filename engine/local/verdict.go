@@ -1,0 +1,168 @@
+package local
+
+import (
+	"fmt"
+	"time"
+
+	"trellis/engine"
+)
+
+// verdict is what the planner says of one service.
+type verdict struct {
+	name    string
+	state   string // of package engine
+	reason  string
+	done    bool // as wanted
+	working bool // not done, and waiting for nobody else: it has to make progress
+	current int  // slots that are as wanted and serve or have completed
+	failed  string
+}
+
+// judge says how every service is doing, and whether the whole is as wanted or will not become so.
+func (p *planner) judge(orphans []*servicePlan) {
+	p.out.done = true
+	for _, s := range orphans {
+		if len(s.all)+len(s.hooks) > 0 {
+			p.out.done = false
+		}
+	}
+	for _, s := range p.order {
+		v := p.verdict(s)
+		p.out.services = append(p.out.services, v)
+		p.out.done = p.out.done && v.done
+		if v.failed != "" && p.out.failed == "" {
+			p.out.failed = fmt.Sprintf("%s: %s", v.name, v.failed)
+		}
+	}
+}
+
+// count is what the instances of a service add up to.
+type count struct {
+	serving   int   // of any definition
+	current   int   // as wanted, and serving or completed
+	completed int   // as wanted and completed
+	alive     int   // of any definition
+	others    int   // instances that are not wanted any more
+	worst     *seen // the wanted instance with the most failures
+	unready   *seen // a wanted instance that runs and is not ready
+	broken    *seen // a wanted instance that will not be started again
+	first     bool  // a wanted instance is on its way for the first time
+}
+
+func (s *servicePlan) count() count {
+	var c count
+	for i := range s.all {
+		inst := &s.all[i]
+		if inst.serving() {
+			c.serving++
+		}
+		if inst.alive() {
+			c.alive++
+		}
+		if inst.slot > s.want.replicas || inst.hash != s.want.hash {
+			c.others++
+			continue
+		}
+		switch {
+		case s.completed(*inst):
+			c.current++
+			c.completed++
+			continue
+		case inst.serving():
+			c.current++
+			continue
+		case s.broken(*inst):
+			c.broken = inst
+		case inst.alive():
+			c.unready = inst
+			c.first = c.first || inst.failures == 0 && !inst.wasReady
+		}
+		if inst.failures > 0 && (c.worst == nil || inst.failures > c.worst.failures) {
+			c.worst = inst
+		}
+	}
+	return c
+}
+
+func (p *planner) verdict(s *servicePlan) verdict {
+	v := verdict{name: s.want.name, failed: s.failed}
+	c := s.count()
+	v.current = c.current
+	if s.want.problem == "" && (s.want.stopped || s.want.replicas == 0) {
+		v.state, v.done = engine.ServiceStopped, c.alive == 0 && (s.want.stopped || len(s.all) == 0)
+		return v
+	}
+	missing := s.want.replicas - c.current
+	v.done = missing <= 0 && c.others == 0 && s.failed == ""
+	v.working = !v.done && s.waits == "" && s.failed == ""
+	p.judgeFailure(s, c, &v)
+	switch {
+	case missing <= 0 && c.completed == s.want.replicas:
+		v.state = engine.ServiceCompleted
+	case missing <= 0:
+		v.state = engine.ServiceHealthy
+	case c.worst != nil && c.worst.failures >= crashLoopAfter && c.broken == nil:
+		v.state = engine.ServiceCrashLooping
+	case v.failed != "" && c.serving == 0:
+		v.state = engine.ServiceFailed
+	case c.serving == 0 || c.serving >= s.want.replicas && v.failed == "" || c.first && v.failed == "":
+		v.state = engine.ServiceStarting
+	default:
+		v.state = engine.ServiceDegraded
+	}
+	if v.state != engine.ServiceHealthy && v.state != engine.ServiceCompleted {
+		v.reason = p.reason(s, c, v)
+	}
+	return v
+}
+
+// judgeFailure sets v.failed where the service will not become as wanted by itself, or takes too long about it.
+func (p *planner) judgeFailure(s *servicePlan, c count, v *verdict) {
+	switch {
+	case v.failed != "" || v.done:
+	case c.broken != nil && c.broken.revision >= p.want.revision:
+		v.failed = fmt.Sprintf("instance %d %s and is not to be restarted", c.broken.slot, exitWords(c.broken.exit))
+	case c.worst != nil && c.worst.failures >= giveUpAfter:
+		v.failed = fmt.Sprintf("crashed %d times in a row", c.worst.failures)
+		if c.worst.exit != nil {
+			v.failed += fmt.Sprintf(": instance %d %s", c.worst.slot, exitWords(c.worst.exit))
+		}
+	default:
+		since := p.have.progress[s.want.name]
+		if since.IsZero() || s.waits != "" || c.current == s.want.replicas || p.runsJob(s, c) {
+			return
+		}
+		if p.due(since.Add(s.want.patience)) {
+			v.failed = fmt.Sprintf("not ready within %s", s.want.patience.Round(time.Second))
+			if c.unready != nil && c.unready.said != "" {
+				v.failed += ": " + c.unready.said
+			}
+		}
+	}
+}
+
+// runsJob says whether all that misses is the end of a job, which may take as long as it takes.
+func (p *planner) runsJob(s *servicePlan, c count) bool {
+	return s.want.awaited && c.unready != nil && c.broken == nil && c.worst == nil
+}
+
+// reason says in one sentence why a service is not healthy.
+func (p *planner) reason(s *servicePlan, c count, v verdict) string {
+	switch {
+	case v.failed != "":
+		return v.failed
+	case s.waits != "":
+		return s.waits
+	case c.worst != nil && c.worst.state == "exited":
+		at := s.want.restart.at(*c.worst)
+		return fmt.Sprintf("instance %d %s; restart %d in %s", c.worst.slot, exitWords(c.worst.exit), c.worst.failures,
+			max(at.Sub(p.now), 0).Round(100*time.Millisecond))
+	case c.unready != nil && c.unready.hung:
+		return fmt.Sprintf("instance %d does not answer any more: %s", c.unready.slot, c.unready.said)
+	case c.unready != nil && c.unready.said != "":
+		return fmt.Sprintf("instance %d is not ready: %s", c.unready.slot, c.unready.said)
+	case c.others > 0:
+		return fmt.Sprintf("%d of %d instances are replaced", c.current, s.want.replicas)
+	}
+	return fmt.Sprintf("%d of %d instances are ready", c.current, s.want.replicas)
+}
