@@ -1,0 +1,105 @@
+package rest
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+)
+
+// BudgetHeader tells the callee how many milliseconds its caller will wait.
+const BudgetHeader = "Request-Budget"
+
+// KeyHeader names a write, so that it can be repeated and happens once.
+const KeyHeader = "Idempotency-Key"
+
+// forwarded are the headers that a service hands on to those it calls, so that one visit can be followed through all.
+var forwarded = [...]string{"X-Request-Id", "Traceparent", "Tracestate"}
+
+type forwardKey struct{}
+
+// Serve wraps a service's handler: at most budget per request, or the caller's own budget where that is less; request
+// ids; one log record a request; a panic becomes a 500 and ends nothing but its request.
+func Serve(next http.Handler, budget time.Duration, log *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		started := time.Now()
+		rec := &recorder{ResponseWriter: w}
+		if r.Header.Get("X-Request-Id") == "" {
+			r.Header.Set("X-Request-Id", rand.Text())
+		}
+		ctx, cancel := context.WithTimeout(forward(r), limit(r, budget))
+		defer cancel()
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				log.Error("panic", "request", r.Header.Get("X-Request-Id"), "value", p, "stack", string(debug.Stack()))
+				if rec.status == 0 {
+					WriteError(rec, fmt.Errorf("panic: %v", p))
+				}
+			}
+			record(log, r, rec, time.Since(started))
+		}()
+		next.ServeHTTP(rec, r.WithContext(ctx))
+	})
+}
+
+func limit(r *http.Request, budget time.Duration) time.Duration {
+	if ms, err := strconv.Atoi(r.Header.Get(BudgetHeader)); err == nil && ms > 0 {
+		return min(budget, time.Duration(ms)*time.Millisecond)
+	}
+	return budget
+}
+
+func forward(r *http.Request) context.Context {
+	h := make(http.Header, len(forwarded))
+	for _, name := range forwarded {
+		if v := r.Header.Get(name); v != "" {
+			h.Set(name, v)
+		}
+	}
+	return context.WithValue(r.Context(), forwardKey{}, h)
+}
+
+func record(log *slog.Logger, r *http.Request, rec *recorder, took time.Duration) {
+	level := slog.LevelInfo
+	args := []any{"method", r.Method, "path", r.URL.Path, "status", rec.code(), "ms", took.Milliseconds(),
+		"request", r.Header.Get("X-Request-Id")}
+	if rec.err != nil {
+		level, args = slog.LevelError, append(args, "err", rec.err)
+	}
+	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+		level -= 4
+	}
+	log.Log(r.Context(), level, "request", args...)
+}
+
+type recorder struct {
+	http.ResponseWriter
+	status int
+	err    error
+}
+
+func (r *recorder) recordError(err error) { r.err = err }
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) code() int {
+	if r.status == 0 {
+		return http.StatusOK
+	}
+	return r.status
+}
+
+// Unwrap serves http.ResponseController.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

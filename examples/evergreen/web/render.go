@@ -1,0 +1,153 @@
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	"evergreen/catalog"
+)
+
+//go:embed templates/*.html static/*
+var files embed.FS
+
+// view is what every template gets.
+type view struct {
+	Title  string
+	Path   string
+	Search string // what stands in the search field
+	User   *visitor
+	Notice string
+	Good   bool // whether Notice is good news
+	Data   any
+}
+
+// views are the parsed templates and the files beside them.
+type views struct {
+	pages  map[string]*template.Template
+	assets map[string]asset // by address
+	style  string           // address of the style sheet
+}
+
+type asset struct {
+	kind string
+	body []byte
+	keep bool // its address changes with its content
+}
+
+func newViews() (*views, error) {
+	v := &views{pages: map[string]*template.Template{}, assets: map[string]asset{}}
+	if err := v.load(); err != nil {
+		return nil, err
+	}
+	base, err := template.New("").Funcs(template.FuncMap{
+		"cover": cover, "style": func() string { return v.style }, "with": with, "count": count, "topic": catalog.TopicName,
+		"listing": func(topic, level, text string) string {
+			return searchURL(catalog.Query{Topic: topic, Level: level, Text: text})
+		},
+		"capital": func(s string) string { return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):] },
+		"add":     func(a, b int) int { return a + b },
+	}).ParseFS(files, "templates/layout.html", "templates/parts.html")
+	if err != nil {
+		return nil, fmt.Errorf("parse templates: %w", err)
+	}
+	for _, name := range []string{"home", "courses", "course", "mine", "sign-in", "sign-up", "sorry"} {
+		page, err := base.Clone()
+		if err == nil {
+			page, err = page.ParseFS(files, "templates/"+name+".html")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("parse templates: %w", err)
+		}
+		v.pages[name] = page
+	}
+	return v, nil
+}
+
+func (v *views) load() error {
+	kinds := map[string]string{".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+	entries, err := fs.ReadDir(files, "static")
+	if err != nil {
+		return fmt.Errorf("read static files: %w", err)
+	}
+	for _, e := range entries {
+		body, err := files.ReadFile("static/" + e.Name())
+		if err != nil {
+			return fmt.Errorf("read static files: %w", err)
+		}
+		name, ext, _ := strings.Cut(e.Name(), ".")
+		a := asset{kind: kinds["."+ext], body: body}
+		if ext == "css" {
+			sum := sha256.Sum256(body)
+			v.style, a.keep = "/static/"+name+"."+hex.EncodeToString(sum[:6])+".css", true
+			v.assets[v.style] = a
+			a.keep = false
+		}
+		v.assets["/static/"+e.Name()] = a
+	}
+	return nil
+}
+
+// static serves the files. While a release replaces another, a page of one may ask the other for its style sheet: the
+// name without the hash is what any release answers with then.
+func (v *views) static() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, ok := v.assets[r.URL.Path]
+		if !ok && strings.HasPrefix(r.URL.Path, "/static/style.") {
+			a, ok = v.assets["/static/style.css"]
+		}
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", a.kind)
+		w.Header().Set("Cache-Control", "public, max-age=300")
+		if a.keep {
+			w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+		}
+		w.Write(a.body)
+	})
+}
+
+// render answers with a page. Nothing is sent before all of it could be made.
+func (v *views) render(w http.ResponseWriter, status int, name string, data *view) error {
+	var b bytes.Buffer
+	if err := v.pages[name].ExecuteTemplate(&b, "layout", data); err != nil {
+		return fmt.Errorf("render %s: %w", name, err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "private, no-cache")
+	}
+	w.WriteHeader(status)
+	w.Write(b.Bytes())
+	return nil
+}
+
+// with makes one value of several for a template that takes one.
+func with(pairs ...any) (map[string]any, error) {
+	m := map[string]any{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		name, ok := pairs[i].(string)
+		if !ok {
+			return nil, fmt.Errorf("with: %v is no name", pairs[i])
+		}
+		m[name] = pairs[i+1]
+	}
+	return m, nil
+}
+
+// count says how many there are: "1 course", "12 courses".
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
