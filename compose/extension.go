@@ -1,91 +1,229 @@
 package compose
 
-// The x-trellis keys, by the node they stand on. Unknown keys are errors. Only keys that Trellis carries out, or whose
-// form other parts already rely on, stand here.
+// The x-trellis keys, by the node they stand on. An unknown key is an error. The comments of the fields are the
+// descriptions in the JSON Schema, and the support matrix says which of them are carried out.
 
 // ProjectExtension is x-trellis at the top of the file.
 type ProjectExtension struct {
-	Gateway      *Gateway                  `json:"gateway,omitempty"`
+	// Gateway is the front door of the project.
+	Gateway *Gateway `json:"gateway,omitempty"`
+	// Auth holds the ways a caller can prove who it is, by the name that routes use.
+	Auth map[string]AuthScheme `json:"auth,omitempty"`
+	// Topics are the named streams of events that services publish and subscribe.
+	Topics map[string]Topic `json:"topics,omitempty"`
+	// Alerts says where alerts go.
+	Alerts *Alerts `json:"alerts,omitempty"`
+	// Environments says where each environment of the project runs; `--environment NAME` picks one.
 	Environments map[string]EnvironmentRef `json:"environments,omitempty"`
+	// Load holds load profiles for `trellis load NAME`.
+	Load map[string]LoadProfile `json:"load,omitempty"`
 }
 
 // Gateway is the front door that routes are mounted on.
 type Gateway struct {
-	HTTP  string   `json:"http,omitempty"` // listen address, ":8080" where unset and there are routes
+	// HTTP is the listen address; ":8080" where it is unset and there are routes.
+	HTTP string `json:"http,omitempty"`
+	// HTTPS is the listen address for TLS, ":8443" for example.
+	HTTPS string `json:"https,omitempty"`
+	// Hosts are the names the gateway answers to; none: any.
 	Hosts []string `json:"hosts,omitempty"`
+	// ACME asks a certificate authority for the certificates of Hosts.
+	ACME *ACME `json:"acme,omitempty"`
 	// Policy is what a route gets that does not decide for itself.
 	Policy *Policy `json:"policy,omitempty"`
 }
 
+// ACME says how certificates are asked for.
+type ACME struct {
+	// Email is the address of the account.
+	Email string `json:"email,omitempty"`
+	// Directory is the URL of the certificate authority; unset: Let's Encrypt.
+	Directory string `json:"directory,omitempty"`
+}
+
 // Policy is the gateway's default decision for its routes.
 type Policy struct {
-	Auth string `json:"auth,omitempty"` // none is the only scheme yet, and must be written out
+	// Auth names a scheme of x-trellis.auth; "none" lets everyone in and must be written out.
+	Auth string `json:"auth,omitempty"`
+	// RateLimit is the limit of routes that have none of their own.
+	RateLimit *RateLimit `json:"rate_limit,omitempty"`
+}
+
+// AuthScheme is one way to prove who calls; exactly one of its fields is set.
+type AuthScheme struct {
+	// JWT accepts signed tokens of an issuer.
+	JWT *JWT `json:"jwt,omitempty"`
+	// APIKeys accepts the keys listed in a secret.
+	APIKeys *APIKeys `json:"api_keys,omitempty"`
+}
+
+// JWT says which tokens are accepted.
+type JWT struct {
+	// Issuer is what the token's iss claim must be.
+	Issuer string `json:"issuer,omitempty"`
+	// JWKS is the URL of the issuer's public keys.
+	JWKS string `json:"jwks,omitempty"`
+	// Audience is what the token's aud claim must contain.
+	Audience string `json:"audience,omitempty"`
+}
+
+// APIKeys says where the accepted keys are.
+type APIKeys struct {
+	// Secret names the secret of the file that lists the keys.
+	Secret string `json:"secret"`
+}
+
+// Topic is one named stream of events.
+type Topic struct {
+	// Retention is how long events are kept.
+	Retention *Duration `json:"retention,omitempty"`
+}
+
+// Alerts says where alerts go.
+type Alerts struct {
+	// Webhook is the URL that alerts are posted to.
+	Webhook string `json:"webhook,omitempty"`
 }
 
 // EnvironmentRef says where an environment of the project runs.
 type EnvironmentRef struct {
-	On        string `json:"on,omitempty"` // local or kubernetes
-	Context   string `json:"context,omitempty"`
+	// On is the engine: local or kubernetes.
+	On string `json:"on,omitempty"`
+	// Context is the context of the kubeconfig.
+	Context string `json:"context,omitempty"`
+	// Namespace is the namespace in the cluster.
 	Namespace string `json:"namespace,omitempty"`
+}
+
+// LoadProfile is a named shape of traffic.
+type LoadProfile struct {
+	// Stages follow one another.
+	Stages []LoadStage `json:"stages,omitempty"`
+	// Scenario is the file that says what is requested, relative to the project directory.
+	Scenario string `json:"scenario,omitempty"`
+}
+
+// LoadStage is one part of a load profile.
+type LoadStage struct {
+	// Rate is how many requests are started, such as 50/s.
+	Rate Rate `json:"rate"`
+	// For is how long the stage lasts.
+	For Duration `json:"for"`
+	// Ramp is the first part of For, in which the rate changes evenly from the stage before.
+	Ramp *Duration `json:"ramp,omitempty"`
 }
 
 // PortExtension is x-trellis of a port.
 type PortExtension struct {
+	// Routes mount the port on the gateway.
 	Routes []Route `json:"routes,omitempty"`
 }
 
 // Route mounts a port of a service on the gateway.
 type Route struct {
-	Host    string            `json:"host,omitempty"`    // exact or "*.example.org"; "" any of the gateway's hosts
-	Path    string            `json:"path,omitempty"`    // "/exact", "/prefix/*", "/a/{param}/b"; "" is "/*"
-	Methods []string          `json:"methods,omitempty"` // nil: all
-	Headers map[string]string `json:"headers,omitempty"` // all must be equal
-	Auth    string            `json:"auth,omitempty"`    // "" takes the gateway's policy
-	Timeout *Duration         `json:"timeout,omitempty"` // whole request; nil: 30 s until the response's headers
+	// Host is exact or "*.example.org"; unset: any of the gateway's hosts.
+	Host string `json:"host,omitempty"`
+	// Path is "/exact", "/prefix/*" or "/a/{param}/b"; unset: "/*".
+	Path string `json:"path,omitempty"`
+	// Methods are the HTTP methods; none: all.
+	Methods []string `json:"methods,omitempty"`
+	// Headers must all be present with exactly these values.
+	Headers map[string]string `json:"headers,omitempty"`
+	// Auth names a scheme of x-trellis.auth, or none; unset: the gateway's policy.
+	Auth string `json:"auth,omitempty"`
+	// RateLimit answers 429 to what goes beyond it.
+	RateLimit *RateLimit `json:"rate_limit,omitempty"`
+	// Timeout is how long a response's headers may take; unset: 30s.
+	Timeout *Duration `json:"timeout,omitempty"`
+}
+
+// RateLimit is a token bucket.
+type RateLimit struct {
+	// Per says who shares a bucket: client (default) or route.
+	Per string `json:"per,omitempty"`
+	// Rate is how fast the bucket fills, such as 50/s.
+	Rate Rate `json:"rate"`
+	// Burst is the size of the bucket; unset: one second's worth.
+	Burst int `json:"burst,omitempty"`
 }
 
 // DeployExtension is x-trellis of deploy.
 type DeployExtension struct {
+	// Autoscale bounds and targets the replicas.
 	Autoscale *Autoscale `json:"autoscale,omitempty"`
 }
 
 // Autoscale bounds and targets the replicas of a service.
 type Autoscale struct {
-	Min    int                `json:"min"`
-	Max    int                `json:"max"`
-	Target map[string]float64 `json:"target,omitempty"` // concurrency, rps, cpu
+	// Min is the least number of replicas.
+	Min int `json:"min"`
+	// Max is the largest number of replicas.
+	Max int `json:"max"`
+	// Target is what one replica should carry: concurrency (requests at a time), rps (requests a second) or cpu (share
+	// of its limit).
+	Target map[string]float64 `json:"target,omitempty"`
 }
 
 // ServiceExtension is x-trellis of a service.
 type ServiceExtension struct {
+	// Process says how the service runs as a process instead of a container.
 	Process *Process `json:"process,omitempty"`
-	Probe   *Probe   `json:"probe,omitempty"`
+	// Probe is the readiness probe, asked for as long as an instance lives.
+	Probe *Probe `json:"probe,omitempty"`
 	// Objective is what the service promises.
 	Objective *Objective `json:"objective,omitempty"`
-	Calls     []string   `json:"calls,omitempty"`
+	// Calls are the services that this one may call. The first calls of a project turns on deny for all of it.
+	Calls []string `json:"calls,omitempty"`
+	// Publishes are the topics that this service may write.
+	Publishes []string `json:"publishes,omitempty"`
+	// Subscribes are the topics whose events are delivered to this service.
+	Subscribes []Subscription `json:"subscribes,omitempty"`
 }
 
 // Process says how a service runs as a process of this machine.
 type Process struct {
-	Build     string   `json:"build,omitempty"`     // shell command line, run in Dir
-	Artifacts []string `json:"artifacts,omitempty"` // files or folders that build makes, relative to Dir
-	Command   []string `json:"command,omitempty"`   // nil: entrypoint + command of the service
-	Dir       string   `json:"dir,omitempty"`       // absolute; the project directory unless the file says else
+	// Build is a shell command line, run in Dir.
+	Build string `json:"build,omitempty"`
+	// Artifacts are the files or folders that Build makes, relative to Dir.
+	Artifacts []string `json:"artifacts,omitempty"`
+	// Command is what runs; unset: entrypoint and command of the service.
+	Command []string `json:"command,omitempty"`
+	// Dir is where Build runs, relative to the project directory, which it is where it is unset.
+	Dir string `json:"dir,omitempty"`
 	// Artifact is the digest of the artefacts' content in the artefact store. Load leaves it empty; a build fills it.
-	Artifact string `json:"artifact,omitempty"`
+	Artifact string `json:"artifact,omitempty" trellis:"internal"`
 }
 
 // Probe is the readiness probe; exactly one of HTTP, TCP and GRPC is set.
 type Probe struct {
-	HTTP   string `json:"http,omitempty"` // path; 2xx and 3xx are ready
-	TCP    bool   `json:"tcp,omitempty"`
-	GRPC   string `json:"grpc,omitempty"` // service name of grpc.health.v1, "-" for the server as a whole
-	Port   int    `json:"port,omitempty"` // target port; 0: the service's only or first port
+	// HTTP is a path; an answer from 200 to 399 is ready.
+	HTTP string `json:"http,omitempty"`
+	// TCP is ready when the port accepts a connection. A number stands for the port.
+	TCP bool `json:"tcp,omitempty"`
+	// GRPC asks grpc.health.v1 for the service of this name; true, "-" here, asks for the server as a whole.
+	GRPC string `json:"grpc,omitempty"`
+	// Port is the port inside the instance; unset: the service's only or first one.
+	Port int `json:"port,omitempty"`
+	// Scheme of an HTTP probe: http (default) or https, whose certificate is not verified.
 	Scheme string `json:"scheme,omitempty"`
 }
 
 // Objective is a service-level objective.
 type Objective struct {
-	Availability float64             `json:"availability,omitempty"` // share of good requests, 0..1
-	Latency      map[string]Duration `json:"latency,omitempty"`      // "p99": bound
+	// Availability is the share of good requests, written as 99.9% or 0.999.
+	Availability Share `json:"availability,omitempty"`
+	// Latency bounds percentiles: p99: 250ms.
+	Latency map[string]Duration `json:"latency,omitempty"`
+}
+
+// Subscription delivers the events of a topic to a path of the service.
+type Subscription struct {
+	// Topic is the name of the topic.
+	Topic string `json:"topic"`
+	// Path is where each event is posted to.
+	Path string `json:"path"`
+	// MaxInFlight is how many events are delivered at a time; unset: 16.
+	MaxInFlight int `json:"max_in_flight,omitempty"`
+	// Retries is how often an event is delivered again before it is set aside; unset: 8.
+	Retries int `json:"retries,omitempty"`
 }

@@ -13,8 +13,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"sort"
-	"strconv"
-	"time"
 )
 
 // Project is the resolved desired state of one Compose project. It is a value: nobody changes one after Load.
@@ -31,8 +29,18 @@ type Project struct {
 	WorkingDir string `json:"working_dir,omitempty"`
 	// Files are the absolute paths of the files given (not those they include), in order.
 	Files []string `json:"files,omitempty"`
+	// EnvFiles are the absolute paths of the files that variables of the files above were read from, in order.
+	EnvFiles []string `json:"env_files,omitempty"`
+	// Environment is the environment of x-trellis.environments that was asked for, "" for none.
+	Environment string `json:"environment,omitempty"`
 	// DisabledServices are the names left out because their profile is not active, sorted.
 	DisabledServices []string `json:"disabled_services,omitempty"`
+	// Other holds the top-level sections that this model has no field for.
+	Other map[string]any `json:"other,omitempty"`
+
+	// Positions say where each value of the files stands. They are not part of what is desired: two projects that
+	// differ in nothing else are equal, and the JSON leaves them out.
+	Positions Positions `json:"-"`
 }
 
 // ServiceNames returns the names of the project's services, sorted.
@@ -188,6 +196,8 @@ type Mount struct {
 	NoCopy         bool   `json:"nocopy,omitempty"`           // volume
 	TmpfsSize      int64  `json:"tmpfs_size,omitempty"`       // bytes, 0 unlimited
 	TmpfsMode      uint32 `json:"tmpfs_mode,omitempty"`
+
+	Other map[string]any `json:"other,omitempty"`
 }
 
 // FileMount is one use of a secret or config by a service.
@@ -210,6 +220,8 @@ type FileValue struct {
 	// Ref names the content in the project's content store. Load leaves it empty; an apply fills it, so that a
 	// revision refers to content and never holds it.
 	Ref string `json:"ref,omitempty"`
+
+	Other map[string]any `json:"other,omitempty"`
 }
 
 // Network is one network of the project.
@@ -316,6 +328,8 @@ type PreStart struct {
 	Hook
 	Image      string `json:"image,omitempty"`
 	PerReplica bool   `json:"per_replica,omitempty"` // false: once per service
+
+	Other map[string]any `json:"other,omitempty"` // set by the step itself, not taken over from the service
 }
 
 // Ulimit is a resource limit of the process.
@@ -344,35 +358,4 @@ type WatchRule struct {
 	Include     []string `json:"include,omitempty"`
 	Exec        *Hook    `json:"exec,omitempty"`
 	InitialSync bool     `json:"initial_sync,omitempty"`
-}
-
-// Duration is a time.Duration that is written as Compose writes it ("1m30s").
-type Duration time.Duration
-
-// String returns d as Compose writes it.
-func (d Duration) String() string { return time.Duration(d).String() }
-
-// Or returns *d, or otherwise where d is nil.
-func (d *Duration) Or(otherwise time.Duration) time.Duration {
-	if d == nil {
-		return otherwise
-	}
-	return time.Duration(*d)
-}
-
-// MarshalJSON writes d as a string.
-func (d Duration) MarshalJSON() ([]byte, error) { return strconv.AppendQuote(nil, d.String()), nil }
-
-// UnmarshalJSON reads what MarshalJSON wrote.
-func (d *Duration) UnmarshalJSON(b []byte) error {
-	var s string
-	if err := json.Unmarshal(b, &s); err != nil {
-		return fmt.Errorf("duration: %w", err)
-	}
-	v, err := time.ParseDuration(s)
-	if err != nil {
-		return fmt.Errorf("duration %q: %w", s, err)
-	}
-	*d = Duration(v)
-	return nil
 }

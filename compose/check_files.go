@@ -1,0 +1,164 @@
+package compose
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+var safeName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+
+// checkMarks checks what can be seen in the merged tree without resolving it, so that it is said beside every other
+// error.
+func (l *loading) checkMarks() {
+	for _, section := range []string{"services", "jobs", "networks", "volumes", "secrets", "configs"} {
+		for _, name := range l.root.at(section).keys() {
+			m, path := l.root.at(section, name), joinPath(section, name)
+			if !safeName.MatchString(name) {
+				l.errorKey(m, path, "%s cannot be a name: start with a letter, digit or _, and use at most 128 letters, digits and . _ -", quoted(name))
+			}
+			if n := m.at("name"); n != nil && section != "services" && section != "jobs" && n.text() != "" && !safeName.MatchString(n.text()) && m.at("external").text() != "true" {
+				l.errorMark(n, path+".name", "%s cannot be a name: start with a letter, digit or _, and use at most 128 letters, digits and . _ -", quoted(n.text()))
+			}
+		}
+	}
+	for _, name := range l.root.at("services").keys() {
+		l.checkService(l.root.at("services", name), joinPath("services", name))
+	}
+	for _, section := range []string{"secrets", "configs"} {
+		for _, name := range l.root.at(section).keys() {
+			l.checkSource(l.root.at(section, name), joinPath(section, name), section)
+		}
+	}
+	l.checkEnvironment()
+}
+
+func (l *loading) checkService(m *mark, path string) {
+	if ports := m.at("ports"); ports != nil {
+		for i, item := range ports.items {
+			if item.kind == scalarMark && !item.reset {
+				if _, err := types.ParsePortConfig(item.text()); err != nil {
+					l.errorMark(item, indexPath(path+".ports", i), "%s is not a port: %v; write [[IP:]HOST:]CONTAINER[/udp], such as 8080:80", quoted(item.text()), lowerFirst(err))
+				}
+			}
+		}
+	}
+	for _, key := range []string{"env_file", "label_file"} {
+		list := m.at(key)
+		if list == nil {
+			continue
+		}
+		items := []*mark{list}
+		if list.kind == listMark {
+			items = list.items
+		}
+		for i, item := range items {
+			l.checkEnvFile(item, indexPath(path+"."+key, i))
+		}
+	}
+}
+
+// checkEnvFile looks at a file before compose-go reads it.
+func (l *loading) checkEnvFile(item *mark, path string) {
+	file, required := item, true
+	if item.kind == mappingMark {
+		file = item.at("path")
+		required = item.at("required").text() != "false"
+	}
+	if file.text() == "" || file.text() == "/dev/null" {
+		return
+	}
+	where := absolute(expandHome(file.text()), item.src.dir)
+	if !l.inside(where, file.text(), file, path) {
+		return
+	}
+	content, err := readLimited(where)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !required:
+	case errors.Is(err, fs.ErrNotExist):
+		l.errorMark(file, path, "%s does not exist: create it, or write {path: %s, required: false}", shorten(where, l.cwd), file.text())
+	case err != nil:
+		l.errorMark(file, path, "%s: %v", shorten(where, l.cwd), err)
+	default:
+		if err := boundedVariables(content, l.env); err != nil {
+			l.errorMark(file, path, "%s: %v", shorten(where, l.cwd), err)
+		}
+	}
+}
+
+// expandHome replaces a leading ~ as compose-go does.
+func expandHome(path string) string {
+	if path == "~" || strings.HasPrefix(path, "~/") {
+		if home, err := os.UserHomeDir(); err == nil {
+			return filepath.Join(home, strings.TrimPrefix(path, "~"))
+		}
+	}
+	return path
+}
+
+// checkSource checks where the content of a secret or config comes from.
+func (l *loading) checkSource(m *mark, path, section string) {
+	if m.kind != mappingMark {
+		return
+	}
+	ways := []string{"file", "environment"}
+	if section == "configs" {
+		ways = append(ways, "content")
+	}
+	var set []string
+	for _, w := range ways {
+		if m.at(w) != nil {
+			set = append(set, w)
+		}
+	}
+	external := m.at("external").text() == "true"
+	switch {
+	case external && len(set) > 0:
+		l.errorMark(m.at(set[0]), joinPath(path, set[0]), "is set and so is external: leave out one of them")
+	case len(set) > 1:
+		l.errorMark(m.at(set[1]), joinPath(path, set[1]), "is set beside %s: leave out one of them", set[0])
+	case len(set) == 0 && !external && m.at("driver") == nil:
+		l.errorMark(m, path, "has no content: set one of %s", strings.Join(ways, ", "))
+	}
+	if f := m.at("file"); f.text() != "" {
+		l.inside(absolute(expandHome(f.text()), m.src.dir), f.text(), f, path+".file")
+	}
+}
+
+// checkEnvironment checks that the environment asked for is one.
+func (l *loading) checkEnvironment() {
+	name := l.opt.Environment
+	if name == "" {
+		return
+	}
+	if _, declared := l.project.Environments[name]; declared {
+		return
+	}
+	for _, f := range l.files {
+		if strings.HasSuffix(strings.TrimSuffix(f, filepath.Ext(f)), "."+name) {
+			return
+		}
+	}
+	l.errorAt(l.first(), 0, 0, joinPath("x-trellis.environments", name), "there is no environment %s: add %s, or declare it here%s",
+		name, shorten(filepath.Join(l.dir, "compose."+name+".yaml"), l.cwd), didYouMean(name, l.root.at("x-trellis", "environments").keys()))
+}
+
+// checkVersion says that version has no meaning any more.
+func (l *loading) checkVersion() {
+	if v := l.root.at("version"); v != nil {
+		l.warnAt(v.file(), v.keyLine, v.keyCol, "version", "is obsolete and ignored: remove it")
+	}
+}
+
+func lowerFirst(err error) string {
+	s := err.Error()
+	if s == "" {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
+}

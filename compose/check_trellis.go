@@ -1,0 +1,289 @@
+package compose
+
+import (
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+var (
+	routeHost  = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?$`)
+	routeParam = regexp.MustCompile(`^\{[A-Za-z_][A-Za-z0-9_]*\}$`)
+	token      = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+	percentile = regexp.MustCompile(`^p(\d{1,2}|\d{2}\d+)$`)
+)
+
+// checkTrellis checks the x-trellis keys of a service.
+func (l *loading) checkTrellis(p Project, s Service, at string) {
+	x := at + ".x-trellis"
+	l.checkProcess(s, x+".process")
+	l.checkProbe(s, x+".probe")
+	if o := s.Trellis.Objective; o != nil {
+		for name := range o.Latency {
+			if !percentile.MatchString(name) {
+				l.errorPath(joinPath(x+".objective.latency", name), "%s is not a percentile: write p50, p90, p99 or p999", quoted(name))
+			}
+		}
+	}
+	for i, name := range s.Trellis.Calls {
+		l.known("services", name, indexPath(x+".calls", i))
+	}
+	for i, topic := range s.Trellis.Publishes {
+		l.knownTopic(topic, indexPath(x+".publishes", i))
+	}
+	for i, sub := range s.Trellis.Subscribes {
+		where := indexPath(x+".subscribes", i)
+		l.knownTopic(sub.Topic, where)
+		if !strings.HasPrefix(sub.Path, "/") {
+			l.errorPath(where, "path must begin with /: the events are posted to it")
+		}
+	}
+	if a := s.Deploy.Trellis.Autoscale; a != nil {
+		l.checkAutoscale(s, a, at+".deploy.x-trellis.autoscale")
+	}
+	for i, port := range s.Ports {
+		for j, r := range port.Trellis.Routes {
+			if port.Protocol == "udp" {
+				l.errorPath(indexPath(at+".ports", i), "a route needs a tcp port: requests are HTTP")
+			}
+			l.checkRoute(p, r, l.routePath(s.Name, port, i, j))
+		}
+	}
+}
+
+// routePath returns where a route of a port stands, in the port itself or in one that was joined to it.
+func (l *loading) routePath(service string, p Port, i, j int) string {
+	list := l.root.at("services", service, "ports")
+	at := joinPath("services", service) + ".ports"
+	if list != nil {
+		for k, m := range list.items {
+			routes := m.at("x-trellis", "routes")
+			same := portKey(m) == modelPortKey(p) ||
+				m.at("published") == nil && m.at("target").text() == strconv.Itoa(p.Target) && (m.at("protocol") == nil || m.at("protocol").text() == p.Protocol)
+			if routes == nil || !same {
+				continue
+			}
+			if j < len(routes.items) {
+				return indexPath(indexPath(at, k)+".x-trellis.routes", j)
+			}
+			j -= len(routes.items)
+		}
+	}
+	return indexPath(indexPath(at, i)+".x-trellis.routes", j)
+}
+
+func (l *loading) knownTopic(topic, at string) {
+	if l.root.at("x-trellis", "topics", topic) == nil {
+		hint := didYouMean(topic, l.root.at("x-trellis", "topics").keys())
+		if hint == "" {
+			hint = ": declare it under x-trellis.topics"
+		}
+		l.errorPath(at, "there is no topic %s%s", quoted(topic), hint)
+	}
+}
+
+func (l *loading) checkProcess(s Service, at string) {
+	p := s.Trellis.Process
+	if p == nil {
+		return
+	}
+	for i, a := range p.Artifacts {
+		if !filepath.IsLocal(a) {
+			l.errorPath(indexPath(at+".artifacts", i), "%s is not a path below the process's directory", quoted(a))
+		}
+	}
+	if p.Command != nil && (len(p.Command) == 0 || p.Command[0] == "") {
+		l.errorPath(at+".command", "is empty: write the program and its arguments as a list")
+	}
+}
+
+func (l *loading) checkProbe(s Service, at string) {
+	p := s.Trellis.Probe
+	if p == nil {
+		return
+	}
+	var set []string
+	for key, on := range map[string]bool{"http": p.HTTP != "", "tcp": p.TCP, "grpc": p.GRPC != ""} {
+		if on {
+			set = append(set, key)
+		}
+	}
+	sort.Strings(set)
+	switch {
+	case len(set) == 0:
+		l.errorPath(at, "asks nothing: set one of http, tcp, grpc")
+	case len(set) > 1:
+		l.errorPath(at, "sets %s: keep one of them", strings.Join(set, " and "))
+	}
+	if p.HTTP != "" && !strings.HasPrefix(p.HTTP, "/") {
+		l.errorPath(at+".http", "%s must be a path that begins with /", quoted(p.HTTP))
+	}
+	if p.Scheme != "" && p.Scheme != "http" && p.Scheme != "https" {
+		l.errorPath(at+".scheme", "%s is not known: it may be http or https", quoted(p.Scheme))
+	}
+	if p.Port > 65535 {
+		l.errorPath(at+".port", "is %d: it must be from 1 to 65535", p.Port)
+	}
+	if p.Port == 0 && len(s.Ports) == 0 && len(s.Expose) == 0 && len(set) == 1 {
+		l.errorPath(at, "does not know which port to ask: set port here, or ports or expose on the service")
+	}
+}
+
+func (l *loading) checkAutoscale(s Service, a *Autoscale, at string) {
+	if a.Max < 1 {
+		l.errorPath(at, "max must be at least 1")
+	}
+	if a.Min > a.Max {
+		l.errorPath(at, "min is %d and max is %d: min cannot be more", a.Min, a.Max)
+	}
+	for key, v := range a.Target {
+		if !slices.Contains([]string{"concurrency", "rps", "cpu"}, key) {
+			l.errorPath(joinPath(at+".target", key), "unknown key%s", didYouMean(key, []string{"concurrency", "rps", "cpu"}))
+		} else if v <= 0 {
+			l.errorPath(joinPath(at+".target", key), "must be more than 0")
+		}
+	}
+	if len(a.Target) != 1 {
+		l.errorPath(at, "needs exactly one target: concurrency, rps or cpu")
+	}
+	if s.ContainerName != "" && a.Max > 1 {
+		l.errorPath(joinPath("services", s.Name)+".container_name", "cannot be set on a service that is scaled: remove it")
+	}
+}
+
+func (l *loading) checkRoute(p Project, r Route, at string) {
+	if r.Host != "" && !routeHost.MatchString(r.Host) {
+		l.errorPath(at+".host", "%s is not a host name: write one such as shop.example.org or *.example.org, without port or scheme", quoted(r.Host))
+	}
+	if r.Path != "" {
+		if message := badRoutePath(r.Path); message != "" {
+			l.errorPath(at+".path", "%s %s", quoted(r.Path), message)
+		}
+	}
+	for i, m := range r.Methods {
+		if !token.MatchString(m) || m != strings.ToUpper(m) {
+			l.errorPath(indexPath(at+".methods", i), "%s is not a method: write it in capitals, such as GET", quoted(m))
+		}
+	}
+	for h := range r.Headers {
+		if !token.MatchString(h) {
+			l.errorPath(joinPath(at+".headers", h), "%s is not the name of a header", quoted(h))
+		}
+	}
+	l.checkRateLimit(r.RateLimit, at+".rate_limit")
+	switch {
+	case r.Auth != "":
+		l.checkAuth(r.Auth, at+".auth")
+	case p.Trellis.Gateway == nil || p.Trellis.Gateway.Policy == nil || p.Trellis.Gateway.Policy.Auth == "":
+		l.errorPath(at, "has no auth and the gateway has no policy: write auth: none to let everyone in, here or as x-trellis.gateway.policy")
+	}
+}
+
+func (l *loading) checkRateLimit(r *RateLimit, at string) {
+	switch {
+	case r == nil:
+	case r.Rate <= 0:
+		l.errorPath(at, "needs a rate, such as 50/s")
+	case r.Per != "" && r.Per != "client" && r.Per != "route":
+		l.errorPath(at+".per", "%s is not known: it may be client or route", quoted(r.Per))
+	}
+}
+
+// badRoutePath says what is wrong with a path of a route, "" where nothing is.
+func badRoutePath(path string) string {
+	if !strings.HasPrefix(path, "/") {
+		return "must begin with /"
+	}
+	if controlCharacter(path) != "" || strings.ContainsAny(path, "?# ") {
+		return "is not a path: it holds a query, a fragment or a space"
+	}
+	segments := strings.Split(path[1:], "/")
+	for i, s := range segments {
+		switch {
+		case s == "*" && i == len(segments)-1:
+		case strings.ContainsAny(s, "*"):
+			return "may hold * only as its last part: /prefix/*"
+		case strings.ContainsAny(s, "{}") && !routeParam.MatchString(s):
+			return "has a parameter that is not a whole part: write /a/{name}/b"
+		case s == "." || s == "..":
+			return "may not hold . or .. as a part"
+		}
+	}
+	return ""
+}
+
+func (l *loading) checkAuth(name, at string) {
+	if name == "none" || l.root.at("x-trellis", "auth", name) != nil {
+		return
+	}
+	l.errorPath(at, "there is no scheme %s%s", quoted(name), orDeclareAuth(didYouMean(name, append(l.root.at("x-trellis", "auth").keys(), "none"))))
+}
+
+func orDeclareAuth(hint string) string {
+	if hint == "" {
+		return ": declare it under x-trellis.auth"
+	}
+	return hint
+}
+
+// checkGateway checks the x-trellis keys of the project.
+func (l *loading) checkGateway(p Project) {
+	if g := p.Trellis.Gateway; g != nil {
+		for key, address := range map[string]string{"http": g.HTTP, "https": g.HTTPS} {
+			if address == "" {
+				continue
+			}
+			_, port, err := net.SplitHostPort(address)
+			if n, bad := strconv.Atoi(port); err != nil || bad != nil || n < 0 || n > 65535 {
+				l.errorPath("x-trellis.gateway."+key, "%s is not a listen address: write :8080 or 127.0.0.1:8080", quoted(address))
+			}
+		}
+		for i, h := range g.Hosts {
+			if !routeHost.MatchString(h) {
+				l.errorPath(indexPath("x-trellis.gateway.hosts", i), "%s is not a host name", quoted(h))
+			}
+		}
+		if g.Policy != nil {
+			if g.Policy.Auth != "" {
+				l.checkAuth(g.Policy.Auth, "x-trellis.gateway.policy.auth")
+			}
+			l.checkRateLimit(g.Policy.RateLimit, "x-trellis.gateway.policy.rate_limit")
+		}
+	}
+	for name, a := range p.Trellis.Auth {
+		at := joinPath("x-trellis.auth", name)
+		if (a.JWT == nil) == (a.APIKeys == nil) {
+			l.errorPath(at, "must have exactly one of jwt and api_keys")
+		}
+		if a.JWT != nil && a.JWT.JWKS == "" && a.JWT.Issuer == "" {
+			l.errorPath(at+".jwt", "needs jwks or issuer: where the keys are")
+		}
+		if a.APIKeys != nil {
+			l.known("secrets", a.APIKeys.Secret, at+".api_keys.secret")
+		}
+	}
+	for name, e := range p.Trellis.Environments {
+		if e.On != "" && e.On != "local" && e.On != "kubernetes" {
+			l.errorPath(joinPath("x-trellis.environments", name)+".on", "%s is not known%s", quoted(e.On), didYouMean(e.On, []string{"local", "kubernetes"}))
+		}
+	}
+	for name, profile := range p.Trellis.Load {
+		at := joinPath("x-trellis.load", name)
+		if len(profile.Stages) == 0 {
+			l.errorPath(at, "has no stages")
+		}
+		for i, stage := range profile.Stages {
+			where := indexPath(at+".stages", i)
+			if stage.For <= 0 {
+				l.errorPath(where, "needs for: how long it lasts")
+			}
+			if stage.Ramp != nil && *stage.Ramp > stage.For {
+				l.errorPath(where+".ramp", "is longer than the stage")
+			}
+		}
+	}
+}

@@ -1,0 +1,79 @@
+package compose
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+var (
+	libraryPath    = regexp.MustCompile(`\b(?:services|networks|volumes|secrets|configs|jobs|models|include)(?:\.\[?[A-Za-z0-9_-]+\]?|\[\d+\])+`)
+	libraryService = regexp.MustCompile(`(?i)\bservice "([^"]+)"`)
+	libraryPrefix  = regexp.MustCompile(`^(?:validating [^:]*: |invalid spec: |failed to parse [^:]*: )+`)
+	environFile    = regexp.MustCompile(`env file (\S+) not found`)
+)
+
+// fromLibrary reports an error of compose-go that no check of ours foresaw, at the place that its text speaks of.
+func (l *loading) fromLibrary(err error) {
+	for _, text := range strings.Split(err.Error(), "\n") {
+		text = libraryPrefix.ReplaceAllString(strings.TrimSpace(text), "")
+		if text == "" {
+			continue
+		}
+		path := ""
+		if found := libraryPath.FindString(text); found != "" {
+			path = fromLibraryPath(found)
+			text = strings.TrimLeft(strings.Replace(text, found, "", 1), ": ")
+		} else if m := libraryService.FindStringSubmatch(text); m != nil {
+			path = joinPath("services", m[1])
+		} else if m := environFile.FindStringSubmatch(text); m != nil {
+			path = l.pathWithValue(m[1])
+		}
+		l.errorPath(path, "%s", cut(text, 500))
+	}
+}
+
+// fromLibraryPath turns "services.web.ports.[0]" or "services.web.ports.0" into "services.web.ports[0]".
+func fromLibraryPath(found string) string {
+	path := ""
+	for i, s := range strings.Split(strings.ReplaceAll(found, "[", ".["), ".") {
+		if s == "" {
+			continue
+		}
+		s = strings.Trim(s, "[]")
+		if _, err := strconv.Atoi(s); err == nil && i > 1 {
+			path += "[" + s + "]"
+			continue
+		}
+		path = joinPath(path, s)
+	}
+	return path
+}
+
+// pathWithValue returns the path of a scalar that ends in the last element of value, "" where there is none.
+func (l *loading) pathWithValue(value string) string {
+	base := value[strings.LastIndexByte(value, '/')+1:]
+	var search func(m *mark, path string) string
+	search = func(m *mark, path string) string {
+		switch m.kind {
+		case mappingMark:
+			for _, k := range m.keys() {
+				if found := search(m.fields[k], joinPath(path, k)); found != "" {
+					return found
+				}
+			}
+		case listMark:
+			for i, item := range m.items {
+				if found := search(item, indexPath(path, i)); found != "" {
+					return found
+				}
+			}
+		default:
+			if base != "" && strings.HasSuffix(m.text(), base) {
+				return path
+			}
+		}
+		return ""
+	}
+	return search(l.root, "")
+}

@@ -1,0 +1,361 @@
+package compose
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/sirupsen/logrus"
+	"go.yaml.in/yaml/v4"
+)
+
+// Options say what to load. The zero value loads what `docker compose` would load in the current directory.
+type Options struct {
+	Files            []string // as -f; "-" is standard input; nil: COMPOSE_FILE, or compose.yaml here or above
+	ProjectDirectory string   // "": where the first file is
+	Name             string   // "": COMPOSE_PROJECT_NAME, name: of the files, or the directory's
+	Profiles         []string // nil: COMPOSE_PROFILES
+	EnvFiles         []string // nil: .env of the project directory
+	Environ          []string // KEY=value; nil: os.Environ()
+	Environment      string   // adds compose.NAME.yaml and makes the project's name end in -NAME
+	WorkingDir       string   // what relative paths of these options are relative to; "": the process's own
+}
+
+// Load reads a project. The warnings are given with and without an error. The error is of type Diagnostics and names
+// everything that is wrong, not only the first; it is of the kind errdefs.ErrInvalid. Load reads files and nothing else:
+// it opens no connection and starts nothing, and a hostile file costs it a bounded amount of time and memory.
+func Load(ctx context.Context, opt Options) (p Project, warnings []Diagnostic, err error) {
+	l, err := newLoading(opt)
+	if err != nil {
+		return Project{}, nil, err
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			l.errorAt(l.first(), 0, 0, "", "the file cannot be loaded: internal error: %v", r)
+			p, warnings, err = Project{}, l.finish(l.warnings), Diagnostics(l.finish(l.errors))
+		}
+	}()
+	p = l.load(ctx)
+	if err := ctx.Err(); err != nil {
+		return Project{}, nil, fmt.Errorf("load %s: %w", l.first(), err)
+	}
+	warnings = l.finish(l.warnings)
+	if len(l.errors) > 0 {
+		return Project{}, warnings, Diagnostics(l.finish(l.errors))
+	}
+	return p, warnings, nil
+}
+
+// loading is one call of Load.
+type loading struct {
+	settings
+	opt Options
+
+	parsed    map[string][]*yaml.Node
+	broken    map[string]bool
+	contents  map[string][]byte // of the files given
+	total     int
+	includes  int
+	bases     map[string]*mark // services of extended files
+	validated map[string]bool
+
+	expanded       int
+	expandedTooFar bool
+	unset          map[string]bool
+
+	errors, warnings []Diagnostic
+
+	root     *mark
+	project  ProjectExtension
+	services map[string]ServiceExtension
+	deploys  map[string]DeployExtension
+	ports    map[*mark]PortExtension
+}
+
+func newLoading(opt Options) (*loading, error) {
+	l := &loading{
+		opt: opt, parsed: map[string][]*yaml.Node{}, broken: map[string]bool{}, contents: map[string][]byte{},
+		bases: map[string]*mark{}, validated: map[string]bool{}, unset: map[string]bool{},
+		services: map[string]ServiceExtension{}, deploys: map[string]DeployExtension{}, ports: map[*mark]PortExtension{},
+	}
+	s, err := discover(opt)
+	if err != nil {
+		return nil, err
+	}
+	l.settings = s
+	l.warnings = append(l.warnings, s.notes...)
+	return l, nil
+}
+
+func (l *loading) first() string {
+	if len(l.files) == 0 {
+		return ""
+	}
+	return l.files[0]
+}
+
+// load does the work and returns the project; it is worthless where l.errors is not empty.
+func (l *loading) load(ctx context.Context) Project {
+	for _, file := range l.files {
+		if file == "-" {
+			content, err := readAtMost(os.Stdin)
+			if err != nil {
+				l.errorAt(file, 0, 0, "", "standard input cannot be read: %v", err)
+				return Project{}
+			}
+			l.contents[file] = content
+		} else if content, err := readLimited(file); err == nil {
+			l.contents[file] = content
+		}
+	}
+	l.setName()
+	if len(l.errors) > 0 {
+		return Project{}
+	}
+	l.root = l.layers(l.files, source{dir: l.dir, env: l.env}, nil, nil, "")
+	if l.root == nil || len(l.root.fields) == 0 {
+		if len(l.errors) == 0 {
+			l.errorAt(l.first(), 0, 0, "", "the file is empty: add services")
+		}
+		return Project{}
+	}
+	l.checkVersion()
+	l.extensions(l.root)
+	l.checkMarks()
+	if ctx.Err() != nil || l.expandedTooFar {
+		return Project{}
+	}
+	resolved := l.resolve(ctx)
+	if resolved == nil {
+		return Project{}
+	}
+	p := l.convert(resolved)
+	l.check(p)
+	return p
+}
+
+// resolve loads the files through compose-go. Where they have errors, it loads what is left of them without the places
+// that are wrong, so that later checks have something to look at.
+func (l *loading) resolve(ctx context.Context) *types.Project {
+	if len(l.errors) == 0 {
+		details := types.ConfigDetails{WorkingDir: l.dir, Environment: l.mapping()}
+		for _, file := range l.files {
+			details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: file, Content: l.contents[file]})
+		}
+		p, err := l.composeGo(ctx, details, false)
+		if err == nil {
+			return p
+		}
+		l.fromLibrary(err)
+	}
+	for range 10 {
+		rest, _ := l.without(l.root, l.places()).(map[string]any)
+		rest["services"] = orEmpty(rest["services"])
+		p, err := l.composeGo(ctx, types.ConfigDetails{WorkingDir: l.dir, Environment: l.mapping(),
+			ConfigFiles: []types.ConfigFile{{Filename: l.first(), Config: rest}}}, true)
+		if err == nil {
+			return p
+		}
+		before := len(l.places())
+		if l.fromLibrary(err); len(l.places()) == before {
+			return nil
+		}
+	}
+	return nil
+}
+
+func orEmpty(v any) any {
+	if v == nil {
+		return map[string]any{}
+	}
+	return v
+}
+
+// composeGo calls the library. It panics on some files that it should refuse; that is an error like any other.
+func (l *loading) composeGo(ctx context.Context, details types.ConfigDetails, partly bool) (p *types.Project, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			p, err = nil, fmt.Errorf("internal error: %v", r)
+		}
+	}()
+	// What the library would log is said by the diagnostics, with a place.
+	logrus.SetOutput(io.Discard)
+	return loader.LoadWithContext(ctx, details, func(o *loader.Options) {
+		o.SetProjectName(l.name, true)
+		o.Profiles = l.profiles
+		o.SkipConsistencyCheck = true
+		o.SkipValidation = partly
+		o.SkipResolveEnvironment = partly
+		o.SkipResolveLabels = partly
+		o.SkipExtends = partly
+		o.SkipInclude = partly
+	})
+}
+
+func (l *loading) mapping() types.Mapping {
+	m := make(types.Mapping, len(l.env)+1)
+	for k, v := range l.env {
+		m[k] = v
+	}
+	return m
+}
+
+// place is a position as a key.
+type place struct {
+	file      string
+	line, col int
+}
+
+func (l *loading) places() map[place]bool {
+	out := map[place]bool{}
+	for _, d := range l.errors {
+		if d.Line > 0 {
+			out[place{d.File, d.Line, d.Column}] = true
+		}
+	}
+	return out
+}
+
+// without returns the plain value of a tree, for compose-go to read again, leaving out every value that stands at one
+// of the places.
+func (l *loading) without(m *mark, bad map[place]bool) any {
+	wrong := func(m *mark) bool {
+		return m.reset || bad[place{m.file(), m.line, m.col}] || m.keyLine > 0 && bad[place{m.file(), m.keyLine, m.keyCol}]
+	}
+	switch m.kind {
+	case mappingMark:
+		out := map[string]any{}
+		for k, f := range m.fields {
+			if !wrong(f) {
+				out[k] = l.without(f, bad)
+			}
+		}
+		return out
+	case listMark:
+		out := []any{}
+		for _, item := range m.items {
+			if !wrong(item) {
+				out = append(out, l.without(item, bad))
+			}
+		}
+		return out
+	}
+	if s, ok := m.value.(string); ok {
+		return strings.ReplaceAll(s, "$", "$$")
+	}
+	return m.value
+}
+
+func (l *loading) errorAt(file string, line, col int, path, format string, args ...any) {
+	l.errors = append(l.errors, Diagnostic{File: file, Line: line, Column: col, Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+func (l *loading) warnAt(file string, line, col int, path, format string, args ...any) {
+	l.warnings = append(l.warnings, Diagnostic{File: file, Line: line, Column: col, Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+func (l *loading) errorMark(m *mark, path, format string, args ...any) {
+	line, col := m.place()
+	l.errorAt(m.file(), line, col, path, format, args...)
+}
+
+func (l *loading) errorKey(m *mark, path, format string, args ...any) {
+	if m.keyLine == 0 {
+		l.errorMark(m, path, format, args...)
+		return
+	}
+	l.errorAt(m.file(), m.keyLine, m.keyCol, path, format, args...)
+}
+
+// errorPath reports an error at a path of the merged tree.
+func (l *loading) errorPath(path, format string, args ...any) {
+	m, _ := Positions{l.root}.find(path)
+	if m == nil {
+		l.errorAt(l.first(), 0, 0, path, format, args...)
+		return
+	}
+	l.errorMark(m, path, format, args...)
+}
+
+func (l *loading) warnPath(path, format string, args ...any) {
+	m, _ := Positions{l.root}.find(path)
+	if m == nil {
+		l.warnAt(l.first(), 0, 0, path, format, args...)
+		return
+	}
+	line, col := m.place()
+	l.warnAt(m.file(), line, col, path, format, args...)
+}
+
+// finish sorts diagnostics by place, drops repetitions and shortens their files' paths.
+func (l *loading) finish(list []Diagnostic) []Diagnostic {
+	order := map[string]int{}
+	for i, f := range l.files {
+		order[f] = i - len(l.files)
+	}
+	sort.SliceStable(list, func(i, j int) bool {
+		a, b := list[i], list[j]
+		switch {
+		case a.File != b.File && order[a.File] != order[b.File]:
+			return order[a.File] < order[b.File]
+		case a.File != b.File:
+			return a.File < b.File
+		case a.Line != b.Line:
+			return a.Line < b.Line
+		case a.Column != b.Column:
+			return a.Column < b.Column
+		case a.Path != b.Path:
+			return a.Path < b.Path
+		}
+		return a.Message < b.Message
+	})
+	var out []Diagnostic
+	for _, d := range list {
+		d.File = shorten(d.File, l.cwd)
+		d.Message = printable(d.Message)
+		if len(out) == 0 || out[len(out)-1] != d {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// printable makes a message safe for a terminal: what a file says must not move the cursor.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if controlCharacter(string(r)) != "" {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
+// inside says whether a file that the project reads lies where the project may reach by itself: below the repository or
+// the directories of the files given. What is written as an absolute path is meant, and only warned of.
+func (l *loading) inside(file, written string, by *mark, path string) bool {
+	real := file
+	if resolved, err := filepath.EvalSymlinks(file); err == nil {
+		real = resolved
+	}
+	for _, root := range l.roots {
+		if real == root || strings.HasPrefix(real, strings.TrimSuffix(root, "/")+"/") {
+			return true
+		}
+	}
+	if filepath.IsAbs(written) && real == file {
+		line, col := by.place()
+		l.warnAt(by.file(), line, col, path, "%s lies outside of the project (%s): the project works only on machines that have it", cut(written, 120), l.roots[0])
+		return true
+	}
+	l.errorMark(by, path, "%s leads out of the project (%s): move it inside, or write its absolute path if it is meant", cut(written, 120), l.roots[0])
+	return false
+}

@@ -1,0 +1,89 @@
+package compose
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Positions tell where in the files the values of a Project stand. The zero value knows nothing.
+type Positions struct{ root *mark }
+
+// Equal says that positions never make two projects different.
+func (Positions) Equal(Positions) bool { return true }
+
+// Position returns the place that supplied the value at a Compose path such as "services.web.ports[0].target": of the
+// value itself, or of the nearest node above it that the files write. A mapping or list is where its key stands. The
+// file is absolute, line and column count from 1; all are zero where nothing is known.
+func (p Project) Position(path string) (file string, line, col int) {
+	m, _ := p.Positions.find(path)
+	if m == nil {
+		return "", 0, 0
+	}
+	line, col = m.place()
+	return m.file(), line, col
+}
+
+// find returns the deepest mark on the way to path and whether it is the mark of path itself.
+func (p Positions) find(path string) (*mark, bool) {
+	m := p.root
+	if m == nil {
+		return nil, false
+	}
+	segments := splitPath(path)
+	for i, s := range segments {
+		next := m.child(s)
+		if next == nil {
+			return m, false
+		}
+		m = next
+		_ = i
+	}
+	return m, true
+}
+
+// splitPath takes a Compose path apart: keys as they are, indexes as "[0]". Keys that hold dots or brackets are written
+// in double quotes.
+func splitPath(path string) []string {
+	var segments []string
+	for path != "" {
+		switch path[0] {
+		case '.':
+			path = path[1:]
+		case '[':
+			end := strings.IndexByte(path, ']')
+			if end < 0 {
+				return append(segments, path)
+			}
+			segments, path = append(segments, path[:end+1]), path[end+1:]
+		case '"':
+			quoted, err := strconv.QuotedPrefix(path)
+			if err != nil {
+				return append(segments, path)
+			}
+			key, _ := strconv.Unquote(quoted)
+			segments, path = append(segments, key), path[len(quoted):]
+		default:
+			end := strings.IndexAny(path, ".[")
+			if end < 0 {
+				return append(segments, path)
+			}
+			segments, path = append(segments, path[:end]), path[end:]
+		}
+	}
+	return segments
+}
+
+// joinPath adds a key to a Compose path.
+func joinPath(path, key string) string {
+	if key == "" || strings.ContainsAny(key, ".[]\"") || strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 {
+		key = strconv.Quote(key)
+	}
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// indexPath adds an index to a Compose path.
+func indexPath(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
