@@ -1,0 +1,34 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+)
+
+// The exit codes of a shim. How its program ended is in the directory, not in these.
+const (
+	exitDone  = 0
+	exitError = 1
+	exitBusy  = 3 // another shim has the directory
+	exitUsage = 64
+)
+
+// Main is a shim: `run DIR` until the instance has ended, or `exec`, the second stage. It returns the exit code of the
+// process. What it writes to standard output is one line: Started when the start is decided and List-able, Busy when
+// another shim has the directory, or the reason why it cannot even keep a record.
+func Main(args []string) int {
+	switch {
+	case len(args) == 2 && args[0] == "run":
+		return run(args[1], os.Args[1:len(os.Args)-len(args)])
+	case len(args) == 1 && args[0] == "exec":
+		return stage()
+	}
+	fmt.Fprintln(os.Stderr, "usage: trellis-shim run DIR | exec")
+	return exitUsage
+}
+
+// The first words of a shim on its standard output.
+const (
+	Started = "started"
+	Busy    = "busy"
+)

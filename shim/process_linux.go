@@ -1,0 +1,212 @@
+package shim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is one process for as long as the machine runs: a pid alone names another process sooner or later.
+type Process struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"` // clock ticks since boot, field 22 of /proc/PID/stat
+}
+
+// ErrGone says that a process is no more.
+var ErrGone = errors.New("process is gone")
+
+// Stat is what /proc/PID/stat says, as far as it is needed.
+type Stat struct {
+	PID, Parent, Group, Session int
+	State                       byte
+	// CPU time in clock ticks: the process's own, and that of the children it has waited for.
+	Ticks, ChildTicks uint64
+	StartTime                   uint64
+	ResidentPages               int64
+}
+
+// ParseStat reads the content of /proc/PID/stat. The name of the program, in the second field, may hold anything.
+func ParseStat(b []byte) (Stat, error) {
+	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
+	if open < 1 || end < open {
+		return Stat{}, errors.New("stat: no name")
+	}
+	fields := strings.Fields(string(b[end+1:]))
+	if len(fields) < 22 || len(fields[0]) != 1 {
+		return Stat{}, fmt.Errorf("stat: %d fields", len(fields))
+	}
+	var err error
+	number := func(text string) int64 {
+		n, e := strconv.ParseInt(text, 10, 64)
+		if e != nil && err == nil {
+			err = fmt.Errorf("stat: %w", e)
+		}
+		return n
+	}
+	count := func(text string) uint64 {
+		n, e := strconv.ParseUint(text, 10, 64)
+		if e != nil && err == nil {
+			err = fmt.Errorf("stat: %w", e)
+		}
+		return n
+	}
+	s := Stat{
+		PID:    int(number(strings.TrimSpace(string(b[:open])))),
+		State:  fields[0][0],
+		Parent: int(number(fields[1])), Group: int(number(fields[2])), Session: int(number(fields[3])),
+		Ticks: count(fields[11]) + count(fields[12]), ChildTicks: count(fields[13]) + count(fields[14]),
+		StartTime: count(fields[19]), ResidentPages: number(fields[21]),
+	}
+	return s, err
+}
+
+// ReadStat reads /proc/PID/stat. No such process: ErrGone.
+func ReadStat(pid int) (Stat, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return Stat{}, ErrGone
+	}
+	if err != nil {
+		return Stat{}, err
+	}
+	return ParseStat(b)
+}
+
+// Identify returns the process that has pid now. None, or a zombie: ErrGone.
+func Identify(pid int) (Process, error) {
+	s, err := ReadStat(pid)
+	if err != nil {
+		return Process{}, err
+	}
+	if s.ended() {
+		return Process{}, ErrGone
+	}
+	return Process{PID: pid, StartTime: s.StartTime}, nil
+}
+
+func (s Stat) ended() bool { return s.State == 'Z' || s.State == 'X' || s.State == 'x' }
+
+// Alive says whether p runs: its pid has the same start time and is not a zombie. It does not look at the boot.
+func (p Process) Alive() bool {
+	if p.PID < 1 {
+		return false
+	}
+	now, err := Identify(p.PID)
+	return err == nil && now == p
+}
+
+// Open returns a pidfd of p. It is p and nobody else, or ErrGone.
+func (p Process) Open() (int, error) {
+	if p.PID < 1 {
+		return -1, ErrGone
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return -1, ErrGone
+	}
+	if err != nil {
+		return -1, fmt.Errorf("pidfd of %d: %w", p.PID, err)
+	}
+	// The descriptor is held: from here on the pid cannot come to name another process unseen.
+	if !p.Alive() {
+		unix.Close(fd)
+		return -1, ErrGone
+	}
+	return fd, nil
+}
+
+// Signal sends sig to p, never to another process. p has ended: ErrGone.
+func (p Process) Signal(sig unix.Signal) error {
+	fd, err := p.Open()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	err = unix.PidfdSendSignal(fd, sig, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return ErrGone
+	}
+	return err
+}
+
+// BootID returns the name of the machine's present run.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// Held says whether a shim lives in dir: it keeps a lock for as long as it does, whatever ends it.
+func Held(dir string) (bool, error) {
+	fd, err := unix.Open(filepath.Join(dir, LockFile), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open lock of %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	err = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
+// Processes calls f for every process of the machine until f returns false.
+func Processes(f func(Stat) bool) error {
+	d, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if s, err := ReadStat(pid); err == nil && !f(s) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// Descendants returns the live processes below pid, parents before children.
+func Descendants(pid int) ([]Stat, error) {
+	children := map[int][]Stat{}
+	err := Processes(func(s Stat) bool {
+		children[s.Parent] = append(children[s.Parent], s)
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	var all []Stat
+	seen := map[int]bool{pid: true}
+	for todo := []int{pid}; len(todo) > 0; todo = todo[1:] {
+		for _, s := range children[todo[0]] {
+			if seen[s.PID] {
+				continue
+			}
+			seen[s.PID] = true
+			todo = append(todo, s.PID)
+			if !s.ended() {
+				all = append(all, s)
+			}
+		}
+	}
+	return all, nil
+}
