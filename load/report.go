@@ -40,7 +40,7 @@ type Report struct {
 	Missed    int `json:"missed"`
 	Failed    int `json:"failed"`
 	// Rate is completed requests per second from the beginning to the schedule's end or the last request's, whichever
-	// is later; nil before any time has passed.
+	// is later, or to the cancellation; nil before any time has passed.
 	Rate    *float64     `json:"rate"`
 	Latency Latency      `json:"latency_ms"`
 	Status  map[int]int  `json:"status"`

@@ -43,9 +43,10 @@ type run struct {
 	next    time.Duration // its intended time
 	more    bool          // there is a next start
 	idle    ring
-	blocked bool // the pacer waits for an idle worker
-	ended   bool // over is closed
-	aborted bool // requests in flight are given up
+	blocked bool   // the pacer waits for an idle worker
+	ended   bool   // over is closed
+	aborted bool   // requests in flight are given up
+	missed  Result // the last one; kept here to save an allocation each
 	total   *tally
 	lately  *tally // since the last Progress; nil without OnProgress
 }
@@ -124,7 +125,10 @@ func (r *run) drive(ctx context.Context) Report {
 	all.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	elapsed := max(r.total.last, min(r.cfg.Duration, r.since()))
+	elapsed := r.since()
+	if !partial {
+		elapsed = max(r.total.last, r.cfg.Duration)
+	}
 	report := r.total.report(elapsed)
 	report.Partial = partial
 	return report
@@ -161,7 +165,8 @@ func (r *run) due(now time.Duration) (start, bool) {
 		if !late {
 			return s, true
 		}
-		r.record(&Result{Seq: s.seq, Request: s.request.index, Intended: s.at, Done: now, Kind: Missed})
+		r.missed = Result{Seq: s.seq, Request: s.request.index, Intended: s.at, Done: now, Kind: Missed}
+		r.record(&r.missed)
 	}
 	return start{}, false
 }
