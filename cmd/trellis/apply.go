@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/errdefs"
+)
+
+func (p *program) applyCommand() *cobra.Command {
+	var f deployFlags
+	cmd := &cobra.Command{
+		Use:   "apply PLAN",
+		Short: "Carry out a plan that 'plan -o' has written, and nothing else",
+		Long: `Apply carries out exactly what a plan file says and follows it until the project
+is healthy. Where anything has moved since the plan was made (what runs, a
+secret, a config) it refuses: plan again, look again.
+
+  trellis plan -o change.plan && trellis apply change.plan`,
+		Args: arguments(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], f) },
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func (p *program) apply(ctx context.Context, path string, f deployFlags) error {
+	file, err := readPlan(path)
+	if err != nil {
+		return err
+	}
+	l, err := locate(file.Project.Name, file.Project.WorkingDir, file.StateDir)
+	if err != nil {
+		return err
+	}
+	l.Files = file.Project.Files
+	contents, err := compose.Contents(file.Project, p.environ)
+	if err != nil {
+		return err
+	}
+	if same, err := file.Contents.matches(contents); err != nil {
+		return err
+	} else if !same {
+		return moved(path, "a secret or config has another content now")
+	}
+	if !f.quiet {
+		p.warn(file.Warnings)
+	}
+	u := &session{program: p, ready: prepared{project: file.Project, contents: contents, location: l}, flags: f, started: p.now()}
+	closer, err := u.openPlanned(ctx, path, file)
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	before, err := appliedLast(ctx, u.control)
+	if err == nil {
+		err = p.agree(ctx, "this plan for "+file.Project.Name, risks(file.Changes, before, file.Project), f.yes)
+	}
+	if err == nil {
+		err = u.applyPlan(ctx, path, file)
+	}
+	return u.finish(ctx, err, true)
+}
+
+// moved says that a plan is not about the present any more.
+func moved(path, what string) error {
+	return withHint(plain{fmt.Errorf("apply %s: %s: %w", path, what, errdefs.ErrConflict)},
+		"make the plan again with 'trellis plan -o %s', and look at it", path)
+}
+
+// openPlanned reaches the control plane that the plan was made with, or starts one where the plan was made without.
+func (u *session) openPlanned(ctx context.Context, path string, file planFile) (closer interface{ Close() error }, err error) {
+	closer, err = u.open(ctx, !file.Live)
+	switch {
+	case file.Live && errors.Is(err, errdefs.ErrNotFound):
+		return nil, moved(path, file.Project.Name+" does not run any more")
+	case err == nil && !file.Live && len(u.before.Services) > 0:
+		_ = closer.Close()
+		return nil, moved(path, file.Project.Name+" runs now, and did not then")
+	}
+	return closer, err
+}
+
+func (u *session) applyPlan(ctx context.Context, path string, file planFile) error {
+	p := u.program
+	req := api.ApplyRequest{
+		Project: file.Project, Contents: u.ready.contents, Base: file.Base, Commit: file.Commit, Cause: "apply", Actor: p.actor(),
+		NoWait: u.flags.noWait,
+	}
+	if !req.NoWait {
+		if err := p.waitTurn(ctx, u.control, fmt.Errorf("somebody else deploys %s", file.Project.Name), u.flags.quiet); err != nil {
+			return err
+		}
+	}
+	rev, err := u.control.Apply(ctx, req)
+	if errors.Is(err, errdefs.ErrConflict) {
+		return moved(path, plain{err}.Error())
+	}
+	if err != nil {
+		return err
+	}
+	u.applied = true
+	return u.follow(ctx, rev.Number, file.Project, len(file.Changes))
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"trellis/artifact"
+	"trellis/compose"
+)
+
+func (p *program) buildCommand() *cobra.Command {
+	var force, quiet bool
+	cmd := &cobra.Command{
+		Use:   "build [SERVICE...]",
+		Short: "Build what services run, without starting them",
+		Long: `Build runs x-trellis.process.build of each service, or of those named, and keeps
+the artefacts by the hash of their content. What did not change is not built
+again. Services with the same directory are built one after the other, all
+others at once. The output of a build is shown when it fails.
+
+  trellis build              build what changed
+  trellis build api --force  build api in any case`,
+		Args: arguments(0, -1),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			l, err := p.read(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := known(names, l.project.ServiceNames()); err != nil {
+				return err
+			}
+			if !quiet {
+				p.warn(l.warnings)
+			}
+			built, err := p.buildAll(cmd.Context(), l, names, force, quiet)
+			if err == nil && !quiet && len(builds(built, names)) == 0 {
+				p.progressf("nothing to build: no service has x-trellis.process.build or artifacts")
+			}
+			return err
+		},
+		ValidArgsFunction: p.completeServices,
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "build even where nothing changed")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "say nothing but errors")
+	return p.project(cmd)
+}
+
+// builds returns the services that have something to build, by directory, in order of name.
+func builds(project compose.Project, names []string) map[string][]string {
+	byDir := map[string][]string{}
+	for _, name := range project.ServiceNames() {
+		process := project.Services[name].Trellis.Process
+		if process == nil || process.Build == "" && len(process.Artifacts) == 0 {
+			continue
+		}
+		if len(names) == 0 || slices.Contains(names, name) {
+			byDir[process.Dir] = append(byDir[process.Dir], name)
+		}
+	}
+	return byDir
+}
+
+// buildAll builds the services that have something to build and returns the project with their artefacts' digests.
+func (p *program) buildAll(ctx context.Context, l loaded, names []string, force, quiet bool) (compose.Project, error) {
+	project := l.project
+	byDir := builds(project, names)
+	if len(byDir) == 0 {
+		return project, nil
+	}
+	store, err := artifact.Open(l.location.Artifacts())
+	if err != nil {
+		return project, err
+	}
+	project.Services = maps.Clone(project.Services)
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	for _, services := range byDir {
+		g.Go(func() error {
+			for _, name := range services {
+				digest, err := p.buildOne(ctx, store, project.Name, name, l.project.Services[name], force, quiet)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				svc := project.Services[name]
+				process := *svc.Trellis.Process
+				process.Artifact = digest
+				svc.Trellis.Process = &process
+				project.Services[name] = svc
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	err = g.Wait()
+	return project, err
+}
+
+const quickBuild = 300 * time.Millisecond // builds that are faster are not worth a line
+
+func (p *program) buildOne(
+	ctx context.Context, store *artifact.Store, project, name string, svc compose.Service, force, quiet bool,
+) (string, error) {
+	var output lockedBuffer
+	start := time.Now()
+	if !quiet {
+		announce := time.AfterFunc(3*time.Second, func() { p.progressf("building %s ...", name) })
+		defer announce.Stop()
+	}
+	digest, err := store.Build(ctx, artifact.Request{
+		Project: project, Service: name, Process: *svc.Trellis.Process, Env: p.environ, Output: &output, Force: force,
+	})
+	took := time.Since(start)
+	if err == nil {
+		if !quiet && (force || took > quickBuild) {
+			p.progressf("%s %s  %s", p.styleOf(p.stderr).green("built"), name, shortly(took))
+		}
+		return digest, nil
+	}
+	if errors.Is(err, context.Canceled) {
+		return "", err
+	}
+	if text := strings.TrimRight(output.String(), "\n"); text != "" {
+		p.progressf("%s\n%s", p.styleOf(p.stderr).dim("output of the build of "+name+":"), text)
+	}
+	return "", withHint(err, "the command is services.%s.x-trellis.process.build: %q, run in %s",
+		name, svc.Trellis.Process.Build, svc.Trellis.Process.Dir)
+}
+
+// lockedBuffer takes the two outputs of one program.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+var _ io.Writer = (*lockedBuffer)(nil)
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"trellis/compose"
+	"trellis/errdefs"
+)
+
+// checkView is the JSON of check.
+type checkView struct {
+	Errors   []compose.Diagnostic `json:"errors"`
+	Warnings []compose.Diagnostic `json:"warnings"`
+}
+
+func (p *program) checkCommand() *cobra.Command {
+	var strict bool
+	on := &choice{value: "local", allowed: []string{"local", "kubernetes"}}
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Say what is wrong with the files, and what an engine does not carry out",
+		Long: `Check reads the files and prints every error and every attribute that the engine
+does not carry out, or carries out in another way, each with file, line and
+column. It contacts nothing and changes nothing. With an error it exits 64.
+
+  trellis check
+  trellis check --on kubernetes   before moving
+  trellis check --strict          in CI: a warning is an error`,
+		Args: arguments(0, 0),
+	}
+	cmd.Flags().Var(on, "on", "check for `ENGINE`: local or kubernetes")
+	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for errors")
+	format := formatFlag(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		view := checkView{Errors: []compose.Diagnostic{}, Warnings: []compose.Diagnostic{}}
+		l, err := p.load(cmd.Context())
+		view.Warnings = append(view.Warnings, l.warnings...)
+		var broken compose.Diagnostics
+		switch {
+		case errors.As(err, &broken):
+			view.Errors = append(view.Errors, broken...)
+		case err != nil:
+			return err
+		default:
+			view = diagnose(l, on.value)
+		}
+		if strict {
+			view.Errors, view.Warnings = append(view.Errors, view.Warnings...), []compose.Diagnostic{}
+		}
+		if format.json() {
+			err = p.writeJSON(view)
+		} else {
+			err = p.writeCheck(view, l.project)
+		}
+		if err == nil && len(view.Errors) > 0 {
+			return exitError(errdefs.ExitUsage)
+		}
+		return err
+	}
+	return p.project(cmd)
+}
+
+func (p *program) writeCheck(view checkView, project compose.Project) error {
+	s := p.styleOf(p.stdout)
+	for _, d := range view.Errors {
+		fmt.Fprintf(p.stdout, "%s %s\n", s.red("error:"), d)
+	}
+	for _, d := range view.Warnings {
+		fmt.Fprintf(p.stdout, "%s %s\n", s.yellow("warning:"), d)
+	}
+	if len(view.Errors)+len(view.Warnings) == 0 {
+		_, err := fmt.Fprintf(p.stdout, "%s is well: %s\n", project.Name, plural(len(project.Services), "service"))
+		return err
+	}
+	_, err := fmt.Fprintf(p.stdout, "%s, %s\n", plural(len(view.Errors), "error"), plural(len(view.Warnings), "warning"))
+	return err
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

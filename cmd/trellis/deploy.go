@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// deployFlags are the flags of the commands that deploy and follow.
+type deployFlags struct {
+	yes     bool
+	noWait  bool
+	quiet   bool
+	timeout span
+}
+
+func (f *deployFlags) add(cmd *cobra.Command) {
+	f.timeout = span(defaultWait)
+	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "agree to what would be asked")
+	cmd.Flags().BoolVar(&f.noWait, "no-wait", false, "fail where somebody else deploys, instead of waiting for them")
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
+	cmd.Flags().Var(&f.timeout, "timeout", "give up waiting for health after this `DURATION` (90s, 5m; 0: never)")
+}
+
+// prepared is a project ready to be applied: checked, built, its contents read.
+type prepared struct {
+	project  compose.Project
+	contents map[string][]byte
+	warnings []compose.Diagnostic
+	location location
+}
+
+type prepareFlags struct {
+	strict, force, quiet bool
+	silent               bool     // warnings are told elsewhere
+	services             []string // to build; none: all
+}
+
+// prepare checks and builds what was read for an engine.
+func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFlags) (prepared, error) {
+	found := diagnose(l, on)
+	if f.strict {
+		found.Errors, found.Warnings = append(found.Errors, found.Warnings...), nil
+	}
+	if len(found.Errors) > 0 {
+		return prepared{}, compose.Diagnostics(found.Errors)
+	}
+	if !f.quiet && !f.silent {
+		p.warn(found.Warnings)
+	}
+	contents, err := compose.Contents(l.project, p.environ)
+	if err != nil {
+		return prepared{}, err
+	}
+	project, err := p.buildAll(ctx, l, f.services, f.force, f.quiet)
+	if err != nil {
+		return prepared{}, err
+	}
+	return prepared{project, contents, found.Warnings, l.location}, nil
+}
+
+// target returns the engine that a project runs on.
+func target(project compose.Project, on, environment string) (string, error) {
+	if on == "" {
+		on = project.Trellis.Environments[environment].On
+	}
+	switch on {
+	case "", "local":
+		return "local", nil
+	case "kubernetes":
+		return "", withHint(plain{fmt.Errorf("engine kubernetes is not in this version: %w", errdefs.ErrUnsupported)},
+			"'trellis check --on kubernetes' says what of the file it would carry out; --on local runs it here")
+	}
+	return "", fmt.Errorf("engine %q: %w: want local or kubernetes", on, errdefs.ErrInvalid)
+}
+
+// deploy plans, asks where it has to, and applies. changes is what it applied.
+func (p *program) deploy(
+	ctx context.Context, control api.Control, req api.ApplyRequest, f deployFlags,
+) (rev state.Revision, changes []engine.Change, err error) {
+	agreed := map[string]bool{}
+	for try := 0; ; try++ {
+		before, err := appliedLast(ctx, control)
+		if err != nil {
+			return rev, nil, err
+		}
+		plan, err := control.Plan(ctx, req)
+		if err != nil {
+			return rev, nil, err
+		}
+		var ask []string
+		for _, risk := range risks(plan.Changes, before, req.Project) {
+			if !agreed[risk] {
+				ask = append(ask, risk)
+				agreed[risk] = true
+			}
+		}
+		if err := p.agree(ctx, "this deploy of "+req.Project.Name, ask, f.yes); err != nil {
+			return rev, nil, err
+		}
+		req.Base, req.NoWait = plan.Base, true
+		rev, err = control.Apply(ctx, req)
+		if errors.Is(err, errdefs.ErrConflict) && !f.noWait && try < 5 {
+			// Either somebody else deploys, or the world has moved since the plan: wait for the one, plan again for both.
+			if err := p.waitTurn(ctx, control, err, f.quiet); err != nil {
+				return rev, nil, err
+			}
+			continue
+		}
+		return rev, plan.Changes, err
+	}
+}
+
+// waitTurn blocks while a deploy is under way; why is what it is told to people with.
+func (p *program) waitTurn(ctx context.Context, control api.Control, why error, quiet bool) error {
+	var told bool
+	for {
+		s, err := control.Status(ctx)
+		if err != nil || s.Settled || s.Outcome != state.Pending {
+			return err
+		}
+		for _, svc := range s.Services {
+			if svc.State == engine.ServiceCrashLooping || svc.State == engine.ServiceFailed {
+				return nil
+			}
+		}
+		if !told && !quiet {
+			p.progressf("waiting: %s", plain{why})
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// only returns running with the named services of want, and what they depend on, in place of its own: what
+// `up SERVICE` makes of the project. Services that run already stay as they are.
+func only(want compose.Project, running *compose.Project, there []string, names []string) compose.Project {
+	chosen := map[string]bool{}
+	var choose func(string)
+	choose = func(name string) {
+		svc, ok := want.Services[name]
+		if !ok || chosen[name] {
+			return
+		}
+		chosen[name] = true
+		for dependency := range svc.DependsOn {
+			choose(dependency)
+		}
+	}
+	for _, name := range names {
+		choose(name)
+	}
+	services := map[string]compose.Service{}
+	if running != nil {
+		for _, name := range there {
+			if svc, ok := running.Services[name]; ok {
+				services[name] = svc
+			}
+		}
+		want.Networks = merged(running.Networks, want.Networks)
+		want.Volumes = merged(running.Volumes, want.Volumes)
+		want.Secrets = merged(running.Secrets, want.Secrets)
+		want.Configs = merged(running.Configs, want.Configs)
+	}
+	for name := range chosen {
+		services[name] = want.Services[name]
+	}
+	want.Services = services
+	return want
+}
+
+func merged[V any](under, over map[string]V) map[string]V {
+	all := maps.Clone(under)
+	if all == nil {
+		return over
+	}
+	maps.Copy(all, over)
+	return all
+}

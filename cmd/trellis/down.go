@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/errdefs"
+)
+
+func (p *program) downCommand() *cobra.Command {
+	var volumes, yes, now, quiet bool
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Stop the project and remove everything but its volumes",
+		Long: `Down stops every instance within its stop_grace_period, removes what was made
+for the project (sockets, namespaces, mounts) and ends its control plane.
+Volumes, revisions and events stay; 'trellis up' brings everything back.
+
+  trellis down             keep the data
+  trellis down --volumes   delete the named volumes too (asks first)`,
+		Args: arguments(0, 0),
+	}
+	cmd.Flags().BoolVarP(&volumes, "volumes", "v", false, "delete the named volumes and their data")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "agree to what would be asked")
+	cmd.Flags().BoolVar(&now, "now", false, "kill without waiting for the grace periods")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "say nothing but errors")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		l, err := p.find(ctx)
+		if err != nil {
+			return err
+		}
+		control, closer, err := p.backend.Connect(ctx, l)
+		if errors.Is(err, errdefs.ErrNotFound) {
+			if !exists(l.StateDir) {
+				if !quiet {
+					p.progressf("%s is not running; nothing to do", l.Project)
+				}
+				return nil
+			}
+			// Whatever is left of it is found and removed by a control plane.
+			control, closer, err = p.backend.Ensure(ctx, l)
+		}
+		if err != nil {
+			return err
+		}
+		defer closer.Close()
+		if volumes {
+			last, err := appliedLast(ctx, control)
+			if err != nil {
+				return err
+			}
+			if err := p.agree(ctx, "down --volumes of "+l.Project, lostVolumes(last), yes); err != nil {
+				return err
+			}
+		}
+		if err := control.Down(ctx, engine.DeleteOptions{Volumes: volumes, Now: now}); err != nil {
+			if ctx.Err() != nil {
+				return withHint(fmt.Errorf("stopping %s goes on in the background", l.Project), "'trellis ls' shows when it has ended")
+			}
+			return err
+		}
+		if !quiet {
+			p.progressf("%s is down", l.Project)
+		}
+		return nil
+	}
+	return p.project(cmd)
+}
+
+// lostVolumes says, one sentence each, which volumes a down --volumes deletes.
+func lostVolumes(last *compose.Project) []string {
+	if last == nil {
+		return nil
+	}
+	var lost []string
+	for key, v := range last.Volumes {
+		if v.External {
+			continue
+		}
+		name := v.Name
+		if name == "" {
+			name = last.Name + "_" + key
+		}
+		lost = append(lost, "deletes volume "+name+" and all that is in it")
+	}
+	slices.Sort(lost)
+	return lost
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trellis/api"
+	"trellis/state"
+)
+
+// eventView is one event in JSON; numbers that do not exist are null.
+type eventView struct {
+	state.Event
+	Revision *int64 `json:"revision"`
+}
+
+func (p *program) eventsCommand() *cobra.Command {
+	var follow bool
+	var from string
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "events [SERVICE]",
+		Short: "Tell what happened, and who asked for it",
+		Long: `Events prints what happened to the project, oldest first: deploys, starts, exits
+with their code, changes of health, scaling. They are kept when the project is
+down. With --format json, each is one object on a line of its own.
+
+  trellis events --since 1h
+  trellis events --follow api`,
+		Args:              arguments(0, 1),
+		ValidArgsFunction: p.completeServices,
+	}
+	cmd.Flags().BoolVar(&follow, "follow", false, "go on as more happens")
+	cmd.Flags().StringVar(&from, "since", "", "only what is newer than `TIME`: 10m (ago) or 2026-11-23T15:04:05Z")
+	cmd.Flags().IntVarP(&limit, "tail", "n", 0, "at most the newest `N` (0: all)")
+	format := formatFlag(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		filter := state.EventFilter{Limit: limit}
+		var err error
+		if filter.Since, err = moment(from, p.now()); err != nil {
+			return usageError{err.Error(), cmd.CommandPath()}
+		}
+		if len(names) == 1 {
+			filter.Service = names[0]
+		}
+		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
+			err := control.Events(cmd.Context(), filter, follow, func(e state.Event) error {
+				if format.json() {
+					return p.writeJSONLine(eventView{e, orNull(e.Revision)})
+				}
+				_, err := fmt.Fprintln(p.stdout, eventLine(p.styleOf(p.stdout), e))
+				return err
+			})
+			if follow && cmd.Context().Err() != nil {
+				return nil
+			}
+			return err
+		})
+	}
+	return p.project(cmd)
+}
+
+// eventLine writes an event for people.
+func eventLine(s style, e state.Event) string {
+	who := e.Instance
+	if who == "" {
+		who = e.Service
+	}
+	if who == "" {
+		who = e.Project
+	}
+	line := s.dim(e.Time.Local().Format(time.DateTime)) + "  " + pad(e.Kind, 20) + "  " + s.bold(who)
+	if e.Message != "" {
+		line += "  " + oneLine(e.Message)
+	} else if e.Reason != "" {
+		line += "  " + oneLine(e.Reason)
+	}
+	if e.Actor != "" {
+		line += s.dim("  by " + e.Actor)
+	}
+	return line
+}

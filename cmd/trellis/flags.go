@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// projectFlags say which project a command means. They stand before or after the command's name.
+type projectFlags struct {
+	files       []string
+	directory   string
+	name        string
+	profiles    []string
+	envFiles    []string
+	state       string
+	environment string
+}
+
+// add defines the flags; short adds -f, which means --follow to some commands.
+func (f *projectFlags) add(fs *pflag.FlagSet, short bool) {
+	letter := ""
+	if short {
+		letter = "f"
+	}
+	fs.VarP((*list)(&f.files), "file", letter, "Compose `FILE`; repeat for overrides (default compose.yaml here or above)")
+	fs.StringVar(&f.directory, "project-directory", f.directory, "resolve relative paths against `DIR` (default: of the first file)")
+	fs.StringVarP(&f.name, "project-name", "p", f.name, "project `NAME` (default: the file's, or the directory's)")
+	fs.Var((*list)(&f.profiles), "profile", "activate a Compose `PROFILE`; repeatable")
+	fs.Var((*list)(&f.envFiles), "env-file", "read variables from `FILE` instead of .env; repeatable")
+	fs.StringVar(&f.state, "state", f.state, "keep state in `DIR` (default .trellis/NAME beside the file)")
+	fs.StringVar(&f.environment, "environment", f.environment, "environment `E`: adds compose.E.yaml and runs as NAME-E")
+}
+
+// project adds the project flags to a command.
+func (p *program) project(cmd *cobra.Command) *cobra.Command {
+	p.flags.add(cmd.Flags(), cmd.Flags().ShorthandLookup("f") == nil)
+	return cmd
+}
+
+// isProjectFlag says whether a flag is one of those that say which project is meant.
+func isProjectFlag(name string) bool {
+	var flags projectFlags
+	set := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.add(set, false)
+	return set.Lookup(name) != nil
+}
+
+// list is a flag that may be repeated, also on both sides of the command's name.
+type list []string
+
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+func (l *list) Type() string       { return "string" }
+func (l *list) String() string     { return strings.Join(*l, ",") }
+
+// choice is a flag with a fixed set of values.
+type choice struct {
+	value   string
+	allowed []string
+}
+
+func (c *choice) Set(s string) error {
+	for _, a := range c.allowed {
+		if s == a {
+			c.value = s
+			return nil
+		}
+	}
+	return fmt.Errorf("want %s%s", strings.Join(c.allowed, " or "), didYouMean(s, c.allowed))
+}
+func (c *choice) Type() string   { return strings.Join(c.allowed, "|") }
+func (c *choice) String() string { return c.value }
+
+// formatFlag adds --format table|json and returns where its value will be.
+func formatFlag(fs *pflag.FlagSet) *choice {
+	c := &choice{value: "table", allowed: []string{"table", "json"}}
+	fs.Var(c, "format", "`FORMAT` of the output: table or json")
+	return c
+}
+
+func (c *choice) json() bool { return c.value == "json" }
+
+// span is a duration flag; a bare number is seconds, as in Compose.
+type span time.Duration
+
+func (d *span) Set(s string) error {
+	if n, err := strconv.ParseFloat(s, 64); err == nil && n >= 0 && n < 1e9 {
+		*d = span(n * float64(time.Second))
+		return nil
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("want a duration such as 90s or 5m")
+	}
+	*d = span(v)
+	return nil
+}
+func (d *span) Type() string   { return "duration" }
+func (d *span) String() string { return time.Duration(*d).String() }
+
+// moment reads a time: RFC 3339, or a duration before now.
+func moment(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("time %q: want a duration before now such as 10m, or a time such as 2026-11-23T15:04:05Z", s)
+}

@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"trellis/api"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+const (
+	redraw      = 100 * time.Millisecond
+	defaultWait = 5 * time.Minute
+	// reconnect is how long a control plane may be away while it is followed: the holder starts it again.
+	reconnect = 15 * time.Second
+	// patience is how long a service may crash or stand failed without a verdict of the engine until nobody waits for
+	// it any more.
+	patience = 15 * time.Second
+)
+
+// follower shows a project on its way until it has arrived.
+type follower struct {
+	program  *program
+	control  api.Control
+	title    string
+	quiet    bool
+	services []string // of interest; nil: all
+	timeout  time.Duration
+	// done says whether a Status is the end of the way, and how it ended.
+	done func(api.Status) (bool, error)
+
+	passage passage
+	last    api.Status
+	seen    bool
+	// worst remembers each service as it was when it was not well last: a later Status may have forgotten why.
+	worst map[string]engine.Service
+}
+
+var errTimeout = errors.New("not there in time")
+
+// run blocks until done says so, the time is over or ctx is done, and returns the last Status.
+func (f *follower) run(ctx context.Context) (api.Status, error) {
+	p := f.program
+	f.passage = passage{started: p.now()}
+	f.worst = map[string]engine.Service{}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	if f.timeout > 0 {
+		watching, stop = context.WithTimeoutCause(watching, f.timeout, errTimeout)
+		defer stop()
+	}
+	statuses, ended := watch(watching, f.control)
+	live := !f.quiet && terminal(p.stderr) && p.getenv("TERM") != "dumb"
+	canvas := &screen{w: p.stderr, size: func() (int, int) { return sizeOf(p.stderr) }}
+	tick := time.NewTicker(redraw)
+	defer tick.Stop()
+	for frame := 0; ; frame++ {
+		select {
+		case status := <-statuses:
+			f.observe(status, live)
+		case err := <-ended:
+			f.draw(canvas, live, frame)
+			if watching.Err() != nil {
+				return f.last, context.Cause(watching)
+			}
+			return f.last, err
+		case <-tick.C:
+		case <-p.resized:
+		}
+		f.draw(canvas, live, frame)
+		if !f.seen {
+			continue
+		}
+		if finished, err := f.finished(); finished {
+			return f.last, err
+		}
+	}
+}
+
+// finished says whether nobody has to wait any longer.
+func (f *follower) finished() (bool, error) {
+	if finished, err := f.done(f.last); finished {
+		return true, err
+	}
+	if name := f.passage.hopeless(f.program.now()); name != "" {
+		return true, fmt.Errorf("%s does not come up", name)
+	}
+	return false, nil
+}
+
+func (f *follower) observe(s api.Status, live bool) {
+	f.last, f.seen = s, true
+	if f.services != nil {
+		f.last.Services = nil
+		for _, svc := range s.Services {
+			for _, name := range f.services {
+				if svc.Name == name {
+					f.last.Services = append(f.last.Services, svc)
+				}
+			}
+		}
+	}
+	for _, svc := range f.last.Services {
+		if !settledWell(svc) {
+			f.worst[svc.Name] = svc
+		}
+	}
+	lines := f.passage.observe(f.last.Services, f.program.now())
+	if !live && !f.quiet {
+		for _, line := range lines {
+			f.program.progressf("%s", line)
+		}
+	}
+}
+
+func (f *follower) draw(canvas *screen, live bool, frame int) {
+	if !live || !f.seen {
+		return
+	}
+	width, height := canvas.size()
+	now := f.program.now()
+	view := treeView{
+		Title: f.title, Elapsed: now.Sub(f.passage.started), Frame: frame, Services: f.last.Services, Took: f.passage.took(now),
+	}
+	canvas.draw(view.lines(fitting{width, height - 1, f.program.styleOf(f.program.stderr)}))
+}
+
+// watch sends the newest Status whenever there is a newer one, and at the end why it ended. A control plane that goes
+// away is waited for.
+func watch(ctx context.Context, control api.Control) (<-chan api.Status, <-chan error) {
+	statuses, ended := make(chan api.Status), make(chan error, 1)
+	go func() {
+		alive := time.Now()
+		for {
+			err := control.Watch(ctx, func(s api.Status) error {
+				alive = time.Now()
+				select {
+				case statuses <- s:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
+			if ctx.Err() != nil || err != nil && !errors.Is(err, errdefs.ErrUnavailable) || time.Since(alive) > reconnect {
+				ended <- err
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}()
+	return statuses, ended
+}
+
+// passage remembers how each service got where it is, which a single Status does not tell.
+type passage struct {
+	started  time.Time
+	services map[string]leg
+}
+
+// leg is one service's part of a passage.
+type leg struct {
+	shown   string    // the last plain line about it
+	well    time.Time // since when it is where it is wanted; zero while it is not
+	failing time.Time // since when it crashes or has failed; zero while it does not
+}
+
+// observe takes in what the services are now and returns a plain line for each one that is another than before.
+func (g *passage) observe(services []engine.Service, now time.Time) []string {
+	if g.services == nil {
+		g.services = map[string]leg{}
+	}
+	var lines []string
+	for _, svc := range services {
+		l := g.services[svc.Name]
+		bad := svc.State == engine.ServiceCrashLooping || svc.State == engine.ServiceFailed
+		l.well = since(settledWell(svc), l.well, now)
+		l.failing = since(bad, l.failing, now)
+		line := fmt.Sprintf("%s: %s %d/%d", svc.Name, svc.State, svc.Ready, svc.Want)
+		if note := noteOf(svc); note != "" && !settledWell(svc) {
+			line += ": " + note
+		}
+		if line != l.shown {
+			lines = append(lines, fmt.Sprintf("%6s  %s", shortly(now.Sub(g.started)), line))
+			l.shown = line
+		}
+		g.services[svc.Name] = l
+	}
+	return lines
+}
+
+// since returns the time from which something holds without a break, zero while it does not.
+func since(holds bool, before, now time.Time) time.Time {
+	switch {
+	case !holds:
+		return time.Time{}
+	case before.IsZero():
+		return now
+	}
+	return before
+}
+
+// took returns how long each service took, or has been on its way.
+func (g *passage) took(now time.Time) map[string]time.Duration {
+	all := make(map[string]time.Duration, len(g.services))
+	for name, l := range g.services {
+		end := l.well
+		if end.IsZero() {
+			end = now
+		}
+		all[name] = end.Sub(g.started)
+	}
+	return all
+}
+
+// hopeless returns a service that has been failing for longer than patience, "" if there is none.
+func (g *passage) hopeless(now time.Time) string {
+	worst := ""
+	for name, l := range g.services {
+		if !l.failing.IsZero() && now.Sub(l.failing) > patience && (worst == "" || name < worst) {
+			worst = name
+		}
+	}
+	return worst
+}
+
+// settled returns the end of the way of a revision.
+func settled(ctx context.Context, control api.Control, number int64) func(api.Status) (bool, error) {
+	return func(s api.Status) (bool, error) {
+		switch {
+		case s.Revision < number || s.Revision == number && !s.Settled:
+			return false, nil
+		case s.Revision == number && s.Outcome == state.Healthy:
+			return true, nil
+		case s.Revision == number && s.Outcome != state.Pending && s.Outcome != "":
+			return true, fmt.Errorf("revision %d %s", number, outcomeWords(s.Outcome))
+		case s.Revision == number:
+			return false, nil
+		}
+		revisions, err := control.History(ctx, 0)
+		if err != nil {
+			return true, err
+		}
+		for _, rev := range revisions {
+			if rev.Number != number {
+				continue
+			}
+			switch rev.Outcome {
+			case state.Healthy:
+				return true, nil
+			case state.Pending:
+				return false, nil
+			}
+			return true, fmt.Errorf("revision %d %s; revision %d (%s by %s) is in its place",
+				number, outcomeWords(rev.Outcome), revisions[0].Number, revisions[0].Cause, revisions[0].Actor)
+		}
+		return true, fmt.Errorf("revision %d: %w", number, errdefs.ErrNotFound)
+	}
+}
+
+func outcomeWords(outcome string) string {
+	switch outcome {
+	case state.RolledBack:
+		return "failed and was rolled back"
+	case state.Superseded:
+		return "was superseded"
+	}
+	return outcome
+}
+
+// explain writes why services did not come up: the reason, the last answer, the last lines of output, where there are
+// more.
+func (f *follower) explain() {
+	p := f.program
+	s := p.styleOf(p.stderr)
+	for _, svc := range f.last.Services {
+		if settledWell(svc) {
+			if _, ok := f.worst[svc.Name]; !ok || f.last.Outcome == state.Healthy {
+				continue
+			}
+			svc = f.worst[svc.Name]
+		}
+		p.progressf("%s %s is %s, %d of %d ready", s.red(s.glyph("✘", "x")), s.bold(svc.Name), svc.State, svc.Ready, svc.Want)
+		if svc.Reason != "" {
+			p.progressf("  reason      %s", oneLine(svc.Reason))
+		}
+		for _, in := range svc.Instances {
+			if answer := answerOf(in); answer != "" && !in.Ready {
+				p.progressf("  last answer %s  %s", in.ID, answer)
+			}
+		}
+		for i, line := range tail(svc.LastLog, 20) {
+			head := "            "
+			if i == 0 {
+				head = "  last log  "
+			}
+			p.progressf("%s%s", head, strings.TrimRight(line, "\r\n"))
+		}
+		p.progressf("  all logs    trellis logs %s", svc.Name)
+	}
+}
+
+// tail returns the last n lines.
+func tail(lines []string, n int) []string { return lines[max(len(lines)-n, 0):] }

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trellis/api"
+	"trellis/engine"
+)
+
+func (p *program) logsCommand() *cobra.Command {
+	var follow, timestamps, noPrefix bool
+	var lines, from string
+	var revision int64
+	cmd := &cobra.Command{
+		Use:   "logs [SERVICE...]",
+		Short: "Show the output of services, also of instances that are gone",
+		Long: `Logs prints what the instances of the services wrote to standard output and
+standard error, oldest first. Without a service: of all. SERVICE may also be one
+place of a service, such as web-2.
+
+  trellis logs -f web           follow web, new instances too
+  trellis logs --tail 100       the last 100 lines of each instance
+  trellis logs --since 10m api  the last ten minutes of api
+  trellis logs --revision 7     only instances of revision 7`,
+		Args:              arguments(0, -1),
+		ValidArgsFunction: p.completeServices,
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as more is written")
+	cmd.Flags().StringVarP(&lines, "tail", "n", "all", "at most `N` last lines of each instance, or all")
+	cmd.Flags().StringVar(&from, "since", "", "only what is newer than `TIME`: 10m (ago) or 2026-11-23T15:04:05Z")
+	cmd.Flags().Int64Var(&revision, "revision", 0, "only instances of this revision `N`")
+	cmd.Flags().BoolVarP(&timestamps, "timestamps", "t", false, "write each line's time before it")
+	cmd.Flags().BoolVar(&noPrefix, "no-log-prefix", false, "leave out the instance before each line")
+	format := formatFlag(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		req := api.LogsRequest{Follow: follow, Revision: revision}
+		var err error
+		if req.Tail, err = tailOf(lines); err != nil {
+			return usageError{err.Error(), cmd.CommandPath()}
+		}
+		if req.Since, err = moment(from, p.now()); err != nil {
+			return usageError{err.Error(), cmd.CommandPath()}
+		}
+		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
+			status, err := control.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := logTargets(status.State, names, &req); err != nil {
+				return err
+			}
+			err = p.showLogs(cmd.Context(), control, req, logStyle{prefix: !noPrefix, times: timestamps, json: format.json()})
+			if follow && cmd.Context().Err() != nil {
+				return nil
+			}
+			return err
+		})
+	}
+	return p.project(cmd)
+}
+
+// tailOf reads --tail: 0 lines are the request's -1.
+func tailOf(s string) (int, error) {
+	if s == "all" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(s)
+	switch {
+	case err != nil || n < 0:
+		return 0, fmt.Errorf("--tail %q: want a number of lines, or all", s)
+	case n == 0:
+		return -1, nil
+	}
+	return n, nil
+}
+
+// logTargets puts services, or the one instance that is named, into req.
+func logTargets(s engine.State, names []string, req *api.LogsRequest) error {
+	services := serviceNames(s)
+	if len(names) == 1 && !slices.Contains(services, names[0]) {
+		if in, ok := instanceOf(s, names[0]); ok {
+			req.Instance = in.ID
+			return nil
+		}
+	}
+	req.Services = names
+	return known(names, services)
+}
+
+// instanceOf returns the instance with that ID, or the newest one in that place ("web-2").
+func instanceOf(s engine.State, name string) (found engine.Instance, ok bool) {
+	for _, svc := range s.Services {
+		for _, in := range svc.Instances {
+			if string(in.ID) == name {
+				return in, true
+			}
+			if place(svc.Name, in.Slot) == name && (!ok || in.StartedAt.After(found.StartedAt)) {
+				found, ok = in, true
+			}
+		}
+	}
+	return found, ok
+}
+
+// place names one replica's place: "web-2".
+func place(service string, slot int) string { return service + "-" + strconv.Itoa(slot) }
+
+// logStyle says how lines of output look.
+type logStyle struct {
+	prefix, times, json bool
+}
+
+// showLogs prints output until it ends or ctx is done.
+func (p *program) showLogs(ctx context.Context, control api.Control, req api.LogsRequest, look logStyle) error {
+	out, err := control.Logs(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	stop := context.AfterFunc(ctx, func() { _ = out.Close() })
+	defer stop()
+	w := bufio.NewWriter(p.stdout)
+	defer w.Flush()
+	printer := linePrinter{w: w, style: p.styleOf(p.stdout), look: look}
+	reader := bufio.NewReaderSize(out, 64<<10)
+	for {
+		line, err := reader.ReadBytes('\n')
+		if len(line) > 0 {
+			if perr := printer.print(line); perr != nil {
+				return perr
+			}
+			if reader.Buffered() == 0 {
+				if ferr := w.Flush(); ferr != nil {
+					return fmt.Errorf("write output: %w", ferr)
+				}
+			}
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) || ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("read output: %w", err)
+		}
+	}
+}
+
+// linePrinter writes lines of output with who wrote them.
+type linePrinter struct {
+	w     io.Writer
+	style style
+	look  logStyle
+	wide  int // columns of the widest name so far
+}
+
+func (l *linePrinter) print(raw []byte) error {
+	if l.look.json {
+		_, err := l.w.Write(raw)
+		return err
+	}
+	var line api.LogLine
+	if err := json.Unmarshal(raw, &line); err != nil {
+		return fmt.Errorf("read output: %w", err)
+	}
+	var b strings.Builder
+	if l.look.prefix {
+		name := shortName(line.Service, line.Instance)
+		l.wide = max(l.wide, columns(name))
+		b.WriteString(l.style.paint(colourOf(line.Service), pad(name, l.wide)) + " " + l.style.dim("|") + " ")
+	}
+	if l.look.times {
+		b.WriteString(l.style.dim(line.Time.Local().Format(time.RFC3339Nano)) + " ")
+	}
+	text := strings.TrimRight(line.Text, "\r\n")
+	if line.Stream == "system" {
+		text = l.style.dim(text)
+	}
+	b.WriteString(text + "\n")
+	_, err := io.WriteString(l.w, b.String())
+	return err
+}
+
+// shortName leaves the generation out of an instance's name: "web-2-5f3a9c01" is "web-2".
+func shortName(service string, id engine.InstanceID) string {
+	rest, ok := strings.CutPrefix(string(id), service+"-")
+	if !ok {
+		return string(id)
+	}
+	slot, _, _ := strings.Cut(rest, "-")
+	return service + "-" + slot
+}
+
+// colourOf returns the colour of a service's name, the same each time.
+func colourOf(service string) string {
+	colours := []string{"36", "33", "32", "35", "34", "96", "93", "92", "95", "94"}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(service))
+	return colours[h.Sum32()%uint32(len(colours))]
+}

@@ -1,0 +1,35 @@
+// Trellis runs Compose projects so that they scale, heal and deploy without losing a request. This is its command
+// line: one file a command, each a client of the control plane that `trellis up` starts.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"trellis/errdefs"
+)
+
+func main() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+
+	again := make(chan struct{})
+	go func() {
+		cancel(signalled{<-signals}) // ask
+		<-signals
+		close(again) // insist
+		<-signals
+		os.Exit(errdefs.ExitFailed)
+	}()
+
+	p := newProgram(platform{})
+	p.again, p.resized = again, resized
+	err := p.execute(ctx, os.Args[1:])
+	p.report(err)
+	os.Exit(exitCode(err))
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/errdefs"
+)
+
+func (p *program) planCommand() *cobra.Command {
+	var out, on string
+	var detailed, strict, force bool
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Show what 'up' would change, without changing it",
+		Long: `Plan compares the file with what runs and prints the difference in Compose paths,
+each with its effect: none, in-place (nothing restarts), rollout (replaced under
+traffic, without loss), stop-first (stopped before the replacement starts) or
+data-loss. What services run is built, because a changed artefact is a change.
+Values that look like secrets are masked.
+
+  trellis plan                      look
+  trellis plan -o change.plan       keep the plan, for 'trellis apply change.plan'
+  trellis plan --detailed-exitcode  0: nothing to change, 2: changes, 1: failed`,
+		Args: arguments(0, 0),
+	}
+	cmd.Flags().StringVarP(&out, "out", "o", "", "write the plan to `FILE`, which only its owner can read")
+	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 where there are changes")
+	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for errors")
+	cmd.Flags().BoolVar(&force, "build", false, "build even where nothing changed")
+	cmd.Flags().StringVar(&on, "on", "", "plan for `ENGINE`: local (default) or kubernetes")
+	format := formatFlag(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		l, err := p.read(ctx)
+		if err != nil {
+			return err
+		}
+		engineName, err := target(l.project, on, p.flags.environment)
+		if err != nil {
+			return err
+		}
+		ready, err := p.prepare(ctx, l, engineName, prepareFlags{strict: strict, force: force, silent: format.json()})
+		if err != nil {
+			return err
+		}
+		plan, live, err := p.plan(ctx, ready)
+		if err != nil {
+			return err
+		}
+		plan.Warnings = append([]compose.Diagnostic{}, ready.warnings...)
+		if plan.Changes == nil {
+			plan.Changes = []engine.Change{}
+		}
+		if out != "" {
+			if err := p.savePlan(ctx, out, ready, plan, live); err != nil {
+				return err
+			}
+		}
+		if format.json() {
+			err = p.writeJSON(plan)
+		} else {
+			err = writePlan(p.stdout, p.styleOf(p.stdout), l.project.Name, plan.Changes)
+		}
+		if err == nil && detailed && len(plan.Changes) > 0 {
+			return exitError(errdefs.ExitObjective)
+		}
+		return err
+	}
+	return p.project(cmd)
+}
+
+// plan returns what applying ready would change. live says that there is something it was compared with; without a
+// control plane everything is new, and none is started to find that out.
+func (p *program) plan(ctx context.Context, ready prepared) (plan api.Plan, live bool, err error) {
+	control, closer, err := p.backend.Connect(ctx, ready.location)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return api.Plan{Changes: engine.Diff(ready.project, engine.State{Project: ready.project.Name})}, false, nil
+	}
+	if err != nil {
+		return api.Plan{}, false, err
+	}
+	defer closer.Close()
+	plan, err = control.Plan(ctx, api.ApplyRequest{Project: ready.project, Contents: ready.contents})
+	return plan, true, err
+}
+
+// writePlan prints changes for people, service by service.
+func writePlan(w io.Writer, s style, project string, changes []engine.Change) error {
+	if len(changes) == 0 {
+		_, err := fmt.Fprintf(w, "%s is up to date: nothing to change\n", project)
+		return err
+	}
+	var b strings.Builder
+	counts := map[string]int{}
+	group := ""
+	for _, c := range inGroups(changes) {
+		counts[c.Action]++
+		if g, _ := groupOf(c.Path); g != group {
+			group = g
+			b.WriteString(s.bold(g) + "\n")
+		}
+		b.WriteString(changeLine(s, c) + "\n")
+	}
+	fmt.Fprintf(&b, "\n%d to add, %d to change, %d to remove\n", counts[engine.Add], counts[engine.Modify], counts[engine.Remove])
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// inGroups returns changes with those of one service together.
+func inGroups(changes []engine.Change) []engine.Change {
+	sorted := append([]engine.Change{}, changes...)
+	sort.SliceStable(sorted, func(i, j int) bool {
+		a, _ := groupOf(sorted[i].Path)
+		b, _ := groupOf(sorted[j].Path)
+		return a < b
+	})
+	return sorted
+}
+
+// groupOf splits a path into what it belongs to ("services.web") and the rest.
+func groupOf(path string) (group, rest string) {
+	parts := strings.SplitN(path, ".", 3)
+	if len(parts) == 3 {
+		return parts[0] + "." + parts[1], parts[2]
+	}
+	return path, ""
+}
+
+func changeLine(s style, c engine.Change) string {
+	_, rest := groupOf(c.Path)
+	sign, paint := "~", s.yellow
+	switch c.Action {
+	case engine.Add:
+		sign, paint = "+", s.green
+	case engine.Remove:
+		sign, paint = "-", s.red
+	}
+	line := "  " + paint(sign)
+	if rest != "" {
+		line += " " + rest
+	}
+	from, to := valueText(c.From), valueText(c.To)
+	switch {
+	case c.Action == engine.Modify:
+		line += "  " + from + " " + s.glyph("→", "->") + " " + to
+	case c.Action == engine.Add && to != "":
+		line += "  " + to
+	case c.Action == engine.Remove && from != "":
+		line += "  " + from
+	}
+	switch c.Effect {
+	case engine.EffectDataLoss, engine.EffectStopFirst:
+		return line + "  " + s.red("("+c.Effect+")")
+	case "":
+		return line
+	}
+	return line + "  " + s.dim("("+c.Effect+")")
+}
+
+// valueText writes a value of a change in at most one short line.
+func valueText(v any) string {
+	if v == nil {
+		return ""
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return "?"
+	}
+	return style{}.fit(oneLine(string(b)), 60)
+}

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"trellis/api"
+	"trellis/server"
+)
+
+// location says where a project keeps what it has.
+type location = server.Location
+
+// running is a project that runs on this machine.
+type running = server.Running
+
+// locate returns where a project keeps what it has.
+func locate(project, workingDir, stateDir string) (location, error) {
+	return server.Locate(project, workingDir, stateDir)
+}
+
+func buildVersion() string { return server.Version }
+
+// platform is the backend outside of tests.
+type platform struct{}
+
+func (platform) Connect(ctx context.Context, l location) (api.Control, io.Closer, error) {
+	return server.Connect(ctx, l)
+}
+
+func (platform) Ensure(ctx context.Context, l location) (api.Control, io.Closer, error) {
+	return server.Ensure(ctx, l)
+}
+
+func (platform) Projects(ctx context.Context) ([]running, error) { return server.Projects(ctx) }
+
+func (platform) Serve(ctx context.Context, location string, log *slog.Logger) error {
+	return server.Serve(ctx, location, log)
+}
+
+func (platform) Proxy(ctx context.Context, location string, log *slog.Logger) error {
+	return server.Proxy(ctx, location, log)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// program is one invocation of the command line: its streams, its environment and what its commands work with.
+type program struct {
+	stdin   io.Reader
+	stdout  io.Writer
+	stderr  io.Writer
+	environ []string
+	backend backend
+	now     func() time.Time
+
+	again   <-chan struct{}  // closed by the second signal; the first one cancels the context
+	resized <-chan os.Signal // the terminal has another size
+
+	flags projectFlags
+}
+
+func newProgram(b backend) *program {
+	return &program{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: os.Environ(), backend: b, now: time.Now,
+	}
+}
+
+// signalled is the cause of a context that a signal has cancelled.
+type signalled struct{ os.Signal }
+
+func (s signalled) Error() string { return "stopped by " + s.String() }
+
+// The groups of commands, in the order of help.
+const (
+	groupRun    = "run"
+	groupDeploy = "deploy"
+	groupSee    = "see"
+	groupProve  = "prove"
+	groupSetUp  = "set-up"
+)
+
+// execute runs the command that args name.
+func (p *program) execute(ctx context.Context, args []string) error {
+	cobra.EnableCommandSorting = false // the order in which root adds them
+	root := p.root()
+	root.SetArgs(args)
+	return root.ExecuteContext(ctx)
+}
+
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "trellis",
+		Short: "Run a Compose project so that it scales, heals and deploys without losing a request",
+		Long: `Trellis reads the compose.yaml you have and runs it on this machine: supervised,
+probed, behind a gateway, deployed without losing a request. No daemon, no account.
+
+  trellis up -d       start everything and wait until it is healthy
+  trellis ps          see what runs
+  trellis up -d       after a change: only what changed is rolled, under traffic
+  trellis rollback    go back to the revision before
+  trellis down        stop and remove everything but the volumes`,
+		Args:              p.noSuchCommand,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		TraverseChildren:  true,
+		DisableAutoGenTag: true,
+	}
+	root.SetIn(p.stdin)
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddGroup(
+		&cobra.Group{ID: groupRun, Title: "Run:"},
+		&cobra.Group{ID: groupDeploy, Title: "Deploy:"},
+		&cobra.Group{ID: groupSee, Title: "See:"},
+		&cobra.Group{ID: groupProve, Title: "Prove:"},
+		&cobra.Group{ID: groupSetUp, Title: "Set up:"},
+	)
+	root.SetHelpCommandGroupID(groupSetUp)
+	root.SetFlagErrorFunc(flagError)
+	root.SetUsageFunc(p.usage)
+	p.flags.add(root.Flags(), true)
+	for _, group := range []struct {
+		id       string
+		commands []*cobra.Command
+	}{
+		{groupRun, []*cobra.Command{
+			p.upCommand(), p.downCommand(), p.psCommand(), p.logsCommand(), p.execCommand(), p.runCommand(),
+			p.startCommand(), p.stopCommand(), p.restartCommand(), p.scaleCommand(), p.buildCommand(),
+			p.configCommand(), p.lsCommand(), p.eventsCommand(), p.topCommand(),
+		}},
+		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand()}},
+		{groupSee, []*cobra.Command{p.routesCommand()}},
+		{groupProve, []*cobra.Command{p.checkCommand(), p.loadCommand()}},
+		{groupSetUp, []*cobra.Command{p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
+	} {
+		for _, cmd := range group.commands {
+			cmd.GroupID = group.id
+			root.AddCommand(cmd)
+		}
+	}
+	return root
+}
+
+// noSuchCommand is root's check of its arguments: it only ever sees those that name no command.
+func (p *program) noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	return usageError{fmt.Sprintf("unknown command %q%s", args[0], didYouMean(args[0], names)), "trellis"}
+}
+
+// getenv returns the last value of an environment variable, "" where it is not set.
+func (p *program) getenv(name string) string {
+	value := ""
+	for _, entry := range p.environ {
+		if v, ok := strings.CutPrefix(entry, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+// progressf writes one line for people, never for programs.
+func (p *program) progressf(format string, args ...any) {
+	fmt.Fprintf(p.stderr, format+"\n", args...)
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/errdefs"
+)
+
+// loaded is a project as its files say.
+type loaded struct {
+	project  compose.Project
+	warnings []compose.Diagnostic
+	location location
+}
+
+// load reads the project that the flags mean.
+func (p *program) load(ctx context.Context) (loaded, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return loaded{}, fmt.Errorf("find the working directory: %w", err)
+	}
+	project, warnings, err := compose.Load(ctx, compose.Options{
+		Files: p.flags.files, ProjectDirectory: p.flags.directory, Name: p.flags.name, Profiles: p.flags.profiles,
+		EnvFiles: p.flags.envFiles, Environ: p.environ, Environment: p.flags.environment, WorkingDir: dir,
+	})
+	if err != nil {
+		return loaded{warnings: warnings}, err
+	}
+	l, err := locate(project.Name, project.WorkingDir, p.flags.state)
+	if err != nil {
+		return loaded{}, err
+	}
+	l.Files = project.Files
+	return loaded{project, warnings, l}, nil
+}
+
+// read is load for a command that shows what there is to say about the files: where they cannot be loaded, the warnings
+// come with the errors.
+func (p *program) read(ctx context.Context) (loaded, error) {
+	l, err := p.load(ctx)
+	if err != nil {
+		p.warn(l.warnings)
+	}
+	return l, err
+}
+
+// diagnose returns everything there is to say about a project for an engine.
+func diagnose(l loaded, engine string) checkView {
+	view := checkView{Errors: []compose.Diagnostic{}, Warnings: append([]compose.Diagnostic{}, l.warnings...)}
+	errs, warnings := compose.Check(l.project, engine)
+	view.Errors = append(view.Errors, errs...)
+	for _, w := range warnings {
+		if !slices.Contains(view.Warnings, w) {
+			view.Warnings = append(view.Warnings, w)
+		}
+	}
+	return view
+}
+
+// find returns where the project that the flags mean keeps its state. Its files need not be valid, and with a name
+// given there need be none: then it is the project of that name that runs on this machine.
+func (p *program) find(ctx context.Context) (location, error) {
+	l, err := p.load(ctx)
+	if err == nil && (p.flags.name == "" || exists(l.location.StateDir)) {
+		return l.location, nil
+	}
+	if p.flags.name != "" {
+		all, perr := p.backend.Projects(ctx)
+		if perr != nil {
+			return location{}, perr
+		}
+		i := slices.IndexFunc(all, func(r running) bool { return r.Project == p.flags.name })
+		if i >= 0 {
+			return all[i].Location, nil
+		}
+	}
+	if err == nil {
+		return l.location, nil
+	}
+	return p.guess(err)
+}
+
+// guess finds the one project that keeps its state here, for files that cannot be read any more; cause is why.
+func (p *program) guess(cause error) (location, error) {
+	dir := p.flags.directory
+	if dir == "" {
+		dir = "."
+	}
+	entries, err := os.ReadDir(dir + "/.trellis")
+	if err != nil {
+		return location{}, cause
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && (p.flags.name == "" || p.flags.name == e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	if len(names) != 1 {
+		return location{}, cause
+	}
+	return locate(names[0], dir, p.flags.state)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// connect reaches the control plane of the project that the flags mean.
+func (p *program) connect(ctx context.Context) (api.Control, io.Closer, location, error) {
+	l, err := p.find(ctx)
+	if err != nil {
+		return nil, nil, location{}, err
+	}
+	control, closer, err := p.backend.Connect(ctx, l)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		err = withHint(notRunning{l.Project, err}, "start it with 'trellis up -d'; 'trellis ls' shows what runs on this machine")
+	}
+	return control, closer, l, err
+}
+
+// notRunning says that a project has no control plane.
+type notRunning struct {
+	project string
+	cause   error
+}
+
+func (e notRunning) Error() string { return e.project + " is not running" }
+func (e notRunning) Unwrap() error { return e.cause }
+
+// withControl connects, calls fn and disconnects.
+func (p *program) withControl(ctx context.Context, fn func(api.Control, location) error) error {
+	control, closer, l, err := p.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	return fn(control, l)
+}
+
+// warn writes warnings to standard error.
+func (p *program) warn(warnings []compose.Diagnostic) {
+	yellow := p.styleOf(p.stderr).yellow
+	for _, w := range warnings {
+		p.progressf("%s %s", yellow("warning:"), w)
+	}
+}
+
+// known fails on the first name that is no service of the project.
+func known(names []string, services []string) error {
+	for _, name := range names {
+		if !slices.Contains(services, name) {
+			err := fmt.Errorf("no such service %q%s: %w", name, didYouMean(name, services), errdefs.ErrInvalid)
+			return withHint(plain{err}, "the services are %s", strings.Join(services, ", "))
+		}
+	}
+	return nil
+}
+
+// plain shows an error without the name of its kind at the end.
+type plain struct{ error }
+
+func (e plain) Error() string {
+	text := e.error.Error()
+	for _, kind := range []error{errdefs.ErrInvalid, errdefs.ErrNotFound, errdefs.ErrConflict, errdefs.ErrUnsupported} {
+		text = strings.TrimSuffix(text, ": "+kind.Error())
+	}
+	return text
+}
+func (e plain) Unwrap() error { return e.error }
+
+// serviceNames returns the names of the services that are there.
+func serviceNames(s engine.State) []string {
+	names := make([]string, len(s.Services))
+	for i, svc := range s.Services {
+		names[i] = svc.Name
+	}
+	return names
+}
+
+// actor names who asks: user@host.
+func (p *program) actor() string {
+	name := p.getenv("USER")
+	if name == "" {
+		name = p.getenv("LOGNAME")
+	}
+	if name == "" {
+		name = fmt.Sprintf("uid%d", os.Geteuid())
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return name + "@" + host
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/engine"
+)
+
+var wholeService = regexp.MustCompile(`^services\.([^.\[\]]+)$`)
+
+// risks returns what a person has to agree to before a plan is carried out, one sentence each: lost data, removed
+// services, routes that open without auth. before is the project as applied last, nil for none.
+func risks(changes []engine.Change, before *compose.Project, after compose.Project) []string {
+	var all []string
+	say := func(format string, args ...any) {
+		if s := fmt.Sprintf(format, args...); !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	for _, c := range changes {
+		if c.Effect == engine.EffectDataLoss {
+			say("loses data: %s", c.Path)
+		}
+	}
+	for _, c := range changes {
+		if m := wholeService.FindStringSubmatch(c.Path); m != nil && c.Action == engine.Remove {
+			say("removes service %s", m[1])
+		}
+	}
+	was := map[string]bool{}
+	if before != nil {
+		for _, r := range openRoutes(*before) {
+			was[r] = true
+		}
+	}
+	for _, r := range openRoutes(after) {
+		if !was[r] {
+			say("opens a route without auth: %s", r)
+		}
+	}
+	return all
+}
+
+// openRoutes returns the routes that anybody may use, in words.
+func openRoutes(p compose.Project) []string {
+	fallback := ""
+	if p.Trellis.Gateway != nil && p.Trellis.Gateway.Policy != nil {
+		fallback = p.Trellis.Gateway.Policy.Auth
+	}
+	var open []string
+	for _, name := range p.ServiceNames() {
+		for _, port := range p.Services[name].Ports {
+			for _, r := range port.Trellis.Routes {
+				auth := r.Auth
+				if auth == "" {
+					auth = fallback
+				}
+				if auth != "none" {
+					continue
+				}
+				path := r.Path
+				if path == "" {
+					path = "/*"
+				}
+				methods := "any method"
+				if len(r.Methods) > 0 {
+					methods = strings.Join(r.Methods, ",")
+				}
+				open = append(open, fmt.Sprintf("%s%s (%s) to %s:%d", r.Host, path, methods, name, port.Target))
+			}
+		}
+	}
+	return open
+}
+
+var errDeclined = errors.New("not done, as you wished")
+
+// agree asks a person whether to go on in spite of risks. Without risks, or with yes, it does not ask; without a
+// terminal it fails.
+func (p *program) agree(ctx context.Context, what string, risks []string, yes bool) error {
+	if len(risks) == 0 {
+		return nil
+	}
+	s := p.styleOf(p.stderr)
+	p.progressf("%s", s.bold(what))
+	for _, r := range risks {
+		p.progressf("  %s %s", s.yellow("!"), r)
+	}
+	if yes {
+		return nil
+	}
+	if !terminal(p.stdin) || !terminal(p.stderr) {
+		return withHint(fmt.Errorf("%s needs an agreement, and there is no terminal to ask", strings.TrimSuffix(what, ":")),
+			"repeat with --yes to agree to the above")
+	}
+	fmt.Fprintf(p.stderr, "Go on? [y/N] ")
+	answer := make(chan string, 1)
+	go func() {
+		// Reading a terminal cannot be interrupted: after a signal this goroutine ends with the program.
+		line, _ := bufio.NewReader(p.stdin).ReadString('\n')
+		answer <- line
+	}()
+	select {
+	case <-ctx.Done():
+		p.progressf("")
+		return context.Cause(ctx)
+	case line := <-answer:
+		switch strings.ToLower(strings.TrimSpace(line)) {
+		case "y", "yes":
+			return nil
+		}
+		return errDeclined
+	}
+}
+
+// appliedLast returns the project of the newest revision, nil where there is none.
+func appliedLast(ctx context.Context, control api.Control) (*compose.Project, error) {
+	revisions, err := control.History(ctx, 1)
+	if err != nil || len(revisions) == 0 {
+		return nil, err
+	}
+	return &revisions[0].Project, nil
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/errdefs"
+)
+
+// session is one `up` from its first contact with the control plane.
+type session struct {
+	program *program
+	control api.Control
+	ready   prepared
+	flags   deployFlags
+	before  api.Status // when it began
+	fresh   bool       // nothing of the project ran before
+	applied bool
+	started time.Time
+}
+
+// open reaches the control plane; with start it starts one where none runs, and otherwise fails with ErrNotFound.
+func (u *session) open(ctx context.Context, start bool) (io.Closer, error) {
+	p := u.program
+	control, closer, err := p.backend.Connect(ctx, u.ready.location)
+	switch {
+	case start && errors.Is(err, errdefs.ErrNotFound):
+		u.fresh = true
+	case err != nil:
+		return nil, err
+	default:
+		u.before, err = control.Status(ctx)
+		_ = closer.Close()
+		if err != nil {
+			return nil, err
+		}
+		u.fresh = !slices.ContainsFunc(u.before.Services, func(s engine.Service) bool { return len(s.Instances) > 0 })
+	}
+	u.control, closer, err = p.backend.Ensure(ctx, u.ready.location)
+	return closer, err
+}
+
+// deploy applies the project and follows it until it is healthy or has failed.
+func (u *session) deploy(ctx context.Context, names []string) error {
+	p := u.program
+	project := u.ready.project
+	if len(names) > 0 {
+		last, err := appliedLast(ctx, u.control)
+		if err != nil {
+			return err
+		}
+		project = only(project, last, serviceNames(u.before.State), names)
+	}
+	rev, changes, err := p.deploy(ctx, u.control, api.ApplyRequest{
+		Project: project, Contents: u.ready.contents, Commit: commitOf(ctx, project.WorkingDir, p.environ),
+		Cause: "up", Actor: p.actor(),
+	}, u.flags)
+	if err != nil {
+		return err
+	}
+	u.applied = true
+	return u.follow(ctx, rev.Number, project, len(changes))
+}
+
+// arrive follows the project until done, and says why where it does not come to that.
+func (p *program) arrive(
+	ctx context.Context, control api.Control, title string, f deployFlags, done func(api.Status) (bool, error), services []string,
+) (api.Status, error) {
+	follow := &follower{
+		program: p, control: control, title: title, quiet: f.quiet, services: services, timeout: time.Duration(f.timeout), done: done,
+	}
+	status, err := follow.run(ctx)
+	switch {
+	case err == nil, ctx.Err() != nil, errors.Is(err, errdefs.ErrUnavailable):
+		return status, err
+	case errors.Is(err, errTimeout):
+		err = withHint(fmt.Errorf("%s: not healthy after %s", title, time.Duration(f.timeout)),
+			"it goes on trying: 'trellis ps' shows how it stands, --timeout waits longer")
+	default:
+		err = withHint(fmt.Errorf("%s: %w", title, err), "'trellis events' tells what happened, 'trellis rollback' goes back")
+	}
+	follow.explain()
+	return status, err
+}
+
+// leave ends an up that did not arrive. Only an interrupt stops what it has started.
+func (u *session) leave(ctx context.Context, err error, detached bool) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	if interrupted(ctx) && u.fresh && !detached {
+		if serr := u.stop(ctx); serr != nil {
+			return serr
+		}
+		return exitError(errdefs.ExitFailed)
+	}
+	u.program.progressf("%s goes on without being followed; 'trellis ps' shows how it stands", u.ready.project.Name)
+	return exitError(errdefs.ExitFailed)
+}
+
+// interrupted says whether it was Ctrl-C that ended ctx.
+func interrupted(ctx context.Context) bool {
+	var s signalled
+	return errors.As(context.Cause(ctx), &s) && s.Signal == os.Interrupt
+}
+
+// attach shows the output of the services until a signal, and then stops the project or lets go of it.
+func (u *session) attach(ctx context.Context, names []string) error {
+	p := u.program
+	name := u.ready.project.Name
+	if !u.flags.quiet {
+		if u.fresh {
+			p.progressf("following the output; Ctrl-C stops %s", name)
+		} else {
+			p.progressf("following the output; Ctrl-C lets go of %s, which ran before", name)
+		}
+	}
+	err := p.showLogs(ctx, u.control, api.LogsRequest{Services: names, Follow: true, Since: u.started}, logStyle{prefix: true})
+	if ctx.Err() == nil && err != nil {
+		return withHint(err, "%s goes on; 'trellis logs -f' follows it again", name)
+	}
+	if ctx.Err() != nil && interrupted(ctx) && u.fresh {
+		return u.stop(ctx)
+	}
+	p.progressf("%s goes on; 'trellis logs -f' follows it again, 'trellis down' stops it", name)
+	return nil
+}
+
+// stop removes the project from this machine; a second signal kills what has not yet ended.
+func (u *session) stop(ctx context.Context) error {
+	p := u.program
+	ctx = context.WithoutCancel(ctx)
+	p.progressf("\nstopping %s (again: at once)", u.ready.project.Name)
+	ended := make(chan error, 2)
+	go func() { ended <- u.control.Down(ctx, engine.DeleteOptions{}) }()
+	again := p.again
+	for {
+		select {
+		case err := <-ended:
+			if err == nil {
+				p.progressf("stopped %s", u.ready.project.Name)
+			}
+			return err
+		case <-again:
+			again = nil
+			p.progressf("killing what still runs")
+			go func() { ended <- u.control.Down(ctx, engine.DeleteOptions{Now: true}) }()
+		}
+	}
+}
+
+// follow waits for a revision and prints what came of it.
+func (u *session) follow(ctx context.Context, number int64, project compose.Project, changes int) error {
+	p := u.program
+	title := fmt.Sprintf("%s r%d", project.Name, number)
+	after, err := p.arrive(ctx, u.control, title, u.flags, settled(ctx, u.control, number), nil)
+	if err != nil {
+		return err
+	}
+	if !u.flags.quiet {
+		p.summary(u.before, after, changes, p.now().Sub(u.started))
+		p.addresses(after, project)
+	}
+	return nil
+}
+
+// finish ends a deploy that may have failed, and takes away what was started for one that never began.
+func (u *session) finish(ctx context.Context, err error, detached bool) error {
+	switch {
+	case err == nil:
+		return nil
+	case u.applied:
+		return u.leave(ctx, err, detached)
+	case u.fresh && len(u.before.Services) == 0:
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if serr := u.control.Shutdown(cleanup, false); serr != nil {
+			u.program.progressf("the control plane of %s goes on: %v", u.ready.project.Name, serr)
+		}
+	}
+	return err
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+)
+
+type upFlags struct {
+	deployFlags
+	detach bool
+	build  bool
+	strict bool
+	on     string
+}
+
+func (p *program) upCommand() *cobra.Command {
+	var f upFlags
+	cmd := &cobra.Command{
+		Use:   "up [SERVICE...]",
+		Short: "Start or update the project and follow it until it is healthy",
+		Long: `Up makes the project run as its file says: it builds what changed, compares the
+file with what runs, carries out the difference without losing a request, and
+follows it until every service is healthy. Nothing changed: nothing is touched.
+
+With -d it returns then. Without, it goes on to show the services' output:
+Ctrl-C stops what this up has started (a second one: at once), and only lets go
+of a project that ran before. A closed terminal never stops anything.
+
+It asks only where the plan loses data, removes a service or opens a route
+without auth; where there is no terminal to ask, exactly these need --yes.
+
+  trellis up -d                  start, wait for health, return
+  trellis up -d web              only web and what it depends on
+  trellis up -d --environment staging
+                                 with compose.staging.yaml, as NAME-staging`,
+		Args: arguments(0, -1),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			return p.up(cmd.Context(), names, f)
+		},
+		ValidArgsFunction: p.completeServices,
+	}
+	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "return when the project is healthy")
+	cmd.Flags().BoolVar(&f.build, "build", false, "build even where nothing changed")
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "take warnings for errors")
+	cmd.Flags().StringVar(&f.on, "on", "", "run on `ENGINE`: local (default) or kubernetes")
+	f.add(cmd)
+	return p.project(cmd)
+}
+
+func (p *program) up(ctx context.Context, names []string, f upFlags) error {
+	l, err := p.read(ctx)
+	if err != nil {
+		return err
+	}
+	if err := known(names, l.project.ServiceNames()); err != nil {
+		return err
+	}
+	on, err := target(l.project, f.on, p.flags.environment)
+	if err != nil {
+		return err
+	}
+	ready, err := p.prepare(ctx, l, on, prepareFlags{strict: f.strict, force: f.build, quiet: f.quiet, services: names})
+	if err != nil {
+		return err
+	}
+	u := &session{program: p, ready: ready, flags: f.deployFlags, started: p.now()}
+	closer, err := u.open(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	if err := u.finish(ctx, u.deploy(ctx, names), f.detach); err != nil || f.detach {
+		return err
+	}
+	return u.attach(ctx, names)
+}
