@@ -94,12 +94,14 @@ type Spec struct {
 	Privileged bool
 	CapAdd     []string
 	CapDrop    []string
-	Ulimits    map[string]Ulimit // by Compose's names: nofile, nproc, core, ...
-	Sysctls    map[string]string // net.* only where there are namespaces
-	OomScore   int
-	ShmSize    int64 // bytes; 0 the system's own
-	Limits     Limits
-	StopSignal string // "SIGTERM" where empty
+	// NoNewPrivileges keeps setuid programs from giving the instance more than it has (security_opt no-new-privileges).
+	NoNewPrivileges bool
+	Ulimits         map[string]Ulimit // by Compose's names: nofile, nproc, core, ...
+	Sysctls         map[string]string // net.* only where there are namespaces
+	OomScore        int
+	ShmSize         int64 // bytes; 0 the system's own
+	Limits          Limits
+	StopSignal      string // "SIGTERM" where empty
 
 	Mounts []Mount
 	Files  []File // secrets and configs
