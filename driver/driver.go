@@ -35,7 +35,8 @@ type Driver interface {
 
 	// Stop runs the PreStop hooks, sends the instance's stop signal, waits up to grace for its whole tree of processes
 	// to end, kills what is left of the tree, and returns when nothing runs any more. The time the hooks take counts
-	// into grace. An instance that is unknown or has exited: nil. Cancelling ctx ends the wait, not the stop.
+	// into grace. An instance that is unknown or has exited: nil. Cancelling ctx ends the wait, not the stop. Another
+	// Stop meanwhile waits for the same end, and brings the kill forward where its own grace is over sooner.
 	Stop(ctx context.Context, id ID, grace time.Duration) error
 
 	// Remove forgets an exited instance: its record, logs, addresses and whatever the driver made for it. Unknown: nil.

@@ -30,6 +30,7 @@ func lifeSentences() []sentence {
 		{name: "StopReachesTheWholeTree", run: stopReachesTheWholeTree},
 		{name: "StopGoesOnWhenTheCallerLeaves", run: stopGoesOn},
 		{name: "ConcurrentStopsAllReturn", run: concurrentStops},
+		{name: "StopAgainBringsTheKillForward", run: stopAgain},
 		{name: "PreStopRunsBeforeTheStopSignal", run: preStopRuns},
 		{name: "PreStopCountsIntoGrace", run: preStopCountsIntoGrace},
 		{name: "PostStartThatFailsStopsTheInstance", run: postStartFails},
@@ -279,6 +280,20 @@ func concurrentStops(w *world) {
 		})
 	}
 	group.Wait()
+}
+
+func stopAgain(w *world) {
+	spec := w.spec("deaf", Behaviour{IgnoreStop: true, Print: []string{"up"}})
+	w.start(spec)
+	w.awaitOutput(spec.ID, "up")
+	var group sync.WaitGroup
+	group.Go(func() { w.stop(spec.ID, time.Hour) })
+	time.Sleep(20 * time.Millisecond)
+	w.stop(spec.ID, 0)
+	group.Wait()
+	if exit := w.exited(spec); exit.Signal != "SIGKILL" {
+		w.Errorf("exit %+v: want SIGKILL", exit)
+	}
 }
 
 // hook returns a hook that does b.

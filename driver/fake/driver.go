@@ -142,6 +142,9 @@ func (d *Driver) Stop(ctx context.Context, id driver.ID, grace time.Duration) er
 	}
 	if !inst.stopping {
 		d.w.stop(inst, grace)
+	} else if at := time.Now().Add(grace); at.Before(inst.killAt) {
+		inst.killAt = at
+		d.w.after(inst, grace, func() { d.w.end(inst, exitOf(0, "SIGKILL")) })
 	}
 	run := inst.Restarts
 	for inst.State != driver.Exited && inst.Restarts == run {
@@ -160,7 +163,7 @@ func (d *Driver) Stop(ctx context.Context, id driver.ID, grace time.Duration) er
 
 // stop sets going what ends an instance: hooks, then the signal, and the kill after grace.
 func (w *World) stop(inst *instance, grace time.Duration) {
-	inst.stopping = true
+	inst.stopping, inst.killAt = true, time.Now().Add(grace)
 	var hooks time.Duration
 	endless := false
 	for _, h := range inst.spec.PreStop {

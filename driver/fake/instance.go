@@ -16,6 +16,7 @@ type instance struct {
 	lines    []driver.LogLine
 	timers   []*time.Timer
 	stopping bool
+	killAt   time.Time // while stopping
 	hung     bool
 	moved    chan struct{} // closed and replaced at each change, new output included
 }
