@@ -86,7 +86,7 @@ func course(s subject, i int) Course {
 }
 
 func about(r *rand.Rand, s subject, k kind, c Course) []string {
-	opening := fmt.Sprintf(pick(r, openings), s.name, s.use)
+	opening := strings.NewReplacer("{Use}", upper(s.use), "{use}", s.use, "{name}", s.name).Replace(pick(r, openings))
 	middle := fmt.Sprintf(pick(r, middles), s.skills[0], s.skills[1], s.skills[len(s.skills)-1])
 	closing := fmt.Sprintf(pick(r, closings), c.Weeks, c.Hours)
 	if k.seats[1] < 30 {
@@ -97,8 +97,9 @@ func about(r *rand.Rand, s subject, k kind, c Course) []string {
 
 func outcomes(r *rand.Rand, s subject) []string {
 	out := make([]string, 0, len(s.skills))
+	first := r.IntN(len(verbs))
 	for i, skill := range s.skills {
-		out = append(out, fmt.Sprintf(verbs[(i+r.IntN(2)*3)%len(verbs)], skill))
+		out = append(out, fmt.Sprintf(verbs[(first+i)%len(verbs)], skill))
 	}
 	return out
 }
@@ -135,9 +136,9 @@ func slug(title string) string {
 }
 
 var openings = []string{
-	"%s is good for %s. This course gets you there by doing rather than watching: every lesson ends with something you have made, solved or said yourself.",
-	"People come to %s for many reasons; most of them stay for %s. We begin with what matters most and leave the rest for the day you need it.",
-	"There is no shortage of material on %s. What is missing is a path through it. This is one, and it leads to %s.",
+	"{Use}: that is what {name} is about. This course gets you there by doing rather than watching: every lesson ends with something you have made, solved or said yourself.",
+	"People come to {name} for many reasons; most of them stay for {use}. We begin with what matters most and leave the rest for the day you need it.",
+	"There is no shortage of material on {name}. What is missing is a path through it. This is one, and it leads to {use}.",
 }
 
 var middles = []string{
@@ -153,7 +154,7 @@ var closings = []string{
 }
 
 var verbs = []string{"Explain %s in your own words", "Use %s with confidence", "Recognise and mend mistakes in %s",
-	"Practise %s without a teacher at your side", "Put %s to work in a piece of your own", "Decide how much time to give to %s"}
+	"Practise %s without a teacher at your side", "Show %s in a piece of your own", "Decide how much time to give to %s"}
 
 var firstLessons = [][]string{
 	{"the point of %s", "a first look at %s", "the idea behind %s"},

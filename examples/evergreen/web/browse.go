@@ -30,15 +30,28 @@ type homePage struct {
 func (s *site) home(w http.ResponseWriter, r *http.Request, v *view) error {
 	v.Title = "Learn something that stays"
 	var data homePage
-	shelves, err := s.shelves(r.Context(), catalog.Query{Size: 6}, v)
+	shelves, err := s.shelves(r.Context(), catalog.Query{Size: 30}, v)
 	if err != nil {
 		s.log.Warn("home without courses", "err", err)
 		data.Missing = true
 	} else {
-		data.Topics, data.Popular, data.Total = shelves.topics, shelves.cards, shelves.page.Total
+		data.Topics, data.Popular, data.Total = shelves.topics, mixed(shelves.cards, 6), shelves.page.Total
 	}
 	v.Data = data
 	return s.views.render(w, http.StatusOK, "home", v)
+}
+
+// mixed returns the first n cards of which no two are of one topic.
+func mixed(all []card, n int) []card {
+	var some []card
+	seen := map[string]bool{}
+	for _, c := range all {
+		if !seen[c.Topic] && len(some) < n {
+			seen[c.Topic] = true
+			some = append(some, c)
+		}
+	}
+	return some
 }
 
 type shelves struct {

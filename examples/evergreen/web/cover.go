@@ -91,16 +91,16 @@ func steps(b *strings.Builder, r *rand.Rand) {
 
 // waves draws hills, one behind the other.
 func waves(b *strings.Builder, r *rand.Rand) {
-	for n := range 4 {
-		base := 62 + float64(n)*30
+	fmt.Fprintf(b, `<circle class="c4" cx="%d" cy="%d" r="%d"/>`, 40+r.IntN(240), 50+r.IntN(14), 14+r.IntN(8))
+	for n, class := range [...]string{"c3", "c1", "c2"} {
+		base := 80 + float64(n)*28
 		high, long, shift := 10+r.Float64()*14, 90+r.Float64()*120, r.Float64()*6
-		fmt.Fprintf(b, `<path class="c%d" d="M0 %d`, n+1, coverHeight)
+		fmt.Fprintf(b, `<path class="%s" d="M0 %d`, class, coverHeight)
 		for x := 0; x <= coverWidth; x += 10 {
 			fmt.Fprintf(b, `L%d %.1f`, x, base+high*math.Sin(float64(x)/long*2*math.Pi+shift))
 		}
 		fmt.Fprintf(b, `L%d %dZ"/>`, coverWidth, coverHeight)
 	}
-	fmt.Fprintf(b, `<circle class="c4" cx="%d" cy="%d" r="%d"/>`, 40+r.IntN(240), 26+r.IntN(16), 12+r.IntN(8))
 }
 
 // orbits draws rings with something on them.
