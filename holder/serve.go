@@ -1,0 +1,381 @@
+package holder
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxConnections bounds what one project's programs may have open at once.
+const maxConnections = 512
+
+// holder is a running one.
+type holder struct {
+	log     *slog.Logger
+	started time.Time
+	sockets *sockets
+	control *child
+	data    *child
+
+	mu       sync.Mutex
+	snapshot []byte
+	epoch    uint64
+	version  uint64
+	controls int           // connections of control planes
+	changed  chan struct{} // closed and replaced by each change that followers see
+
+	stopOnce sync.Once
+	stopping chan struct{} // closed: end
+	stopped  chan struct{} // closed: nothing is left but this process
+}
+
+func newHolder(cfg Config, times timing, output *os.File, log *slog.Logger) *holder {
+	return &holder{
+		log: log, started: time.Now(), sockets: newSockets(), changed: make(chan struct{}),
+		stopping: make(chan struct{}), stopped: make(chan struct{}),
+		control: newChild(RoleControlPlane, cfg.ControlPlane, cfg.Env, times, output, log),
+		data:    newChild(RoleDataPlane, cfg.DataPlane, cfg.Env, times, output, log),
+	}
+}
+
+// accept serves connections until the listener is closed.
+func (h *holder) accept(l *net.UnixListener) {
+	slots := make(chan struct{}, maxConnections)
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			select {
+			case <-h.stopping:
+				return
+			case <-time.After(100 * time.Millisecond): // out of descriptors, most likely: others close theirs
+				continue
+			}
+		}
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			h.serve(conn)
+		}()
+	}
+}
+
+// serve answers one connection. What a client sends can end its own connection and nothing else.
+func (h *holder) serve(conn *net.UnixConn) {
+	defer conn.Close()
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("request failed", "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	pid, uid, err := peerOf(conn)
+	if err != nil || uid != os.Geteuid() && uid != 0 {
+		return
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	req, payload, err := readRequest(conn)
+	if err != nil {
+		_ = writeMessage(conn, errorResponse(err), nil)
+		return
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	if h.isStopping() && req.Op != opStop {
+		_ = writeMessage(conn, errorResponse(ErrStopping), nil)
+		return
+	}
+	switch req.Op {
+	case opHello:
+		h.hello(conn, req.Role)
+	case opFollow:
+		h.follow(conn)
+	case opStop:
+		h.stop()
+		if h.control.runs(pid) || h.data.runs(pid) { // it ends itself by this: nobody is left to wait
+			_ = writeMessage(conn, response{Protocol: Protocol}, nil)
+			return
+		}
+		<-h.stopped
+		_ = writeMessage(conn, response{Protocol: Protocol}, nil)
+		// The connection ends with the process: that is how the client sees its end.
+		select {}
+	default:
+		_ = writeMessage(conn, h.answer(req, payload, pid), nil)
+	}
+}
+
+func (h *holder) isStopping() bool {
+	select {
+	case <-h.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// answer carries out a request that ends with its answer.
+func (h *holder) answer(req request, payload []byte, pid int) response {
+	resp := response{Protocol: Protocol}
+	var err error
+	switch req.Op {
+	case opInfo:
+		resp.Info = h.info()
+	case opReady:
+		h.control.isReady(pid)
+		h.data.isReady(pid)
+	case opOpen:
+		var changed bool
+		if resp.Opened, changed = h.sockets.open(req.Sockets); changed {
+			h.wake()
+		}
+	case opClose:
+		if h.sockets.close(req.Names) {
+			h.wake()
+		}
+	case opPublish:
+		err = h.publish(payload, req.Epoch, req.Version)
+	case opReplace:
+		err = h.replace(req.Role, req.Command)
+	default:
+		err = fmt.Errorf("%w: there is no operation %q", ErrProtocol, req.Op)
+	}
+	if err != nil {
+		return errorResponse(err)
+	}
+	return resp
+}
+
+func (h *holder) info() *Info {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := h.sockets.all()
+	slices.SortFunc(all, func(a, b Opened) int { return strings.Compare(a.Name, b.Name) })
+	return &Info{
+		PID: os.Getpid(), Started: h.started, Protocol: Protocol, Sockets: all, Epoch: h.epoch, Version: h.version,
+		ControlPlane: h.control.describe(), DataPlane: h.data.describe(),
+	}
+}
+
+func (h *holder) publish(snapshot []byte, epoch, version uint64) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if epoch == h.epoch && version == h.version && bytes.Equal(snapshot, h.snapshot) && h.snapshot != nil {
+		return nil
+	}
+	newer := epoch > h.epoch || epoch == h.epoch && version > h.version || h.snapshot == nil
+	if !newer {
+		return fmt.Errorf("%w: %d.%d is published, %d.%d came", ErrStale, h.epoch, h.version, epoch, version)
+	}
+	if snapshot == nil {
+		snapshot = []byte{}
+	}
+	h.snapshot, h.epoch, h.version = snapshot, epoch, version
+	h.wakeLocked()
+	return nil
+}
+
+func (h *holder) replace(role string, command []string) error {
+	switch role {
+	case RoleControlPlane:
+		return h.control.ask(command)
+	case RoleDataPlane:
+		return h.data.ask(command)
+	}
+	return fmt.Errorf("%w: there is no role %q", ErrProtocol, role)
+}
+
+// hello counts the client as connected until its connection ends.
+func (h *holder) hello(conn *net.UnixConn, role string) {
+	if role != RoleControlPlane && role != RoleDataPlane {
+		_ = writeMessage(conn, errorResponse(fmt.Errorf("%w: there is no role %q", ErrProtocol, role)), nil)
+		return
+	}
+	count := func(n int) {
+		if role == RoleControlPlane {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.controls += n
+			h.wakeLocked()
+		}
+	}
+	count(1)
+	defer count(-1)
+	if err := writeMessage(conn, response{Protocol: Protocol}, nil); err == nil {
+		_, _ = io.Copy(io.Discard, conn)
+	}
+}
+
+func (h *holder) wake() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.wakeLocked()
+}
+
+func (h *holder) wakeLocked() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// follower is what one follower was told. It is compared with what there is, so that one that is slow gets fewer and
+// larger updates, and nothing is kept for it.
+type follower struct {
+	sockets        map[string]uint64 // name to serial
+	epoch, version uint64
+	snapshot       bool // it has one
+	away           bool
+	told           bool
+}
+
+// follow tells one follower of every change until its connection ends.
+func (h *holder) follow(conn *net.UnixConn) {
+	if err := writeMessage(conn, response{Protocol: Protocol}, nil); err != nil {
+		return
+	}
+	acks := make(chan struct{})
+	gone := make(chan struct{})
+	left := make(chan struct{})
+	defer close(left)
+	go func() {
+		defer close(gone)
+		for b := make([]byte, 1); ; {
+			if _, err := conn.Read(b); err != nil {
+				return
+			}
+			select {
+			case acks <- struct{}{}:
+			case <-left:
+				return
+			}
+		}
+	}()
+	f := &follower{sockets: map[string]uint64{}}
+	for {
+		h.mu.Lock()
+		changed := h.changed
+		h.mu.Unlock()
+		if err := h.tell(conn, f, acks, gone); err != nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-gone:
+			return
+		}
+	}
+}
+
+// tell writes the updates that bring the follower up to date, none if it is.
+func (h *holder) tell(conn *net.UnixConn, f *follower, acks, gone <-chan struct{}) error {
+	closed, opened := h.sockets.since(f.sockets)
+	h.mu.Lock()
+	u := update{Closed: closed, Away: h.controls == 0, Epoch: h.epoch, Version: h.version}
+	var snapshot []byte
+	if h.snapshot != nil && (!f.snapshot || f.epoch != h.epoch || f.version != h.version) {
+		snapshot = h.snapshot
+	}
+	h.mu.Unlock()
+	if f.told && len(closed) == 0 && len(opened) == 0 && snapshot == nil && u.Away == f.away {
+		return nil
+	}
+	for ; len(opened) > maxFiles; opened = opened[maxFiles:] {
+		if err := h.send(conn, f, update{Closed: u.Closed, Away: u.Away, More: true}, nil, opened[:maxFiles], acks, gone); err != nil {
+			return err
+		}
+		u.Closed = nil
+	}
+	if err := h.send(conn, f, u, snapshot, opened, acks, gone); err != nil {
+		return err
+	}
+	f.told, f.away = true, u.Away
+	if snapshot != nil {
+		f.snapshot, f.epoch, f.version = true, u.Epoch, u.Version
+	}
+	return nil
+}
+
+// send writes one update with at most maxFiles sockets, and waits until the follower has taken them.
+func (h *holder) send(conn *net.UnixConn, f *follower, u update, snapshot []byte, names []string, acks, gone <-chan struct{}) error {
+	for _, name := range u.Closed {
+		delete(f.sockets, name)
+	}
+	serials, fds, err := h.sockets.copies(names)
+	if err != nil {
+		h.log.Error("sockets could not be handed over", "err", err)
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(serials)) {
+		u.Names = append(u.Names, name)
+	}
+	ordered := make([]int, len(u.Names))
+	for i, name := range u.Names {
+		ordered[i] = fds[name]
+	}
+	err = writeFiles(conn, u, snapshot, ordered)
+	for _, fd := range ordered {
+		_ = unix.Close(fd)
+	}
+	if err != nil {
+		return err
+	}
+	maps.Copy(f.sockets, serials)
+	if len(u.Names) == 0 {
+		return nil
+	}
+	select {
+	case <-acks:
+		return nil
+	case <-gone:
+		return io.EOF
+	}
+}
+
+// since returns the names that a follower has and that are gone or opened anew, and those that it does not have.
+func (s *sockets) since(has map[string]uint64) (closed, opened []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, serial := range has {
+		if k := s.byName[name]; k == nil || k.serial != serial {
+			closed = append(closed, name)
+		}
+	}
+	for name, k := range s.byName {
+		if serial, ok := has[name]; !ok || serial != k.serial {
+			opened = append(opened, name)
+		}
+	}
+	slices.Sort(closed)
+	slices.Sort(opened)
+	return closed, opened
+}
+
+// copies returns copies of the descriptors of those that are still open, so that closing one never meets a number that
+// was given anew meanwhile.
+func (s *sockets) copies(names []string) (serials map[string]uint64, fds map[string]int, err error) {
+	serials, fds = map[string]uint64{}, map[string]int{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range names {
+		k := s.byName[name]
+		if k == nil {
+			continue
+		}
+		fd, err := unix.FcntlInt(uintptr(k.fd), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			for _, fd := range fds {
+				_ = unix.Close(fd)
+			}
+			return nil, nil, fmt.Errorf("copy the descriptor of %s: %w", name, err)
+		}
+		serials[name], fds[name] = k.serial, fd
+	}
+	return serials, fds, nil
+}

@@ -1,0 +1,145 @@
+package holder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// startTimeout is how long a new holder may take to answer.
+const startTimeout = 10 * time.Second
+
+// Start returns a client of the project's holder, which it starts if none runs: shim is the command line of
+// trellis-shim, to which "hold FILE" is appended. The holder is detached: it has its own session, no file of the
+// caller's, and outlives it. It writes cfg into cfg.Dir (0600 in a 0700 folder). A holder that runs already keeps its
+// own Config.
+func Start(ctx context.Context, shim []string, cfg Config) (*Client, error) {
+	op := "start the holder of " + cfg.Project
+	if len(shim) == 0 {
+		return nil, fmt.Errorf("%s: no command", op)
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, wrap(op, err)
+	}
+	socket := filepath.Join(cfg.Dir, socketFile)
+	if c, err := dialRunning(ctx, socket); err == nil || !errors.Is(err, ErrGone) {
+		return c, wrap(op, err)
+	}
+	file, err := writeConfig(cfg)
+	if err != nil {
+		return nil, wrap(op, err)
+	}
+	ended, err := spawn(shim, file, cfg.Log)
+	if err != nil {
+		return nil, wrap(op, err)
+	}
+	c, err := awaitAnswer(ctx, socket, ended)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; its log %s ends with: %s", op, err, cfg.Log, lastLines(cfg.Log))
+	}
+	return c, nil
+}
+
+// dialRunning returns a client of the holder that runs, and waits for one that is stopping to be gone.
+func dialRunning(ctx context.Context, socket string) (*Client, error) {
+	for {
+		c, err := Dial(ctx, socket)
+		if !errors.Is(err, ErrStopping) {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// spawn starts the process; ended gets how it ended.
+func spawn(shim []string, file, log string) (ended <-chan error, err error) {
+	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	cmd := exec.Command(shim[0], append(append([]string{}, shim[1:]...), "hold", file)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }() // as long as this process lives, or a zombie would be left
+	return done, nil
+}
+
+// awaitAnswer waits for the holder to answer. One that ended may have lost the race against another, which answers.
+func awaitAnswer(ctx context.Context, socket string, ended <-chan error) (*Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var exit error
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		c, err := Dial(ctx, socket)
+		if err == nil {
+			return c, nil
+		}
+		if exit != nil {
+			return nil, exit
+		}
+		select {
+		case err := <-ended:
+			exit = fmt.Errorf("it ended: %w", err)
+			if err == nil {
+				exit = errors.New("it ended at once")
+			}
+			pause = 0
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(pause):
+		}
+	}
+}
+
+func writeConfig(cfg Config) (file string, err error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(cfg.Dir, 0o700); err != nil {
+		return "", err
+	}
+	b, err := json.MarshalIndent(cfg, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	f, err := os.CreateTemp(cfg.Dir, configFile+".*") // 0600
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(cfg.Dir, configFile))
+	}
+	if err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return filepath.Join(cfg.Dir, configFile), nil
+}
+
+// lastLines returns the last three lines of a log.
+func lastLines(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(string(bytes.TrimSpace(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-3):], " | ")
+}
