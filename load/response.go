@@ -110,6 +110,9 @@ func (r *reader) readHead() (answer, framing, error) {
 		}
 	}
 	if f.coded {
+		if minor == 0 { // RFC 9112, 6.1: its framing is faulty
+			return a, f, fmt.Errorf("%w: Transfer-Encoding in HTTP/1.0", errMalformed)
+		}
 		f.length = -1
 	}
 	a.closes = a.closes || minor == 0 && !f.keep
