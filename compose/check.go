@@ -76,7 +76,7 @@ func orDeclare(hint, section string) string {
 func (l *loading) checkReferences(p Project, s Service, at string) {
 	for name, d := range s.DependsOn {
 		where := joinPath(at+".depends_on", name)
-		if _, written := (Positions{l.root}).find(where); !written {
+		if _, written := (Positions{root: l.root}).find(where); !written {
 			continue // brought by links, network_mode or volumes_from, checked below
 		}
 		_, enabled := p.Services[name]

@@ -11,6 +11,9 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
+// specName is what the schema of the specification allows, safeName what is safe as part of a path and of a host name.
+var specName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+
 var safeName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
 // checkMarks checks what can be seen in the merged tree without resolving it, so that it is said beside every other
@@ -19,7 +22,7 @@ func (l *loading) checkMarks() {
 	for _, section := range []string{"services", "jobs", "networks", "volumes", "secrets", "configs"} {
 		for _, name := range l.root.at(section).keys() {
 			m, path := l.root.at(section, name), joinPath(section, name)
-			if !safeName.MatchString(name) {
+			if specName.MatchString(name) && !safeName.MatchString(name) {
 				l.errorKey(m, path, "%s cannot be a name: start with a letter, digit or _, and use at most 128 letters, digits and . _ -", quoted(name))
 			}
 			if n := m.at("name"); n != nil && section != "services" && section != "jobs" && n.text() != "" && !safeName.MatchString(n.text()) && m.at("external").text() != "true" {

@@ -13,7 +13,7 @@ import (
 var (
 	routeHost  = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?$`)
 	routeParam = regexp.MustCompile(`^\{[A-Za-z_][A-Za-z0-9_]*\}$`)
-	token      = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+	httpToken  = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 	percentile = regexp.MustCompile(`^p(\d{1,2}|\d{2}\d+)$`)
 )
 
@@ -165,12 +165,12 @@ func (l *loading) checkRoute(p Project, r Route, at string) {
 		}
 	}
 	for i, m := range r.Methods {
-		if !token.MatchString(m) || m != strings.ToUpper(m) {
+		if !httpToken.MatchString(m) || m != strings.ToUpper(m) {
 			l.errorPath(indexPath(at+".methods", i), "%s is not a method: write it in capitals, such as GET", quoted(m))
 		}
 	}
 	for h := range r.Headers {
-		if !token.MatchString(h) {
+		if !httpToken.MatchString(h) {
 			l.errorPath(joinPath(at+".headers", h), "%s is not the name of a header", quoted(h))
 		}
 	}

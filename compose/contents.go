@@ -48,7 +48,7 @@ func Contents(p Project, environ []string) (map[string][]byte, error) {
 			}
 			if err != nil {
 				d := Diagnostic{Path: joinPath(section.name, name), Message: err.Error()}
-				d.File, d.Line, d.Column = p.Position(d.Path)
+				d.File, d.Line, d.Column = p.Positions.short(d.Path)
 				problems = append(problems, d)
 				continue
 			}

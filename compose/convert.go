@@ -16,7 +16,7 @@ import (
 func (l *loading) convert(from *types.Project) Project {
 	p := Project{
 		Name: l.name, WorkingDir: l.dir, Files: l.files, EnvFiles: l.envFiles, Environment: l.opt.Environment,
-		Trellis: l.project, Positions: Positions{l.root},
+		Trellis: l.project, Positions: Positions{l.root, l.cwd},
 		Services: map[string]Service{}, Networks: map[string]Network{}, Volumes: map[string]Volume{},
 		Secrets: map[string]FileValue{}, Configs: map[string]FileValue{},
 	}

@@ -109,6 +109,7 @@ func decodeScalar(m *mark, target reflect.Value) error {
 	return nil
 }
 
+// decodeStruct reads a mapping; keys whose field is not marked omitempty have to be there.
 func (l *loading) decodeStruct(m *mark, path string, target reflect.Value) {
 	if m.kind != mappingMark {
 		l.errorMark(m, path, "is a %s: write a mapping of %s", kindWord(m), strings.Join(structKeys(target.Type()), ", "))
@@ -119,6 +120,9 @@ func (l *loading) decodeStruct(m *mark, path string, target reflect.Value) {
 		f := target.Type().Field(i)
 		if name := fileKey(f); name != "" {
 			fields[name] = target.Field(i)
+			if !strings.Contains(f.Tag.Get("json"), "omitempty") && m.fields[name] == nil {
+				l.errorMark(m, path, "%s is missing", name)
+			}
 		}
 	}
 	for _, k := range m.keys() {

@@ -70,6 +70,7 @@ type loading struct {
 	unset          map[string]bool
 
 	errors, warnings []Diagnostic
+	bad              map[place]bool // where the errors are
 
 	root     *mark
 	project  ProjectExtension
@@ -81,7 +82,7 @@ type loading struct {
 func newLoading(opt Options) (*loading, error) {
 	l := &loading{
 		opt: opt, parsed: map[string][]*yaml.Node{}, broken: map[string]bool{}, contents: map[string][]byte{},
-		bases: map[string]*mark{}, validated: map[string]bool{}, unset: map[string]bool{},
+		bad: map[place]bool{}, bases: map[string]*mark{}, validated: map[string]bool{}, unset: map[string]bool{},
 		services: map[string]ServiceExtension{}, deploys: map[string]DeployExtension{}, ports: map[*mark]PortExtension{},
 	}
 	s, err := discover(opt)
@@ -155,15 +156,15 @@ func (l *loading) resolve(ctx context.Context) *types.Project {
 		l.fromLibrary(err)
 	}
 	for range 10 {
-		rest, _ := l.without(l.root, l.places()).(map[string]any)
+		rest, _ := l.without(l.root).(map[string]any)
 		rest["services"] = orEmpty(rest["services"])
 		p, err := l.composeGo(ctx, types.ConfigDetails{WorkingDir: l.dir, Environment: l.mapping(),
 			ConfigFiles: []types.ConfigFile{{Filename: l.first(), Config: rest}}}, true)
 		if err == nil {
 			return p
 		}
-		before := len(l.places())
-		if l.fromLibrary(err); len(l.places()) == before {
+		before := len(l.bad)
+		if l.fromLibrary(err); len(l.bad) == before {
 			return nil
 		}
 	}
@@ -206,34 +207,26 @@ func (l *loading) mapping() types.Mapping {
 	return m
 }
 
-// place is a position as a key.
+// place is a position as a key: of a value, or of the key that stands before it.
 type place struct {
 	file      string
 	line, col int
-}
-
-func (l *loading) places() map[place]bool {
-	out := map[place]bool{}
-	for _, d := range l.errors {
-		if d.Line > 0 {
-			out[place{d.File, d.Line, d.Column}] = true
-		}
-	}
-	return out
+	key       bool
 }
 
 // without returns the plain value of a tree, for compose-go to read again, leaving out every value that stands at one
 // of the places.
-func (l *loading) without(m *mark, bad map[place]bool) any {
+func (l *loading) without(m *mark) any {
 	wrong := func(m *mark) bool {
-		return m.reset || bad[place{m.file(), m.line, m.col}] || m.keyLine > 0 && bad[place{m.file(), m.keyLine, m.keyCol}]
+		line, col := m.place()
+		return m.reset || l.bad[place{m.file(), line, col, false}] || l.bad[place{m.file(), m.keyLine, m.keyCol, true}]
 	}
 	switch m.kind {
 	case mappingMark:
 		out := map[string]any{}
 		for k, f := range m.fields {
 			if !wrong(f) {
-				out[k] = l.without(f, bad)
+				out[k] = l.without(f)
 			}
 		}
 		return out
@@ -241,7 +234,7 @@ func (l *loading) without(m *mark, bad map[place]bool) any {
 		out := []any{}
 		for _, item := range m.items {
 			if !wrong(item) {
-				out = append(out, l.without(item, bad))
+				out = append(out, l.without(item))
 			}
 		}
 		return out
@@ -253,6 +246,9 @@ func (l *loading) without(m *mark, bad map[place]bool) any {
 }
 
 func (l *loading) errorAt(file string, line, col int, path, format string, args ...any) {
+	if line > 0 {
+		l.bad[place{file, line, col, false}] = true
+	}
 	l.errors = append(l.errors, Diagnostic{File: file, Line: line, Column: col, Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
@@ -270,12 +266,13 @@ func (l *loading) errorKey(m *mark, path, format string, args ...any) {
 		l.errorMark(m, path, format, args...)
 		return
 	}
-	l.errorAt(m.file(), m.keyLine, m.keyCol, path, format, args...)
+	l.bad[place{m.file(), m.keyLine, m.keyCol, true}] = true
+	l.errors = append(l.errors, Diagnostic{File: m.file(), Line: m.keyLine, Column: m.keyCol, Path: path, Message: fmt.Sprintf(format, args...)})
 }
 
 // errorPath reports an error at a path of the merged tree.
 func (l *loading) errorPath(path, format string, args ...any) {
-	m, _ := Positions{l.root}.find(path)
+	m, _ := Positions{root: l.root}.find(path)
 	if m == nil {
 		l.errorAt(l.first(), 0, 0, path, format, args...)
 		return
@@ -284,7 +281,7 @@ func (l *loading) errorPath(path, format string, args ...any) {
 }
 
 func (l *loading) warnPath(path, format string, args ...any) {
-	m, _ := Positions{l.root}.find(path)
+	m, _ := Positions{root: l.root}.find(path)
 	if m == nil {
 		l.warnAt(l.first(), 0, 0, path, format, args...)
 		return

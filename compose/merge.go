@@ -48,7 +48,7 @@ func normal(m *mark, path []string) *mark {
 	case isKeyValues(path) && m.kind == listMark:
 		return keyed(m, true)
 	case service && among(nameLists, below) && m.kind == listMark:
-		return keyed(m, false)
+		return keyedNames(m, below == "depends_on")
 	case service && below == "build" && m.kind == scalarMark && m.value != nil:
 		return &mark{src: m.src, kind: mappingMark, line: m.line, col: m.col, keyLine: m.keyLine, keyCol: m.keyCol,
 			fields: map[string]*mark{"context": m}}
@@ -89,6 +89,26 @@ func keyed(m *mark, values bool) *mark {
 		c.fields[k] = &f
 	}
 	return &c
+}
+
+// keyedNames turns [a] into {a: null}; dependencies get the values that the short form stands for.
+func keyedNames(m *mark, dependencies bool) *mark {
+	k := keyed(m, false)
+	if !dependencies || k.kind != mappingMark {
+		return k
+	}
+	for name, f := range k.fields {
+		d := *f
+		d.kind = mappingMark
+		d.fields = map[string]*mark{}
+		for key, value := range map[string]any{"condition": "service_started", "required": true} {
+			v := *f
+			v.value, v.keyLine, v.keyCol, v.list = value, 0, 0, nil
+			d.fields[key] = &v
+		}
+		k.fields[name] = &d
+	}
+	return k
 }
 
 // indexer returns what makes two elements of the list the same one, nil where none replaces another.

@@ -2,12 +2,16 @@ package compose
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 )
 
 // Positions tell where in the files the values of a Project stand. The zero value knows nothing.
-type Positions struct{ root *mark }
+type Positions struct {
+	root *mark
+	cwd  string
+}
 
 // Equal says that positions never make two projects different.
 func (Positions) Equal(Positions) bool { return true }
@@ -24,20 +28,24 @@ func (p Project) Position(path string) (file string, line, col int) {
 	return m.file(), line, col
 }
 
+// short returns a place with the file's path as it is written in diagnostics.
+func (p Positions) short(path string) (file string, line, col int) {
+	file, line, col = Project{Positions: p}.Position(path)
+	return shorten(file, p.cwd), line, col
+}
+
 // find returns the deepest mark on the way to path and whether it is the mark of path itself.
 func (p Positions) find(path string) (*mark, bool) {
 	m := p.root
 	if m == nil {
 		return nil, false
 	}
-	segments := splitPath(path)
-	for i, s := range segments {
+	for _, s := range splitPath(path) {
 		next := m.child(s)
 		if next == nil {
 			return m, false
 		}
 		m = next
-		_ = i
 	}
 	return m, true
 }
@@ -74,9 +82,11 @@ func splitPath(path string) []string {
 	return segments
 }
 
+var plainKey = regexp.MustCompile(`^[A-Za-z0-9_/@$*+:,=~-]+$`)
+
 // joinPath adds a key to a Compose path.
 func joinPath(path, key string) string {
-	if key == "" || strings.ContainsAny(key, ".[]\"") || strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 {
+	if !plainKey.MatchString(key) {
 		key = strconv.Quote(key)
 	}
 	if path == "" {

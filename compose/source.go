@@ -139,7 +139,10 @@ func yamlDiagnostic(path string, err error) *Diagnostic {
 
 // shorten returns path relative to the working directory where that is shorter.
 func shorten(path, cwd string) string {
-	if rel, err := filepath.Rel(cwd, path); err == nil && filepath.IsAbs(path) && len(rel) < len(path) {
+	if !filepath.IsAbs(path) || cwd == "" {
+		return path
+	}
+	if rel, err := filepath.Rel(cwd, path); err == nil && len(rel) < len(path) {
 		return rel
 	}
 	return path

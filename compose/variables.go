@@ -35,7 +35,7 @@ func (l *loading) substitute(text string, src *source, n *yaml.Node, path string
 	// The library reads the rest of a value again for every brace in it.
 	if braces := strings.Count(text, "${"); braces > 1000 || braces*len(text) > 8<<20 {
 		l.errorAt(src.path, n.Line, n.Column, path, "too many variables in one value of %d bytes: take it apart", len(text))
-		return "", true
+		return text, true
 	}
 	unset := false
 	mapping := func(name string) (string, bool) {
@@ -56,7 +56,7 @@ func (l *loading) substitute(text string, src *source, n *yaml.Node, path string
 	}
 	if err != nil {
 		l.errorAt(src.path, n.Line, n.Column, path, "%s", substituteMessage(text, err))
-		return "", true
+		return text, true
 	}
 	if unset {
 		l.warnUnset(text, src, n, path)

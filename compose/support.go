@@ -1,0 +1,344 @@
+package compose
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// Carried says what becomes of an attribute.
+type Carried string
+
+// What may become of an attribute.
+const (
+	CarriedOut Carried = "carried out"
+	Changed    Carried = "changed" // it has an effect, but another one
+	Left       Carried = "left"    // it has no effect
+)
+
+// Carry is what one target does with one attribute; How says it for Changed and Left.
+type Carry struct {
+	What Carried `json:"what"`
+	How  string  `json:"how,omitempty"`
+}
+
+// Support is a row of the support matrix. In Path, * stands for a name and [] for an index.
+type Support struct {
+	Path    string           `json:"path"`
+	Engines map[string]Carry `json:"engines"` // by target; only targets that exist
+}
+
+// The targets of the support matrix.
+const (
+	TargetProcess    = "process"
+	TargetDocker     = "docker"
+	TargetKubernetes = "kubernetes"
+)
+
+// Targets returns every target, those that do not exist yet with the one thing to say of them.
+func Targets() map[string]string {
+	return map[string]string{
+		TargetProcess:    "",
+		TargetDocker:     "the driver for Docker is not there yet: services without x-trellis.process cannot run",
+		TargetKubernetes: "the engine for Kubernetes is not there yet: nothing can be run on a cluster",
+	}
+}
+
+// Matrix returns the support matrix: every attribute of the Compose specification and of x-trellis, sorted by path.
+func Matrix() []Support {
+	lookup := newVerdicts()
+	var out []Support
+	for _, a := range append(specAttributes(), trellisAttributes()...) {
+		if c, ok := lookup.of(a.path); ok {
+			out = append(out, Support{a.path, map[string]Carry{TargetProcess: {c.how, c.text}}})
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return out
+}
+
+// verdicts answer what becomes of an attribute.
+type verdicts struct{ exact, below map[string]carry }
+
+func newVerdicts() verdicts {
+	v := verdicts{map[string]carry{}, map[string]carry{}}
+	for _, r := range matrix() {
+		if prefix, ok := strings.CutSuffix(r.path, ".**"); ok {
+			v.below[strings.TrimSuffix(prefix, "[]")] = r.carry
+			v.below[prefix] = r.carry
+			continue
+		}
+		v.exact[r.path] = r.carry
+	}
+	return v
+}
+
+func (v verdicts) of(path string) (carry, bool) {
+	if c, ok := v.exact[path]; ok {
+		return c, true
+	}
+	for p := path; p != ""; p = parent(p) {
+		if c, ok := v.below[p]; ok {
+			return c, true
+		}
+	}
+	return carry{}, false
+}
+
+func parent(path string) string {
+	if p, ok := strings.CutSuffix(path, "[]"); ok {
+		return p
+	}
+	i := strings.LastIndexByte(path, '.')
+	return path[:max(i, 0)]
+}
+
+// Check returns a warning, with its place, for everything that the project asks for and the target (process, docker,
+// kubernetes) changes or leaves. A target that is not there yet gives one warning for the whole project.
+func Check(p Project, target string) []Diagnostic {
+	missing, known := Targets()[target]
+	if !known || missing != "" {
+		if !known {
+			missing = "there is no target " + quoted(target) + didYouMean(target, []string{TargetProcess, TargetDocker, TargetKubernetes})
+		}
+		d := Diagnostic{Message: missing}
+		if len(p.Files) > 0 {
+			d.File = shorten(p.Files[0], p.Positions.cwd)
+		}
+		return []Diagnostic{d}
+	}
+	c := checker{p: p, verdicts: newVerdicts()}
+	raw, err := json.Marshal(p)
+	var tree map[string]any
+	if err == nil {
+		err = json.Unmarshal(raw, &tree)
+	}
+	if err != nil {
+		return []Diagnostic{{Message: fmt.Sprintf("the project cannot be read: %v", err)}}
+	}
+	for _, key := range []string{"working_dir", "files", "env_files", "environment", "disabled_services"} {
+		delete(tree, key)
+	}
+	c.walk(tree, "", "")
+	sort.SliceStable(c.out, func(i, j int) bool {
+		a, b := c.out[i], c.out[j]
+		if a.File != b.File {
+			return a.File < b.File
+		}
+		return a.Line < b.Line || a.Line == b.Line && a.Column < b.Column
+	})
+	return c.out
+}
+
+type checker struct {
+	p        Project
+	verdicts verdicts
+	out      []Diagnostic
+}
+
+// named are the mappings whose keys are names that the file chooses.
+func named(pattern string) bool {
+	return slices.Contains([]string{"services", "networks", "volumes", "secrets", "configs", "jobs", "models",
+		"services.*.depends_on", "services.*.networks", "services.*.ulimits", "services.*.models", "services.*.build.ulimits",
+		"x-trellis.auth", "x-trellis.topics", "x-trellis.environments", "x-trellis.load"}, pattern)
+}
+
+// walk visits what is set. Path is the place in the project, pattern the row of the matrix.
+func (c *checker) walk(v any, path, pattern string) {
+	if pattern != "" && pattern != "x-trellis" && !strings.HasSuffix(pattern, ".x-trellis") {
+		verdict, ok := c.verdicts.of(pattern)
+		if !ok {
+			return // inside of a value that has no attributes, such as environment
+		}
+		if verdict.how != CarriedOut && c.matters(path, pattern, v) {
+			c.say(path, pattern, verdict)
+			if verdict.how == Left || pattern == "services.*.build" {
+				return
+			}
+		}
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		keys := make([]string, 0, len(v))
+		for k := range v {
+			keys = append(keys, k)
+		}
+		sort.Strings(keys)
+		for _, k := range keys {
+			switch {
+			case k == "other" && !named(pattern):
+				c.walkOther(v[k], path, pattern)
+			case named(pattern):
+				c.walk(v[k], joinPath(path, k), pattern+".*")
+			case pattern == "":
+				c.walk(v[k], k, k)
+			default:
+				c.walk(v[k], joinPath(path, k), pattern+"."+k)
+			}
+		}
+	case []any:
+		for i, e := range v {
+			c.walk(e, indexPath(path, i), pattern+"[]")
+		}
+	}
+}
+
+// walkOther visits what the model keeps without a field of its own.
+func (c *checker) walkOther(v any, path, pattern string) {
+	m, _ := v.(map[string]any)
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		if pattern == "" {
+			c.walk(m[k], k, k)
+			continue
+		}
+		c.walk(m[k], joinPath(path, k), pattern+"."+k)
+	}
+}
+
+// older are keys that load folds into others: where the file wrote the older one, that is its place.
+func older() map[string]string {
+	return map[string]string{
+		"deploy.resources.limits.cpus": "cpus", "deploy.resources.limits.memory": "mem_limit", "deploy.resources.limits.pids": "pids_limit",
+		"deploy.resources.reservations": "mem_reservation", "deploy.replicas": "scale", "logging.driver": "log_driver", "logging.options": "log_opt",
+	}
+}
+
+func (c *checker) say(path, pattern string, verdict carry) {
+	if _, exact := c.p.Positions.find(path); !exact {
+		parts := splitPath(path)
+		if len(parts) > 2 {
+			below := strings.Join(parts[2:], ".")
+			if key := older()[below]; key != "" {
+				old := joinPath(joinPath("services", parts[1]), key)
+				if _, ok := c.p.Positions.find(old); ok {
+					path = old
+				}
+			}
+		}
+	}
+	d := Diagnostic{Path: path}
+	d.File, d.Line, d.Column = c.p.Positions.short(path)
+	if verdict.how == Changed {
+		d.Message = "is changed: " + verdict.text
+	} else {
+		d.Message = "has no effect: " + verdict.text
+	}
+	c.out = append(c.out, d)
+}
+
+// matters says whether a value asks for anything that is not done anyway.
+func (c *checker) matters(path, pattern string, v any) bool {
+	text := fmt.Sprint(v)
+	service := c.service(path)
+	switch pattern {
+	case "networks.*.driver":
+		return text != "bridge"
+	case "networks.*.attachable", "networks.*.internal", "services.*.tty", "services.*.stdin_open", "services.*.oom_kill_disable":
+		return text == "true"
+	case "networks.*.enable_ipv4", "services.*.attach":
+		return text == "false" || pattern == "services.*.attach"
+	case "volumes.*.driver":
+		return text != "local"
+	case "services.*.deploy.mode":
+		return text != "replicated"
+	case "services.*.deploy.endpoint_mode":
+		return text != "vip"
+	case "services.*.pid":
+		return text != "host"
+	case "services.*.ipc":
+		return text != "host" && text != "shareable"
+	case "services.*.uts", "services.*.userns_mode":
+		return text != "host"
+	case "services.*.logging":
+		return false // its keys are
+	case "services.*.logging.driver":
+		return text != "json-file" && text != "local"
+	case "services.*.logging.options":
+		options, _ := v.(map[string]any)
+		for k := range options {
+			if k != "max-size" && k != "max-file" {
+				return true
+			}
+		}
+		return false
+	case "services.*.security_opt":
+		list, _ := v.([]any)
+		return slices.ContainsFunc(list, func(o any) bool { return !strings.HasPrefix(fmt.Sprint(o), "no-new-privileges") })
+	case "services.*.image", "services.*.build", "services.*.platform", "services.*.pull_policy":
+		// A service that has no process is refused by the engine, which says so itself.
+		return service.Trellis.Process != nil && pattern != "services.*.pull_policy"
+	case "services.*.volumes[].volume.nocopy":
+		return text == "true"
+	case "services.*.deploy.update_config.failure_action":
+		return text != "pause"
+	}
+	return true
+}
+
+func (c *checker) service(path string) Service {
+	parts := splitPath(path)
+	if len(parts) < 2 || parts[0] != "services" {
+		return Service{}
+	}
+	return c.p.Services[parts[1]]
+}
+
+// SupportMarkdown returns docs/compose-support.md.
+func SupportMarkdown() string {
+	var b strings.Builder
+	b.WriteString(`# What becomes of each Compose attribute
+
+This page is made from the support matrix in package compose (` + "`go test ./compose -run TestSupportPage -update`" + `); the same
+data makes the warnings of ` + "`trellis check`" + ` and ` + "`trellis up`" + `. In a path, * stands for a name and [] for an index.
+
+- **carried out**: does what the Compose specification says.
+- **changed**: has an effect, but another one.
+- **left**: has no effect. ` + "`--strict`" + ` makes this an error.
+
+## Targets
+
+| target | state |
+|---|---|
+`)
+	targets := Targets()
+	for _, t := range []string{TargetProcess, TargetDocker, TargetKubernetes} {
+		state := "there: the table below"
+		if targets[t] != "" {
+			state = targets[t]
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", t, state)
+	}
+	counts := map[Carried]int{}
+	matrix := Matrix()
+	for _, s := range matrix {
+		counts[s.Engines[TargetProcess].What]++
+	}
+	fmt.Fprintf(&b, "\n## process\n\n%d attributes: %d carried out, %d changed, %d left.\n\n| attribute | | how, or why not |\n|---|---|---|\n",
+		len(matrix), counts[CarriedOut], counts[Changed], counts[Left])
+	verdicts := newVerdicts()
+	for _, s := range matrix {
+		c := s.Engines[TargetProcess]
+		if strings.HasPrefix(s.Path, "jobs.") || uninteresting(verdicts, s) {
+			continue
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", s.Path, c.What, c.How)
+	}
+	return b.String()
+}
+
+// uninteresting says that a row says only what the row above it said.
+func uninteresting(v verdicts, s Support) bool {
+	if strings.HasSuffix(s.Path, "*") || strings.HasSuffix(s.Path, "[]") {
+		return true
+	}
+	up, ok := v.of(parent(s.Path))
+	c := s.Engines[TargetProcess]
+	return ok && up == (carry{c.What, c.How}) && c.What != CarriedOut
+}
