@@ -73,8 +73,11 @@ type Service struct {
 	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
 	// Retries bound the attempts after the first for requests that may be repeated; 0: 3; negative: none. All retries
 	// together stay below 20 % of the requests plus 10 a second (Linkerd's published default).
-	Retries int        `json:"retries,omitempty"`
-	Probe   probe.Spec `json:"probe,omitzero"` // for when the control plane is away; exec is not asked
+	Retries int `json:"retries,omitempty"`
+	// HTTP2 are the target ports whose program speaks HTTP/2 with prior knowledge (app_protocol grpc or h2c). gRPC
+	// requests are sent so to every port.
+	HTTP2 []int      `json:"http2,omitempty"`
+	Probe probe.Spec `json:"probe,omitzero"` // for when the control plane is away; exec is not asked
 }
 
 // Instance is one address of a service.

@@ -1,0 +1,152 @@
+package proxy
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// choice is an immutable list of instances that may take requests.
+type choice struct {
+	list  []*instance
+	equal bool      // all weights are the same and nobody warms up (before warm)
+	warm  time.Time // the last of them is warm then
+}
+
+const (
+	defaultWeight = 100
+	warmTime      = 10 * time.Second // weight grows linearly over it, from a tenth (Envoy's slow start)
+)
+
+func newChoice(list []*instance, now time.Time) *choice {
+	c := &choice{list: list, equal: true}
+	for _, inst := range list {
+		conf := inst.conf.Load()
+		if weightOf(conf) != weightOf(list[0].conf.Load()) {
+			c.equal = false
+		}
+		if end := conf.WarmFrom.Add(warmTime); !conf.WarmFrom.IsZero() && end.After(now) && end.After(c.warm) {
+			c.warm = end
+		}
+	}
+	return c
+}
+
+func weightOf(c *Instance) int {
+	if c.Weight <= 0 {
+		return defaultWeight
+	}
+	return c.Weight
+}
+
+// weight is the instance's share at a moment, at least 1.
+func weight(inst *instance, now time.Time) int64 {
+	conf := inst.conf.Load()
+	w := int64(weightOf(conf)) * 1000
+	if !conf.WarmFrom.IsZero() {
+		if age := now.Sub(conf.WarmFrom); age < warmTime {
+			w = max(w/10, w*int64(max(age, 0))/int64(warmTime))
+		}
+	}
+	return w
+}
+
+// pick chooses by the power of two choices: two at random, each by its weight, and of these the one with fewer requests
+// per weight; a tie goes to the first drawn, so that idle instances share by weight exactly. Those in tried, and those
+// on trial by another request, are chosen only when nobody else is left, the latter never.
+func (c *choice) pick(t *tried, now func() time.Time) *instance {
+	switch len(c.list) {
+	case 0:
+		return nil
+	case 1:
+		if c.list[0].health.busy() {
+			return nil
+		}
+		return c.list[0]
+	}
+	var a, b *instance
+	if c.equal && c.warm.IsZero() {
+		n := len(c.list)
+		i := rand.IntN(n)
+		j := rand.IntN(n - 1)
+		if j >= i {
+			j++
+		}
+		a, b = c.list[i], c.list[j]
+		if b.inUse.Load() < a.inUse.Load() {
+			a, b = b, a
+		}
+	} else {
+		at := now()
+		a, b = c.draw(at), c.draw(at)
+		if b.inUse.Load()*weight(a, at) < a.inUse.Load()*weight(b, at) {
+			a, b = b, a
+		}
+	}
+	if c.free(a, t) {
+		return a
+	}
+	if c.free(b, t) {
+		return b
+	}
+	return c.scan(t)
+}
+
+func (c *choice) free(inst *instance, t *tried) bool { return !inst.health.busy() && !t.has(inst) }
+
+// draw returns one at random, by weight.
+func (c *choice) draw(at time.Time) *instance {
+	var total int64
+	for _, inst := range c.list {
+		total += weight(inst, at)
+	}
+	x := rand.Int64N(total)
+	for _, inst := range c.list {
+		if x -= weight(inst, at); x < 0 {
+			return inst
+		}
+	}
+	return c.list[len(c.list)-1]
+}
+
+// scan looks at all, from a random one on: the untried with the fewest requests, else the tried with the fewest.
+func (c *choice) scan(t *tried) *instance {
+	var best *instance
+	bestTried := true
+	off := rand.IntN(len(c.list))
+	for i := range c.list {
+		inst := c.list[(i+off)%len(c.list)]
+		if inst.health.busy() {
+			continue
+		}
+		was := t.has(inst)
+		if best == nil || bestTried && !was || was == bestTried && inst.inUse.Load() < best.inUse.Load() {
+			best, bestTried = inst, was
+		}
+	}
+	return best
+}
+
+// tried are the instances that a request was sent to without success. A nil one is empty.
+type tried struct {
+	list [8]*instance
+	n    int
+}
+
+func (t *tried) add(inst *instance) {
+	if !t.has(inst) {
+		t.list[t.n%len(t.list)] = inst
+		t.n++
+	}
+}
+
+func (t *tried) has(inst *instance) bool {
+	if t == nil {
+		return false
+	}
+	for i := range min(t.n, len(t.list)) {
+		if t.list[i] == inst {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,146 @@
+package proxy
+
+import (
+	"context"
+	"time"
+)
+
+// call sends a request to an instance of s and returns its answer, with the instance it is from. It waits while none is
+// ready, and tries again what may be repeated and what provably did not arrive. The answer's close releases the
+// instance.
+func (p *Proxy) call(ctx context.Context, s *service, port int, q *request, timeout time.Duration) (*response, *instance, *failure) {
+	s.count.requests.Add(1)
+	s.budget.deposit()
+	c := caller{s: s, q: q, port: port, timeout: timeout}
+	resp, inst, f := c.run(ctx)
+	if f != nil && f.status >= 500 {
+		s.count.failed.Add(1)
+	}
+	return resp, inst, f
+}
+
+type caller struct {
+	s       *service
+	q       *request
+	port    int
+	timeout time.Duration
+	tried   tried
+	repeats int // of what may have arrived
+	again   int // of what did not arrive
+	wait    waiter
+}
+
+func (c *caller) run(ctx context.Context) (*response, *instance, *failure) {
+	for {
+		inst, f := c.wait.acquire(ctx, c.s, &c.tried)
+		if f != nil {
+			return nil, nil, f
+		}
+		resp, err := inst.pool(c.port).roundTrip(ctx, c.q, c.timeout, c.again > 0)
+		if err == nil {
+			inst.health.answered()
+			inst.connected()
+			return resp, inst, nil
+		}
+		if f := c.after(inst, err); f != nil {
+			return nil, nil, f
+		}
+	}
+}
+
+// after decides what an error means: nil to try again.
+func (c *caller) after(inst *instance, err *callError) *failure {
+	defer inst.release()
+	switch {
+	case err.gone:
+		if err.sent {
+			inst.connected()
+		} else {
+			inst.abandoned()
+		}
+		return &failure{status: 499, kind: kindClient, detail: "the client went away"}
+	case err.kind == kindConnect:
+		if c.s.retries() < 0 {
+			return &failure{status: 502, kind: kindConnect, detail: "no connection to an instance of " + c.s.name}
+		}
+		c.wait.refused = true
+		c.s.count.retries.Add(1)
+		return nil // the instance is out of the choice now: this ends, by an instance or by the hold
+	case !err.sent:
+		inst.connected()
+		if c.again++; c.s.retries() < 0 || c.again > 3 || !c.q.body.rewindable() {
+			return c.failed(err)
+		}
+		c.s.count.retries.Add(1)
+		return nil
+	}
+	inst.connected()
+	inst.broke()
+	c.tried.add(inst)
+	if err.kind != kindReset || !c.q.safe || c.q.upgrade != "" || c.repeats >= c.s.retries() || !c.q.body.rewindable() ||
+		!c.s.budget.take(time.Now()) {
+		return c.failed(err)
+	}
+	c.repeats++
+	c.s.count.retries.Add(1)
+	return nil
+}
+
+func (c *caller) failed(err *callError) *failure {
+	switch err.kind {
+	case kindTimeout:
+		return &failure{status: 504, kind: kindTimeout, detail: c.s.name + " did not answer in time"}
+	case kindProtocol:
+		return &failure{status: 502, kind: kindProtocol, detail: c.s.name + " answered with something that is not HTTP"}
+	}
+	return &failure{status: 502, kind: kindReset, detail: c.s.name + " broke the connection off"}
+}
+
+// waiter waits for an instance that takes something new, for the service's hold in all.
+type waiter struct {
+	s       *service
+	refused bool // an instance was there and did not accept
+	until   time.Time
+}
+
+// acquire returns an instance, counted as in use, or why there is none.
+func (w *waiter) acquire(ctx context.Context, s *service, t *tried) (*instance, *failure) {
+	if inst := s.acquire(t); inst != nil {
+		return inst, nil
+	}
+	w.s = s
+	if w.until.IsZero() {
+		hold := s.hold()
+		if hold < 0 {
+			return nil, w.none()
+		}
+		s.count.held.Add(1)
+		w.until = time.Now().Add(hold)
+	}
+	defer s.holding.Add(-1)
+	if s.holding.Add(1) > maxHolding {
+		return nil, &failure{status: 503, kind: kindOverload, detail: "too many requests wait for " + s.name, retryAfter: 1}
+	}
+	timer := time.NewTimer(time.Until(w.until))
+	defer timer.Stop()
+	for {
+		changed := *s.changed.Load() // before looking, so that no change in between is missed
+		if inst := s.acquire(t); inst != nil {
+			return inst, nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil, w.none()
+		case <-ctx.Done():
+			return nil, &failure{status: 499, kind: kindClient, detail: "the client went away"}
+		}
+	}
+}
+
+func (w *waiter) none() *failure {
+	if w.refused {
+		return &failure{status: 503, kind: kindConnect, detail: "no instance of " + w.s.name + " accepts connections", retryAfter: 1}
+	}
+	return &failure{status: 503, kind: kindNoInstance, detail: "no instance of " + w.s.name + " is ready", retryAfter: 1}
+}

@@ -1,0 +1,213 @@
+package proxy
+
+import (
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// instance is one address of a service, for as long as snapshots name it or something is in flight to it.
+type instance struct {
+	id   string
+	host string
+	svc  *service
+	conf atomic.Pointer[Instance]
+
+	inUse  atomic.Int64 // requests, streams and connections in flight
+	takes  atomic.Bool  // may take something new; set to false before anyone reads inUse for "drained"
+	health health
+
+	mu      sync.Mutex
+	pools   map[int]*pool
+	streams map[*stream]struct{}
+	drainBy *time.Timer
+}
+
+// stream is something that may outlive a drain: it is told to end.
+type stream struct {
+	inst *instance
+	end  func() // called at most once, from another goroutine; must not block
+	once sync.Once
+	// loose is a connection over which nothing went yet: it ends when the drain begins.
+	loose bool
+}
+
+func (s *stream) finish() { s.once.Do(s.end) }
+
+func newInstance(s *service, c *Instance) *instance {
+	i := &instance{id: c.ID, host: c.Host, svc: s, pools: map[int]*pool{}, streams: map[*stream]struct{}{}}
+	i.conf.Store(c)
+	return i
+}
+
+// ready says whether snapshot, or while the control plane is away the data plane's own probe, lets it take requests.
+func (i *instance) ready() bool {
+	c := i.conf.Load()
+	if c.Draining {
+		return false
+	}
+	i.health.mu.Lock()
+	defer i.health.mu.Unlock()
+	switch i.health.probed {
+	case passed:
+		return true
+	case failed:
+		return false
+	}
+	return c.Ready
+}
+
+// update takes over what a snapshot says. An instance that turns unready or begins to drain loses its idle connections
+// at once, so that no request is ever written to one that it is about to close.
+func (i *instance) update(c *Instance, now time.Time) {
+	was := i.conf.Swap(c)
+	if c.Ready && !was.Ready {
+		i.health.reset()
+	}
+	i.settle()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.drainBy != nil {
+		i.drainBy.Stop()
+		i.drainBy = nil
+	}
+	if !c.Draining {
+		return
+	}
+	for s := range i.streams {
+		if s.loose {
+			go s.finish()
+		}
+	}
+	if !c.DrainBy.IsZero() {
+		i.drainBy = time.AfterFunc(max(0, c.DrainBy.Sub(now)), i.endStreams)
+	}
+}
+
+// settle makes takes what ready says.
+func (i *instance) settle() {
+	ready := i.ready()
+	i.takes.Store(ready)
+	if !ready {
+		i.dropIdle()
+	}
+}
+
+func (i *instance) stopTimer() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.drainBy != nil {
+		i.drainBy.Stop()
+	}
+}
+
+// endStreams ends every stream to the instance: the drain's time is over.
+func (i *instance) endStreams() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for s := range i.streams {
+		go s.finish()
+	}
+}
+
+// track has end called when the instance's drain time is over, until untrack.
+func (i *instance) track(end func(), loose bool) *stream {
+	s := &stream{inst: i, end: end, loose: loose}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.streams[s] = struct{}{}
+	c := i.conf.Load()
+	if c.Draining && (loose || !c.DrainBy.IsZero() && !time.Now().Before(c.DrainBy)) {
+		go s.finish()
+	}
+	return s
+}
+
+// settled says that the stream is in use now: it ends with the drain's time, not with its beginning.
+func (s *stream) settled() {
+	s.inst.mu.Lock()
+	defer s.inst.mu.Unlock()
+	s.loose = false
+}
+
+func (i *instance) untrack(s *stream) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.streams, s)
+}
+
+// admit claims the trial of an instance that is on trial.
+func (i *instance) admit() bool {
+	return i.health.trial.Load() == trialNone || i.health.trial.CompareAndSwap(trialOpen, trialBusy)
+}
+
+func (i *instance) release() { i.inUse.Add(-1) }
+
+// address returns where a target port of the service really is.
+func (i *instance) address(port int) string {
+	if p, ok := i.conf.Load().PortMap[port]; ok {
+		port = p
+	}
+	return net.JoinHostPort(i.host, strconv.Itoa(port))
+}
+
+// pool returns the connections to a target port.
+func (i *instance) pool(port int) *pool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	p := i.pools[port]
+	if p == nil {
+		p = newPool(i, port)
+		i.pools[port] = p
+	}
+	return p
+}
+
+// dropIdle closes every connection that is not in use, and lets those in use close when they are done.
+func (i *instance) dropIdle() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, p := range i.pools {
+		p.drop()
+	}
+}
+
+// unreachable takes the instance out after a failed connect.
+func (i *instance) unreachable() {
+	if i.health.unreachable(time.Now()) {
+		i.dropIdle()
+		i.svc.refresh()
+	}
+}
+
+// broke notes an answer that broke off.
+func (i *instance) broke() {
+	if i.health.broke(time.Now()) {
+		i.svc.refresh()
+	}
+}
+
+// connected notes a connection that was made.
+func (i *instance) connected() {
+	if i.health.connected() {
+		i.svc.wake()
+	}
+}
+
+// abandoned notes that a request gave up on the instance without a result.
+func (i *instance) abandoned() {
+	if i.health.abandon() {
+		i.svc.wake()
+	}
+}
+
+// expire closes connections that were idle for too long.
+func (i *instance) expire(now time.Time) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, p := range i.pools {
+		p.expire(now)
+	}
+}

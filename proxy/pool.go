@@ -1,0 +1,138 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// pool holds the idle connections to one port of one instance, the last used on top.
+type pool struct {
+	inst *instance
+	port int
+
+	mu   sync.Mutex
+	idle []*upstream
+	gen  int // counted up by drop: connections of an earlier one are not kept
+	h2   *http2.Transport
+}
+
+const (
+	maxIdle  = 256              // connections kept per instance and port
+	idleTime = 30 * time.Second // unless the upstream's Keep-Alive says less
+)
+
+func newPool(i *instance, port int) *pool { return &pool{inst: i, port: port} }
+
+// get returns a connection and whether it was used before. Idle ones that the upstream has closed are passed over.
+func (p *pool) get(ctx context.Context, fresh bool) (c *upstream, reused bool, err error) {
+	for !fresh {
+		if c = p.pop(); c == nil {
+			break
+		}
+		if time.Now().Before(c.keepUntil) && c.alive() {
+			return c, true, nil
+		}
+		c.Close()
+	}
+	p.mu.Lock()
+	gen := p.gen
+	p.mu.Unlock()
+	conn, err := p.dial(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	c = newUpstream(conn, p)
+	c.gen = gen
+	return c, false, nil
+}
+
+func (p *pool) pop() *upstream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle)
+	if n == 0 {
+		return nil
+	}
+	c := p.idle[n-1]
+	p.idle[n-1] = nil
+	p.idle = p.idle[:n-1]
+	return c
+}
+
+// dial connects, and notes for the instance what came of it. An error is a *connectError or the context's.
+func (p *pool) dial(ctx context.Context) (*net.TCPConn, error) {
+	d := net.Dialer{Timeout: p.inst.svc.connectTimeout()}
+	conn, err := d.DialContext(ctx, "tcp", p.inst.address(p.port))
+	switch {
+	case err == nil:
+		p.inst.connected()
+		return conn.(*net.TCPConn), nil
+	case ctx.Err() != nil:
+		p.inst.abandoned()
+		return nil, ctx.Err()
+	}
+	p.inst.unreachable()
+	return nil, &connectError{err}
+}
+
+// connectError says that no connection could be made: nothing was sent.
+type connectError struct{ err error }
+
+func (e *connectError) Error() string { return e.err.Error() }
+func (e *connectError) Unwrap() error { return e.err }
+
+// put keeps an idle connection for the next request, or closes it.
+func (p *pool) put(c *upstream, now time.Time) {
+	if c.keep <= 0 {
+		c.Close()
+		return
+	}
+	c.keepUntil = now.Add(c.keep)
+	p.mu.Lock()
+	if c.gen != p.gen || len(p.idle) >= maxIdle {
+		p.mu.Unlock()
+		c.Close()
+		return
+	}
+	p.idle = append(p.idle, c)
+	p.mu.Unlock()
+}
+
+// drop closes every idle connection; those in use are closed when they are done.
+func (p *pool) drop() {
+	p.mu.Lock()
+	idle, h2 := p.idle, p.h2
+	p.idle, p.h2 = nil, nil
+	p.gen++
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.Close()
+	}
+	if h2 != nil {
+		h2.CloseIdleConnections()
+	}
+}
+
+// expire closes the connections that were idle for too long.
+func (p *pool) expire(now time.Time) {
+	p.mu.Lock()
+	var old []*upstream
+	kept := p.idle[:0]
+	for _, c := range p.idle {
+		if c.keepUntil.After(now) {
+			kept = append(kept, c)
+		} else {
+			old = append(old, c)
+		}
+	}
+	clear(p.idle[len(kept):])
+	p.idle = kept
+	p.mu.Unlock()
+	for _, c := range old {
+		c.Close()
+	}
+}

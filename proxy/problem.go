@@ -1,0 +1,59 @@
+package proxy
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// ErrorHeader is set on every answer that the data plane wrote itself; its value is the kind. A response without it is
+// the program's own.
+const ErrorHeader = "X-Trellis-Error"
+
+// InstanceHeader names the instance that answered, when Config.ExposeInstance is set.
+const InstanceHeader = "X-Trellis-Instance"
+
+// The kinds of failure that ErrorHeader tells.
+const (
+	kindBadRequest = "bad-request" // 400, 414, 431
+	kindNoRoute    = "no-route"    // 404
+	kindMethod     = "method"      // 405
+	kindNoInstance = "no-instance" // 503: none was ready within the hold
+	kindOverload   = "overload"    // 503: too many requests are held
+	kindConnect    = "connect"     // 502: no instance accepted a connection
+	kindReset      = "reset"       // 502: the instance broke off, the request may have been carried out
+	kindProtocol   = "protocol"    // 502: the instance's answer is not HTTP
+	kindTimeout    = "timeout"     // 504: no response headers in time
+	kindClient     = "client"      // the client went away or broke its request off; nobody reads the answer
+)
+
+// failure is an answer of the data plane itself.
+type failure struct {
+	status     int
+	kind       string
+	detail     string
+	retryAfter int // seconds; 0: the header is left out
+	allow      []string
+}
+
+func (f *failure) Error() string { return fmt.Sprintf("%d %s: %s", f.status, f.kind, f.detail) }
+
+func badRequest(detail string) *failure {
+	return &failure{status: 400, kind: kindBadRequest, detail: detail}
+}
+
+// problem is RFC 9457's body.
+type problem struct {
+	Type      string `json:"type"`
+	Title     string `json:"title"`
+	Status    int    `json:"status"`
+	Detail    string `json:"detail,omitempty"`
+	RequestID string `json:"request_id"`
+}
+
+func (f *failure) body(title, requestID string) []byte {
+	b, err := json.Marshal(problem{"about:blank", title, f.status, f.detail, requestID})
+	if err != nil {
+		return []byte(`{"type":"about:blank"}`) // strings and an int always marshal
+	}
+	return append(b, '\n')
+}

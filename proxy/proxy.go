@@ -1,0 +1,332 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what a data plane is made of. Feed is required, all else has a default.
+type Config struct {
+	Feed   Feed
+	Log    *slog.Logger // nil: nothing is logged
+	Status string       // path of the unix socket that answers GET /status; "": none
+
+	// Grace bounds how long requests and streams in flight may go on after the end of Run's context; 0: 30 s.
+	Grace time.Duration
+	// Linger is how long connections that are idle then are kept, so that their clients learn with a response, not
+	// by a closed connection, to go elsewhere; 0: 5 s.
+	Linger time.Duration
+	// MaxConns bounds the open connections of a listener; 0: 16,384.
+	MaxConns int
+	// ExposeInstance sets InstanceHeader on responses.
+	ExposeInstance bool
+}
+
+// Feed gives a data plane its snapshots and sockets.
+type Feed interface {
+	// Follow calls update, one call at a time, with what there is and then with every change, until ctx is done. It
+	// returns an error when it can't go on; it is called again after a pause then, and may begin anew.
+	Follow(ctx context.Context, update func(Update)) error
+}
+
+// Update is one change. Its parts are independent: a socket may come before or after the snapshot that names it.
+type Update struct {
+	Snapshot *Snapshot           // nil: unchanged; one that is not newer is ignored
+	Sockets  map[string]*os.File // new listening sockets by Listener.Name; ownership passes
+	Closed   []string            // sockets that are to be closed
+	// ControlPlaneAway says that nobody else watches the instances: the data plane probes by itself.
+	ControlPlaneAway bool
+}
+
+const (
+	defaultGrace    = 30 * time.Second
+	defaultLinger   = 5 * time.Second
+	defaultMaxConns = 16384
+)
+
+// Proxy is a data plane. Make one with New.
+type Proxy struct {
+	cfg      Config
+	log      *slog.Logger
+	front    *front
+	table    atomic.Pointer[table]
+	draining atomic.Bool
+
+	life   context.Context // ends when everything has to end
+	cutoff context.CancelFunc
+	wg     sync.WaitGroup // everything that serves a client, and the listeners
+
+	conns    set[*clientConn]
+	handlers atomic.Int64 // running ones
+	streams  set[*stream]
+
+	mu        sync.Mutex // one update at a time
+	listeners map[string]*listener
+	retired   []*service // out of the snapshot, perhaps still in use
+	probing   probing
+}
+
+// New returns a data plane; Run starts it.
+func New(cfg Config) *Proxy {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Grace <= 0 {
+		cfg.Grace = defaultGrace
+	}
+	if cfg.Linger <= 0 {
+		cfg.Linger = defaultLinger
+	}
+	if cfg.MaxConns <= 0 {
+		cfg.MaxConns = defaultMaxConns
+	}
+	p := &Proxy{cfg: cfg, log: cfg.Log, listeners: map[string]*listener{}}
+	p.table.Store(emptyTable())
+	p.front = newFront(p)
+	p.probing.p = p
+	return p
+}
+
+// Run serves until ctx is done. Then it stops accepting, tells clients to go elsewhere, lets what is in flight finish
+// within the grace time, cuts the rest, and returns when all that it started has ended. The feed is followed to the
+// end: a request that is in flight still sees instances come and go. Run may be called once.
+func (p *Proxy) Run(ctx context.Context) error {
+	p.life, p.cutoff = context.WithCancel(context.WithoutCancel(ctx))
+	defer p.cutoff()
+	var background sync.WaitGroup
+	if p.cfg.Status != "" {
+		l, err := listenUnix(p.cfg.Status)
+		if err != nil {
+			return fmt.Errorf("open status socket %s: %w", p.cfg.Status, err)
+		}
+		background.Go(func() { p.serveStatus(p.life, l) })
+	}
+	background.Go(func() { p.follow(p.life) })
+	background.Go(func() { p.expire(p.life) })
+	background.Go(p.front.run)
+
+	<-ctx.Done()
+	p.drain()
+	p.cutoff()
+	background.Wait()
+	p.close()
+	p.wg.Wait()
+	for p.handlers.Load() > 0 { // their connections are closed: they are returning
+		time.Sleep(time.Millisecond)
+	}
+	return nil
+}
+
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// follow takes updates until ctx is done.
+func (p *Proxy) follow(ctx context.Context) {
+	pause := 50 * time.Millisecond
+	for {
+		began := time.Now()
+		err := p.cfg.Feed.Follow(ctx, p.update)
+		if ctx.Err() != nil {
+			return
+		}
+		p.log.Warn("feed ended", "err", err)
+		if time.Since(began) > 10*time.Second {
+			pause = 50 * time.Millisecond
+		}
+		select {
+		case <-time.After(pause):
+			pause = min(2*pause, 2*time.Second)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// update takes over one change.
+func (p *Proxy) update(u Update) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.life.Err() != nil || p.draining.Load() {
+		for _, f := range u.Sockets {
+			f.Close()
+		}
+		u.Sockets = nil
+	}
+	for _, name := range u.Closed {
+		if l := p.listeners[name]; l != nil {
+			l.close()
+			delete(p.listeners, name)
+		}
+	}
+	for name, f := range u.Sockets {
+		l, err := newListener(name, f, p.cfg.MaxConns)
+		if err != nil {
+			p.log.Error("socket not taken", "listener", name, "err", err)
+			continue
+		}
+		if old := p.listeners[name]; old != nil {
+			old.close()
+		}
+		p.listeners[name] = l
+	}
+	if u.Snapshot != nil {
+		p.apply(u.Snapshot)
+	}
+	if !p.draining.Load() {
+		t := p.table.Load()
+		for name, l := range p.listeners {
+			p.use(l, t.listeners[name])
+		}
+	}
+	p.probing.set(u.ControlPlaneAway)
+}
+
+// apply makes a snapshot the current one, if it is newer and whole. p.mu is held.
+func (p *Proxy) apply(s *Snapshot) {
+	old := p.table.Load()
+	if old.older(s) {
+		if s.Epoch != old.epoch || s.Version != old.version {
+			p.log.Warn("snapshot refused: older than the last", "project", s.Project, "epoch", s.Epoch, "version", s.Version)
+		}
+		return
+	}
+	now := time.Now()
+	t, err := compile(s, old, now)
+	if err != nil {
+		p.log.Error("snapshot refused", "project", s.Project, "epoch", s.Epoch, "version", s.Version, "err", err)
+		return
+	}
+	// Services first: a request that the new routes send to one finds its instances there. The version is published
+	// last: who reads it in the status knows that no draining instance takes anything new any more.
+	for i := range s.Services {
+		t.services[s.Services[i].Name].apply(&s.Services[i], now)
+	}
+	p.table.Store(t)
+	for name, svc := range old.services {
+		if t.services[name] != svc {
+			svc.close()
+			p.retired = append(p.retired, svc)
+		}
+	}
+	p.retired = slices.DeleteFunc(p.retired, func(s *service) bool { return s.idle() })
+}
+
+// expire closes idle connections to instances when their time is over.
+func (p *Proxy) expire(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			for _, s := range p.table.Load().services {
+				for _, inst := range s.all() {
+					inst.expire(now)
+				}
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drain stops accepting and waits until clients have gone elsewhere.
+func (p *Proxy) drain() {
+	p.mu.Lock()
+	p.draining.Store(true)
+	for _, l := range p.listeners {
+		l.stop()
+		if l.tcp != nil {
+			l.tcp.Close()
+		}
+	}
+	p.mu.Unlock()
+	p.front.drain()
+	grace, cancel := context.WithTimeout(p.life, p.cfg.Grace)
+	defer cancel()
+	p.waitIdle(grace, min(p.cfg.Linger, p.cfg.Grace))
+	for _, c := range p.conns.list() {
+		if c.waiting.Load() {
+			c.tcp.Close() // who peeks at it sees that and lets go of it
+		}
+	}
+	p.front.stop(grace)
+	p.waitIdle(grace, p.cfg.Grace)
+	streams := p.streams.list()
+	for _, s := range streams {
+		go s.finish()
+	}
+	if len(streams) > 0 {
+		last, cancel := context.WithTimeout(p.life, 2*closeTime)
+		defer cancel()
+		p.waitIdle(last, 2*closeTime)
+	}
+}
+
+// waitIdle returns when there are neither connections nor streams any more, or the time is over.
+func (p *Proxy) waitIdle(ctx context.Context, limit time.Duration) {
+	end := time.After(limit)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for p.conns.len()+p.streams.len() > 0 {
+		select {
+		case <-tick.C:
+		case <-end:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// close lets go of everything that is left.
+func (p *Proxy) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.probing.set(false)
+	for _, l := range p.listeners {
+		l.close()
+	}
+	for _, c := range p.conns.list() {
+		c.Close()
+	}
+	for _, s := range p.table.Load().services {
+		s.close()
+	}
+}
+
+// Status returns what the data plane says of itself.
+func (p *Proxy) Status() Status {
+	t := p.table.Load()
+	st := Status{PID: os.Getpid(), Epoch: t.epoch, Version: t.version, InUse: map[string]int{}, Counters: map[string]Counters{}}
+	p.mu.Lock()
+	retired := slices.Clone(p.retired)
+	p.mu.Unlock()
+	for name, s := range t.services {
+		s.describe(&st)
+		st.Counters[name] = s.count.read()
+	}
+	for _, s := range retired {
+		s.describe(&st)
+	}
+	slices.Sort(st.Ejected)
+	return st
+}

@@ -1,0 +1,216 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+)
+
+// Bounds of a request.
+const (
+	maxHeaderBytes = 32 << 10
+	maxHeaderCount = 100
+	maxURI         = 8 << 10
+	replayLimit    = 64 << 10 // of a body that may be sent again
+)
+
+// request is the data plane's one view of a request: routing, balancing, retry, limits and the upstream see this.
+type request struct {
+	id        string
+	method    string
+	authority string // as the client sent it; goes to the upstream as Host
+	host      string // of authority, in normal form
+	path      string // in normal form at the gateway
+	target    string // path and query: what the upstream gets
+	header    header
+	named     []string // fields that Connection names
+	client    netip.Addr
+	scheme    string
+	outside   bool // the caller is not one of the project's services: what it says about itself is dropped
+
+	upgrade  string // protocol asked for, "" for none
+	trailers bool   // the client takes trailers (TE)
+	grpc     bool
+	expect   bool // the client waits for 100 Continue before it sends its body
+	safe     bool // may be repeated
+
+	length   int64 // of the body; -1 when unknown
+	body     *replay
+	declared []string      // trailers that the client announced
+	trailer  func() header // valid once the body has been read
+
+	ended   chan struct{}   // closed when nobody waits for the answer any more; nil unless expect is set
+	pending []chan struct{} // closed one by one as the body's readers let go of it
+	unread  bool            // something may still be reading the body
+}
+
+// repeatable says whether a request may be sent again though it may have been carried out: RFC 9110, section 9.2.2, and
+// the Idempotency-Key of draft-ietf-httpapi-idempotency-key-header.
+func repeatable(method string, h header) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return h.get("Idempotency-Key") != ""
+}
+
+// setTarget splits and checks a request target. A strict one is put in normal form; one that is not strict is passed on
+// as it is, for listeners where no decision hangs on the path.
+func (q *request) setTarget(target string, strict bool) *failure {
+	if len(target) > maxURI {
+		return &failure{status: 414, kind: kindBadRequest, detail: "request target longer than 8 KiB"}
+	}
+	if rest, ok := strings.CutPrefix(target, "http://"); ok { // absolute form: the authority is already in q
+		i := strings.IndexAny(rest, "/?")
+		if i < 0 {
+			i, rest = 0, "/"
+		} else if rest[i] == '?' {
+			rest = "/" + rest[i:]
+			i = 0
+		}
+		target = rest[i:]
+	}
+	path, query, hasQuery := strings.Cut(target, "?")
+	if !opaqueTarget(target) || target == "*" && q.method != "OPTIONS" {
+		return badRequest("malformed request target")
+	}
+	q.path, q.target = path, target
+	if !strict || target == "*" {
+		return nil
+	}
+	normal, ok := normalPath(path)
+	if !ok || !cleanQuery(query) {
+		return badRequest("ambiguous request target")
+	}
+	if normal != path {
+		q.path, q.target = normal, normal
+		if hasQuery {
+			q.target = normal + "?" + query
+		}
+	}
+	return nil
+}
+
+// setID keeps the client's request id when it is one, else makes one.
+func (q *request) setID() {
+	if v := q.header["X-Request-Id"]; len(v) == 1 && validID(v[0]) {
+		q.id = v[0]
+		return
+	}
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
+	var text [32]byte
+	hex.Encode(text[:], b[:])
+	q.id = string(text[:])
+}
+
+func validID(id string) bool {
+	if len(id) < 8 || len(id) > 128 {
+		return false
+	}
+	for i := range len(id) {
+		if c := id[i]; class[c]&unreserved == 0 && c != ':' && c != '=' && c != '+' && c != '/' {
+			return false
+		}
+	}
+	return true
+}
+
+// passes says whether a field of the client goes to the upstream as it is.
+func (q *request) passes(key string) bool {
+	switch key {
+	case "Host", "Content-Length", "X-Request-Id", "Expect":
+		return false
+	}
+	if hopByHop(key) || q.outside && forwarding(key) {
+		return false
+	}
+	for _, n := range q.named {
+		if n == key {
+			return false
+		}
+	}
+	return true
+}
+
+// replay is a request body that can be read again from its start, as long as no more than 64 KiB of it were read.
+type replay struct {
+	mu   sync.Mutex
+	src  io.Reader
+	buf  []byte
+	read int  // bytes read from src
+	over bool // more was read than is kept
+	err  error
+}
+
+// fill reads the body whole, of which the length is known to be at most replayLimit.
+func (r *replay) fill(length int64) error {
+	r.buf = make([]byte, length)
+	if _, err := io.ReadFull(r.src, r.buf); err != nil {
+		return err
+	}
+	// The end has to be seen too: it is where trailers and a body longer than announced show.
+	var one [1]byte
+	if n, err := r.src.Read(one[:]); n > 0 || err != nil && err != io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	r.err, r.read = io.EOF, int(length)
+	return nil
+}
+
+// complete says whether the whole body is at hand.
+func (r *replay) complete() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err == io.EOF && !r.over
+}
+
+// rewindable says whether a new reader would see the whole body.
+func (r *replay) rewindable() bool {
+	if r == nil {
+		return true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.over
+}
+
+// reader returns a reader of the body from its start.
+func (r *replay) reader() *replayReader { return &replayReader{body: r} }
+
+type replayReader struct {
+	body *replay
+	off  int
+}
+
+func (r *replayReader) Read(p []byte) (int, error) {
+	b := r.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r.off < len(b.buf) {
+		n := copy(p, b.buf[r.off:])
+		r.off += n
+		return n, nil
+	}
+	if r.off != b.read { // another attempt read on, more than is kept
+		return 0, io.ErrUnexpectedEOF
+	}
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.src.Read(p)
+	if !b.over && b.read+n <= replayLimit {
+		b.buf = append(b.buf, p[:n]...)
+	} else {
+		b.over, b.buf = true, nil
+	}
+	b.read += n
+	r.off += n
+	b.err = err
+	return n, err
+}

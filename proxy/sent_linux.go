@@ -1,0 +1,47 @@
+package proxy
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// nothingToRead says whether a socket is open in the reading direction and has nothing to read.
+func nothingToRead(fd int) bool {
+	var b [1]byte
+	for {
+		_, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err == unix.EINTR {
+			continue
+		}
+		return err == unix.EAGAIN
+	}
+}
+
+// acknowledged returns how many bytes the other end's kernel has taken so far.
+func acknowledged(c *net.TCPConn) (bytes uint64, reset, ok bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, false, false
+	}
+	var info *unix.TCPInfo
+	if cerr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); cerr != nil || err != nil {
+		return 0, false, false
+	}
+	const stateClose = 7 // TCP_CLOSE of include/net/tcp_states.h
+	return info.Bytes_acked, info.State == stateClose, true
+}
+
+// neverArrived says whether it is certain that nothing of a request reached the program behind c, where total bytes
+// were written before that request and reading its response ended with a clean end of file.
+//
+// A program that had closed its end before the request came has its kernel answer it with a reset and acknowledge
+// nothing. The order is what proves it: the end of file says that the program closed, with everything read that had
+// come until then (else the kernel would have sent a reset in its place), and its segment acknowledges what had come;
+// the reset after it says that nobody was there for the rest. A program that only half-closed and goes on to read makes
+// no reset, and one that read all of a request has it acknowledged. The reset has to be there already (between sockets
+// of one machine it is, before the write returns): one that comes later may be of a program that half-closed first.
+func neverArrived(c *net.TCPConn, total int64) bool {
+	acked, reset, ok := acknowledged(c)
+	return ok && reset && acked <= uint64(total)+1 // Linux counts the acknowledged SYN too
+}

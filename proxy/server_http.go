@@ -1,0 +1,404 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// This file and upstream_http.go are the two that know net/http. It reads requests from clients and writes responses.
+
+// front is the HTTP side towards clients.
+type front struct {
+	p  *Proxy
+	h1 *http.Server
+	h2 *http2.Server
+	// h2base gives h2 its settings and its graceful end; it serves nothing itself.
+	h2base *http.Server
+	conns  *handover
+}
+
+const (
+	readHeaderTime = 10 * time.Second
+	clientIdleTime = 60 * time.Second
+	maxStreams     = 250
+)
+
+type connKey struct{}
+
+func newFront(p *Proxy) *front {
+	f := &front{p: p, conns: newHandover()}
+	quiet := slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
+	f.h1 = &http.Server{
+		Handler: f, ReadHeaderTimeout: readHeaderTime, IdleTimeout: clientIdleTime, ErrorLog: quiet,
+		MaxHeaderBytes: maxHeaderBytes, DisableGeneralOptionsHandler: true,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+	}
+	f.h2base = &http.Server{Handler: f, IdleTimeout: clientIdleTime, ErrorLog: quiet, MaxHeaderBytes: maxHeaderBytes}
+	f.h2 = &http2.Server{MaxConcurrentStreams: maxStreams, IdleTimeout: clientIdleTime}
+	return f
+}
+
+// run serves the HTTP/1.1 connections that come over conns; it returns when stop is done.
+func (f *front) run() {
+	if err := http2.ConfigureServer(f.h2base, f.h2); err != nil {
+		f.p.log.Error("http/2 is off", "err", err)
+	}
+	f.h1.Serve(f.conns)
+}
+
+// serve2 serves an HTTP/2 connection until it ends.
+func (f *front) serve2(c *clientConn) {
+	ctx := context.WithValue(context.Background(), connKey{}, net.Conn(c))
+	f.h2.ServeConn(c, &http2.ServeConnOpts{Context: ctx, BaseConfig: f.h2base, Handler: f})
+}
+
+// drain tells HTTP/2 clients to go elsewhere. HTTP/1.1 clients are told with their next response.
+func (f *front) drain() { f.h2base.Shutdown(context.Background()) }
+
+// stop closes idle connections, waits for the others until ctx is done, then cuts them.
+func (f *front) stop(ctx context.Context) {
+	f.conns.Close()
+	if f.h1.Shutdown(ctx) != nil {
+		f.h1.Close()
+	}
+}
+
+// ServeHTTP is one request, from the first byte to the last.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.p.handlers.Add(1)
+	defer f.p.handlers.Add(-1)
+	c := r.Context().Value(connKey{}).(*clientConn)
+	if f.p.draining.Load() {
+		w.Header().Set("Connection", "close") // HTTP/2 makes a GOAWAY of it
+	}
+	q := &request{}
+	l := c.listener.conf.Load()
+	fail := f.view(q, r, l)
+	defer q.finish(w)
+	if fail != nil {
+		f.answer(w, q, fail)
+		return
+	}
+	s, port, timeout, fail := f.p.route(l, q)
+	if fail == nil {
+		fail = f.readSmallBody(w, r, q)
+	}
+	if fail != nil {
+		f.answer(w, q, fail)
+		return
+	}
+	resp, inst, fail := f.p.call(r.Context(), s, port, q, timeout)
+	if fail != nil {
+		f.answer(w, q, fail)
+		return
+	}
+	defer inst.release()
+	if f.p.cfg.ExposeInstance {
+		w.Header().Set(InstanceHeader, inst.id)
+	}
+	if resp.tunnel != nil {
+		f.upgrade(w, q, resp, inst)
+		return
+	}
+	whole := f.forward(w, q, resp, inst)
+	resp.close(whole)
+	if !whole {
+		s.count.failed.Add(1)
+		panic(http.ErrAbortHandler) // the client sees a broken response, never a short one that looks whole
+	}
+}
+
+// view makes the data plane's view of a request.
+func (f *front) view(q *request, r *http.Request, l *Listener) *failure {
+	q.method, q.authority, q.header = r.Method, r.Host, header(r.Header)
+	q.setID()
+	if l == nil {
+		return &failure{status: 404, kind: kindNoRoute, detail: "this address is not served any more"}
+	}
+	q.outside = l.Caller == ""
+	q.scheme = "http"
+	if addr, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		q.client = addr.Addr().Unmap()
+	}
+	if r.Method == http.MethodConnect {
+		return &failure{status: 501, kind: kindBadRequest, detail: "CONNECT is not supported"}
+	}
+	if n := q.header.count(); n > maxHeaderCount {
+		return &failure{status: 431, kind: kindBadRequest, detail: "more than 100 header fields"}
+	}
+	var ok bool
+	if q.host, ok = normalHost(r.Host); !ok && (r.Host != "" || r.ProtoAtLeast(1, 1)) {
+		return badRequest("malformed Host")
+	}
+	target := r.RequestURI
+	if target == "" {
+		target = r.URL.RequestURI()
+	}
+	if fail := q.setTarget(target, l.Service == ""); fail != nil {
+		return fail
+	}
+	if q.header["Connection"] != nil {
+		q.named = q.header.named()
+		if r.ProtoMajor == 1 && q.header.hasToken("Connection", "upgrade") {
+			q.upgrade = q.header.get("Upgrade")
+		}
+	}
+	q.trailers = q.header["Te"] != nil && q.header.hasToken("Te", "trailers")
+	q.grpc = strings.HasPrefix(q.header.get("Content-Type"), "application/grpc") && r.ProtoMajor == 2
+	q.safe = repeatable(q.method, q.header)
+	q.length = r.ContentLength
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		q.length = 0
+		return nil
+	}
+	q.upgrade = "" // a body and a tunnel exclude each other
+	q.expect = q.header.hasToken("Expect", "100-continue")
+	q.body = &replay{src: r.Body}
+	q.trailer = func() header { return header(r.Trailer) }
+	for k := range r.Trailer {
+		q.declared = append(q.declared, k)
+	}
+	return nil
+}
+
+// readSmallBody reads a body of known length that is small enough to be sent again. A client that is slow with it then
+// keeps no instance busy, and one that breaks off in it has sent nothing to any. The rest of the bodies is streamed.
+func (f *front) readSmallBody(w http.ResponseWriter, r *http.Request, q *request) *failure {
+	if q.body == nil {
+		return nil
+	}
+	if q.length > 0 && q.length <= replayLimit && !q.grpc {
+		q.expect = false // reading it says 100 Continue
+		if err := q.body.fill(q.length); err != nil {
+			return &failure{status: 400, kind: kindClient, detail: "request body incomplete"}
+		}
+		return nil
+	}
+	if q.expect {
+		q.ended = make(chan struct{})
+	}
+	if r.ProtoMajor == 1 { // a response may begin before the request has ended
+		http.NewResponseController(w).EnableFullDuplex()
+	}
+	return nil
+}
+
+// finish waits until nothing reads the request's body any more.
+func (q *request) finish(w http.ResponseWriter) {
+	if q.ended != nil {
+		close(q.ended)
+	}
+	if len(q.pending) == 0 && !q.unread {
+		return
+	}
+	// Nobody needs the rest of the body: what waits for it wakes up, and the connection is not used again.
+	http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
+	for _, done := range q.pending {
+		<-done
+	}
+}
+
+// forward writes the response; it returns whether it is whole.
+func (f *front) forward(w http.ResponseWriter, q *request, resp *response, inst *instance) bool {
+	copyHeader(w.Header(), resp.header)
+	for _, k := range resp.declared {
+		w.Header().Add("Trailer", k)
+	}
+	if resp.body == nil {
+		if resp.length > 0 && q.method != "HEAD" && resp.status != http.StatusNotModified {
+			w.Header().Del("Content-Length")
+		}
+		w.WriteHeader(resp.status)
+		setTrailers(w, resp)
+		return true
+	}
+	w.WriteHeader(resp.status)
+	ended := f.followDrain(q, resp, inst)
+	err := copyBody(w, resp)
+	switch {
+	case !ended():
+		if err == nil {
+			setTrailers(w, resp)
+		}
+		return err == nil
+	case q.grpc:
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "14") // UNAVAILABLE
+		w.Header().Set(http.TrailerPrefix+"Grpc-Message", "the instance is being replaced")
+	}
+	return true
+}
+
+// followDrain ends a response that would go on for ever when its instance's drain time is over: events and gRPC
+// streams. ended, to be called once, says whether it did; such a response has no length that it could fall short of.
+func (f *front) followDrain(q *request, resp *response, inst *instance) (ended func() bool) {
+	if !q.grpc && !strings.HasPrefix(resp.header.get("Content-Type"), "text/event-stream") {
+		return func() bool { return false }
+	}
+	var done atomic.Bool
+	st := inst.track(func() { done.Store(true); resp.abort() }, false)
+	f.p.streams.add(st)
+	return func() bool {
+		f.p.streams.remove(st)
+		inst.untrack(st)
+		return done.Load()
+	}
+}
+
+// copyBody copies the response's body. It flushes whenever reading on would have to wait for the instance.
+func copyBody(w http.ResponseWriter, resp *response) error {
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	rc := http.NewResponseController(w)
+	left := resp.length
+	for flushed := false; ; {
+		if !flushed && left != 0 && resp.waiting() {
+			if err := rc.Flush(); err != nil {
+				return err
+			}
+			flushed = true
+		}
+		n, err := resp.body.Read(*buf)
+		if n > 0 {
+			if _, err := w.Write((*buf)[:n]); err != nil {
+				return err
+			}
+			flushed = false
+			if left > 0 {
+				left -= int64(n)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func copyHeader(to http.Header, from header) {
+	named := []string(nil)
+	if from["Connection"] != nil {
+		named = from.named()
+	}
+next:
+	for k, v := range from {
+		if hopByHop(k) {
+			continue
+		}
+		for _, n := range named {
+			if n == k {
+				continue next
+			}
+		}
+		to[k] = v
+	}
+	if from["Content-Type"] == nil {
+		to["Content-Type"] = nil // net/http would guess one
+	}
+}
+
+func setTrailers(w http.ResponseWriter, resp *response) {
+	if resp.trailer == nil {
+		return
+	}
+	for k, v := range resp.trailer() {
+		known := false
+		for _, d := range resp.declared {
+			known = known || d == k
+		}
+		if !known {
+			k = http.TrailerPrefix + k
+		}
+		w.Header()[k] = v
+	}
+}
+
+// answer writes a failure as problem+json.
+func (f *front) answer(w http.ResponseWriter, q *request, fail *failure) {
+	if fail.kind == kindClient {
+		panic(http.ErrAbortHandler)
+	}
+	h := w.Header()
+	h.Set(ErrorHeader, fail.kind)
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Request-Id", q.id)
+	if fail.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(fail.retryAfter))
+	}
+	if len(fail.allow) > 0 {
+		h.Set("Allow", strings.Join(fail.allow, ", "))
+	}
+	body := fail.body(http.StatusText(fail.status), q.id)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(fail.status)
+	w.Write(body)
+}
+
+// upgrade passes a 101 on and connects both ends until one of them closes.
+func (f *front) upgrade(w http.ResponseWriter, q *request, resp *response, inst *instance) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		resp.close(false)
+		panic(http.ErrAbortHandler)
+	}
+	conn.SetDeadline(time.Time{})
+	out := bufio.NewWriter(conn)
+	out.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n")
+	for k, values := range resp.header {
+		if hopByHop(k) && k != "Upgrade" {
+			continue
+		}
+		for _, v := range values {
+			writeField(out, k, v)
+		}
+	}
+	if f.p.cfg.ExposeInstance {
+		writeField(out, InstanceHeader, inst.id)
+	}
+	out.WriteString("\r\n")
+	if err := out.Flush(); err != nil {
+		conn.Close()
+		resp.close(false)
+		return
+	}
+	c := conn.(*clientConn)
+	client := end{conn: c.tcp, first: append(buffered(rw.Reader), c.first...)}
+	server := end{conn: resp.tunnel.conn, first: buffered(resp.tunnel.br)}
+	f.p.connect(inst, client, server, strings.EqualFold(resp.header.get("Upgrade"), "websocket"))
+	conn.Close()
+}
+
+func buffered(r *bufio.Reader) []byte {
+	b, _ := r.Peek(r.Buffered())
+	return append([]byte(nil), b...)
+}
+
+// serveStatus answers GET /status on a unix socket until ctx is done.
+func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(p.Status())
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readHeaderTime, IdleTimeout: clientIdleTime}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		p.log.Error("status socket failed", "err", err)
+	}
+}

@@ -1,0 +1,250 @@
+package proxy
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// service is what lives on of a Service from snapshot to snapshot: its instances' health, budget and counters.
+type service struct {
+	name   string
+	conf   atomic.Pointer[Service]
+	budget *budget
+
+	available atomic.Pointer[choice]        // whom a new request may go to
+	changed   atomic.Pointer[chan struct{}] // closed and renewed whenever available is
+	holding   atomic.Int64
+	hints     sync.Map // port to kind: what was last spoken there
+	count     counters
+
+	mu        sync.Mutex
+	instances map[string]*instance // of the current snapshot
+	leaving   map[*instance]bool   // of earlier ones, still in use
+	timer     *time.Timer          // the next end of an ejection
+	closed    bool
+}
+
+type counters struct {
+	requests, failed, retries, held, connections atomic.Uint64
+}
+
+const (
+	defaultHold           = 5 * time.Second
+	defaultConnectTimeout = time.Second
+	defaultRetries        = 3
+	maxHolding            = 10_000 // requests of one service that wait at once
+)
+
+func newService(name string, now time.Time) *service {
+	s := &service{name: name, budget: newBudget(now), instances: map[string]*instance{}, leaving: map[*instance]bool{}}
+	ch := make(chan struct{})
+	s.changed.Store(&ch)
+	s.available.Store(&choice{})
+	s.conf.Store(&Service{Name: name})
+	return s
+}
+
+func (s *service) hold() time.Duration {
+	if h := s.conf.Load().Hold; h != 0 {
+		return h
+	}
+	return defaultHold
+}
+
+func (s *service) connectTimeout() time.Duration {
+	if t := s.conf.Load().ConnectTimeout; t > 0 {
+		return t
+	}
+	return defaultConnectTimeout
+}
+
+// retries returns how many attempts may follow the first, negative for none even of what was provably not sent.
+func (s *service) retries() int {
+	if r := s.conf.Load().Retries; r != 0 {
+		return r
+	}
+	return defaultRetries
+}
+
+func (s *service) speaksHTTP2(port int) bool {
+	for _, p := range s.conf.Load().HTTP2 {
+		if p == port {
+			return true
+		}
+	}
+	return false
+}
+
+// apply makes conf the service's configuration. When it returns, no instance that may not takes anything new.
+func (s *service) apply(conf *Service, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conf.Store(conf)
+	old := s.instances
+	s.instances = make(map[string]*instance, len(conf.Instances))
+	for i := range conf.Instances {
+		c := &conf.Instances[i]
+		inst := old[c.ID]
+		if inst == nil || inst.host != c.Host || !maps.Equal(inst.conf.Load().PortMap, c.PortMap) {
+			inst = newInstance(s, c)
+		} else {
+			delete(old, c.ID)
+		}
+		s.instances[c.ID] = inst
+		inst.update(c, now)
+	}
+	for _, inst := range old {
+		s.retire(inst)
+	}
+	for inst := range s.leaving {
+		if inst.inUse.Load() == 0 {
+			delete(s.leaving, inst)
+		}
+	}
+	s.rebuild(now)
+}
+
+// retire takes an instance out for good. What is in flight goes on. s.mu is held.
+func (s *service) retire(inst *instance) {
+	inst.takes.Store(false)
+	inst.dropIdle()
+	s.leaving[inst] = true
+}
+
+// close retires all instances.
+func (s *service) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, inst := range s.instances {
+		s.retire(inst)
+	}
+	for inst := range s.leaving {
+		inst.stopTimer()
+	}
+	s.instances = map[string]*instance{}
+	s.closed = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.rebuild(time.Now())
+}
+
+// refresh rebuilds the choice after an ejection or its end.
+func (s *service) refresh() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rebuild(time.Now())
+}
+
+// rebuild computes whom new requests may go to, wakes who waits for it, and sets the timer for the next change that
+// time alone makes. s.mu is held.
+//
+// An instance that can't be connected to is never chosen. One that breaks off answers is not either, unless that leaves
+// fewer than half of the connectable ones: then the fault is likely not theirs, or shedding would overload the rest
+// (the panic threshold of Envoy, whose default is the same half).
+func (s *service) rebuild(now time.Time) {
+	var reachable, healthy []*instance
+	var next time.Time
+	for _, id := range slices.Sorted(maps.Keys(s.instances)) {
+		inst := s.instances[id]
+		if !inst.ready() {
+			continue
+		}
+		until, hard := inst.health.out(now)
+		if !until.IsZero() && (next.IsZero() || until.Before(next)) {
+			next = until
+		}
+		if hard {
+			continue
+		}
+		reachable = append(reachable, inst)
+		if until.IsZero() {
+			healthy = append(healthy, inst)
+		}
+	}
+	if 2*len(healthy) < len(reachable) {
+		healthy = reachable
+	}
+	s.available.Store(newChoice(healthy, now))
+	s.wake()
+	if s.timer != nil {
+		s.timer.Stop()
+		s.timer = nil
+	}
+	if !next.IsZero() && !s.closed {
+		s.timer = time.AfterFunc(max(time.Millisecond, next.Sub(now)), s.refresh)
+	}
+}
+
+// wake lets everyone look again who waits for an instance.
+func (s *service) wake() {
+	ch := make(chan struct{})
+	close(*s.changed.Swap(&ch))
+}
+
+// acquire returns an instance that may take one more request, counted as in use; nil when there is none. It prefers
+// those that were not tried yet. The caller releases it.
+func (s *service) acquire(tried *tried) *instance {
+	for range 8 {
+		inst := s.available.Load().pick(tried, time.Now)
+		if inst == nil {
+			return nil
+		}
+		if !inst.admit() {
+			continue
+		}
+		inst.inUse.Add(1)
+		if inst.takes.Load() {
+			return inst
+		}
+		// The snapshot changed in between: whoever set takes to false may already have read inUse.
+		inst.health.abandon()
+		inst.release()
+	}
+	return nil
+}
+
+// all returns every instance that is in the snapshot or still in use.
+func (s *service) all() []*instance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := slices.Collect(maps.Values(s.instances))
+	for inst := range s.leaving {
+		list = append(list, inst)
+	}
+	return list
+}
+
+// idle says whether nothing is in flight to any instance.
+func (s *service) idle() bool {
+	for _, inst := range s.all() {
+		if inst.inUse.Load() > 0 {
+			return false
+		}
+	}
+	return s.holding.Load() == 0
+}
+
+// describe adds the service to a status.
+func (s *service) describe(st *Status) {
+	st.Holding += int(s.holding.Load())
+	now := time.Now()
+	for _, inst := range s.all() {
+		if n := inst.inUse.Load(); n > 0 {
+			st.InUse[inst.id] += int(n)
+		}
+		if inst.health.ejectedAt(now) {
+			st.Ejected = append(st.Ejected, inst.id)
+		}
+	}
+}
+
+func (c *counters) read() Counters {
+	return Counters{
+		Requests: c.requests.Load(), Failed: c.failed.Load(), Retries: c.retries.Load(), Held: c.held.Load(),
+		Connections: c.connections.Load(),
+	}
+}

@@ -1,0 +1,201 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+const (
+	// speakFirst is how long a client has to speak before the instance is connected to, because it may be the one that
+	// speaks first. Clients that do speak send with the handshake's last packet or right after it.
+	speakFirst = 5 * time.Millisecond
+	// speakHTTP is the same where HTTP was seen before: an idle connection made in advance then costs the instance
+	// nothing, and a server that has begun to speak first is still found.
+	speakHTTP = 3 * time.Second
+)
+
+// serveConn serves one accepted connection until it ends or HTTP takes it over.
+func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
+	l := c.listener.conf.Load()
+	if l == nil {
+		c.Close()
+		return
+	}
+	s := p.table.Load().services[l.Service]
+	if l.Service == "" || l.Protocol == HTTP1 || s == nil {
+		p.serveHTTP(c)
+		return
+	}
+	if l.Protocol == TCP {
+		p.passThrough(ctx, c, s, l.Port)
+		return
+	}
+	p.detect(ctx, c, s, l.Port)
+}
+
+// serveHTTP gives the connection to the HTTP side.
+func (p *Proxy) serveHTTP(c *clientConn) {
+	k, err := c.peek(clientIdleTime)
+	switch {
+	case err != nil || len(c.first) == 0:
+		c.Close()
+	case k == http2Preface:
+		p.front.serve2(c)
+		c.Close()
+	default:
+		p.front.conns.give(c)
+	}
+}
+
+// detect finds out what is spoken and serves it.
+func (p *Proxy) detect(ctx context.Context, c *clientConn, s *service, port int) {
+	wait := speakFirst
+	switch s.hint(port) {
+	case http1:
+		wait = speakHTTP
+	case serverFirst:
+		wait = time.Nanosecond
+	}
+	k, err := c.peek(wait)
+	if err != nil {
+		c.Close()
+		return
+	}
+	if k == undecided {
+		p.race(ctx, c, s, port)
+		return
+	}
+	p.serveKind(ctx, c, s, port, k)
+}
+
+func (p *Proxy) serveKind(ctx context.Context, c *clientConn, s *service, port int, k kind) {
+	if k == opaque {
+		s.setHint(port, opaque)
+		p.passThrough(ctx, c, s, port)
+		return
+	}
+	s.setHint(port, http1)
+	if k == http2Preface {
+		p.front.serve2(c)
+		c.Close()
+		return
+	}
+	p.front.conns.give(c)
+}
+
+// race connects to an instance and serves by who speaks first.
+func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
+	for {
+		inst, up := p.dialTCP(ctx, c, s, port)
+		if up == nil {
+			c.Close()
+			return
+		}
+		ended := false // by the beginning of a drain: nothing was said, so another instance will do
+		st := inst.track(func() { up.SetReadDeadline(time.Unix(1, 0)) }, true)
+		p.streams.add(st)
+		first, k, lost := c.raceWith(up)
+		p.streams.remove(st)
+		inst.untrack(st)
+		if len(first) == 0 && k == undecided && lost && !inst.takes.Load() && !p.draining.Load() {
+			ended = true
+		}
+		switch {
+		case ended:
+			up.Close()
+			inst.release()
+			continue
+		case len(first) > 0 || k == opaque:
+			if len(first) > 0 {
+				s.setHint(port, serverFirst)
+			} else {
+				s.setHint(port, opaque)
+			}
+			s.count.connections.Add(1)
+			p.connect(inst, end{c.tcp, c.first}, end{up, first}, false)
+			c.Close()
+			inst.release()
+		case k == undecided: // one of the two has closed
+			up.Close()
+			c.Close()
+			inst.release()
+		default:
+			up.Close()
+			inst.release()
+			p.serveKind(ctx, c, s, port, k)
+		}
+		return
+	}
+}
+
+// raceWith reads from both ends until one has spoken or closed. lost says that it was the instance that closed.
+func (c *clientConn) raceWith(up *net.TCPConn) (first []byte, k kind, lost bool) {
+	c.tcp.SetReadDeadline(time.Time{})
+	spoke := make(chan []byte)
+	go func() {
+		buf := make([]byte, 4096)
+		n, _ := up.Read(buf)
+		c.tcp.SetReadDeadline(time.Unix(1, 0)) // look returns
+		spoke <- buf[:n]
+	}()
+	k, err := c.look()
+	lost = err == nil && k == undecided
+	up.SetReadDeadline(time.Unix(1, 0))
+	first = <-spoke
+	up.SetReadDeadline(time.Time{})
+	c.tcp.SetReadDeadline(time.Time{})
+	return first, k, lost
+}
+
+// dialTCP connects to an instance of s, counted as in use; nil when there is none in time.
+func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int) (*instance, *net.TCPConn) {
+	var w waiter
+	var t tried
+	for {
+		inst, f := w.acquire(ctx, s, &t)
+		if f != nil {
+			s.count.failed.Add(1)
+			return nil, nil
+		}
+		up, err := inst.pool(port).dial(ctx)
+		if err == nil {
+			return inst, up
+		}
+		inst.release()
+		if s.retries() < 0 {
+			s.count.failed.Add(1)
+			return nil, nil
+		}
+		w.refused = true
+		s.count.retries.Add(1)
+	}
+}
+
+// passThrough connects the client to an instance, unread.
+func (p *Proxy) passThrough(ctx context.Context, c *clientConn, s *service, port int) {
+	defer c.Close()
+	s.count.connections.Add(1)
+	c.waiting.Store(false)
+	inst, up := p.dialTCP(ctx, c, s, port)
+	if up == nil {
+		c.tcp.SetLinger(0)
+		return
+	}
+	defer inst.release()
+	p.connect(inst, end{c.tcp, c.first}, end{up, nil}, false)
+}
+
+// hint is what was last seen on a port; undecided at first.
+func (s *service) hint(port int) kind {
+	if k, ok := s.hints.Load(port); ok {
+		return k.(kind)
+	}
+	return undecided
+}
+
+func (s *service) setHint(port int, k kind) {
+	if s.hint(port) != k {
+		s.hints.Store(port, k)
+	}
+}
