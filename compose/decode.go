@@ -189,7 +189,7 @@ func structKeys(t reflect.Type) []string {
 
 // didYouMean returns "; did you mean x?", or the list of what there is where that is short, or nothing.
 func didYouMean(have string, known []string) string {
-	best, least := "", len(have)/3+2
+	best, least := "", len(have)/3+1
 	for _, k := range known {
 		if d := distance(strings.ToLower(have), k, least); d < least {
 			best, least = k, d

@@ -8,6 +8,7 @@ import (
 
 var (
 	libraryPath    = regexp.MustCompile(`\b(?:services|networks|volumes|secrets|configs|jobs|models|include)(?:\.\[?[A-Za-z0-9_-]+\]?|\[\d+\])+`)
+	decoderPath    = regexp.MustCompile(`'(?:Project\.)?((?:services|networks|volumes|secrets|configs|jobs|models)\[[^']*)'`)
 	libraryService = regexp.MustCompile(`(?i)\bservice "([^"]+)"`)
 	libraryPrefix  = regexp.MustCompile(`^(?:validating [^:]*: |invalid spec: |failed to parse [^:]*: )+`)
 	environFile    = regexp.MustCompile(`env file (\S+) not found`)
@@ -17,11 +18,14 @@ var (
 func (l *loading) fromLibrary(err error) {
 	for _, text := range strings.Split(err.Error(), "\n") {
 		text = libraryPrefix.ReplaceAllString(strings.TrimSpace(text), "")
-		if text == "" {
+		if text == "" || strings.HasPrefix(text, "decoding failed due to") {
 			continue
 		}
 		path := ""
-		if found := libraryPath.FindString(text); found != "" {
+		if m := decoderPath.FindStringSubmatch(text); m != nil {
+			path = l.decoderPath(m[1])
+			text = strings.TrimSpace(strings.Replace(text, m[0], "", 1))
+		} else if found := libraryPath.FindString(text); found != "" {
 			path = fromLibraryPath(found)
 			text = strings.TrimLeft(strings.Replace(text, found, "", 1), ": ")
 		} else if m := libraryService.FindStringSubmatch(text); m != nil {
@@ -46,6 +50,22 @@ func fromLibraryPath(found string) string {
 			continue
 		}
 		path = joinPath(path, s)
+	}
+	return path
+}
+
+// decoderPath turns "services[web].ports[0]" into "services.web.ports[0]": what stands in brackets is a key unless it
+// is an index of a list.
+func (l *loading) decoderPath(found string) string {
+	path := ""
+	for _, s := range splitPath(found) {
+		key := strings.Trim(s, "[]")
+		m, _ := Positions{root: l.root}.find(path)
+		if _, err := strconv.Atoi(key); err == nil && strings.HasPrefix(s, "[") && m != nil && m.kind == listMark {
+			path += s
+			continue
+		}
+		path = joinPath(path, key)
 	}
 	return path
 }

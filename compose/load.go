@@ -129,6 +129,7 @@ func (l *loading) load(ctx context.Context) Project {
 	l.checkVersion()
 	l.extensions(l.root)
 	l.checkMarks()
+	l.checkForms()
 	if ctx.Err() != nil || l.expandedTooFar {
 		return Project{}
 	}
@@ -156,7 +157,7 @@ func (l *loading) resolve(ctx context.Context) *types.Project {
 		l.fromLibrary(err)
 	}
 	for range 10 {
-		rest, _ := l.without(l.root).(map[string]any)
+		rest, _ := l.without(l.root, "").(map[string]any)
 		rest["services"] = orEmpty(rest["services"])
 		p, err := l.composeGo(ctx, types.ConfigDetails{WorkingDir: l.dir, Environment: l.mapping(),
 			ConfigFiles: []types.ConfigFile{{Filename: l.first(), Config: rest}}}, true)
@@ -215,8 +216,9 @@ type place struct {
 }
 
 // without returns the plain value of a tree, for compose-go to read again, leaving out every value that stands at one
-// of the places.
-func (l *loading) without(m *mark) any {
+// of the places that are wrong. Relative paths of files from other directories are made absolute, because the tree no
+// longer says where they came from.
+func (l *loading) without(m *mark, pattern string) any {
 	wrong := func(m *mark) bool {
 		line, col := m.place()
 		return m.reset || l.bad[place{m.file(), line, col, false}] || l.bad[place{m.file(), m.keyLine, m.keyCol, true}]
@@ -226,7 +228,7 @@ func (l *loading) without(m *mark) any {
 		out := map[string]any{}
 		for k, f := range m.fields {
 			if !wrong(f) {
-				out[k] = l.without(f)
+				out[k] = l.without(f, below(pattern, k))
 			}
 		}
 		return out
@@ -234,15 +236,45 @@ func (l *loading) without(m *mark) any {
 		out := []any{}
 		for _, item := range m.items {
 			if !wrong(item) {
-				out = append(out, l.without(item))
+				out = append(out, l.without(item, pattern+"[]"))
 			}
 		}
 		return out
 	}
-	if s, ok := m.value.(string); ok {
-		return strings.ReplaceAll(s, "$", "$$")
+	s, ok := m.value.(string)
+	if !ok {
+		return m.value
 	}
-	return m.value
+	if m.src.dir != l.dir && isPath(pattern, s) {
+		s = absolute(s, m.src.dir)
+	}
+	return strings.ReplaceAll(s, "$", "$$")
+}
+
+// below returns the row of the matrix for a key of the mapping at a row.
+func below(pattern, key string) string {
+	switch {
+	case pattern == "":
+		return key
+	case named(pattern):
+		return pattern + ".*"
+	}
+	return pattern + "." + key
+}
+
+// isPath says whether a value is a path that is relative to the file it stands in.
+func isPath(pattern, value string) bool {
+	if value == "" || strings.HasPrefix(value, "~") || strings.Contains(value, "://") {
+		return false
+	}
+	switch pattern {
+	case "services.*.build.context", "services.*.env_file[]", "services.*.env_file[].path", "services.*.label_file[]",
+		"services.*.develop.watch[].path", "secrets.*.file", "configs.*.file":
+		return true
+	case "services.*.volumes[]", "services.*.volumes[].source":
+		return strings.HasPrefix(value, ".")
+	}
+	return false
 }
 
 func (l *loading) errorAt(file string, line, col int, path, format string, args ...any) {

@@ -170,12 +170,8 @@ func (c *checker) walk(v any, path, pattern string) {
 			switch {
 			case k == "other" && !named(pattern):
 				c.walkOther(v[k], path, pattern)
-			case named(pattern):
-				c.walk(v[k], joinPath(path, k), pattern+".*")
-			case pattern == "":
-				c.walk(v[k], k, k)
 			default:
-				c.walk(v[k], joinPath(path, k), pattern+"."+k)
+				c.walk(v[k], joinPath(path, k), below(pattern, k))
 			}
 		}
 	case []any:

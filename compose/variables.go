@@ -3,8 +3,10 @@ package compose
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
@@ -93,6 +95,7 @@ func (l *loading) warnUnset(text string, src *source, n *yaml.Node, path string)
 
 // readEnvFiles reads files of variables; known variables may be used in them, and win.
 func readEnvFiles(files []string, known environment) (map[string]string, error) {
+	files = slices.DeleteFunc(slices.Clone(files), func(f string) bool { return f == os.DevNull })
 	for _, file := range files {
 		content, err := readLimited(file)
 		if err != nil {
