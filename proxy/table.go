@@ -89,7 +89,11 @@ func (p *Proxy) route(l *Listener, q *request) (*service, int, time.Duration, *f
 		}
 		return nil, 0, 0, &failure{status: 404, kind: kindNoRoute, detail: "no service " + l.Service}
 	}
-	r, allow := t.router.match(q.host, q.path, q.method, q.header)
+	var r *route
+	var allow []string
+	if q.path[0] == '/' { // "OPTIONS *" asks about the server as a whole: there is none here
+		r, allow = t.router.match(q.host, q.path, q.method, q.header)
+	}
 	if r == nil {
 		if allow != nil {
 			return nil, 0, 0, &failure{status: 405, kind: kindMethod, detail: "no route takes this method here", allow: allow}

@@ -21,6 +21,7 @@ type upstream struct {
 
 	written   atomic.Int64  // bytes that the kernel took
 	mayRead   int64         // bytes that may still be read: bounds a response head
+	readErr   error         // what reading ended with
 	keep      time.Duration // how long it may be idle
 	keepUntil time.Time
 
@@ -48,12 +49,14 @@ func (c *upstream) Close() error { return c.conn.Close() }
 func (c *upstream) Read(b []byte) (int, error) {
 	if c.mayRead < int64(len(b)) {
 		if c.mayRead <= 0 {
-			return 0, errHeadTooLarge
+			c.readErr = errHeadTooLarge
+			return 0, c.readErr
 		}
 		b = b[:c.mayRead]
 	}
 	n, err := c.conn.Read(b)
 	c.mayRead -= int64(n)
+	c.readErr = err
 	return n, err
 }
 

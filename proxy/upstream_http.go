@@ -87,6 +87,7 @@ type exchange struct {
 	before int64 // bytes written on the connection before this request
 
 	timeout time.Duration
+	began   bool // something of the answer was read
 
 	goOn     chan struct{} // closed when the body may be sent: the instance said 100, or said nothing for a second
 	bodyDone chan struct{} // nil when the body was written before the response was read
@@ -125,7 +126,7 @@ func (x *exchange) failed(ctx context.Context, err error, sent bool) *callError 
 		return &callError{err: err, kind: kindClient, sent: sent, gone: true}
 	case errors.As(err, &ne) && ne.Timeout():
 		return &callError{err: err, kind: kindTimeout, sent: sent}
-	case sent && x.reused && (err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF)) && x.c.br.Buffered() == 0 &&
+	case sent && x.reused && err == io.EOF && !x.began &&
 		neverArrived(x.c.conn, x.before):
 		return &callError{err: err, kind: kindReset, sent: false}
 	case errors.Is(err, errHeadTooLarge), errors.As(err, new(*malformedError)):
@@ -319,11 +320,11 @@ func (x *exchange) readHead() (*http.Response, error) {
 		if _, err := x.c.br.Peek(1); err != nil {
 			return nil, err
 		}
+		x.began = true
 		res, err := http.ReadResponse(x.c.br, req)
 		if err != nil {
-			var ne net.Error
-			if errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &ne) || errors.Is(err, errHeadTooLarge) {
-				return nil, err
+			if x.c.readErr != nil { // not what was read is wrong, there was too little of it
+				return nil, x.c.readErr
 			}
 			return nil, &malformedError{err}
 		}
