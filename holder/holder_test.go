@@ -47,7 +47,7 @@ func TestStartInfoStop(t *testing.T) {
 			t.Errorf("process %d is in group %d, %v", pid, group, err)
 		}
 		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if err != nil || string(env) != "ONLY=this\x00" {
+		if err != nil || string(env) != "GORACE=atexit_sleep_ms=0\x00" {
 			t.Errorf("environment %q, %v", env, err)
 		}
 	}

@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 			os.Exit(selfStopProgram(os.Args[2]))
 		}
 	}
+	// A process with the race detector waits a second at its end unless told otherwise.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	os.Exit(m.Run())
 }
 
@@ -190,7 +192,7 @@ func start(t *testing.T) *world {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	w := &world{t: t, cfg: Config{
-		Project: "p", Dir: filepath.Join(dir, "r"), Log: filepath.Join(dir, "log"), Env: []string{"ONLY=this"},
+		Project: "p", Dir: filepath.Join(dir, "r"), Log: filepath.Join(dir, "log"), Env: []string{"GORACE=atexit_sleep_ms=0"},
 		ControlPlane: []string{exe(t), "control", filepath.Join(dir, "r")},
 		DataPlane:    []string{exe(t), "data", filepath.Join(dir, "r"), "first"},
 	}}
