@@ -43,7 +43,6 @@ type want struct {
 	project  string
 	revision int64
 	deleting bool
-	now      bool          // deleting without grace
 	services []wantService // by name
 }
 
@@ -86,8 +85,9 @@ type have struct {
 type refusal struct {
 	revision int64
 	reason   string
-	final    bool      // trying again is of no use
-	retryAt  time.Time // if it is
+	final    bool          // trying again is of no use
+	retryAt  time.Time     // if it is
+	pause    time.Duration // before that
 }
 
 // seen is one instance as the loop knows it.
@@ -523,10 +523,10 @@ func (p *planner) deleteAll(orphans []*servicePlan) {
 	for _, s := range slices.Concat(p.order, orphans) {
 		for _, inst := range slices.Concat(s.all, s.hooks) {
 			left++
-			if needed[s.want.name] && !p.want.now || inst.busy != "" {
+			if needed[s.want.name] || inst.busy != "" {
 				continue
 			}
-			if inst.alive() && s.want.routed && !inst.draining() && !p.want.now {
+			if inst.alive() && s.want.routed && !inst.draining() {
 				p.step(stepDrain, inst, "deleted")
 			} else if inst.alive() {
 				p.step(stepStop, inst, "deleted")

@@ -1,0 +1,248 @@
+package local
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"trellis/driver"
+	"trellis/errdefs"
+)
+
+const (
+	// publishLimit bounds how long a start waits for the names its instance will ask for.
+	publishLimit = 2 * time.Second
+	keptLogLines = 50
+	// The pause after a start that the driver refused for a reason that may pass, doubling.
+	refusedRetry    = 500 * time.Millisecond
+	refusedRetryMax = 30 * time.Second
+)
+
+// begin sets one step going in the background. The caller holds mu.
+func (l *loop) begin(d *desired, st step) {
+	m := l.memory.instances[st.id]
+	if m == nil {
+		svc := d.services[st.service]
+		if svc == nil || st.kind != stepStart && st.kind != stepHook {
+			return
+		}
+		m = &known{service: st.service, slot: st.slot, hash: svc.hash, hook: st.hook + 1, driver: svc.driver}
+		l.memory.instances[st.id] = m
+	}
+	if m.busy != "" {
+		return
+	}
+	var act func() error
+	switch st.kind {
+	case stepStart, stepHook:
+		spec, ok := l.specFor(d, st, m)
+		if !ok {
+			return
+		}
+		act = func() error { return l.start(d, st, m, spec) }
+	case stepRecord:
+		l.memory.hooksDone[hookKey(st.service, st.slot, st.hook)] = m.hash
+		done := maps.Clone(l.memory.hooksDone)
+		act = func() error { return l.cfg.Store.SetValue(l.ctx, valueHooks, done) }
+	case stepStop:
+		m.replace = m.hung
+		grace := defaultGrace
+		if svc := d.services[st.service]; svc != nil {
+			grace = svc.want.grace
+		}
+		act = func() error { return l.stop(st, m.driver, grace) }
+	case stepRemove:
+		act = func() error { return l.remove(st, m.driver) }
+	default:
+		return
+	}
+	m.busy = st.kind
+	l.tasks.Go(func() {
+		err := act()
+		if err != nil && l.ctx.Err() == nil {
+			l.log.Error("step failed", "step", string(st.kind), "service", st.service, "instance", string(st.id), "err", err)
+			if st.kind != stepStart && st.kind != stepHook {
+				l.sleep(refusedRetry) // the next round tries again
+			}
+		}
+		l.mu.Lock()
+		m.busy = ""
+		l.mu.Unlock()
+		l.poke()
+	})
+}
+
+// specFor returns the spec that a start needs: of the wanted definition, or of the one that the instance had.
+func (l *loop) specFor(d *desired, st step, m *known) (driver.Spec, bool) {
+	svc := d.services[st.service]
+	if svc == nil {
+		return driver.Spec{}, false
+	}
+	t, revision := svc.template, d.rev.Number
+	if m.hash != svc.hash {
+		if m.former == nil {
+			return driver.Spec{}, false
+		}
+		t = *m.former
+	}
+	spec := t.spec
+	if st.kind == stepHook {
+		spec = t.hooks[st.hook].spec
+	}
+	spec = l.place(spec, t.process, st.id, st.slot, m.hash, revision)
+	spec.Hosts = d.hosts(svc)
+	if t.process {
+		spec.Env = mergeEnv(d.endpoints(svc), spec.Env)
+	}
+	return spec, true
+}
+
+// start starts an instance when there is a seat, and when the names it will ask for are served.
+func (l *loop) start(d *desired, st step, m *known, spec driver.Spec) error {
+	select {
+	case l.seats <- struct{}{}:
+		defer func() { <-l.seats }()
+	case <-l.ctx.Done():
+		return nil
+	}
+	drv := l.cfg.Drivers[m.driver]
+	if p, ok := drv.(Preparer); ok && l.cfg.Plane != nil && len(spec.Hosts) > 0 {
+		netns, err := p.Prepare(l.ctx, spec)
+		if err != nil {
+			return l.refuse(st, d, err)
+		}
+		l.serveNames(d, m, spec, netns)
+	}
+	if err := drv.Start(l.ctx, spec); err != nil {
+		return l.refuse(st, d, err)
+	}
+	l.mu.Lock()
+	delete(l.memory.refused, st.id)
+	m.hosts = spec.Hosts
+	l.mu.Unlock()
+	l.record(event{
+		kind: "instance.started", service: st.service, id: st.id, reason: string(st.kind), message: st.reason, revision: spec.Revision,
+	})
+	return nil
+}
+
+// serveNames publishes the names in a namespace that was just made, and waits until they are.
+func (l *loop) serveNames(d *desired, m *known, spec driver.Spec, netns string) {
+	l.mu.Lock()
+	m.netns = netns
+	l.mu.Unlock()
+	if netns == "" {
+		return
+	}
+	list, _, err := l.list(l.ctx)
+	if err != nil {
+		return // the next round publishes them
+	}
+	l.mu.Lock()
+	version := l.pub.offer(l.snapshot(d, list))
+	l.mu.Unlock()
+	l.pub.await(l.ctx, version, publishLimit)
+}
+
+// refuse remembers a start that the driver refused, so that the planner knows.
+func (l *loop) refuse(st step, d *desired, err error) error {
+	if l.ctx.Err() != nil {
+		return nil
+	}
+	final := errors.Is(err, errdefs.ErrInvalid) || errors.Is(err, errdefs.ErrUnsupported)
+	l.mu.Lock()
+	before := l.memory.refused[st.id]
+	pause := refusedRetry
+	if before.revision == d.rev.Number && before.pause > 0 {
+		pause = min(2*before.pause, refusedRetryMax)
+	}
+	l.memory.refused[st.id] = refusal{
+		revision: d.rev.Number, reason: err.Error(), final: final, retryAt: time.Now().Add(pause), pause: pause,
+	}
+	l.mu.Unlock()
+	l.record(event{kind: "instance.refused", service: st.service, id: st.id, reason: errdefs.Kind(err), message: err.Error()})
+	return err
+}
+
+func (l *loop) stop(st step, name string, grace time.Duration) error {
+	l.record(event{kind: "instance.stopping", service: st.service, id: st.id, reason: "stop", message: st.reason})
+	if err := l.cfg.Drivers[name].Stop(l.ctx, st.id, grace); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	return nil
+}
+
+func (l *loop) remove(st step, name string) error {
+	if err := l.cfg.Drivers[name].Remove(l.ctx, st.id); err != nil {
+		return fmt.Errorf("remove: %w", err)
+	}
+	l.record(event{kind: "instance.removed", service: st.service, id: st.id, reason: "remove", message: st.reason})
+	return nil
+}
+
+// setHosts brings the names that running instances resolve up to date, where their driver can.
+func (l *loop) setHosts(d *desired, list []driver.Instance) {
+	tables := map[string]map[string]string{}
+	for _, inst := range list {
+		svc, m := d.services[inst.Service], l.memory.instances[inst.ID]
+		if svc == nil || m == nil || inst.State != driver.Running || m.busy != "" {
+			continue
+		}
+		setter, ok := l.cfg.Drivers[m.driver].(HostSetter)
+		if !ok {
+			continue
+		}
+		hosts := tables[inst.Service]
+		if hosts == nil {
+			hosts = d.hosts(svc)
+			tables[inst.Service] = hosts
+		}
+		if maps.Equal(hosts, m.hosts) {
+			continue
+		}
+		m.hosts = hosts
+		l.tasks.Go(func() {
+			if err := setter.SetHosts(inst.ID, hosts); err != nil && l.ctx.Err() == nil {
+				l.log.Warn("names could not be set", "service", inst.Service, "instance", string(inst.ID), "err", err)
+			}
+		})
+	}
+}
+
+// keepLog keeps the last lines of an instance that failed, before it is started again or removed.
+func (l *loop) keepLog(inst driver.Instance, exit driver.Exit) {
+	drv := l.cfg.Drivers[l.memory.instances[inst.ID].driver]
+	l.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(l.ctx, flushLimit)
+		defer cancel()
+		lines := tail(ctx, drv, inst.ID)
+		if exit.Error != "" {
+			lines = append(lines, exit.Error)
+		}
+		l.mu.Lock()
+		l.memory.lastLog[inst.Service] = lines[max(0, len(lines)-keptLogLines):]
+		l.mu.Unlock()
+		l.poke()
+	})
+}
+
+// tail returns the last lines of an instance's output; what cannot be read is left out.
+func tail(ctx context.Context, drv driver.Driver, id driver.ID) []string {
+	r, err := drv.Logs(ctx, id, driver.LogOptions{Tail: keptLogLines})
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	var lines []string
+	for s := bufio.NewScanner(r); s.Scan(); {
+		var line driver.LogLine
+		if json.Unmarshal(s.Bytes(), &line) == nil {
+			lines = append(lines, line.Text)
+		}
+	}
+	return lines
+}

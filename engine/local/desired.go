@@ -1,0 +1,192 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/probe"
+	"trellis/state"
+)
+
+// desired is what the store says a project is to be, ready to plan with. It never changes once made.
+type desired struct {
+	rev       state.Revision
+	overrides []state.Override
+	deleting  bool
+	want      want
+	services  map[string]*service
+	addresses map[string]int // of names; see names.go
+}
+
+// service is one wanted service.
+type service struct {
+	compose  compose.Service
+	driver   string
+	spaces   bool // its instances have namespaces
+	template template
+	hash     string
+	probe    probe.Spec
+	ports    []int // TCP
+	want     wantService
+}
+
+// The names of the engine's values in the store.
+const (
+	valueDeleted   = "engine/deleted"
+	valueHooks     = "engine/hooks"
+	valueEpoch     = "engine/epoch"
+	valueAddresses = "engine/addresses"
+)
+
+// load reads what is wanted from the store. Nothing applied yet: nil.
+func (e *Engine) load(ctx context.Context) (*desired, error) {
+	rev, err := e.cfg.Store.Latest(ctx)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the newest revision: %w", err)
+	}
+	d := &desired{rev: rev, addresses: map[string]int{}}
+	if d.overrides, err = e.cfg.Store.Overrides(ctx); err != nil {
+		return nil, fmt.Errorf("read overrides: %w", err)
+	}
+	if err := e.value(ctx, valueDeleted, &d.deleting); err != nil {
+		return nil, err
+	}
+	if err := e.value(ctx, valueAddresses, &d.addresses); err != nil {
+		return nil, err
+	}
+	if d.allocate() {
+		if err := e.cfg.Store.SetValue(ctx, valueAddresses, d.addresses); err != nil {
+			return nil, fmt.Errorf("keep the addresses of names: %w", err)
+		}
+	}
+	e.resolve(d)
+	return d, nil
+}
+
+// value reads a value that may not be there.
+func (e *Engine) value(ctx context.Context, name string, v any) error {
+	if err := e.cfg.Store.Value(ctx, name, v); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+// resolve works out every service of d.
+func (e *Engine) resolve(d *desired) {
+	p := d.rev.Project
+	d.services = make(map[string]*service, len(p.Services))
+	d.want = want{project: e.cfg.Project, revision: d.rev.Number, deleting: d.deleting}
+	awaited := awaitedBy(p)
+	overrides := map[string]state.Override{}
+	for _, o := range d.overrides {
+		overrides[o.Service] = o
+	}
+	for _, name := range p.ServiceNames() {
+		svc := p.Services[name]
+		svc.Name = name
+		s := e.resolveService(p, svc, overrides[name], awaited[name])
+		d.services[name] = s
+		d.want.services = append(d.want.services, s.want)
+	}
+}
+
+// awaitedBy returns the services that others wait for to complete.
+func awaitedBy(p compose.Project) map[string]bool {
+	awaited := map[string]bool{}
+	for _, svc := range p.Services {
+		for name, d := range svc.DependsOn {
+			if d.Condition == compose.ServiceCompletedSuccessfully {
+				awaited[name] = true
+			}
+		}
+	}
+	return awaited
+}
+
+func (e *Engine) resolveService(p compose.Project, svc compose.Service, o state.Override, awaited bool) *service {
+	s := &service{compose: svc, probe: probeOf(svc), ports: tcpPorts(svc)}
+	w := wantService{
+		name: svc.Name, replicas: engine.Replicas(svc), stopped: o.Stopped, parallelism: 1, awaited: awaited,
+		restart: restartOf(svc, awaited), grace: svc.StopGracePeriod.Or(defaultGrace), routed: len(portsOf(svc)) > 0,
+		patience: s.probe.StartPeriod + time.Duration(s.probe.Retries)*s.probe.Interval + e.cfg.Patience,
+	}
+	if o.Replicas != nil {
+		w.replicas = *o.Replicas
+	}
+	if u := svc.Deploy.UpdateConfig; u != nil {
+		w.delay = u.Delay.Or(0)
+		if u.Parallelism != nil {
+			w.parallelism = *u.Parallelism
+		}
+	}
+	for _, name := range sortedKeys(svc.DependsOn) {
+		d := svc.DependsOn[name]
+		w.dependsOn = append(w.dependsOn, dependency{name, d.Condition, d.Required})
+	}
+	var err error
+	if s.driver, err = e.driverOf(svc); err == nil {
+		s.spaces = e.cfg.Drivers[s.driver].Capabilities().Namespaces && svc.NetworkMode != "host"
+		s.template, err = templateOf(p, svc)
+	}
+	if err != nil {
+		w.problem = err.Error()
+	}
+	w.stopFirst, _ = engine.StopFirst(svc, w.replicas)
+	// A program that cannot be given a port of its own cannot run beside its predecessor.
+	w.stopFirst = w.stopFirst || !s.spaces && len(s.template.spec.Ports) > 1
+	s.hash = s.template.hash(o.Restart)
+	w.hash = s.hash
+	for _, h := range s.template.hooks {
+		w.hooks = append(w.hooks, hookWant{perReplica: h.perReplica})
+	}
+	s.want = w
+	return s
+}
+
+// sid stands for everything that a decision about d may rest on.
+func (d *desired) generation() int64 {
+	var g int64
+	for _, o := range d.overrides {
+		g = max(g, o.Restart)
+	}
+	return g
+}
+
+// former finds the template of an instance that an earlier revision asked for, nil where it cannot be found: it is
+// needed to start the instance again while its replacement is not ready.
+func (e *Engine) former(ctx context.Context, d *desired, inst driver.Instance) *template {
+	rev, err := e.cfg.Store.Get(ctx, inst.Revision)
+	if err != nil {
+		return nil
+	}
+	svc, ok := rev.Project.Services[inst.Service]
+	if !ok {
+		return nil
+	}
+	svc.Name = inst.Service
+	t, err := templateOf(rev.Project, svc)
+	if err != nil {
+		return nil
+	}
+	for restarts := d.generation(); restarts >= 0; restarts-- {
+		if t.hash(restarts) == inst.Hash {
+			return &t
+		}
+	}
+	return nil
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	return slices.Sorted(maps.Keys(m))
+}

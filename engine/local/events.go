@@ -1,0 +1,124 @@
+package local
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"trellis/driver"
+	"trellis/state"
+)
+
+// event is what the loop has to tell.
+type event struct {
+	kind     string
+	service  string
+	id       driver.ID
+	reason   string
+	message  string
+	revision int64
+	actor    string
+	at       time.Time // zero: now
+}
+
+// recorder writes events, in order and many at a time, so that no step waits for the disk.
+type recorder struct {
+	due chan struct{} // capacity 1
+
+	mu     sync.Mutex
+	events []state.Event
+	kept   map[driver.ID]kept // what the next loop has to know, if it changed
+	last   map[driver.ID]kept
+}
+
+// maxPending bounds the events that wait for a disk that does not take them; older ones are given up first.
+const maxPending = 10000
+
+// record queues an event.
+func (e *Engine) record(ev event) {
+	if ev.at.IsZero() {
+		ev.at = time.Now()
+	}
+	if ev.actor == "" {
+		ev.actor = "trellis"
+	}
+	r := &e.records
+	r.mu.Lock()
+	if len(r.events) >= maxPending {
+		r.events = r.events[1:]
+	}
+	s := state.Event{
+		Time: ev.at, Actor: ev.actor, Project: e.cfg.Project, Service: ev.service, Kind: ev.kind, Reason: ev.reason,
+		Message: ev.message, Revision: ev.revision,
+	}
+	if ev.id != "" {
+		s.Instance = string(short(e.cfg.Project, ev.id))
+	}
+	r.events = append(r.events, s)
+	r.mu.Unlock()
+	r.ring()
+}
+
+func (r *recorder) ring() {
+	select {
+	case r.due <- struct{}{}:
+	default:
+	}
+}
+
+// keep queues what the next loop has to know of instances. The caller holds mu.
+func (l *loop) keep(list []driver.Instance) {
+	now := make(map[driver.ID]kept, len(list))
+	for _, inst := range list {
+		m := l.memory.instances[inst.ID]
+		if m == nil || !m.wasReady && m.failures == 0 {
+			continue
+		}
+		k := kept{Failures: m.failures}
+		if m.ready || inst.State == driver.Exited {
+			k.ReadySince = m.readySince.Round(0) // without the monotonic clock, as it is read back
+		}
+		now[inst.ID] = k
+	}
+	r := &l.records
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !maps.Equal(now, r.last) {
+		r.kept, r.last = now, now
+		r.ring()
+	}
+}
+
+// recordAll writes what is queued until stop is closed and the queue is empty.
+func (e *Engine) recordAll(stop <-chan struct{}) {
+	for {
+		select {
+		case <-e.records.due:
+			e.flush(context.Background())
+		case <-stop:
+			ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
+			e.flush(ctx)
+			cancel()
+			return
+		}
+	}
+}
+
+func (e *Engine) flush(ctx context.Context) {
+	r := &e.records
+	r.mu.Lock()
+	events, kept := r.events, r.kept
+	r.events, r.kept = nil, nil
+	r.mu.Unlock()
+	if len(events) > 0 {
+		if err := e.cfg.Store.Append(ctx, events...); err != nil {
+			e.log.Error("events could not be written", "count", len(events), "err", err)
+		}
+	}
+	if kept != nil {
+		if err := e.cfg.Store.SetValue(ctx, valueKept, kept); err != nil {
+			e.log.Error("what is known of instances could not be written", "err", err)
+		}
+	}
+}

@@ -1,0 +1,289 @@
+package local
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"trellis/driver"
+	"trellis/probe"
+)
+
+// memory is what the loop knows beyond what drivers list. Losing it costs a little time and nothing else.
+type memory struct {
+	instances map[driver.ID]*known
+	progress  map[string]time.Time
+	hooksDone map[string]string
+	refused   map[driver.ID]refusal
+	listened  map[string][]int    // ports that instances of a service were seen to listen on
+	lastLog   map[string][]string // of the instance of a service that failed last
+	started   map[driver.ID]int   // starts that are under way for instances not listed yet, by slot
+	inUse     map[string]int      // as the data plane last said
+	inUseAt   uint64              // for which version
+	since     time.Time           // events before it were recorded by an earlier loop
+	revision  int64               // that progress is measured for
+}
+
+func newMemory() memory {
+	return memory{
+		instances: map[driver.ID]*known{}, progress: map[string]time.Time{}, hooksDone: map[string]string{},
+		refused: map[driver.ID]refusal{}, listened: map[string][]int{}, lastLog: map[string][]string{},
+	}
+}
+
+// known is what the loop knows of one instance.
+type known struct {
+	service string
+	slot    int
+	hash    string
+	hook    int // index + 1
+	driver  string
+	run     run
+	busy    stepKind
+	netns   string // made before it was started
+	listed  bool   // by a driver
+
+	ready      bool
+	wasReady   bool
+	readySince time.Time
+	hung       bool
+	replace    bool
+	failures   int
+	fails      int // probes in a row
+	said       probe.Result
+	drainSince time.Time
+	drainedBy  uint64 // version of the first snapshot that says so; 0: none yet
+	idle       bool
+	exitSeen   bool
+	udp        []int
+	former     *template // its definition, where it is not the one that is wanted
+	formerDone bool      // looked for
+	probing    context.CancelFunc
+	hosts      map[string]string // as last set
+}
+
+// run tells the runs of an instance apart.
+type run struct {
+	restarts int
+	started  time.Time
+}
+
+// kept is what the store keeps of an instance for the next loop.
+type kept struct {
+	ReadySince time.Time `json:"ready_since,omitzero"`
+	Failures   int       `json:"failures,omitempty"`
+}
+
+const valueKept = "engine/instances"
+
+// observe takes over what a driver lists about one instance, and returns what is to be told about it. The caller holds
+// e.mu.
+func (l *loop) observe(d *desired, name string, inst driver.Instance, before map[driver.ID]kept, now time.Time) {
+	m := l.memory.instances[inst.ID]
+	this := run{inst.Restarts, inst.StartedAt}
+	svc := d.services[inst.Service]
+	if m == nil {
+		m = l.adopt(name, inst, before)
+		if svc != nil && svc.hash != inst.Hash {
+			l.poke() // the next round looks for its definition
+		}
+		l.memory.instances[inst.ID] = m
+		m.run = this
+	}
+	m.listed = true
+	if m.run.restarts != this.restarts || !m.run.started.Equal(this.started) {
+		m.begin(this)
+	}
+	if svc != nil {
+		m.udp = svc.template.spec.Ports
+		for _, port := range inst.Listening {
+			l.memory.learn(inst, port)
+		}
+		if inst.State == driver.Running && svc.probe.Kind == probe.None {
+			l.listening(svc, inst, m, now)
+		}
+	}
+	if inst.State == driver.Exited && !m.exitSeen {
+		l.exited(svc, inst, m)
+	}
+}
+
+// adopt makes what is known of an instance that this loop has not seen before.
+func (l *loop) adopt(name string, inst driver.Instance, before map[driver.ID]kept) *known {
+	m := &known{service: inst.Service, slot: inst.Slot, hash: inst.Hash, driver: name}
+	if i, ok := hookIndex(inst.ID, l.cfg.Project, inst.Service, inst.Slot); ok {
+		m.hook = i + 1
+	}
+	k := before[inst.ID]
+	m.failures = k.Failures
+	if !k.ReadySince.IsZero() && inst.State == driver.Running && !k.ReadySince.Before(inst.StartedAt) {
+		// It was ready when the loop before ended, and is until a probe says otherwise.
+		m.ready, m.wasReady, m.readySince = true, true, k.ReadySince
+	}
+	if inst.State == driver.Exited && inst.Exit != nil && !inst.Exit.Time.After(l.memory.since) {
+		m.exitSeen = true // told and counted by the loop before
+	}
+	if !k.ReadySince.IsZero() {
+		m.wasReady, m.readySince = true, k.ReadySince
+	}
+	return m
+}
+
+// begin forgets what was known of an earlier run.
+func (m *known) begin(r run) {
+	m.run = r
+	m.ready, m.wasReady, m.hung, m.replace, m.idle, m.exitSeen = false, false, false, false, false, false
+	m.readySince, m.drainSince, m.drainedBy, m.fails, m.said = time.Time{}, time.Time{}, 0, 0, probe.Result{}
+	m.stopProbing()
+}
+
+func (m *known) stopProbing() {
+	if m.probing != nil {
+		m.probing()
+		m.probing = nil
+	}
+}
+
+// learn remembers a port that a service was seen to listen on, in the file's terms.
+func (m *memory) learn(inst driver.Instance, port int) {
+	for target, actual := range inst.PortMap {
+		if actual == port {
+			port = target
+		}
+	}
+	if !slices.Contains(m.listened[inst.Service], port) {
+		m.listened[inst.Service] = append(m.listened[inst.Service], port)
+	}
+}
+
+// listening decides the readiness of a running instance that nobody asks: it has to listen where its file says that it
+// does. One that others wait for to complete is never ready.
+func (l *loop) listening(svc *service, inst driver.Instance, m *known, now time.Time) {
+	ready := len(svc.ports) == 0
+	for _, target := range svc.ports {
+		actual := target
+		if p, ok := inst.PortMap[target]; ok {
+			actual = p
+		}
+		ready = ready || slices.Contains(inst.Listening, actual)
+	}
+	switch {
+	case m.hook > 0:
+		ready = false
+	case svc.want.awaited:
+		ready = false
+		m.said.Message = "it runs, and its end is awaited"
+	case !ready && m.said.Message == "":
+		m.said.Message = "it does not listen yet on " + portWords(svc.ports)
+	}
+	if ready && !m.wasReady {
+		m.said = probe.Result{}
+	}
+	l.setReady(inst.ID, m, ready, now)
+}
+
+// setReady writes down a change of readiness.
+func (e *Engine) setReady(id driver.ID, m *known, ready bool, now time.Time) {
+	if m.ready == ready {
+		return
+	}
+	m.ready = ready
+	reason, kind := m.said.Message, "instance.unready"
+	if ready {
+		kind = "instance.ready"
+		m.wasReady, m.readySince = true, now
+		e.memory.progress[m.service] = now
+	}
+	e.record(event{kind: kind, service: m.service, id: id, reason: "probe", message: reason})
+}
+
+// exited counts and tells the end of a run.
+func (l *loop) exited(svc *service, inst driver.Instance, m *known) {
+	m.exitSeen = true
+	window := goodAfter
+	if svc != nil && svc.want.restart.window > 0 {
+		window = svc.want.restart.window
+	}
+	exit := driver.Exit{}
+	if inst.Exit != nil {
+		exit = *inst.Exit
+	}
+	if m.wasReady && exit.Time.Sub(m.readySince) >= window {
+		m.failures = 0
+	}
+	bad := !exit.Asked || m.replace
+	if bad {
+		m.failures++
+	}
+	m.ready, m.drainSince, m.drainedBy, m.idle, m.hung = false, time.Time{}, 0, false, false
+	m.stopProbing()
+	l.record(event{
+		kind: "instance.exited", service: inst.Service, id: inst.ID, reason: exitReason(exit), message: exitWords(&exit),
+		revision: inst.Revision, at: exit.Time,
+	})
+	if bad && (exit.Code != 0 || exit.Error != "" || m.failures > 1) {
+		l.keepLog(inst, exit)
+	}
+}
+
+func exitReason(e driver.Exit) string {
+	switch {
+	case e.Asked:
+		return "stopped"
+	case e.OOM:
+		return "oom"
+	case e.Error != "":
+		return "error"
+	case e.Signal != "":
+		return "signal"
+	case e.Code == 0:
+		return "completed"
+	}
+	return "crashed"
+}
+
+// seen returns what the planner has to know of an instance. m may be nil.
+func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
+	s := seen{
+		id: inst.ID, service: inst.Service, slot: inst.Slot, hash: inst.Hash, revision: inst.Revision, state: inst.State,
+		exit: inst.Exit,
+	}
+	if s.state == driver.Exited && s.exit == nil {
+		s.exit = &driver.Exit{Error: "nothing is known of its end"}
+	}
+	if m == nil {
+		return s
+	}
+	s.hook, s.busy, s.replace, s.failures, s.said = m.hook, m.busy, m.replace, m.failures, m.said.Message
+	if m.run.restarts != inst.Restarts || !m.run.started.Equal(inst.StartedAt) {
+		return s // a run that the loop has not seen yet
+	}
+	s.ready, s.wasReady, s.readySince, s.hung = m.ready, m.wasReady, m.readySince, m.hung
+	s.drainSince, s.idle = m.drainSince, m.idle
+	if s.state == driver.Exited {
+		s.ready, s.hung, s.drainSince, s.idle = false, false, time.Time{}, false
+	}
+	svc := d.services[inst.Service]
+	s.startable = svc != nil && svc.hash == inst.Hash || m.former != nil
+	return s
+}
+
+// have puts together what the planner sees: what drivers list, and starts that no list shows yet.
+func (e *Engine) have(d *desired, list []driver.Instance) have {
+	h := have{progress: e.memory.progress, hooksDone: e.memory.hooksDone, refused: e.memory.refused}
+	listed := make(map[driver.ID]bool, len(list))
+	for _, inst := range list {
+		listed[inst.ID] = true
+		h.instances = append(h.instances, e.seen(d, inst, e.memory.instances[inst.ID]))
+	}
+	for id, m := range e.memory.instances {
+		if !listed[id] && m.busy != "" {
+			h.instances = append(h.instances, seen{
+				id: id, service: m.service, slot: m.slot, hash: m.hash, hook: m.hook, state: driver.Starting, busy: m.busy,
+				revision: d.rev.Number, startable: true,
+			})
+		}
+	}
+	sortSeen(h.instances)
+	return h
+}

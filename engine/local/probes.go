@@ -1,0 +1,160 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"trellis/driver"
+	"trellis/probe"
+)
+
+const (
+	// firstProbe is how long after its start an instance is asked for the first time; the pause doubles until it has
+	// answered. A command costs a process, so it is asked less eagerly.
+	firstProbe     = 5 * time.Millisecond
+	firstExecProbe = 50 * time.Millisecond
+	// hungAfter is how many times the failures that make an instance unready make it hung.
+	hungAfter = 3
+	maxAnswer = 1 << 10
+)
+
+// probeAll makes sure that each running instance with a probe is asked, and no other. The caller holds mu.
+func (l *loop) probeAll(d *desired, list []driver.Instance) {
+	for _, inst := range list {
+		m, svc := l.memory.instances[inst.ID], d.services[inst.Service]
+		if m == nil {
+			continue
+		}
+		wanted := svc != nil && svc.probe.Kind != probe.None && inst.State == driver.Running && inst.Host != "" && m.hook == 0
+		switch {
+		case !wanted:
+			m.stopProbing()
+		case m.probing == nil:
+			ctx, cancel := context.WithCancel(l.ctx)
+			m.probing = cancel
+			p := prober{
+				loop: l, spec: svc.probe, id: inst.ID, known: m, run: m.run, host: inst.Host, port: svc.probe.Port,
+				jitter: jitter(svc.probe.Interval, string(inst.ID), 0) / 2, drv: l.cfg.Drivers[m.driver],
+			}
+			if actual, ok := inst.PortMap[p.port]; ok {
+				p.port = actual
+			}
+			l.tasks.Go(func() { p.ask(ctx) })
+		}
+	}
+}
+
+// stopProbes ends every probe.
+func (l *loop) stopProbes() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range l.memory.instances {
+		m.stopProbing()
+	}
+}
+
+// prober asks one run of one instance for as long as it lasts.
+type prober struct {
+	*loop
+	spec   probe.Spec
+	id     driver.ID
+	known  *known
+	run    run
+	host   string
+	port   int
+	jitter time.Duration
+	drv    driver.Driver
+}
+
+func (p prober) ask(ctx context.Context) {
+	pause := firstProbe
+	if p.spec.Kind == probe.Exec {
+		pause = firstExecProbe
+	}
+	slow := p.spec.Interval
+	if p.spec.StartInterval > 0 {
+		slow = p.spec.StartInterval
+	}
+	for {
+		answer := p.cfg.Probe(ctx, p.spec, p.host, p.port, p.exec)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := p.spec.Interval + p.jitter
+		if !p.heard(answer) {
+			wait = min(pause, slow)
+			pause *= 2
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// heard takes an answer into account and says whether the run was ever ready.
+func (p prober) heard(answer probe.Result) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.known
+	if m.run != p.run {
+		return true // over
+	}
+	news := answer.Message != m.said.Message && !m.ready
+	m.said = answer
+	was, hung := m.ready, m.hung
+	switch {
+	case answer.Ready:
+		m.fails, m.hung = 0, false
+		p.setReady(p.id, m, true, time.Now())
+	case !m.wasReady || time.Since(p.run.started) < p.spec.StartPeriod:
+		// Failures of the start do not count.
+	default:
+		m.fails++
+		if m.fails >= max(p.spec.Retries, 1) {
+			p.setReady(p.id, m, false, time.Now())
+		}
+		m.hung = m.fails >= hungAfter*max(p.spec.Retries, 1)
+	}
+	if m.ready != was || m.hung != hung || news {
+		p.poke()
+	}
+	return m.wasReady
+}
+
+// exec runs a probe's command inside the instance.
+func (p prober) exec(ctx context.Context, command []string) (int, string, error) {
+	out := &limited{}
+	code, err := p.drv.Exec(ctx, p.id, driver.Command{Args: command, Stdout: out, Stderr: out})
+	return code, strings.TrimSpace(out.String()), err
+}
+
+// limited keeps the first bytes of what is written to it.
+type limited struct{ bytes.Buffer }
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := maxAnswer - l.Len(); room > 0 {
+		l.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+// portWords returns ports as words: "port 80", "any of the ports 80, 443".
+func portWords(ports []int) string {
+	if len(ports) == 1 {
+		return fmt.Sprintf("port %d", ports[0])
+	}
+	words := make([]string, len(ports))
+	for i, port := range slices.Sorted(slices.Values(ports)) {
+		words[i] = strconv.Itoa(port)
+	}
+	return "any of the ports " + strings.Join(words, ", ")
+}

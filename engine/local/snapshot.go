@@ -1,0 +1,239 @@
+package local
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/proxy"
+)
+
+// GatewayListener is the name of the gateway's listener in a snapshot.
+const GatewayListener = "gateway"
+
+const defaultGateway = ":8080"
+
+// Doors returns the listeners through which a project is reached from outside: the gateway and the published ports.
+func Doors(p compose.Project) []proxy.Listener {
+	var all []proxy.Listener
+	routed, gateway := false, p.Trellis.Gateway
+	for _, name := range p.ServiceNames() {
+		svc := p.Services[name]
+		for _, port := range svc.Ports {
+			routed = routed || len(port.Trellis.Routes) > 0
+			if l, ok := door(name, svc, port); ok {
+				all = append(all, l)
+			}
+		}
+	}
+	if routed || gateway != nil && gateway.HTTP != "" {
+		address := defaultGateway
+		if gateway != nil && gateway.HTTP != "" {
+			address = gateway.HTTP
+		}
+		all = append(all, proxy.Listener{Name: GatewayListener, Address: address, Protocol: proxy.HTTP1})
+	}
+	return all
+}
+
+// door returns the listener of one published port. There is none where the instance holds the port itself, or where
+// the gateway alone mounts it.
+func door(name string, svc compose.Service, p compose.Port) (proxy.Listener, bool) {
+	if svc.NetworkMode == "host" || p.Mode == "host" || p.Published == "" && len(p.Trellis.Routes) > 0 {
+		return proxy.Listener{}, false
+	}
+	port := enginePort(p)
+	return proxy.Listener{
+		Name: PortListener(name, port), Address: net.JoinHostPort(p.HostIP, strconv.Itoa(port.Published)),
+		Protocol: protocol(p), Service: name, Port: p.Target,
+	}, true
+}
+
+// enginePort returns a port as it is asked for: Published is 0 where any free one is taken, and the first of a range.
+func enginePort(p compose.Port) engine.Port {
+	low, _, _ := strings.Cut(p.Published, "-")
+	published, _ := strconv.Atoi(low) // checked by the loader
+	return engine.Port{Target: p.Target, Published: published, HostIP: p.HostIP, Protocol: cmp.Or(p.Protocol, "tcp")}
+}
+
+// PortListener names the listener of a published port: "port/HOSTIP:PORT/PROTOCOL", and what it leads to where the port
+// is any free one.
+func PortListener(service string, p engine.Port) string {
+	name := fmt.Sprintf("port/%s/%s", net.JoinHostPort(cmp.Or(p.HostIP, "0.0.0.0"), strconv.Itoa(p.Published)), p.Protocol)
+	if p.Published == 0 {
+		name += fmt.Sprintf("/%s:%d", service, p.Target)
+	}
+	return name
+}
+
+func protocol(p compose.Port) string {
+	switch {
+	case p.Protocol == "udp":
+		return proxy.UDP
+	case p.AppProtocol == "tcp":
+		return proxy.TCP
+	case isHTTP(p.AppProtocol) || len(p.Trellis.Routes) > 0:
+		return proxy.HTTP1
+	}
+	return proxy.Detect
+}
+
+func isHTTP(appProtocol string) bool {
+	switch appProtocol {
+	case "http", "http2", "h2c", "grpc", "ws":
+		return true
+	}
+	return false
+}
+
+// routesOf returns the gateway's routes: one for each host that a route of the file stands for.
+func routesOf(p compose.Project) []proxy.Route {
+	var hosts []string
+	policy := ""
+	if g := p.Trellis.Gateway; g != nil {
+		hosts = g.Hosts
+		if g.Policy != nil {
+			policy = g.Policy.Auth
+		}
+	}
+	var all []proxy.Route
+	for _, name := range p.ServiceNames() {
+		for _, port := range p.Services[name].Ports {
+			for _, r := range port.Trellis.Routes {
+				at := []string{r.Host}
+				if r.Host == "" && len(hosts) > 0 {
+					at = hosts
+				}
+				for _, host := range at {
+					all = append(all, proxy.Route{
+						Host: host, Path: cmp.Or(r.Path, "/*"), Methods: r.Methods, Headers: r.Headers, Service: name,
+						Port: port.Target, Timeout: r.Timeout.Or(0), Auth: cmp.Or(r.Auth, policy),
+					})
+				}
+			}
+		}
+	}
+	return all
+}
+
+// snapshot builds what the data plane has to know from what is wanted and what is there. Epoch and version are left to
+// the publisher. The caller holds e.mu.
+func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
+	s := proxy.Snapshot{Project: e.cfg.Project}
+	if d.deleting {
+		return s
+	}
+	s.Listeners, s.Routes = Doors(d.rev.Project), routesOf(d.rev.Project)
+	byService := map[string][]proxy.Instance{}
+	for _, inst := range list {
+		svc := d.services[inst.Service]
+		m := e.memory.instances[inst.ID]
+		if svc == nil || m == nil || m.hook > 0 {
+			continue
+		}
+		if p, ok := proxyInstance(svc, inst, m); ok {
+			byService[inst.Service] = append(byService[inst.Service], p)
+		}
+	}
+	for _, w := range d.want.services {
+		svc := d.services[w.name]
+		s.Services = append(s.Services, proxy.Service{Name: w.name, Instances: byService[w.name], Probe: svc.probe, HTTP2: http2Ports(svc.compose)})
+	}
+	s.Listeners = append(s.Listeners, e.nameListeners(d, list)...)
+	return s
+}
+
+func proxyInstance(svc *service, inst driver.Instance, m *known) (proxy.Instance, bool) {
+	if inst.State == driver.Exited || inst.Host == "" || len(svc.ports) == 0 && len(inst.Listening) == 0 && len(m.udp) == 0 {
+		return proxy.Instance{}, false
+	}
+	p := proxy.Instance{
+		ID: string(short(inst.Project, inst.ID)), Host: inst.Host, PortMap: inst.PortMap, Ready: m.ready, Revision: inst.Revision,
+		Slot: inst.Slot, WarmFrom: m.readySince,
+	}
+	if !m.drainSince.IsZero() {
+		p.Draining, p.DrainBy = true, m.drainSince.Add(svc.want.grace)
+	}
+	if !m.ready {
+		p.WarmFrom = time.Time{}
+	}
+	return p, true
+}
+
+// http2Ports are the ports whose program speaks HTTP/2 with prior knowledge.
+func http2Ports(svc compose.Service) []int {
+	var all []int
+	for _, p := range svc.Ports {
+		if p.AppProtocol == "grpc" || p.AppProtocol == "h2c" {
+			all = append(all, p.Target)
+		}
+	}
+	return all
+}
+
+// nameListeners returns the listeners behind the names that instances resolve: in each namespace, and once for all
+// instances that have none.
+func (e *Engine) nameListeners(d *desired, list []driver.Instance) []proxy.Listener {
+	var all []proxy.Listener
+	ports := map[string][]int{}
+	for name, s := range d.services {
+		ports[name] = e.memory.namePorts(name, s)
+	}
+	callees := map[string][]*service{}
+	onHost := map[string]bool{}
+	for _, inst := range list {
+		caller := d.services[inst.Service]
+		if caller == nil {
+			continue
+		}
+		if _, done := callees[inst.Service]; !done {
+			callees[inst.Service] = d.callees(caller)
+		}
+		netns := inst.Netns
+		if netns == "" {
+			for _, s := range callees[inst.Service] {
+				onHost[s.compose.Name] = onHost[s.compose.Name] || !caller.spaces
+			}
+			continue
+		}
+		prefix := "name/" + string(short(inst.Project, inst.ID)) + "/"
+		for _, s := range callees[inst.Service] {
+			address := d.spaceAddress(s.compose.Name)
+			for _, port := range ports[s.compose.Name] {
+				at := address + ":" + strconv.Itoa(port)
+				all = append(all, proxy.Listener{
+					Name: prefix + at, Address: at, Protocol: proxy.Detect, Service: s.compose.Name, Port: port,
+					Caller: inst.Service, Netns: netns,
+				})
+			}
+		}
+	}
+	for _, name := range sortedKeys(onHost) {
+		for _, port := range ports[name] {
+			if at := d.hostAddress(name) + ":" + strconv.Itoa(port); onHost[name] {
+				all = append(all, proxy.Listener{Name: "name//" + at, Address: at, Protocol: proxy.Detect, Service: name, Port: port})
+			}
+		}
+	}
+	return all
+}
+
+// namePorts returns the TCP ports of a service: those of the file and those that one of its instances was seen to
+// listen on.
+func (m *memory) namePorts(name string, s *service) []int {
+	all := slices.Clone(s.ports)
+	for _, port := range m.listened[name] {
+		if !slices.Contains(all, port) {
+			all = append(all, port)
+		}
+	}
+	slices.Sort(all)
+	return all
+}

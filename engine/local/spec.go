@@ -1,0 +1,244 @@
+package local
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/errdefs"
+)
+
+// template is everything about the instances of a service that does not depend on the slot. Its spec holds refs and
+// digests where an instance gets paths, so that its hash says what makes another instance and nothing else.
+type template struct {
+	spec    driver.Spec
+	process bool
+	hooks   []hookTemplate
+}
+
+type hookTemplate struct {
+	spec       driver.Spec
+	perReplica bool
+}
+
+// templateOf builds the template of a service.
+func templateOf(p compose.Project, svc compose.Service) (template, error) {
+	t := template{process: svc.Trellis.Process != nil}
+	spec := driver.Spec{
+		Project: p.Name, Service: svc.Name, Image: svc.Image, Env: envOf(svc.Environment), Dir: svc.WorkingDir,
+		User: svc.User, GroupAdd: svc.GroupAdd, Hostname: svc.Hostname, Init: svc.Init, ReadOnly: svc.ReadOnly,
+		Privileged: svc.Privileged, CapAdd: svc.CapAdd, CapDrop: svc.CapDrop, Sysctls: svc.Sysctls,
+		OomScore: int(svc.OomScoreAdj), ShmSize: svc.ShmSize, StopSignal: svc.StopSignal,
+		HostNetwork: svc.NetworkMode == "host", Ports: portsOf(svc),
+		PostStart: hooksOf(svc.PostStart), PreStop: hooksOf(svc.PreStop), Log: logLimits(svc.Logging),
+		Limits: driver.Limits{
+			CPUs: svc.Deploy.Resources.Limits.CPUs, Memory: svc.Deploy.Resources.Limits.Memory, Pids: svc.Deploy.Resources.Limits.Pids,
+		},
+	}
+	spec.Command = slices.Concat(svc.Entrypoint, svc.Command)
+	if pr := svc.Trellis.Process; pr != nil {
+		spec.Image = ""
+		if pr.Command != nil {
+			spec.Command = pr.Command
+		}
+		spec.Dir = cmp.Or(pr.Dir, svc.WorkingDir, p.WorkingDir)
+		if pr.Artifact != "" {
+			spec.Dir = artifactMark + pr.Artifact
+		}
+	}
+	for name, u := range svc.Ulimits {
+		if spec.Ulimits == nil {
+			spec.Ulimits = map[string]driver.Ulimit{}
+		}
+		spec.Ulimits[name] = driver.Ulimit(u)
+	}
+	spec.Mounts = mountsOf(p, svc)
+	var err error
+	if spec.Files, err = filesOf(p, svc); err != nil {
+		return t, err
+	}
+	if len(spec.Command) == 0 && spec.Image == "" && svc.Build == nil {
+		return t, fmt.Errorf("service %s: %w: nothing says what to run", svc.Name, errdefs.ErrInvalid)
+	}
+	t.spec = spec
+	for _, h := range svc.PreStart {
+		t.hooks = append(t.hooks, hookTemplate{hookSpec(spec, h), h.PerReplica})
+	}
+	return t, nil
+}
+
+// artifactMark stands before a digest in Dir until it becomes a path.
+const artifactMark = "artifact:"
+
+// hash returns what identifies the instances of t after so many asked restarts.
+func (t template) hash(restarts int64) string {
+	logical := struct {
+		Spec     driver.Spec
+		Hooks    []driver.Spec
+		Restarts int64
+	}{Spec: t.spec, Restarts: restarts}
+	for _, h := range t.hooks {
+		logical.Hooks = append(logical.Hooks, h.spec)
+	}
+	text, err := json.Marshal(logical)
+	if err != nil {
+		panic(err) // plain data
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])[:hashLength]
+}
+
+// hookSpec is the one-off instance of a pre_start hook: the service with another command and no ports.
+func hookSpec(spec driver.Spec, h compose.PreStart) driver.Spec {
+	spec.Command = h.Command
+	spec.Env = mergeEnv(spec.Env, envOf(h.Environment))
+	spec.Dir, spec.User, spec.Image = cmp.Or(h.WorkingDir, spec.Dir), cmp.Or(h.User, spec.User), cmp.Or(h.Image, spec.Image)
+	spec.Privileged = spec.Privileged || h.Privileged
+	spec.Ports, spec.PostStart, spec.PreStop = nil, nil, nil
+	return spec
+}
+
+func hooksOf(hooks []compose.Hook) []driver.Hook {
+	var all []driver.Hook
+	for _, h := range hooks {
+		all = append(all, driver.Hook{Command: h.Command, Env: envOf(h.Environment), Dir: h.WorkingDir, User: h.User})
+	}
+	return all
+}
+
+// envOf returns an environment as the lines that a program gets, in order of name.
+func envOf(env map[string]string) []string {
+	var all []string
+	for _, name := range sortedKeys(env) {
+		all = append(all, name+"="+env[name])
+	}
+	return all
+}
+
+// mergeEnv adds variables that base does not have, or replaces those it has.
+func mergeEnv(base, over []string) []string {
+	merged := slices.Clone(base)
+	for _, kv := range over {
+		name, _, _ := strings.Cut(kv, "=")
+		merged = slices.DeleteFunc(merged, func(have string) bool { return strings.HasPrefix(have, name+"=") })
+		merged = append(merged, kv)
+	}
+	slices.Sort(merged)
+	return merged
+}
+
+// portsOf returns the ports that a service listens on as far as its file says: TCP before UDP, in the order of the
+// file.
+func portsOf(svc compose.Service) []int {
+	tcp := tcpPorts(svc)
+	for _, p := range svc.Ports {
+		if p.Protocol == "udp" && !slices.Contains(tcp, p.Target) {
+			tcp = append(tcp, p.Target)
+		}
+	}
+	return tcp
+}
+
+func tcpPorts(svc compose.Service) []int {
+	var all []int
+	add := func(port int) {
+		if port > 0 && !slices.Contains(all, port) {
+			all = append(all, port)
+		}
+	}
+	for _, p := range svc.Ports {
+		if p.Protocol != "udp" {
+			add(p.Target)
+		}
+	}
+	for _, text := range svc.Expose {
+		from, to, ok := exposed(text)
+		for port := from; ok && port <= to; port++ {
+			add(port)
+		}
+	}
+	if svc.Trellis.Probe != nil {
+		add(svc.Trellis.Probe.Port)
+	}
+	return all
+}
+
+// exposed reads one entry of expose, "8080", "8080/tcp" or "8000-8010"; false for one of UDP.
+func exposed(text string) (from, to int, ok bool) {
+	text, protocol, _ := strings.Cut(text, "/")
+	if protocol != "" && protocol != "tcp" {
+		return 0, 0, false
+	}
+	low, high, ranged := strings.Cut(text, "-")
+	from, err := strconv.Atoi(low)
+	if err != nil {
+		return 0, 0, false
+	}
+	if !ranged {
+		return from, from, true
+	}
+	to, err = strconv.Atoi(high)
+	return from, to, err == nil && to >= from && to <= 65535
+}
+
+func logLimits(l *compose.Logging) driver.LogLimits {
+	if l == nil {
+		return driver.LogLimits{}
+	}
+	files, _ := strconv.Atoi(l.Options["max-file"]) // checked by the loader
+	return driver.LogLimits{MaxSize: bytesOf(l.Options["max-size"]), MaxFiles: files}
+}
+
+// bytesOf reads an amount such as "10m"; 0 for what is none.
+func bytesOf(text string) int64 {
+	text = strings.TrimRight(strings.ToLower(text), "ib")
+	scale := int64(1)
+	for suffix, factor := range map[string]int64{"k": 1 << 10, "m": 1 << 20, "g": 1 << 30} {
+		if rest, ok := strings.CutSuffix(text, suffix); ok {
+			text, scale = rest, factor
+		}
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 || n > 1<<40 {
+		return 0
+	}
+	return n * scale
+}
+
+// place makes the spec of one instance from t: its ID, and paths where t has refs.
+func (e *Engine) place(t driver.Spec, process bool, id driver.ID, slot int, hash string, revision int64) driver.Spec {
+	t.ID, t.Slot, t.Hash, t.Revision = id, slot, hash, revision
+	if digest, ok := strings.CutPrefix(t.Dir, artifactMark); ok {
+		t.Dir = filepath.Join(e.cfg.ArtifactDir, digest)
+	}
+	if process {
+		t.Env = mergeEnv(e.cfg.BaseEnv, t.Env)
+	}
+	t.Files = slices.Clone(t.Files)
+	for i, f := range t.Files {
+		if !filepath.IsAbs(f.Source) {
+			t.Files[i].Source = filepath.Join(e.cfg.ContentDir, f.Source)
+		}
+	}
+	t.Mounts = slices.Clone(t.Mounts)
+	for i, m := range t.Mounts {
+		if m.Kind == compose.MountVolume && m.Source == "" {
+			t.Mounts[i].Source = anonymous(t.Project, t.Service, slot, m.Target)
+		}
+	}
+	return t
+}
+
+// anonymous names the volume that the file gives no name: one for each slot and path.
+func anonymous(project, service string, slot int, target string) string {
+	sum := sha256.Sum256([]byte(target))
+	return fmt.Sprintf("%s_%s-%d-%s", project, service, slot, hex.EncodeToString(sum[:4]))
+}
