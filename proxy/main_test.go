@@ -117,6 +117,7 @@ func (r *rig) push() {
 		s.Services[i].Instances = append([]Instance(nil), s.Services[i].Instances...)
 	}
 	r.feed.ch <- Update{Snapshot: &s}
+	eventually(r.t, "snapshot applied", func() bool { return r.proxy.table.Load().version == s.Version })
 }
 
 // gateway opens a gateway whose every request goes to the service "app", and publishes it.

@@ -48,14 +48,14 @@ func newFront(p *Proxy) *front {
 	}
 	f.h2base = &http.Server{Handler: f, IdleTimeout: clientIdleTime, ErrorLog: quiet, MaxHeaderBytes: maxHeaderBytes}
 	f.h2 = &http2.Server{MaxConcurrentStreams: maxStreams, IdleTimeout: clientIdleTime}
+	if err := http2.ConfigureServer(f.h2base, f.h2); err != nil {
+		panic(err) // only for TLS settings, and there are none
+	}
 	return f
 }
 
 // run serves the HTTP/1.1 connections that come over conns; it returns when stop is done.
 func (f *front) run() {
-	if err := http2.ConfigureServer(f.h2base, f.h2); err != nil {
-		f.p.log.Error("http/2 is off", "err", err)
-	}
 	f.h1.Serve(f.conns)
 }
 
