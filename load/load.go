@@ -25,9 +25,12 @@ import (
 const (
 	SeqHeader         = "X-Load-Seq"         // on every request: the number of its start, from 0
 	IdempotencyHeader = "Idempotency-Key"    // with Config.IdempotencyKey
-	MarkerHeader      = "X-Trellis-Error"    // on answers that the data plane wrote itself: why, "queue…" when it shed load
+	MarkerHeader      = "X-Trellis-Error"    // on answers that the data plane wrote itself: the kind, overloadKind when it shed load
 	InstanceHeader    = "X-Trellis-Instance" // on answers: the instance that gave it
 )
+
+// overloadKind is the value of MarkerHeader with which the data plane refuses a request because too many wait already.
+const overloadKind = "overload"
 
 // The values of a Config that names none.
 const (

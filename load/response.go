@@ -24,7 +24,7 @@ type answer struct {
 	bytes    int64 // of the body
 	closes   bool  // the connection cannot carry another request
 	marked   bool  // MarkerHeader is there
-	queue    bool  // and begins with "queue"
+	queue    bool  // and says overloadKind
 	instance []byte
 }
 
@@ -161,7 +161,7 @@ func (r *reader) field(a *answer, f *framing, line []byte) error {
 	case len(MarkerHeader):
 		if is(name, "x-trellis-error") {
 			a.marked = true
-			a.queue = bytes.HasPrefix(trim(line[colon+1:]), []byte("queue"))
+			a.queue = string(trim(line[colon+1:])) == overloadKind
 		}
 	case len("Transfer-Encoding"):
 		if is(name, "transfer-encoding") {

@@ -33,7 +33,7 @@ func TestReadAnswer(t *testing.T) {
 		{"1.0", "GET", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", answer{status: 200, closes: true}, nil},
 		{"1.0 kept", "GET", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: Keep-Alive\r\n\r\n", answer{status: 200}, nil},
 		{"too much", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxy", answer{status: 200, bytes: 1, closes: true}, nil},
-		{"marker", "GET", "HTTP/1.1 503 X\r\nX-TRELLIS-error: queue-full\r\nContent-Length: 0\r\n\r\n", answer{status: 503, marked: true, queue: true}, nil},
+		{"marker", "GET", "HTTP/1.1 503 X\r\nX-TRELLIS-error: overload\r\nContent-Length: 0\r\n\r\n", answer{status: 503, marked: true, queue: true}, nil},
 		{"long header", "GET", "HTTP/1.1 200 OK\r\nA: " + long[:30000] + "\r\nContent-Length: 0\r\n\r\n", answer{status: 200}, nil},
 
 		{"nothing", "GET", "", answer{}, io.EOF},
@@ -94,7 +94,7 @@ func FuzzReadAnswer(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.0 404 \r\n\r\nhello", "HTTP/1.1 304 X\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5;x\r\nhello\r\n0\r\nA: b\r\n\r\n",
-		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Trellis-Error: queue\r\nX-Trellis-Instance: a\r\n\r\n",
+		"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Trellis-Error: overload\r\nX-Trellis-Instance: a\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
 	} {
 		f.Add(seed, false)

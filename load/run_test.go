@@ -136,7 +136,7 @@ func TestFailuresByKind(t *testing.T) {
 		{"the program's own 500", answering("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"), load.Server5xx, 500, false},
 		{"the data plane's 502", answering(plane(502, "upstream-reset")), load.Proxy5xx, 502, true},
 		{"the data plane's 503", answering(plane(503, "no-instance")), load.Proxy5xx, 503, true},
-		{"the queue's 503", answering(plane(503, "queue-full")), load.Queue503, 503, false},
+		{"the queue's 503", answering(plane(503, "overload")), load.Queue503, 503, false},
 		{"limited", answering(plane(429, "rate-limit")), load.Limited, 429, false},
 		{"not found is an answer", answering("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n"), "", 404, false},
 		{"until the end is whole", hangUp("HTTP/1.0 200 OK\r\n\r\nbody", -1), "", 200, false},
