@@ -97,7 +97,7 @@ func (c *Contents) makeKey(path string) error {
 
 // Put keeps data and returns its ref. It is on disk when Put returns. The same data again: the same ref.
 func (c *Contents) Put(data []byte) (ref string, err error) {
-	ref = c.ref(data)
+	ref = c.Ref(data)
 	// A file that is there was complete when it got its name; Get notices one that was changed since.
 	if _, err := c.Get(ref); err == nil {
 		return ref, nil
@@ -155,7 +155,7 @@ func (c *Contents) Get(ref string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read content %s: %w", ref, err)
 	}
-	if !hmac.Equal([]byte(c.ref(data)), []byte(ref)) {
+	if !hmac.Equal([]byte(c.Ref(data)), []byte(ref)) {
 		return nil, fmt.Errorf("read content %s: %s was changed since it was written: apply the project again", ref, path)
 	}
 	return data, nil
@@ -191,7 +191,8 @@ func (c *Contents) abandoned(e fs.DirEntry) bool {
 	return err == nil && time.Since(info.ModTime()) > time.Hour
 }
 
-func (c *Contents) ref(data []byte) string {
+// Ref returns the name under which Put keeps data, and writes nothing.
+func (c *Contents) Ref(data []byte) string {
 	mac := hmac.New(sha256.New, c.key)
 	mac.Write(data)
 	return hex.EncodeToString(mac.Sum(nil))
