@@ -18,7 +18,7 @@ type checkView struct {
 
 func (p *program) checkCommand() *cobra.Command {
 	var strict bool
-	on := &choice{value: "local", allowed: []string{"local", "kubernetes"}}
+	on := &choice{value: "local", allowed: []string{"local", "process", "docker", "kubernetes"}}
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say what is wrong with the files, and what an engine does not carry out",
@@ -31,7 +31,7 @@ column. It contacts nothing and changes nothing. With an error it exits 64.
   trellis check --strict          in CI: a warning is an error`,
 		Args: arguments(0, 0),
 	}
-	cmd.Flags().Var(on, "on", "check for `ENGINE`: local or kubernetes")
+	cmd.Flags().Var(on, "on", "check for `ENGINE`: local (processes), docker or kubernetes")
 	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for errors")
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -45,7 +45,7 @@ column. It contacts nothing and changes nothing. With an error it exits 64.
 		case err != nil:
 			return err
 		default:
-			view = diagnose(l, on.value)
+			view.Warnings = diagnose(l, on.value)
 		}
 		if strict {
 			view.Errors, view.Warnings = append(view.Errors, view.Warnings...), []compose.Diagnostic{}

@@ -48,15 +48,12 @@ type prepareFlags struct {
 
 // prepare checks and builds what was read for an engine.
 func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFlags) (prepared, error) {
-	found := diagnose(l, on)
-	if f.strict {
-		found.Errors, found.Warnings = append(found.Errors, found.Warnings...), nil
-	}
-	if len(found.Errors) > 0 {
-		return prepared{}, compose.Diagnostics(found.Errors)
+	warnings := diagnose(l, on)
+	if f.strict && len(warnings) > 0 {
+		return prepared{}, compose.Diagnostics(warnings)
 	}
 	if !f.quiet && !f.silent {
-		p.warn(found.Warnings)
+		p.warn(warnings)
 	}
 	contents, err := compose.Contents(l.project, p.environ)
 	if err != nil {
@@ -66,7 +63,7 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if err != nil {
 		return prepared{}, err
 	}
-	return prepared{project, contents, found.Warnings, l.location}, nil
+	return prepared{project, contents, warnings, l.location}, nil
 }
 
 // target returns the engine that a project runs on.

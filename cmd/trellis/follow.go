@@ -240,7 +240,7 @@ func settled(ctx context.Context, control api.Control, number int64) func(api.St
 		case s.Revision == number && s.Outcome == state.Healthy:
 			return true, nil
 		case s.Revision == number && s.Outcome != state.Pending && s.Outcome != "":
-			return true, fmt.Errorf("revision %d %s", number, outcomeWords(s.Outcome))
+			return true, errors.New(outcomeWords(s.Outcome))
 		case s.Revision == number:
 			return false, nil
 		}
@@ -258,8 +258,8 @@ func settled(ctx context.Context, control api.Control, number int64) func(api.St
 			case state.Pending:
 				return false, nil
 			}
-			return true, fmt.Errorf("revision %d %s; revision %d (%s by %s) is in its place",
-				number, outcomeWords(rev.Outcome), revisions[0].Number, revisions[0].Cause, revisions[0].Actor)
+			return true, fmt.Errorf("%s; revision %d (%s by %s) is in its place",
+				outcomeWords(rev.Outcome), revisions[0].Number, revisions[0].Cause, revisions[0].Actor)
 		}
 		return true, fmt.Errorf("revision %d: %w", number, errdefs.ErrNotFound)
 	}
@@ -288,22 +288,23 @@ func (f *follower) explain() {
 			svc = f.worst[svc.Name]
 		}
 		p.progressf("%s %s is %s, %d of %d ready", s.red(s.glyph("✘", "x")), s.bold(svc.Name), svc.State, svc.Ready, svc.Want)
+		say := func(what, text string) { p.progressf("  %s %s", s.dim(pad(what, 12)), text) }
 		if svc.Reason != "" {
-			p.progressf("  reason      %s", oneLine(svc.Reason))
+			say("reason", oneLine(svc.Reason))
 		}
 		for _, in := range svc.Instances {
 			if answer := answerOf(in); answer != "" && !in.Ready {
-				p.progressf("  last answer %s  %s", in.ID, answer)
+				say("last answer", string(in.ID)+"  "+answer)
 			}
 		}
 		for i, line := range tail(svc.LastLog, 20) {
-			head := "            "
+			what := ""
 			if i == 0 {
-				head = "  last log  "
+				what = "last output"
 			}
-			p.progressf("%s%s", head, strings.TrimRight(line, "\r\n"))
+			say(what, strings.TrimRight(line, "\r\n"))
 		}
-		p.progressf("  all logs    trellis logs %s", svc.Name)
+		say("all output", "trellis logs "+svc.Name)
 	}
 }
 

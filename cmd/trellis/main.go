@@ -11,25 +11,26 @@ import (
 	"trellis/errdefs"
 )
 
-func main() {
+func main() { os.Exit(run(newProgram(platform{}))) }
+
+// run carries out the command line with signals: the first one asks the command to end, the second one insists, the
+// third one is the end.
+func run(p *program) (code int) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
-
 	again := make(chan struct{})
 	go func() {
-		cancel(signalled{<-signals}) // ask
+		cancel(signalled{<-signals})
 		<-signals
-		close(again) // insist
+		close(again)
 		<-signals
 		os.Exit(errdefs.ExitFailed)
 	}()
-
-	p := newProgram(platform{})
 	p.again, p.resized = again, resized
 	err := p.execute(ctx, os.Args[1:])
 	p.report(err)
-	os.Exit(exitCode(err))
+	return exitCode(err)
 }

@@ -53,17 +53,19 @@ func (p *program) read(ctx context.Context) (loaded, error) {
 	return l, err
 }
 
-// diagnose returns everything there is to say about a project for an engine.
-func diagnose(l loaded, engine string) checkView {
-	view := checkView{Errors: []compose.Diagnostic{}, Warnings: append([]compose.Diagnostic{}, l.warnings...)}
-	errs, warnings := compose.Check(l.project, engine)
-	view.Errors = append(view.Errors, errs...)
-	for _, w := range warnings {
-		if !slices.Contains(view.Warnings, w) {
-			view.Warnings = append(view.Warnings, w)
+// diagnose returns everything that an engine does not carry out as written, and what else there was to warn of. The
+// local engine runs processes.
+func diagnose(l loaded, engine string) []compose.Diagnostic {
+	if engine == "local" {
+		engine = "process"
+	}
+	warnings := append([]compose.Diagnostic{}, l.warnings...)
+	for _, w := range compose.Check(l.project, engine) {
+		if !slices.Contains(warnings, w) {
+			warnings = append(warnings, w)
 		}
 	}
-	return view
+	return warnings
 }
 
 // find returns where the project that the flags mean keeps its state. Its files need not be valid, and with a name

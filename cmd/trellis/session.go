@@ -85,7 +85,7 @@ func (p *program) arrive(
 		err = withHint(fmt.Errorf("%s: not healthy after %s", title, time.Duration(f.timeout)),
 			"it goes on trying: 'trellis ps' shows how it stands, --timeout waits longer")
 	default:
-		err = withHint(fmt.Errorf("%s: %w", title, err), "'trellis events' tells what happened, 'trellis rollback' goes back")
+		err = withHint(fmt.Errorf("%s: %w", title, err), "'trellis events' tells what happened")
 	}
 	follow.explain()
 	return status, err

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"unicode"
 
@@ -115,8 +116,12 @@ func pad(text string, n int) string {
 	return text + strings.Repeat(" ", max(n-columns(text), 0))
 }
 
+// sequences are what moves a terminal's cursor, colours its text or sets its title.
+var sequences = regexp.MustCompile(`\x1b(\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])`)
+
 // oneLine makes text that somebody else wrote safe for one line of a terminal: no control characters, no line breaks.
 func oneLine(text string) string {
+	text = sequences.ReplaceAllString(text, "")
 	clean := strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\r' || r == '\t':

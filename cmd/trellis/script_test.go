@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var update = flag.Bool("update", false, "write the scripts' expectations anew")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"trellis": func() {
+			p := newProgram(newFake(os.Getenv("WORK")))
+			p.now = fixedNow
+			os.Exit(run(p))
+		},
+	})
+}
+
+// TestScripts runs the transcripts in testdata against the fake control plane.
+func TestScripts(t *testing.T) {
+	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/teapot" {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	}))
+	defer target.Close()
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata",
+		UpdateScripts: *update,
+		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("TZ", "UTC")
+			e.Setenv("USER", "kim")
+			e.Setenv("LANG", "C.UTF-8")
+			e.Setenv("TARGET", target.URL)
+			return nil
+		},
+	})
+}
+
+// exits runs a program that has to end with an exit code: exits 64 trellis wup.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	if err != nil || neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM [ARG...]")
+	}
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		got = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
