@@ -36,4 +36,5 @@ quoted=$(printf '%s' "$MYSQL_ROOT_PASSWORD" | sed "s/[\\\\']/\\\\&/g")
 chown mysql:mysql /run/mysqld/init.sql
 unset MYSQL_ROOT_PASSWORD MYSQL_ROOT_PASSWORD_FILE
 exec mariadbd --no-defaults --user=mysql --datadir="$data" --socket=/run/mysqld/mysqld.sock \
-	--pid-file=/run/mysqld/mysqld.pid --bind-address=0.0.0.0 --init-file=/run/mysqld/init.sql "$@"
+	--pid-file=/run/mysqld/mysqld.pid --bind-address=0.0.0.0 \
+	--character-set-server=utf8mb4 --collation-server=utf8mb4_general_ci --init-file=/run/mysqld/init.sql "$@"

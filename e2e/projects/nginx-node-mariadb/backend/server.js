@@ -37,7 +37,7 @@ async function ask(sql) {
 async function prepare() {
   for (let attempt = 1; ; attempt++) {
     try {
-      await ask('CREATE TABLE IF NOT EXISTS entry (id INT AUTO_INCREMENT PRIMARY KEY, text VARCHAR(500) NOT NULL)');
+      await ask('CREATE TABLE IF NOT EXISTS entry (id INT AUTO_INCREMENT PRIMARY KEY, text VARCHAR(500) NOT NULL) CHARACTER SET utf8mb4');
       await ask("INSERT INTO entry (id, text) VALUES (1, 'The first entry of the book') ON DUPLICATE KEY UPDATE id = id");
       return;
     } catch (err) {
