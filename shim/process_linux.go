@@ -27,8 +27,8 @@ type Stat struct {
 	State                       byte
 	// CPU time in clock ticks: the process's own, and that of the children it has waited for.
 	Ticks, ChildTicks uint64
-	StartTime                   uint64
-	ResidentPages               int64
+	StartTime         uint64
+	ResidentPages     int64
 }
 
 // ParseStat reads the content of /proc/PID/stat. The name of the program, in the second field, may hold anything.

@@ -40,8 +40,8 @@ type supervisor struct {
 	trouble string
 	status  unix.WaitStatus
 
-	begun    chan struct{} // closed when program is known, or never will be
-	over     chan struct{} // closed when the program was reaped
+	begun    chan struct{}  // closed when program is known, or never will be
+	over     chan struct{}  // closed when the program was reaped
 	deadline chan time.Time // of a stop, again for each wish
 	done     chan struct{}  // closed when no child is left
 }
@@ -235,7 +235,7 @@ func (s *supervisor) spawn(beside *Hook) (int, error) {
 	defer null.Close()
 	argv := append(append([]string{"trellis-shim"}, s.prefix...), "exec")
 	pid, err := syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
-		Env: []string{"GOMAXPROCS=1", "GOGC=off"},
+		Env:   []string{"GOMAXPROCS=1", "GOGC=off"},
 		Files: []uintptr{null.Fd(), s.write[0].Fd(), s.write[1].Fd(), requestFD: requestR.Fd(), failureFD: failureW.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL},
 	})
@@ -373,4 +373,3 @@ func SignalNumber(name string) unix.Signal {
 	}
 	return unix.SignalNum("SIG" + name)
 }
-

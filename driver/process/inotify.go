@@ -1,0 +1,99 @@
+//go:build linux
+
+package process
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// inotify waits for changes of directories without holding a thread.
+type inotify struct {
+	file *os.File
+	buf  []byte
+	at   []byte // events that were read and not yet given
+}
+
+// change is one event of a directory.
+type change struct {
+	watch int32
+	mask  uint32
+	name  string
+}
+
+func newInotify() (*inotify, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("inotify: %w", err)
+	}
+	return &inotify{file: os.NewFile(uintptr(fd), "inotify"), buf: make([]byte, 16<<10)}, nil
+}
+
+func (n *inotify) add(path string, mask uint32) error {
+	_, err := n.watch(path, mask)
+	return err
+}
+
+// watch begins to watch a directory and returns its number.
+func (n *inotify) watch(path string, mask uint32) (int32, error) {
+	raw, err := n.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var wd int
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		wd, failed = unix.InotifyAddWatch(int(fd), path, mask|unix.IN_ONLYDIR)
+	})
+	if failed != nil {
+		return 0, &os.PathError{Op: "watch", Path: path, Err: failed}
+	}
+	return int32(wd), err
+}
+
+// next returns the next event; ok is false when none came before the deadline.
+func (n *inotify) next(deadline time.Time) (c change, ok bool, err error) {
+	for len(n.at) < unix.SizeofInotifyEvent {
+		if err := n.file.SetReadDeadline(deadline); err != nil {
+			return c, false, err
+		}
+		got, err := n.file.Read(n.buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return c, false, nil
+		}
+		if err != nil {
+			return c, false, err
+		}
+		n.at = n.buf[:got]
+	}
+	c, n.at = parseChange(n.at)
+	return c, true, nil
+}
+
+func parseChange(b []byte) (change, []byte) {
+	c := change{watch: int32(binary.NativeEndian.Uint32(b)), mask: binary.NativeEndian.Uint32(b[4:])}
+	size := int64(binary.NativeEndian.Uint32(b[12:]))
+	b = b[unix.SizeofInotifyEvent:]
+	if size > int64(len(b)) {
+		return c, nil
+	}
+	name, _, _ := bytes.Cut(b[:size], []byte{0})
+	c.name = string(name)
+	return c, b[size:]
+}
+
+// wait waits for any event, and takes what has come.
+func (n *inotify) wait(deadline time.Time) error {
+	n.at = nil
+	_, _, err := n.next(deadline)
+	n.at = nil
+	return err
+}
+
+func (n *inotify) close() { n.file.Close() }

@@ -1,0 +1,174 @@
+//go:build linux
+
+// Package process runs instances as supervised processes of this machine: driver.Driver over package shim.
+//
+// Everything durable lies in instance directories, StateDir/instances/<ID after the slash>; this package keeps nothing
+// that a new Driver over the same directories would miss. With the privileges for it every instance has its own
+// network namespace, mounts and hostname; without, it shares the machine's, and Capabilities says what lacks.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"trellis/driver"
+	"trellis/errdefs"
+)
+
+// Config says where a Driver lives.
+type Config struct {
+	Project string // for log records
+	// StateDir holds what has to outlive a reboot: records, logs, volumes. Absolute. Required.
+	StateDir string
+	// RuntimeDir holds the mount points of network namespaces. Absolute. Required.
+	RuntimeDir string
+	// Shim is the command line of the shim, before its verb. Required.
+	Shim []string
+	// Log takes what goes wrong where nobody can be told; nil discards it.
+	Log *slog.Logger
+	// Unprivileged forgoes namespaces, control groups and other users even where the process could have them.
+	Unprivileged bool
+}
+
+func (c Config) validate() error {
+	switch {
+	case !filepath.IsAbs(c.StateDir) || !filepath.IsAbs(c.RuntimeDir):
+		return fmt.Errorf("process driver: %w: StateDir %q and RuntimeDir %q have to be absolute", errdefs.ErrInvalid, c.StateDir, c.RuntimeDir)
+	case len(c.Shim) == 0:
+		return fmt.Errorf("process driver: %w: no command line of the shim", errdefs.ErrInvalid)
+	}
+	return nil
+}
+
+// Driver implements driver.Driver.
+type Driver struct {
+	cfg     Config
+	log     *slog.Logger
+	root    string // of the instance directories
+	isolate bool
+	groups  hierarchy
+	lacks   []string
+	sockets sockets
+
+	mu       sync.Mutex
+	locks    map[string]*sync.Mutex // by directory: one change of an instance at a time
+	children map[int]bool           // shims this process started and has not waited for
+	specs    map[string]cachedSpec
+	ports    map[int]bool // given by this process
+	noEgress bool         // said once
+}
+
+// New returns a driver over cfg's directories. It starts nothing.
+func New(cfg Config) (*Driver, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	d := &Driver{
+		cfg: cfg, log: cfg.Log, root: filepath.Join(cfg.StateDir, "instances"),
+		locks: map[string]*sync.Mutex{}, children: map[int]bool{}, specs: map[string]cachedSpec{}, ports: map[int]bool{},
+	}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	d.look()
+	return d, nil
+}
+
+// look finds out what this process may do.
+func (d *Driver) look() {
+	if d.cfg.Unprivileged {
+		d.lacks = without("privileges are not to be used")
+		return
+	}
+	if err := privileged(); err != nil {
+		d.lacks = without(err.Error())
+		return
+	}
+	d.isolate = true
+	var why string
+	d.groups, why = findHierarchy(d.cfg.StateDir)
+	if why != "" {
+		d.lacks = append(d.lacks, "limits on CPU, memory and processes are measured, not enforced: "+why)
+	}
+}
+
+// without says what lacks where instances share the machine's namespaces.
+func without(why string) []string {
+	return []string{
+		"services have no network of their own: each gets a free port, told as PORT, and one that insists on a fixed port can have one replica: " + why,
+		"services are not reached by name, only by <SERVICE>_URL, _HOST and _PORT: " + why,
+		"volumes, bind mounts, tmpfs, configs and secrets cannot be put at their paths: " + why,
+		"services run as the user who runs Trellis, with this user's capabilities: " + why,
+		"limits on CPU, memory and processes are measured, not enforced: " + why,
+	}
+}
+
+// privileged returns why namespaces cannot be made, nil if they can.
+func privileged() error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("this needs root, and the user is %d", os.Geteuid())
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &have[0]); err != nil {
+		return fmt.Errorf("capabilities cannot be read: %w", err)
+	}
+	for _, c := range []struct {
+		bit  int
+		name string
+	}{{unix.CAP_SYS_ADMIN, "SYS_ADMIN"}, {unix.CAP_NET_ADMIN, "NET_ADMIN"}, {unix.CAP_SETUID, "SETUID"}, {unix.CAP_SETPCAP, "SETPCAP"}} {
+		if have[0].Effective&(1<<c.bit) == 0 {
+			return fmt.Errorf("the capability %s is missing", c.name)
+		}
+	}
+	return nil
+}
+
+// Capabilities says what this driver can do here.
+func (d *Driver) Capabilities() driver.Capabilities {
+	return driver.Capabilities{
+		Name: "process", Durable: true, Namespaces: d.isolate, Limits: d.groups.enforces(), Users: d.isolate, Lacks: d.lacks,
+	}
+}
+
+// Run waits until ctx is done. Instances go on; nothing of this driver runs but inside its calls.
+func (d *Driver) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// lock takes the instance for one change.
+func (d *Driver) lock(dir string) func() {
+	d.mu.Lock()
+	l := d.locks[dir]
+	if l == nil {
+		l = &sync.Mutex{}
+		d.locks[dir] = l
+	}
+	d.mu.Unlock()
+	l.Lock()
+	return l.Unlock
+}
+
+// reap forgets the shims of this process that have ended.
+func (d *Driver) reap() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for pid := range d.children {
+		if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || errors.Is(err, unix.ECHILD) {
+			delete(d.children, pid)
+		}
+	}
+}
+
+func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+var _ driver.Driver = (*Driver)(nil)

@@ -1,0 +1,348 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"trellis/driver"
+	"trellis/errdefs"
+	"trellis/shim"
+)
+
+// owner is what this package adds to a shim.Spec.
+type owner struct {
+	Ports   []int             `json:"ports,omitempty"`
+	Port    int               `json:"port,omitempty"` // allocated in place of Ports[0]
+	Address string            `json:"address,omitempty"`
+	Gateway string            `json:"gateway,omitempty"`
+	Hosts   map[string]string `json:"hosts,omitempty"`
+	Shared  bool              `json:"shared,omitempty"` // the machine's network
+	Limited bool              `json:"limited,omitempty"`
+}
+
+// record is all that an instance directory says.
+type record struct {
+	dir     string
+	spec    shim.Spec
+	own     owner
+	state   driver.State
+	running shim.Running // zero before the first start
+	exit    *shim.Exit
+}
+
+type cachedSpec struct {
+	modified time.Time
+	size     int64
+	inode    uint64
+	spec     shim.Spec
+	own      owner
+}
+
+// directory returns the directory of id, which may not exist.
+func (d *Driver) directory(id driver.ID) (string, error) {
+	project, name, _ := strings.Cut(string(id), "/")
+	if !plain(project) || !plain(name) {
+		return "", fmt.Errorf("instance %q: %w: want <project>/<service>-<slot>-<generation>", id, errdefs.ErrInvalid)
+	}
+	return filepath.Join(d.root, fileName(project, name, d.cfg.Project)), nil
+}
+
+// fileName returns the name of an instance's directory: its name, and that of its project where that is not the
+// driver's own.
+func fileName(project, name, own string) string {
+	if project == own {
+		return name
+	}
+	return project + "+" + name
+}
+
+// mayHold says whether the directory of that name may be one of project's.
+func mayHold(name, project, own string) bool {
+	if prefix, _, ok := strings.Cut(name, "+"); ok {
+		return prefix == project
+	}
+	return project == own
+}
+
+// plain says whether name is one safe element of a path.
+func plain(name string) bool {
+	if name == "" || len(name) > 200 || name[0] == '.' {
+		return false
+	}
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._-", r))
+	})
+}
+
+// spec reads the Spec of a directory, which changes rarely and is read often.
+func (d *Driver) spec(dir string) (shim.Spec, owner, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(dir, shim.SpecFile), &st); err != nil {
+		return shim.Spec{}, owner{}, &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	d.mu.Lock()
+	c, ok := d.specs[dir]
+	d.mu.Unlock()
+	modified := time.Unix(st.Mtim.Unix())
+	if ok && c.inode == st.Ino && c.size == st.Size && c.modified.Equal(modified) {
+		return c.spec, c.own, nil
+	}
+	spec, err := shim.ReadSpec(dir)
+	if err != nil {
+		return spec, owner{}, err
+	}
+	c = cachedSpec{modified: modified, size: st.Size, inode: st.Ino, spec: spec}
+	if len(spec.Owner) > 0 {
+		if err := json.Unmarshal(spec.Owner, &c.own); err != nil {
+			return spec, owner{}, fmt.Errorf("read %s: owner: %w", filepath.Join(dir, shim.SpecFile), err)
+		}
+	}
+	d.mu.Lock()
+	d.specs[dir] = c
+	d.mu.Unlock()
+	return c.spec, c.own, nil
+}
+
+// vanished is the State of an instance whose shim is gone without a word; it never leaves this package.
+const vanished driver.State = "vanished"
+
+// read returns what dir says of its instance now. No instance: fs.ErrNotExist.
+func (d *Driver) read(dir string) (record, error) {
+	r := record{dir: dir}
+	var err error
+	if r.spec, r.own, err = d.spec(dir); err != nil {
+		return r, err
+	}
+	r.running, err = shim.ReadRunning(dir)
+	switch {
+	case isMissing(err):
+		r.running = shim.Running{}
+	case errors.Is(err, shim.ErrVersion):
+		return r, err
+	case err != nil: // torn by a machine that failed: nothing of it can run
+		r.running = shim.Running{}
+		d.log.Warn("a record is unreadable", "project", r.spec.Project, "service", r.spec.Service, "instance", r.spec.ID, "err", err)
+	}
+	if r.over() {
+		return r, nil
+	}
+	held, err := shim.Held(dir)
+	if err != nil {
+		return r, err
+	}
+	if !held {
+		// The end may have been written since: a shim lets go of its directory only after that.
+		if r.over() {
+			return r, nil
+		}
+		if running, err := shim.ReadRunning(dir); err == nil && running.Run != r.running.Run {
+			return d.read(dir)
+		}
+		r.state = vanished
+		return r, nil
+	}
+	r.state = driver.Starting
+	if r.running.Program.PID != 0 {
+		r.state = driver.Running
+	}
+	return r, nil
+}
+
+// over says whether the exit of the last run is recorded, and takes it.
+func (r *record) over() bool {
+	exit, err := shim.ReadExit(r.dir)
+	if err != nil || exit.Run != max(r.running.Run, 1) && r.running.Run != 0 {
+		return false
+	}
+	r.exit, r.state = &exit, driver.Exited
+	return true
+}
+
+// settled reads dir; an instance whose shim was killed is ended for good first: what is left of it is killed, and its
+// end is written down as what it is, unknown.
+func (d *Driver) settled(dir string) (record, error) {
+	r, err := d.read(dir)
+	if err != nil || r.state != vanished {
+		return r, err
+	}
+	defer d.lock(dir)()
+	return d.settle(dir)
+}
+
+// settle is settled for the holder of the instance's lock.
+func (d *Driver) settle(dir string) (record, error) {
+	r, err := d.read(dir)
+	if err != nil || r.state != vanished {
+		return r, err
+	}
+	exit := shim.Exit{Version: shim.Version, ID: r.spec.ID, Run: max(r.running.Run, 1), Code: -1, Time: time.Now()}
+	boot, err := shim.BootID()
+	if err != nil {
+		return r, err
+	}
+	switch {
+	case r.running.Run == 0:
+		exit.Error = "it was never started: Trellis ended before that"
+	case r.running.BootID != boot:
+		exit.Error = "the machine was restarted while it ran: nothing is known of its end"
+	default:
+		exit.Error = "its supervisor was killed: nothing is known of its end"
+		d.sweep(r)
+	}
+	exit.PID, exit.StartTime, exit.BootID = r.running.Program.PID, r.running.Program.StartTime, r.running.BootID
+	if wish, err := shim.ReadStop(dir); err == nil && wish.Run == exit.Run {
+		exit.Asked = true
+	}
+	if err := shim.Write(dir, shim.ExitFile, exit); err != nil {
+		return r, fmt.Errorf("settle %s: %w", r.spec.ID, err)
+	}
+	return d.read(dir)
+}
+
+// sweep kills what is left of an instance without a shim. The kernel has killed the program with it; its children are
+// found by what they cannot leave, or did not: control group, network namespace, session.
+func (d *Driver) sweep(r record) {
+	if err := r.running.Program.Signal(unix.SIGKILL); err != nil && !errors.Is(err, shim.ErrGone) {
+		d.log.Warn("a program without supervisor could not be killed", "project", r.spec.Project, "service", r.spec.Service,
+			"instance", r.spec.ID, "err", err)
+	}
+	shim.KillGroups(shim.RunGroups(r.spec.Cgroups, r.running.Run))
+	for range 50 {
+		left := d.strays(r)
+		for _, p := range left {
+			_ = p.Signal(unix.SIGKILL)
+		}
+		if len(left) == 0 && !r.running.Program.Alive() {
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// strays returns the processes of an instance without a shim.
+func (d *Driver) strays(r record) []shim.Process {
+	var left []shim.Process
+	netns := namespaceOf(r.spec.Netns)
+	_ = shim.Processes(func(s shim.Stat) bool {
+		p := shim.Process{PID: s.PID, StartTime: s.StartTime}
+		switch {
+		case s.State == 'Z' || s.PID == os.Getpid():
+		case netns != 0 && inNamespace(s.PID, netns) && s.PID != 1:
+			left = append(left, p)
+		case netns == 0 && s.Session == r.running.Program.PID && s.StartTime >= r.running.Program.StartTime && sameEnvironment(s.PID, r.spec.Env):
+			left = append(left, p)
+		}
+		return true
+	})
+	return left
+}
+
+// sameEnvironment says whether a process has the instance's whole environment: a session's number may have come to
+// name another session, which has another one.
+func sameEnvironment(pid int, env []string) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil || len(env) == 0 {
+		return false
+	}
+	have := strings.Split(string(b), "\x00")
+	for _, kv := range env {
+		if !slices.Contains(have, kv) {
+			return false
+		}
+	}
+	return true
+}
+
+// List returns the instances of a project, in order of ID.
+func (d *Driver) List(ctx context.Context, project string) ([]driver.Instance, error) {
+	d.reap()
+	names, err := d.names()
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", project, err)
+	}
+	all := []driver.Instance{}
+	look := d.sockets.view()
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if !mayHold(name, project, d.cfg.Project) {
+			continue
+		}
+		r, err := d.settled(filepath.Join(d.root, name))
+		if isMissing(err) {
+			continue // half made, or just removed
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", project, err)
+		}
+		if r.spec.Project == project {
+			all = append(all, r.instance(look))
+		}
+	}
+	slices.SortFunc(all, func(a, b driver.Instance) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	return all, nil
+}
+
+// names returns the names of the instance directories.
+func (d *Driver) names() ([]string, error) {
+	entries, err := os.ReadDir(d.root)
+	if isMissing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// instance is r as the contract has it.
+func (r record) instance(look *socketView) driver.Instance {
+	inst := driver.Instance{
+		ID: driver.ID(r.spec.ID), Project: r.spec.Project, Service: r.spec.Service, Slot: r.spec.Slot,
+		Hash: r.spec.Hash, Revision: r.spec.Revision, State: r.state, StartedAt: r.running.StartedAt,
+		Restarts: max(r.running.Run-1, 0), Host: r.own.Address, Netns: r.spec.Netns,
+	}
+	if r.own.Shared {
+		inst.Host = "127.0.0.1"
+	}
+	if r.exit != nil {
+		inst.Exit = &driver.Exit{
+			Code: r.exit.Code, Signal: r.exit.Signal, OOM: r.exit.OOM, Time: r.exit.Time, Error: r.exit.Error, Asked: r.exit.Asked,
+		}
+	}
+	if r.state == driver.Running {
+		inst.PID = r.running.Program.PID
+		inst.Listening = look.listening(r)
+	}
+	inst.PortMap = r.portMap(inst.Listening)
+	return inst
+}
+
+// portMap says where the first port of the file is: at the one allocated, unless the program listens on the file's own.
+func (r record) portMap(listening []int) map[int]int {
+	if r.own.Port == 0 || len(r.own.Ports) == 0 || r.own.Ports[0] == r.own.Port {
+		return nil
+	}
+	if slices.Contains(listening, r.own.Ports[0]) && !slices.Contains(listening, r.own.Port) {
+		return nil
+	}
+	return map[int]int{r.own.Ports[0]: r.own.Port}
+}

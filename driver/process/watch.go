@@ -1,0 +1,258 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"trellis/driver"
+	"trellis/shim"
+)
+
+// How often an instance's listening sockets are looked at: quickly while it starts, slowly later.
+const (
+	firstLook  = 2 * time.Millisecond
+	slowerLook = 100 * time.Millisecond
+	eager      = 30 * time.Second // since its start
+	steadyLook = 2 * time.Second
+)
+
+// Watch implements driver.Driver. Records are watched by inotify; a shim that ends in any way closes its lock.
+func (d *Driver) Watch(ctx context.Context, project string, changed func(driver.ID)) error {
+	w := &watcher{d: d, project: project, changed: changed, dirs: map[string]*watched{}, numbers: map[int32]string{}}
+	if err := w.run(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("watch %s: %w", project, err)
+	}
+	return nil
+}
+
+type watcher struct {
+	d       *Driver
+	project string
+	changed func(driver.ID)
+	events  *inotify
+	root    int32
+	dirs    map[string]*watched // by path
+	numbers map[int32]string
+}
+
+// watched is one instance directory.
+type watched struct {
+	id        driver.ID // "" until its record is there
+	foreign   bool      // of another project
+	run       int
+	listening []int
+	running   bool
+	closing   int // looks that are left until its shim, which let go of its lock, has to be gone
+	started   time.Time
+	pause     time.Duration
+	look      time.Time // when its sockets are looked at next
+}
+
+func (w *watcher) run(ctx context.Context) error {
+	events, err := newInotify()
+	if err != nil {
+		return err
+	}
+	w.events = events
+	stop := context.AfterFunc(ctx, events.close)
+	defer func() {
+		stop()
+		events.close()
+	}()
+	for {
+		if err := w.begin(); err != nil {
+			return err
+		}
+		if err := w.follow(ctx); !errors.Is(err, errRescan) {
+			return err
+		}
+	}
+}
+
+var errRescan = errors.New("look at everything again")
+
+// begin watches the directory of instances and every instance in it.
+func (w *watcher) begin() error {
+	if err := os.MkdirAll(w.d.root, 0o700); err != nil {
+		return err
+	}
+	var err error
+	if w.root, err = w.events.watch(w.d.root, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF); err != nil {
+		return err
+	}
+	names, err := w.d.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		w.add(filepath.Join(w.d.root, name))
+	}
+	return nil
+}
+
+// add begins to watch an instance directory and looks at what happened in it before.
+func (w *watcher) add(dir string) {
+	if !mayHold(filepath.Base(dir), w.project, w.d.cfg.Project) {
+		return
+	}
+	wd, err := w.events.watch(dir, unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_DELETE_SELF)
+	if err != nil {
+		return // removed again
+	}
+	w.numbers[wd] = dir
+	if w.dirs[dir] == nil {
+		w.dirs[dir] = &watched{}
+	}
+	w.refresh(dir)
+}
+
+// refresh reads the record of dir and tells.
+func (w *watcher) refresh(dir string) {
+	x := w.dirs[dir]
+	if x == nil || x.foreign {
+		return
+	}
+	r, err := w.d.settled(dir)
+	if err != nil {
+		if x.id != "" {
+			w.changed(x.id)
+		}
+		return // not yet there, gone, or unreadable: List will say
+	}
+	if r.spec.Project != w.project {
+		x.foreign = true
+		return
+	}
+	x.id = driver.ID(r.spec.ID)
+	x.running = r.state == driver.Running
+	if x.running && x.run != r.running.Run {
+		x.run, x.started, x.pause, x.listening = r.running.Run, time.Now(), firstLook, nil
+		if since := r.running.StartedAt; time.Since(since) > eager {
+			x.started = since
+		}
+		x.look = time.Now()
+	}
+	w.changed(x.id)
+}
+
+// follow handles events and looks at sockets until something fails or ctx is done.
+func (w *watcher) follow(ctx context.Context) error {
+	for {
+		c, ok, err := w.events.next(w.nextLook())
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !ok {
+			w.lookAtSockets()
+			continue
+		}
+		if err := w.handle(c); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *watcher) handle(c change) error {
+	switch {
+	case c.mask&unix.IN_Q_OVERFLOW != 0:
+		return errRescan
+	case c.watch == w.root && c.mask&(unix.IN_DELETE_SELF|unix.IN_IGNORED) != 0:
+		return errRescan
+	case c.watch == w.root:
+		if c.mask&unix.IN_ISDIR != 0 {
+			w.add(filepath.Join(w.d.root, c.name))
+		}
+		return nil
+	}
+	dir, ok := w.numbers[c.watch]
+	if !ok {
+		return nil
+	}
+	switch {
+	case c.mask&(unix.IN_DELETE_SELF|unix.IN_IGNORED) != 0:
+		x := w.dirs[dir]
+		delete(w.numbers, c.watch)
+		if x != nil && !slices.Contains(w.watchedDirs(), dir) {
+			delete(w.dirs, dir)
+			if x.id != "" && !x.foreign {
+				w.changed(x.id)
+			}
+		}
+	case c.mask&unix.IN_MOVED_TO != 0 && (c.name == shim.SpecFile || c.name == shim.RunningFile || c.name == shim.ExitFile),
+		c.mask&unix.IN_CLOSE_WRITE != 0 && c.name == shim.LockFile:
+		w.refresh(dir)
+		// The kernel tells of a closed file before it lets go of its lock.
+		if x := w.dirs[dir]; c.name == shim.LockFile && x != nil && x.running {
+			x.closing, x.look = 100, time.Now()
+		}
+	}
+	return nil
+}
+
+// watchedDirs are the directories that have a watch: one that was removed and made again has the newer one.
+func (w *watcher) watchedDirs() []string {
+	var all []string
+	for _, dir := range w.numbers {
+		all = append(all, dir)
+	}
+	return all
+}
+
+// nextLook returns when sockets are to be looked at next, the zero time for never.
+func (w *watcher) nextLook() time.Time {
+	var next time.Time
+	for _, x := range w.dirs {
+		if x.running && !x.foreign && (next.IsZero() || x.look.Before(next)) {
+			next = x.look
+		}
+	}
+	return next
+}
+
+// lookAtSockets looks at those instances whose time has come, and tells of those that listen on something else.
+func (w *watcher) lookAtSockets() {
+	now := time.Now()
+	view := w.d.sockets.view()
+	for dir, x := range w.dirs {
+		if !x.running || x.foreign || x.look.After(now) {
+			continue
+		}
+		r, err := w.d.read(dir)
+		if err != nil || r.state != driver.Running {
+			x.look, x.closing = now.Add(slowerLook), 0
+			w.refresh(dir)
+			continue
+		}
+		if x.closing > 0 {
+			x.closing--
+			x.look = now.Add(time.Millisecond)
+			continue
+		}
+		ports := view.listening(r)
+		if len(ports) == 0 && time.Since(x.started) < eager {
+			x.look = now.Add(x.pause)
+			x.pause = min(2*x.pause, slowerLook)
+		} else {
+			x.look = now.Add(steadyLook)
+			if time.Since(x.started) < eager {
+				x.look = now.Add(slowerLook)
+			}
+		}
+		if !slices.Equal(ports, x.listening) {
+			x.listening = ports
+			w.changed(x.id)
+		}
+	}
+}
