@@ -104,6 +104,7 @@ func programThatCannotStart(w *world) {
 func concurrentStartsRunOnce(w *world) {
 	spec := w.spec("web", Behaviour{Print: []string{"one run"}})
 	w.start(spec)
+	w.awaitOutput(spec.ID, "one run")
 	w.stop(spec.ID, w.cfg.Wait) // so that all of them have to start it
 	var group sync.WaitGroup
 	errs := make([]error, 8)
