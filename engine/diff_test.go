@@ -1,0 +1,169 @@
+package engine_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"trellis/compose"
+	"trellis/engine"
+)
+
+func two() compose.Project {
+	n := 2
+	return compose.Project{
+		Name: "shop",
+		Services: map[string]compose.Service{
+			"web": {
+				Name: "web", Image: "web:1", Command: []string{"web", "-v"},
+				Environment: map[string]string{"COLOR": "blue", "DB_PASSWORD": "hunter2", "DB_URL": "postgres://app:hunter2@db:5432/app"},
+				Ports:       []compose.Port{{Target: 80, Published: "8080", Protocol: "tcp"}, {Target: 81, Published: "8081", Protocol: "tcp"}},
+				Deploy:      compose.Deploy{Replicas: &n},
+				Labels:      map[string]string{"team": "a"},
+				Secrets:     []compose.FileMount{{Source: "db_password"}},
+			},
+			"db": {
+				Name: "db", Image: "postgres:17",
+				Volumes: []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/var/lib/postgresql"}},
+			},
+		},
+		Volumes: map[string]compose.Volume{"data": {Name: "shop_data"}},
+		Secrets: map[string]compose.FileValue{"db_password": {File: "/p/secret.txt", Ref: "aaaa"}},
+	}
+}
+
+func diff(from, to compose.Project) []string {
+	var all []string
+	for _, c := range engine.Diff(to, engine.State{Desired: &from}) {
+		a, _ := json.Marshal(c.From)
+		b, _ := json.Marshal(c.To)
+		all = append(all, fmt.Sprintf("%s %s %s -> %s: %s", c.Action, c.Path, a, b, c.Effect))
+	}
+	return all
+}
+
+func TestDiff(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*compose.Project)
+		want   []string
+	}{
+		{"nothing", func(*compose.Project) {}, nil},
+		{"environment", func(p *compose.Project) {
+			s := p.Services["web"]
+			s.Environment = map[string]string{"COLOR": "green", "NEW": "1", "DB_PASSWORD": "other", "DB_URL": "postgres://app:other@db:5432/app"}
+			p.Services["web"] = s
+		}, []string{
+			`change services.web.environment.COLOR "blue" -> "green": rollout`,
+			`change services.web.environment.DB_PASSWORD "***" -> "***": rollout`,
+			`change services.web.environment.DB_URL "postgres://app:***@db:5432/app" -> "postgres://app:***@db:5432/app": rollout`,
+			`add services.web.environment.NEW null -> "1": rollout`,
+		}},
+		{"ports are compared by what they lead to", func(p *compose.Project) {
+			s := p.Services["web"]
+			s.Ports = []compose.Port{{Target: 81, Published: "8081", Protocol: "tcp"}, {Target: 80, Published: "9090", Protocol: "tcp"}}
+			p.Services["web"] = s
+		}, []string{`change services.web.ports[1].published "8080" -> "9090": in-place`}},
+		{"a port less", func(p *compose.Project) {
+			s := p.Services["web"]
+			s.Ports = s.Ports[:1]
+			p.Services["web"] = s
+		}, []string{`remove services.web.ports[1] {"protocol":"tcp","published":"8081","target":81} -> null: rollout`}},
+		{"command as a whole", func(p *compose.Project) {
+			s := p.Services["web"]
+			s.Command = []string{"web", "--token=abc"}
+			p.Services["web"] = s
+		}, []string{`change services.web.command ["web","-v"] -> ["web","--token=***"]: rollout`}},
+		{"replicas and labels", func(p *compose.Project) {
+			s, n := p.Services["web"], 5
+			s.Deploy.Replicas, s.Labels = &n, map[string]string{"team": "b"}
+			p.Services["web"] = s
+		}, []string{
+			`change services.web.deploy.replicas 2 -> 5: in-place`,
+			`change services.web.labels.team "a" -> "b": none`,
+		}},
+		{"a single replica with a volume stops first", func(p *compose.Project) {
+			s := p.Services["db"]
+			s.Image = "postgres:18"
+			p.Services["db"] = s
+		}, []string{`change services.db.image "postgres:17" -> "postgres:18": stop-first`}},
+		{"service and volume removed", func(p *compose.Project) {
+			delete(p.Services, "db")
+			delete(p.Volumes, "data")
+		}, []string{
+			`remove services.db {"image":"postgres:17","volumes":[{"source":"data","target":"/var/lib/postgresql","type":"volume"}]} -> null: stop-first`,
+			`remove volumes.data {"name":"shop_data"} -> null: data-loss`,
+		}},
+		{"content of a secret", func(p *compose.Project) {
+			p.Secrets = map[string]compose.FileValue{"db_password": {File: "/p/secret.txt", Ref: "bbbb"}}
+		}, []string{`change secrets.db_password.ref "aaaa" -> "bbbb": rollout`}},
+		{"content not read yet", func(p *compose.Project) {
+			p.Secrets = map[string]compose.FileValue{"db_password": {File: "/p/secret.txt"}}
+		}, nil},
+		{"service added", func(p *compose.Project) {
+			p.Services["cache"] = compose.Service{Name: "cache", Image: "redis", Environment: map[string]string{"REDIS_TOKEN": "x"}}
+		}, []string{`add services.cache null -> {"environment":{"REDIS_TOKEN":"***"},"image":"redis"}: none`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			to := two()
+			c.change(&to)
+			if d := cmp.Diff(c.want, diff(two(), to)); d != "" {
+				t.Errorf("-want +got:\n%s", d)
+			}
+		})
+	}
+}
+
+func TestDiffOfNothingApplied(t *testing.T) {
+	var paths []string
+	for _, c := range engine.Diff(two(), engine.State{}) {
+		paths = append(paths, c.Action+" "+c.Path)
+	}
+	want := []string{"add secrets.db_password", "add services.db", "add services.web", "add volumes.data"}
+	if !slices.Equal(paths, want) {
+		t.Errorf("got %q, want %q", paths, want)
+	}
+}
+
+func TestDiffNamesNoSecret(t *testing.T) {
+	to := two()
+	text, err := json.Marshal(engine.Diff(to, engine.State{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "hunter2") {
+		t.Errorf("a password stands in the plan: %s", text)
+	}
+}
+
+func large(n int, color string) compose.Project {
+	p := compose.Project{Name: "large", Services: map[string]compose.Service{}}
+	for i := range n {
+		name := fmt.Sprintf("service-%03d", i)
+		d := compose.Duration(time.Second)
+		p.Services[name] = compose.Service{
+			Name: name, Image: "image:1", Environment: map[string]string{"COLOR": color, "A": "1", "B": "2", "C": "3"},
+			Ports:       []compose.Port{{Target: 8080, Published: fmt.Sprint(10000 + i), Protocol: "tcp"}},
+			Healthcheck: &compose.Healthcheck{Interval: &d}, Networks: map[string]compose.Attachment{"default": {}},
+		}
+	}
+	return p
+}
+
+func BenchmarkDiff(b *testing.B) {
+	for _, n := range []int{50, 500} {
+		for name, color := range map[string]string{"same": "blue", "all": "green"} {
+			from, to := large(n, "blue"), large(n, color)
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				for b.Loop() {
+					engine.Diff(to, engine.State{Desired: &from})
+				}
+			})
+		}
+	}
+}

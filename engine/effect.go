@@ -1,0 +1,185 @@
+package engine
+
+import (
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"trellis/compose"
+)
+
+// The attributes of a service whose change replaces no instance. Everything else is part of what an instance is.
+var (
+	untouched = []string{
+		"labels", "annotations", "profiles", "develop", "other", "pull_policy", "platform", "domainname", "dns", "dns_search",
+		"dns_opt", "external_links", "security_opt", "pid", "ipc", "stdin_open", "tty", "build",
+		"deploy.labels", "deploy.placement", "deploy.resources.reservations", "deploy.rollback_config", "deploy.endpoint_mode",
+		"logging.driver", "x-trellis.process.build", "x-trellis.process.artifacts",
+	}
+	inPlace = []string{
+		"deploy.replicas", "deploy.mode", "deploy.update_config", "deploy.restart_policy", "deploy.x-trellis", "restart",
+		"depends_on", "healthcheck", "networks", "links", "extra_hosts", "stop_grace_period", "container_name",
+		"x-trellis.objective", "x-trellis.calls", "x-trellis.publishes", "x-trellis.subscribes", "x-trellis.probe",
+	}
+	// ofPort are the attributes of a published port that the data plane alone carries out.
+	ofPort = regexp.MustCompile(`^ports\[\d+\]\.(name|published|host_ip|app_protocol|mode|x-trellis.*)$`)
+)
+
+// effect says what carrying a change out does to what runs.
+func (d *differ) effect(c Change) string {
+	section, rest, _ := strings.Cut(c.Path, ".")
+	switch section {
+	case "services":
+		return d.serviceEffect(rest, c)
+	case "secrets", "configs":
+		return d.contentEffect(section, rest)
+	case "volumes":
+		if c.Action == Remove && !strings.Contains(rest, ".") {
+			return EffectDataLoss
+		}
+		return EffectNone
+	case "networks":
+		return EffectNone
+	}
+	for _, later := range []string{"environments", "load", "alerts"} {
+		if under(rest, later) {
+			return EffectNone
+		}
+	}
+	return EffectInPlace
+}
+
+func (d *differ) serviceEffect(path string, c Change) string {
+	name, attribute, whole := strings.Cut(path, ".")
+	switch {
+	case !whole && c.Action == Add:
+		return EffectNone
+	case !whole:
+		return EffectStopFirst // it is stopped, and nothing starts in its place
+	}
+	svc, was := d.want.Services[name], d.from.Services[name]
+	isAny := func(list []string) bool {
+		return slices.ContainsFunc(list, func(p string) bool { return under(attribute, p) })
+	}
+	switch {
+	case isAny(untouched), svc.Trellis.Process != nil && was.Trellis.Process != nil && attribute == "image":
+		return EffectNone
+	case attribute == "x-trellis.probe.port" || attribute == "x-trellis.probe" && c.Action != Modify:
+		return d.replaced(svc) // the port may be one that the instance does not know of yet
+	case isAny(inPlace), ofPort.MatchString(attribute):
+		return EffectInPlace
+	}
+	return d.replaced(svc)
+}
+
+// contentEffect is that of a secret or config: whoever uses it gets new instances.
+func (d *differ) contentEffect(section, path string) string {
+	name, attribute, whole := strings.Cut(path, ".")
+	if whole && attribute != "ref" && attribute != "file" && attribute != "content" && attribute != "environment" {
+		return EffectNone
+	}
+	effect := EffectNone
+	for _, user := range d.want.ServiceNames() {
+		svc := d.want.Services[user]
+		uses := svc.Secrets
+		if section == "configs" {
+			uses = svc.Configs
+		}
+		if !slices.ContainsFunc(uses, func(m compose.FileMount) bool { return m.Source == name }) {
+			continue
+		}
+		if _, ran := d.from.Services[user]; !ran {
+			continue
+		}
+		if effect = d.replaced(svc); effect == EffectStopFirst {
+			return effect
+		}
+	}
+	return effect
+}
+
+func (d *differ) replaced(svc compose.Service) string {
+	if first, _ := StopFirst(svc, Replicas(svc)); first {
+		return EffectStopFirst
+	}
+	return EffectRollout
+}
+
+// under says whether path is prefix or stands below it.
+func under(path, prefix string) bool {
+	rest, ok := strings.CutPrefix(path, prefix)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+const mask = "***"
+
+var (
+	secretName = regexp.MustCompile(`(?i)passw(or)?d|passphrase|secret|token|credential|private|api[_-]?key|(^|[_-])(pass|pwd|key|auth|dsn|salt)($|[_-])`)
+	secretArg  = regexp.MustCompile(`(?i)((?:password|passwd|secret|token|api[_-]?key)[=:]\s*)("[^"]*"|'[^']*'|[^\s&"']+)`)
+	userInfo   = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@`)
+)
+
+// freeNames are the parents of keys that a user chose, so that a key's own name says what its value is.
+var freeNames = []string{"environment", "args", "options", "driver_opts", "headers", "labels", "annotations"}
+
+// masked returns v, found at path, without what looks like a secret.
+func masked(path string, v any) any {
+	parent, key := parentOf(path)
+	return maskValue(parent, key, v)
+}
+
+func maskValue(parent, key string, v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			out[k] = maskValue(key, k, e)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = maskValue(parent, key, e)
+		}
+		return out
+	case string:
+		if v != "" && slices.Contains(freeNames, parent) && secretName.MatchString(key) {
+			return mask
+		}
+		return maskText(v)
+	}
+	return v
+}
+
+// maskText hides passwords inside of a text: of URLs and of assignments.
+func maskText(text string) string {
+	if strings.Contains(text, "://") {
+		text = userInfo.ReplaceAllStringFunc(text, hideUser)
+	}
+	return secretArg.ReplaceAllString(text, "${1}"+mask)
+}
+
+func hideUser(prefix string) string {
+	u, err := url.Parse(prefix + "host")
+	if err != nil || u.User == nil {
+		return prefix[:strings.Index(prefix, "://")+3] + mask + "@"
+	}
+	if _, has := u.User.Password(); !has {
+		return prefix
+	}
+	return u.Scheme + "://" + u.User.Username() + ":" + mask + "@"
+}
+
+// parentOf returns the last two keys of a path, without indexes.
+func parentOf(path string) (parent, key string) {
+	keys := strings.FieldsFunc(path, func(r rune) bool { return r == '.' || r == '[' || r == ']' || r == '"' })
+	if len(keys) == 0 {
+		return "", ""
+	}
+	key = keys[len(keys)-1]
+	if len(keys) > 1 {
+		parent = keys[len(keys)-2]
+	}
+	return parent, key
+}
