@@ -203,6 +203,23 @@ func TestIdleConnectionsClosedByTheServerAreNotUsed(t *testing.T) {
 	}
 }
 
+// A server that closes in answer to a request has lost it: nothing is sent a second time.
+func TestNothingIsRetried(t *testing.T) {
+	var received atomic.Int64
+	s := serve(t, func(_ int, c *net.TCPConn, r *bufio.Reader) {
+		for n := 0; n < 2 && readRequest(r) == nil; n++ {
+			received.Add(1)
+			if n == 0 {
+				_, _ = io.WriteString(c, ok("hello"))
+			}
+		}
+	})
+	report := run(t, load.Config{URL: s.url, Rate: 500, Duration: 80 * time.Millisecond, Connections: 1})
+	if received.Load() != 40 || report.Sent != 40 || report.Status[200] != 20 || report.Errors[load.Reset] != 20 {
+		t.Errorf("received %d, report: %+v", received.Load(), report)
+	}
+}
+
 func TestAnnouncedCloseIsObeyed(t *testing.T) {
 	for name, answer := range map[string]string{
 		"connection: close": "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n\r\n",
