@@ -237,7 +237,12 @@ func TestNeverArrived(t *testing.T) {
 		{"half-closed, reads on", func(c net.Conn) { c.(*net.TCPConn).CloseWrite(); time.Sleep(300 * time.Millisecond) }, false},
 	} {
 		began := make(chan bool)
-		up := rawServer(t, func(conn net.Conn) { io.ReadFull(conn, make([]byte, 5)); c.serve(conn); close(began); time.Sleep(100 * time.Millisecond) })
+		up := rawServer(t, func(conn net.Conn) {
+			io.ReadFull(conn, make([]byte, 5))
+			c.serve(conn)
+			close(began)
+			time.Sleep(100 * time.Millisecond)
+		})
 		conn, err := net.Dial("tcp", up)
 		if err != nil {
 			t.Fatal(err)

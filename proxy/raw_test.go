@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -77,4 +79,34 @@ func h2client(t testing.TB) *http.Client {
 	}}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
+}
+
+// breaker breaks every answer off.
+type breaker struct {
+	addr string
+	seen atomic.Int64
+}
+
+func newBreaker(t testing.TB) *breaker {
+	b := &breaker{}
+	b.addr = rawServer(t, func(c net.Conn) {
+		readHead(c)
+		b.seen.Add(1)
+	})
+	return b
+}
+
+// readStatus asks a status socket.
+func readStatus(t testing.TB, path string) Status {
+	t.Helper()
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}}
+	defer tr.CloseIdleConnections()
+	res, err := (&http.Client{Transport: tr}).Get("http://status/status")
+	var st Status
+	if err := json.Unmarshal([]byte(body(t, res, err)), &st); err != nil {
+		t.Fatal(err)
+	}
+	return st
 }
