@@ -35,7 +35,7 @@ func (l *loading) has(service string, keys ...string) bool {
 
 func (l *loading) checkRunnable(s Service, at string) {
 	process := s.Trellis.Process
-	if !l.has(s.Name, "image") && !l.has(s.Name, "build") && !l.has(s.Name, "provider") && !l.has(s.Name, "x-trellis", "process") {
+	if !l.has(s.Name, "image") && !l.has(s.Name, "build") && !l.has(s.Name, "provider") && !l.has(s.Name, "extends") && !l.has(s.Name, "x-trellis", "process") {
 		l.errorPath(at, "has neither image nor build nor x-trellis.process: say what it runs")
 	}
 	if process != nil && len(process.Command) == 0 && len(s.Command) == 0 && len(s.Entrypoint) == 0 &&

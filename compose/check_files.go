@@ -77,19 +77,19 @@ func (l *loading) checkEnvFile(item *mark, path string) {
 		return
 	}
 	where := absolute(expandHome(file.text()), item.src.dir)
-	if !l.inside(where, file.text(), file, path) {
+	if !l.inside(where, file.text(), item, path) {
 		return
 	}
 	content, err := readLimited(where)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !required:
 	case errors.Is(err, fs.ErrNotExist):
-		l.errorMark(file, path, "%s does not exist: create it, or write {path: %s, required: false}", shorten(where, l.cwd), file.text())
+		l.errorMark(item, path, "%s does not exist: create it, or write {path: %s, required: false}", shorten(where, l.cwd), file.text())
 	case err != nil:
-		l.errorMark(file, path, "%s: %v", shorten(where, l.cwd), err)
+		l.errorMark(item, path, "%s: %v", shorten(where, l.cwd), err)
 	default:
 		if err := boundedVariables(content, l.env); err != nil {
-			l.errorMark(file, path, "%s: %v", shorten(where, l.cwd), err)
+			l.errorMark(item, path, "%s: %v", shorten(where, l.cwd), err)
 		}
 	}
 }

@@ -66,6 +66,9 @@ func rest(from any, known []string) map[string]any {
 	if json.Unmarshal(raw, &all) != nil {
 		return nil
 	}
+	if blkio, ok := all["blkio_config"]; ok {
+		all["blkio_config"] = lowerKeys(blkio) // these types of the library have no tags
+	}
 	for k, v := range all {
 		if slices.Contains(known, k) || emptyValue(v) {
 			delete(all, k)
@@ -75,6 +78,22 @@ func rest(from any, known []string) map[string]any {
 		return nil
 	}
 	return all
+}
+
+func lowerKeys(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for k, e := range v {
+			out[strings.ToLower(k)] = lowerKeys(e)
+		}
+		return out
+	case []any:
+		for i := range v {
+			v[i] = lowerKeys(v[i])
+		}
+	}
+	return v
 }
 
 func emptyValue(v any) bool {

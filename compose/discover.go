@@ -254,11 +254,11 @@ func (l *loading) setName() {
 		}
 	}
 	if len(l.errors) > 0 {
-		return
+		l.name = "project" // goes on to what else is wrong
 	}
 	if l.name == "" || l.name != loader.NormalizeProjectName(l.name) || len(l.name) > 128 {
 		l.errorAt(l.first(), 0, 0, "", "%s cannot be the project's name: use lower case letters, digits, - and _, starting with a letter or digit (-p NAME or name: NAME)", quoted(l.name))
-		return
+		l.name = "project"
 	}
 	l.name += suffix
 	l.env = l.env.under(nil)

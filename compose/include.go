@@ -234,15 +234,25 @@ func (l *loading) extended(services *mark, section, name, file string, stack []s
 	own := s.with("extends", nil)
 	here := file + "#" + name
 	if slices.Contains(stack, here) {
-		l.errorMark(e, path, "%s extends itself: %s: remove one extends", name, strings.Join(append(stack, here), " -> "))
-		return own
+		cycle := append(slices.Clone(stack[slices.Index(stack, here):]), here)
+		key := slices.Clone(cycle[1:])
+		slices.Sort(key)
+		if id := strings.Join(key, "\x00"); !l.cycles[id] {
+			l.cycles[id] = true
+			for i, step := range cycle {
+				f, service, _ := strings.Cut(step, "#")
+				cycle[i] = service + " in " + shorten(f, l.cwd)
+			}
+			l.errorMark(e, path, "%s extends itself: %s: remove one extends", name, strings.Join(cycle, " -> "))
+		}
+		return s // its extends stays and says why it lacks what it lacks
 	}
 	stack = append(slices.Clone(stack), here)
 	if l.includes++; l.includes > maxIncludes {
 		if l.includes == maxIncludes+1 {
 			l.errorMark(e, path, "more than %d files are included or extended: it is refused", maxIncludes)
 		}
-		return own
+		return s
 	}
 	ref := e.text()
 	if e.kind == mappingMark {
@@ -250,13 +260,13 @@ func (l *loading) extended(services *mark, section, name, file string, stack []s
 		if f := e.at("file"); f.text() != "" {
 			services, file = l.extendsFile(f, joinPath(path, "file"), section, ref)
 			if services == nil {
-				return own
+				return s
 			}
 		}
 	}
 	if services.fields[ref] == nil {
 		l.errorMark(e, path, "there is no service %q in %s%s", ref, shorten(file, l.cwd), didYouMean(ref, services.keys()))
-		return own
+		return s
 	}
 	base := l.extended(services, section, ref, file, stack)
 	return l.merge(l.settle(base, []string{section, name}), own, []string{section, name})

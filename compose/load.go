@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -64,6 +65,7 @@ type loading struct {
 	includes  int
 	bases     map[string]*mark // services of extended files
 	validated map[string]bool
+	cycles    map[string]bool // of extends, reported
 
 	expanded       int
 	expandedTooFar bool
@@ -71,6 +73,7 @@ type loading struct {
 
 	errors, warnings []Diagnostic
 	bad              map[place]bool // where the errors are
+	early            int            // how many errors were found before the project was resolved; -1: not yet resolved
 
 	root     *mark
 	project  ProjectExtension
@@ -82,7 +85,7 @@ type loading struct {
 func newLoading(opt Options) (*loading, error) {
 	l := &loading{
 		opt: opt, parsed: map[string][]*yaml.Node{}, broken: map[string]bool{}, contents: map[string][]byte{},
-		bad: map[place]bool{}, bases: map[string]*mark{}, validated: map[string]bool{}, unset: map[string]bool{},
+		bad: map[place]bool{}, early: -1, bases: map[string]*mark{}, validated: map[string]bool{}, cycles: map[string]bool{}, unset: map[string]bool{},
 		services: map[string]ServiceExtension{}, deploys: map[string]DeployExtension{}, ports: map[*mark]PortExtension{},
 	}
 	s, err := discover(opt)
@@ -116,9 +119,6 @@ func (l *loading) load(ctx context.Context) Project {
 		}
 	}
 	l.setName()
-	if len(l.errors) > 0 {
-		return Project{}
-	}
 	l.root = l.layers(l.files, source{dir: l.dir, env: l.env}, nil, nil, "")
 	if l.root == nil || len(l.root.fields) == 0 {
 		if len(l.errors) == 0 {
@@ -138,6 +138,7 @@ func (l *loading) load(ctx context.Context) Project {
 		return Project{}
 	}
 	p := l.convert(resolved)
+	l.early = len(l.errors)
 	l.check(p)
 	return p
 }
@@ -278,10 +279,37 @@ func isPath(pattern, value string) bool {
 }
 
 func (l *loading) errorAt(file string, line, col int, path, format string, args ...any) {
-	if line > 0 {
-		l.bad[place{file, line, col, false}] = true
+	l.add(Diagnostic{File: file, Line: line, Column: col, Path: path, Message: fmt.Sprintf(format, args...)}, false)
+}
+
+// add reports an error unless it only follows from one that is reported: a second word on the same value, or what a
+// check of the resolved project says of a value that was left out of it for being wrong.
+func (l *loading) add(d Diagnostic, key bool) {
+	if l.early < 0 {
+		if slices.ContainsFunc(l.errors, func(e Diagnostic) bool { return e.Line > 0 && e.Path == d.Path && e.File == d.File && e.Line == d.Line }) {
+			return
+		}
+	} else if slices.ContainsFunc(l.errors[:l.early], func(e Diagnostic) bool { return explains(e, d.Path) }) {
+		return
 	}
-	l.errors = append(l.errors, Diagnostic{File: file, Line: line, Column: col, Path: path, Message: fmt.Sprintf(format, args...)})
+	if d.Line > 0 {
+		l.bad[place{d.File, d.Line, d.Column, key}] = true
+	}
+	l.errors = append(l.errors, d)
+}
+
+// explains says that an error is at path, directly below it, or above it. A key that is missing explains nothing of its
+// neighbours.
+func explains(e Diagnostic, path string) bool {
+	why := e.Path
+	if why == path {
+		return why != ""
+	}
+	if strings.HasPrefix(path, why+".") || strings.HasPrefix(path, why+"[") {
+		return why != "" && !strings.HasSuffix(e.Message, "is missing")
+	}
+	below := strings.TrimPrefix(why, path)
+	return path != "" && below != why && (below[0] == '.' || below[0] == '[') && !strings.ContainsAny(below[1:], ".[")
 }
 
 func (l *loading) warnAt(file string, line, col int, path, format string, args ...any) {
@@ -298,8 +326,7 @@ func (l *loading) errorKey(m *mark, path, format string, args ...any) {
 		l.errorMark(m, path, format, args...)
 		return
 	}
-	l.bad[place{m.file(), m.keyLine, m.keyCol, true}] = true
-	l.errors = append(l.errors, Diagnostic{File: m.file(), Line: m.keyLine, Column: m.keyCol, Path: path, Message: fmt.Sprintf(format, args...)})
+	l.add(Diagnostic{File: m.file(), Line: m.keyLine, Column: m.keyCol, Path: path, Message: fmt.Sprintf(format, args...)}, true)
 }
 
 // errorPath reports an error at a path of the merged tree.

@@ -147,7 +147,7 @@ func serviceRows() []row {
 		left(s+"runtime", "there is no container runtime"),
 		left(s+"ipc", "the process shares this machine's IPC"), left(s+"pid", "the process sees this machine's processes"),
 		left(s+"uts", "the host name is set as hostname says"), left(s+"userns_mode", "users are those of this machine"),
-		left(s+"umask", "the umask is 0022"),
+		left(s+"umask", "the process has the umask of trellis"),
 		left(s+"use_api_socket", "there is no Docker socket to mount"),
 		left(s+"stdin_open", "standard input is empty"), left(s+"tty", "the process has no terminal; trellis exec -t has"),
 		left(s+"attach", "trellis logs SERVICE chooses what is shown"),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -337,7 +338,7 @@ func (s specification) expand(n map[string]any, out []map[string]any, depth int)
 func anyOf(want []string) string {
 	var names []string
 	for _, w := range want {
-		if n := typeName(w); !contains(names, n) {
+		if n := typeName(w); w != "null" && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}
@@ -345,15 +346,6 @@ func anyOf(want []string) string {
 		return strings.Join(names, "")
 	}
 	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
-}
-
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
 }
 
 func typeName(t string) string {

@@ -128,6 +128,9 @@ func yamlDiagnostic(path string, err error) *Diagnostic {
 		message := e.Message
 		if e.ContextMsg != "" {
 			message = e.ContextMsg + ": " + message
+			if strings.Contains(message, "unexpected end") && e.ContextMark.Line > 0 {
+				d.Line, d.Column = e.ContextMark.Line, e.ContextMark.Column
+			}
 		}
 		d.Message = "not valid YAML: " + message
 		if strings.Contains(message, "cannot start any token") {

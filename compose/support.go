@@ -109,7 +109,10 @@ func Check(p Project, target string) []Diagnostic {
 		}
 		return []Diagnostic{d}
 	}
-	c := checker{p: p, verdicts: newVerdicts()}
+	c := checker{p: p, verdicts: newVerdicts(), known: map[string]bool{}}
+	for _, a := range append(specAttributes(), trellisAttributes()...) {
+		c.known[a.path] = true
+	}
 	raw, err := json.Marshal(p)
 	var tree map[string]any
 	if err == nil {
@@ -135,6 +138,7 @@ func Check(p Project, target string) []Diagnostic {
 type checker struct {
 	p        Project
 	verdicts verdicts
+	known    map[string]bool // every attribute
 	out      []Diagnostic
 }
 
@@ -149,8 +153,15 @@ func named(pattern string) bool {
 func (c *checker) walk(v any, path, pattern string) {
 	if pattern != "" && pattern != "x-trellis" && !strings.HasSuffix(pattern, ".x-trellis") {
 		verdict, ok := c.verdicts.of(pattern)
-		if !ok {
+		if !ok || !c.known[pattern] {
 			return // inside of a value that has no attributes, such as environment
+		}
+		if among("services.*.image services.*.build", pattern) && c.service(path).Trellis.Process == nil {
+			if pattern == "services.*.image" && c.service(path).Build != nil {
+				return // said of build
+			}
+			c.say(path, pattern, carry{Left, "no driver for containers is there yet; add x-trellis.process with the command that runs the service"})
+			return
 		}
 		if verdict.how != CarriedOut && c.matters(path, pattern, v) {
 			c.say(path, pattern, verdict)
@@ -232,7 +243,6 @@ func (c *checker) say(path, pattern string, verdict carry) {
 // matters says whether a value asks for anything that is not done anyway.
 func (c *checker) matters(path, pattern string, v any) bool {
 	text := fmt.Sprint(v)
-	service := c.service(path)
 	switch pattern {
 	case "networks.*.driver":
 		return text != "bridge"
@@ -267,9 +277,8 @@ func (c *checker) matters(path, pattern string, v any) bool {
 	case "services.*.security_opt":
 		list, _ := v.([]any)
 		return slices.ContainsFunc(list, func(o any) bool { return !strings.HasPrefix(fmt.Sprint(o), "no-new-privileges") })
-	case "services.*.image", "services.*.build", "services.*.platform", "services.*.pull_policy":
-		// A service that has no process is refused by the engine, which says so itself.
-		return service.Trellis.Process != nil && pattern != "services.*.pull_policy"
+	case "services.*.platform", "services.*.pull_policy":
+		return false // of the image, of which enough is said
 	case "services.*.volumes[].volume.nocopy":
 		return text == "true"
 	case "services.*.deploy.update_config.failure_action":
@@ -291,7 +300,7 @@ func SupportMarkdown() string {
 	var b strings.Builder
 	b.WriteString(`# What becomes of each Compose attribute
 
-This page is made from the support matrix in package compose (` + "`go test ./compose -run TestSupportPage -update`" + `); the same
+This page is made from the support matrix in package compose (` + "`go test ./compose -run TestSupportPageIsCurrent -update`" + `); the same
 data makes the warnings of ` + "`trellis check`" + ` and ` + "`trellis up`" + `. In a path, * stands for a name and [] for an index.
 
 - **carried out**: does what the Compose specification says.
