@@ -1,0 +1,205 @@
+package artifact
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/gob"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	indexDir   = ".index"
+	tempPrefix = ".tmp-"
+)
+
+// folder is what is remembered of one source folder. It is a cache: whatever of it is lost costs a build at most.
+type folder struct {
+	// Stats are the hashes of files by what stat says about them.
+	Stats map[string]statEntry
+	// Outputs are the files that builds left, and with which content.
+	Outputs map[string]sum
+	// Last is the key of the last complete run of each build (buildKey.id).
+	Last map[string]string
+
+	changed bool // Outputs or Last, since it was loaded
+}
+
+type sum = [sha256.Size]byte
+
+// folderFile is where a source folder is remembered.
+func (s *Store) folderFile(dir string) string {
+	h := sha256.Sum256([]byte(dir))
+	return filepath.Join(s.dir, indexDir, "folders", hex.EncodeToString(h[:16]))
+}
+
+// loadFolder returns what is remembered, nothing where it cannot be read.
+func loadFolder(path string) *folder {
+	f := &folder{}
+	if b, err := os.ReadFile(path); err == nil {
+		if err := gob.NewDecoder(bytes.NewReader(b)).Decode(f); err != nil {
+			f = &folder{}
+		}
+	}
+	f.Stats, f.Outputs, f.Last = orEmpty(f.Stats), orEmpty(f.Outputs), orEmpty(f.Last)
+	return f
+}
+
+func orEmpty[V any](m map[string]V) map[string]V {
+	if m == nil {
+		return map[string]V{}
+	}
+	return m
+}
+
+// save remembers the folder, with the stats of the files that are there.
+func (s *Store) save(src source, f *folder, t tree) error {
+	if !f.refresh(t) {
+		return nil
+	}
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(f); err != nil {
+		return fmt.Errorf("remember %s: %w", src.dir, err)
+	}
+	if err := writeFile(s.folderFile(src.dir), b.Bytes()); err != nil {
+		return fmt.Errorf("remember %s: %w", src.dir, err)
+	}
+	return nil
+}
+
+// classify finds out what the build left: files that are new, and files that it changed among the artifacts or among
+// what builds left before. steady says that no source changed while it ran; otherwise nobody knows what it has read.
+func (f *folder) classify(src source, before, after tree) (steady bool) {
+	was := make(map[string]entry, len(before))
+	for _, e := range before {
+		was[e.path] = e
+	}
+	steady = true
+	outputs := map[string]sum{}
+	for _, e := range after {
+		old, existed := was[e.path]
+		left, wasOutput := f.Outputs[e.path]
+		wasOutput = wasOutput && existed && left == old.sum
+		changed := !existed || old.sum != e.sum || old.kind != e.kind
+		switch {
+		case !changed && !wasOutput:
+		case !changed, !existed, wasOutput, src.isArtifact(e.path):
+			outputs[e.path] = e.sum
+		default:
+			steady = false
+		}
+		delete(was, e.path)
+	}
+	for path, e := range was { // removed by the build
+		if f.Outputs[path] != e.sum && !src.isArtifact(path) {
+			steady = false
+		}
+	}
+	f.Outputs, f.changed = outputs, true
+	return steady
+}
+
+// resultFile is where the digest of a build's artifacts is written down. The list of artifacts belongs to it, so that
+// services can share a build.
+func (s *Store) resultFile(key string, src source) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %q", key, src.artifacts)
+	return filepath.Join(s.dir, indexDir, "results", hex.EncodeToString(h.Sum(nil)))
+}
+
+// result returns the digest that was remembered, if it is still kept.
+func (s *Store) result(key string, src source) (string, bool) {
+	b, err := os.ReadFile(s.resultFile(key, src))
+	digest := strings.TrimSpace(string(b))
+	if err != nil || !validDigest(digest) {
+		return "", false
+	}
+	// Prune looks at this time. Failing, the artifact is gone or somebody else's to keep.
+	now := time.Now()
+	if err := os.Chtimes(s.Path(digest), now, now); err != nil {
+		return "", false
+	}
+	return digest, true
+}
+
+func (s *Store) remember(key string, src source, digest string) error {
+	if digest == "" {
+		return nil
+	}
+	if err := writeFile(s.resultFile(key, src), []byte(digest+"\n")); err != nil {
+		return fmt.Errorf("remember the result: %w", err)
+	}
+	return nil
+}
+
+// forget removes the index of artifacts that are gone.
+func (s *Store) forget() error {
+	dir := filepath.Join(s.dir, indexDir, "results")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		digest := strings.TrimSpace(string(b))
+		if _, err := os.Stat(s.Path(digest)); validDigest(digest) && err == nil {
+			continue
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > keepYoung {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// writeFile replaces a file in one step. It need not survive a power loss: what it says is checked when it is used.
+func writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// lock waits for the lock file to be free. The file stays: removing it would let two in.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(&fs.PathError{Op: "lock", Path: path, Err: err}, f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), f.Close())
+		case <-time.After(pause):
+		}
+	}
+}

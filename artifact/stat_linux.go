@@ -1,0 +1,14 @@
+package artifact
+
+import (
+	"io/fs"
+	"syscall"
+)
+
+// changeTime returns a file's change time in nanoseconds and its inode.
+func changeTime(info fs.FileInfo) (ctime int64, ino uint64) {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Ctim.Nano(), st.Ino
+	}
+	return 0, 0
+}
