@@ -24,11 +24,11 @@ type router struct {
 }
 
 // hostRoutes are the routes of one host. An exact path is never less specific than a pattern that matches too, so
-// patterns are asked second. They are kept by the first segment when that is literal, all in order of precedence.
+// patterns are asked second: by the literal segments that they begin with, the longest first.
 type hostRoutes struct {
 	exact    map[string][]*route
-	patterns map[string][]*route
-	rest     []*route // patterns whose first segment is not literal
+	patterns map[string][]*route // by prefix: "/a/b" for "/a/b/{id}" and "/a/b/*", "" for "/*"
+	longest  int                 // length of the longest prefix
 }
 
 // route is a compiled Route.
@@ -58,7 +58,7 @@ func newRouter(routes []Route) (*router, error) {
 	r := &router{exact: map[string]*hostRoutes{}, wildcard: map[string]*hostRoutes{}, any: newHostRoutes()}
 	var errs []error
 	for i, in := range routes {
-		c, literalPath, err := compileRoute(in)
+		c, literal, err := compileRoute(in)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("route %d %s: %w", i, in.Source, err))
 			continue
@@ -69,13 +69,11 @@ func newRouter(routes []Route) (*router, error) {
 			errs = append(errs, fmt.Errorf("route %d %s: %w", i, in.Source, err))
 			continue
 		}
-		switch {
-		case c.kind == 0:
-			h.exact[literalPath] = append(h.exact[literalPath], c)
-		case len(c.segments) > 0 && c.segments[0] != "{":
-			h.patterns[c.segments[0]] = append(h.patterns[c.segments[0]], c)
-		default:
-			h.rest = append(h.rest, c)
+		if c.kind == 0 {
+			h.exact[literal] = append(h.exact[literal], c)
+		} else {
+			h.patterns[literal] = append(h.patterns[literal], c)
+			h.longest = max(h.longest, len(literal))
 		}
 	}
 	r.each((*hostRoutes).sort)
@@ -118,7 +116,7 @@ func (r *router) host(name string) (*hostRoutes, error) {
 	return set[key], nil
 }
 
-// compileRoute returns the compiled route and its path in normal form.
+// compileRoute returns the compiled route and the literal beginning of its path, in normal form: all of an exact one.
 func compileRoute(in Route) (*route, string, error) {
 	c := &route{service: in.Service, port: in.Port, timeout: in.Timeout, source: in.Source}
 	if c.timeout <= 0 {
@@ -175,18 +173,24 @@ func (c *route) compilePath(in string) (string, error) {
 			c.literal += len(n)
 		}
 	}
-	full := "/" + strings.Join(segments, "/")
-	if strings.Contains(full, "//") {
+	if strings.Contains("/"+strings.Join(segments, "/"), "//") {
 		return "", fmt.Errorf("%w: path %q", errdefs.ErrInvalid, in)
 	}
 	c.segments = segments
+	prefix := ""
+	for _, s := range segments {
+		if s == "{" {
+			break
+		}
+		prefix += "/" + s
+	}
 	if !literal {
 		c.kind, c.literal = 1, c.literal+1 // the slash before the parameter
 	}
 	if tail {
 		c.kind = 2
 	}
-	return full, nil
+	return prefix, nil
 }
 
 // moreSpecific is the order of precedence among the routes of one host.
@@ -203,11 +207,8 @@ func moreSpecific(a, b *route) int {
 }
 
 func (h *hostRoutes) sort() {
-	slices.SortFunc(h.rest, moreSpecific)
-	for k, list := range h.patterns {
-		list = append(list, h.rest...) // one list to walk at match time
+	for _, list := range h.patterns {
 		slices.SortFunc(list, moreSpecific)
-		h.patterns[k] = list
 	}
 	for _, list := range h.exact {
 		slices.SortFunc(list, moreSpecific)
@@ -254,17 +255,15 @@ func (rs *hostRoutes) find(path, method string, h header, allow *[]string) *rout
 			return c
 		}
 	}
-	first := path[1:]
-	if i := strings.IndexByte(first, '/'); i >= 0 {
-		first = first[:i]
+	end := len(path)
+	if end > rs.longest { // no prefix is longer: a path of a thousand segments costs no more
+		end = strings.LastIndexByte(path[:rs.longest+1], '/')
 	}
-	list, ok := rs.patterns[first]
-	if !ok {
-		list = rs.rest
-	}
-	for _, c := range list {
-		if c.matchPath(path) && c.takes(method, h, allow) {
-			return c
+	for ; end >= 0; end = strings.LastIndexByte(path[:end], '/') {
+		for _, c := range rs.patterns[path[:end]] {
+			if c.matchPath(path) && c.takes(method, h, allow) {
+				return c
+			}
 		}
 	}
 	return nil
