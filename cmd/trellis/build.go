@@ -1,13 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"io"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +22,7 @@ func (p *program) buildCommand() *cobra.Command {
 		Long: `Build runs x-trellis.process.build of each service, or of those named, and keeps
 the artefacts by the hash of their content. What did not change is not built
 again. Services with the same directory are built one after the other, all
-others at once. The output of a build is shown when it fails.
+others at once. The end of a build's output is shown when it fails.
 
   trellis build              build what changed
   trellis build api --force  build api in any case`,
@@ -106,53 +102,23 @@ func (p *program) buildAll(ctx context.Context, l loaded, names []string, force,
 	return project, err
 }
 
-const quickBuild = 300 * time.Millisecond // builds that are faster are not worth a line
-
+// buildOne builds one service: one line for what was built, none for what was known.
 func (p *program) buildOne(
 	ctx context.Context, store *artifact.Store, project, name string, svc compose.Service, force, quiet bool,
 ) (string, error) {
-	var output lockedBuffer
 	start := time.Now()
 	if !quiet {
-		announce := time.AfterFunc(3*time.Second, func() { p.progressf("building %s ...", name) })
+		announce := time.AfterFunc(2*time.Second, func() { p.progressf("building %s ...", name) })
 		defer announce.Stop()
 	}
-	digest, err := store.Build(ctx, artifact.Request{
-		Project: project, Service: name, Process: *svc.Trellis.Process, Env: p.environ, Output: &output, Force: force,
+	digest, cached, err := store.Build(ctx, artifact.Request{
+		Project: project, Service: name, Process: *svc.Trellis.Process, Env: p.environ, Force: force,
 	})
-	took := time.Since(start)
-	if err == nil {
-		if !quiet && (force || took > quickBuild) {
-			p.progressf("%s %s  %s", p.styleOf(p.stderr).green("built"), name, shortly(took))
-		}
-		return digest, nil
+	if err != nil {
+		return "", withHint(err, "the command is services.%s.x-trellis.process.build, run in %s", name, svc.Trellis.Process.Dir)
 	}
-	if errors.Is(err, context.Canceled) {
-		return "", err
+	if !quiet && !cached {
+		p.progressf("%s %s  %s", p.styleOf(p.stderr).green("built"), name, shortly(time.Since(start)))
 	}
-	if text := strings.TrimRight(output.String(), "\n"); text != "" {
-		p.progressf("%s\n%s", p.styleOf(p.stderr).dim("output of the build of "+name+":"), text)
-	}
-	return "", withHint(err, "the command is services.%s.x-trellis.process.build: %q, run in %s",
-		name, svc.Trellis.Process.Build, svc.Trellis.Process.Dir)
-}
-
-// lockedBuffer takes the two outputs of one program.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-var _ io.Writer = (*lockedBuffer)(nil)
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	return digest, nil
 }

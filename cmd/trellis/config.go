@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -82,30 +83,43 @@ func composeFile(project compose.Project) (map[string]any, error) {
 		"services.*", "services.*.build", "services.*.networks.*", "services.*.deploy.resources.limits",
 		"services.*.deploy.resources.reservations", "networks.*",
 	} {
-		lift(file, strings.Split(place, "."))
+		at(file, strings.Split(place, "."), lift)
 	}
-	return numbers(file).(map[string]any), nil
+	file = numbers(file).(map[string]any)
+	for _, place := range []string{"limits", "reservations"} {
+		at(file, strings.Split("services.*.deploy.resources."+place, "."), func(m map[string]any) {
+			if bytes, ok := m["memory"].(int64); ok {
+				m["memory"] = strconv.FormatInt(bytes, 10) // the specification wants text
+			}
+		})
+	}
+	return file, nil
 }
 
-// lift moves what stands under "other" of the nodes at path up to where it belongs.
-func lift(node any, path []string) {
+// lift moves what stands under "other" of a node up to where it belongs.
+func lift(m map[string]any) {
+	other, _ := m["other"].(map[string]any)
+	delete(m, "other")
+	for key, value := range other {
+		if _, there := m[key]; !there {
+			m[key] = value
+		}
+	}
+}
+
+// at calls fn for each mapping at path, of which * is any key.
+func at(node any, path []string, fn func(map[string]any)) {
 	m, ok := node.(map[string]any)
 	switch {
 	case !ok:
 	case len(path) == 0:
-		other, _ := m["other"].(map[string]any)
-		delete(m, "other")
-		for key, value := range other {
-			if _, there := m[key]; !there {
-				m[key] = value
-			}
-		}
+		fn(m)
 	case path[0] == "*":
 		for _, child := range m {
-			lift(child, path[1:])
+			at(child, path[1:], fn)
 		}
 	default:
-		lift(m[path[0]], path[1:])
+		at(m[path[0]], path[1:], fn)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -97,11 +99,12 @@ func (p *program) agree(ctx context.Context, what string, risks []string, yes bo
 	if yes {
 		return nil
 	}
-	if !terminal(p.stdin) || !terminal(p.stderr) {
-		return withHint(fmt.Errorf("%s needs an agreement, and there is no terminal to ask", strings.TrimSuffix(what, ":")),
-			"repeat with --yes to agree to the above")
+	question, done := p.asking()
+	if question == nil {
+		return withHint(fmt.Errorf("%s needs an agreement, and there is no terminal to ask", what), "repeat with --yes to agree to the above")
 	}
-	fmt.Fprintf(p.stderr, "Go on? [y/N] ")
+	defer done()
+	fmt.Fprintf(question, "Go on? [y/N] ")
 	answer := make(chan string, 1)
 	go func() {
 		// Reading a terminal cannot be interrupted: after a signal this goroutine ends with the program.
@@ -110,7 +113,7 @@ func (p *program) agree(ctx context.Context, what string, risks []string, yes bo
 	}()
 	select {
 	case <-ctx.Done():
-		p.progressf("")
+		fmt.Fprintln(question)
 		return context.Cause(ctx)
 	case line := <-answer:
 		switch strings.ToLower(strings.TrimSpace(line)) {
@@ -119,6 +122,21 @@ func (p *program) agree(ctx context.Context, what string, risks []string, yes bo
 		}
 		return errDeclined
 	}
+}
+
+// asking returns where a question to the person at the terminal is written, nil where nobody is there to answer.
+func (p *program) asking() (w io.Writer, done func()) {
+	if !terminal(p.stdin) {
+		return nil, nil
+	}
+	if terminal(p.stderr) {
+		return p.stderr, func() {}
+	}
+	tty, err := os.OpenFile("/dev/tty", os.O_WRONLY, 0) // standard error goes elsewhere
+	if err != nil {
+		return nil, nil
+	}
+	return tty, func() { _ = tty.Close() }
 }
 
 // appliedLast returns the project of the newest revision, nil where there is none.

@@ -16,13 +16,20 @@ import (
 var update = flag.Bool("update", false, "write the scripts' expectations anew")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"trellis": func() {
-			p := newProgram(newFake(os.Getenv("WORK")))
-			p.now = fixedNow
-			os.Exit(run(p))
-		},
-	})
+	if os.Getenv(childEnv) != "" {
+		fakeMain()
+	}
+	testscript.Main(m, map[string]func(){"trellis": fakeMain})
+}
+
+// childEnv makes the test's binary the program.
+const childEnv = "TRELLIS_TEST_CHILD"
+
+// fakeMain is main with the fake control plane of the folder WORK.
+func fakeMain() {
+	p := newProgram(newFake(os.Getenv("WORK")))
+	p.now = fixedNow
+	os.Exit(run(p))
 }
 
 // TestScripts runs the transcripts in testdata against the fake control plane.
@@ -32,9 +39,9 @@ func TestScripts(t *testing.T) {
 			w.WriteHeader(http.StatusTeapot)
 		}
 	}))
-	defer target.Close()
+	t.Cleanup(target.Close) // the scripts run in parallel, after this function
 	testscript.Run(t, testscript.Params{
-		Dir:           "testdata",
+		Dir:           "testdata/script",
 		UpdateScripts: *update,
 		Cmds:          map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 		Setup: func(e *testscript.Env) error {

@@ -54,8 +54,12 @@ func (v treeView) head(f fitting) string {
 		}
 	}
 	count := fmt.Sprintf("%d/%d", done, len(v.Services))
-	room := f.width - columns(count) - columns(shortly(v.Elapsed)) - 4
-	return f.bold(f.fit(v.Title, max(room, 4))) + "  " + count + "  " + f.dim(shortly(v.Elapsed))
+	elapsed := shortly(v.Elapsed)
+	room := f.width - columns(count) - columns(elapsed) - 4
+	if room < 4 {
+		return f.fit(v.Title, f.width)
+	}
+	return f.bold(f.fit(v.Title, room)) + "  " + count + "  " + f.dim(elapsed)
 }
 
 // body returns the services' lines; without healthy those that are well become one line.

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"trellis/api"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// TestUpSignals sends signals to an up in the foreground, when it has shown what the case waits for.
+func TestUpSignals(t *testing.T) {
+	const ours, letsGo = "down volumes=false now=false", "shop goes on"
+	healthy := api.Status{State: engine.State{Project: "shop", Revision: 1, Settled: true, Outcome: state.Healthy, Services: []engine.Service{
+		{Name: "web", State: engine.ServiceHealthy, Want: 1, Ready: 1, Revision: 1, Instances: []engine.Instance{{ID: "web-1-a", State: engine.InstanceReady}}},
+	}}}
+	starting := api.Status{State: engine.State{Project: "shop", Revision: 1, Services: []engine.Service{
+		{Name: "web", State: engine.ServiceStarting, Want: 1, Reason: "connection refused"},
+	}}}
+	lines := []api.LogLine{{Service: "web", Instance: "web-1-a", Text: "hello"}}
+	fresh := world{Frames: []api.Status{healthy}, Lines: lines}
+	ran := world{Running: true, Status: healthy, Frames: []api.Status{healthy}, Lines: lines}
+	ran.Status.Revision = 0
+	stuck := fresh
+	stuck.DownTime = time.Minute
+	slow := world{Frames: []api.Status{starting}}
+
+	for _, c := range []struct {
+		name    string
+		world   world
+		args    []string
+		until   string // in the output
+		signal  syscall.Signal
+		again   string // in the output, before a second signal; "": none
+		code    int
+		calls   string // of the control plane; "" only: no down
+		message string
+	}{
+		{"an interrupt stops what up has started", fresh, nil, "web-1 | hello", syscall.SIGINT, "", 0, ours, "stopped shop"},
+		{"a second one stops it at once", stuck, nil, "web-1 | hello", syscall.SIGINT, "stopping shop", 0, "down volumes=false now=true", "killing what still runs"},
+		{"SIGTERM lets go", fresh, nil, "web-1 | hello", syscall.SIGTERM, "", 0, "", letsGo},
+		{"a closed terminal lets go", fresh, nil, "web-1 | hello", syscall.SIGHUP, "", 0, "", letsGo},
+		{"a project that ran before is let go of", ran, nil, "web-1 | hello", syscall.SIGINT, "", 0, "", letsGo},
+		{"an interrupt before it is healthy stops it and is a failure", slow, nil, "connection refused", syscall.SIGINT, "", errdefs.ExitFailed, ours, "stopped shop"},
+		{"with -d it goes on", slow, []string{"-d"}, "connection refused", syscall.SIGINT, "", errdefs.ExitFailed, "", letsGo},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "compose.yaml"), []byte("name: shop\nservices: {web: {image: web}}\n"))
+			b, err := json.Marshal(c.world)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, "world.json"), b)
+			out, cmd := child(t, dir, append([]string{"up"}, c.args...)...)
+			await(t, out, c.until)
+			if err := cmd.Process.Signal(c.signal); err != nil {
+				t.Fatal(err)
+			}
+			if c.again != "" {
+				await(t, out, c.again)
+				if err := cmd.Process.Signal(c.signal); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = cmd.Wait()
+			if got := cmd.ProcessState.ExitCode(); got != c.code {
+				t.Errorf("exit code %d, want %d", got, c.code)
+			}
+			await(t, out, c.message)
+			calls, err := os.ReadFile(filepath.Join(dir, "calls"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.calls == "" && strings.Contains(string(calls), "down") || !strings.Contains(string(calls), c.calls) {
+				t.Errorf("calls:\n%swant %q", calls, c.calls)
+			}
+			if t.Failed() {
+				t.Logf("output:\n%s", out)
+			}
+		})
+	}
+}
+
+// output is what a running program has written so far.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// child starts this program with the fake control plane of dir; it is killed at the end of the test.
+func child(t *testing.T, dir string, args ...string) (*output, *exec.Cmd) {
+	t.Helper()
+	out := &output{}
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), childEnv+"=1", "WORK="+dir, "USER=kim", "TZ=UTC")
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return out, cmd
+}
+
+// await waits until text has been written.
+func await(t *testing.T, out *output, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(), text); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %q in\n%s", text, out)
+		}
+	}
+}
+
+func write(t *testing.T, file string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
