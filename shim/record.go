@@ -248,10 +248,12 @@ func read[T any](dir, name string, parse func([]byte) (T, error)) (T, error) {
 }
 
 // Write replaces a file of dir by v as JSON and returns when that is on disk.
-func Write(dir, name string, v any) error { return write(dir, name, v, nil) }
+func Write(dir, name string, v any) error { return write(dir, name, v, true) }
 
-// write calls published, if any, when the new file can be read and is not yet safe from a failing machine.
-func write(dir, name string, v any, published func()) error {
+// publish is Write without waiting for the disk: what it wrote outlives every process, not the machine. persist waits.
+func publish(dir, name string, v any) error { return write(dir, name, v, false) }
+
+func write(dir, name string, v any, durable bool) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
@@ -265,21 +267,34 @@ func write(dir, name string, v any, published func()) error {
 	if _, err := f.Write(b); err != nil {
 		return err
 	}
-	if published == nil {
+	if durable {
 		if err := f.Sync(); err != nil {
 			return err
 		}
 	}
-	if err := os.Rename(temp, filepath.Join(dir, name)); err != nil {
+	if err := os.Rename(temp, filepath.Join(dir, name)); err != nil || !durable {
 		return err
 	}
-	if published != nil {
-		published()
-		if err := f.Sync(); err != nil {
-			return err
-		}
-	}
 	return syncDir(dir)
+}
+
+// persist makes a published file durable. One that a later run has replaced, or that was removed, needs no more.
+func persist(dir, name string) error {
+	f, err := os.Open(filepath.Join(dir, name))
+	if missing(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := syncDir(dir); !missing(err) {
+		return err
+	}
+	return nil
 }
 
 func syncDir(dir string) error {

@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -28,6 +27,7 @@ type supervisor struct {
 	// The pipes of the program's standard output and error, and what reads them.
 	write, readers [2]*os.File
 	drain          sync.WaitGroup
+	synced         sync.WaitGroup // records on their way to the disk
 
 	held    int // the lock
 	program int // pidfd
@@ -47,8 +47,6 @@ type supervisor struct {
 }
 
 func run(dir string, prefix []string) int {
-	debug.SetGCPercent(40)
-	runtime.GOMAXPROCS(2)
 	s := &supervisor{
 		dir: dir, prefix: prefix, program: -1, waits: map[int]chan unix.WaitStatus{},
 		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), deadline: make(chan time.Time, 8),
@@ -71,16 +69,11 @@ func run(dir string, prefix []string) int {
 	if failure == nil {
 		s.run.StartedAt = time.Now()
 	}
-	err = write(s.dir, RunningFile, s.run, func() {
-		if failure == nil {
-			s.tell()
-		}
-	})
-	if err != nil && failure == nil {
-		s.fail("the record of the start could not be written: %v", err)
-		s.tell()
-	}
 	if failure == nil {
+		if err := s.publish(); err != nil {
+			s.fail("the record of the start could not be written: %v", err)
+		}
+		s.tell()
 		go s.postStart()
 		<-s.over
 		s.clear()
@@ -127,7 +120,21 @@ func (s *supervisor) begin() error {
 	if s.out, err = openOutput(s.dir, spec.Log); err != nil {
 		return err
 	}
-	return write(s.dir, RunningFile, s.run, func() {})
+	return publish(s.dir, RunningFile, s.run)
+}
+
+// publish writes who runs. The disk is waited for in the background: a record that a failing machine loses speaks of
+// processes that it has lost too.
+func (s *supervisor) publish() error {
+	if err := publish(s.dir, RunningFile, s.run); err != nil {
+		return err
+	}
+	s.synced.Go(func() {
+		if err := persist(s.dir, RunningFile); err != nil {
+			fmt.Fprintln(os.Stderr, "make the record of the start durable:", err)
+		}
+	})
+	return nil
 }
 
 // lock takes the directory for as long as this process lives. A reader that looks whether it is taken holds it for a
@@ -321,12 +328,15 @@ func (s *supervisor) end(failure error) int {
 		s.out.say("could not be started: %v", failure)
 	}
 	s.out.close()
-	err := write(s.dir, ExitFile, exit, func() {
-		if failure != nil {
-			s.tell()
-		}
-		unix.Close(s.held) // the next run need not wait for the disk
-	})
+	err := publish(s.dir, ExitFile, exit)
+	if failure != nil {
+		s.tell()
+	}
+	unix.Close(s.held) // the next run need not wait for the disk
+	if err == nil {
+		err = persist(s.dir, ExitFile)
+	}
+	s.synced.Wait()
 	s.groups.remove()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "write the exit:", err)

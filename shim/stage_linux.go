@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,7 +63,6 @@ func ReadFailure(r io.Reader) error {
 
 // stage is `exec`: it returns only when it fails.
 func stage() int {
-	debug.SetGCPercent(-1)
 	runtime.LockOSThread()
 	unix.CloseOnExec(failureFD)
 	err := enterAndExec()
