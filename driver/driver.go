@@ -62,6 +62,13 @@ type Driver interface {
 	Stats(ctx context.Context, id ID) (Usage, error)
 }
 
+// In a network namespace that a driver makes, TCP connections to NamesNetwork are redirected to NamesListener: that is
+// where names lead, on any port, whatever port the instance itself listens on.
+const (
+	NamesNetwork  = "127.88.0.0/16"
+	NamesListener = "127.0.0.1:15088"
+)
+
 // Capabilities say what a driver can do here. Differences are data; nobody asserts types.
 type Capabilities struct {
 	Name       string // "process", "docker", "fake"

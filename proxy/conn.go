@@ -15,6 +15,7 @@ type clientConn struct {
 	net.Conn
 	tcp      *net.TCPConn
 	listener *listener
+	to       *Listener // where a redirected connection goes; nil: what the listener says at the time
 	first    []byte
 	waiting  atomic.Bool // nothing came yet
 	once     sync.Once
@@ -30,6 +31,14 @@ func (c *clientConn) Read(b []byte) (int, error) {
 		return n, nil
 	}
 	return c.tcp.Read(b)
+}
+
+// conf says where the connection goes, nil when its listener serves no more.
+func (c *clientConn) conf() *Listener {
+	if c.to != nil {
+		return c.to
+	}
+	return c.listener.conf.Load()
 }
 
 func (c *clientConn) Close() error {

@@ -85,7 +85,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close") // HTTP/2 makes a GOAWAY of it
 	}
 	q := &request{}
-	l := c.listener.conf.Load()
+	l := c.conf()
 	fail := f.view(q, r, l)
 	defer q.finish(w)
 	if fail != nil {
@@ -153,7 +153,7 @@ func (f *front) view(q *request, r *http.Request, l *Listener) *failure {
 	if q.header["Connection"] != nil {
 		q.named = q.header.named()
 		if r.ProtoMajor == 1 && q.header.hasToken("Connection", "upgrade") {
-			q.upgrade = q.header.get("Upgrade")
+			q.upgrade = upgradeTo(q.header["Upgrade"])
 		}
 	}
 	q.trailers = q.header["Te"] != nil && q.header.hasToken("Te", "trailers")
@@ -312,9 +312,6 @@ next:
 }
 
 func setTrailers(w http.ResponseWriter, resp *response) {
-	if resp.trailer == nil {
-		return
-	}
 	for k, v := range resp.trailer() {
 		known := false
 		for _, d := range resp.declared {

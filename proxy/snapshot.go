@@ -36,7 +36,7 @@ const (
 
 // Listener is one socket that the data plane serves. The socket itself is handed over under Name.
 type Listener struct {
-	Name     string `json:"name"`     // unique and stable: "gateway", "port/0.0.0.0:8080/tcp", "name/INSTANCE/127.88.0.2:5432"
+	Name     string `json:"name"`     // unique and stable: "gateway", "port/0.0.0.0:8080/tcp", "name/INSTANCE"
 	Address  string `json:"address"`  // host:port, for log lines
 	Protocol string `json:"protocol"` // above
 	// Service and Port are where every connection goes; Service "" is the gateway: Routes decide.
@@ -44,6 +44,9 @@ type Listener struct {
 	Port    int    `json:"port,omitempty"`
 	// Caller is the service whose network namespace the socket is in, "" for callers from outside.
 	Caller string `json:"caller,omitempty"`
+	// Names makes the listener the one that connections to names are redirected to inside a namespace: the address that
+	// a client connected to names the service, its port the service's port. Service and Port are empty then.
+	Names map[string]string `json:"names,omitempty"`
 	// Netns is the namespace's path, for whoever opens the socket; "" is the machine's own.
 	Netns string `json:"netns,omitempty"`
 }

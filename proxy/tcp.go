@@ -17,7 +17,11 @@ const (
 
 // serveConn serves one accepted connection until it ends or HTTP takes it over.
 func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
-	l := c.listener.conf.Load()
+	l := c.conf()
+	if l != nil && l.Names != nil {
+		c.to = redirected(l, c.tcp)
+		l = c.to
+	}
 	if l == nil {
 		c.Close()
 		return

@@ -134,29 +134,53 @@ func (d *Driver) pinNamespace(path string) error {
 	if isNamespace(path) {
 		return nil
 	}
+	return inNewNamespace(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		if err != nil {
+			return fmt.Errorf("set up loopback: %w", err)
+		}
+		// As container engines have it: any user may listen on any port of a namespace of one service.
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0); err != nil {
+			d.log.Warn("low ports stay with root", "project", d.cfg.Project, "err", err)
+		}
+		if err := redirectNames(); err != nil {
+			return err
+		}
+		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("pin the network namespace: %w", err)
+		}
+		return nil
+	})
+}
+
+// inNewNamespace calls f on a thread that has a new network namespace, and takes the thread back afterwards: the
+// first thread of a process cannot be ended, and what it is in is what /proc shows of the process.
+func inNewNamespace(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this function, and its namespace with it
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("make a network namespace: %w", err)
-			}
-			lo, err := netlink.LinkByName("lo")
-			if err == nil {
-				err = netlink.LinkSetUp(lo)
-			}
-			if err != nil {
-				return fmt.Errorf("set up loopback: %w", err)
-			}
-			// As container engines have it: any user may listen on any port of a namespace of one service.
-			if err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0); err != nil {
-				d.log.Warn("low ports stay with root", "project", d.cfg.Project, "err", err)
-			}
-			if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("pin the network namespace: %w", err)
-			}
-			return nil
-		}()
+		runtime.LockOSThread()
+		own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			runtime.UnlockOSThread()
+			result <- err
+			return
+		}
+		defer unix.Close(own)
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			runtime.UnlockOSThread()
+			result <- fmt.Errorf("make a network namespace: %w", err)
+			return
+		}
+		err = f()
+		if back := unix.Setns(own, unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
+		} else if err == nil { // the thread stays locked, and ends with this function
+			err = fmt.Errorf("leave the network namespace: %w", back)
+		}
+		result <- err
 	}()
 	return <-result
 }

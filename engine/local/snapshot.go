@@ -178,48 +178,41 @@ func http2Ports(svc compose.Service) []int {
 	return all
 }
 
-// nameListeners returns the listeners behind the names that instances resolve: in each namespace, and once for all
-// instances that have none.
+// nameListeners returns the listeners behind the names that instances resolve: one in each namespace, to which whatever
+// is sent to a name is redirected, and for all instances that have no namespace one for each port.
 func (e *Engine) nameListeners(d *desired, list []driver.Instance) []proxy.Listener {
 	var all []proxy.Listener
-	ports := map[string][]int{}
-	for name, s := range d.services {
-		ports[name] = e.memory.namePorts(name, s)
-	}
-	callees := map[string][]*service{}
+	names := map[string]map[string]string{} // by caller: address to service
 	onHost := map[string]bool{}
 	for _, inst := range list {
 		caller := d.services[inst.Service]
 		if caller == nil {
 			continue
 		}
-		if _, done := callees[inst.Service]; !done {
-			callees[inst.Service] = d.callees(caller)
-		}
-		netns := inst.Netns
-		if netns == "" {
-			for _, s := range callees[inst.Service] {
+		if inst.Netns == "" {
+			for _, s := range d.callees(caller) {
 				onHost[s.compose.Name] = onHost[s.compose.Name] || !caller.spaces
 			}
 			continue
 		}
-		prefix := "name/" + string(short(inst.Project, inst.ID)) + "/"
-		for _, s := range callees[inst.Service] {
-			address := d.spaceAddress(s.compose.Name)
-			for _, port := range ports[s.compose.Name] {
-				at := address + ":" + strconv.Itoa(port)
-				all = append(all, proxy.Listener{
-					Name: prefix + at, Address: at, Protocol: proxy.Detect, Service: s.compose.Name, Port: port,
-					Caller: inst.Service, Netns: netns,
-				})
+		if names[inst.Service] == nil {
+			names[inst.Service] = map[string]string{}
+			for _, s := range d.callees(caller) {
+				names[inst.Service][d.spaceAddress(s.compose.Name)] = s.compose.Name
 			}
 		}
+		all = append(all, proxy.Listener{
+			Name: "name/" + string(short(inst.Project, inst.ID)), Address: driver.NamesListener, Protocol: proxy.Detect,
+			Names: names[inst.Service], Caller: inst.Service, Netns: inst.Netns,
+		})
 	}
 	for _, name := range sortedKeys(onHost) {
-		for _, port := range ports[name] {
-			if at := d.hostAddress(name) + ":" + strconv.Itoa(port); onHost[name] {
-				all = append(all, proxy.Listener{Name: "name//" + at, Address: at, Protocol: proxy.Detect, Service: name, Port: port})
-			}
+		if !onHost[name] {
+			continue
+		}
+		for _, port := range e.memory.namePorts(name, d.services[name]) {
+			at := d.hostAddress(name) + ":" + strconv.Itoa(port)
+			all = append(all, proxy.Listener{Name: "name//" + at, Address: at, Protocol: proxy.Detect, Service: name, Port: port})
 		}
 	}
 	return all
