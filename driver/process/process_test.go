@@ -151,4 +151,3 @@ func TestPrivileged(t *testing.T) {
 }
 
 func TestUnprivileged(t *testing.T) { suite(t, true, "PORT") }
-

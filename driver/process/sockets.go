@@ -142,7 +142,7 @@ func (v *socketView) listening(r record) []int {
 	if !v.looked {
 		v.looked = true
 		v.shared = map[uint64]listener{}
-		list, err := listeners("self")
+		list, err := listeners("thread-self")
 		if err != nil {
 			return nil
 		}

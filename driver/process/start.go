@@ -263,7 +263,9 @@ func (d *Driver) launch(ctx context.Context, dir string) error {
 }
 
 // shimEnvironment is small and fixed: the shim's own environment is not the program's.
-func shimEnvironment() []string { return []string{"GOMAXPROCS=2", "GOGC=50", "PATH=" + shim.DefaultPath} }
+func shimEnvironment() []string {
+	return []string{"GOMAXPROCS=2", "GOGC=50", "PATH=" + shim.DefaultPath}
+}
 
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
