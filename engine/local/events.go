@@ -72,14 +72,19 @@ func (l *loop) keep(list []driver.Instance) {
 	now := make(map[driver.ID]kept, len(list))
 	for _, inst := range list {
 		m := l.memory.instances[inst.ID]
-		if m == nil || !m.wasReady && m.failures == 0 {
+		if m == nil {
 			continue
 		}
 		k := kept{Failures: m.failures}
+		if m.exitSeen && inst.Exit != nil {
+			k.Exit = inst.Exit.Time.Round(0)
+		}
 		if m.ready || inst.State == driver.Exited {
 			k.ReadySince = m.readySince.Round(0) // without the monotonic clock, as it is read back
 		}
-		now[inst.ID] = k
+		if k != (kept{}) {
+			now[inst.ID] = k
+		}
 	}
 	r := &l.records
 	r.mu.Lock()

@@ -123,11 +123,19 @@ func (p *planner) tidyHooks(s *servicePlan) {
 	for _, inst := range s.hooks {
 		done := p.have.hooksDone[hookKey(s.want.name, inst.slot, inst.hook-1)] == inst.hash
 		switch {
-		case inst.busy != "" || inst.hash == s.want.hash && !done && inst.slot <= s.want.replicas:
+		case inst.busy != "" || inst.hash == s.want.hash && !done && s.lacks(inst.slot):
 		case inst.alive():
 			p.step(stepStop, inst, "its definition changed")
 		default:
 			p.step(stepRemove, inst, "done")
 		}
 	}
+}
+
+// lacks says whether a slot has no instance yet; slot 0 stands for any.
+func (s *servicePlan) lacks(slot int) bool {
+	if slot == 0 {
+		return slices.Contains(s.cur[1:], nil)
+	}
+	return slot < len(s.cur) && s.cur[slot] == nil
 }

@@ -65,12 +65,6 @@ func (e *Engine) prepare(ctx context.Context) (map[driver.ID]kept, error) {
 	if err := e.value(ctx, valueHooks, &e.memory.hooksDone); err != nil {
 		return nil, err
 	}
-	for ev, err := range e.cfg.Store.Events(ctx, state.EventFilter{Limit: 1}) {
-		if err != nil {
-			return nil, fmt.Errorf("read the last event: %w", err)
-		}
-		e.memory.since = ev.Time
-	}
 	return before, nil
 }
 

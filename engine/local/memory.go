@@ -20,7 +20,6 @@ type memory struct {
 	started   map[driver.ID]int   // starts that are under way for instances not listed yet, by slot
 	inUse     map[string]int      // as the data plane last said
 	inUseAt   uint64              // for which version
-	since     time.Time           // events before it were recorded by an earlier loop
 	revision  int64               // that progress is measured for
 }
 
@@ -72,6 +71,7 @@ type run struct {
 type kept struct {
 	ReadySince time.Time `json:"ready_since,omitzero"`
 	Failures   int       `json:"failures,omitempty"`
+	Exit       time.Time `json:"exit,omitzero"` // of the last run whose end was counted and told
 }
 
 const valueKept = "engine/instances"
@@ -120,8 +120,8 @@ func (l *loop) adopt(name string, inst driver.Instance, before map[driver.ID]kep
 		// It was ready when the loop before ended, and is until a probe says otherwise.
 		m.ready, m.wasReady, m.readySince = true, true, k.ReadySince
 	}
-	if inst.State == driver.Exited && inst.Exit != nil && !inst.Exit.Time.After(l.memory.since) {
-		m.exitSeen = true // told and counted by the loop before
+	if inst.State == driver.Exited && inst.Exit != nil {
+		m.exitSeen = inst.Exit.Time.Equal(k.Exit)
 	}
 	if !k.ReadySince.IsZero() {
 		m.wasReady, m.readySince = true, k.ReadySince

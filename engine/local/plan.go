@@ -324,9 +324,17 @@ func (p *planner) keep(s *servicePlan, inst seen, open bool) {
 	case inst.alive() && inst.draining():
 		p.step(stepRoute, inst, "wanted again")
 	case inst.alive():
+	case s.inTheWay(inst):
+		p.step(stepRemove, inst, "to be made anew when its slot is free")
 	default:
 		p.again(s, inst, open)
 	}
+}
+
+// inTheWay says whether an exited instance must not simply be started again, because its slot is held by one of another
+// definition that has to be replaced with care.
+func (s *servicePlan) inTheWay(inst seen) bool {
+	return (s.want.stopFirst || inst.stoppedOnPurpose()) && !s.completed(inst) && slices.ContainsFunc(s.olds[inst.slot], seen.alive)
 }
 
 // again starts an exited instance again, if and when it is to be.

@@ -88,7 +88,7 @@ func (p prober) ask(ctx context.Context) {
 		wait := p.spec.Interval + p.jitter
 		if !p.heard(answer) {
 			wait = min(pause, slow)
-			pause *= 2
+			pause = min(2*pause, slow)
 		}
 		timer := time.NewTimer(wait)
 		select {

@@ -82,11 +82,11 @@ const artifactMark = "artifact:"
 func (t template) hash(restarts int64) string {
 	logical := struct {
 		Spec     driver.Spec
-		Hooks    []driver.Spec
+		Hooks    []any
 		Restarts int64
 	}{Spec: t.spec, Restarts: restarts}
 	for _, h := range t.hooks {
-		logical.Hooks = append(logical.Hooks, h.spec)
+		logical.Hooks = append(logical.Hooks, h.spec, h.perReplica)
 	}
 	text, err := json.Marshal(logical)
 	if err != nil {

@@ -90,6 +90,9 @@ func (p *planner) verdict(s *servicePlan) verdict {
 	v.current = c.current
 	if s.want.problem == "" && (s.want.stopped || s.want.replicas == 0) {
 		v.state, v.done = engine.ServiceStopped, c.alive == 0 && (s.want.stopped || len(s.all) == 0)
+		if c.alive > 0 {
+			v.state, v.reason = engine.ServiceDegraded, "it is being stopped"
+		}
 		return v
 	}
 	missing := s.want.replicas - c.current
