@@ -14,18 +14,64 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"trellis/errdefs"
 )
 
-// writerEnv makes the test binary a writer on that file.
-const writerEnv = "STATE_TEST_WRITER"
+// writerEnv makes the test binary a writer on that file; lockEnv makes it say who has it locked.
+const (
+	writerEnv = "STATE_TEST_WRITER"
+	lockEnv   = "STATE_TEST_LOCK"
+)
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(writerEnv); path != "" {
 		fmt.Fprintln(os.Stderr, writeForever(path))
 		os.Exit(1)
 	}
+	if path := os.Getenv(lockEnv); path != "" {
+		fmt.Print(lockHolder(path))
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
+}
+
+// lockHolder returns who keeps other processes from taking SQLite's exclusive lock on the file, 0 for nobody. The range
+// is SHARED_FIRST and SHARED_SIZE of SQLite's os.h.
+func lockHolder(path string) (pid int32, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: 0x40000000 + 2, Len: 510}
+	err = unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lock)
+	return lock.Pid, err
+}
+
+// Closing any descriptor of a file drops all of a process's POSIX locks on it: an Open that looked into the file by
+// itself would take the locks of a store that this process has open already, and another process could then remove
+// the WAL that it goes on writing to.
+func TestSecondOpenKeepsTheLocksOfTheFirst(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := openTest(t, path)
+	if err := s.Append(t.Context(), Event{}); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, s, testRevision(), 0)
+	if err := s.(*store).backup.wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := openTest(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), lockEnv+"="+path)
+	out, err := cmd.CombinedOutput()
+	if want := fmt.Sprint(os.Getpid(), " <nil>"); err != nil || string(out) != want {
+		t.Errorf("the lock is held by %q, %v; want %q", out, err, want)
+	}
 }
 
 // writeForever puts a revision, two events, a value and a content in turn, and says so on standard output after each.

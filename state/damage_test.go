@@ -141,8 +141,15 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 func TestForeignDatabaseIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "other.db")
 	exec1(t, path, "CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "not a Trellis state file") {
 		t.Errorf("Open: %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the other program's file was changed: %v", err)
 	}
 }
 

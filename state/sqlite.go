@@ -80,29 +80,46 @@ func openPools(path string) (write, read *sql.DB) {
 	return write, read
 }
 
-// prepareFile makes an empty file where there is none, so that SQLite gives its WAL the same mode, and refuses what
-// cannot be a whole database before SQLite gets to touch it.
+// prepareFile makes an empty file where there is none, so that SQLite gives its WAL the same mode, and refuses one that
+// SQLite would take for new although there was another. It never opens a file that is there: closing it again would
+// drop the locks of a store that this process has open on it. What else can be wrong SQLite finds out by itself: it
+// compares the header with the file's size.
 func prepareFile(path string) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("open state %s: %w", path, err)
 	}
-	_, statErr := os.Stat(path)
-	if errors.Is(statErr, os.ErrNotExist) && hasBackup(path) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && hasBackup(path):
 		return damaged(path, errors.New("the file is missing, its copy is there"))
+	case errors.Is(err, os.ErrNotExist):
+		return createFile(path)
+	case err != nil:
+		return fmt.Errorf("open state %s: %w", path, err)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("open state %s: %w: not a regular file", path, errdefs.ErrInvalid)
+	case info.Size() == 0 && hasBackup(path):
+		return damaged(path, errors.New("it is empty, its copy is not"))
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return fmt.Errorf("open state %s: %w", path, err)
+	}
+	return nil
+}
+
+func createFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) { // another process was faster
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("open state %s: %w", path, err)
 	}
-	defer f.Close()
-	if err := f.Chmod(0o600); err != nil {
+	if err := f.Close(); err != nil {
 		return fmt.Errorf("open state %s: %w", path, err)
 	}
-	if err := checkHeader(f, path); err != nil {
-		return err
-	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(path))
 }
 
 // prepare brings the schema up to date and looks the tables over.
