@@ -300,12 +300,8 @@ func (l *loading) checkPorts(s Service, at string) {
 
 // portIndex returns where a port stands in the files' list, which also holds those that were joined.
 func (l *loading) portIndex(service string, p Port, otherwise int) int {
-	if list := l.root.at("services", service, "ports"); list != nil {
-		for i, m := range list.items {
-			if portKey(m) == modelPortKey(p) {
-				return i
-			}
-		}
+	if m := l.portMarks(service)[modelPortKey(p)]; m != nil {
+		return l.portAt[m]
 	}
 	return otherwise
 }

@@ -45,7 +45,9 @@ func (l *loading) checkService(m *mark, path string) {
 	if ports := m.at("ports"); ports != nil {
 		for i, item := range ports.items {
 			if item.kind == scalarMark && !item.reset {
-				if _, err := types.ParsePortConfig(item.text()); err != nil {
+				if n := rangeSize(item.text()); n > maxPorts || len(ports.items)+n > maxPorts {
+					l.errorMark(item, indexPath(path+".ports", i), "makes more than %d ports of the service: name those that are used", maxPorts)
+				} else if _, err := types.ParsePortConfig(item.text()); err != nil {
 					l.errorMark(item, indexPath(path+".ports", i), "%s is not a port: %v; write [[IP:]HOST:]CONTAINER[/udp], such as 8080:80", quoted(item.text()), lowerFirst(err))
 				}
 			}

@@ -34,6 +34,14 @@ func (l *loading) checkLife(s Service, at string) {
 	if h := s.Healthcheck; h != nil {
 		l.checkHealthcheck(h, at+".healthcheck")
 	}
+	if g := s.Logging; g != nil {
+		if n, err := strconv.Atoi(g.Options["max-file"]); g.Options["max-file"] != "" && (err != nil || n < 1) {
+			l.errorPath(at+".logging.options.max-file", "%s is not a number of files of at least 1", quoted(g.Options["max-file"]))
+		}
+		if n, err := units.RAMInBytes(g.Options["max-size"]); g.Options["max-size"] != "" && (err != nil || n < 1) {
+			l.errorPath(at+".logging.options.max-size", "%s is not a size: write a number with a unit, such as 10m", quoted(g.Options["max-size"]))
+		}
+	}
 	for i, h := range s.PostStart {
 		l.checkHook(h, indexPath(at+".post_start", i))
 	}

@@ -240,11 +240,7 @@ func (l *loading) service(name string, s types.ServiceConfig) Service {
 		out.Volumes = append(out.Volumes, l.mount(v))
 	}
 	for _, h := range s.PreStart {
-		out.PreStart = append(out.PreStart, PreStart{
-			Hook: Hook{Command: strs(h.Command), User: h.User, Privileged: h.Privileged, WorkingDir: h.WorkingDir,
-				Environment: setVars(h.Environment)},
-			Image: h.Image, PerReplica: h.PerReplica, Other: notInherited(h, s),
-		})
+		out.PreStart = append(out.PreStart, preStart(h, s))
 	}
 	out.Ports = l.servicePorts(name, s.Ports)
 	out.Healthcheck = healthcheck(s.HealthCheck)
@@ -252,6 +248,34 @@ func (l *loading) service(name string, s types.ServiceConfig) Service {
 	out.Develop = develop(s.Develop)
 	out.Deploy = l.deploy(name, s)
 	return out
+}
+
+// preStart converts a step before the start. What it merely takes over from its service is left out: whoever runs it
+// starts from the service.
+func preStart(h types.PreStartHook, s types.ServiceConfig) PreStart {
+	p := PreStart{
+		Hook:  Hook{Command: strs(h.Command), User: h.User, Privileged: h.Privileged, WorkingDir: h.WorkingDir, Environment: setVars(h.Environment)},
+		Image: h.Image, PerReplica: h.PerReplica, Other: notInherited(h, s),
+	}
+	own := setVars(s.Environment)
+	for k, v := range p.Environment {
+		if have, ok := own[k]; ok && have == v {
+			delete(p.Environment, k)
+		}
+	}
+	if len(p.Environment) == 0 {
+		p.Environment = nil
+	}
+	if p.WorkingDir == s.WorkingDir {
+		p.WorkingDir = ""
+	}
+	if p.User == s.User {
+		p.User = ""
+	}
+	if p.Image == s.Image {
+		p.Image = ""
+	}
+	return p
 }
 
 // notInherited returns what a pre_start step sets beyond the model and does not merely take over from its service.
@@ -470,13 +494,19 @@ func (l *loading) servicePorts(name string, ports []types.ServicePortConfig) []P
 	return out
 }
 
+// portMarks returns the marks of a service's ports by what makes a port the same one.
 func (l *loading) portMarks(service string) map[string]*mark {
+	if marks, ok := l.portsOf[service]; ok {
+		return marks
+	}
 	marks := map[string]*mark{}
 	if list := l.root.at("services", service, "ports"); list != nil {
-		for _, m := range list.items {
+		for i, m := range list.items {
 			marks[portKey(m)] = m
+			l.portAt[m] = i
 		}
 	}
+	l.portsOf[service] = marks
 	return marks
 }
 
@@ -493,35 +523,43 @@ func modelPortKey(p Port) string {
 func (l *loading) joinPorts(p Project) {
 	for name, s := range p.Services {
 		marks := l.portMarks(name)
-		var kept []Port
+		published := map[string][]int{} // by target and protocol
+		for i, port := range s.Ports {
+			if port.Published != "" || port.HostIP != "" {
+				key := strconv.Itoa(port.Target) + "/" + port.Protocol
+				published[key] = append(published[key], i)
+			}
+		}
+		gone := map[int]bool{}
 		for i, port := range s.Ports {
 			m := marks[modelPortKey(port)]
-			if m == nil || m.list == nil || port.Published != "" || port.HostIP != "" || m.fields["published"] != nil {
-				kept = append(kept, port)
+			if m == nil || m.list == nil || port.Published != "" || port.HostIP != "" {
 				continue
 			}
 			var bases []int
-			for j, base := range s.Ports {
-				b := marks[modelPortKey(base)]
-				if j != i && base.Target == port.Target && base.Protocol == port.Protocol && b != nil && b.list != m.list &&
-					(base.Published != "" || base.HostIP != "") {
+			for _, j := range published[strconv.Itoa(port.Target)+"/"+port.Protocol] {
+				if b := marks[modelPortKey(s.Ports[j])]; b != nil && b.list != m.list {
 					bases = append(bases, j)
 				}
 			}
-			if len(bases) > 1 {
+			switch len(bases) {
+			case 0:
+			case 1:
+				s.Ports[bases[0]] = joined(s.Ports[bases[0]], port, m)
+				gone[i] = true
+			default:
 				line, col := m.place()
 				l.warnAt(m.file(), line, col, indexPath(joinPath("services", name)+".ports", i),
 					"%d ports below have the target %d: this one is a port of its own; write published to say which one is meant", len(bases), port.Target)
 			}
-			if len(bases) != 1 {
+		}
+		if len(gone) == 0 {
+			continue
+		}
+		var kept []Port
+		for i, port := range s.Ports {
+			if !gone[i] {
 				kept = append(kept, port)
-				continue
-			}
-			s.Ports[bases[0]] = joined(s.Ports[bases[0]], port, m)
-			for k := range kept {
-				if kept[k].Target == port.Target && kept[k].Protocol == port.Protocol && kept[k].Published == s.Ports[bases[0]].Published && kept[k].HostIP == s.Ports[bases[0]].HostIP {
-					kept[k] = s.Ports[bases[0]]
-				}
 			}
 		}
 		s.Ports = kept

@@ -80,6 +80,8 @@ type loading struct {
 	services map[string]ServiceExtension
 	deploys  map[string]DeployExtension
 	ports    map[*mark]PortExtension
+	portsOf  map[string]map[string]*mark // marks of ports by service and key
+	portAt   map[*mark]int               // and their index
 }
 
 func newLoading(opt Options) (*loading, error) {
@@ -87,6 +89,7 @@ func newLoading(opt Options) (*loading, error) {
 		opt: opt, parsed: map[string][]*yaml.Node{}, broken: map[string]bool{}, contents: map[string][]byte{},
 		bad: map[place]bool{}, early: -1, bases: map[string]*mark{}, validated: map[string]bool{}, cycles: map[string]bool{}, unset: map[string]bool{},
 		services: map[string]ServiceExtension{}, deploys: map[string]DeployExtension{}, ports: map[*mark]PortExtension{},
+		portsOf: map[string]map[string]*mark{}, portAt: map[*mark]int{},
 	}
 	s, err := discover(opt)
 	if err != nil {

@@ -174,8 +174,13 @@ func uniqueItems(items []*mark, key func(*mark) string) []*mark {
 // portItems takes short forms and ranges of ports apart, as compose-go orders them.
 func portItems(items []*mark) []*mark {
 	var out []*mark
+	total := 0
 	for _, item := range items {
 		if item.kind != scalarMark || item.reset {
+			out = append(out, item)
+			continue
+		}
+		if total += rangeSize(item.text()); total > maxPorts {
 			out = append(out, item)
 			continue
 		}
@@ -189,6 +194,13 @@ func portItems(items []*mark) []*mark {
 		}
 	}
 	return uniqueItems(out, portKey)
+}
+
+// rangeSize is how many ports a short form may stand for.
+func rangeSize(text string) int {
+	text, _, _ = strings.Cut(text[strings.LastIndexByte(text, ':')+1:], "/")
+	lo, hi, _ := portRange(text)
+	return max(hi-lo+1, 1)
 }
 
 func portMark(item *mark, p types.ServicePortConfig) *mark {

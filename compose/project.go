@@ -323,7 +323,8 @@ type Hook struct {
 	Environment map[string]string `json:"environment,omitempty"`
 }
 
-// PreStart is one pre_start step, which has to succeed before the service starts.
+// PreStart is one pre_start step, which has to succeed before the service starts. It starts from the service: what is
+// empty here is as there.
 type PreStart struct {
 	Hook
 	Image      string `json:"image,omitempty"`

@@ -22,6 +22,7 @@ const (
 	maxScalarSize = 1 << 20  // bytes of one value
 	maxNodes      = 100_000  // values of one document, aliases counted as often as they are used
 	maxDepth      = 64       // mappings and lists within each other
+	maxPorts      = 10_000   // ports of one list, ranges taken apart
 	maxExpansion  = 16 << 20 // bytes that variables add to one project
 )
 

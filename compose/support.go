@@ -163,7 +163,10 @@ func (c *checker) walk(v any, path, pattern string) {
 			c.say(path, pattern, carry{Left, "no driver for containers is there yet; add x-trellis.process with the command that runs the service"})
 			return
 		}
-		if verdict.how != CarriedOut && c.matters(path, pattern, v) {
+		if special := byValue(pattern, v); special.text != "" {
+			verdict = special
+		}
+		if verdict.how != CarriedOut && matters(pattern, v) {
 			c.say(path, pattern, verdict)
 			if verdict.how == Left || pattern == "services.*.build" {
 				return
@@ -240,8 +243,52 @@ func (c *checker) say(path, pattern string, verdict carry) {
 	c.out = append(c.out, d)
 }
 
+// byValue gives the verdict of an attribute that is carried out for some of its values only.
+func byValue(pattern string, v any) carry {
+	text := fmt.Sprint(v)
+	switch pattern {
+	case "services.*.network_mode":
+		switch {
+		case text == "none":
+			return carry{Changed, "no name of another service resolves, but the outside can be reached"}
+		case text == "bridge":
+			return carry{Changed, "no name of another service resolves"}
+		case text != "host":
+			return carry{Left, "the network of another instance is not shared: no name of another service resolves"}
+		}
+	case "services.*.sysctls":
+		m, _ := v.(map[string]any)
+		for name := range m {
+			if !strings.HasPrefix(name, "net.") {
+				return carry{Left, "only net.* can be set for one process: with " + name + " the service does not start"}
+			}
+		}
+	case "services.*.extra_hosts":
+		if strings.Contains(text, "host-gateway") {
+			return carry{Changed, "host-gateway is not known and leaves the name out: write an address"}
+		}
+	case "services.*.networks.*.use_service_name_alias":
+		if text == "false" {
+			return carry{Left, "the service's name always resolves"}
+		}
+	case "services.*.depends_on.*.restart":
+		if text == "true" {
+			return carry{Left, "the service is not restarted when the other one is"}
+		}
+	case "services.*.volumes[].type":
+		if !among("bind volume tmpfs", text) {
+			return carry{Left, "only bind, volume and tmpfs can be mounted"}
+		}
+	case "x-trellis.gateway.policy.auth", "services.*.ports[].x-trellis.routes[].auth":
+		if text != "none" {
+			return carry{Left, "no caller can prove itself yet: the route cannot be served; auth: none lets everyone in"}
+		}
+	}
+	return carry{}
+}
+
 // matters says whether a value asks for anything that is not done anyway.
-func (c *checker) matters(path, pattern string, v any) bool {
+func matters(pattern string, v any) bool {
 	text := fmt.Sprint(v)
 	switch pattern {
 	case "networks.*.driver":

@@ -85,6 +85,10 @@ func TestCheckNeedsNoPositions(t *testing.T) {
 	}
 }
 
-func TestSupportPageIsCurrent(t *testing.T) { golden(t, "../docs/compose-support.md", SupportMarkdown()) }
+func TestSupportPageIsCurrent(t *testing.T) {
+	golden(t, "../docs/compose-support.md", SupportMarkdown())
+}
 
-func TestSchemaFileIsCurrent(t *testing.T) { golden(t, "../docs/x-trellis.schema.json", string(Schema())) }
+func TestSchemaFileIsCurrent(t *testing.T) {
+	golden(t, "../docs/x-trellis.schema.json", string(Schema()))
+}
