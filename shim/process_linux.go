@@ -161,6 +161,27 @@ func Held(dir string) (bool, error) {
 	return false, err
 }
 
+// ErrBusy says that a directory has a shim, or is about to have one.
+var ErrBusy = errors.New("another shim has this directory")
+
+// Lock takes dir for a shim and returns the descriptor that holds it. Taken: ErrBusy, also for the moment in which
+// somebody looks whether it is.
+func Lock(dir string) (int, error) {
+	fd, err := unix.Open(filepath.Join(dir, LockFile), unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return -1, fmt.Errorf("open lock of %s: %w", dir, err)
+	}
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrBusy
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
 // Processes calls f for every process of the machine until f returns false.
 func Processes(f func(Stat) bool) error {
 	d, err := os.Open("/proc")

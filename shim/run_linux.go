@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -55,7 +56,7 @@ func run(dir string, prefix []string) int {
 	signal.Notify(stops, unix.SIGTERM)
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
 	err := s.begin()
-	if errors.Is(err, errBusy) {
+	if errors.Is(err, ErrBusy) {
 		fmt.Println(Busy)
 		return exitBusy
 	}
@@ -80,8 +81,6 @@ func run(dir string, prefix []string) int {
 	}
 	return s.end(failure)
 }
-
-var errBusy = errors.New("another shim has this directory")
 
 // begin takes the directory and writes the first record. Nothing of the instance runs yet.
 func (s *supervisor) begin() error {
@@ -112,10 +111,9 @@ func (s *supervisor) begin() error {
 	// The number of a run is never used twice, whatever became of the records of the one before.
 	if before, err := ReadRunning(s.dir); err == nil {
 		s.run.Run = before.Run + 1
-	} else if !missing(err) {
-		if exit, err := ReadExit(s.dir); err == nil {
-			s.run.Run = exit.Run + 1
-		}
+	}
+	if exit, err := ReadExit(s.dir); err == nil {
+		s.run.Run = max(s.run.Run, exit.Run+1)
 	}
 	if s.out, err = openOutput(s.dir, spec.Log); err != nil {
 		return err
@@ -137,27 +135,40 @@ func (s *supervisor) publish() error {
 	return nil
 }
 
-// lock takes the directory for as long as this process lives. A reader that looks whether it is taken holds it for a
-// moment too.
+// lockFD is where a starter passes the directory's lock, so that the directory is taken before there is a shim.
+const lockFD = 3
+
+// lock takes the directory for as long as this process lives: it was passed, or is taken here.
 func (s *supervisor) lock() error {
-	fd, err := unix.Open(filepath.Join(s.dir, LockFile), unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	path := filepath.Join(s.dir, LockFile)
+	var passed, there unix.Stat_t
+	if unix.Fstat(lockFD, &passed) == nil && unix.Stat(path, &there) == nil && passed.Ino == there.Ino && passed.Dev == there.Dev {
+		unix.CloseOnExec(lockFD)
+		s.held = lockFD
+		closeInherited()
+		return unix.Flock(lockFD, unix.LOCK_EX|unix.LOCK_NB)
+	}
+	closeInherited()
+	fd, err := Lock(s.dir)
+	s.held = fd
+	return err
+}
+
+// closeInherited closes what the starter should not have left open: only descriptors of this process close on exec.
+func closeInherited() {
+	names, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		return fmt.Errorf("open lock: %w", err)
+		return
 	}
-	for range 100 {
-		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			s.held = fd
-			return err
+	for _, e := range names {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= 2 {
+			continue
 		}
-		running, err := ReadRunning(s.dir)
-		if exit, e := ReadExit(s.dir); err == nil && running.Shim.Alive() && (e != nil || exit.Run != running.Run) {
-			break
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
 		}
-		time.Sleep(time.Millisecond)
 	}
-	unix.Close(fd)
-	return errBusy
 }
 
 // tell answers the one who started this shim, and lets go of it.

@@ -147,15 +147,20 @@ func (d *Driver) Run(ctx context.Context) error {
 
 // lock takes the instance for one change.
 func (d *Driver) lock(dir string) func() {
+	l := d.mutex(dir)
+	l.Lock()
+	return l.Unlock
+}
+
+func (d *Driver) mutex(dir string) *sync.Mutex {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	l := d.locks[dir]
 	if l == nil {
 		l = &sync.Mutex{}
 		d.locks[dir] = l
 	}
-	d.mu.Unlock()
-	l.Lock()
-	return l.Unlock
+	return l
 }
 
 // reap forgets the shims of this process that have ended.

@@ -4,6 +4,7 @@ package process_test
 
 import (
 	"bufio"
+	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +23,8 @@ const shimArg = "process-test-shim"
 
 func TestMain(m *testing.M) {
 	drivertest.Program()
+	program()
+	crashing()
 	if len(os.Args) > 1 && os.Args[1] == shimArg {
 		os.Exit(shim.Main(os.Args[2:]))
 	}
@@ -52,8 +55,10 @@ func config(t *testing.T, unprivileged bool) process.Config {
 			t.Fatal(err)
 		}
 		for _, project := range []string{"drivertest", "drivertest2"} {
-			all, err := d.List(t.Context(), project)
-			_ = err
+			all, err := d.List(context.Background(), project)
+			if err != nil {
+				t.Errorf("list at the end: %v", err)
+			}
 			for _, inst := range all {
 				end(t, d, inst.ID)
 			}

@@ -159,10 +159,23 @@ func (d *Driver) read(dir string) (record, error) {
 	return r, nil
 }
 
+// shim returns a pidfd of the instance's shim; shim.ErrGone without one, and after a restart of the machine, when its
+// pid and even its start time may be another's.
+func (r record) shim() (int, error) {
+	boot, err := shim.BootID()
+	if err != nil {
+		return -1, err
+	}
+	if r.running.BootID != boot {
+		return -1, shim.ErrGone
+	}
+	return r.running.Shim.Open()
+}
+
 // over says whether the exit of the last run is recorded, and takes it.
 func (r *record) over() bool {
 	exit, err := shim.ReadExit(r.dir)
-	if err != nil || exit.Run != max(r.running.Run, 1) && r.running.Run != 0 {
+	if err != nil || r.running.Run != 0 && exit.Run != r.running.Run {
 		return false
 	}
 	r.exit, r.state = &exit, driver.Exited
@@ -282,7 +295,10 @@ func (d *Driver) List(ctx context.Context, project string) ([]driver.Instance, e
 		}
 		r, err := d.settled(filepath.Join(d.root, name))
 		if isMissing(err) {
-			continue // half made, or just removed
+			if err := d.clear(filepath.Join(d.root, name)); err != nil {
+				return nil, fmt.Errorf("list %s: %w", project, err)
+			}
+			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", project, err)
@@ -293,6 +309,26 @@ func (d *Driver) List(ctx context.Context, project string) ([]driver.Instance, e
 	}
 	slices.SortFunc(all, func(a, b driver.Instance) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return all, nil
+}
+
+// clear takes away a directory without a record: Trellis ended while it made or removed it. One that somebody works on
+// is left to them.
+func (d *Driver) clear(dir string) error {
+	l := d.mutex(dir)
+	if !l.TryLock() {
+		return nil
+	}
+	defer l.Unlock()
+	if _, err := os.Stat(filepath.Join(dir, shim.SpecFile)); err == nil || !isMissing(err) {
+		return err
+	}
+	if _, err := os.Stat(dir); isMissing(err) {
+		return nil
+	}
+	if held, err := shim.Held(dir); held || err != nil {
+		return err
+	}
+	return d.forget(record{dir: dir})
 }
 
 // names returns the names of the instance directories.

@@ -65,10 +65,16 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec) error {
 			return err
 		}
 	}
+	// The directory is taken before there is anything in it: what is half made and not taken is abandoned.
+	lock, running, err := d.take(ctx, dir)
+	if err != nil || running {
+		return err
+	}
+	defer unix.Close(lock)
 	if err := d.prepare(dir, spec, before.own); err != nil {
 		return err
 	}
-	return d.launch(ctx, dir)
+	return d.launch(ctx, dir, lock)
 }
 
 // prepare makes what the instance needs around it and writes its record.
@@ -211,8 +217,8 @@ func hooks(all []driver.Hook) []shim.Hook {
 	return out
 }
 
-// launch starts a shim for dir and returns when it says that the start is decided. The caller's end does not end it.
-func (d *Driver) launch(ctx context.Context, dir string) error {
+// launch starts a shim for dir, gives it the lock, and returns when it says that the start is decided. The caller's end does not end it.
+func (d *Driver) launch(ctx context.Context, dir string, lock int) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -234,7 +240,7 @@ func (d *Driver) launch(ctx context.Context, dir string) error {
 	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   shimEnvironment(),
-		Files: []uintptr{null.Fd(), w.Fd(), trouble.Fd()},
+		Files: []uintptr{null.Fd(), w.Fd(), trouble.Fd(), uintptr(lock)},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	w.Close()
@@ -260,6 +266,25 @@ func (d *Driver) launch(ctx context.Context, dir string) error {
 	}
 	said, _ := os.ReadFile(filepath.Join(dir, shim.ErrorFile))
 	return fmt.Errorf("the shim ended before it had started anything: %s", bytes.TrimSpace(said[:min(len(said), 2048)]))
+}
+
+// take locks dir for a shim. Where another program's shim has been faster the instance runs already.
+func (d *Driver) take(ctx context.Context, dir string) (lock int, running bool, err error) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		lock, err := shim.Lock(dir)
+		if !errors.Is(err, shim.ErrBusy) {
+			return lock, false, err
+		}
+		if r, err := d.read(dir); err == nil && r.state == driver.Running {
+			return -1, true, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return -1, false, err
+		}
+		if time.Now().After(deadline) {
+			return -1, false, fmt.Errorf("%w: another shim holds its directory", errdefs.ErrUnavailable)
+		}
+	}
 }
 
 // shimEnvironment is small and fixed: the shim's own environment is not the program's.
@@ -290,6 +315,13 @@ func (d *Driver) stop(ctx context.Context, id driver.ID, grace time.Duration) er
 		return err
 	}
 	fd, err := d.askToStop(dir, grace)
+	for errors.Is(err, errTooEarly) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+		fd, err = d.askToStop(dir, grace)
+	}
 	if fd < 0 || err != nil {
 		return err
 	}
@@ -305,6 +337,9 @@ func (d *Driver) stop(ctx context.Context, id driver.ID, grace time.Duration) er
 	return err
 }
 
+// errTooEarly says that a shim has its directory and has not yet said who it is, or that it ends just now.
+var errTooEarly = errors.New("the shim is not yet known")
+
 // askToStop tells the shim of dir to end by now+grace and returns a pidfd of it, -1 if there is none.
 func (d *Driver) askToStop(dir string, grace time.Duration) (int, error) {
 	defer d.lock(dir)()
@@ -316,11 +351,10 @@ func (d *Driver) askToStop(dir string, grace time.Duration) (int, error) {
 		return -1, err
 	}
 	// An exited instance's shim may still be writing to the disk; it is waited for, so that nothing is left of it.
-	fd, err := r.running.Shim.Open()
+	fd, err := r.shim()
 	if errors.Is(err, shim.ErrGone) {
 		if r.state != driver.Exited {
-			_, err = d.settle(dir)
-			return -1, err
+			return -1, errTooEarly
 		}
 		return -1, nil
 	}
@@ -382,7 +416,7 @@ func (d *Driver) remove(ctx context.Context, id driver.ID) error {
 	if r.state != driver.Exited {
 		return fmt.Errorf("%w: it is %s", errdefs.ErrConflict, r.state)
 	}
-	if fd, err := r.running.Shim.Open(); err == nil { // it has only its own files to finish
+	if fd, err := r.shim(); err == nil { // it has only its own files to finish
 		err = await(ctx, fd)
 		unix.Close(fd)
 		if err != nil {
