@@ -7,10 +7,13 @@ import (
 
 // call sends a request to an instance of s and returns its answer, with the instance it is from. It waits while none is
 // ready, and tries again what may be repeated and what provably did not arrive. The answer's close releases the
-// instance.
+// instance. timeout is the route's, 0 for the default.
 func (p *Proxy) call(ctx context.Context, s *service, port int, q *request, timeout time.Duration) (*response, *instance, *failure) {
 	s.count.requests.Add(1)
 	s.budget.deposit()
+	if timeout <= 0 && !q.grpc { // a gRPC server sends its head with its first message, which may take any time
+		timeout = defaultTimeout
+	}
 	c := caller{s: s, q: q, port: port, timeout: timeout}
 	resp, inst, f := c.run(ctx)
 	if f != nil && f.status >= 500 {
@@ -18,6 +21,8 @@ func (p *Proxy) call(ctx context.Context, s *service, port int, q *request, time
 	}
 	return resp, inst, f
 }
+
+const defaultTimeout = 30 * time.Second // of a route
 
 type caller struct {
 	s       *service
@@ -32,11 +37,12 @@ type caller struct {
 
 func (c *caller) run(ctx context.Context) (*response, *instance, *failure) {
 	for {
+		c.backOff(ctx)
 		inst, f := c.wait.acquire(ctx, c.s, &c.tried)
 		if f != nil {
 			return nil, nil, f
 		}
-		resp, err := inst.pool(c.port).roundTrip(ctx, c.q, c.timeout, c.again > 0)
+		resp, err := inst.pool(c.port).roundTrip(ctx, c.q, c.timeout, c.again+c.repeats > 0)
 		if err == nil {
 			inst.health.answered()
 			inst.connected()
@@ -63,9 +69,9 @@ func (c *caller) after(inst *instance, err *callError) *failure {
 		if c.s.retries() < 0 {
 			return &failure{status: 502, kind: kindConnect, detail: "no connection to an instance of " + c.s.name}
 		}
-		c.wait.refused = true
+		c.tried.add(inst)
 		c.s.count.retries.Add(1)
-		return nil // the instance is out of the choice now: this ends, by an instance or by the hold
+		return c.wait.failedConnect(c.s, &c.tried)
 	case !err.sent:
 		inst.connected()
 		if c.again++; c.s.retries() < 0 || c.again > 3 || !c.q.body.rewindable() {
@@ -86,6 +92,28 @@ func (c *caller) after(inst *instance, err *callError) *failure {
 	return nil
 }
 
+// backOff waits before a request is repeated that every instance has had already: one that just died takes its
+// connections with it one by one, and the listener last or first. 5 ms, then five times as long each.
+func (c *caller) backOff(ctx context.Context) {
+	if c.repeats == 0 || c.tried.n < len(c.s.available.Load().list) {
+		return
+	}
+	wait := 5 * time.Millisecond
+	for range min(c.repeats-1, 4) {
+		wait *= 5
+	}
+	sleep(ctx, wait)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
 func (c *caller) failed(err *callError) *failure {
 	switch err.kind {
 	case kindTimeout:
@@ -98,24 +126,56 @@ func (c *caller) failed(err *callError) *failure {
 
 // waiter waits for an instance that takes something new, for the service's hold in all.
 type waiter struct {
-	s       *service
-	refused bool // an instance was there and did not accept
-	until   time.Time
+	s      *service
+	failed int  // connects that failed
+	held   bool // it has waited
+	until  time.Time
 }
 
-// acquire returns an instance, counted as in use, or why there is none.
-func (w *waiter) acquire(ctx context.Context, s *service, t *tried) (*instance, *failure) {
-	if inst := s.acquire(t); inst != nil {
-		return inst, nil
-	}
+// begin starts the hold, if it has not begun; it says whether there is time left.
+func (w *waiter) begin(s *service) bool {
 	w.s = s
 	if w.until.IsZero() {
 		hold := s.hold()
 		if hold < 0 {
-			return nil, w.none()
+			return false
 		}
-		s.count.held.Add(1)
 		w.until = time.Now().Add(hold)
+		return true
+	}
+	return time.Now().Before(w.until)
+}
+
+// failedConnect notes that an instance did not accept a connection; nil says to go on. An instance that refuses is out
+// of the choice then, so this ends: with another, or with the hold.
+func (w *waiter) failedConnect(s *service, t *tried) *failure {
+	w.failed++
+	if w.begin(s) || s.hold() < 0 && t.n < len(s.available.Load().list) {
+		return nil
+	}
+	return w.none()
+}
+
+// pause keeps connects that fail at once, for want of something on this side, from being tried in a hot loop.
+func (w *waiter) pause(ctx context.Context) {
+	if w.failed < 2 {
+		return
+	}
+	sleep(ctx, min(time.Millisecond<<min(w.failed, 10), 100*time.Millisecond))
+}
+
+// acquire returns an instance, counted as in use, or why there is none.
+func (w *waiter) acquire(ctx context.Context, s *service, t *tried) (*instance, *failure) {
+	w.pause(ctx)
+	if inst := s.acquire(t); inst != nil {
+		return inst, nil
+	}
+	if !w.begin(s) {
+		return nil, w.none()
+	}
+	if !w.held {
+		w.held = true
+		s.count.held.Add(1)
 	}
 	defer s.holding.Add(-1)
 	if s.holding.Add(1) > maxHolding {
@@ -139,7 +199,7 @@ func (w *waiter) acquire(ctx context.Context, s *service, t *tried) (*instance, 
 }
 
 func (w *waiter) none() *failure {
-	if w.refused {
+	if w.failed > 0 {
 		return &failure{status: 503, kind: kindConnect, detail: "no instance of " + w.s.name + " accepts connections", retryAfter: 1}
 	}
 	return &failure{status: 503, kind: kindNoInstance, detail: "no instance of " + w.s.name + " is ready", retryAfter: 1}

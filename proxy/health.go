@@ -18,6 +18,7 @@ type health struct {
 	probed   verdict   // by the data plane itself, while the control plane is away
 
 	broken atomic.Int32 // breaks, readable without the lock
+	silent atomic.Int32 // connects in a row that timed out
 	trial  atomic.Int32
 }
 
@@ -37,6 +38,7 @@ const (
 )
 
 const (
+	silentToEject  = 3 // connects that time out, where none succeeds in between
 	breaksToEject  = 5 // Envoy's consecutive_gateway_failure
 	firstEjection  = time.Second
 	longestOut     = 30 * time.Second
@@ -76,6 +78,12 @@ func (h *health) unreachable(now time.Time) bool {
 	return true
 }
 
+// unanswered notes a connect that timed out; it says whether that makes the instance unreachable. One that times out
+// while others succeed is the load's fault, and taking the instance out would move that load to the next.
+func (h *health) unanswered() bool {
+	return h.silent.Add(1) >= silentToEject || h.busy()
+}
+
 // broke notes an answer that broke off or never came; it says whether that ejects the instance.
 func (h *health) broke(now time.Time) bool {
 	h.mu.Lock()
@@ -93,6 +101,9 @@ func (h *health) broke(now time.Time) bool {
 
 // connected notes a connection that was made; it says whether that ended a trial.
 func (h *health) connected() bool {
+	if h.silent.Load() != 0 {
+		h.silent.Store(0)
+	}
 	if h.trial.Load() == trialNone {
 		return false
 	}
@@ -119,6 +130,7 @@ func (h *health) reset() {
 	defer h.mu.Unlock()
 	h.until, h.hard, h.connects, h.breaks, h.ejected = time.Time{}, false, 0, 0, 0
 	h.broken.Store(0)
+	h.silent.Store(0)
 	h.trial.Store(trialNone)
 }
 

@@ -174,10 +174,17 @@ func (i *instance) dropIdle() {
 	}
 }
 
-// unreachable takes the instance out after a failed connect.
+// unreachable takes the instance out after a connect that was refused: nobody is there, not for idle connections either.
 func (i *instance) unreachable() {
 	if i.health.unreachable(time.Now()) {
 		i.dropIdle()
+		i.svc.refresh()
+	}
+}
+
+// unanswered notes a connect that timed out.
+func (i *instance) unanswered() {
+	if i.health.unanswered() && i.health.unreachable(time.Now()) {
 		i.svc.refresh()
 	}
 }

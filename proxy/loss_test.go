@@ -83,8 +83,8 @@ func (tr *traffic) miss(why string) {
 	tr.lost.Add(1)
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	if i := strings.Index(why, "->"); i >= 0 {
-		why = why[i:]
+	if i := strings.Index(why, "\": "); i >= 0 { // without the URL
+		why = why[i+3:]
 	}
 	tr.why[why]++
 }
@@ -132,7 +132,7 @@ func worker(t testing.TB, addr string, l *ledger) *backend {
 // kill ends a backend as SIGKILL does: every connection breaks at once, in the middle of what it does.
 func (b *backend) kill() { b.srv.Close() }
 
-const lossRate = 300
+const lossRate = 200
 
 // report fails the test when anything was lost, or, for a twin whose mechanism is off, when nothing was.
 func (tr *traffic) report(t *testing.T, l *ledger, twin bool) {

@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -18,36 +20,80 @@ type pool struct {
 	idle []*upstream
 	gen  int // counted up by drop: connections of an earlier one are not kept
 	h2   *http2.Transport
+
+	dials chan struct{}  // one for each connect under way
+	freed chan *upstream // to those who wait for a connect to be allowed
 }
 
 const (
 	maxIdle  = 256              // connections kept per instance and port
+	maxDials = 64               // connects under way at once; more wait, for that or for a connection that becomes free
 	idleTime = 30 * time.Second // unless the upstream's Keep-Alive says less
 )
 
-func newPool(i *instance, port int) *pool { return &pool{inst: i, port: port} }
+func newPool(i *instance, port int) *pool {
+	return &pool{inst: i, port: port, dials: make(chan struct{}, maxDials), freed: make(chan *upstream)}
+}
 
 // get returns a connection and whether it was used before. Idle ones that the upstream has closed are passed over.
 func (p *pool) get(ctx context.Context, fresh bool) (c *upstream, reused bool, err error) {
-	for !fresh {
-		if c = p.pop(); c == nil {
-			break
-		}
-		if time.Now().Before(c.keepUntil) && c.alive() {
-			return c, true, nil
-		}
-		c.Close()
+	freed := p.freed
+	if fresh {
+		freed = nil
 	}
+	for {
+		if !fresh {
+			if c = p.pop(); c != nil {
+				if c.usable() {
+					return c, true, nil
+				}
+				continue
+			}
+		}
+		select {
+		case p.dials <- struct{}{}:
+			c, err = p.open(ctx)
+			<-p.dials
+			return c, false, err
+		default:
+		}
+		select { // for whichever comes first
+		case p.dials <- struct{}{}:
+			c, err = p.open(ctx)
+			<-p.dials
+			return c, false, err
+		case c = <-freed:
+			if c.usable() {
+				return c, true, nil
+			}
+		case <-ctx.Done():
+			p.inst.abandoned()
+			return nil, false, ctx.Err()
+		}
+	}
+}
+
+// usable says whether an idle connection can be used; one that can't is closed.
+func (c *upstream) usable() bool {
+	if time.Now().Before(c.keepUntil) && c.alive() {
+		return true
+	}
+	c.Close()
+	return false
+}
+
+// open makes a connection.
+func (p *pool) open(ctx context.Context) (*upstream, error) {
 	p.mu.Lock()
 	gen := p.gen
 	p.mu.Unlock()
 	conn, err := p.dial(ctx)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	c = newUpstream(conn, p)
+	c := newUpstream(conn, p)
 	c.gen = gen
-	return c, false, nil
+	return c, nil
 }
 
 func (p *pool) pop() *upstream {
@@ -74,9 +120,24 @@ func (p *pool) dial(ctx context.Context) (*net.TCPConn, error) {
 	case ctx.Err() != nil:
 		p.inst.abandoned()
 		return nil, ctx.Err()
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		p.inst.unreachable()
+	case ownFault(err):
+		p.inst.abandoned()
+	default: // time-out: the instance's fault only if it happens again and again
+		p.inst.unanswered()
 	}
-	p.inst.unreachable()
 	return nil, &connectError{err}
+}
+
+// ownFault says whether a connect failed for want of something on this side, which says nothing about the other.
+func ownFault(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // connectError says that no connection could be made: nothing was sent.
@@ -93,6 +154,14 @@ func (p *pool) put(c *upstream, now time.Time) {
 	}
 	c.keepUntil = now.Add(c.keep)
 	p.mu.Lock()
+	if c.gen == p.gen {
+		select {
+		case p.freed <- c:
+			p.mu.Unlock()
+			return
+		default:
+		}
+	}
 	if c.gen != p.gen || len(p.idle) >= maxIdle {
 		p.mu.Unlock()
 		c.Close()

@@ -121,6 +121,18 @@ func validID(id string) bool {
 	return true
 }
 
+// upgradeTo returns the one protocol that an Upgrade field asks for, "" when there is none to be passed on: h2c would
+// let a client speak to the instance past every decision of ours.
+func upgradeTo(field []string) string {
+	if len(field) != 1 || field[0] == "" || strings.ContainsAny(field[0], ", \t") {
+		return ""
+	}
+	if p := lower(field[0]); p == "h2c" || p == "h2" || strings.HasPrefix(p, "tls") || strings.HasPrefix(p, "http") {
+		return ""
+	}
+	return field[0]
+}
+
 // passes says whether a field of the client goes to the upstream as it is.
 func (q *request) passes(key string) bool {
 	switch key {

@@ -35,7 +35,7 @@ type hostRoutes struct {
 type route struct {
 	service string
 	port    int
-	timeout time.Duration
+	timeout time.Duration // 0: the default
 	source  string
 
 	segments []string // of a pattern; "{" stands for any one segment
@@ -50,8 +50,6 @@ type route struct {
 }
 
 type headerMatch struct{ key, value string }
-
-const defaultTimeout = 30 * time.Second
 
 // newRouter compiles routes. Every error of all routes is in the one that it returns.
 func newRouter(routes []Route) (*router, error) {
@@ -119,9 +117,6 @@ func (r *router) host(name string) (*hostRoutes, error) {
 // compileRoute returns the compiled route and the literal beginning of its path, in normal form: all of an exact one.
 func compileRoute(in Route) (*route, string, error) {
 	c := &route{service: in.Service, port: in.Port, timeout: in.Timeout, source: in.Source}
-	if c.timeout <= 0 {
-		c.timeout = defaultTimeout
-	}
 	if in.Auth != "" && in.Auth != "none" {
 		return nil, "", fmt.Errorf("%w: auth %q", errdefs.ErrUnsupported, in.Auth)
 	}

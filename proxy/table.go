@@ -80,12 +80,12 @@ func compile(s *Snapshot, old *table, now time.Time) (*table, error) {
 	return t, errors.Join(errs...)
 }
 
-// route returns where a request goes.
+// route returns where a request goes, and the route's own time-out.
 func (p *Proxy) route(l *Listener, q *request) (*service, int, time.Duration, *failure) {
 	t := p.table.Load()
 	if l.Service != "" {
 		if s := t.services[l.Service]; s != nil {
-			return s, l.Port, defaultTimeout, nil
+			return s, l.Port, 0, nil
 		}
 		return nil, 0, 0, &failure{status: 404, kind: kindNoRoute, detail: "no service " + l.Service}
 	}

@@ -171,8 +171,12 @@ func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int
 			s.count.failed.Add(1)
 			return nil, nil
 		}
-		w.refused = true
+		t.add(inst)
 		s.count.retries.Add(1)
+		if w.failedConnect(s, &t) != nil {
+			s.count.failed.Add(1)
+			return nil, nil
+		}
 	}
 }
 
