@@ -55,7 +55,7 @@ func mountAll(spec Spec, dir string) error {
 		}
 	}
 	if spec.ReadOnly {
-		if err := readOnlyRoot(); err != nil {
+		if err := v.readOnlyRoot(); err != nil {
 			return err
 		}
 	}
@@ -295,8 +295,9 @@ func (v *view) readOnly(path string) error {
 	return nil
 }
 
-// readOnlyRoot makes everything read-only but what a container's read_only leaves: /proc and /dev.
-func readOnlyRoot() error {
+// readOnlyRoot makes everything read-only but what a container's read_only leaves, /proc and /dev, and for now the
+// skeleton that mount points are still made on.
+func (v *view) readOnlyRoot() error {
 	set := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &set); err != nil {
 		return fmt.Errorf("make the root read-only: %w", err)
@@ -305,6 +306,11 @@ func readOnlyRoot() error {
 	for _, path := range []string{"/proc", "/dev"} {
 		err := unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_RECURSIVE, &clear)
 		if err != nil && !errors.Is(err, unix.EINVAL) { // not a mount point: part of the root
+			return fmt.Errorf("make %s writable: %w", path, err)
+		}
+	}
+	for _, path := range v.skeletons {
+		if err := unix.MountSetattr(unix.AT_FDCWD, path, 0, &clear); err != nil {
 			return fmt.Errorf("make %s writable: %w", path, err)
 		}
 	}
