@@ -31,6 +31,8 @@ type entry struct {
 	isDir  bool
 	mount  Mount
 	file   *File
+	// detached says that source is a mount of its own, which has no place yet.
+	detached bool
 }
 
 // maxSkeleton is how many entries a directory may have to be shown by a skeleton.
@@ -54,14 +56,14 @@ func mountAll(spec Spec, dir string) error {
 			break
 		}
 	}
+	// Sources are found before any mount can hide them, and before the root's being read-only can reach them.
+	if err := v.open(spec, entries); err != nil {
+		return err
+	}
 	if spec.ReadOnly {
 		if err := v.readOnlyRoot(); err != nil {
 			return err
 		}
-	}
-	// Sources are found before any mount can hide them.
-	if err := v.open(spec, entries); err != nil {
-		return err
 	}
 	for _, e := range entries {
 		if err := v.mount(e); err != nil {
@@ -106,6 +108,9 @@ func (v *view) open(spec Spec, entries []entry) error {
 		default:
 			err = fmt.Errorf("kind %q is not known", e.mount.Kind)
 		}
+		if err == nil && spec.ReadOnly {
+			err = e.detach()
+		}
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", e.target, err)
 		}
@@ -126,6 +131,17 @@ func (v *view) open(spec Spec, entries []entry) error {
 			e.source = fd
 		}
 	}
+	return nil
+}
+
+// detach makes a mount of the source, to be put at the target later.
+func (e *entry) detach() error {
+	fd, err := unix.OpenTree(e.source, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("copy the mount of %s: %w", e.mount.Source, err)
+	}
+	unix.Close(e.source)
+	e.source, e.detached = fd, true
 	return nil
 }
 
@@ -260,8 +276,7 @@ func (v *view) mount(e entry) error {
 			flags |= unix.MS_RDONLY
 		}
 		err = unix.Mount("tmpfs", self(at), "tmpfs", flags, data)
-	} else if err = unix.Mount(self(e.source), self(at), "", unix.MS_BIND|unix.MS_REC, ""); err == nil &&
-		(e.mount.ReadOnly || e.file != nil) {
+	} else if err = e.place(at); err == nil && (e.mount.ReadOnly || e.file != nil) {
 		err = v.readOnly(path)
 	}
 	if err != nil {
@@ -269,6 +284,14 @@ func (v *view) mount(e entry) error {
 	}
 	v.own = append(v.own, path)
 	return nil
+}
+
+// place puts the source at the mount point at.
+func (e *entry) place(at int) error {
+	if e.detached {
+		return unix.MoveMount(e.source, "", at, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	}
+	return unix.Mount(self(e.source), self(at), "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 func self(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
