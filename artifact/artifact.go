@@ -223,7 +223,8 @@ func (s *Store) discard(name string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.Rename(path, filepath.Join(gone, name)); err != nil {
+		// Moving a folder writes to it.
+		if err := errors.Join(os.Chmod(path, 0o755), os.Rename(path, filepath.Join(gone, name))); err != nil {
 			return errors.Join(err, os.Remove(gone))
 		}
 		path = gone
