@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // Bounds of a request.
@@ -46,6 +47,7 @@ type request struct {
 	ended   chan struct{}   // closed when nobody waits for the answer any more; nil unless expect is set
 	pending []chan struct{} // closed one by one as the body's readers let go of it
 	unread  bool            // something may still be reading the body
+	over    atomic.Bool     // nobody needs the rest of the body
 }
 
 // repeatable says whether a request may be sent again though it may have been carried out: RFC 9110, section 9.2.2, and

@@ -28,18 +28,21 @@ type front struct {
 	// h2base gives h2 its settings and its graceful end; it serves nothing itself.
 	h2base *http.Server
 	conns  *handover
+	// stall is how long a client may neither send more of a body that it owes nor take more of one that it gets.
+	stall time.Duration
 }
 
 const (
 	readHeaderTime = 10 * time.Second
 	clientIdleTime = 60 * time.Second
+	stallTime      = 60 * time.Second
 	maxStreams     = 250
 )
 
 type connKey struct{}
 
 func newFront(p *Proxy) *front {
-	f := &front{p: p, conns: newHandover()}
+	f := &front{p: p, conns: newHandover(), stall: stallTime}
 	quiet := slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
 	f.h1 = &http.Server{
 		Handler: f, ReadHeaderTimeout: readHeaderTime, IdleTimeout: clientIdleTime, ErrorLog: quiet,
@@ -87,6 +90,9 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := &request{}
 	l := c.conf()
 	fail := f.view(q, r, l)
+	if q.body != nil {
+		q.body.src = &clientBody{Reader: r.Body, q: q, rc: http.NewResponseController(w), stall: f.stall}
+	}
 	defer q.finish(w)
 	if fail != nil {
 		f.answer(w, q, fail)
@@ -166,7 +172,7 @@ func (f *front) view(q *request, r *http.Request, l *Listener) *failure {
 	}
 	q.upgrade = "" // a body and a tunnel exclude each other
 	q.expect = q.header.hasToken("Expect", "100-continue")
-	q.body = &replay{src: r.Body}
+	q.body = &replay{}
 	q.trailer = func() header { return header(r.Trailer) }
 	for k := range r.Trailer {
 		q.declared = append(q.declared, k)
@@ -196,6 +202,24 @@ func (f *front) readSmallBody(w http.ResponseWriter, r *http.Request, q *request
 	return nil
 }
 
+// clientBody is a request's body, each read of which has to bring something within the stall time.
+type clientBody struct {
+	io.Reader
+	q     *request
+	rc    *http.ResponseController
+	stall time.Duration
+}
+
+func (b *clientBody) Read(p []byte) (int, error) {
+	b.rc.SetReadDeadline(time.Now().Add(b.stall))
+	if b.q.over.Load() { // finish may have set its deadline just before
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := b.Reader.Read(p)
+	b.rc.SetReadDeadline(time.Time{}) // it would end what else is read: the next request, or news of the client's end
+	return n, err
+}
+
 // finish waits until nothing reads the request's body any more.
 func (q *request) finish(w http.ResponseWriter) {
 	if q.ended != nil {
@@ -205,6 +229,7 @@ func (q *request) finish(w http.ResponseWriter) {
 		return
 	}
 	// Nobody needs the rest of the body: what waits for it wakes up, and the connection is not used again.
+	q.over.Store(true)
 	http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0))
 	for _, done := range q.pending {
 		<-done
@@ -227,7 +252,7 @@ func (f *front) forward(w http.ResponseWriter, q *request, resp *response, inst 
 	}
 	w.WriteHeader(resp.status)
 	ended := f.followDrain(q, resp, inst)
-	err := copyBody(w, resp)
+	err := f.copyBody(w, resp)
 	switch {
 	case !ended():
 		if err == nil {
@@ -258,12 +283,13 @@ func (f *front) followDrain(q *request, resp *response, inst *instance) (ended f
 }
 
 // copyBody copies the response's body. It flushes whenever reading on would have to wait for the instance.
-func copyBody(w http.ResponseWriter, resp *response) error {
+func (f *front) copyBody(w http.ResponseWriter, resp *response) error {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	rc := http.NewResponseController(w)
 	left := resp.length
-	for flushed := false; ; {
+	flushed, first := false, true
+	for {
 		if !flushed && left != 0 && resp.waiting() {
 			if err := rc.Flush(); err != nil {
 				return err
@@ -272,10 +298,16 @@ func copyBody(w http.ResponseWriter, resp *response) error {
 		}
 		n, err := resp.body.Read(*buf)
 		if n > 0 {
+			if !first { // the first always finds room somewhere on the way
+				rc.SetWriteDeadline(time.Now().Add(f.stall))
+			}
 			if _, err := w.Write((*buf)[:n]); err != nil {
 				return err
 			}
-			flushed = false
+			if !first {
+				rc.SetWriteDeadline(time.Time{})
+			}
+			flushed, first = false, false
 			if left > 0 {
 				left -= int64(n)
 			}
