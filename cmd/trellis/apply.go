@@ -51,7 +51,7 @@ func (p *program) apply(ctx context.Context, path string, f deployFlags) error {
 	if !f.quiet {
 		p.warn(file.Warnings)
 	}
-	u := &session{program: p, ready: prepared{project: file.Project, contents: contents, location: l}, flags: f, started: p.now()}
+	u := &session{program: p, ready: prepared{project: file.Project, contents: contents, location: l}, flags: f, begin: p.now()}
 	closer, err := u.openPlanned(ctx, path, file)
 	if err != nil {
 		return err
@@ -79,7 +79,7 @@ func (u *session) openPlanned(ctx context.Context, path string, file planFile) (
 	switch {
 	case file.Live && errors.Is(err, errdefs.ErrNotFound):
 		return nil, moved(path, file.Project.Name+" does not run any more")
-	case err == nil && !file.Live && len(u.before.Services) > 0:
+	case err == nil && !file.Live && !u.started:
 		_ = closer.Close()
 		return nil, moved(path, file.Project.Name+" runs now, and did not then")
 	}
@@ -93,7 +93,7 @@ func (u *session) applyPlan(ctx context.Context, path string, file planFile) err
 		NoWait: u.flags.noWait,
 	}
 	if !req.NoWait {
-		if err := p.waitTurn(ctx, u.control, fmt.Errorf("somebody else deploys %s", file.Project.Name), u.flags.quiet); err != nil {
+		if err := p.waitTurn(ctx, u.control, u.flags); err != nil {
 			return err
 		}
 	}

@@ -109,7 +109,7 @@ func (p *program) deploy(
 		rev, err = control.Apply(ctx, req)
 		if errors.Is(err, errdefs.ErrConflict) && !f.noWait && try < 5 {
 			// Either somebody else deploys, or the world has moved since the plan: wait for the one, plan again for both.
-			if err := p.waitTurn(ctx, control, err, f.quiet); err != nil {
+			if err := p.waitTurn(ctx, control, f); err != nil {
 				return rev, nil, err
 			}
 			continue
@@ -118,9 +118,11 @@ func (p *program) deploy(
 	}
 }
 
-// waitTurn blocks while a deploy is under way; why is what it is told to people with.
-func (p *program) waitTurn(ctx context.Context, control api.Control, why error, quiet bool) error {
+// waitTurn blocks while a deploy of somebody else is under way, and says whose. A deploy that visibly fails is not waited
+// for: the next one is most likely its repair.
+func (p *program) waitTurn(ctx context.Context, control api.Control, f deployFlags) error {
 	var told bool
+	begin := time.Now()
 	for {
 		s, err := control.Status(ctx)
 		if err != nil || s.Settled || s.Outcome != state.Pending {
@@ -131,9 +133,19 @@ func (p *program) waitTurn(ctx context.Context, control api.Control, why error, 
 				return nil
 			}
 		}
-		if !told && !quiet {
-			p.progressf("waiting: %s", plain{why})
+		if !told {
+			whose, err := deployer(ctx, control)
+			if err != nil {
+				return err
+			}
+			if !f.quiet {
+				p.progressf("waiting: %s (--no-wait fails instead)", whose)
+			}
 			told = true
+		}
+		if f.timeout > 0 && time.Since(begin) > time.Duration(f.timeout) {
+			return withHint(fmt.Errorf("another deploy of %s is still under way after %s", s.Project, time.Duration(f.timeout)),
+				"'trellis ps' shows what it waits for, 'trellis history' who began it")
 		}
 		select {
 		case <-ctx.Done():
@@ -141,6 +153,16 @@ func (p *program) waitTurn(ctx context.Context, control api.Control, why error, 
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// deployer says who deploys what since when.
+func deployer(ctx context.Context, control api.Control) (string, error) {
+	revisions, err := control.History(ctx, 1)
+	if err != nil || len(revisions) == 0 {
+		return "somebody else deploys", err
+	}
+	rev := revisions[0]
+	return fmt.Sprintf("%s deploys revision %d (%s) since %s", rev.Actor, rev.Number, rev.Cause, rev.AppliedAt.Local().Format(time.TimeOnly)), nil
 }
 
 // only returns running with the named services of want, and what they depend on, in place of its own: what

@@ -72,12 +72,14 @@ func eventLine(s style, e state.Event) string {
 		who = e.Project
 	}
 	line := s.dim(e.Time.Local().Format(time.DateTime)) + "  " + pad(e.Kind, 20) + "  " + s.bold(who)
-	if e.Message != "" {
-		line += "  " + oneLine(e.Message)
-	} else if e.Reason != "" {
-		line += "  " + oneLine(e.Reason)
+	what := e.Message
+	if what == "" {
+		what = e.Reason
 	}
-	if e.Actor != "" {
+	if what != "" {
+		line += "  " + s.fit(oneLine(what), 120)
+	}
+	if e.Actor != "" && e.Actor != "trellis" {
 		line += s.dim("  by " + e.Actor)
 	}
 	return line

@@ -9,9 +9,15 @@ import (
 	"syscall"
 
 	"trellis/errdefs"
+	"trellis/server"
 )
 
-func main() { os.Exit(run(newProgram(platform{}))) }
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == server.ShimVerb {
+		os.Exit(beShim(os.Args[2:]))
+	}
+	os.Exit(run(newProgram(platform{})))
+}
 
 // run carries out the command line with signals: the first one asks the command to end, the second one insists, the
 // third one is the end.

@@ -55,7 +55,6 @@ func (p *program) override(
 		if f.detach || len(names) == 0 {
 			return nil
 		}
-		start := p.now()
 		done := func(s api.Status) (bool, error) {
 			arrived := 0
 			for _, svc := range s.Services {
@@ -66,13 +65,13 @@ func (p *program) override(
 			return arrived == len(names), nil
 		}
 		flags := deployFlags{quiet: f.quiet, timeout: f.timeout}
-		after, err := p.arrive(ctx, control, title+" "+l.Project, flags, done, names)
+		after, took, err := p.arrive(ctx, control, title+" "+l.Project, flags, done, names)
 		if err != nil {
 			return err
 		}
 		if !f.quiet {
 			for _, svc := range after.Services {
-				p.progressf("%s  %d/%d %s  %s", svc.Name, svc.Ready, svc.Want, svc.State, shortly(p.now().Sub(start)))
+				p.progressf("%s  %d/%d %s  %s", svc.Name, svc.Ready, svc.Want, svc.State, shortly(took[svc.Name]))
 			}
 		}
 		return nil

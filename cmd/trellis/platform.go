@@ -6,8 +6,18 @@ import (
 	"log/slog"
 
 	"trellis/api"
+	"trellis/holder"
 	"trellis/server"
+	"trellis/shim"
 )
+
+// beShim is the program beside instances and sockets, for a binary that does not have the small one embedded.
+func beShim(args []string) int {
+	if len(args) > 0 && args[0] == "hold" {
+		return holder.Main(args[1:])
+	}
+	return shim.Main(args)
+}
 
 // location says where a project keeps what it has.
 type location = server.Location

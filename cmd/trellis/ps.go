@@ -53,6 +53,8 @@ stopped, completed (ran to its end) or failed.
 				}
 			}
 			return nil
+		case status.ControlPlane.PID == 0 && len(status.Services) == 0:
+			return nil // it was said that nothing runs
 		}
 		return p.writeStatus(p.stdout, status, instances)
 	}

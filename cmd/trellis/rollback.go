@@ -52,7 +52,7 @@ func (p *program) rollback(ctx context.Context, number int64, f deployFlags) err
 		if err != nil {
 			return err
 		}
-		u := &session{program: p, control: control, ready: prepared{project: goal.Project, location: l}, flags: f, started: p.now()}
+		u := &session{program: p, control: control, ready: prepared{project: goal.Project, location: l}, flags: f, begin: p.now()}
 		if u.before, err = control.Status(ctx); err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func (p *program) rollback(ctx context.Context, number int64, f deployFlags) err
 			return err
 		}
 		if !f.noWait {
-			if err := p.waitTurn(ctx, control, fmt.Errorf("somebody else deploys %s", l.Project), f.quiet); err != nil {
+			if err := p.waitTurn(ctx, control, f); err != nil {
 				return err
 			}
 		}

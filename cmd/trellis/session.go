@@ -22,30 +22,39 @@ type session struct {
 	ready   prepared
 	flags   deployFlags
 	before  api.Status // when it began
+	started bool       // its control plane is of this command's making
 	fresh   bool       // nothing of the project ran before
 	applied bool
-	started time.Time
+	begin   time.Time
 }
 
 // open reaches the control plane; with start it starts one where none runs, and otherwise fails with ErrNotFound.
 func (u *session) open(ctx context.Context, start bool) (io.Closer, error) {
 	p := u.program
-	control, closer, err := p.backend.Connect(ctx, u.ready.location)
+	begin := time.Now()
+	_, closer, err := p.backend.Connect(ctx, u.ready.location)
 	switch {
 	case start && errors.Is(err, errdefs.ErrNotFound):
-		u.fresh = true
+		u.started = true
 	case err != nil:
 		return nil, err
 	default:
-		u.before, err = control.Status(ctx)
 		_ = closer.Close()
-		if err != nil {
-			return nil, err
-		}
-		u.fresh = !slices.ContainsFunc(u.before.Services, func(s engine.Service) bool { return len(s.Instances) > 0 })
 	}
-	u.control, closer, err = p.backend.Ensure(ctx, u.ready.location)
-	return closer, err
+	if u.control, closer, err = p.backend.Ensure(ctx, u.ready.location); err != nil {
+		return nil, err
+	}
+	// Instances outlive the control plane: one that was just started may find some.
+	if u.before, err = u.control.Status(ctx); err != nil {
+		_ = closer.Close()
+		return nil, err
+	}
+	u.fresh = !slices.ContainsFunc(u.before.Services, func(svc engine.Service) bool {
+		return slices.ContainsFunc(svc.Instances, func(in engine.Instance) bool {
+			return in.State != engine.InstanceExited && (!u.started || in.StartedAt.Before(begin))
+		})
+	})
+	return closer, nil
 }
 
 // deploy applies the project and follows it until it is healthy or has failed.
@@ -70,17 +79,18 @@ func (u *session) deploy(ctx context.Context, names []string) error {
 	return u.follow(ctx, rev.Number, project, len(changes))
 }
 
-// arrive follows the project until done, and says why where it does not come to that.
+// arrive follows the project until done, and says why where it does not come to that. took is by service.
 func (p *program) arrive(
 	ctx context.Context, control api.Control, title string, f deployFlags, done func(api.Status) (bool, error), services []string,
-) (api.Status, error) {
+) (status api.Status, took map[string]time.Duration, err error) {
 	follow := &follower{
 		program: p, control: control, title: title, quiet: f.quiet, services: services, timeout: time.Duration(f.timeout), done: done,
 	}
-	status, err := follow.run(ctx)
+	status, err = follow.run(ctx)
+	took = follow.passage.took(p.now())
 	switch {
 	case err == nil, ctx.Err() != nil, errors.Is(err, errdefs.ErrUnavailable):
-		return status, err
+		return status, took, err
 	case errors.Is(err, errTimeout):
 		err = withHint(fmt.Errorf("%s: not healthy after %s", title, time.Duration(f.timeout)),
 			"it goes on trying: 'trellis ps' shows how it stands, --timeout waits longer")
@@ -88,7 +98,7 @@ func (p *program) arrive(
 		err = withHint(fmt.Errorf("%s: %w", title, err), "'trellis events' tells what happened")
 	}
 	follow.explain()
-	return status, err
+	return status, took, err
 }
 
 // leave ends an up that did not arrive. Only an interrupt stops what it has started.
@@ -123,7 +133,7 @@ func (u *session) attach(ctx context.Context, names []string) error {
 			p.progressf("following the output; Ctrl-C lets go of %s, which ran before", name)
 		}
 	}
-	err := p.showLogs(ctx, u.control, api.LogsRequest{Services: names, Follow: true, Since: u.started}, logStyle{prefix: true})
+	err := p.showLogs(ctx, u.control, api.LogsRequest{Services: names, Follow: true, Since: u.begin}, logStyle{prefix: true})
 	if ctx.Err() == nil && err != nil {
 		return withHint(err, "%s goes on; 'trellis logs -f' follows it again", name)
 	}
@@ -161,12 +171,12 @@ func (u *session) stop(ctx context.Context) error {
 func (u *session) follow(ctx context.Context, number int64, project compose.Project, changes int) error {
 	p := u.program
 	title := fmt.Sprintf("%s r%d", project.Name, number)
-	after, err := p.arrive(ctx, u.control, title, u.flags, settled(ctx, u.control, number), nil)
+	after, took, err := p.arrive(ctx, u.control, title, u.flags, settled(ctx, u.control, number), nil)
 	if err != nil {
 		return err
 	}
 	if !u.flags.quiet {
-		p.summary(u.before, after, changes, p.now().Sub(u.started))
+		p.summary(u.before, after, changes, passageTimes{p.now().Sub(u.begin), took})
 		p.addresses(after, project)
 	}
 	return nil
@@ -179,10 +189,10 @@ func (u *session) finish(ctx context.Context, err error, detached bool) error {
 		return nil
 	case u.applied:
 		return u.leave(ctx, err, detached)
-	case u.fresh && len(u.before.Services) == 0:
+	case u.started && u.fresh:
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		if serr := u.control.Shutdown(cleanup, false); serr != nil {
+		if serr := u.control.Shutdown(cleanup, true); serr != nil {
 			u.program.progressf("the control plane of %s goes on: %v", u.ready.project.Name, serr)
 		}
 	}

@@ -13,13 +13,19 @@ import (
 )
 
 // summary prints one line for each service that has passed to another revision, and one for the project where none has.
-func (p *program) summary(before, after api.Status, changes int, took time.Duration) {
+func (p *program) summary(before, after api.Status, changes int, took passageTimes) {
 	for _, line := range summaryLines(before, after, changes, took) {
 		fmt.Fprintln(p.stdout, line)
 	}
 }
 
-func summaryLines(before, after api.Status, changes int, took time.Duration) []string {
+// passageTimes are how long a deploy took as a whole and each service in it.
+type passageTimes struct {
+	whole    time.Duration
+	services map[string]time.Duration
+}
+
+func summaryLines(before, after api.Status, changes int, took passageTimes) []string {
 	was := map[string]engine.Service{}
 	for _, svc := range before.Services {
 		was[svc.Name] = svc
@@ -34,7 +40,7 @@ func summaryLines(before, after api.Status, changes int, took time.Duration) []s
 		if old.Revision != 0 {
 			from = fmt.Sprintf("r%d→", old.Revision)
 		}
-		line := fmt.Sprintf("%s %sr%d  %d/%d %s  %s", svc.Name, from, svc.Revision, svc.Ready, svc.Want, svc.State, shortly(took))
+		line := fmt.Sprintf("%s %sr%d  %d/%d %s  %s", svc.Name, from, svc.Revision, svc.Ready, svc.Want, svc.State, shortly(took.services[svc.Name]))
 		lines = append(lines, line+traffic(before, after, svc.Name))
 	}
 	if len(lines) > 0 {
@@ -50,7 +56,7 @@ func summaryLines(before, after api.Status, changes int, took time.Duration) []s
 	if changes > 0 {
 		what = "is changed, without a restart"
 	}
-	return []string{fmt.Sprintf("%s r%d %s  %d/%d services well  %s", after.Project, after.Revision, what, well, len(after.Services), shortly(took))}
+	return []string{fmt.Sprintf("%s r%d %s  %d/%d services well  %s", after.Project, after.Revision, what, well, len(after.Services), shortly(took.whole))}
 }
 
 // traffic says how many requests went to a service meanwhile, and how many of them failed. Nothing is said where the

@@ -64,7 +64,7 @@ func (p *program) up(ctx context.Context, names []string, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	u := &session{program: p, ready: ready, flags: f.deployFlags, started: p.now()}
+	u := &session{program: p, ready: ready, flags: f.deployFlags, begin: p.now()}
 	closer, err := u.open(ctx, true)
 	if err != nil {
 		return err
