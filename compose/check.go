@@ -35,8 +35,12 @@ func (l *loading) has(service string, keys ...string) bool {
 
 func (l *loading) checkRunnable(s Service, at string) {
 	process := s.Trellis.Process
-	if !l.has(s.Name, "image") && !l.has(s.Name, "build") && !l.has(s.Name, "provider") && !l.has(s.Name, "extends") && !l.has(s.Name, "x-trellis", "process") {
-		l.errorPath(at, "has neither image nor build nor x-trellis.process: say what it runs")
+	if s.Image == "" && s.Build == nil && process == nil && s.Other["provider"] == nil && !l.has(s.Name, "extends") {
+		if l.has(s.Name, "image") {
+			l.errorPath(at+".image", "is empty: say what the service runs")
+		} else {
+			l.errorPath(at, "has neither image nor build nor x-trellis.process: say what it runs")
+		}
 	}
 	if process != nil && len(process.Command) == 0 && len(s.Command) == 0 && len(s.Entrypoint) == 0 &&
 		!l.has(s.Name, "x-trellis", "process", "command") {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"go.yaml.in/yaml/v4"
 )
 
 // convert turns compose-go's project into the model.
@@ -58,14 +59,7 @@ func dropEmpty(p Project) Project {
 
 // rest returns what of from (a struct or a map) is set under keys that are not in known.
 func rest(from any, known []string) map[string]any {
-	raw, err := json.Marshal(from)
-	if err != nil {
-		return nil
-	}
-	var all map[string]any
-	if json.Unmarshal(raw, &all) != nil {
-		return nil
-	}
+	all := plainMap(from)
 	if blkio, ok := all["blkio_config"]; ok {
 		all["blkio_config"] = lowerKeys(blkio) // these types of the library have no tags
 	}
@@ -75,6 +69,32 @@ func rest(from any, known []string) map[string]any {
 		}
 	}
 	if len(all) == 0 {
+		return nil
+	}
+	return all
+}
+
+// plainMap returns the specification's form of a value of the library: by its JSON, or by its YAML where the library's
+// JSON is broken, as that of build.ssh is.
+func plainMap(from any) map[string]any {
+	var all map[string]any
+	if raw, err := json.Marshal(from); err == nil && json.Unmarshal(raw, &all) == nil {
+		return all
+	}
+	raw, err := yaml.Marshal(from)
+	if err != nil {
+		return nil
+	}
+	var decoded map[string]any
+	if yaml.Unmarshal(raw, &decoded) != nil {
+		return nil
+	}
+	for k := range decoded {
+		if strings.HasPrefix(k, "x-") {
+			delete(decoded, k)
+		}
+	}
+	if raw, err = json.Marshal(decoded); err != nil || json.Unmarshal(raw, &all) != nil {
 		return nil
 	}
 	return all
@@ -198,7 +218,7 @@ func (l *loading) fileValue(f types.FileObjectConfig, content bool) FileValue {
 // service converts one service.
 func (l *loading) service(name string, s types.ServiceConfig) Service {
 	out := Service{
-		Name: name, Image: s.Image, Build: l.imageBuild(s.Build), Command: strs(s.Command), Entrypoint: strs(s.Entrypoint),
+		Name: name, Image: s.Image, Build: imageBuild(s.Build), Command: strs(s.Command), Entrypoint: strs(s.Entrypoint),
 		Environment: setVars(s.Environment), Expose: strs(s.Expose), Tmpfs: strs(s.Tmpfs),
 		Secrets: fileMounts(s.Secrets), Configs: fileMounts(s.Configs), NetworkMode: s.NetworkMode,
 		Restart: s.Restart, Init: s.Init != nil && *s.Init, User: s.User, GroupAdd: strs(s.GroupAdd),
@@ -305,10 +325,11 @@ func foldedKeys() []string {
 		"label_file", "extends", "log_driver", "log_opt")
 }
 
-func (l *loading) imageBuild(b *types.BuildConfig) *Build {
+func imageBuild(b *types.BuildConfig) *Build {
 	if b == nil {
 		return nil
 	}
+	slices.SortFunc(b.SSH, func(x, y types.SSHKey) int { return strings.Compare(x.ID, y.ID) }) // read from a map
 	return &Build{
 		Context: b.Context, Dockerfile: b.Dockerfile, DockerfileInline: b.DockerfileInline, Args: setVars(b.Args),
 		Target: b.Target, Labels: strMap(b.Labels), CacheFrom: strs(b.CacheFrom), CacheTo: strs(b.CacheTo),

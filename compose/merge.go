@@ -39,6 +39,12 @@ func isKeyValues(path []string) bool {
 	return len(path) == 3 && path[2] == "labels" && among("networks volumes secrets configs", path[0])
 }
 
+// onceOnly says that a list holds every element once, whatever the file says.
+func onceOnly(path []string) bool {
+	below, service := rule(path)
+	return service && indexer(below) != nil
+}
+
 // normal returns m in the form in which it is merged at path.
 func normal(m *mark, path []string) *mark {
 	below, service := rule(path)

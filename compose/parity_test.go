@@ -2,7 +2,6 @@ package compose
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"io/fs"
 	"os"
@@ -130,13 +129,9 @@ func mergedDiff(t *testing.T, l *loading, want *types.Project) string {
 
 func plainProject(t *testing.T, p *types.Project) any {
 	t.Helper()
-	raw, err := json.Marshal(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v any
-	if err := json.Unmarshal(raw, &v); err != nil {
-		t.Fatal(err)
+	v := plainMap(p)
+	if v == nil {
+		t.Fatal("the library's project has no plain form")
 	}
 	return v
 }

@@ -100,6 +100,7 @@ func (l *loading) validateValue(m *mark, value any) {
 type problem struct {
 	at      []string
 	key     bool // it is the key that is wrong, not its value
+	twice   bool // an element stands in a list twice
 	message string
 }
 
@@ -118,8 +119,13 @@ func (l *loading) report(m *mark, p problem) {
 		}
 		m = next
 	}
-	if p.key {
+	switch {
+	case p.key:
 		l.errorKey(m, path, "%s", p.message)
+		return
+	case p.twice && (isKeyValues(p.at) || onceOnly(p.at)):
+		line, col := m.place()
+		l.warnAt(m.file(), line, col, path, "%s", p.message)
 		return
 	}
 	l.errorMark(m, path, "%s", p.message)
@@ -213,7 +219,7 @@ func (s specification) problems(e *jsonschema.ValidationError) []problem {
 	case *kind.Maximum:
 		return plain("must be at most %s", k.Want.RatString())
 	case *kind.UniqueItems:
-		return plain("elements %d and %d are the same: remove one of them", k.Duplicates[0]+1, k.Duplicates[1]+1)
+		return []problem{{at: at, twice: true, message: fmt.Sprintf("elements %d and %d are the same: remove one of them", k.Duplicates[0]+1, k.Duplicates[1]+1)}}
 	}
 	return plain("%s", e.ErrorKind.LocalizedString(message.NewPrinter(language.English)))
 }
