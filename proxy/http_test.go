@@ -256,9 +256,22 @@ func TestNeverArrived(t *testing.T) {
 			t.Errorf("%s: neverArrived says %v", c.name, got)
 		}
 	}
-	// One that read the request and closed without an answer.
-	up := rawServer(t, func(c net.Conn) { io.ReadFull(c, make([]byte, 12)) })
+	// One that closed with a part of the request unread: a reset, not the end of file that neverArrived is asked after.
+	done := make(chan bool)
+	up := rawServer(t, func(c net.Conn) { io.ReadFull(c, make([]byte, 8)); c.Close(); close(done) })
 	conn, err := net.Dial("tcp", up)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "hello, request")
+	<-done
+	if _, err := conn.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("closed with a part unread: %v", err)
+	}
+	// One that read the request and closed without an answer.
+	up = rawServer(t, func(c net.Conn) { io.ReadFull(c, make([]byte, 12)) })
+	conn, err = net.Dial("tcp", up)
 	if err != nil {
 		t.Fatal(err)
 	}
