@@ -38,8 +38,8 @@ func ParseStat(b []byte) (Stat, error) {
 		return Stat{}, errors.New("stat: no name")
 	}
 	fields := strings.Fields(string(b[end+1:]))
-	if len(fields) < 22 || len(fields[0]) != 1 {
-		return Stat{}, fmt.Errorf("stat: %d fields", len(fields))
+	if len(fields) < 22 || len(fields[0]) != 1 || fields[0][0] < 'A' {
+		return Stat{}, fmt.Errorf("stat: %d fields, or no state", len(fields))
 	}
 	var err error
 	number := func(text string) int64 {
