@@ -130,7 +130,8 @@ func (c *Client) Publish(ctx context.Context, snapshot []byte, epoch, version ui
 
 // Replace makes command the control plane's or data plane's command line and replaces the running process by a new one
 // of it. The control plane is stopped before the new one starts. The new data plane is started and awaited until it is
-// ready (30 s at most), and only then the old one is told to drain, with SIGTERM. On error the old command stays.
+// ready (30 s at most), and only then the old one is told to drain, with SIGTERM. One that is down at the moment is
+// started by the new command without further waiting. On error the old command stays.
 func (c *Client) Replace(ctx context.Context, role string, command []string) error {
 	_, err := c.call(ctx, request{Op: opReplace, Role: role, Command: command}, nil)
 	return wrap("replace "+role, err)
