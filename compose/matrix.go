@@ -6,7 +6,7 @@ package compose
 // matrix returns the rows of the target "process", in the order of the documentation. What driver.Spec can express is
 // carried out.
 func matrix() []row {
-	return append(append(projectRows(), serviceRows()...), trellisRows()...)
+	return rows(projectRows(), runRows(), networkRows(), storageRows(), machineRows(), deployRows(), trellisRows())
 }
 
 type row struct {
@@ -74,7 +74,8 @@ func projectRows() []row {
 	)
 }
 
-func serviceRows() []row {
+// runRows speak of what a service runs, when and how.
+func runRows() []row {
 	const s = "services.*."
 	return rows(
 		changed(s+"image", "the process of x-trellis runs instead of the image"),
@@ -94,7 +95,15 @@ func serviceRows() []row {
 		carried(s+"pre_start", s+"pre_start[]", s+"pre_start[].command", s+"pre_start[].environment", s+"pre_start[].user",
 			s+"pre_start[].working_dir", s+"pre_start[].per_replica"),
 		changed(s+"pre_start[].image", "the step runs as a process of this machine, not in the image"),
+		left(s+"develop.**", "files are not watched yet; trellis up again rolls out what changed"),
+		left(s+"models.**", "no model runner is started; run it as a service"),
+		left(s+"provider.**", "no provider is called; the service does not run"),
+	)
+}
 
+func networkRows() []row {
+	const s = "services.*."
+	return rows(
 		carried(s+"ports", s+"ports[]", s+"ports[].target", s+"ports[].published", s+"ports[].host_ip", s+"ports[].protocol",
 			s+"ports[].app_protocol", s+"ports[].name", s+"ports[].mode"),
 		carried(s+"expose", s+"hostname", s+"extra_hosts", s+"links"),
@@ -113,7 +122,12 @@ func serviceRows() []row {
 		left(s+"dns_opt", "names are resolved as this machine resolves them"),
 		left(s+"dns_search", "names are resolved as this machine resolves them"),
 		left(s+"external_links", "containers of other projects are not found: use their published ports"),
+	)
+}
 
+func storageRows() []row {
+	const s = "services.*."
+	return rows(
 		carried(s+"volumes", s+"volumes[]", s+"volumes[].type", s+"volumes[].source", s+"volumes[].target", s+"volumes[].read_only",
 			s+"volumes[].bind", s+"volumes[].bind.create_host_path", s+"volumes[].volume", s+"volumes[].volume.subpath",
 			s+"volumes[].tmpfs.**"),
@@ -128,7 +142,13 @@ func serviceRows() []row {
 		left(s+"volume_driver", "a volume is a directory of this machine"),
 		carried(s+"tmpfs", s+"secrets.**", s+"configs.**", s+"read_only", s+"shm_size"),
 		left(s+"storage_opt", "there is no storage driver"),
+	)
+}
 
+// machineRows speak of what a service gets of this machine, and of what describes a container.
+func machineRows() []row {
+	const s = "services.*."
+	return rows(
 		carried(s+"cpus", s+"mem_limit", s+"pids_limit", s+"ulimits.**", s+"sysctls", s+"oom_score_adj", s+"cap_add", s+"cap_drop", s+"privileged"),
 		left(s+"mem_reservation", "memory is limited, not reserved"),
 		left(s+"memswap_limit", "swap is not limited apart from memory"), left(s+"mem_swappiness", "the machine's own value holds"),
@@ -160,10 +180,12 @@ func serviceRows() []row {
 		left(s+"logging.driver", "output is kept by Trellis: trellis logs"),
 		changed(s+"logging.options", "max-size and max-file bound what is kept; other options have no effect"),
 		changed(s+"log_driver", "output is kept by Trellis: trellis logs"), left(s+"log_opt", "it is older than logging: write that"),
-		left(s+"develop.**", "files are not watched yet; trellis up again rolls out what changed"),
-		left(s+"models.**", "no model runner is started; run it as a service"),
-		left(s+"provider.**", "no provider is called; the service does not run"),
+	)
+}
 
+func deployRows() []row {
+	const s = "services.*."
+	return rows(
 		carried(s+"deploy", s+"deploy.replicas", s+"deploy.resources", s+"deploy.resources.limits", s+"deploy.resources.limits.cpus",
 			s+"deploy.resources.limits.memory", s+"deploy.resources.limits.pids", s+"deploy.restart_policy.**"),
 		carried(s+"deploy.update_config", s+"deploy.update_config.order", s+"deploy.update_config.parallelism", s+"deploy.update_config.delay"),
