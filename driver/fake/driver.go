@@ -64,6 +64,19 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) error {
 	return nil
 }
 
+// Prepare names the network namespace that the instance will have. Nothing is made: nothing here exists.
+func (d *Driver) Prepare(_ context.Context, spec driver.Spec) (string, error) {
+	if err := validate(spec); err != nil {
+		return "", err
+	}
+	if err := d.w.failing("prepare", spec.ID); err != nil {
+		return "", err
+	}
+	return netns(spec.ID), nil
+}
+
+func netns(id driver.ID) string { return "/run/fake/netns/" + string(id) }
+
 // place makes or renews an instance; nil: it runs already.
 func (w *World) place(spec driver.Spec) (*instance, time.Duration, error) {
 	w.mu.Lock()
@@ -105,7 +118,7 @@ func (w *World) make(spec driver.Spec) *instance {
 		Instance: driver.Instance{
 			ID: spec.ID, Project: spec.Project, Service: spec.Service, Slot: spec.Slot, Hash: spec.Hash,
 			Host:  fmt.Sprintf("10.%d.%d.%d", w.nextHost>>16&255, w.nextHost>>8&255, w.nextHost&255),
-			Netns: "/run/fake/netns/" + string(spec.ID),
+			Netns: netns(spec.ID),
 		},
 		moved: make(chan struct{}),
 	}

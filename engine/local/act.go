@@ -91,33 +91,26 @@ func (l *loop) specFor(d *desired, st step, m *known) (driver.Spec, bool) {
 	}
 	spec := t.spec
 	if st.kind == stepHook {
+		if st.hook >= len(t.hooks) {
+			return driver.Spec{}, false
+		}
 		spec = t.hooks[st.hook].spec
 	}
 	spec = l.place(spec, t.process, st.id, st.slot, m.hash, revision)
-	spec.Hosts = d.hosts(svc)
+	spec.Hosts = svc.hosts
 	if t.process {
-		spec.Env = mergeEnv(d.endpoints(svc), spec.Env)
+		spec.Env = mergeEnv(svc.extraEnv, spec.Env)
 	}
 	return spec, true
 }
 
 // start starts an instance when there is a seat, and when the names it will ask for are served.
 func (l *loop) start(d *desired, st step, m *known, spec driver.Spec) error {
-	select {
-	case l.seats <- struct{}{}:
-		defer func() { <-l.seats }()
-	case <-l.ctx.Done():
-		return nil
-	}
 	drv := l.cfg.Drivers[m.driver]
-	if p, ok := drv.(Preparer); ok && l.cfg.Plane != nil && len(spec.Hosts) > 0 {
-		netns, err := p.Prepare(l.ctx, spec)
-		if err != nil {
-			return l.refuse(st, d, err)
-		}
-		l.serveNames(d, m, spec, netns)
+	if err := l.prepareNames(drv, m, spec); err != nil {
+		return l.refuse(st, d, err)
 	}
-	if err := drv.Start(l.ctx, spec); err != nil {
+	if err := l.seated(func() error { return drv.Start(l.ctx, spec) }); err != nil {
 		return l.refuse(st, d, err)
 	}
 	l.mu.Lock()
@@ -130,22 +123,54 @@ func (l *loop) start(d *desired, st step, m *known, spec driver.Spec) error {
 	return nil
 }
 
-// serveNames publishes the names in a namespace that was just made, and waits until they are.
-func (l *loop) serveNames(d *desired, m *known, spec driver.Spec, netns string) {
+// seated runs f when fewer than the allowed number of others run.
+func (l *loop) seated(f func() error) error {
+	select {
+	case l.seats <- struct{}{}:
+		defer func() { <-l.seats }()
+		return f()
+	case <-l.ctx.Done():
+		return l.ctx.Err()
+	}
+}
+
+// prepareNames makes the namespace of an instance that had none yet, where its driver can, and waits until the names in
+// it are served. No seat is held meanwhile: the namespaces of all that start together are served by one snapshot.
+func (l *loop) prepareNames(drv driver.Driver, m *known, spec driver.Spec) error {
 	l.mu.Lock()
-	m.netns = netns
+	named := m.netns != "" // the names are served since the run before
 	l.mu.Unlock()
+	p, ok := drv.(Preparer)
+	if !ok || named || l.cfg.Plane == nil || len(spec.Hosts) == 0 {
+		return nil
+	}
+	var netns string
+	err := l.seated(func() (err error) {
+		netns, err = p.Prepare(l.ctx, spec)
+		return err
+	})
+	if err == nil {
+		l.serveNames(m, netns)
+	}
+	return err
+}
+
+// serveNames waits until the names in a namespace that was just made are served: with the next round's snapshot.
+func (l *loop) serveNames(m *known, netns string) {
 	if netns == "" {
 		return
 	}
-	list, _, err := l.list(l.ctx)
-	if err != nil {
-		return // the next round publishes them
-	}
+	next := make(chan uint64, 1)
 	l.mu.Lock()
-	version := l.pub.offer(l.snapshot(d, list))
+	m.netns = netns
+	l.waiting = append(l.waiting, next)
 	l.mu.Unlock()
-	l.pub.await(l.ctx, version, publishLimit)
+	l.poke()
+	select {
+	case version := <-next:
+		l.pub.await(l.ctx, version, publishLimit)
+	case <-l.ctx.Done():
+	}
 }
 
 // refuse remembers a start that the driver refused, so that the planner knows.
@@ -186,7 +211,6 @@ func (l *loop) remove(st step, name string) error {
 
 // setHosts brings the names that running instances resolve up to date, where their driver can.
 func (l *loop) setHosts(d *desired, list []driver.Instance) {
-	tables := map[string]map[string]string{}
 	for _, inst := range list {
 		svc, m := d.services[inst.Service], l.memory.instances[inst.ID]
 		if svc == nil || m == nil || inst.State != driver.Running || m.busy != "" {
@@ -196,11 +220,11 @@ func (l *loop) setHosts(d *desired, list []driver.Instance) {
 		if !ok {
 			continue
 		}
-		hosts := tables[inst.Service]
-		if hosts == nil {
-			hosts = d.hosts(svc)
-			tables[inst.Service] = hosts
+		if m.hostsOf == d {
+			continue
 		}
+		m.hostsOf = d
+		hosts := svc.hosts
 		if maps.Equal(hosts, m.hosts) {
 			continue
 		}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,9 @@ type service struct {
 	probe    probe.Spec
 	ports    []int // TCP
 	want     wantService
+	callees  []*service        // that it reaches by name
+	hosts    map[string]string // names that its instances resolve
+	extraEnv []string          // where names do not resolve
 }
 
 // The names of the engine's values in the store.
@@ -98,6 +102,10 @@ func (e *Engine) resolve(d *desired) {
 		s := e.resolveService(p, svc, overrides[name], awaited[name])
 		d.services[name] = s
 		d.want.services = append(d.want.services, s.want)
+	}
+	for _, s := range d.services {
+		s.callees = d.calleesOf(s)
+		s.hosts, s.extraEnv = d.hostsOf(s), d.endpointsOf(s)
 	}
 }
 
@@ -187,6 +195,6 @@ func (e *Engine) former(ctx context.Context, d *desired, inst driver.Instance) *
 	return nil
 }
 
-func sortedKeys[V any](m map[string]V) []string {
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	return slices.Sorted(maps.Keys(m))
 }

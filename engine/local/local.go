@@ -93,6 +93,7 @@ type Engine struct {
 	stale   bool       // the store holds something newer than desired
 	desired *desired   // nil: nothing was ever applied, or it is not read yet
 	memory  memory
+	built   built
 	records recorder
 	pub     publisher
 }

@@ -76,6 +76,7 @@ type loop struct {
 	changed func(string)
 	tasks   sync.WaitGroup // steps and probes under way
 	polling bool           // a poll of what is in flight is under way; guarded by mu
+	waiting []chan uint64  // starts that wait for the next snapshot; guarded by mu
 }
 
 // watch wakes the loop when a driver has news, for as long as it runs.
@@ -139,8 +140,12 @@ func (l *loop) round() (time.Time, error) {
 	l.noteProgress(d, dec, now)
 	steps := l.routeNow(dec.steps, now)
 	if l.cfg.Plane != nil {
-		version := l.pub.offer(l.snapshot(d, list))
+		version := l.offerSnapshot(d, list)
 		l.stampDrains(version)
+		for _, waiting := range l.waiting {
+			waiting <- version // has room
+		}
+		l.waiting = nil
 		l.pollInUse(now)
 	} else {
 		l.idleAtOnce()
@@ -148,6 +153,7 @@ func (l *loop) round() (time.Time, error) {
 	for _, st := range steps {
 		l.begin(d, st)
 	}
+	l.sweep(d, list)
 	l.probeAll(d, list)
 	l.setHosts(d, list)
 	l.keep(list)

@@ -17,9 +17,7 @@ type memory struct {
 	refused   map[driver.ID]refusal
 	listened  map[string][]int    // ports that instances of a service were seen to listen on
 	lastLog   map[string][]string // of the instance of a service that failed last
-	started   map[driver.ID]int   // starts that are under way for instances not listed yet, by slot
-	inUse     map[string]int      // as the data plane last said
-	inUseAt   uint64              // for which version
+	once      map[driver.ID]bool  // one-off instances in which a command runs
 	revision  int64               // that progress is measured for
 }
 
@@ -27,6 +25,7 @@ func newMemory() memory {
 	return memory{
 		instances: map[driver.ID]*known{}, progress: map[string]time.Time{}, hooksDone: map[string]string{},
 		refused: map[driver.ID]refusal{}, listened: map[string][]int{}, lastLog: map[string][]string{},
+		once: map[driver.ID]bool{},
 	}
 }
 
@@ -54,11 +53,11 @@ type known struct {
 	drainedBy  uint64 // version of the first snapshot that says so; 0: none yet
 	idle       bool
 	exitSeen   bool
-	udp        []int
 	former     *template // its definition, where it is not the one that is wanted
 	formerDone bool      // looked for
 	probing    context.CancelFunc
 	hosts      map[string]string // as last set
+	hostsOf    *desired          // that they were compared with
 }
 
 // run tells the runs of an instance apart.
@@ -91,11 +90,16 @@ func (l *loop) observe(d *desired, name string, inst driver.Instance, before map
 		m.run = this
 	}
 	m.listed = true
+	if inst.Netns != "" {
+		m.netns = inst.Netns
+	}
 	if m.run.restarts != this.restarts || !m.run.started.Equal(this.started) {
 		m.begin(this)
 	}
+	if isOnce(inst.ID) {
+		return
+	}
 	if svc != nil {
-		m.udp = svc.template.spec.Ports
 		for _, port := range inst.Listening {
 			l.memory.learn(inst, port)
 		}
@@ -274,10 +278,13 @@ func (e *Engine) have(d *desired, list []driver.Instance) have {
 	listed := make(map[driver.ID]bool, len(list))
 	for _, inst := range list {
 		listed[inst.ID] = true
+		if isOnce(inst.ID) {
+			continue
+		}
 		h.instances = append(h.instances, e.seen(d, inst, e.memory.instances[inst.ID]))
 	}
 	for id, m := range e.memory.instances {
-		if !listed[id] && m.busy != "" {
+		if !listed[id] && m.busy != "" && !isOnce(id) {
 			h.instances = append(h.instances, seen{
 				id: id, service: m.service, slot: m.slot, hash: m.hash, hook: m.hook, state: driver.Starting, busy: m.busy,
 				revision: d.rev.Number, startable: true,

@@ -58,9 +58,9 @@ func (d *desired) address(caller *service, service string) string {
 	return d.hostAddress(service)
 }
 
-// callees returns the services that a caller reaches by name: those that share a network with it; one on the machine's
+// calleesOf returns the services that a caller reaches by name: those that share a network with it; one on the machine's
 // own network reaches all.
-func (d *desired) callees(caller *service) []*service {
+func (d *desired) calleesOf(caller *service) []*service {
 	var all []*service
 	for _, w := range d.want.services {
 		if s := d.services[w.name]; caller.compose.NetworkMode == "host" || shareNetwork(caller.compose, s.compose) {
@@ -79,16 +79,15 @@ func shareNetwork(a, b compose.Service) bool {
 	return false
 }
 
-// hosts returns the names that the instances of a caller resolve.
-func (d *desired) hosts(caller *service) map[string]string {
+// hostsOf returns the names that the instances of a caller resolve.
+func (d *desired) hostsOf(caller *service) map[string]string {
 	hosts := map[string]string{}
 	add := func(name, address string) {
 		if _, taken := hosts[name]; name != "" && !taken {
 			hosts[name] = address
 		}
 	}
-	callees := d.callees(caller)
-	for _, s := range callees {
+	for _, s := range caller.callees {
 		add(s.compose.Name, d.address(caller, s.compose.Name))
 	}
 	for _, link := range caller.compose.Links {
@@ -97,7 +96,7 @@ func (d *desired) hosts(caller *service) map[string]string {
 			add(alias, d.address(caller, name))
 		}
 	}
-	for _, s := range callees {
+	for _, s := range caller.callees {
 		for _, network := range sortedKeys(s.compose.Networks) {
 			if _, shared := caller.compose.Networks[network]; shared || caller.compose.NetworkMode == "host" {
 				for _, alias := range s.compose.Networks[network].Aliases {
@@ -117,13 +116,13 @@ func (d *desired) hosts(caller *service) map[string]string {
 	return hosts
 }
 
-// endpoints returns <SERVICE>_URL, _HOST and _PORT for a caller without a namespace, where names do not resolve.
-func (d *desired) endpoints(caller *service) []string {
+// endpointsOf returns <SERVICE>_URL, _HOST and _PORT for a caller without a namespace, where names do not resolve.
+func (d *desired) endpointsOf(caller *service) []string {
 	if caller.spaces {
 		return nil
 	}
 	var env []string
-	for _, s := range d.callees(caller) {
+	for _, s := range caller.callees {
 		if len(s.ports) == 0 || s == caller {
 			continue
 		}

@@ -107,7 +107,7 @@ func (e *Engine) serviceState(d *desired, s *service, list []driver.Instance, dr
 	newest := int64(0)
 	for _, inst := range list {
 		m := e.memory.instances[inst.ID]
-		if _, hook := hookIndex(inst.ID, e.cfg.Project, inst.Service, inst.Slot); hook {
+		if _, hook := hookIndex(inst.ID, e.cfg.Project, inst.Service, inst.Slot); hook || isOnce(inst.ID) {
 			continue
 		}
 		one := e.instanceState(d, s, inst, m, drivers[inst.ID])

@@ -30,7 +30,7 @@ func (l *loop) probeAll(d *desired, list []driver.Instance) {
 		if m == nil {
 			continue
 		}
-		wanted := svc != nil && svc.probe.Kind != probe.None && inst.State == driver.Running && inst.Host != "" && m.hook == 0
+		wanted := svc != nil && svc.probe.Kind != probe.None && inst.State == driver.Running && inst.Host != "" && m.hook == 0 && !isOnce(inst.ID)
 		switch {
 		case !wanted:
 			m.stopProbing()

@@ -135,7 +135,7 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 	for _, inst := range list {
 		svc := d.services[inst.Service]
 		m := e.memory.instances[inst.ID]
-		if svc == nil || m == nil || m.hook > 0 {
+		if svc == nil || m == nil || m.hook > 0 || isOnce(inst.ID) {
 			continue
 		}
 		if p, ok := proxyInstance(svc, inst, m); ok {
@@ -146,12 +146,12 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 		svc := d.services[w.name]
 		s.Services = append(s.Services, proxy.Service{Name: w.name, Instances: byService[w.name], Probe: svc.probe, HTTP2: http2Ports(svc.compose)})
 	}
-	s.Listeners = append(s.Listeners, e.nameListeners(d, list)...)
+	s.Listeners = append(s.Listeners, e.nameListeners(d)...)
 	return s
 }
 
 func proxyInstance(svc *service, inst driver.Instance, m *known) (proxy.Instance, bool) {
-	if inst.State == driver.Exited || inst.Host == "" || len(svc.ports) == 0 && len(inst.Listening) == 0 && len(m.udp) == 0 {
+	if inst.State == driver.Exited || inst.Host == "" || !svc.want.routed && len(inst.Listening) == 0 {
 		return proxy.Instance{}, false
 	}
 	p := proxy.Instance{
@@ -178,41 +178,117 @@ func http2Ports(svc compose.Service) []int {
 	return all
 }
 
-// nameListeners returns the listeners behind the names that instances resolve: one in each namespace, to which whatever
-// is sent to a name is redirected, and for all instances that have no namespace one for each port.
-func (e *Engine) nameListeners(d *desired, list []driver.Instance) []proxy.Listener {
-	var all []proxy.Listener
-	names := map[string]map[string]string{} // by caller: address to service
-	onHost := map[string]bool{}
+// input is everything about one instance that a snapshot tells or rests on.
+type input struct {
+	id       driver.ID
+	host     string
+	netns    string
+	running  bool
+	ready    bool
+	since    time.Time
+	drain    time.Time
+	mapped   int
+	listens  int
+	revision int64
+}
+
+// inputs returns what the next snapshot will rest on, so that nobody builds one that tells nothing new. The caller holds
+// e.mu.
+func (e *Engine) inputs(list []driver.Instance) []input {
+	all := make([]input, 0, len(list))
+	listed := make(map[driver.ID]bool, len(list))
 	for _, inst := range list {
-		caller := d.services[inst.Service]
+		listed[inst.ID] = true
+		in := input{
+			id: inst.ID, host: inst.Host, running: inst.State != driver.Exited, mapped: len(inst.PortMap),
+			listens: len(e.memory.listened[inst.Service]), revision: inst.Revision, netns: inst.Netns,
+		}
+		if m := e.memory.instances[inst.ID]; m != nil {
+			in.netns, in.ready, in.since, in.drain = m.netns, m.ready, m.readySince, m.drainSince
+		}
+		all = append(all, in)
+	}
+	for _, id := range sortedKeys(e.memory.instances) {
+		if m := e.memory.instances[id]; !listed[id] && m.netns != "" {
+			all = append(all, input{id: id, netns: m.netns})
+		}
+	}
+	return all
+}
+
+// offerSnapshot builds a snapshot if it may tell something new, and returns the version of the newest one. The caller
+// holds e.mu.
+func (e *Engine) offerSnapshot(d *desired, list []driver.Instance) uint64 {
+	inputs := e.inputs(list)
+	if e.built.d == d && slices.Equal(e.built.inputs, inputs) {
+		return e.built.version
+	}
+	version := e.pub.offer(e.snapshot(d, list))
+	e.built = built{d, inputs, version}
+	return version
+}
+
+// built is what the newest snapshot was built from.
+type built struct {
+	d       *desired
+	inputs  []input
+	version uint64
+}
+
+// nameListeners returns the listeners behind the names that instances resolve: in each namespace, also before the
+// first start in it and between two runs, and once for all instances that have none. The caller holds e.mu.
+func (e *Engine) nameListeners(d *desired) []proxy.Listener {
+	var all []proxy.Listener
+	byCaller := map[string][]proxy.Listener{}
+	onHost := map[string]bool{}
+	for _, id := range sortedKeys(e.memory.instances) {
+		m := e.memory.instances[id]
+		caller := d.services[m.service]
 		if caller == nil {
 			continue
 		}
-		if inst.Netns == "" {
-			for _, s := range d.callees(caller) {
-				onHost[s.compose.Name] = onHost[s.compose.Name] || !caller.spaces
-			}
+		names, done := byCaller[m.service]
+		if !done {
+			names = e.namesFor(d, caller, onHost)
+			byCaller[m.service] = names
+		}
+		if m.netns == "" {
 			continue
 		}
-		if names[inst.Service] == nil {
-			names[inst.Service] = map[string]string{}
-			for _, s := range d.callees(caller) {
-				names[inst.Service][d.spaceAddress(s.compose.Name)] = s.compose.Name
-			}
+		prefix := "name/" + string(short(e.cfg.Project, id)) + "/"
+		for _, l := range names {
+			l.Name, l.Netns = prefix+l.Address, m.netns
+			all = append(all, l)
 		}
-		all = append(all, proxy.Listener{
-			Name: "name/" + string(short(inst.Project, inst.ID)), Address: driver.NamesListener, Protocol: proxy.Detect,
-			Names: names[inst.Service], Caller: inst.Service, Netns: inst.Netns,
-		})
 	}
 	for _, name := range sortedKeys(onHost) {
-		if !onHost[name] {
-			continue
-		}
 		for _, port := range e.memory.namePorts(name, d.services[name]) {
 			at := d.hostAddress(name) + ":" + strconv.Itoa(port)
 			all = append(all, proxy.Listener{Name: "name//" + at, Address: at, Protocol: proxy.Detect, Service: name, Port: port})
+		}
+	}
+	return all
+}
+
+// namesFor returns what is to be listened on in each namespace of a caller. Where it has none, the services it calls
+// are noted in onHost.
+func (e *Engine) namesFor(d *desired, caller *service, onHost map[string]bool) []proxy.Listener {
+	var all []proxy.Listener
+	for _, s := range caller.callees {
+		if !caller.spaces {
+			onHost[s.compose.Name] = true
+			continue
+		}
+		ports := e.memory.namePorts(s.compose.Name, s)
+		if len(ports) == 0 {
+			continue
+		}
+		address := d.spaceAddress(s.compose.Name)
+		for _, port := range ports {
+			all = append(all, proxy.Listener{
+				Address: address + ":" + strconv.Itoa(port), Protocol: proxy.Detect, Service: s.compose.Name, Port: port,
+				Caller: caller.compose.Name,
+			})
 		}
 	}
 	return all
