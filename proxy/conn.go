@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -167,5 +166,3 @@ func (s *set[T]) len() int {
 	defer s.mu.Unlock()
 	return len(s.all)
 }
-
-var _ io.Reader = (*clientConn)(nil)

@@ -32,6 +32,8 @@ type stream struct {
 	once sync.Once
 	// loose is a connection over which nothing went yet: it ends when the drain begins.
 	loose bool
+	// datagrams have no end that a drain could wait for: their client's next one goes elsewhere by itself.
+	datagrams bool
 }
 
 func (s *stream) finish() { s.once.Do(s.end) }

@@ -268,6 +268,11 @@ func (p *Proxy) drain() {
 			c.tcp.Close() // who peeks at it sees that and lets go of it
 		}
 	}
+	for _, s := range p.streams.list() {
+		if s.datagrams {
+			go s.finish()
+		}
+	}
 	p.front.stop(grace)
 	p.waitIdle(grace, p.cfg.Grace)
 	streams := p.streams.list()

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -83,6 +84,7 @@ func (f *front) stop(ctx context.Context) {
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.p.handlers.Add(1)
 	defer f.p.handlers.Add(-1)
+	defer f.survive()
 	c := r.Context().Value(connKey{}).(*clientConn)
 	if f.p.draining.Load() {
 		w.Header().Set("Connection", "close") // HTTP/2 makes a GOAWAY of it
@@ -124,6 +126,18 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !whole {
 		s.count.failed.Add(1)
 		panic(http.ErrAbortHandler) // the client sees a broken response, never a short one that looks whole
+	}
+}
+
+// survive keeps a fault of ours to the one request that ran into it: that is broken off, and the fault logged.
+func (f *front) survive() {
+	switch v := recover(); v {
+	case nil:
+	case http.ErrAbortHandler:
+		panic(v)
+	default:
+		f.p.log.Error("request broken off by a fault", "err", v, "stack", string(debug.Stack()))
+		panic(http.ErrAbortHandler)
 	}
 }
 

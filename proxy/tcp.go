@@ -27,8 +27,12 @@ func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 		return
 	}
 	s := p.table.Load().services[l.Service]
-	if l.Service == "" || l.Protocol == HTTP1 || s == nil {
+	if l.Service == "" || l.Protocol == HTTP1 {
 		p.serveHTTP(c)
+		return
+	}
+	if s == nil { // gone with a newer snapshot
+		c.Close()
 		return
 	}
 	if l.Protocol == TCP {

@@ -90,6 +90,7 @@ func (p *Proxy) answerUDP(l *listener, s *udpSession, client netip.AddrPort) {
 	defer s.inst.release()
 	defer s.up.Close()
 	st := s.inst.track(func() { s.up.Close() }, false)
+	st.datagrams = true
 	p.streams.add(st)
 	defer s.inst.untrack(st)
 	defer p.streams.remove(st)
