@@ -235,11 +235,12 @@ type built struct {
 	version uint64
 }
 
-// nameListeners returns the listeners behind the names that instances resolve: in each namespace, also before the
-// first start in it and between two runs, and once for all instances that have none. The caller holds e.mu.
+// nameListeners returns the listeners behind the names that instances resolve: one in each namespace, to which whatever
+// is sent to a name is redirected, also before the first start in it and between two runs; and for all instances that
+// have no namespace one for each port. The caller holds e.mu.
 func (e *Engine) nameListeners(d *desired) []proxy.Listener {
 	var all []proxy.Listener
-	byCaller := map[string][]proxy.Listener{}
+	byCaller := map[string]map[string]string{} // address to service
 	onHost := map[string]bool{}
 	for _, id := range sortedKeys(e.memory.instances) {
 		m := e.memory.instances[id]
@@ -249,16 +250,14 @@ func (e *Engine) nameListeners(d *desired) []proxy.Listener {
 		}
 		names, done := byCaller[m.service]
 		if !done {
-			names = e.namesFor(d, caller, onHost)
+			names = d.namesFor(caller, onHost)
 			byCaller[m.service] = names
 		}
-		if m.netns == "" {
-			continue
-		}
-		prefix := "name/" + string(short(e.cfg.Project, id)) + "/"
-		for _, l := range names {
-			l.Name, l.Netns = prefix+l.Address, m.netns
-			all = append(all, l)
+		if m.netns != "" {
+			all = append(all, proxy.Listener{
+				Name: "name/" + string(short(e.cfg.Project, id)), Address: driver.NamesListener, Protocol: proxy.Detect,
+				Names: names, Caller: m.service, Netns: m.netns,
+			})
 		}
 	}
 	for _, name := range sortedKeys(onHost) {
@@ -270,28 +269,18 @@ func (e *Engine) nameListeners(d *desired) []proxy.Listener {
 	return all
 }
 
-// namesFor returns what is to be listened on in each namespace of a caller. Where it has none, the services it calls
-// are noted in onHost.
-func (e *Engine) namesFor(d *desired, caller *service, onHost map[string]bool) []proxy.Listener {
-	var all []proxy.Listener
+// namesFor returns the services that a caller reaches by name, by address. Those of a caller without a namespace go
+// into onHost instead.
+func (d *desired) namesFor(caller *service, onHost map[string]bool) map[string]string {
+	names := map[string]string{}
 	for _, s := range caller.callees {
-		if !caller.spaces {
+		if caller.spaces {
+			names[d.spaceAddress(s.compose.Name)] = s.compose.Name
+		} else {
 			onHost[s.compose.Name] = true
-			continue
-		}
-		ports := e.memory.namePorts(s.compose.Name, s)
-		if len(ports) == 0 {
-			continue
-		}
-		address := d.spaceAddress(s.compose.Name)
-		for _, port := range ports {
-			all = append(all, proxy.Listener{
-				Address: address + ":" + strconv.Itoa(port), Protocol: proxy.Detect, Service: s.compose.Name, Port: port,
-				Caller: caller.compose.Name,
-			})
 		}
 	}
-	return all
+	return names
 }
 
 // namePorts returns the TCP ports of a service: those of the file and those that one of its instances was seen to
