@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// choice is an immutable list of instances that may take requests.
+// choice is an immutable list of pools, one for each instance that may take requests.
 type choice struct {
-	list  []*instance
+	list  []*pool
 	equal bool      // all weights are the same and nobody warms up (before warm)
 	warm  time.Time // the last of them is warm then
 }
@@ -17,11 +17,11 @@ const (
 	warmTime      = 10 * time.Second // weight grows linearly over it, from a tenth (Envoy's slow start)
 )
 
-func newChoice(list []*instance, now time.Time) *choice {
+func newChoice(list []*pool, now time.Time) *choice {
 	c := &choice{list: list, equal: true}
-	for _, inst := range list {
-		conf := inst.conf.Load()
-		if weightOf(conf) != weightOf(list[0].conf.Load()) {
+	for _, p := range list {
+		conf := p.inst.conf.Load()
+		if weightOf(conf) != weightOf(list[0].inst.conf.Load()) {
 			c.equal = false
 		}
 		if end := conf.WarmFrom.Add(warmTime); !conf.WarmFrom.IsZero() && end.After(now) && end.After(c.warm) {
@@ -53,7 +53,7 @@ func weight(inst *instance, now time.Time) int64 {
 // pick chooses by the power of two choices: two at random, each by its weight, and of these the one with fewer requests
 // per weight; a tie goes to the first drawn, so that idle instances share by weight exactly. Those in tried, and those
 // on trial by another request, are chosen only when nobody else is left, the latter never.
-func (c *choice) pick(t *tried, now func() time.Time) *instance {
+func (c *choice) pick(t *tried, now func() time.Time) *pool {
 	switch len(c.list) {
 	case 0:
 		return nil
@@ -63,7 +63,7 @@ func (c *choice) pick(t *tried, now func() time.Time) *instance {
 		}
 		return c.list[0]
 	}
-	var a, b *instance
+	var a, b *pool
 	if c.equal && c.warm.IsZero() {
 		n := len(c.list)
 		i := rand.IntN(n)
@@ -72,13 +72,13 @@ func (c *choice) pick(t *tried, now func() time.Time) *instance {
 			j++
 		}
 		a, b = c.list[i], c.list[j]
-		if b.inUse.Load() < a.inUse.Load() {
+		if b.inst.inUse.Load() < a.inst.inUse.Load() {
 			a, b = b, a
 		}
 	} else {
 		at := now()
 		a, b = c.draw(at), c.draw(at)
-		if b.inUse.Load()*weight(a, at) < a.inUse.Load()*weight(b, at) {
+		if b.inst.inUse.Load()*weight(a.inst, at) < a.inst.inUse.Load()*weight(b.inst, at) {
 			a, b = b, a
 		}
 	}
@@ -91,60 +91,60 @@ func (c *choice) pick(t *tried, now func() time.Time) *instance {
 	return c.scan(t)
 }
 
-func (c *choice) free(inst *instance, t *tried) bool { return !inst.health.busy() && !t.has(inst) }
+func (c *choice) free(p *pool, t *tried) bool { return !p.health.busy() && !t.has(p) }
 
 // draw returns one at random, by weight.
-func (c *choice) draw(at time.Time) *instance {
+func (c *choice) draw(at time.Time) *pool {
 	var total int64
-	for _, inst := range c.list {
-		total += weight(inst, at)
+	for _, p := range c.list {
+		total += weight(p.inst, at)
 	}
 	x := rand.Int64N(total)
-	for _, inst := range c.list {
-		if x -= weight(inst, at); x < 0 {
-			return inst
+	for _, p := range c.list {
+		if x -= weight(p.inst, at); x < 0 {
+			return p
 		}
 	}
 	return c.list[len(c.list)-1]
 }
 
 // scan looks at all, from a random one on: the untried with the fewest requests, else the tried with the fewest.
-func (c *choice) scan(t *tried) *instance {
-	var best *instance
+func (c *choice) scan(t *tried) *pool {
+	var best *pool
 	bestTried := true
 	off := rand.IntN(len(c.list))
 	for i := range c.list {
-		inst := c.list[(i+off)%len(c.list)]
-		if inst.health.busy() {
+		p := c.list[(i+off)%len(c.list)]
+		if p.health.busy() {
 			continue
 		}
-		was := t.has(inst)
-		if best == nil || bestTried && !was || was == bestTried && inst.inUse.Load() < best.inUse.Load() {
-			best, bestTried = inst, was
+		was := t.has(p)
+		if best == nil || bestTried && !was || was == bestTried && p.inst.inUse.Load() < best.inst.inUse.Load() {
+			best, bestTried = p, was
 		}
 	}
 	return best
 }
 
-// tried are the instances that a request was sent to without success. A nil one is empty.
+// tried are the pools that a request was sent to without success. A nil one is empty.
 type tried struct {
-	list [8]*instance
+	list [8]*pool
 	n    int
 }
 
-func (t *tried) add(inst *instance) {
-	if !t.has(inst) {
-		t.list[t.n%len(t.list)] = inst
+func (t *tried) add(p *pool) {
+	if !t.has(p) {
+		t.list[t.n%len(t.list)] = p
 		t.n++
 	}
 }
 
-func (t *tried) has(inst *instance) bool {
+func (t *tried) has(p *pool) bool {
 	if t == nil {
 		return false
 	}
 	for i := range min(t.n, len(t.list)) {
-		if t.list[i] == inst {
+		if t.list[i] == p {
 			return true
 		}
 	}

@@ -22,10 +22,10 @@ func newTestService(conf Service) *service {
 func shares(s *service, n int, keep bool) map[string]int {
 	got := map[string]int{}
 	for range n {
-		inst := s.acquire(nil)
-		got[inst.id]++
+		p := s.lane(80).acquire(nil)
+		got[p.inst.id]++
 		if !keep {
-			inst.release()
+			p.inst.release()
 		}
 	}
 	return got
@@ -79,14 +79,14 @@ func TestTriedComeLast(t *testing.T) {
 	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}, {ID: "b", Host: "h", Ready: true}}})
 	defer s.close()
 	var tr tried
-	tr.add(s.instances["a"])
+	tr.add(s.instances["a"].pool(80))
 	for range 50 {
-		if inst := s.acquire(&tr); inst.id != "b" {
-			t.Fatalf("chose %s", inst.id)
+		if p := s.lane(80).acquire(&tr); p.inst.id != "b" {
+			t.Fatalf("chose %s", p.inst.id)
 		}
 	}
-	tr.add(s.instances["b"])
-	if s.acquire(&tr) == nil {
+	tr.add(s.instances["b"].pool(80))
+	if s.lane(80).acquire(&tr) == nil {
 		t.Error("all were tried: none was chosen")
 	}
 }
@@ -100,7 +100,7 @@ func TestEjection(t *testing.T) {
 	defer s.close()
 	eject := func(id string) {
 		for range breaksToEject {
-			s.instances[id].broke()
+			s.instances[id].pool(80).broke()
 		}
 	}
 	eject("0")
@@ -117,16 +117,31 @@ func TestEjection(t *testing.T) {
 	if got := shares(s, 400, false); len(got) != 4 {
 		t.Errorf("in panic: %v", got)
 	}
-	s.instances["0"].unreachable() // not to be connected to: out even in panic
+	s.instances["0"].pool(80).unreachable() // not to be connected to: out even in panic
 	if got := shares(s, 400, false); got["0"] > 0 {
 		t.Errorf("unreachable, in panic: %v", got)
 	}
 	eventually(t, "back after a second, on trial", func() bool {
-		inst := s.acquire(nil)
-		defer inst.release()
-		defer inst.connected()
-		return inst.id == "0"
+		p := s.lane(80).acquire(nil)
+		defer p.inst.release()
+		defer p.connected()
+		return p.inst.id == "0"
 	})
+}
+
+// TestPortsAreJudgedApart: nobody listens on one port of an instance; the callers of another don't notice.
+func TestPortsAreJudgedApart(t *testing.T) {
+	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
+	defer s.close()
+	for range 5 {
+		s.instances["a"].pool(9999).unreachable()
+	}
+	if s.lane(9999).acquire(nil) != nil {
+		t.Error("chosen for the port that refuses")
+	}
+	if s.lane(80).acquire(nil) == nil {
+		t.Error("not chosen for the port that answers")
+	}
 }
 
 func TestBreaksInARowOnly(t *testing.T) {
@@ -134,9 +149,9 @@ func TestBreaksInARowOnly(t *testing.T) {
 	defer s.close()
 	for range 20 {
 		for range breaksToEject - 1 {
-			s.instances["a"].broke()
+			s.instances["a"].pool(80).broke()
 		}
-		s.instances["a"].health.answered()
+		s.instances["a"].pool(80).health.answered()
 	}
 	if got := shares(s, 100, false); got["a"] == 0 {
 		t.Error("ejected though it answered in between")
@@ -147,21 +162,21 @@ func TestBreaksInARowOnly(t *testing.T) {
 func TestTrial(t *testing.T) {
 	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
 	defer s.close()
-	a := s.instances["a"]
+	a := s.instances["a"].pool(80)
 	a.unreachable()
-	if s.acquire(nil) != nil {
+	if s.lane(80).acquire(nil) != nil {
 		t.Fatal("chosen right after a failed connect")
 	}
-	eventually(t, "on trial", func() bool { return s.acquire(nil) != nil })
-	if s.acquire(nil) != nil {
+	eventually(t, "on trial", func() bool { return s.lane(80).acquire(nil) != nil })
+	if s.lane(80).acquire(nil) != nil {
 		t.Error("two on trial")
 	}
 	a.abandoned()
-	if s.acquire(nil) == nil {
+	if s.lane(80).acquire(nil) == nil {
 		t.Error("an abandoned trial was not given to the next")
 	}
 	a.connected()
-	if s.acquire(nil) == nil || s.acquire(nil) == nil {
+	if s.lane(80).acquire(nil) == nil || s.lane(80).acquire(nil) == nil {
 		t.Error("not back after a good trial")
 	}
 }
@@ -325,11 +340,11 @@ func TestOwnProbes(t *testing.T) {
 	}
 	svc := r.proxy.table.Load().services["app"]
 	b.srv.Close()
-	eventually(t, "out after two failed probes", func() bool { return len(svc.available.Load().list) == 0 && !svc.instances["app-1"].ready() })
+	eventually(t, "out after two failed probes", func() bool { return len(svc.lane(80).available.Load().list) == 0 && !svc.instances["app-1"].ready() })
 	serve(t, b.addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
-	eventually(t, "in again", func() bool { return len(svc.available.Load().list) == 1 })
+	eventually(t, "in again", func() bool { return len(svc.lane(80).available.Load().list) == 1 })
 	r.feed.ch <- Update{}
-	eventually(t, "forgotten", func() bool { return len(svc.available.Load().list) == 0 })
+	eventually(t, "forgotten", func() bool { return len(svc.lane(80).available.Load().list) == 0 })
 }
 
 func TestStatusSocket(t *testing.T) {

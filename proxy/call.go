@@ -14,7 +14,7 @@ func (p *Proxy) call(ctx context.Context, s *service, port int, q *request, time
 	if timeout <= 0 && !q.grpc { // a gRPC server sends its head with its first message, which may take any time
 		timeout = defaultTimeout
 	}
-	c := caller{s: s, q: q, port: port, timeout: timeout}
+	c := caller{s: s, lane: s.lane(port), q: q, timeout: timeout}
 	resp, inst, f := c.run(ctx)
 	if f != nil && f.status >= 500 {
 		s.count.failed.Add(1)
@@ -26,8 +26,8 @@ const defaultTimeout = 30 * time.Second // of a route
 
 type caller struct {
 	s       *service
+	lane    *lane
 	q       *request
-	port    int
 	timeout time.Duration
 	tried   tried
 	repeats int // of what may have arrived
@@ -38,51 +38,51 @@ type caller struct {
 func (c *caller) run(ctx context.Context) (*response, *instance, *failure) {
 	for {
 		c.backOff(ctx)
-		inst, f := c.wait.acquire(ctx, c.s, &c.tried)
+		p, f := c.wait.acquire(ctx, c.lane, &c.tried)
 		if f != nil {
 			return nil, nil, f
 		}
-		resp, err := inst.pool(c.port).roundTrip(ctx, c.q, c.timeout, c.again+c.repeats > 0)
+		resp, err := p.roundTrip(ctx, c.q, c.timeout, c.again+c.repeats > 0)
 		if err == nil {
-			inst.health.answered()
-			inst.connected()
-			return resp, inst, nil
+			p.health.answered()
+			p.connected()
+			return resp, p.inst, nil
 		}
-		if f := c.after(inst, err); f != nil {
+		if f := c.after(p, err); f != nil {
 			return nil, nil, f
 		}
 	}
 }
 
 // after decides what an error means: nil to try again.
-func (c *caller) after(inst *instance, err *callError) *failure {
-	defer inst.release()
+func (c *caller) after(p *pool, err *callError) *failure {
+	defer p.inst.release()
 	switch {
 	case err.gone:
 		if err.sent {
-			inst.connected()
+			p.connected()
 		} else {
-			inst.abandoned()
+			p.abandoned()
 		}
 		return &failure{status: 499, kind: kindClient, detail: "the client went away"}
 	case err.kind == kindConnect:
 		if c.s.retries() < 0 {
 			return &failure{status: 502, kind: kindConnect, detail: "no connection to an instance of " + c.s.name}
 		}
-		c.tried.add(inst)
+		c.tried.add(p)
 		c.s.count.retries.Add(1)
-		return c.wait.failedConnect(c.s, &c.tried)
+		return c.wait.failedConnect(c.lane, &c.tried)
 	case !err.sent:
-		inst.connected()
+		p.connected()
 		if c.again++; c.s.retries() < 0 || c.again > 3 || !c.q.body.rewindable() {
 			return c.failed(err)
 		}
 		c.s.count.retries.Add(1)
 		return nil
 	}
-	inst.connected()
-	inst.broke()
-	c.tried.add(inst)
+	p.connected()
+	p.broke()
+	c.tried.add(p)
 	if err.kind != kindReset || !c.q.safe || c.q.upgrade != "" || c.repeats >= c.s.retries() || !c.q.body.rewindable() ||
 		!c.s.budget.take(time.Now()) {
 		return c.failed(err)
@@ -95,7 +95,7 @@ func (c *caller) after(inst *instance, err *callError) *failure {
 // backOff waits before a request is repeated that every instance has had already: one that just died takes its
 // connections with it one by one, and the listener last or first. 5 ms, then five times as long each.
 func (c *caller) backOff(ctx context.Context) {
-	if c.repeats == 0 || c.tried.n < len(c.s.available.Load().list) {
+	if c.repeats == 0 || c.tried.n < len(c.lane.available.Load().list) {
 		return
 	}
 	wait := 5 * time.Millisecond
@@ -148,9 +148,9 @@ func (w *waiter) begin(s *service) bool {
 
 // failedConnect notes that an instance did not accept a connection; nil says to go on. An instance that refuses is out
 // of the choice then, so this ends: with another, or with the hold.
-func (w *waiter) failedConnect(s *service, t *tried) *failure {
+func (w *waiter) failedConnect(l *lane, t *tried) *failure {
 	w.failed++
-	if w.begin(s) || s.hold() < 0 && t.n < len(s.available.Load().list) {
+	if w.begin(l.s) || l.s.hold() < 0 && t.n < len(l.available.Load().list) {
 		return nil
 	}
 	return w.none()
@@ -165,10 +165,11 @@ func (w *waiter) pause(ctx context.Context) {
 }
 
 // acquire returns an instance, counted as in use, or why there is none.
-func (w *waiter) acquire(ctx context.Context, s *service, t *tried) (*instance, *failure) {
+func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failure) {
+	s := l.s
 	w.pause(ctx)
-	if inst := s.acquire(t); inst != nil {
-		return inst, nil
+	if p := l.acquire(t); p != nil {
+		return p, nil
 	}
 	if !w.begin(s) {
 		return nil, w.none()
@@ -184,9 +185,9 @@ func (w *waiter) acquire(ctx context.Context, s *service, t *tried) (*instance, 
 	timer := time.NewTimer(time.Until(w.until))
 	defer timer.Stop()
 	for {
-		changed := *s.changed.Load() // before looking, so that no change in between is missed
-		if inst := s.acquire(t); inst != nil {
-			return inst, nil
+		changed := *l.changed.Load() // before looking, so that no change in between is missed
+		if p := l.acquire(t); p != nil {
+			return p, nil
 		}
 		select {
 		case <-changed:

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// health is what the data plane itself found out about an instance. Two things count: connections that fail, which say
+// health is what the data plane itself found out about one port of an instance. Two things count: connections that fail, which say
 // at once that nobody is there, and answers that break off, which say so only in a row.
 type health struct {
 	mu       sync.Mutex
@@ -15,20 +15,11 @@ type health struct {
 	connects int       // failed connects in a row
 	breaks   int       // broken answers in a row
 	ejected  int       // ejections in a row
-	probed   verdict   // by the data plane itself, while the control plane is away
 
 	broken atomic.Int32 // breaks, readable without the lock
 	silent atomic.Int32 // connects in a row that timed out
 	trial  atomic.Int32
 }
-
-type verdict int
-
-const (
-	unknown verdict = iota
-	passed
-	failed
-)
 
 // States of a trial: after a failed connect one request alone may try whether the instance is back.
 const (

@@ -17,13 +17,22 @@ type instance struct {
 
 	inUse  atomic.Int64 // requests, streams and connections in flight
 	takes  atomic.Bool  // may take something new; set to false before anyone reads inUse for "drained"
-	health health
+	probed atomic.Int32 // a verdict, of the data plane's own probe while the control plane is away
 
 	mu      sync.Mutex
 	pools   map[int]*pool
 	streams map[*stream]struct{}
 	drainBy *time.Timer
 }
+
+// verdict is what a probe said last.
+type verdict int32
+
+const (
+	unknown verdict = iota
+	passed
+	failed
+)
 
 // stream is something that may outlive a drain: it is told to end.
 type stream struct {
@@ -50,9 +59,7 @@ func (i *instance) ready() bool {
 	if c.Draining {
 		return false
 	}
-	i.health.mu.Lock()
-	defer i.health.mu.Unlock()
-	switch i.health.probed {
+	switch verdict(i.probed.Load()) {
 	case passed:
 		return true
 	case failed:
@@ -65,12 +72,14 @@ func (i *instance) ready() bool {
 // at once, so that no request is ever written to one that it is about to close.
 func (i *instance) update(c *Instance, now time.Time) {
 	was := i.conf.Swap(c)
-	if c.Ready && !was.Ready {
-		i.health.reset()
-	}
 	i.settle()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if c.Ready && !was.Ready {
+		for _, p := range i.pools {
+			p.health.reset()
+		}
+	}
 	if i.drainBy != nil {
 		i.drainBy.Stop()
 		i.drainBy = nil
@@ -140,11 +149,6 @@ func (i *instance) untrack(s *stream) {
 	delete(i.streams, s)
 }
 
-// admit claims the trial of an instance that is on trial.
-func (i *instance) admit() bool {
-	return i.health.trial.Load() == trialNone || i.health.trial.CompareAndSwap(trialOpen, trialBusy)
-}
-
 func (i *instance) release() { i.inUse.Add(-1) }
 
 // address returns where a target port of the service really is.
@@ -176,42 +180,6 @@ func (i *instance) dropIdle() {
 	}
 }
 
-// unreachable takes the instance out after a connect that was refused: nobody is there, not for idle connections either.
-func (i *instance) unreachable() {
-	if i.health.unreachable(time.Now()) {
-		i.dropIdle()
-		i.svc.refresh()
-	}
-}
-
-// unanswered notes a connect that timed out.
-func (i *instance) unanswered() {
-	if i.health.unanswered() && i.health.unreachable(time.Now()) {
-		i.svc.refresh()
-	}
-}
-
-// broke notes an answer that broke off.
-func (i *instance) broke() {
-	if i.health.broke(time.Now()) {
-		i.svc.refresh()
-	}
-}
-
-// connected notes a connection that was made.
-func (i *instance) connected() {
-	if i.health.connected() {
-		i.svc.wake()
-	}
-}
-
-// abandoned notes that a request gave up on the instance without a result.
-func (i *instance) abandoned() {
-	if i.health.abandon() {
-		i.svc.wake()
-	}
-}
-
 // expire closes connections that were idle for too long.
 func (i *instance) expire(now time.Time) {
 	i.mu.Lock()
@@ -219,4 +187,16 @@ func (i *instance) expire(now time.Time) {
 	for _, p := range i.pools {
 		p.expire(now)
 	}
+}
+
+// ejectedAt says whether a port of the instance is out of the choice by what the data plane found out itself.
+func (i *instance) ejectedAt(now time.Time) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, p := range i.pools {
+		if p.health.ejectedAt(now) {
+			return true
+		}
+	}
+	return false
 }

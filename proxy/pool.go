@@ -11,10 +11,11 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// pool holds the idle connections to one port of one instance, the last used on top.
+// pool is one port of one instance: how it fares, and its idle connections, the last used on top.
 type pool struct {
-	inst *instance
-	port int
+	inst   *instance
+	port   int
+	health health
 
 	mu   sync.Mutex
 	idle []*upstream
@@ -67,7 +68,7 @@ func (p *pool) get(ctx context.Context, fresh bool) (c *upstream, reused bool, e
 				return c, true, nil
 			}
 		case <-ctx.Done():
-			p.inst.abandoned()
+			p.abandoned()
 			return nil, false, ctx.Err()
 		}
 	}
@@ -115,17 +116,17 @@ func (p *pool) dial(ctx context.Context) (*net.TCPConn, error) {
 	conn, err := d.DialContext(ctx, "tcp", p.inst.address(p.port))
 	switch {
 	case err == nil:
-		p.inst.connected()
+		p.connected()
 		return conn.(*net.TCPConn), nil
 	case ctx.Err() != nil:
-		p.inst.abandoned()
+		p.abandoned()
 		return nil, ctx.Err()
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		p.inst.unreachable()
+		p.unreachable()
 	case ownFault(err):
-		p.inst.abandoned()
+		p.abandoned()
 	default: // time-out: the instance's fault only if it happens again and again
-		p.inst.unanswered()
+		p.unanswered()
 	}
 	return nil, &connectError{err}
 }
@@ -203,5 +204,46 @@ func (p *pool) expire(now time.Time) {
 	p.mu.Unlock()
 	for _, c := range old {
 		c.Close()
+	}
+}
+
+// admit claims the trial of a pool that is on trial.
+func (p *pool) admit() bool {
+	return p.health.trial.Load() == trialNone || p.health.trial.CompareAndSwap(trialOpen, trialBusy)
+}
+
+// unreachable takes the pool out after a connect that was refused: nobody is there, not for idle connections either.
+func (p *pool) unreachable() {
+	if p.health.unreachable(time.Now()) {
+		p.drop()
+		p.inst.svc.refresh(p.port)
+	}
+}
+
+// unanswered notes a connect that timed out.
+func (p *pool) unanswered() {
+	if p.health.unanswered() && p.health.unreachable(time.Now()) {
+		p.inst.svc.refresh(p.port)
+	}
+}
+
+// broke notes an answer that broke off.
+func (p *pool) broke() {
+	if p.health.broke(time.Now()) {
+		p.inst.svc.refresh(p.port)
+	}
+}
+
+// connected notes a connection that was made.
+func (p *pool) connected() {
+	if p.health.connected() {
+		p.inst.svc.lane(p.port).wake()
+	}
+}
+
+// abandoned notes that a request gave up on the pool without a result.
+func (p *pool) abandoned() {
+	if p.health.abandon() {
+		p.inst.svc.lane(p.port).wake()
 	}
 }

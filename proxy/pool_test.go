@@ -109,19 +109,15 @@ func TestConnectsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newUpstream(conn.(*net.TCPConn), p)
-	for done := false; !done; {
-		select {
-		case given := <-got:
-			if given != c {
-				t.Error("another connection")
-			}
-			done = true
-		default:
-			p.put(c, time.Now())
-			if p.pop() != nil { // nobody waited yet
-				time.Sleep(time.Millisecond)
-			}
+	for {
+		p.put(c, time.Now())
+		if p.pop() == nil {
+			break // it was waited for
 		}
+		time.Sleep(time.Millisecond)
+	}
+	if given := <-got; given != c {
+		t.Error("another connection")
 	}
 	c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
@@ -138,19 +134,19 @@ func TestConnectsAreBounded(t *testing.T) {
 func TestSilentConnects(t *testing.T) {
 	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
 	defer s.close()
-	a := s.instances["a"]
+	a := s.instances["a"].pool(80)
 	for range 10 {
 		a.unanswered()
 		a.unanswered()
 		a.connected()
 	}
-	if s.acquire(nil) == nil {
+	if s.lane(80).acquire(nil) == nil {
 		t.Fatal("out though every third connect succeeded")
 	}
 	for range silentToEject {
 		a.unanswered()
 	}
-	if s.acquire(nil) != nil {
+	if s.lane(80).acquire(nil) != nil {
 		t.Error("not out after three in a row")
 	}
 }

@@ -127,13 +127,9 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 
 // setProbed takes over what a probe of our own said.
 func (i *instance) setProbed(v verdict) {
-	i.health.mu.Lock()
-	same := i.health.probed == v
-	i.health.probed = v
-	i.health.mu.Unlock()
-	if !same {
+	if verdict(i.probed.Swap(int32(v))) != v {
 		i.settle()
-		i.svc.refresh()
+		i.svc.refreshAll()
 	}
 }
 

@@ -14,17 +14,25 @@ type service struct {
 	conf   atomic.Pointer[Service]
 	budget *budget
 
-	available atomic.Pointer[choice]        // whom a new request may go to
-	changed   atomic.Pointer[chan struct{}] // closed and renewed whenever available is
-	holding   atomic.Int64
-	hints     sync.Map // port to kind: what was last spoken there
-	count     counters
+	lanes   atomic.Pointer[map[int]*lane] // by port; a copy is made for each new one
+	holding atomic.Int64
+	hints   sync.Map // port to kind: what was last spoken there
+	count   counters
 
 	mu        sync.Mutex
 	instances map[string]*instance // of the current snapshot
 	leaving   map[*instance]bool   // of earlier ones, still in use
-	timer     *time.Timer          // the next end of an ejection
 	closed    bool
+}
+
+// lane is one port of a service. Each port is judged by itself: a caller that asks for one where nobody listens takes
+// nothing away from the callers of another.
+type lane struct {
+	s         *service
+	port      int
+	available atomic.Pointer[choice]        // whom a new request may go to
+	changed   atomic.Pointer[chan struct{}] // closed and renewed whenever available is
+	timer     *time.Timer                   // the next end of an ejection; s.mu guards it
 }
 
 type counters struct {
@@ -40,9 +48,7 @@ const (
 
 func newService(name string, now time.Time) *service {
 	s := &service{name: name, budget: newBudget(now), instances: map[string]*instance{}, leaving: map[*instance]bool{}}
-	ch := make(chan struct{})
-	s.changed.Store(&ch)
-	s.available.Store(&choice{})
+	s.lanes.Store(&map[int]*lane{})
 	s.conf.Store(&Service{Name: name})
 	return s
 }
@@ -104,7 +110,34 @@ func (s *service) apply(conf *Service, now time.Time) {
 			delete(s.leaving, inst)
 		}
 	}
-	s.rebuild(now)
+	s.rebuildAll(now)
+}
+
+// lane returns the lane of a port, made when it is new.
+func (s *service) lane(port int) *lane {
+	if l := (*s.lanes.Load())[port]; l != nil {
+		return l
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := *s.lanes.Load()
+	if l := old[port]; l != nil {
+		return l
+	}
+	l := &lane{s: s, port: port}
+	ch := make(chan struct{})
+	l.changed.Store(&ch)
+	s.rebuild(l, time.Now())
+	lanes := maps.Clone(old)
+	lanes[port] = l
+	s.lanes.Store(&lanes)
+	return l
+}
+
+func (s *service) rebuildAll(now time.Time) {
+	for _, l := range *s.lanes.Load() {
+		s.rebuild(l, now)
+	}
 }
 
 // retire takes an instance out for good. What is in flight goes on. s.mu is held.
@@ -126,83 +159,89 @@ func (s *service) close() {
 	}
 	s.instances = map[string]*instance{}
 	s.closed = true
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	s.rebuild(time.Now())
+	s.rebuildAll(time.Now())
 }
 
-// refresh rebuilds the choice after an ejection or its end.
-func (s *service) refresh() {
+// refresh rebuilds the choice of a port after an ejection or its end.
+func (s *service) refresh(port int) {
+	l := s.lane(port)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rebuild(time.Now())
+	s.rebuild(l, time.Now())
 }
 
-// rebuild computes whom new requests may go to, wakes who waits for it, and sets the timer for the next change that
-// time alone makes. s.mu is held.
+// refreshAll rebuilds the choices of all ports after an instance's readiness has changed.
+func (s *service) refreshAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rebuildAll(time.Now())
+}
+
+// rebuild computes whom new requests to a port may go to, wakes who waits for it, and sets the timer for the next change
+// that time alone makes. s.mu is held.
 //
 // An instance that can't be connected to is never chosen. One that breaks off answers is not either, unless that leaves
 // fewer than half of the connectable ones: then the fault is likely not theirs, or shedding would overload the rest
 // (the panic threshold of Envoy, whose default is the same half).
-func (s *service) rebuild(now time.Time) {
-	var reachable, healthy []*instance
+func (s *service) rebuild(l *lane, now time.Time) {
+	var reachable, healthy []*pool
 	var next time.Time
 	for _, id := range slices.Sorted(maps.Keys(s.instances)) {
 		inst := s.instances[id]
 		if !inst.ready() {
 			continue
 		}
-		until, hard := inst.health.out(now)
+		p := inst.pool(l.port)
+		until, hard := p.health.out(now)
 		if !until.IsZero() && (next.IsZero() || until.Before(next)) {
 			next = until
 		}
 		if hard {
 			continue
 		}
-		reachable = append(reachable, inst)
+		reachable = append(reachable, p)
 		if until.IsZero() {
-			healthy = append(healthy, inst)
+			healthy = append(healthy, p)
 		}
 	}
 	if 2*len(healthy) < len(reachable) {
 		healthy = reachable
 	}
-	s.available.Store(newChoice(healthy, now))
-	s.wake()
-	if s.timer != nil {
-		s.timer.Stop()
-		s.timer = nil
+	l.available.Store(newChoice(healthy, now))
+	l.wake()
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
 	}
 	if !next.IsZero() && !s.closed {
-		s.timer = time.AfterFunc(max(time.Millisecond, next.Sub(now)), s.refresh)
+		l.timer = time.AfterFunc(max(time.Millisecond, next.Sub(now)), func() { s.refresh(l.port) })
 	}
 }
 
 // wake lets everyone look again who waits for an instance.
-func (s *service) wake() {
+func (l *lane) wake() {
 	ch := make(chan struct{})
-	close(*s.changed.Swap(&ch))
+	close(*l.changed.Swap(&ch))
 }
 
-// acquire returns an instance that may take one more request, counted as in use; nil when there is none. It prefers
-// those that were not tried yet. The caller releases it.
-func (s *service) acquire(tried *tried) *instance {
+// acquire returns the port of an instance that may take one more request, counted as in use; nil when there is none. It
+// prefers those that were not tried yet. The caller releases the instance.
+func (l *lane) acquire(tried *tried) *pool {
 	for range 8 {
-		inst := s.available.Load().pick(tried, time.Now)
-		if inst == nil {
+		p := l.available.Load().pick(tried, time.Now)
+		if p == nil {
 			return nil
 		}
-		if !inst.admit() {
+		if !p.admit() {
 			continue
 		}
-		inst.inUse.Add(1)
-		if inst.takes.Load() {
-			return inst
+		p.inst.inUse.Add(1)
+		if p.inst.takes.Load() {
+			return p
 		}
 		// The snapshot changed in between: whoever set takes to false may already have read inUse.
-		inst.health.abandon()
-		inst.release()
+		p.health.abandon()
+		p.inst.release()
 	}
 	return nil
 }
@@ -236,7 +275,7 @@ func (s *service) describe(st *Status) {
 		if n := inst.inUse.Load(); n > 0 {
 			st.InUse[inst.id] += int(n)
 		}
-		if inst.health.ejectedAt(now) {
+		if inst.ejectedAt(now) {
 			st.Ejected = append(st.Ejected, inst.id)
 		}
 	}

@@ -160,24 +160,25 @@ func (c *clientConn) raceWith(up *net.TCPConn) (first []byte, k kind, lost bool)
 func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int) (*instance, *net.TCPConn) {
 	var w waiter
 	var t tried
+	l := s.lane(port)
 	for {
-		inst, f := w.acquire(ctx, s, &t)
+		to, f := w.acquire(ctx, l, &t)
 		if f != nil {
 			s.count.failed.Add(1)
 			return nil, nil
 		}
-		up, err := inst.pool(port).dial(ctx)
+		up, err := to.dial(ctx)
 		if err == nil {
-			return inst, up
+			return to.inst, up
 		}
-		inst.release()
+		to.inst.release()
 		if s.retries() < 0 {
 			s.count.failed.Add(1)
 			return nil, nil
 		}
-		t.add(inst)
+		t.add(to)
 		s.count.retries.Add(1)
-		if w.failedConnect(s, &t) != nil {
+		if w.failedConnect(l, &t) != nil {
 			s.count.failed.Add(1)
 			return nil, nil
 		}

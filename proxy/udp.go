@@ -69,20 +69,19 @@ func (p *Proxy) openSession(l *listener) *udpSession {
 	if s == nil {
 		return nil
 	}
-	inst := s.acquire(nil)
-	if inst == nil {
+	to := s.lane(conf.Port).acquire(nil)
+	if to == nil {
 		s.count.failed.Add(1)
 		return nil
 	}
-	conn, err := net.Dial("udp", inst.address(conf.Port))
+	conn, err := net.Dial("udp", to.inst.address(conf.Port))
+	to.abandoned() // a datagram socket proves nothing
 	if err != nil {
-		inst.abandoned()
-		inst.release()
+		to.inst.release()
 		return nil
 	}
-	inst.abandoned() // a datagram socket proves nothing
 	s.count.connections.Add(1)
-	return &udpSession{inst: inst, up: conn.(*net.UDPConn)}
+	return &udpSession{inst: to.inst, up: conn.(*net.UDPConn)}
 }
 
 // answerUDP passes the instance's datagrams back until the session is idle or the instance's drain time is over.
