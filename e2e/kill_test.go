@@ -1,0 +1,271 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/api"
+	"trellis/engine"
+	"trellis/load"
+)
+
+// own are Trellis' own processes of a project.
+func own(s api.Status) map[string]int {
+	return map[string]int{"control": s.ControlPlane.PID, "data": s.Proxy.PID, "holder": s.Holder.PID}
+}
+
+// back waits until Trellis answers again with other processes than the killed ones, and web is as ready as before.
+func (p *project) back(killed map[string]int, ready int) api.Status {
+	p.t.Helper()
+	var last api.Status
+	eventually(p.t, 20*time.Second, "Trellis back", func() string {
+		out, err := p.try("ps", "--format", "json")
+		if err != nil {
+			return out
+		}
+		last = p.ps()
+		now := own(last)
+		for name, pid := range killed {
+			if now[name] == pid || now[name] == 0 {
+				return fmt.Sprintf("%s is %d, killed was %d", name, now[name], pid)
+			}
+		}
+		if web := serviceOf(p.t, last, "web"); web.Ready != ready {
+			return fmt.Sprintf("%d ready: %s", web.Ready, web.Reason)
+		}
+		return ""
+	})
+	return last
+}
+
+func TestKillingControlOrDataPlaneRefusesNoConnection(t *testing.T) {
+	for _, victim := range []string{"control", "data"} {
+		t.Run(victim, func(t *testing.T) {
+			port := freePort(t)
+			p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
+			p.run("up", "-d")
+			before := pids(p.ps())
+			tr := underLoad(t, url(port), 200, func() {
+				for range 5 {
+					pid := own(p.ps())[victim]
+					signal(t, pid, "KILL")
+					p.back(map[string]int{victim: pid}, 2)
+				}
+			})
+			if victim == "control" {
+				tr.noneLost(t)
+			}
+			// What was inside a data plane when it was killed is cut off; no connection is refused.
+			for _, kind := range []load.Kind{load.Connect, load.Timeout, load.Missed, load.Proxy5xx} {
+				if n := tr.report.Errors[kind]; n > 0 {
+					t.Errorf("%d requests failed with %s", n, kind)
+				}
+			}
+			tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+			if after := pids(p.ps()); fmt.Sprint(after) != fmt.Sprint(before) {
+				t.Errorf("instances restarted: %v, then %v", before, after)
+			}
+		})
+	}
+}
+
+func TestKillingTheHolderOrAllRestartsNoInstance(t *testing.T) {
+	for _, victims := range [][]string{{"holder"}, {"control", "data", "holder"}} {
+		t.Run(strings.Join(victims, "+"), func(t *testing.T) {
+			port := freePort(t)
+			p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", "")})
+			p.run("up", "-d")
+			before := p.ps()
+			killed := map[string]int{}
+			for _, v := range victims {
+				killed[v] = own(before)[v]
+				signal(t, killed[v], "KILL")
+			}
+			start := time.Now()
+			p.run("up", "-d")
+			t.Logf("up took %v", time.Since(start))
+			after := p.back(killed, 2)
+			if fmt.Sprint(pids(after)) != fmt.Sprint(pids(before)) {
+				t.Errorf("instances restarted: %v, then %v", pids(before), pids(after))
+			}
+			if v := version(t, port); v != "v1" {
+				t.Errorf("version %q", v)
+			}
+		})
+	}
+}
+
+// TestTrellisSurvivesFiftyKills kills Trellis again and again: idle, in the middle of a plan, while an instance dies.
+func TestTrellisSurvivesFiftyKills(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	port := freePort(t)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v0", "")})
+	p.run("up", "-d")
+	current := "v0"
+	for i := range 50 {
+		before := p.ps()
+		dead := "" // the instance that died meanwhile, if one did
+		switch i % 3 {
+		case 1: // in the middle of a plan
+			current = fmt.Sprintf("v%d", i)
+			p.write("compose.yaml", shop(port, 2, current, ""))
+			go p.try("up", "-d")
+			time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
+		case 2: // while an instance dies
+			in := p.instances("web")[0]
+			dead = string(in.ID)
+			signal(t, in.PID, "KILL")
+		}
+		killed := map[string]int{}
+		names := []string{"control", "data", "holder"}
+		for _, n := range names[:1+random.IntN(3)] {
+			if pid := own(before)[n]; alive(pid) {
+				killed[n] = pid
+				signal(t, pid, "KILL")
+			}
+		}
+		out, err := p.try("up", "-d")
+		if err != nil {
+			t.Fatalf("round %d, killed %v: up: %v\n%s", i, killed, err, out)
+		}
+		after := p.back(killed, 2)
+		if v := version(t, port); v != current {
+			t.Fatalf("round %d: version %q serves, want %q", i, v, current)
+		}
+		now := pids(after)
+		if len(now) != 2 {
+			t.Fatalf("round %d: %d instances: %v", i, len(now), now)
+		}
+		for id, pid := range pids(before) {
+			if i%3 != 1 && id != dead && now[id] != pid {
+				t.Fatalf("round %d: %s was %d and is %d: it was restarted", i, id, pid, now[id])
+			}
+		}
+		if n := programs(t, p.dir); n != 2 {
+			t.Fatalf("round %d: %d programs run, want 2", i, n)
+		}
+	}
+}
+
+func alive(pid int) bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+	return pid > 1 && err == nil
+}
+
+// programs counts the test's programs that run with a ledger in dir: a second copy of an instance would be one more.
+func programs(t *testing.T, dir string) int {
+	t.Helper()
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	n := 0
+	for _, exe := range exes {
+		if target, err := os.Readlink(exe); err == nil && target == built.app {
+			n++
+		}
+	}
+	return n
+}
+
+func TestWhatHappenedMeanwhileIsKnownAfterwards(t *testing.T) {
+	port := freePort(t)
+	more := fmt.Sprintf(`
+  worker:
+    image: testapp
+    restart: "no"
+    environment: {EXIT: "7", DELAY: 3s}
+    x-trellis: {process: {command: [%s]}}
+`, built.app)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", more)})
+	go p.try("up", "-d", "--timeout", "2s")
+	eventually(t, 20*time.Second, "worker runs", func() string {
+		if out, err := p.try("ps", "--format", "json"); err != nil {
+			return out
+		}
+		if s := p.ps(); len(s.Services) < 2 || len(p.instances("worker")) == 0 || len(p.instances("web")) == 0 {
+			return "not yet"
+		}
+		return ""
+	})
+	for _, pid := range own(p.ps()) {
+		signal(t, pid, "KILL")
+	}
+	time.Sleep(4 * time.Second) // the worker exits with nobody there
+	p.try("up", "-d", "--timeout", "2s")
+	worker := serviceOf(t, p.ps(), "worker")
+	if worker.State != engine.ServiceFailed || len(worker.Instances) != 1 || worker.Instances[0].Exit == nil || worker.Instances[0].Exit.Code != 7 {
+		t.Errorf("worker: %+v", worker)
+	}
+	if out := p.run("logs", "worker"); !strings.Contains(out, "about to exit with 7") {
+		t.Errorf("logs of the time between: %q", out)
+	}
+}
+
+func TestAnotherBuildTakesOverAndRestartsNoInstance(t *testing.T) {
+	port := freePort(t)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
+	p.run("up", "-d")
+	before := p.ps()
+	tr := underLoad(t, url(port), 200, func() {
+		p.trellis = built.other
+		p.run("up", "-d")
+		p.back(map[string]int{"control": own(before)["control"], "data": own(before)["data"]}, 2)
+	})
+	tr.noneLost(t)
+	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	after := p.ps()
+	if fmt.Sprint(pids(after)) != fmt.Sprint(pids(before)) {
+		t.Errorf("instances restarted: %v, then %v", pids(before), pids(after))
+	}
+	if after.Version == before.Version || after.Holder.PID != before.Holder.PID {
+		t.Errorf("version %s, then %s; holder %d, then %d", before.Version, after.Version, before.Holder.PID, after.Holder.PID)
+	}
+}
+
+func TestTrellisLeaksNothing(t *testing.T) {
+	port := freePort(t)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v0", "")})
+	p.run("up", "-d")
+	round := func(i int) {
+		p.write("compose.yaml", shop(port, 2+i%2, fmt.Sprintf("v%d", i), ""))
+		p.run("up", "-d")
+		get(t, url(port))
+		p.run("logs", "--tail", "1")
+		p.run("exec", "-T", "web", "true")
+	}
+	round(1)
+	round(2)
+	count := func() map[string]int {
+		fds := map[string]int{}
+		for name, pid := range own(p.ps()) {
+			entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+			fds[name+" fds"], fds[name+" threads"] = len(entries), len(tasks)
+		}
+		return fds
+	}
+	before := count()
+	for i := range 10 {
+		round(3 + i)
+	}
+	round(14)
+	eventually(t, 10*time.Second, "fds and threads as before", func() string {
+		now := count()
+		for name, n := range now {
+			if n > before[name]+6 {
+				return fmt.Sprintf("%s: %d, then %d", name, before[name], n)
+			}
+		}
+		return ""
+	})
+}

@@ -1,0 +1,356 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/api"
+	"trellis/engine"
+)
+
+// shop is a plain Compose file: web behind a published port, and what else a test adds.
+func shop(port, replicas int, version, more string) string {
+	return fmt.Sprintf(`name: shop
+services:
+  web:
+    image: testapp
+    ports: ["%d:80"]
+    environment: {VERSION: "%s", LEDGER: /ledger/web}
+    volumes: ["./ledger:/ledger"]
+    healthcheck: {interval: 1s, timeout: 1s, retries: 3}
+    deploy: {replicas: %d}
+    x-trellis:
+      process: {command: [%s]}
+      probe: {http: /healthz}
+%s`, port, version, replicas, built.app, more)
+}
+
+func url(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
+
+// get returns the body of a GET that has to be answered with 200.
+func get(t *testing.T, url string) string {
+	t.Helper()
+	body, err := fetch(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+func fetch(url string) (string, error) {
+	client := http.Client{Timeout: 10 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return "", err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("GET %s: %s: %s", url, resp.Status, body)
+	}
+	return string(body), nil
+}
+
+func version(t *testing.T, port int) string {
+	t.Helper()
+	var hello struct{ Version string }
+	if err := json.Unmarshal([]byte(get(t, url(port))), &hello); err != nil {
+		t.Fatal(err)
+	}
+	return hello.Version
+}
+
+func TestPlainFileAnswersAtItsPublishedPort(t *testing.T) {
+	port := freePort(t)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", "")})
+	out := p.run("up", "-d")
+	if v := version(t, port); v != "v1" {
+		t.Errorf("version %q", v)
+	}
+	s := p.ps()
+	if web := serviceOf(t, s, "web"); web.State != engine.ServiceHealthy || web.Ready != 2 || len(web.Instances) != 2 {
+		t.Errorf("ps: %+v", web)
+	}
+	if !strings.Contains(out, fmt.Sprint(port)) {
+		t.Errorf("up does not say where it is reached:\n%s", out)
+	}
+	if again := p.run("up", "-d"); strings.Contains(again, "rollout") {
+		t.Errorf("a second up changes something:\n%s", again)
+	}
+	if after := p.ps(); fmt.Sprint(pids(after)) != fmt.Sprint(pids(s)) {
+		t.Errorf("a second up restarted instances: %v, then %v", pids(s), pids(after))
+	}
+}
+
+// pids maps each instance that runs to its program.
+func pids(s api.Status) map[string]int {
+	m := map[string]int{}
+	for _, svc := range s.Services {
+		for _, in := range svc.Instances {
+			if in.State != engine.InstanceExited {
+				m[string(in.ID)] = in.PID
+			}
+		}
+	}
+	return m
+}
+
+func TestServicesReachEachOtherByNameOnTheirOwnPorts(t *testing.T) {
+	port := freePort(t)
+	more := fmt.Sprintf(`
+  api:
+    image: testapp
+    expose: ["80"]
+    environment: {VERSION: api1}
+    deploy: {replicas: 3}
+    x-trellis: {process: {command: [%s]}, probe: {http: /healthz}}
+`, built.app)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", more)})
+	p.run("up", "-d")
+	hosts := map[string]bool{}
+	for range 30 {
+		body := get(t, url(port)+"/fetch?url=http://api/")
+		if !strings.Contains(body, `"api1"`) {
+			t.Fatalf("api answered %q", body)
+		}
+		hosts[body] = true
+	}
+	if len(hosts) < 2 {
+		t.Errorf("three replicas on the same port, and all 30 calls went to one: %v", hosts)
+	}
+}
+
+func TestRedeployUnderLoadLosesNothing(t *testing.T) {
+	for _, replicas := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
+			port := freePort(t)
+			p := newProject(t, map[string]string{"compose.yaml": shop(port, replicas, "v1", ""), "ledger/.keep": ""})
+			p.run("up", "-d")
+			tr := underLoad(t, url(port), 200, func() {
+				for i := range 3 {
+					p.write("compose.yaml", shop(port, replicas, fmt.Sprintf("v%d", i+2), ""))
+					p.run("up", "-d")
+				}
+			})
+			tr.noneLost(t)
+			tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+			if v := version(t, port); v != "v4" {
+				t.Errorf("version %q after the last deploy", v)
+			}
+		})
+	}
+}
+
+func TestScaleUnderLoadLosesNothing(t *testing.T) {
+	port := freePort(t)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", ""), "ledger/.keep": ""})
+	p.run("up", "-d")
+	tr := underLoad(t, url(port), 200, func() {
+		for _, n := range []int{4, 2, 1, 3} {
+			p.run("scale", fmt.Sprintf("web=%d", n))
+			eventually(t, 20*time.Second, "scaled", func() string {
+				if got := len(p.instances("web")); got != n {
+					return fmt.Sprintf("%d instances, want %d", got, n)
+				}
+				return ""
+			})
+		}
+	})
+	tr.noneLost(t)
+	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+}
+
+func TestRestartUnderLoadLosesNothing(t *testing.T) {
+	port := freePort(t)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
+	p.run("up", "-d")
+	before := pids(p.ps())
+	tr := underLoad(t, url(port), 200, func() {
+		p.run("restart", "web")
+		eventually(t, 20*time.Second, "restarted", func() string {
+			s := p.ps()
+			for id := range pids(s) {
+				if _, old := before[id]; old {
+					return "still there: " + id
+				}
+			}
+			if web := serviceOf(t, s, "web"); web.Ready != 2 {
+				return fmt.Sprintf("%d ready", web.Ready)
+			}
+			return ""
+		})
+	})
+	tr.noneLost(t)
+	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+}
+
+func TestCrashedInstanceIsReplacedAndNoRepeatableRequestIsLost(t *testing.T) {
+	for _, replicas := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
+			port := freePort(t)
+			p := newProject(t, map[string]string{"compose.yaml": shop(port, replicas, "v1", ""), "ledger/.keep": ""})
+			p.run("up", "-d")
+			const kills = 5
+			tr := underLoad(t, url(port), 200, func() {
+				for range kills {
+					victim := p.instances("web")[0]
+					signal(t, victim.PID, "KILL")
+					eventually(t, 20*time.Second, "replaced", func() string {
+						for _, in := range p.instances("web") {
+							if in.PID == victim.PID {
+								return "still listed"
+							}
+						}
+						if web := serviceOf(t, p.ps(), "web"); web.Ready != replicas {
+							return fmt.Sprintf("%d ready of %d: %s", web.Ready, replicas, web.Reason)
+						}
+						return ""
+					})
+				}
+			})
+			tr.noGetLost(t)
+			// A POST that was with the program when it was killed cannot be repeated: it is answered with an error that
+			// says so, it is never sent twice, and there is at most one such moment a kill and connection.
+			for _, r := range tr.lost[1] {
+				if r.Status != http.StatusBadGateway {
+					t.Errorf("POST lost without an honest answer: %+v", r)
+				}
+			}
+			if len(tr.lost[1]) > kills {
+				t.Errorf("%d POSTs lost in %d kills", len(tr.lost[1]), kills)
+			}
+			tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+		})
+	}
+}
+
+func TestCrashLoopIsNamedAndLeavesTheOthersAlone(t *testing.T) {
+	port := freePort(t)
+	more := fmt.Sprintf(`
+  broken:
+    image: testapp
+    environment: {EXIT: "3"}
+    x-trellis: {process: {command: [%s]}}
+`, built.app)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", more)})
+	out, err := p.try("up", "-d", "--timeout", "15s")
+	if err == nil {
+		t.Errorf("up succeeds with a service that only crashes:\n%s", out)
+	}
+	if !strings.Contains(out, "about to exit with 3") {
+		t.Errorf("up does not show the last log lines:\n%s", out)
+	}
+	eventually(t, 20*time.Second, "named", func() string {
+		if s := serviceOf(t, p.ps(), "broken").State; s != engine.ServiceCrashLooping {
+			return s
+		}
+		return ""
+	})
+	if v := version(t, port); v != "v1" {
+		t.Errorf("web: %q", v)
+	}
+	if s := serviceOf(t, p.ps(), "broken"); len(s.LastLog) == 0 || !strings.Contains(s.Reason, "3") {
+		t.Errorf("no reason, no log: %+v", s)
+	}
+}
+
+func TestBadVersionDoesNotReplaceTheGoodOne(t *testing.T) {
+	port := freePort(t)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
+	p.run("up", "-d")
+	tr := underLoad(t, url(port), 200, func() {
+		bad := strings.Replace(shop(port, 2, "v2", ""), "VERSION:", `EXIT: "1", VERSION:`, 1)
+		p.write("compose.yaml", bad)
+		if out, err := p.try("up", "-d", "--timeout", "10s"); err == nil {
+			t.Errorf("up succeeds with a version that crashes:\n%s", out)
+		}
+	})
+	tr.noneLost(t)
+	if v := version(t, port); v != "v1" {
+		t.Errorf("version %q serves", v)
+	}
+	p.run("rollback")
+	if v := version(t, port); v != "v1" {
+		t.Errorf("version %q serves after the rollback", v)
+	}
+	if web := serviceOf(t, p.ps(), "web"); web.State != engine.ServiceHealthy {
+		t.Errorf("web is %s: %s", web.State, web.Reason)
+	}
+}
+
+func TestSecretsConfigsVolumesAndEnvironmentArriveAsTheFileSays(t *testing.T) {
+	port := freePort(t)
+	compose := strings.Replace(shop(port, 1, "v1", `
+secrets: {token: {file: ./token.txt}}
+configs: {motd: {content: "hello"}}
+volumes: {data: {}}
+`), `volumes: ["./ledger:/ledger"]`, `volumes: ["./ledger:/ledger", "data:/var/lib/shop"]
+    secrets: [token]
+    configs: [{source: motd, target: /etc/shop/motd}]`, 1)
+	p := newProject(t, map[string]string{"compose.yaml": compose, "token.txt": "s3cret-value\n"})
+	p.run("up", "-d")
+	file := func(path string) string { return get(t, url(port)+"/file?path="+path) }
+	if got := file("/run/secrets/token"); got != "s3cret-value\n" {
+		t.Errorf("secret %q", got)
+	}
+	if got := file("/etc/shop/motd"); got != "hello" {
+		t.Errorf("config %q", got)
+	}
+	var env []string
+	if err := json.Unmarshal([]byte(get(t, url(port)+"/env")), &env); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range env {
+		key, _, _ := strings.Cut(e, "=")
+		switch key {
+		case "PATH", "HOME", "VERSION", "LEDGER", "HOSTNAME":
+		default:
+			t.Errorf("environment has %s, which the file does not", e)
+		}
+	}
+	out := p.run("exec", "-T", "web", "sh", "-c", "ls -l /run/secrets/token; echo kept > /var/lib/shop/f; cat /etc/hostname")
+	if !strings.Contains(out, "-r--------") {
+		t.Errorf("the secret's mode: %s", out)
+	}
+	p.run("down")
+	p.run("up", "-d")
+	if got := p.run("exec", "-T", "web", "cat", "/var/lib/shop/f"); !strings.Contains(got, "kept") {
+		t.Errorf("the volume did not survive down and up: %q", got)
+	}
+	// The secret's value stands in no file of ours but its own.
+	err := filepath.WalkDir(filepath.Join(p.dir, ".trellis"), func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || strings.Contains(path, "/contents/") {
+			return nil
+		}
+		if b, err := os.ReadFile(path); err == nil && strings.Contains(string(b), "s3cret-value") {
+			t.Errorf("%s holds the secret", path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTakenPortNamesItsHolder(t *testing.T) {
+	port := freePort(t)
+	other := newProject(t, map[string]string{"compose.yaml": strings.Replace(shop(port, 1, "v1", ""), "name: shop", "name: first", 1)})
+	other.run("up", "-d")
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", "")})
+	out, err := p.try("up", "-d")
+	if err == nil || !strings.Contains(out, fmt.Sprint(port)) || !strings.Contains(out, "pid") {
+		t.Errorf("up on a taken port: %v\n%s", err, out)
+	}
+}

@@ -1,0 +1,245 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/api"
+	"trellis/engine"
+)
+
+// project is a Compose project in a folder of its own and the commands on it.
+type project struct {
+	t       *testing.T
+	dir     string
+	trellis string // the binary
+	env     []string
+}
+
+// newProject writes files (name to content) and takes the project down at the test's end, failing if anything is left.
+func newProject(t *testing.T, files map[string]string) *project {
+	t.Helper()
+	dir := t.TempDir()
+	p := &project{t: t, dir: dir, trellis: built.trellis, env: os.Environ()}
+	for name, content := range files {
+		p.write(name, content)
+	}
+	before := takeInventory(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			p.dump()
+		}
+		if out, err := p.try("down", "--volumes", "--yes"); err != nil && !strings.Contains(out, "does not run") {
+			t.Errorf("down: %v\n%s", err, out)
+		}
+		before.compare(t, dir)
+	})
+	return p
+}
+
+func (p *project) write(name, content string) {
+	p.t.Helper()
+	path := filepath.Join(p.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// try runs a command of trellis in the project's folder.
+func (p *project) try(args ...string) (output string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.trellis, args...)
+	cmd.Dir, cmd.Env = p.dir, append(p.env, "NO_COLOR=1")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err = cmd.Run()
+	return out.String(), err
+}
+
+// run is try for commands that have to succeed.
+func (p *project) run(args ...string) string {
+	p.t.Helper()
+	out, err := p.try(args...)
+	if err != nil {
+		p.t.Fatalf("trellis %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// json runs a command with --format json and decodes its standard output into v.
+func (p *project) json(v any, args ...string) {
+	p.t.Helper()
+	cmd := exec.Command(p.trellis, append(args, "--format", "json")...)
+	cmd.Dir, cmd.Env = p.dir, p.env
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		p.t.Fatalf("trellis %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.String())
+	}
+	if err := json.Unmarshal(out, v); err != nil {
+		p.t.Fatalf("trellis %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+func (p *project) ps() api.Status {
+	p.t.Helper()
+	var s api.Status
+	p.json(&s, "ps")
+	return s
+}
+
+// instances returns the instances of a service that have not exited.
+func (p *project) instances(service string) []engine.Instance {
+	p.t.Helper()
+	var live []engine.Instance
+	for _, in := range serviceOf(p.t, p.ps(), service).Instances {
+		if in.State != engine.InstanceExited {
+			live = append(live, in)
+		}
+	}
+	return live
+}
+
+func serviceOf(t *testing.T, s api.Status, name string) engine.Service {
+	t.Helper()
+	for _, svc := range s.Services {
+		if svc.Name == name {
+			return svc
+		}
+	}
+	t.Fatalf("no service %s in %+v", name, s)
+	return engine.Service{}
+}
+
+// eventually polls until ok returns "" and fails with what it said last.
+func eventually(t *testing.T, within time.Duration, what string, ok func() string) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		why := ok()
+		if why == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %s", what, within, why)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// dump prints what a person would look at after a failure.
+func (p *project) dump() {
+	for _, args := range [][]string{{"ps"}, {"events", "--limit", "60"}, {"logs", "--tail", "30"}} {
+		out, _ := p.try(args...)
+		p.t.Logf("trellis %s\n%s", strings.Join(args, " "), out)
+	}
+	logs, _ := filepath.Glob(filepath.Join(p.dir, ".trellis", "*", "trellis.log"))
+	for _, name := range logs {
+		if b, err := os.ReadFile(name); err == nil {
+			p.t.Logf("%s\n%s", name, b[max(0, len(b)-8000):])
+		}
+	}
+}
+
+// freePort returns a TCP port that nothing listens on.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// inventory is everything on the machine that Trellis could leave behind.
+type inventory map[string]bool
+
+func takeInventory(t *testing.T) inventory {
+	t.Helper()
+	inv := inventory{}
+	add := func(kind string, names ...string) {
+		for _, n := range names {
+			inv[kind+" "+n] = true
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 4 {
+			add("mount", f[4])
+		}
+	}
+	links, _ := filepath.Glob("/sys/class/net/*")
+	add("interface", links...)
+	for _, pattern := range []string{
+		"/sys/fs/cgroup/*/trellis*", "/sys/fs/cgroup/*/trellis*/*", "/sys/fs/cgroup/*/trellis*/*/*", "/sys/fs/cgroup/trellis*/*",
+		"/run/trellis/*", "/run/netns/*",
+	} {
+		names, _ := filepath.Glob(pattern)
+		add("path", names...)
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, proc := range procs {
+		exe, err := os.Readlink(filepath.Join(proc, "exe"))
+		if err == nil && strings.Contains(exe, "trellis") {
+			cmdline, _ := os.ReadFile(filepath.Join(proc, "cmdline"))
+			add("process", fmt.Sprintf("%s %s", filepath.Base(proc), bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
+		}
+	}
+	return inv
+}
+
+// compare fails for everything that is there now and was not there before. Programs end a moment after their record.
+func (before inventory) compare(t *testing.T, dir string) {
+	t.Helper()
+	eventually(t, 5*time.Second, "nothing left behind", func() string {
+		var left []string
+		for item := range takeInventory(t) {
+			if !before[item] && !strings.HasSuffix(item, "/run/trellis/machine.lock") && !strings.HasPrefix(item, "path /run/trellis/machine") {
+				left = append(left, item)
+			}
+		}
+		return strings.Join(left, "\n")
+	})
+	entries, err := os.ReadDir(filepath.Join(dir, ".trellis"))
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		instances, _ := filepath.Glob(filepath.Join(dir, ".trellis", e.Name(), "instances", "*"))
+		if len(instances) > 0 {
+			t.Errorf("instances left behind: %v", instances)
+		}
+	}
+}
+
+// signal sends a signal to one process.
+func signal(t *testing.T, pid int, name string) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("no pid to signal: %d", pid)
+	}
+	if out, err := exec.Command("kill", "-"+name, strconv.Itoa(pid)).CombinedOutput(); err != nil {
+		t.Fatalf("kill -%s %d: %v %s", name, pid, err, out)
+	}
+}

@@ -1,0 +1,125 @@
+// Command testapp is the service of the end-to-end tests: it answers who it is, keeps a ledger of the requests that it
+// took, and misbehaves when told to.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+func main() {
+	log.SetFlags(0)
+	if code := os.Getenv("EXIT"); code != "" { // crash, after DELAY
+		delay, _ := time.ParseDuration(os.Getenv("DELAY"))
+		log.Printf("about to exit with %s", code)
+		time.Sleep(delay)
+		n, _ := strconv.Atoi(code)
+		os.Exit(n)
+	}
+	app := &app{version: os.Getenv("VERSION"), ledger: os.Getenv("LEDGER")}
+	port := os.Getenv("PORT")
+	if port == "" {
+		port = "80"
+	}
+	delay, _ := time.ParseDuration(os.Getenv("START_DELAY"))
+	time.Sleep(delay)
+	server := &http.Server{Addr: ":" + port, Handler: app.routes()}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+		defer cancel()
+		_ = server.Shutdown(grace)
+	}()
+	log.Printf("testapp %s listens on %s", app.version, port)
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		log.Fatal(err)
+	}
+	<-done
+	log.Print("testapp ended")
+}
+
+type app struct {
+	version string
+	ledger  string // file that each POST is appended to
+
+	mu sync.Mutex
+}
+
+func (a *app) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		if os.Getenv("UNHEALTHY") != "" {
+			http.Error(w, "told to be unhealthy", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
+		d, _ := time.ParseDuration(r.URL.Query().Get("for"))
+		time.Sleep(d)
+		a.hello(w, r)
+	})
+	mux.HandleFunc("POST /ledger", a.record)
+	mux.HandleFunc("GET /fetch", a.fetch)
+	mux.HandleFunc("GET /env", func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(os.Environ()) })
+	mux.HandleFunc("GET /file", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFile(w, r, r.URL.Query().Get("path"))
+	})
+	mux.HandleFunc("GET /", a.hello)
+	return mux
+}
+
+func (a *app) hello(w http.ResponseWriter, _ *http.Request) {
+	host, _ := os.Hostname()
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{"version": a.version, "pid": os.Getpid(), "host": host})
+}
+
+// record appends the request's sequence number to the ledger before it answers: what was answered stands there.
+func (a *app) record(w http.ResponseWriter, r *http.Request) {
+	seq := r.Header.Get("X-Load-Seq")
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f, err := os.OpenFile(a.ledger, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666)
+	if err == nil {
+		_, err = f.WriteString(seq + "\n") // one write: instances append to the same file
+		_ = f.Close()
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.WriteHeader(http.StatusCreated)
+}
+
+// fetch asks another service by its name.
+func (a *app) fetch(w http.ResponseWriter, r *http.Request) {
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get(r.URL.Query().Get("url"))
+	if err != nil {
+		http.Error(w, strings.TrimSpace(err.Error()), http.StatusBadGateway)
+		return
+	}
+	defer resp.Body.Close()
+	w.WriteHeader(resp.StatusCode)
+	_, _ = io.Copy(w, resp.Body)
+}

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Runs the benchmarks. They print ratios against a floor measured in the same run: absolute times depend on the machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+go test -run '^$' -bench . -benchtime "${BENCHTIME:-1s}" ./...
+go test -tags e2e -run '^$' -bench . -benchtime 1x -timeout 30m ./e2e

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Every test with the race detector, the example's own, and the end-to-end tests against the real binary.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CGO_ENABLED=1
+
+go test -race -timeout 15m ./...
+(cd examples/evergreen && go test -race -timeout 10m ./...)
+# One package, one test at a time: they count lost requests, and the machine is theirs.
+go test -tags e2e -count=1 -timeout 40m ./e2e/...

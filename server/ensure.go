@@ -1,0 +1,205 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"trellis/api"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/holder"
+)
+
+// Connect returns the running control plane of a project. None is running: ErrNotFound.
+func Connect(ctx context.Context, l Location) (api.Control, io.Closer, error) {
+	client := api.NewClient(l.apiSocket())
+	if _, err := client.Status(ctx); err != nil {
+		_ = client.Close()
+		if !errors.Is(err, errdefs.ErrUnavailable) {
+			return nil, nil, err
+		}
+		if !held(ctx, l) {
+			return nil, nil, fmt.Errorf("project %s does not run here: %w; start it with `trellis up`", l.Project, errdefs.ErrNotFound)
+		}
+		return wait(ctx, l) // its control plane is just starting
+	}
+	return remote{client, l}, client, nil
+}
+
+// remote is a control plane in a process of its own, whose Down and Shutdown return when that process is gone.
+type remote struct {
+	*api.Client
+	location Location
+}
+
+// Down implements api.Deployer.
+func (r remote) Down(ctx context.Context, opt engine.DeleteOptions) error {
+	if err := r.Client.Down(ctx, opt); err != nil {
+		return err
+	}
+	return r.gone(ctx)
+}
+
+// Shutdown implements api.Operator.
+func (r remote) Shutdown(ctx context.Context, stop bool) error {
+	if err := r.Client.Shutdown(ctx, stop); err != nil {
+		return err
+	}
+	return r.gone(ctx)
+}
+
+// gone waits until the holder has ended, which it does last, and removes the runtime directory.
+func (r remote) gone(ctx context.Context) error {
+	for pause := 5 * time.Millisecond; held(ctx, r.location); pause = min(2*pause, 100*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+	if err := os.RemoveAll(r.location.RuntimeDir); err != nil {
+		return fmt.Errorf("remove the runtime directory: %w", err)
+	}
+	return nil
+}
+
+// held says whether a holder answers: then there is or will be a control plane.
+func held(ctx context.Context, l Location) bool {
+	client, err := holder.Dial(ctx, l.holderSocket())
+	if err != nil {
+		return false
+	}
+	_ = client.Close()
+	return true
+}
+
+// wait waits for the control plane to answer, up to 20 s.
+func wait(ctx context.Context, l Location) (api.Control, io.Closer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	client := api.NewClient(l.apiSocket())
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		_, err := client.Status(ctx)
+		if err == nil {
+			return remote{client, l}, client, nil
+		}
+		select {
+		case <-ctx.Done():
+			_ = client.Close()
+			return nil, nil, fmt.Errorf("start the control plane of %s: %w; its log is %s", l.Project, err, l.log())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Ensure returns the control plane of a project and starts it if it does not run. One of another build is replaced by
+// this one, control plane first, then data plane; no instance restarts.
+func Ensure(ctx context.Context, l Location) (api.Control, io.Closer, error) {
+	if err := l.prepare(); err != nil {
+		return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
+	}
+	client, err := startHolder(ctx, l)
+	if err != nil {
+		return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
+	}
+	defer client.Close()
+	control, closer, err := wait(ctx, l)
+	if err != nil {
+		return nil, nil, err
+	}
+	status, err := control.Status(ctx)
+	if err == nil {
+		var id string
+		if id, err = buildID(); err == nil && id == status.Version {
+			return control, closer, nil
+		}
+	}
+	_ = closer.Close()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := replace(ctx, l, client); err != nil {
+		return nil, nil, fmt.Errorf("replace the control plane of %s: %w", l.Project, err)
+	}
+	return wait(ctx, l)
+}
+
+// commands are what the holder starts: this binary, twice.
+func commands(l Location) (control, data []string, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the running binary: %w", err)
+	}
+	return []string{exe, "serve", "--location", l.registration()}, []string{exe, "proxy", "--location", l.registration()}, nil
+}
+
+func replace(ctx context.Context, l Location, client *holder.Client) error {
+	control, data, err := commands(l)
+	if err != nil {
+		return err
+	}
+	if err := client.Replace(ctx, holder.RoleControlPlane, control); err != nil {
+		return err
+	}
+	return client.Replace(ctx, holder.RoleDataPlane, data)
+}
+
+// startHolder returns the project's holder, started if there is none.
+func startHolder(ctx context.Context, l Location) (*holder.Client, error) {
+	shim, err := shimCommand(l)
+	if err != nil {
+		return nil, err
+	}
+	control, data, err := commands(l)
+	if err != nil {
+		return nil, err
+	}
+	return holder.Start(ctx, shim, holder.Config{
+		Project: l.Project, Dir: l.RuntimeDir, ControlPlane: control, DataPlane: data, Log: l.log(), Env: environment(),
+	})
+}
+
+// environment is what control plane and data plane get of the caller's: no more, so that nothing of the shell that
+// happened to start them first is kept.
+func environment() []string {
+	var env []string
+	for _, key := range []string{"PATH", "HOME", "LANG", "TZ", "XDG_RUNTIME_DIR", "GOTRACEBACK", "GORACE", "GOCOVERDIR"} {
+		if v, ok := os.LookupEnv(key); ok {
+			env = append(env, key+"="+v)
+		}
+	}
+	return env
+}
+
+// Running is a project that is registered on this machine.
+type Running struct {
+	Location
+	Status *api.Status // nil: its control plane does not answer
+}
+
+// Projects returns every project that runs on this machine as this user, in order of name.
+func Projects(ctx context.Context) ([]Running, error) {
+	locations, err := registered()
+	if err != nil {
+		return nil, err
+	}
+	var all []Running
+	for _, l := range locations {
+		if !held(ctx, l) {
+			continue
+		}
+		r := Running{Location: l}
+		client := api.NewClient(l.apiSocket())
+		if status, err := client.Status(ctx); err == nil {
+			r.Status = &status
+		}
+		_ = client.Close()
+		all = append(all, r)
+	}
+	sortProjects(all)
+	return all, nil
+}

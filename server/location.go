@@ -1,0 +1,141 @@
+// Package server builds every part of Trellis from its configuration and runs them in order. It is the only place that
+// knows everyone: the control plane (Serve), the data plane (Proxy), and how a command line finds or starts them
+// (Connect, Ensure).
+package server
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"trellis/errdefs"
+)
+
+// Location says where a project keeps what it has: durable things in StateDir, sockets and pids in RuntimeDir.
+type Location struct {
+	Project    string `json:"project"`
+	WorkingDir string `json:"working_dir"` // the project directory, absolute
+	StateDir   string `json:"state_dir"`
+	RuntimeDir string `json:"runtime_dir"`
+	// Files are the Compose files the project was brought up from last, for `trellis ls`.
+	Files []string `json:"files,omitempty"`
+}
+
+// Locate returns where the project of that name in workingDir keeps its state: in stateDir if that is not empty,
+// otherwise in .trellis/PROJECT beside the file. It makes nothing.
+func Locate(project, workingDir, stateDir string) (Location, error) {
+	if project == "" || filepath.Base(project) != project {
+		return Location{}, fmt.Errorf("locate project %q: %w: not a project name", project, errdefs.ErrInvalid)
+	}
+	workingDir, err := filepath.Abs(workingDir)
+	if err != nil {
+		return Location{}, fmt.Errorf("locate project %s: %w", project, err)
+	}
+	if stateDir == "" {
+		stateDir = filepath.Join(workingDir, ".trellis", project)
+	}
+	if stateDir, err = filepath.Abs(stateDir); err != nil {
+		return Location{}, fmt.Errorf("locate project %s: %w", project, err)
+	}
+	// One state directory is one project, whatever path leads to it.
+	if real, err := filepath.EvalSymlinks(stateDir); err == nil {
+		stateDir = real
+	}
+	sum := sha256.Sum256([]byte(stateDir))
+	return Location{
+		Project: project, WorkingDir: workingDir, StateDir: stateDir,
+		RuntimeDir: filepath.Join(runtimeRoot(), hex.EncodeToString(sum[:6])),
+	}, nil
+}
+
+// runtimeRoot is short, because the path of a unix socket may have 107 bytes.
+func runtimeRoot() string {
+	if os.Geteuid() == 0 {
+		return "/run/trellis"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && len(dir) < 40 {
+		return filepath.Join(dir, "trellis")
+	}
+	return filepath.Join("/tmp", "trellis-"+strconv.Itoa(os.Geteuid()))
+}
+
+func (l Location) apiSocket() string    { return filepath.Join(l.RuntimeDir, "api.sock") }
+func (l Location) holderSocket() string { return filepath.Join(l.RuntimeDir, "holder.sock") }
+func (l Location) registration() string { return filepath.Join(l.RuntimeDir, "project.json") }
+func (l Location) log() string          { return filepath.Join(l.StateDir, "trellis.log") }
+func (l Location) artifacts() string    { return filepath.Join(l.StateDir, "artifacts") }
+func (l Location) contents() string     { return filepath.Join(l.StateDir, "contents") }
+
+// Artifacts is the folder of the artefact store, which the command line fills.
+func (l Location) Artifacts() string { return l.artifacts() }
+
+// prepare makes the two folders and what lies in them from the start.
+func (l Location) prepare() error {
+	if err := private(l.RuntimeDir); err != nil {
+		return err
+	}
+	if err := private(l.StateDir); err != nil {
+		return err
+	}
+	if parent := filepath.Dir(l.StateDir); filepath.Base(parent) == ".trellis" {
+		ignore := filepath.Join(parent, ".gitignore")
+		if _, err := os.Stat(ignore); errors.Is(err, fs.ErrNotExist) {
+			if err := os.WriteFile(ignore, []byte("*\n"), 0o644); err != nil {
+				return fmt.Errorf("keep state out of version control: %w", err)
+			}
+		}
+	}
+	b, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(l.registration(), b, 0o600); err != nil {
+		return fmt.Errorf("register project %s: %w", l.Project, err)
+	}
+	return nil
+}
+
+// private makes dir with mode 0700 and refuses one that belongs to somebody else: whoever owns it could swap what lies
+// in it.
+func private(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", dir, err)
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("use %s: %w: not a directory", dir, errdefs.ErrInvalid)
+	}
+	if owner, ok := ownerOf(info); ok && owner != os.Geteuid() {
+		return fmt.Errorf("use %s: %w: it belongs to user %d; remove it, or choose another folder with --state", dir, errdefs.ErrConflict, owner)
+	}
+	return nil
+}
+
+// registered returns every project that has a runtime directory here, whether or not it runs.
+func registered() ([]Location, error) {
+	names, err := filepath.Glob(filepath.Join(runtimeRoot(), "*", "project.json"))
+	if err != nil {
+		return nil, err
+	}
+	var all []Location
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // gone between the two calls
+		}
+		var l Location
+		if json.Unmarshal(b, &l) == nil && l.registration() == name {
+			all = append(all, l)
+		}
+	}
+	return all, nil
+}

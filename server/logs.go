@@ -1,0 +1,192 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"trellis/api"
+	"trellis/driver"
+	"trellis/engine"
+)
+
+// Logs implements api.Operator. Without Follow the lines of all instances come in order of time; with it each instance's
+// lines are in order.
+func (c *control) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	r, w := io.Pipe()
+	out := &logMerger{control: c, req: req, out: w}
+	go func() {
+		defer cancel()
+		if req.Follow {
+			_ = w.CloseWithError(out.follow(ctx))
+			return
+		}
+		_ = w.CloseWithError(out.all(ctx))
+	}()
+	return pipeCloser{r, cancel}, nil
+}
+
+type pipeCloser struct {
+	*io.PipeReader
+	cancel func()
+}
+
+func (p pipeCloser) Close() error {
+	p.cancel()
+	return p.PipeReader.Close()
+}
+
+type logMerger struct {
+	control *control
+	req     api.LogsRequest
+
+	mu  sync.Mutex
+	out io.Writer
+}
+
+// source is one instance whose output is asked for.
+type source struct {
+	service string
+	id      engine.InstanceID
+	exited  bool
+}
+
+// sources returns the instances asked for that are there now.
+func (m *logMerger) sources(ctx context.Context) ([]source, error) {
+	s, err := m.control.observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []source
+	for _, svc := range s.Services {
+		if len(m.req.Services) > 0 && !slices.Contains(m.req.Services, svc.Name) {
+			continue
+		}
+		for _, in := range svc.Instances {
+			if m.req.Instance != "" && in.ID != m.req.Instance || m.req.Revision != 0 && in.Revision != m.req.Revision {
+				continue
+			}
+			found = append(found, source{svc.Name, in.ID, in.State == engine.InstanceExited})
+		}
+	}
+	return found, nil
+}
+
+// lines calls fn for each line of one instance.
+func (m *logMerger) lines(ctx context.Context, s source, opt driver.LogOptions, fn func(api.LogLine) error) error {
+	r, err := m.control.engine.Logs(ctx, m.control.location.Project, s.id, opt)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
+	defer stop()
+	for dec := json.NewDecoder(r); ; {
+		var line driver.LogLine
+		if err := dec.Decode(&line); err != nil {
+			return nil // the end, or the instance was removed meanwhile
+		}
+		err := fn(api.LogLine{Time: line.Time, Service: s.service, Instance: s.id, Stream: line.Stream, Text: line.Text})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (m *logMerger) write(line api.LogLine) error {
+	b, err := json.Marshal(line)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, err = m.out.Write(append(b, '\n'))
+	return err
+}
+
+func (m *logMerger) all(ctx context.Context) error {
+	sources, err := m.sources(ctx)
+	if err != nil {
+		return err
+	}
+	var lines []api.LogLine
+	for _, s := range sources {
+		collect := func(l api.LogLine) error { lines = append(lines, l); return nil }
+		opt := driver.LogOptions{Tail: m.req.Tail, Since: m.req.Since}
+		if err := m.lines(ctx, s, opt, collect); err != nil {
+			m.control.log.Debug("logs left out", "instance", s.id, "err", err)
+		}
+	}
+	slices.SortStableFunc(lines, func(a, b api.LogLine) int { return cmp.Compare(a.Time.UnixNano(), b.Time.UnixNano()) })
+	for _, line := range lines {
+		if err := m.write(line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// follow joins each instance as it appears, and again when it is started again, and goes on until ctx is done.
+func (m *logMerger) follow(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	var mu sync.Mutex
+	joined := map[engine.InstanceID]*reading{}
+	for {
+		next := m.control.changed.next()
+		sources, err := m.sources(ctx)
+		if err != nil {
+			return err
+		}
+		for _, s := range sources {
+			mu.Lock()
+			r := joined[s.id]
+			if r == nil {
+				r = &reading{since: m.req.Since, tail: m.req.Tail}
+				joined[s.id] = r
+			} else if r.active || s.exited {
+				mu.Unlock()
+				continue
+			}
+			r.active = true
+			mu.Unlock()
+			running.Go(func() {
+				last := m.read(ctx, s, *r)
+				mu.Lock()
+				*r = reading{since: last, tail: 0}
+				mu.Unlock()
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-next:
+		}
+	}
+}
+
+// reading is how far one instance's output was read.
+type reading struct {
+	active bool
+	since  time.Time
+	tail   int
+}
+
+// read writes one instance's lines until it exits, and returns the time from which to go on.
+func (m *logMerger) read(ctx context.Context, s source, from reading) time.Time {
+	last := from.since
+	opt := driver.LogOptions{Follow: true, Tail: from.tail, Since: from.since}
+	err := m.lines(ctx, s, opt, func(l api.LogLine) error {
+		last = l.Time.Add(time.Nanosecond)
+		return m.write(l)
+	})
+	if err != nil {
+		m.control.log.Debug("log ended", "instance", s.id, "err", err)
+	}
+	return last
+}

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"trellis/errdefs"
+	"trellis/holder"
+	"trellis/proxy"
+)
+
+// Proxy is the data plane of the project registered in file. It is started by the holder and blocks until ctx is done
+// and what was in flight has ended, or the holder is gone.
+func Proxy(ctx context.Context, file string, log *slog.Logger) error {
+	l, err := readLocation(file)
+	if err != nil {
+		return err
+	}
+	log = log.With("project", l.Project)
+	client, err := holder.Dial(ctx, l.holderSocket())
+	if err != nil {
+		return fmt.Errorf("serve traffic of %s: %w", l.Project, err)
+	}
+	defer client.Close()
+	if err := client.Hello(ctx, holder.RoleDataPlane); err != nil {
+		return fmt.Errorf("serve traffic of %s: %w", l.Project, err)
+	}
+	removeStale(l.RuntimeDir)
+	p := proxy.New(proxy.Config{
+		Feed:   &feed{client: client, log: log},
+		Status: filepath.Join(l.RuntimeDir, "proxy-"+strconv.Itoa(os.Getpid())+".sock"),
+		Log:    log,
+	})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-client.Done():
+			log.Error("the holder is gone; ending")
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return p.Run(ctx)
+}
+
+// removeStale removes the status sockets of data planes that were killed.
+func removeStale(dir string) {
+	sockets, _ := filepath.Glob(filepath.Join(dir, "proxy-*.sock"))
+	for _, socket := range sockets {
+		var pid int
+		if _, err := fmt.Sscanf(filepath.Base(socket), "proxy-%d.sock", &pid); err != nil {
+			continue
+		}
+		if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); errors.Is(err, fs.ErrNotExist) {
+			_ = os.Remove(socket)
+		}
+	}
+}
+
+// feed makes the data plane's updates of what the holder says.
+type feed struct {
+	client *holder.Client
+	log    *slog.Logger
+}
+
+// Follow implements proxy.Feed.
+func (f *feed) Follow(ctx context.Context, update func(proxy.Update)) error {
+	return f.client.Follow(ctx, func(e holder.Event) error {
+		u := proxy.Update{Sockets: e.Sockets, Closed: e.Closed, ControlPlaneAway: e.ControlPlaneAway}
+		if len(e.Snapshot) > 0 {
+			var s proxy.Snapshot
+			if err := json.Unmarshal(e.Snapshot, &s); err != nil {
+				return fmt.Errorf("read snapshot: %w: %w", errdefs.ErrInvalid, err)
+			}
+			u.Snapshot = &s
+		}
+		update(u)
+		return nil
+	})
+}

@@ -1,0 +1,221 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"trellis/api"
+	"trellis/driver"
+	"trellis/driver/process"
+	"trellis/engine/local"
+	"trellis/errdefs"
+	"trellis/holder"
+	"trellis/probe"
+	"trellis/state"
+)
+
+// readLocation reads what prepare wrote.
+func readLocation(file string) (Location, error) {
+	var l Location
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return l, fmt.Errorf("read the project's location: %w", err)
+	}
+	if err := json.Unmarshal(b, &l); err != nil {
+		return l, fmt.Errorf("read the project's location: %s: %w: %w", file, errdefs.ErrInvalid, err)
+	}
+	return l, nil
+}
+
+// Serve is the control plane of the project registered in file. It is started by the holder, blocks until ctx is done
+// or the holder is gone, and leaves every instance running.
+func Serve(ctx context.Context, file string, log *slog.Logger) error {
+	l, err := readLocation(file)
+	if err != nil {
+		return err
+	}
+	unlock, err := lock(filepath.Join(l.StateDir, "control.lock"))
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", l.Project, err)
+	}
+	defer unlock()
+	store, err := state.Open(filepath.Join(l.StateDir, "state.db"))
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", l.Project, err)
+	}
+	defer store.Close()
+	contents, err := state.OpenContents(l.contents())
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", l.Project, err)
+	}
+	client, err := holder.Dial(ctx, l.holderSocket())
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", l.Project, err)
+	}
+	defer client.Close()
+	if err := client.Hello(ctx, holder.RoleControlPlane); err != nil {
+		return fmt.Errorf("serve %s: %w", l.Project, err)
+	}
+	s, err := build(l, store, contents, client, log.With("project", l.Project))
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", l.Project, err)
+	}
+	return s.run(ctx)
+}
+
+// controlPlane is every part of a control plane, built and not yet running.
+type controlPlane struct {
+	location Location
+	holder   *holder.Client
+	process  *process.Driver
+	engine   *local.Engine
+	control  *control
+	log      *slog.Logger
+}
+
+func build(l Location, store state.Store, contents *state.Contents, client *holder.Client, log *slog.Logger) (*controlPlane, error) {
+	shim, err := shimCommand(l)
+	if err != nil {
+		return nil, err
+	}
+	processes, err := process.New(process.Config{
+		Project: l.Project, StateDir: l.StateDir, RuntimeDir: l.RuntimeDir, Shim: shim, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	plane := &plane{holder: client, dir: l.RuntimeDir, log: log, bound: map[string]string{}}
+	eng, err := local.New(local.Config{
+		Project: l.Project, Store: store, Plane: plane, Probe: probe.Do, Log: log,
+		Drivers:    map[string]driver.Driver{"process": processes},
+		ContentDir: l.contents(), ArtifactDir: l.artifacts(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	id, err := buildID()
+	if err != nil {
+		return nil, err
+	}
+	c := &control{
+		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{}, log: log, build: id,
+	}
+	c.stop = sync.OnceFunc(func() {
+		// The holder ends this process too, so the wait for it is not waited for.
+		go func() {
+			if err := client.Stop(context.Background()); err != nil {
+				log.Error("holder does not stop", "err", err)
+			}
+		}()
+	})
+	return &controlPlane{location: l, holder: client, process: processes, engine: eng, control: c, log: log}, nil
+}
+
+// run runs the parts until ctx is done or one of them fails, and returns when all have ended.
+func (s *controlPlane) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.process.Run(ctx) })
+	g.Go(func() error {
+		return s.engine.Run(ctx, func(string) { s.control.changed.wake() })
+	})
+	g.Go(func() error { return s.serveAPI(ctx) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.holder.Done():
+			return errHolderGone
+		}
+	})
+	err := g.Wait()
+	if errors.Is(err, errHolderGone) {
+		return s.reviveHolder()
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// errHolderGone says that the holder ended without telling its children to.
+var errHolderGone = fmt.Errorf("the holder is gone: %w", errdefs.ErrUnavailable)
+
+// reviveHolder starts a new holder in place of one that was killed; it starts a new control plane and data plane, so
+// this one ends.
+func (s *controlPlane) reviveHolder() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s.log.Error("holder was killed; starting another", "err", errHolderGone)
+	client, err := startHolder(ctx, s.location)
+	if err != nil {
+		return fmt.Errorf("start another holder: %w", err)
+	}
+	return client.Close()
+}
+
+// serveAPI serves the API on its unix socket.
+func (s *controlPlane) serveAPI(ctx context.Context) error {
+	socket := s.location.apiSocket()
+	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("serve the API: %w", err)
+	}
+	// The folder is 0700, so there is no moment in which others can connect.
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return fmt.Errorf("serve the API: %w", err)
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return fmt.Errorf("serve the API: %w", err)
+	}
+	server := &http.Server{
+		Handler: api.Handler(s.control, s.log), ReadHeaderTimeout: 10 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			_ = server.Close()
+		}
+	})
+	err = server.Serve(listener)
+	if stop() { // it ended by itself
+		return fmt.Errorf("serve the API: %w", err)
+	}
+	<-done
+	return nil
+}
+
+// lock takes an exclusive lock on file, waiting up to 10 s for a predecessor to end.
+func lock(file string) (unlock func(), err error) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
+			_ = f.Close()
+			return nil, fmt.Errorf("lock %s: %w: another control plane runs", file, errdefs.ErrConflict)
+		}
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !embedshim
+
+package server
+
+func embeddedShim() []byte { return nil }
