@@ -22,6 +22,8 @@ var (
 		"depends_on", "healthcheck", "networks", "links", "extra_hosts", "stop_grace_period", "container_name",
 		"x-trellis.objective", "x-trellis.calls", "x-trellis.publishes", "x-trellis.subscribes", "x-trellis.probe",
 	}
+	// unread are attributes inside of lists that no instance gets to know.
+	unread = regexp.MustCompile(`^(volumes\[\d+\]\.(nocopy|propagation)|(post_start|pre_stop)\[\d+\]\.privileged)$`)
 	// ofPort are the attributes of a published port that the data plane alone carries out.
 	ofPort = regexp.MustCompile(`^ports\[\d+\]\.(name|published|host_ip|app_protocol|mode|x-trellis.*)$`)
 )
@@ -63,7 +65,7 @@ func (d *differ) serviceEffect(path string, c Change) string {
 		return slices.ContainsFunc(list, func(p string) bool { return under(attribute, p) })
 	}
 	switch {
-	case isAny(untouched), svc.Trellis.Process != nil && was.Trellis.Process != nil && attribute == "image":
+	case isAny(untouched), unread.MatchString(attribute), svc.Trellis.Process != nil && was.Trellis.Process != nil && attribute == "image":
 		return EffectNone
 	case attribute == "x-trellis.probe.port" || attribute == "x-trellis.probe" && c.Action != Modify:
 		return d.replaced(svc) // the port may be one that the instance does not know of yet
