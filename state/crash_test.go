@@ -118,8 +118,10 @@ type acked struct {
 	contents        map[string]bool
 }
 
-func (a *acked) read(r io.Reader) {
-	for s := bufio.NewScanner(r); s.Scan(); {
+// read calls first after the first line.
+func (a *acked) read(r io.Reader, first func()) {
+	for s := bufio.NewScanner(r); s.Scan(); first = func() {} {
+		first()
 		kind, what, _ := strings.Cut(s.Text(), " ")
 		switch kind {
 		case "revision":
@@ -148,15 +150,21 @@ func TestKilledWriterLosesNothingAcknowledged(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		timer := time.AfterFunc(time.Duration(20+rand.IntN(120))*time.Millisecond, func() { cmd.Process.Kill() })
-		a.read(out)
-		timer.Stop()
+		// One in five is killed while it opens the store, the others some time after their first write.
+		kill := func() {
+			time.AfterFunc(time.Duration(rand.IntN(80))*time.Millisecond, func() { cmd.Process.Kill() })
+		}
+		if round%5 == 0 {
+			kill()
+			kill = func() {}
+		}
+		a.read(out, kill)
 		if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
 			t.Fatalf("round %d: the writer ended by itself: %v", round, err)
 		}
 		checkAcked(t, path, a)
 	}
-	if a.revision < 10 {
+	if a.revision < 40 {
 		t.Fatalf("only %d revisions were acknowledged in 50 rounds: nothing was tested", a.revision)
 	}
 	t.Logf("%d revisions", a.revision)

@@ -25,10 +25,12 @@ func filled(t *testing.T, path string) []byte {
 	for n := range int64(3) {
 		mustPut(t, s, testRevision(), n)
 	}
+	var events []Event
 	for i := range 200 {
-		if err := s.Append(t.Context(), Event{Message: strings.Repeat("x", i)}); err != nil {
-			t.Fatal(err)
-		}
+		events = append(events, Event{Message: strings.Repeat("x", i)})
+	}
+	if err := s.Append(t.Context(), events...); err != nil {
+		t.Fatal(err)
 	}
 	if err := s.(*store).backup.wait(); err != nil {
 		t.Fatal(err)
