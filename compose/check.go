@@ -92,10 +92,10 @@ func (l *loading) checkReferences(p Project, s Service, at string) {
 				strings.Join(texts(l.root.at("services", name, "profiles")), ", "))
 		case l.root.at("jobs", name) != nil:
 			l.errorPath(where, "%s is a job: a service can only depend on services", name)
-		case d.Required || l.root.at("services", name) == nil:
-			if d.Required {
-				l.known("services", name, where)
-			}
+		case d.Required:
+			l.known("services", name, where)
+		default:
+			l.warnPath(where, "there is no service %q: nothing is waited for", cut(name, 80))
 		}
 	}
 	for name := range s.Networks {
@@ -333,7 +333,7 @@ func (l *loading) checkPublished(p Project) {
 			key := port.Published + "/" + port.Protocol
 			where := indexPath(joinPath("services", name)+".ports", l.portIndex(name, port, i))
 			for _, other := range taken[key] {
-				if anyHost(port.HostIP) || anyHost(other.host) || port.HostIP == other.host {
+				if sameHost(port.HostIP, other.host) {
 					l.errorPath(where, "publishes %s, which %s publishes too: choose another port for one of them", key, other.path)
 					break
 				}
@@ -343,7 +343,18 @@ func (l *loading) checkPublished(p Project) {
 	}
 }
 
-func anyHost(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
+// sameHost says that two addresses cannot both be listened on with one port.
+func sameHost(a, b string) bool {
+	every := func(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
+	v6 := func(ip string) bool { return strings.Contains(ip, ":") }
+	switch {
+	case a == "" || b == "" || a == b:
+		return true
+	case v6(a) != v6(b):
+		return false
+	}
+	return every(a) || every(b)
+}
 
 // checkCycles reports every cycle of depends_on once.
 func (l *loading) checkCycles(p Project) {

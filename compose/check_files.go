@@ -1,13 +1,16 @@
 package compose
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
@@ -82,18 +85,41 @@ func (l *loading) checkEnvFile(item *mark, path string) {
 	if !l.inside(where, file.text(), item, path) {
 		return
 	}
+	optional := ""
+	if strings.Contains(path, ".env_file") {
+		optional = fmt.Sprintf(", or write {path: %s, required: false}", file.text())
+	}
 	content, err := readLimited(where)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !required:
 	case errors.Is(err, fs.ErrNotExist):
-		l.errorMark(item, path, "%s does not exist: create it, or write {path: %s, required: false}", shorten(where, l.cwd), file.text())
+		l.errorMark(item, path, "%s does not exist: create it%s", shorten(where, l.cwd), optional)
 	case err != nil:
 		l.errorMark(item, path, "%s: %v", shorten(where, l.cwd), err)
 	default:
-		if err := boundedVariables(content, l.env); err != nil {
-			l.errorMark(item, path, "%s: %v", shorten(where, l.cwd), err)
+		format := item.at("format").text()
+		if format != "" && format != "raw" {
+			l.errorMark(item, path, "the format %s is not known: it may be raw", quoted(format))
+		} else if err := l.readableVariables(content, format); err != nil {
+			l.errorMark(item, path, "%s cannot be read: %v", shorten(where, l.cwd), maskLine(err))
 		}
 	}
+}
+
+// readableVariables reads an environment file as compose-go will, for its errors.
+func (l *loading) readableVariables(content []byte, format string) error {
+	lookup := func(name string) (string, bool) {
+		v, ok := l.env[name]
+		return v, ok
+	}
+	if format == "raw" {
+		return rawVariables(bytes.NewReader(content), "", map[string]string{}, lookup)
+	}
+	if err := boundedVariables(content, l.env); err != nil {
+		return err
+	}
+	_, err := dotenv.ParseWithLookup(bytes.NewReader(content), lookup)
+	return err
 }
 
 // expandHome replaces a leading ~ as compose-go does.

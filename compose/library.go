@@ -1,10 +1,47 @@
 package compose
 
 import (
+	"bufio"
+	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
+	"github.com/sirupsen/logrus"
 )
+
+// prepareLibrary sets, once, what compose-go keeps for the whole process: nothing is logged, because the diagnostics say
+// it with a place, and env_file knows the format raw, as it does in Docker Compose.
+var prepareLibrary = sync.OnceFunc(func() {
+	logrus.SetOutput(io.Discard)
+	dotenv.RegisterFormat("raw", rawVariables)
+})
+
+// rawVariables reads KEY=value lines in which nothing is quoted or replaced; KEY alone takes the value it has.
+func rawVariables(r io.Reader, _ string, vars map[string]string, lookup func(key string) (string, bool)) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxFileSize+1)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimLeft(strings.TrimPrefix(lines.Text(), "\ufeff"), " \t")
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		if key == "" || strings.ContainsAny(key, " \t") {
+			return fmt.Errorf("line %d: a key is empty or holds a space", n)
+		}
+		if !ok {
+			if value, ok = lookup(key); !ok {
+				continue
+			}
+		}
+		vars[key] = value
+	}
+	return lines.Err()
+}
 
 var (
 	libraryPath    = regexp.MustCompile(`\b(?:services|networks|volumes|secrets|configs|jobs|models|include)(?:\.\[?[A-Za-z0-9_-]+\]?|\[\d+\])+`)

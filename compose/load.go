@@ -3,13 +3,11 @@ package compose
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
-	"github.com/sirupsen/logrus"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -187,8 +185,7 @@ func (l *loading) composeGo(ctx context.Context, details types.ConfigDetails, pa
 			p, err = nil, fmt.Errorf("internal error: %v", r)
 		}
 	}()
-	// What the library would log is said by the diagnostics, with a place.
-	logrus.SetOutput(io.Discard)
+	prepareLibrary()
 	return loader.LoadWithContext(ctx, details, func(o *loader.Options) {
 		o.SetProjectName(l.name, true)
 		o.Profiles = l.profiles
