@@ -88,6 +88,7 @@ type Engine struct {
 	seats chan struct{} // one for each start at a time
 
 	writes sync.Mutex // held by Apply, Override and Delete
+	reads  sync.Mutex // held while what is wanted is read
 
 	mu      sync.Mutex // guards what follows
 	stale   bool       // the store holds something newer than desired

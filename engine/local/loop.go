@@ -168,8 +168,11 @@ func (l *loop) round() (time.Time, error) {
 	return dec.wake, nil
 }
 
-// refresh returns what is wanted, read anew if the store holds something newer.
+// refresh returns what is wanted, read anew if the store holds something newer. One reads at a time, so that what was
+// read earlier never replaces what was read later.
 func (e *Engine) refresh(ctx context.Context) (*desired, error) {
+	e.reads.Lock()
+	defer e.reads.Unlock()
 	e.mu.Lock()
 	d, stale := e.desired, e.stale
 	e.stale = false
