@@ -346,7 +346,7 @@ volumes: {data: {}}
 
 func TestTakenPortNamesItsHolder(t *testing.T) {
 	port := freePort(t)
-	other := newProject(t, map[string]string{"compose.yaml": strings.Replace(shop(port, 1, "v1", ""), "name: shop", "name: first", 1)})
+	other := newProject(t, map[string]string{"compose.yaml": strings.Replace(shop(port, 1, "v1", ""), "VERSION:", "FIRST: yes, VERSION:", 1)})
 	other.run("up", "-d")
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", "")})
 	out, err := p.try("up", "-d")

@@ -18,6 +18,7 @@ import (
 
 	"trellis/api"
 	"trellis/engine"
+	"trellis/server"
 )
 
 // project is a Compose project in a folder of its own and the commands on it.
@@ -36,7 +37,7 @@ func newProject(t *testing.T, files map[string]string) *project {
 	for name, content := range files {
 		p.write(name, content)
 	}
-	before := takeInventory(t)
+	before, id := takeInventory(t), runtimeID(t, dir)
 	t.Cleanup(func() {
 		if t.Failed() {
 			p.dump()
@@ -44,7 +45,7 @@ func newProject(t *testing.T, files map[string]string) *project {
 		if out, err := p.try("down", "--volumes", "--yes"); err != nil && !strings.Contains(out, "does not run") {
 			t.Errorf("down: %v\n%s", err, out)
 		}
-		before.compare(t, dir)
+		before.compare(t, dir, id)
 	})
 	return p
 }
@@ -146,7 +147,7 @@ func eventually(t *testing.T, within time.Duration, what string, ok func() strin
 
 // dump prints what a person would look at after a failure.
 func (p *project) dump() {
-	for _, args := range [][]string{{"ps"}, {"events", "--limit", "60"}, {"logs", "--tail", "30"}} {
+	for _, args := range [][]string{{"ps"}, {"events"}, {"logs", "--tail", "30"}} {
 		out, _ := p.try(args...)
 		p.t.Logf("trellis %s\n%s", strings.Join(args, " "), out)
 	}
@@ -209,13 +210,16 @@ func takeInventory(t *testing.T) inventory {
 	return inv
 }
 
-// compare fails for everything that is there now and was not there before. Programs end a moment after their record.
-func (before inventory) compare(t *testing.T, dir string) {
+// compare fails for everything of the project in dir that is there now and was not there before. What cannot be told
+// apart from other projects' is looked at only where none runs. Programs end a moment after their record.
+func (before inventory) compare(t *testing.T, dir, id string) {
 	t.Helper()
 	eventually(t, 5*time.Second, "nothing left behind", func() string {
+		others, _ := filepath.Glob("/run/trellis/*/project.json")
 		var left []string
 		for item := range takeInventory(t) {
-			if !before[item] && !strings.HasSuffix(item, "/run/trellis/machine.lock") && !strings.HasPrefix(item, "path /run/trellis/machine") {
+			mine := strings.Contains(item, dir) || strings.Contains(item, id)
+			if !before[item] && (mine || strings.HasPrefix(item, "interface") && len(others) == 0) {
 				left = append(left, item)
 			}
 		}
@@ -231,6 +235,16 @@ func (before inventory) compare(t *testing.T, dir string) {
 			t.Errorf("instances left behind: %v", instances)
 		}
 	}
+}
+
+// runtimeID is the name of the runtime directory of the project in dir, whatever its name.
+func runtimeID(t *testing.T, dir string) string {
+	t.Helper()
+	l, err := server.Locate("shop", dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Base(l.RuntimeDir)
 }
 
 // signal sends a signal to one process.

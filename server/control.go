@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"trellis/api"
@@ -26,6 +27,7 @@ type control struct {
 	plane    *plane
 	changed  *broadcast
 	stop     func() // ends holder, data plane and this process, after the answer that is being given
+	stopping atomic.Bool
 	log      *slog.Logger
 	build    string
 

@@ -114,6 +114,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{}, log: log, build: id,
 	}
 	c.stop = sync.OnceFunc(func() {
+		c.stopping.Store(true)
 		// The holder ends this process too, so the wait for it is not waited for.
 		go func() {
 			if err := client.Stop(context.Background()); err != nil {
@@ -137,11 +138,17 @@ func (s *controlPlane) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.holder.Done():
+		}
+		// One that was told to end tells us so too: that is not a holder that was killed.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
 			return errHolderGone
 		}
 	})
 	err := g.Wait()
-	if errors.Is(err, errHolderGone) {
+	if errors.Is(err, errHolderGone) && !s.control.stopping.Load() {
 		return s.reviveHolder()
 	}
 	if errors.Is(err, context.Canceled) {
