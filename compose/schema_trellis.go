@@ -50,7 +50,7 @@ func Schema() []byte {
 	}
 	shortProbe(defs["Probe"])
 	root := map[string]any{
-		"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://trellis.dev/x-trellis.schema.json",
+		"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "x-trellis.schema.json",
 		"title": "x-trellis in a Compose file", "type": "object",
 		"properties": map[string]any{
 			"x-trellis": ref("Project"),

@@ -156,11 +156,8 @@ func (c *checker) walk(v any, path, pattern string) {
 		if !ok || !c.known[pattern] {
 			return // inside of a value that has no attributes, such as environment
 		}
-		if among("services.*.image services.*.build", pattern) && c.service(path).Trellis.Process == nil {
-			if pattern == "services.*.image" && c.service(path).Build != nil {
-				return // said of build
-			}
-			c.say(path, pattern, carry{Left, "no driver for containers is there yet; add x-trellis.process with the command that runs the service"})
+		if among("services.*.image services.*.build", pattern) {
+			c.container(path, pattern)
 			return
 		}
 		if special := byValue(pattern, v); special.text != "" {
@@ -168,7 +165,7 @@ func (c *checker) walk(v any, path, pattern string) {
 		}
 		if verdict.how != CarriedOut && matters(pattern, v) {
 			c.say(path, pattern, verdict)
-			if verdict.how == Left || pattern == "services.*.build" {
+			if verdict.how == Left {
 				return
 			}
 		}
@@ -193,6 +190,16 @@ func (c *checker) walk(v any, path, pattern string) {
 			c.walk(e, indexPath(path, i), pattern+"[]")
 		}
 	}
+}
+
+// container says that a service needs a driver for containers. One with x-trellis.process does not: that it runs instead
+// of the image is what its file says.
+func (c *checker) container(path, pattern string) {
+	s := c.service(path)
+	if s.Trellis.Process != nil || pattern == "services.*.image" && s.Build != nil {
+		return
+	}
+	c.say(path, pattern, carry{Left, "no driver for containers is there yet; add x-trellis.process with the command that runs the service"})
 }
 
 // walkOther visits what the model keeps without a field of its own.
