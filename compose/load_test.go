@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -62,7 +63,8 @@ func portable(t *testing.T, s string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.ReplaceAll(s, dir, "DIR")
+	s = regexp.MustCompile(`leads out of the project \([^)]*\)`).ReplaceAllString(s, "leads out of the project (ROOT)")
+	return strings.NewReplacer(dir, "DIR", filepath.Dir(dir), "PARENT").Replace(s)
 }
 
 func indented(t *testing.T, p Project) string {
