@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -14,14 +15,15 @@ import (
 	"time"
 )
 
-// traffic is an open-model client: a request is sent when its time has come, whether or not earlier ones are answered,
-// over connections that are reused, without a retry. Lost is what section 7 of the design calls so: a connection error,
-// a time-out, a truncated body, a 5xx that the program did not write, or a start that was missed.
+// traffic is an open-model client: a request is sent when its time has come, over connections that are reused in turn,
+// without a retry. Lost is what section 7 of the design calls so: a connection error, a time-out, a truncated body, or a
+// 5xx that the program did not write. With all connections busy, on a machine without CPU to spare, a request starts
+// late and is still sent.
 type traffic struct {
-	url    string
+	addr   string
 	method string
-	rate   int // per second
-	client *http.Client
+	h2     *http.Client // nil: HTTP/1.1
+	idle   chan *wire
 
 	sent atomic.Int64
 	lost atomic.Int64
@@ -29,46 +31,54 @@ type traffic struct {
 	why  map[string]int
 }
 
-func newTraffic(t testing.TB, url, method string, rate int) *traffic {
-	return &traffic{url: url, method: method, rate: rate, client: client(t), why: map[string]int{}}
+// wire is one connection of a client, nil while there is none.
+type wire struct {
+	conn *net.TCPConn
+	br   *bufio.Reader
+}
+
+func newTraffic(addr, method string) *traffic {
+	tr := &traffic{addr: addr, method: method, why: map[string]int{}, idle: make(chan *wire, 32)}
+	for range cap(tr.idle) {
+		tr.idle <- &wire{}
+	}
+	return tr
 }
 
 // run sends until ctx is done, and returns when everything is answered.
 func (tr *traffic) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	interval := time.Second / time.Duration(tr.rate)
 	next := time.Now()
 	for i := 0; ctx.Err() == nil; i++ {
 		if wait := time.Until(next); wait > 0 {
 			time.Sleep(wait)
 		}
-		next = next.Add(interval)
-		wg.Go(func() { tr.one(i) })
+		next = next.Add(time.Second / lossRate)
+		w := <-tr.idle
+		wg.Go(func() {
+			tr.one(w, fmt.Sprintf("r%06d", i))
+			tr.idle <- w
+		})
 	}
 	wg.Wait()
+	for range cap(tr.idle) {
+		(<-tr.idle).close()
+	}
 }
 
-func (tr *traffic) one(i int) {
+func (tr *traffic) one(w *wire, key string) {
 	tr.sent.Add(1)
-	key := fmt.Sprintf("r%06d", i)
-	var src io.Reader
-	if tr.method == "POST" {
-		src = struct{ io.Reader }{strings.NewReader(key)} // no GetBody: Go's client can't repeat it by itself
-	}
-	req, err := http.NewRequest(tr.method, tr.url+"/"+key, src)
+	res, err := tr.exchange(w, key)
 	if err != nil {
-		panic(err)
-	}
-	if src != nil {
-		req.ContentLength = int64(len(key))
-	}
-	res, err := tr.client.Do(req)
-	if err != nil {
+		w.close()
 		tr.miss(err.Error())
 		return
 	}
 	data, err := io.ReadAll(res.Body)
 	res.Body.Close()
+	if err != nil || res.Close {
+		w.close()
+	}
 	switch {
 	case err != nil:
 		tr.miss("body: " + err.Error())
@@ -79,12 +89,55 @@ func (tr *traffic) one(i int) {
 	}
 }
 
+// exchange sends one request and reads the head of the answer.
+func (tr *traffic) exchange(w *wire, key string) (*http.Response, error) {
+	if tr.h2 != nil {
+		return tr.h2.Get("http://" + tr.addr + "/" + key)
+	}
+	if w.conn == nil || !w.alive() {
+		w.close()
+		conn, err := net.Dial("tcp", tr.addr)
+		if err != nil {
+			return nil, err
+		}
+		w.conn, w.br = conn.(*net.TCPConn), bufio.NewReader(conn)
+	}
+	w.conn.SetDeadline(time.Now().Add(30 * time.Second))
+	head := tr.method + " /" + key + " HTTP/1.1\r\nHost: a\r\n"
+	if tr.method == "POST" {
+		head += fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(key), key)
+	} else {
+		head += "\r\n"
+	}
+	if _, err := io.WriteString(w.conn, head); err != nil {
+		return nil, err
+	}
+	return http.ReadResponse(w.br, nil)
+}
+
+// alive says whether the server has not closed the connection, as any client looks before it uses one again.
+func (w *wire) alive() (alive bool) {
+	raw, err := w.conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) { alive = nothingToRead(int(fd)) })
+	return alive
+}
+
+func (w *wire) close() {
+	if w.conn != nil {
+		w.conn.Close()
+		w.conn = nil
+	}
+}
+
 func (tr *traffic) miss(why string) {
 	tr.lost.Add(1)
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
-	if i := strings.Index(why, "\": "); i >= 0 { // without the URL
-		why = why[i+3:]
+	if i := strings.LastIndex(why, ": "); i >= 0 { // without addresses
+		why = why[i+2:]
 	}
 	tr.why[why]++
 }
@@ -113,7 +166,7 @@ func (l *ledger) check() (twice, total int) {
 	return twice, len(l.seen)
 }
 
-// worker is an instance whose every answer takes a few milliseconds and goes into the ledger.
+// worker is an instance whose every answer takes 20 ms and goes into the ledger.
 func worker(t testing.TB, addr string, l *ledger) *backend {
 	return serve(t, addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := strings.TrimPrefix(r.URL.Path, "/")
@@ -124,7 +177,7 @@ func worker(t testing.TB, addr string, l *ledger) *backend {
 			}
 		}
 		l.note(key)
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 		io.WriteString(w, "done "+key)
 	}))
 }
@@ -170,7 +223,7 @@ func TestKilledInstance(t *testing.T) {
 			r.snap.Services[0].Retries = -1
 			r.push()
 		}
-		tr := newTraffic(t, "http://"+addr, "GET", lossRate)
+		tr := newTraffic(addr, "GET")
 		ctx, cancel := context.WithCancel(context.Background())
 		go func() {
 			defer cancel()
@@ -198,7 +251,7 @@ func TestKilledOnlyInstance(t *testing.T) {
 			r.snap.Services[0].Hold = -1
 			r.push()
 		}
-		tr := newTraffic(t, "http://"+addr, "GET", lossRate)
+		tr := newTraffic(addr, "GET")
 		ctx, cancel := context.WithCancel(context.Background())
 		go func() {
 			defer cancel()
@@ -223,7 +276,7 @@ func TestRollout(t *testing.T) {
 		r := newRig(t, Config{})
 		addr := r.gateway(instanceAt("app-0", a.addr), instanceAt("app-1", b.addr))
 		running := []*backend{a, b}
-		tr := newTraffic(t, "http://"+addr, "POST", lossRate)
+		tr := newTraffic(addr, "POST")
 		ctx, cancel := context.WithCancel(context.Background())
 		go func() {
 			defer cancel()
@@ -266,7 +319,7 @@ func TestHold(t *testing.T) {
 			s.Hold = -1
 		}
 		r.push()
-		tr := newTraffic(t, "http://"+addr, "POST", lossRate)
+		tr := newTraffic(addr, "POST")
 		ctx, cancel := context.WithCancel(context.Background())
 		go func() {
 			defer cancel()
@@ -312,13 +365,13 @@ func TestHandover(t *testing.T) {
 	both(t, "overlap", func(t *testing.T, twin bool) {
 		l := &ledger{seen: map[string]int{}}
 		a := worker(t, "127.0.0.1:0", l)
-		cfg := Config{Linger: 500 * time.Millisecond, Grace: 5 * time.Second}
+		cfg := Config{Linger: 2 * time.Second, Grace: 10 * time.Second}
 		if twin {
 			cfg.Linger, cfg.Grace = time.Nanosecond, time.Nanosecond
 		}
 		current := newRig(t, cfg)
 		addr := current.gateway(instanceAt("app-1", a.addr))
-		tr := newTraffic(t, "http://"+addr, "POST", lossRate)
+		tr := newTraffic(addr, "POST")
 		ctx, cancel := context.WithCancel(context.Background())
 		var ended sync.WaitGroup
 		go func() {
@@ -359,11 +412,11 @@ func TestHandover(t *testing.T) {
 func TestHandoverOverHTTP2(t *testing.T) {
 	l := &ledger{seen: map[string]int{}}
 	a := worker(t, "127.0.0.1:0", l)
-	cfg := Config{Linger: 500 * time.Millisecond, Grace: 5 * time.Second}
+	cfg := Config{Linger: 2 * time.Second, Grace: 10 * time.Second}
 	first := newRig(t, cfg)
 	addr := first.gateway(instanceAt("app-1", a.addr))
-	tr := newTraffic(t, "http://"+addr, "GET", lossRate)
-	tr.client = h2client(t)
+	tr := newTraffic(addr, "GET")
+	tr.h2 = h2client(t)
 	second := newRig(t, cfg)
 	second.snap = first.snap
 	second.push()
