@@ -12,12 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process is one process for as long as the machine runs: a pid alone names another process sooner or later.
-type Process struct {
-	PID       int    `json:"pid"`
-	StartTime uint64 `json:"start_time"` // clock ticks since boot, field 22 of /proc/PID/stat
-}
-
 // ErrGone says that a process is no more.
 var ErrGone = errors.New("process is gone")
 

@@ -122,6 +122,12 @@ type LogLimit struct {
 	MaxFiles int   `json:"max_files,omitempty"`
 }
 
+// Process is one process for as long as the machine runs: a pid alone names another process sooner or later.
+type Process struct {
+	PID       int    `json:"pid"`
+	StartTime uint64 `json:"start_time"` // clock ticks since boot, field 22 of /proc/PID/stat
+}
+
 // Running says who runs.
 type Running struct {
 	Version   int       `json:"version"`

@@ -26,9 +26,10 @@ import (
 // TestThreeInstancesOnOnePort: each has a network of its own, so a fixed port is free for each.
 func TestThreeInstancesOnOnePort(t *testing.T) {
 	w := newWorld(t, false)
-	hosts := map[string]bool{}
+	hosts, exe := map[string]bool{}, public(t)
 	for n := 1; n <= 3; n++ {
 		spec := w.spec("web", drivertest.Command(drivertest.Behaviour{Listen: []int{80}})...)
+		spec.Command[0] = exe
 		spec.ID, spec.Slot, spec.Ports, spec.User = driver.ID(fmt.Sprintf("drivertest/web-%d-0000000a", n)), n, []int{80}, "nobody"
 		w.start(spec)
 		var inst driver.Instance
@@ -286,36 +287,44 @@ func TestFlood(t *testing.T) {
 	})
 }
 
+// public copies the test binary to where every user can run it.
+func public(t *testing.T) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "trellis-public-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	b, err := os.ReadFile(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "process.test")
+	if err := os.WriteFile(file, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // TestOrdinaryUser runs the whole suite as a user without any privilege.
 func TestOrdinaryUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("the user of this test has no privileges: TestUnprivileged is this test")
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "trellis-nobody-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	b, err := os.ReadFile(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	copied := filepath.Join(dir, "process.test")
-	if err := os.WriteFile(copied, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	copied := public(t)
+	dir := filepath.Dir(copied)
 	temp := filepath.Join(dir, "tmp")
+	if err := os.Mkdir(temp, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range []string{dir, temp} {
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
 		if err := os.Chown(path, 65534, 65534); err != nil {
 			t.Fatal(err)
 		}
