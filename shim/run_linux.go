@@ -67,6 +67,7 @@ func run(dir string, prefix []string) int {
 	go s.listen(stops)
 	failure := s.start()
 	close(s.begun)
+	s.keepNamespaces()
 	if failure == nil {
 		s.run.StartedAt = time.Now()
 	}
@@ -200,6 +201,14 @@ func (s *supervisor) start() error {
 	result := make(chan error, 1)
 	go s.parent(result)
 	return <-result
+}
+
+// keepNamespaces holds the instance's mount namespace until this process ends: taking it apart would otherwise come
+// before the kernel tells of the program's end.
+func (s *supervisor) keepNamespaces() {
+	if s.spec.Isolate && s.run.Program.PID != 0 {
+		_, _ = unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", s.run.Program.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
 }
 
 // parent starts the program and waits for all children, on one thread that lives as long as the program does: its end

@@ -222,6 +222,13 @@ func execute(spec Spec, req Request, command, env []string, dir, user string) er
 		return err
 	}
 	unix.Umask(0o022)
+	if dir == "" {
+		dir = "/"
+	}
+	// Before privileges go: a revision's files lie below directories that only their owner may enter.
+	if err := unix.Chdir(dir); err != nil {
+		return fmt.Errorf("change to directory %s: %w", dir, err)
+	}
 	if spec.Confine {
 		set, err := keep(spec)
 		if err != nil {
@@ -231,12 +238,6 @@ func execute(spec Spec, req Request, command, env []string, dir, user string) er
 		if err := confine(who, set); err != nil {
 			return err
 		}
-	}
-	if dir == "" {
-		dir = "/"
-	}
-	if err := unix.Chdir(dir); err != nil {
-		return fmt.Errorf("change to directory %s: %w", dir, err)
 	}
 	path, err := findProgram(command[0], env, dir)
 	if err != nil {
@@ -318,11 +319,11 @@ func findProgram(name string, env []string, dir string) (string, error) {
 	}
 	path, _ := value(env, "PATH")
 	denied := false
-	for _, d := range append(filepath.SplitList(path), dir) {
-		if !filepath.IsAbs(d) {
-			d = filepath.Join(dir, d)
-		}
+	for _, d := range append(filepath.SplitList(path), ".") {
 		file := filepath.Join(d, name)
+		if !filepath.IsAbs(file) { // from the directory of the program, which is the present one
+			file = "./" + file
+		}
 		var st unix.Stat_t
 		if unix.Stat(file, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 			continue

@@ -232,10 +232,19 @@ func namespaceOf(path string) uint64 {
 	return st.Ino
 }
 
-// inNamespace says whether a process is in the network namespace with that inode.
-func inNamespace(pid int, inode uint64) bool {
+// inNamespace says whether a process is in the namespace of that kind with that inode.
+func inNamespace(pid int, kind string, inode uint64) bool {
 	var st unix.Stat_t
-	return unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st) == nil && st.Ino == inode
+	return unix.Stat(fmt.Sprintf("/proc/%d/ns/%s", pid, kind), &st) == nil && st.Ino == inode
+}
+
+// ownMounts returns the inode of this process's mount namespace, 0 if it cannot be had.
+func ownMounts() uint64 {
+	var st unix.Stat_t
+	if unix.Stat("/proc/self/ns/mnt", &st) != nil {
+		return 0
+	}
+	return st.Ino
 }
 
 // addressOf returns the address of link within addresses.

@@ -246,12 +246,16 @@ func (d *Driver) sweep(r record) {
 // strays returns the processes of an instance without a shim.
 func (d *Driver) strays(r record) []shim.Process {
 	var left []shim.Process
-	netns := namespaceOf(r.spec.Netns)
+	netns, machine := namespaceOf(r.spec.Netns), ownMounts()
+	if machine == 0 {
+		netns = 0
+	}
 	_ = shim.Processes(func(s shim.Stat) bool {
 		p := shim.Process{PID: s.PID, StartTime: s.StartTime}
 		switch {
 		case s.State == 'Z' || s.PID == os.Getpid():
-		case netns != 0 && inNamespace(s.PID, netns) && s.PID != 1:
+		case netns != 0 && inNamespace(s.PID, "net", netns) && !inNamespace(s.PID, "mnt", machine):
+			// Who serves an instance's names may be in its network, and sees the machine's files; its own processes don't.
 			left = append(left, p)
 		case netns == 0 && s.Session == r.running.Program.PID && s.StartTime >= r.running.Program.StartTime && sameEnvironment(s.PID, r.spec.Env):
 			left = append(left, p)

@@ -219,6 +219,28 @@ func TestPrivileges(t *testing.T) {
 	if got[0] != "CapEff:0000000000000000" || got[1] != "CapBnd:00000000a80425fb" || got[5] != "65534" {
 		t.Errorf("another user: %q", got)
 	}
+	// The directory of a revision is found by its user below directories that are closed to it.
+	closed := t.TempDir()
+	if err := os.Chmod(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	inside := filepath.Join(closed, "revision", "bin")
+	if err := os.MkdirAll(inside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(inside, "run"), []byte("#!/bin/sh\nid -un\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for n, command := range []string{"bin/run", "run"} {
+		s := w.spec(fmt.Sprint("revision", n), command)
+		s.User, s.Dir = "nobody", filepath.Dir(inside)
+		if n == 1 {
+			s.Dir = inside
+		}
+		if got := w.result(s); !slices.Equal(got, []string{"nobody"}) {
+			t.Errorf("%s: %q", command, got)
+		}
+	}
 	ns := w.spec("sysctl", "cat", "/proc/sys/net/core/somaxconn")
 	ns.Sysctls = map[string]string{"net.core.somaxconn": "777"}
 	if got := w.result(ns); !slices.Equal(got, []string{"777"}) {
