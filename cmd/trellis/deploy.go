@@ -81,7 +81,29 @@ func target(project compose.Project, on, environment string) (string, error) {
 	return "", fmt.Errorf("engine %q: %w: want local or kubernetes", on, errdefs.ErrInvalid)
 }
 
-// deploy plans, asks where it has to, and applies. changes is what it applied.
+// present returns the revision that is in force, if applying it once more would do nothing: it is healthy or on its way
+// there, and no service of it was stopped.
+func present(ctx context.Context, control api.Control) (state.Revision, bool, error) {
+	s, err := control.Status(ctx)
+	if err != nil || s.Revision == 0 {
+		return state.Revision{}, false, err
+	}
+	revisions, err := control.History(ctx, 1)
+	if err != nil || len(revisions) == 0 || revisions[0].Number != s.Revision {
+		return state.Revision{}, false, err
+	}
+	rev := revisions[0]
+	for _, svc := range s.Services {
+		replicas := rev.Project.Services[svc.Name].Deploy.Replicas
+		if svc.State == engine.ServiceStopped && (replicas == nil || *replicas != 0) {
+			return state.Revision{}, false, nil
+		}
+	}
+	return rev, rev.Outcome == state.Healthy || rev.Outcome == state.Pending, nil
+}
+
+// deploy plans, asks where it has to, and applies. changes is what it applied; where there is nothing to change, rev is
+// the revision in force.
 func (p *program) deploy(
 	ctx context.Context, control api.Control, req api.ApplyRequest, f deployFlags,
 ) (rev state.Revision, changes []engine.Change, err error) {
@@ -94,6 +116,11 @@ func (p *program) deploy(
 		plan, err := control.Plan(ctx, req)
 		if err != nil {
 			return rev, nil, err
+		}
+		if len(plan.Changes) == 0 {
+			if rev, ok, err := present(ctx, control); err != nil || ok {
+				return rev, nil, err
+			}
 		}
 		var ask []string
 		for _, risk := range risks(plan.Changes, before, req.Project) {

@@ -47,8 +47,8 @@ type world struct {
 }
 
 type execAnswer struct {
-	Code           int
-	Stdout, Stderr string
+	Code   int
+	Stderr string
 }
 
 // fake is a backend and the one control plane of it.
@@ -304,11 +304,8 @@ func (f *fake) Exec(_ context.Context, req api.ExecRequest, cmd driver.Command) 
 	if err := f.failure("exec"); err != nil {
 		return 0, err
 	}
-	fmt.Fprint(cmd.Stdout, f.world.Exec.Stdout)
+	_, _ = io.Copy(cmd.Stdout, cmd.Stdin)
 	fmt.Fprint(cmd.Stderr, f.world.Exec.Stderr)
-	if f.world.Exec.Stdout == "<stdin>" {
-		_, _ = io.Copy(cmd.Stdout, cmd.Stdin)
-	}
 	b, _ := json.Marshal(req)
 	return f.world.Exec.Code, f.called("exec %s %q tty=%v env=%q user=%s dir=%s", b, cmd.Args, cmd.TTY, cmd.Env, cmd.User, cmd.Dir)
 }

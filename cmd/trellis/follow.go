@@ -18,6 +18,8 @@ const (
 	defaultWait = 5 * time.Minute
 	// reconnect is how long a control plane may be away while it is followed: the holder starts it again.
 	reconnect = 15 * time.Second
+	// chatter is how often plain lines say of a service that is still in the same state why.
+	chatter = 5 * time.Second
 	// patience is how long a service may crash or stand failed without a verdict of the engine until nobody waits for
 	// it any more.
 	patience = 15 * time.Second
@@ -77,6 +79,7 @@ func (f *follower) run(ctx context.Context) (api.Status, error) {
 			continue
 		}
 		if finished, err := f.finished(); finished {
+			canvas.clear() // what follows says how it went
 			return f.last, err
 		}
 	}
@@ -167,7 +170,9 @@ type passage struct {
 
 // leg is one service's part of a passage.
 type leg struct {
-	shown   string    // the last plain line about it
+	shown   string    // what the last plain line about it said
+	note    string    // and why
+	told    time.Time // when
 	well    time.Time // since when it is where it is wanted; zero while it is not
 	failing time.Time // since when it crashes or has failed; zero while it does not
 }
@@ -183,13 +188,17 @@ func (g *passage) observe(services []engine.Service, now time.Time) []string {
 		bad := svc.State == engine.ServiceCrashLooping || svc.State == engine.ServiceFailed
 		l.well = since(settledWell(svc), l.well, now)
 		l.failing = since(bad, l.failing, now)
-		line := fmt.Sprintf("%s: %s %d/%d", svc.Name, svc.State, svc.Ready, svc.Want)
-		if note := noteOf(svc); note != "" && !settledWell(svc) {
-			line += ": " + note
+		state, note := fmt.Sprintf("%s: %s %d/%d", svc.Name, svc.State, svc.Ready, svc.Want), ""
+		if !settledWell(svc) {
+			note = noteOf(svc)
 		}
-		if line != l.shown {
-			lines = append(lines, fmt.Sprintf("%6s  %s", shortly(now.Sub(g.started)), line))
-			l.shown = line
+		if state != l.shown || note != l.note && now.Sub(l.told) >= chatter {
+			line := state
+			if note != "" {
+				line += ": " + note
+			}
+			lines = append(lines, style{}.fit(fmt.Sprintf("%6s  %s", shortly(now.Sub(g.started)), line), 200))
+			l.shown, l.note, l.told = state, note, now
 		}
 		g.services[svc.Name] = l
 	}
@@ -290,11 +299,11 @@ func (f *follower) explain() {
 		p.progressf("%s %s is %s, %d of %d ready", s.red(s.glyph("✘", "x")), s.bold(svc.Name), svc.State, svc.Ready, svc.Want)
 		say := func(what, text string) { p.progressf("  %s %s", s.dim(pad(what, 12)), text) }
 		if svc.Reason != "" {
-			say("reason", oneLine(svc.Reason))
+			say("reason", s.fit(oneLine(svc.Reason), 500))
 		}
 		for _, in := range svc.Instances {
 			if answer := answerOf(in); answer != "" && !in.Ready {
-				say("last answer", string(in.ID)+"  "+answer)
+				say("last answer", s.fit(string(in.ID)+"  "+answer, 500))
 			}
 		}
 		for i, line := range tail(svc.LastLog, 20) {

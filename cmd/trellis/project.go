@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"slices"
 	"strings"
 
@@ -195,6 +196,9 @@ func (p *program) actor() string {
 	name := p.getenv("USER")
 	if name == "" {
 		name = p.getenv("LOGNAME")
+	}
+	if u, err := user.Current(); name == "" && err == nil {
+		name = u.Username
 	}
 	if name == "" {
 		name = fmt.Sprintf("uid%d", os.Geteuid())

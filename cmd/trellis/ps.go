@@ -138,7 +138,7 @@ func writeReasons(w io.Writer, s style, services []engine.Service) {
 			fmt.Fprintln(w)
 			first = false
 		}
-		fmt.Fprintf(w, "%s: %s\n", s.yellow(svc.Name), note)
+		fmt.Fprintf(w, "%s: %s\n", s.yellow(svc.Name), s.fit(note, 200))
 	}
 }
 

@@ -34,9 +34,6 @@ func (s *screen) clear() {
 	}
 }
 
-// keep leaves the picture where it is; the next one is drawn below it.
-func (s *screen) keep() { s.last = nil }
-
 func (s *screen) up(b *strings.Builder) {
 	width, _ := s.size()
 	rows := 0

@@ -176,7 +176,11 @@ func (u *session) follow(ctx context.Context, number int64, project compose.Proj
 		return err
 	}
 	if !u.flags.quiet {
-		p.summary(u.before, after, changes, passageTimes{p.now().Sub(u.begin), took})
+		before := u.before
+		if u.fresh {
+			before.Services = nil // what is left of an earlier time is nothing that this one has passed from
+		}
+		p.summary(before, after, changes, passageTimes{p.now().Sub(u.begin), took})
 		p.addresses(after, project)
 	}
 	return nil
