@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"trellis/errdefs"
 )
 
 // Config is what a data plane is made of. Feed is required, all else has a default.
@@ -98,6 +100,9 @@ func New(cfg Config) *Proxy {
 // within the grace time, cuts the rest, and returns when all that it started has ended. The feed is followed to the
 // end: a request that is in flight still sees instances come and go. Run may be called once.
 func (p *Proxy) Run(ctx context.Context) error {
+	if p.cfg.Feed == nil {
+		return fmt.Errorf("run data plane: %w: no feed", errdefs.ErrInvalid)
+	}
 	p.life, p.cutoff = context.WithCancel(context.WithoutCancel(ctx))
 	defer p.cutoff()
 	var background sync.WaitGroup
