@@ -429,7 +429,7 @@ func (d *Driver) remove(ctx context.Context, id driver.ID) error {
 
 // forget takes away what was made for r; what is not there is no error.
 func (d *Driver) forget(r record) error {
-	shim.KillGroups(shim.RunGroups(r.spec.Cgroups, r.running.Run))
+	shim.KillGroups(ofEveryRun(r.spec.Cgroups))
 	if err := d.removeNetwork(r.dir); err != nil {
 		return fmt.Errorf("remove the network: %w", err)
 	}
@@ -447,6 +447,19 @@ func (d *Driver) forget(r record) error {
 	d.sockets.forget(r.dir)
 	d.tidy()
 	return nil
+}
+
+// ofEveryRun returns the control groups that are left of any run: the shim of an earlier one may not be done yet.
+func ofEveryRun(all []shim.Cgroup) []shim.Cgroup {
+	var out []shim.Cgroup
+	for _, c := range all {
+		dirs, _ := filepath.Glob(c.Dir + ".*") // names have no characters that mean something in a pattern
+		for _, dir := range dirs {
+			c.Dir = dir
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // tidy takes away what the last instance leaves: empty directories of this driver.
