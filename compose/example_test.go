@@ -81,7 +81,8 @@ func ExampleCheck() {
 name: shop
 services:
   web:
-    x-trellis: {process: {command: [./web]}}
+    image: shop/web
+    x-trellis: {process: {command: [bin/web], artifacts: [bin/web]}}
     dns: 1.1.1.1
     cpu_shares: 512
 `)
@@ -94,8 +95,8 @@ services:
 		fmt.Println(d)
 	}
 	// Output:
-	// compose.yaml:6:5: services.web.dns: has no effect: names are resolved as this machine resolves them
-	// compose.yaml:7:17: services.web.cpu_shares: has no effect: all services have the same share; use deploy.resources.limits.cpus
+	// compose.yaml:7:5: services.web.dns: has no effect: names are resolved as this machine resolves them
+	// compose.yaml:8:17: services.web.cpu_shares: has no effect: all services have the same share; use deploy.resources.limits.cpus
 }
 
 func ExampleContents() {

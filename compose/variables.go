@@ -115,8 +115,10 @@ func readEnvFiles(files []string, known environment) (map[string]string, error) 
 // maskLine cuts what the parser quotes from the file: it may be a secret.
 func maskLine(err error) error {
 	text, _, _ := strings.Cut(err.Error(), "\n")
-	return errors.New(regexp.MustCompile(`".*`).ReplaceAllString(text, "..."))
+	return errors.New(quotedRest.ReplaceAllString(text, "..."))
 }
+
+var quotedRest = regexp.MustCompile(`".*`)
 
 var variableUse = regexp.MustCompile(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`)
 
