@@ -1,0 +1,187 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"trellis/driver"
+	"trellis/errdefs"
+	"trellis/shim"
+)
+
+// Stop implements driver.Driver.
+func (d *Driver) Stop(ctx context.Context, id driver.ID, grace time.Duration) error {
+	if err := d.stop(ctx, id, grace); err != nil {
+		return fmt.Errorf("stop %s: %w", id, err)
+	}
+	return nil
+}
+
+func (d *Driver) stop(ctx context.Context, id driver.ID, grace time.Duration) error {
+	dir, err := d.directory(id)
+	if err != nil {
+		return err
+	}
+	fd, err := d.askToStop(dir, grace)
+	for errors.Is(err, errTooEarly) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+		fd, err = d.askToStop(dir, grace)
+	}
+	if fd < 0 || err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := await(ctx, fd); err != nil {
+		return err
+	}
+	d.reap()
+	_, err = d.settled(dir)
+	if isMissing(err) {
+		return nil
+	}
+	return err
+}
+
+// errTooEarly says that a shim has its directory and has not yet said who it is, or that it ends just now.
+var errTooEarly = errors.New("the shim is not yet known")
+
+// askToStop tells the shim of dir to end by now+grace and returns a pidfd of it, -1 if there is none.
+func (d *Driver) askToStop(dir string, grace time.Duration) (int, error) {
+	defer d.lock(dir)()
+	r, err := d.settle(dir)
+	if isMissing(err) {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, err
+	}
+	// An exited instance's shim may still be writing to the disk; it is waited for, so that nothing is left of it.
+	fd, err := r.shim()
+	if errors.Is(err, shim.ErrGone) {
+		if r.state != driver.Exited {
+			return -1, errTooEarly
+		}
+		return -1, nil
+	}
+	if err != nil || r.state == driver.Exited {
+		return fd, err
+	}
+	wish := shim.Stop{Version: shim.Version, Run: r.running.Run, Deadline: time.Now().Add(max(grace, 0))}
+	if err := shim.Write(dir, shim.StopFile, wish); err == nil {
+		err = unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0)
+		if errors.Is(err, unix.ESRCH) {
+			err = nil
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// await returns when the process of a pidfd has ended.
+func await(ctx context.Context, pidfd int) error {
+	for {
+		fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 50)
+		if n > 0 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// Remove implements driver.Driver.
+func (d *Driver) Remove(ctx context.Context, id driver.ID) error {
+	if err := d.remove(ctx, id); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	return nil
+}
+
+func (d *Driver) remove(ctx context.Context, id driver.ID) error {
+	dir, err := d.directory(id)
+	if err != nil {
+		return err
+	}
+	defer d.lock(dir)()
+	r, err := d.settle(dir)
+	if isMissing(err) {
+		return d.forget(record{dir: dir})
+	}
+	if err != nil {
+		return err
+	}
+	if r.state != driver.Exited {
+		return fmt.Errorf("%w: it is %s", errdefs.ErrConflict, r.state)
+	}
+	if fd, err := r.shim(); err == nil { // it has only its own files to finish
+		err = await(ctx, fd)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		d.reap()
+	}
+	return d.forget(r)
+}
+
+// forget takes away what was made for r; what is not there is no error.
+func (d *Driver) forget(r record) error {
+	shim.KillGroups(ofEveryRun(r.spec.Cgroups))
+	if err := d.removeNetwork(r.dir); err != nil {
+		return fmt.Errorf("remove the network: %w", err)
+	}
+	// The record goes first: what is half removed is not an instance.
+	if err := os.Remove(filepath.Join(r.dir, shim.SpecFile)); err != nil && !isMissing(err) {
+		return err
+	}
+	if err := os.RemoveAll(r.dir); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	delete(d.specs, r.dir)
+	delete(d.ports, r.own.Port)
+	d.mu.Unlock()
+	d.sockets.forget(r.dir)
+	d.tidy()
+	return nil
+}
+
+// ofEveryRun returns the control groups that are left of any run: the shim of an earlier one may not be done yet.
+func ofEveryRun(all []shim.Cgroup) []shim.Cgroup {
+	var out []shim.Cgroup
+	for _, c := range all {
+		dirs, _ := filepath.Glob(c.Dir + ".*") // names have no characters that mean something in a pattern
+		for _, dir := range dirs {
+			c.Dir = dir
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// tidy takes away what the last instance leaves: empty directories of this driver.
+func (d *Driver) tidy() {
+	d.groups.tidy()
+	for _, path := range []string{d.root, filepath.Join(d.cfg.StateDir, "volumes")} {
+		_ = unix.Rmdir(path) // refused while something is in it
+	}
+}
