@@ -21,7 +21,6 @@ type Client struct {
 
 	mu    sync.Mutex
 	hello net.Conn
-	ended bool
 }
 
 // Event is a change that a follower is told of. Closed comes before Sockets: a name in both has a new socket.

@@ -97,9 +97,7 @@ func (h *holder) send(conn *net.UnixConn, f *follower, u update, snapshot []byte
 		h.log.Error("sockets could not be handed over", "err", err)
 		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(serials)) {
-		u.Names = append(u.Names, name)
-	}
+	u.Names = slices.Sorted(maps.Keys(serials))
 	ordered := make([]int, len(u.Names))
 	for i, name := range u.Names {
 		ordered[i] = fds[name]
