@@ -54,6 +54,12 @@ func config(t *testing.T, unprivileged bool) process.Config {
 		if err != nil {
 			t.Fatal(err)
 		}
+		complaints, _ := filepath.Glob(filepath.Join(state, "instances", "*", shim.ErrorFile))
+		for _, file := range complaints { // also where the race detector of a shim writes to
+			if said, err := os.ReadFile(file); err == nil && len(said) > 0 {
+				t.Errorf("%s: %s", file, said)
+			}
+		}
 		for _, project := range []string{"drivertest", "drivertest2"} {
 			all, err := d.List(context.Background(), project)
 			if err != nil {
