@@ -304,7 +304,15 @@ func (f *fake) Exec(_ context.Context, req api.ExecRequest, cmd driver.Command) 
 	if err := f.failure("exec"); err != nil {
 		return 0, err
 	}
-	_, _ = io.Copy(cmd.Stdout, cmd.Stdin)
+	if cmd.TTY {
+		size := <-cmd.Resize
+		keys := make([]byte, 3)
+		fmt.Fprintf(cmd.Stdout, "size %dx%d\r\n", size.Cols, size.Rows)
+		_, _ = io.ReadFull(cmd.Stdin, keys)
+		fmt.Fprintf(cmd.Stdout, "keys %q\r\n", keys)
+	} else {
+		_, _ = io.Copy(cmd.Stdout, cmd.Stdin)
+	}
 	fmt.Fprint(cmd.Stderr, f.world.Exec.Stderr)
 	b, _ := json.Marshal(req)
 	return f.world.Exec.Code, f.called("exec %s %q tty=%v env=%q user=%s dir=%s", b, cmd.Args, cmd.TTY, cmd.Env, cmd.User, cmd.Dir)
