@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"trellis/probe"
@@ -59,20 +60,22 @@ func TestLeastRequests(t *testing.T) {
 }
 
 func TestSlowStart(t *testing.T) {
-	now := time.Now()
-	s := newTestService(Service{Instances: []Instance{
-		{ID: "old", Host: "h", Ready: true, WarmFrom: now.Add(-time.Minute)}, {ID: "new", Host: "h", Ready: true, WarmFrom: now.Add(-time.Second)},
-	}})
-	defer s.close()
-	if got := shares(s, 10_000, false); got["new"] < 300 || got["new"] > 1800 { // a tenth to about a sixth
-		t.Errorf("%v", got)
-	}
-	if w := weight(s.instances["new"], now.Add(9*time.Second)); w != 100*1000 {
-		t.Errorf("warm weight %d", w)
-	}
-	if w := weight(s.instances["new"], now.Add(4*time.Second)); w != 100*1000/2 {
-		t.Errorf("weight half-way %d", w)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		s := newTestService(Service{Instances: []Instance{
+			{ID: "old", Host: "h", Ready: true, WarmFrom: now.Add(-time.Minute)}, {ID: "new", Host: "h", Ready: true, WarmFrom: now.Add(-time.Second)},
+		}})
+		defer s.close()
+		if got := shares(s, 10_000, false); got["new"] < 300 || got["new"] > 1800 { // a tenth to about a sixth
+			t.Errorf("%v", got)
+		}
+		if w := weight(s.instances["new"], now.Add(9*time.Second)); w != 100*1000 {
+			t.Errorf("warm weight %d", w)
+		}
+		if w := weight(s.instances["new"], now.Add(4*time.Second)); w != 100*1000/2 {
+			t.Errorf("weight half-way %d", w)
+		}
+	})
 }
 
 func TestTriedComeLast(t *testing.T) {
@@ -92,93 +95,101 @@ func TestTriedComeLast(t *testing.T) {
 }
 
 func TestEjection(t *testing.T) {
-	var list []Instance
-	for i := range 4 {
-		list = append(list, Instance{ID: fmt.Sprint(i), Host: "h", Ready: true})
-	}
-	s := newTestService(Service{Instances: list})
-	defer s.close()
-	eject := func(id string) {
-		for range breaksToEject {
-			s.instances[id].pool(80).broke()
+	synctest.Test(t, func(t *testing.T) {
+		var list []Instance
+		for i := range 4 {
+			list = append(list, Instance{ID: fmt.Sprint(i), Host: "h", Ready: true})
 		}
-	}
-	eject("0")
-	eject("1")
-	if got := shares(s, 200, false); got["0"]+got["1"] > 0 {
-		t.Errorf("ejected ones were chosen: %v", got)
-	}
-	st := Status{InUse: map[string]int{}}
-	s.describe(&st)
-	if len(st.Ejected) != 2 {
-		t.Errorf("status: %v", st.Ejected)
-	}
-	eject("2") // fewer than half are left: panic
-	if got := shares(s, 400, false); len(got) != 4 {
-		t.Errorf("in panic: %v", got)
-	}
-	s.instances["0"].pool(80).unreachable() // not to be connected to: out even in panic
-	if got := shares(s, 400, false); got["0"] > 0 {
-		t.Errorf("unreachable, in panic: %v", got)
-	}
-	eventually(t, "back after a second, on trial", func() bool {
-		p := s.lane(80).acquire(nil)
-		defer p.inst.release()
-		defer p.connected()
-		return p.inst.id == "0"
+		s := newTestService(Service{Instances: list})
+		defer s.close()
+		eject := func(id string) {
+			for range breaksToEject {
+				s.instances[id].pool(80).broke()
+			}
+		}
+		eject("0")
+		eject("1")
+		if got := shares(s, 200, false); got["0"]+got["1"] > 0 {
+			t.Errorf("ejected ones were chosen: %v", got)
+		}
+		st := Status{InUse: map[string]int{}}
+		s.describe(&st)
+		if len(st.Ejected) != 2 {
+			t.Errorf("status: %v", st.Ejected)
+		}
+		eject("2") // fewer than half are left: panic
+		if got := shares(s, 400, false); len(got) != 4 {
+			t.Errorf("in panic: %v", got)
+		}
+		s.instances["0"].pool(80).unreachable() // not to be connected to: out even in panic
+		if got := shares(s, 400, false); got["0"] > 0 {
+			t.Errorf("unreachable, in panic: %v", got)
+		}
+		eventually(t, "back after a second, on trial", func() bool {
+			p := s.lane(80).acquire(nil)
+			defer p.inst.release()
+			defer p.connected()
+			return p.inst.id == "0"
+		})
 	})
 }
 
 // TestPortsAreJudgedApart: nobody listens on one port of an instance; the callers of another don't notice.
 func TestPortsAreJudgedApart(t *testing.T) {
-	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
-	defer s.close()
-	for range 5 {
-		s.instances["a"].pool(9999).unreachable()
-	}
-	if s.lane(9999).acquire(nil) != nil {
-		t.Error("chosen for the port that refuses")
-	}
-	if s.lane(80).acquire(nil) == nil {
-		t.Error("not chosen for the port that answers")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
+		defer s.close()
+		for range 5 {
+			s.instances["a"].pool(9999).unreachable()
+		}
+		if s.lane(9999).acquire(nil) != nil {
+			t.Error("chosen for the port that refuses")
+		}
+		if s.lane(80).acquire(nil) == nil {
+			t.Error("not chosen for the port that answers")
+		}
+	})
 }
 
 func TestBreaksInARowOnly(t *testing.T) {
-	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}, {ID: "b", Host: "h", Ready: true}}})
-	defer s.close()
-	for range 20 {
-		for range breaksToEject - 1 {
-			s.instances["a"].pool(80).broke()
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}, {ID: "b", Host: "h", Ready: true}}})
+		defer s.close()
+		for range 20 {
+			for range breaksToEject - 1 {
+				s.instances["a"].pool(80).broke()
+			}
+			s.instances["a"].pool(80).health.answered()
 		}
-		s.instances["a"].pool(80).health.answered()
-	}
-	if got := shares(s, 100, false); got["a"] == 0 {
-		t.Error("ejected though it answered in between")
-	}
+		if got := shares(s, 100, false); got["a"] == 0 {
+			t.Error("ejected though it answered in between")
+		}
+	})
 }
 
 // TestTrial: after a failed connect exactly one request may try, and the rest waits for what it finds out.
 func TestTrial(t *testing.T) {
-	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
-	defer s.close()
-	a := s.instances["a"].pool(80)
-	a.unreachable()
-	if s.lane(80).acquire(nil) != nil {
-		t.Fatal("chosen right after a failed connect")
-	}
-	eventually(t, "on trial", func() bool { return s.lane(80).acquire(nil) != nil })
-	if s.lane(80).acquire(nil) != nil {
-		t.Error("two on trial")
-	}
-	a.abandoned()
-	if s.lane(80).acquire(nil) == nil {
-		t.Error("an abandoned trial was not given to the next")
-	}
-	a.connected()
-	if s.lane(80).acquire(nil) == nil || s.lane(80).acquire(nil) == nil {
-		t.Error("not back after a good trial")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
+		defer s.close()
+		a := s.instances["a"].pool(80)
+		a.unreachable()
+		if s.lane(80).acquire(nil) != nil {
+			t.Fatal("chosen right after a failed connect")
+		}
+		eventually(t, "on trial", func() bool { return s.lane(80).acquire(nil) != nil })
+		if s.lane(80).acquire(nil) != nil {
+			t.Error("two on trial")
+		}
+		a.abandoned()
+		if s.lane(80).acquire(nil) == nil {
+			t.Error("an abandoned trial was not given to the next")
+		}
+		a.connected()
+		if s.lane(80).acquire(nil) == nil || s.lane(80).acquire(nil) == nil {
+			t.Error("not back after a good trial")
+		}
+	})
 }
 
 func TestBudget(t *testing.T) {

@@ -132,10 +132,12 @@ func TestUpstreamFaults(t *testing.T) {
 		serve  func(net.Conn)
 		status int
 		kind   string
+
+		timeout time.Duration
 	}{
-		{"garbage", func(c net.Conn) { readHead(c); io.WriteString(c, "NOT HTTP AT ALL\r\n\r\n") }, 502, kindProtocol},
-		{"closes", func(c net.Conn) { readHead(c) }, 502, kindReset},
-		{"half a head", func(c net.Conn) { readHead(c); io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-") }, 502, kindReset},
+		{"garbage", func(c net.Conn) { readHead(c); io.WriteString(c, "NOT HTTP AT ALL\r\n\r\n") }, 502, kindProtocol, 0},
+		{"closes", func(c net.Conn) { readHead(c) }, 502, kindReset, 0},
+		{"half a head", func(c net.Conn) { readHead(c); io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-") }, 502, kindReset, 0},
 		{"huge head", func(c net.Conn) {
 			readHead(c)
 			io.WriteString(c, "HTTP/1.1 200 OK\r\n")
@@ -143,7 +145,7 @@ func TestUpstreamFaults(t *testing.T) {
 				io.WriteString(c, "X-A: "+strings.Repeat("a", 1000)+"\r\n")
 			}
 			io.WriteString(c, "\r\n")
-		}, 502, kindProtocol},
+		}, 502, kindProtocol, 0},
 		{"1xx flood", func(c net.Conn) {
 			readHead(c)
 			for range 1000 {
@@ -151,15 +153,15 @@ func TestUpstreamFaults(t *testing.T) {
 					return
 				}
 			}
-		}, 502, kindProtocol},
-		{"unasked upgrade", func(c net.Conn) { readHead(c); io.WriteString(c, "HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n") }, 502, kindProtocol},
-		{"stalls", func(c net.Conn) { readHead(c); time.Sleep(time.Second) }, 504, kindTimeout},
+		}, 502, kindProtocol, 0},
+		{"unasked upgrade", func(c net.Conn) { readHead(c); io.WriteString(c, "HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n") }, 502, kindProtocol, 0},
+		{"stalls", func(c net.Conn) { readHead(c); time.Sleep(time.Second) }, 504, kindTimeout, 300 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			up := rawServer(t, c.serve)
 			r := newRig(t, Config{})
 			r.snap.Services = []Service{{Name: "app", Instances: []Instance{instanceAt("app-1", up)}}}
-			r.snap.Routes = []Route{{Service: "app", Port: 80, Timeout: 300 * time.Millisecond}}
+			r.snap.Routes = []Route{{Service: "app", Port: 80, Timeout: c.timeout}}
 			addr := r.listen(Listener{Name: "gateway", Protocol: HTTP1})
 			r.push()
 			res, err := client(t).Post("http://"+addr+"/", "", strings.NewReader("x"))
@@ -513,7 +515,7 @@ func TestBounds(t *testing.T) {
 func TestSlowHeaders(t *testing.T) {
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {})
 	r := newRig(t, Config{})
-	r.proxy.front.h1.ReadHeaderTimeout = 200 * time.Millisecond // before its first connection
+	r.proxy.front.h1.ReadHeaderTimeout = time.Second // before its first connection
 	addr := r.gateway(instanceAt("app-1", b.addr))
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -603,7 +605,7 @@ func TestStalledClients(t *testing.T) {
 		w.Write(make([]byte, 64<<20))
 	})
 	r := newRig(t, Config{})
-	r.proxy.front.stall = 200 * time.Millisecond
+	r.proxy.front.stall = time.Second
 	addr := r.gateway(instanceAt("app-1", b.addr))
 	for name, raw := range map[string]string{
 		"small body": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc",

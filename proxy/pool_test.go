@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -132,23 +133,25 @@ func TestConnectsAreBounded(t *testing.T) {
 
 // TestSilentConnects: connects that time out take an instance out only when several in a row do.
 func TestSilentConnects(t *testing.T) {
-	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
-	defer s.close()
-	a := s.instances["a"].pool(80)
-	for range 10 {
-		a.unanswered()
-		a.unanswered()
-		a.connected()
-	}
-	if s.lane(80).acquire(nil) == nil {
-		t.Fatal("out though every third connect succeeded")
-	}
-	for range silentToEject {
-		a.unanswered()
-	}
-	if s.lane(80).acquire(nil) != nil {
-		t.Error("not out after three in a row")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
+		defer s.close()
+		a := s.instances["a"].pool(80)
+		for range 10 {
+			a.unanswered()
+			a.unanswered()
+			a.connected()
+		}
+		if s.lane(80).acquire(nil) == nil {
+			t.Fatal("out though every third connect succeeded")
+		}
+		for range silentToEject {
+			a.unanswered()
+		}
+		if s.lane(80).acquire(nil) != nil {
+			t.Error("not out after three in a row")
+		}
+	})
 }
 
 func TestNoFilesLeak(t *testing.T) {

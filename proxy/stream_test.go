@@ -90,7 +90,7 @@ func TestWebSocketEndsWithTheDrain(t *testing.T) {
 	addr := r.gateway(instanceAt("app-1", up))
 	conn, br := dialWebSocket(t, addr)
 	inst := &r.snap.Services[0].Instances[0]
-	inst.Draining, inst.DrainBy = true, time.Now().Add(300*time.Millisecond)
+	inst.Draining, inst.DrainBy = true, time.Now().Add(1500*time.Millisecond)
 	r.push()
 	io.WriteString(conn, "\x81\x82\x00\x00\x00\x00yo")
 	if op, payload, err := readFrame(br); op != 1 || string(payload) != "yo" {
@@ -251,7 +251,7 @@ func TestTCPEndsWithTheDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	inst := &r.snap.Services[0].Instances[0]
-	inst.Draining, inst.DrainBy = true, time.Now().Add(300*time.Millisecond)
+	inst.Draining, inst.DrainBy = true, time.Now().Add(1500*time.Millisecond)
 	r.push()
 	if err := echo(); err != nil {
 		t.Fatalf("while draining: %v", err)
