@@ -83,13 +83,11 @@ func (d *Driver) network(dir, wanted string) (network, error) {
 		return n, err
 	}
 	defer ns.Close()
+	if n.found(dir, ns) {
+		return n, nil // a restart does not wait for those who make theirs
+	}
 	err = locked(func() error {
-		link, err := netlink.LinkByName(vethName(dir))
-		if err == nil {
-			if host := addressOf(link); host.IsValid() && insideIs(ns, host.Next()) {
-				n.host, n.inside = host.String(), host.Next().String()
-				return nil
-			}
+		if link, err := netlink.LinkByName(vethName(dir)); err == nil {
 			if err := netlink.LinkDel(link); err != nil {
 				return fmt.Errorf("remove the remains of a veth: %w", err)
 			}
@@ -108,6 +106,20 @@ func (d *Driver) network(dir, wanted string) (network, error) {
 		return nil
 	})
 	return n, err
+}
+
+// found takes the addresses of the network as it stands, and says whether it is whole.
+func (n *network) found(dir string, ns netns.NsHandle) bool {
+	link, err := netlink.LinkByName(vethName(dir))
+	if err != nil {
+		return false
+	}
+	host := addressOf(link)
+	if !host.IsValid() || !insideIs(ns, host.Next()) {
+		return false
+	}
+	n.host, n.inside = host.String(), host.Next().String()
+	return true
 }
 
 // warnEgress says once that instances do not reach other machines.

@@ -121,7 +121,11 @@ func (d *Driver) surround(dir string, spec driver.Spec, s *shim.Spec, own *owner
 	s.Isolate, s.Confine = true, true
 	s.Hostname = hostname(spec)
 	s.Mask = []string{d.root, d.netnsDir()}
-	s.Cgroups = d.groups.of(filepath.Base(dir), spec.Limits)
+	// Entering a control group waits for every processor (tens of milliseconds on a busy machine), so only what is
+	// limited has one; the rest of an instance is held together by its network namespace.
+	if own.Limited || own.Shared {
+		s.Cgroups = d.groups.of(filepath.Base(dir), spec.Limits)
+	}
 	if !own.Shared {
 		n, err := d.network(dir, own.Address)
 		if err != nil {

@@ -41,9 +41,9 @@ func (d *Driver) stats(id driver.ID) (driver.Usage, error) {
 	for _, g := range groups {
 		ofGroup(g.Dir, &u)
 	}
-	u.Enforced = len(groups) > 0
+	u.Enforced = d.groups.enforces() && (len(groups) > 0 || !r.own.Limited)
 	if !u.Enforced {
-		u.Why = "without control groups limits are measured only"
+		u.Why = "limits on CPU, memory and processes are measured, not enforced"
 		if len(d.lacks) > 0 {
 			u.Why = d.lacks[len(d.lacks)-1]
 		}
