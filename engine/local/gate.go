@@ -31,6 +31,13 @@ func (p *planner) gate(s *servicePlan) bool {
 	return true
 }
 
+// conditionWords say in words when a dependency is as its dependent needs it.
+var conditionWords = map[string]string{
+	compose.ServiceStarted:               "is started",
+	compose.ServiceHealthy:               "is healthy",
+	compose.ServiceCompletedSuccessfully: "has completed",
+}
+
 // unmet returns what a dependent still waits for, "" if nothing, and whether that can no longer come by itself.
 func (p *planner) unmet(dep *servicePlan, condition string, deployed bool) (waits string, broken bool) {
 	name := dep.want.name
@@ -46,19 +53,15 @@ func (p *planner) unmet(dep *servicePlan, condition string, deployed bool) (wait
 	for _, cur := range dep.cur[1:] {
 		switch {
 		case cur == nil:
-			waits = fmt.Sprintf("waits until %s is started", name)
+			waits = fmt.Sprintf("waits until %s %s", name, conditionWords[condition])
 		case condition == compose.ServiceStarted && (cur.state == driver.Running || cur.state == driver.Exited):
 			continue
 		case condition == compose.ServiceHealthy && cur.ready, dep.completed(*cur):
 			continue
 		case dep.broken(*cur) && cur.revision >= p.want.revision:
 			return fmt.Sprintf("depends on %s, which %s", name, exitWords(cur.exit)), true
-		case condition == compose.ServiceCompletedSuccessfully:
-			waits = fmt.Sprintf("waits until %s has completed", name)
-		case condition == compose.ServiceHealthy:
-			waits = fmt.Sprintf("waits until %s is healthy", name)
 		default:
-			waits = fmt.Sprintf("waits until %s is started", name)
+			waits = fmt.Sprintf("waits until %s %s", name, conditionWords[condition])
 		}
 	}
 	return waits, false
