@@ -132,7 +132,7 @@ func child(t *testing.T, dir string, args ...string) (*output, *exec.Cmd) {
 // await waits until text has been written.
 func await(t *testing.T, out *output, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(out.String(), text); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); !strings.Contains(out.String(), text); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no %q in\n%s", text, out)
 		}
