@@ -178,15 +178,12 @@ func exposed(text string) (from, to int, ok bool) {
 		return 0, 0, false
 	}
 	low, high, ranged := strings.Cut(text, "-")
-	from, err := strconv.Atoi(low)
-	if err != nil {
-		return 0, 0, false
-	}
 	if !ranged {
-		return from, from, true
+		high = low
 	}
-	to, err = strconv.Atoi(high)
-	return from, to, err == nil && to >= from && to <= 65535
+	first, err := strconv.ParseUint(low, 10, 16)
+	last, err2 := strconv.ParseUint(high, 10, 16)
+	return int(first), int(last), err == nil && err2 == nil && last >= first
 }
 
 func logLimits(l *compose.Logging) driver.LogLimits {
@@ -207,7 +204,7 @@ func bytesOf(text string) int64 {
 		}
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 || n > 1<<40 {
+	if err != nil || n < 0 || n > (1<<62)/scale {
 		return 0
 	}
 	return n * scale
