@@ -313,3 +313,62 @@ func BenchmarkPlan(b *testing.B) {
 		})
 	}
 }
+
+// TestDrainsLeaveEnough replaces and scales a service while its instances crash and some new ones never become ready: no
+// plan takes an instance that serves out of rotation unless as many as wanted go on serving without it.
+func TestDrainsLeaveEnough(t *testing.T) {
+	for seed := range *seeds {
+		c := chance{rand.New(rand.NewPCG(uint64(seed), 4))}
+		s := newSim()
+		bad := fmt.Sprintf("h%d", c.IntN(6)) // of half the seeds, a definition that never becomes ready
+		s.behave = func(i seen) behaviour {
+			if i.hash == bad {
+				return behaviour{readyAfter: -1}
+			}
+			return behaviour{readyAfter: time.Duration(1+i.slot) * time.Second, drain: 2 * time.Second}
+		}
+		w := wantService{
+			name: "web", hash: "h0", replicas: 1 + c.IntN(4), parallelism: c.IntN(3), grace: 10 * time.Second, patience: time.Hour,
+			routed: true, restart: restartPolicy{condition: restartAlways},
+		}
+		for range 4 {
+			w.hash, w.replicas = fmt.Sprintf("h%d", c.IntN(3)), 1+c.IntN(4)
+			s.want.services = []wantService{w}
+			s.want.revision++
+			for range 5 + c.IntN(40) {
+				d := s.plan()
+				s.drainsLeaveEnough(t, seed, d.steps)
+				for _, st := range d.steps {
+					s.do(st)
+				}
+				s.live(s.now.Add(200 * time.Millisecond))
+				if c.one(8) {
+					c.disturb(s)
+				}
+			}
+		}
+	}
+}
+
+func (s *sim) drainsLeaveEnough(t *testing.T, seed int, steps []step) {
+	t.Helper()
+	serving, drained := 0, 0
+	for _, inst := range s.instances {
+		if inst.serving() {
+			serving++
+		}
+	}
+	for _, st := range steps {
+		switch inst := s.instances[st.id]; st.kind {
+		case stepRoute:
+			serving++
+		case stepDrain:
+			if inst.serving() {
+				drained++
+			}
+		}
+	}
+	if want := s.want.services[0].replicas; drained > 0 && serving-drained < want {
+		t.Fatalf("seed %d: %d of %d serving instances are drained, %d are wanted:\n%s", seed, drained, serving, want, s.states())
+	}
+}
