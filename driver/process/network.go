@@ -204,6 +204,14 @@ func (d *Driver) netnsRoom() error {
 	if mounted(dir) {
 		return nil
 	}
+	return locked(func() error { return makeRoom(dir) })
+}
+
+// makeRoom is netnsRoom for one at a time: of two that mount at once, the later would hide the earlier's namespaces.
+func makeRoom(dir string) error {
+	if mounted(dir) {
+		return nil
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
