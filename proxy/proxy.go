@@ -267,7 +267,9 @@ func (p *Proxy) drain() {
 	p.front.drain()
 	grace, cancel := context.WithTimeout(p.life, p.cfg.Grace)
 	defer cancel()
-	p.waitIdle(grace, min(p.cfg.Linger, p.cfg.Grace))
+	if len(p.table.Load().listeners) > 0 { // otherwise the project is gone, and there is nowhere else to go
+		p.waitIdle(grace, min(p.cfg.Linger, p.cfg.Grace))
+	}
 	for _, c := range p.conns.list() {
 		if c.waiting.Load() {
 			c.tcp.Close() // who peeks at it sees that and lets go of it

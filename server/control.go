@@ -27,6 +27,7 @@ type control struct {
 	plane    *plane
 	changed  *broadcast
 	stop     func() // ends holder, data plane and this process, after the answer that is being given
+	once     func(ctx context.Context, project, service string, cmd driver.Command) (int, error)
 	stopping atomic.Bool
 	log      *slog.Logger
 	build    string
@@ -214,6 +215,9 @@ func (c *control) Down(ctx context.Context, opt engine.DeleteOptions) error {
 
 // Exec implements api.Operator.
 func (c *control) Exec(ctx context.Context, req api.ExecRequest, cmd driver.Command) (int, error) {
+	if req.OneOff {
+		return c.once(ctx, c.location.Project, req.Service, cmd)
+	}
 	id := req.Instance
 	if id == "" {
 		s, err := c.observe(ctx)

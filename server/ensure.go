@@ -1,8 +1,8 @@
 package server
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,24 +16,29 @@ import (
 
 // Connect returns the running control plane of a project. None is running: ErrNotFound.
 func Connect(ctx context.Context, l Location) (api.Control, io.Closer, error) {
-	client := api.NewClient(l.apiSocket())
-	if _, err := client.Status(ctx); err != nil {
-		_ = client.Close()
-		if !errors.Is(err, errdefs.ErrUnavailable) {
-			return nil, nil, err
-		}
-		if !held(ctx, l) {
-			return nil, nil, fmt.Errorf("project %s does not run here: %w; start it with `trellis up`", l.Project, errdefs.ErrNotFound)
-		}
-		return wait(ctx, l) // its control plane is just starting
+	client, err := holder.Dial(ctx, l.holderSocket())
+	if err != nil {
+		return nil, nil, fmt.Errorf("project %s does not run here: %w; start it with `trellis up`", l.Project, errdefs.ErrNotFound)
 	}
-	return remote{client, l}, client, nil
+	defer client.Close()
+	return wait(ctx, l, client)
+}
+
+// held says whether a holder answers: then there is or will be a control plane.
+func held(ctx context.Context, l Location) bool {
+	client, err := holder.Dial(ctx, l.holderSocket())
+	if err != nil {
+		return false
+	}
+	_ = client.Close()
+	return true
 }
 
 // remote is a control plane in a process of its own, whose Down and Shutdown return when that process is gone.
 type remote struct {
 	*api.Client
 	location Location
+	holder   int // its pid
 }
 
 // Down implements api.Deployer.
@@ -54,7 +59,7 @@ func (r remote) Shutdown(ctx context.Context, stop bool) error {
 
 // gone waits until the holder has ended, which it does last, and removes the runtime directory.
 func (r remote) gone(ctx context.Context) error {
-	for pause := 5 * time.Millisecond; held(ctx, r.location); pause = min(2*pause, 100*time.Millisecond) {
+	for pause := 5 * time.Millisecond; held(ctx, r.location) || runs(r.holder); pause = min(2*pause, 100*time.Millisecond) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -67,30 +72,30 @@ func (r remote) gone(ctx context.Context) error {
 	return nil
 }
 
-// held says whether a holder answers: then there is or will be a control plane.
-func held(ctx context.Context, l Location) bool {
-	client, err := holder.Dial(ctx, l.holderSocket())
-	if err != nil {
-		return false
-	}
-	_ = client.Close()
-	return true
+// runs says whether a process has not ended, also where nobody has asked yet how it did.
+func runs(pid int) bool {
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && len(cmdline) > 0
 }
 
-// wait waits for the control plane to answer, up to 20 s.
-func wait(ctx context.Context, l Location) (api.Control, io.Closer, error) {
+// wait waits up to 20 s for the control plane that the holder has started to answer: one that another holder has
+// started is about to end.
+func wait(ctx context.Context, l Location, client *holder.Client) (api.Control, io.Closer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	client := api.NewClient(l.apiSocket())
+	control := api.NewClient(l.apiSocket())
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		_, err := client.Status(ctx)
+		status, err := control.Status(ctx)
 		if err == nil {
-			return remote{client, l}, client, nil
+			var info holder.Info
+			if info, err = client.Info(ctx); err == nil && info.ControlPlane.PID == status.ControlPlane.PID {
+				return remote{control, l, info.PID}, control, nil
+			}
 		}
 		select {
 		case <-ctx.Done():
-			_ = client.Close()
-			return nil, nil, fmt.Errorf("start the control plane of %s: %w; its log is %s", l.Project, err, l.log())
+			_ = control.Close()
+			return nil, nil, fmt.Errorf("reach the control plane of %s: %w; its log is %s", l.Project, cmp.Or(err, ctx.Err()), l.log())
 		case <-time.After(pause):
 		}
 	}
@@ -107,7 +112,7 @@ func Ensure(ctx context.Context, l Location) (api.Control, io.Closer, error) {
 		return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
 	}
 	defer client.Close()
-	control, closer, err := wait(ctx, l)
+	control, closer, err := wait(ctx, l, client)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -125,7 +130,7 @@ func Ensure(ctx context.Context, l Location) (api.Control, io.Closer, error) {
 	if err := replace(ctx, l, client); err != nil {
 		return nil, nil, fmt.Errorf("replace the control plane of %s: %w", l.Project, err)
 	}
-	return wait(ctx, l)
+	return wait(ctx, l, client)
 }
 
 // commands are what the holder starts: this binary, twice.

@@ -266,7 +266,7 @@ func reachable(address string) string {
 func (p *plane) routes() []api.Route {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	address := p.bound[local.GatewayListener]
+	address := reachable(p.bound[local.GatewayListener])
 	routes := []api.Route{}
 	for _, r := range p.last.Routes {
 		methods := r.Methods

@@ -111,7 +111,8 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 		return nil, err
 	}
 	c := &control{
-		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{}, log: log, build: id,
+		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{},
+		once: eng.RunOnce, log: log, build: id,
 	}
 	c.stop = sync.OnceFunc(func() {
 		c.stopping.Store(true)
@@ -138,13 +139,7 @@ func (s *controlPlane) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.holder.Done():
-		}
-		// One that was told to end tells us so too: that is not a holder that was killed.
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-			return errHolderGone
+			return errHolderGone // an orderly end sends SIGTERM first
 		}
 	})
 	err := g.Wait()

@@ -50,10 +50,17 @@ column. It contacts nothing and changes nothing. With an error it exits 64.
 		if strict {
 			view.Errors, view.Warnings = append(view.Errors, view.Warnings...), []compose.Diagnostic{}
 		}
+		var notes []compose.Diagnostic
+		if err == nil {
+			if notes, err = p.notes(l, on.value); err != nil {
+				return err
+			}
+		}
 		if format.json() {
+			view.Warnings = append(view.Warnings, notes...)
 			err = p.writeJSON(view)
 		} else {
-			err = p.writeCheck(view, l.project)
+			err = p.writeCheck(view, notes, l.project)
 		}
 		if err == nil && len(view.Errors) > 0 {
 			return exitError(errdefs.ExitUsage)
@@ -63,13 +70,32 @@ column. It contacts nothing and changes nothing. With an error it exits 64.
 	return p.project(cmd)
 }
 
-func (p *program) writeCheck(view checkView, project compose.Project) error {
+// notes returns what is worth knowing of a project although all of it is carried out, and what this machine lacks.
+func (p *program) notes(l loaded, engine string) ([]compose.Diagnostic, error) {
+	notes := compose.Notes(l.project)
+	if engine != "local" && engine != "process" {
+		return notes, nil
+	}
+	lacks, err := p.backend.Lacks(l.location)
+	if err != nil {
+		return nil, err
+	}
+	for _, lack := range lacks {
+		notes = append(notes, compose.Diagnostic{Path: "this machine", Message: lack})
+	}
+	return notes, nil
+}
+
+func (p *program) writeCheck(view checkView, notes []compose.Diagnostic, project compose.Project) error {
 	s := p.styleOf(p.stdout)
 	for _, d := range view.Errors {
 		fmt.Fprintf(p.stdout, "%s %s\n", s.red("error:"), d)
 	}
 	for _, d := range view.Warnings {
 		fmt.Fprintf(p.stdout, "%s %s\n", s.yellow("warning:"), d)
+	}
+	for _, d := range notes {
+		fmt.Fprintf(p.stdout, "%s %s\n", s.dim("note:"), d)
 	}
 	if len(view.Errors)+len(view.Warnings) == 0 {
 		_, err := fmt.Fprintf(p.stdout, "%s is well: %s\n", project.Name, plural(len(project.Services), "service"))

@@ -125,6 +125,7 @@ func (f *fake) Ensure(_ context.Context, l location) (api.Control, io.Closer, er
 }
 
 func (f *fake) Projects(context.Context) ([]running, error) { return f.Others, nil }
+func (f *fake) Lacks(location) ([]string, error)            { return nil, nil }
 
 func (f *fake) Serve(_ context.Context, l string, _ *slog.Logger) error {
 	return f.called("serve %s", l)

@@ -45,6 +45,8 @@ func (platform) Ensure(ctx context.Context, l location) (api.Control, io.Closer,
 
 func (platform) Projects(ctx context.Context) ([]running, error) { return server.Projects(ctx) }
 
+func (platform) Lacks(l location) ([]string, error) { return server.Lacks(l) }
+
 func (platform) Serve(ctx context.Context, location string, log *slog.Logger) error {
 	return server.Serve(ctx, location, log)
 }
