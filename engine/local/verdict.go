@@ -84,6 +84,27 @@ func (s *servicePlan) count() count {
 	return c
 }
 
+// provenAfter is how long a program that nothing can be asked of has to run until a revision counts on it: one that
+// crashes mostly does so at once.
+const provenAfter = time.Second
+
+// proven says whether the instances of a service that takes no traffic, and is ready because it runs, have run for long
+// enough.
+func (p *planner) proven(s *servicePlan) bool {
+	if s.want.routed {
+		return true
+	}
+	for i := range s.all {
+		if inst := &s.all[i]; inst.serving() {
+			if proven := inst.readySince.Add(provenAfter); p.now.Before(proven) {
+				p.wakeAt(proven)
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func (p *planner) verdict(s *servicePlan) verdict {
 	v := verdict{name: s.want.name, failed: s.failed}
 	c := s.count()
@@ -97,6 +118,7 @@ func (p *planner) verdict(s *servicePlan) verdict {
 	}
 	missing := s.want.replicas - c.current
 	v.done = missing <= 0 && c.others == 0 && s.failed == ""
+	v.done = v.done && p.proven(s)
 	v.working = !v.done && s.waits == "" && s.failed == ""
 	p.judgeFailure(s, c, &v)
 	switch {
