@@ -17,6 +17,8 @@ const (
 	// publishLimit bounds how long a start waits for the names its instance will ask for.
 	publishLimit = 2 * time.Second
 	keptLogLines = 50
+	// stepLimit bounds a removal, and a stop beyond its grace period: then they are tried again.
+	stepLimit = 10 * time.Second
 	// The pause after a start that the driver refused for a reason that may pass, doubling.
 	refusedRetry    = 500 * time.Millisecond
 	refusedRetryMax = 30 * time.Second
@@ -70,7 +72,10 @@ func (l *loop) begin(d *desired, st step) {
 			}
 		}
 		l.mu.Lock()
-		m.busy = ""
+		m.busy, m.trouble = "", ""
+		if err != nil {
+			m.trouble = err.Error()
+		}
 		l.mu.Unlock()
 		l.poke()
 	})
@@ -195,14 +200,18 @@ func (l *loop) refuse(st step, d *desired, err error) error {
 
 func (l *loop) stop(st step, name string, grace time.Duration) error {
 	l.record(event{kind: "instance.stopping", service: st.service, id: st.id, reason: "stop", message: st.reason})
-	if err := l.cfg.Drivers[name].Stop(l.ctx, st.id, grace); err != nil {
+	ctx, cancel := context.WithTimeout(l.ctx, grace+stepLimit)
+	defer cancel()
+	if err := l.cfg.Drivers[name].Stop(ctx, st.id, grace); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
 	return nil
 }
 
 func (l *loop) remove(st step, name string) error {
-	if err := l.cfg.Drivers[name].Remove(l.ctx, st.id); err != nil {
+	ctx, cancel := context.WithTimeout(l.ctx, stepLimit)
+	defer cancel()
+	if err := l.cfg.Drivers[name].Remove(ctx, st.id); err != nil {
 		return fmt.Errorf("remove: %w", err)
 	}
 	l.record(event{kind: "instance.removed", service: st.service, id: st.id, reason: "remove", message: st.reason})

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"trellis/compose"
-	"trellis/driver"
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/state"
@@ -43,17 +42,16 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if rev.AppliedAt.IsZero() {
 		rev.AppliedAt = time.Now()
 	}
+	defer e.touch() // also where it is not known whether the store took it
 	if rev, err = e.cfg.Store.Put(ctx, rev, after); err != nil {
 		return fail(err)
 	}
+	// From here on it is what is wanted, whether or not the caller still waits.
+	ctx = context.WithoutCancel(ctx)
+	e.record(event{kind: "revision.applied", reason: rev.Cause, message: "applied", revision: rev.Number, actor: rev.Actor})
 	if err := e.clearOverrides(ctx, d, rev.Project); err != nil {
 		return fail(err)
 	}
-	if err := e.cfg.Store.SetValue(ctx, valueDeleted, nil); err != nil {
-		return fail(err)
-	}
-	e.record(event{kind: "revision.applied", reason: rev.Cause, message: "applied", revision: rev.Number, actor: rev.Actor})
-	e.touch()
 	return rev, nil
 }
 
@@ -163,11 +161,11 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if o.Replicas != nil && *o.Replicas < 0 {
 		return fail(fmt.Errorf("%w: %d replicas", errdefs.ErrInvalid, *o.Replicas))
 	}
+	defer e.touch() // also where it is not known whether the store took it
 	if err := e.cfg.Store.SetOverride(ctx, o); err != nil {
 		return fail(err)
 	}
 	e.record(event{kind: "service.override", service: o.Service, reason: "asked", message: overrideWords(o), revision: d.rev.Number})
-	e.touch()
 	return nil
 }
 
@@ -186,111 +184,4 @@ func overrideWords(o state.Override) string {
 		return "as the file says"
 	}
 	return strings.Join(words, ", ")
-}
-
-// Delete implements engine.Engine. Run has to be running: it does the work.
-func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOptions) error {
-	fail := func(err error) error { return fmt.Errorf("delete %s: %w", project, err) }
-	if err := e.checkProject(project); err != nil {
-		return fail(err)
-	}
-	d, err := e.markDeleted(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	if d == nil {
-		return nil // nothing was ever made
-	}
-	if err := e.gone(ctx, d, opt); err != nil {
-		return fail(err)
-	}
-	return nil
-}
-
-// markDeleted makes it known, durably, that nothing is wanted any more.
-func (e *Engine) markDeleted(ctx context.Context) (*desired, error) {
-	e.writes.Lock()
-	defer e.writes.Unlock()
-	d, err := e.load(ctx)
-	if err != nil || d == nil {
-		return nil, err
-	}
-	if err := e.cfg.Store.SetValue(ctx, valueDeleted, true); err != nil {
-		return nil, err
-	}
-	e.record(event{kind: "project.deleted", reason: "asked", message: "everything is stopped", revision: d.rev.Number})
-	e.touch()
-	return d, nil
-}
-
-// gone blocks until nothing is left of a deleted project.
-func (e *Engine) gone(ctx context.Context, d *desired, opt engine.DeleteOptions) error {
-	killed := map[driver.ID]bool{}
-	for tick := time.NewTicker(20 * time.Millisecond); ; {
-		list, drivers, err := e.list(ctx)
-		if err == nil && len(list) == 0 {
-			tick.Stop()
-			break
-		}
-		for _, inst := range list {
-			if opt.Now && inst.State != driver.Exited && !killed[inst.ID] {
-				killed[inst.ID] = true
-				if err := e.cfg.Drivers[drivers[inst.ID]].Stop(ctx, inst.ID, 0); err != nil {
-					e.log.Warn("instance could not be killed", "instance", string(inst.ID), "err", err)
-				}
-			}
-		}
-		select {
-		case <-ctx.Done():
-			tick.Stop()
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
-	if err := e.cfg.Store.SetValue(ctx, valueHooks, nil); err != nil {
-		return fmt.Errorf("forget hooks: %w", err)
-	}
-	e.mu.Lock()
-	clear(e.memory.hooksDone)
-	e.mu.Unlock()
-	if !opt.Volumes {
-		return nil
-	}
-	return e.removeVolumes(ctx, d)
-}
-
-// removeVolumes removes the volumes that a project made: named ones that are not external, and those without a name.
-func (e *Engine) removeVolumes(ctx context.Context, d *desired) error {
-	byDriver := map[string][]string{}
-	external := map[string]bool{}
-	p := d.rev.Project
-	for key, v := range p.Volumes {
-		external[volumeName(p, key)] = v.External
-	}
-	for _, name := range p.ServiceNames() {
-		s := d.services[name]
-		for _, m := range s.template.spec.Mounts {
-			switch {
-			case m.Kind != compose.MountVolume || external[m.Source]:
-			case m.Source != "":
-				byDriver[s.driver] = append(byDriver[s.driver], m.Source)
-			default:
-				for slot := 1; slot <= max(s.want.replicas, 1); slot++ {
-					byDriver[s.driver] = append(byDriver[s.driver], anonymous(e.cfg.Project, name, slot, m.Target))
-				}
-			}
-		}
-	}
-	for _, name := range sortedKeys(byDriver) {
-		remover, ok := e.cfg.Drivers[name].(VolumeRemover)
-		if !ok {
-			return fmt.Errorf("remove volumes: %w: driver %s keeps none", errdefs.ErrUnsupported, name)
-		}
-		names := byDriver[name]
-		slices.Sort(names)
-		if err := remover.RemoveVolumes(ctx, slices.Compact(names)); err != nil {
-			return fmt.Errorf("remove volumes: %w", err)
-		}
-	}
-	return nil
 }

@@ -44,7 +44,7 @@ type service struct {
 
 // The names of the engine's values in the store.
 const (
-	valueDeleted   = "engine/deleted"
+	valueDeleted   = "engine/deleted-revision" // the revision that was deleted: a later one is wanted
 	valueHooks     = "engine/hooks"
 	valueEpoch     = "engine/epoch"
 	valueAddresses = "engine/addresses"
@@ -63,9 +63,11 @@ func (e *Engine) load(ctx context.Context) (*desired, error) {
 	if d.overrides, err = e.cfg.Store.Overrides(ctx); err != nil {
 		return nil, fmt.Errorf("read overrides: %w", err)
 	}
-	if err := e.value(ctx, valueDeleted, &d.deleting); err != nil {
+	deleted := int64(0)
+	if err := e.value(ctx, valueDeleted, &deleted); err != nil {
 		return nil, err
 	}
+	d.deleting = deleted == rev.Number
 	if err := e.value(ctx, valueAddresses, &d.addresses); err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ type known struct {
 	driver  string
 	run     run
 	busy    stepKind
+	trouble string // why the last step failed
 	netns   string // made before it was started
 	listed  bool   // by a driver
 

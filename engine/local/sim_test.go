@@ -20,7 +20,6 @@ type sim struct {
 	instances map[driver.ID]*seen
 	hooksDone map[string]string
 	progress  map[string]time.Time
-	settled   string
 	// behave decides what becomes of a run: how long until it is ready, and when and how it exits by itself.
 	behave func(seen) behaviour
 	trace  []string

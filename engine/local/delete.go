@@ -1,0 +1,203 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/errdefs"
+)
+
+// Delete implements engine.Engine. Run has to be running: it does the work.
+func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOptions) error {
+	fail := func(err error) error { return fmt.Errorf("delete %s: %w", project, err) }
+	if err := e.checkProject(project); err != nil {
+		return fail(err)
+	}
+	d, err := e.markDeleted(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	if d == nil {
+		return nil // nothing was ever made
+	}
+	if err := e.gone(ctx, d, opt); err != nil {
+		return fail(err)
+	}
+	return nil
+}
+
+// markDeleted makes it known, durably, that nothing is wanted any more.
+func (e *Engine) markDeleted(ctx context.Context) (*desired, error) {
+	e.writes.Lock()
+	defer e.writes.Unlock()
+	d, err := e.load(ctx)
+	if err != nil || d == nil {
+		return nil, err
+	}
+	defer e.touch() // also where it is not known whether the store took it
+	if err := e.cfg.Store.SetValue(ctx, valueDeleted, d.rev.Number); err != nil {
+		return nil, err
+	}
+	e.record(event{kind: "project.deleted", reason: "asked", message: "everything is stopped", revision: d.rev.Number})
+	return d, nil
+}
+
+// deleteLimit is how long Delete waits, beyond the longest grace period, for anything to come closer to its end.
+const deleteLimit = 30 * time.Second
+
+// gone blocks until nothing is left of a deleted project, for as long as it becomes less.
+func (e *Engine) gone(ctx context.Context, d *desired, opt engine.DeleteOptions) error {
+	limit := deleteLimit
+	for _, w := range d.want.services {
+		limit = max(limit, deleteLimit+w.grace)
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	killed := map[driver.ID]bool{}
+	before, since := "", time.Now()
+	for {
+		if err := e.stillDeleting(ctx); err != nil {
+			return err
+		}
+		list, drivers, err := e.list(ctx)
+		left := e.leftOf(list)
+		if err == nil && left == "" {
+			break
+		}
+		if err != nil {
+			left = err.Error()
+		}
+		if left != before {
+			before, since = left, time.Now()
+		}
+		if time.Since(since) > limit {
+			return fmt.Errorf("%w: nothing went on for %s; left are: %s%s", errdefs.ErrUnavailable, limit, left, e.troubles())
+		}
+		if opt.Now {
+			e.killAll(ctx, list, drivers, killed)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	if err := e.cfg.Store.SetValue(ctx, valueHooks, nil); err != nil {
+		return fmt.Errorf("forget hooks: %w", err)
+	}
+	e.mu.Lock()
+	clear(e.memory.hooksDone)
+	e.mu.Unlock()
+	if !opt.Volumes {
+		return nil
+	}
+	return e.removeVolumes(ctx, d)
+}
+
+// stillDeleting returns an error when somebody applied meanwhile: what runs then is wanted.
+func (e *Engine) stillDeleting(ctx context.Context) error {
+	d, err := e.refresh(ctx)
+	if err != nil {
+		return err
+	}
+	if d != nil && !d.deleting {
+		return fmt.Errorf("%w: revision %d was applied meanwhile", errdefs.ErrConflict, d.rev.Number)
+	}
+	return nil
+}
+
+// leftOf says in words what is left: what drivers list, and starts that no list shows yet.
+func (e *Engine) leftOf(list []driver.Instance) string {
+	var words []string
+	listed := map[driver.ID]bool{}
+	for _, inst := range list {
+		listed[inst.ID] = true
+		words = append(words, fmt.Sprintf("%s (%s)", short(e.cfg.Project, inst.ID), inst.State))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range sortedKeys(e.memory.instances) {
+		if e.memory.instances[id].busy != "" && !listed[id] {
+			words = append(words, fmt.Sprintf("%s (%s)", short(e.cfg.Project, id), e.memory.instances[id].busy))
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// troubles says why the last steps failed, "" where none did.
+func (e *Engine) troubles() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	words := ""
+	for _, id := range sortedKeys(e.memory.instances) {
+		if trouble := e.memory.instances[id].trouble; trouble != "" {
+			words += "; " + trouble
+		}
+	}
+	return words
+}
+
+// killLimit bounds one kill: a program that the kernel cannot end must not keep the others alive.
+const killLimit = 5 * time.Second
+
+// killAll kills what runs, each instance once.
+func (e *Engine) killAll(ctx context.Context, list []driver.Instance, drivers map[driver.ID]string, killed map[driver.ID]bool) {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	var kills sync.WaitGroup
+	for _, inst := range list {
+		if inst.State == driver.Exited || killed[inst.ID] {
+			continue
+		}
+		killed[inst.ID] = true
+		kills.Go(func() {
+			if err := e.cfg.Drivers[drivers[inst.ID]].Stop(ctx, inst.ID, 0); err != nil && ctx.Err() == nil {
+				e.log.Warn("instance could not be killed", "instance", string(inst.ID), "err", err)
+			}
+		})
+	}
+	kills.Wait()
+}
+
+// removeVolumes removes the volumes that a project made: named ones that are not external, and those without a name.
+func (e *Engine) removeVolumes(ctx context.Context, d *desired) error {
+	byDriver := map[string][]string{}
+	external := map[string]bool{}
+	p := d.rev.Project
+	for key, v := range p.Volumes {
+		external[volumeName(p, key)] = v.External
+	}
+	for _, name := range p.ServiceNames() {
+		s := d.services[name]
+		for _, m := range s.template.spec.Mounts {
+			switch {
+			case m.Kind != compose.MountVolume || external[m.Source]:
+			case m.Source != "":
+				byDriver[s.driver] = append(byDriver[s.driver], m.Source)
+			default:
+				for slot := 1; slot <= max(s.want.replicas, 1); slot++ {
+					byDriver[s.driver] = append(byDriver[s.driver], anonymous(e.cfg.Project, name, slot, m.Target))
+				}
+			}
+		}
+	}
+	for _, name := range sortedKeys(byDriver) {
+		remover, ok := e.cfg.Drivers[name].(VolumeRemover)
+		if !ok {
+			return fmt.Errorf("remove volumes: %w: driver %s keeps none", errdefs.ErrUnsupported, name)
+		}
+		names := byDriver[name]
+		slices.Sort(names)
+		if err := remover.RemoveVolumes(ctx, slices.Compact(names)); err != nil {
+			return fmt.Errorf("remove volumes: %w", err)
+		}
+	}
+	return nil
+}

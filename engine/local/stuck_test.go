@@ -1,0 +1,108 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/driver/fake"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// Observe reads what is wanted as the loop does, at any time; no apply may be lost between them. Real time and the real
+// store: the moments that matter are those inside them.
+func TestNoApplyIsLost(t *testing.T) {
+	store, err := state.Open(filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	const rounds = 8
+	for i := range rounds {
+		world := fake.NewWorld() // a fresh control plane, and what is deleted is gone
+		eng, err := New(Config{
+			Project: projectName, Store: store, Drivers: map[string]driver.Driver{"fake": world.Driver()}, Plane: &fakePlane{},
+			Probe: world.Probe, BaseEnv: []string{},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var others sync.WaitGroup
+		others.Go(func() {
+			if err := eng.Run(ctx, func(string) {}); err != nil {
+				t.Errorf("run: %v", err)
+			}
+		})
+		for range 2 {
+			others.Go(func() {
+				for ctx.Err() == nil {
+					if _, err := eng.Observe(ctx, projectName); err != nil && ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) {
+						t.Errorf("observe: %v", err)
+						return
+					}
+				}
+			})
+		}
+		for change := range 3 {
+			rev, err := eng.Apply(ctx, state.Revision{
+				Project: project(compose.Service{
+					Name: "web", Image: "web", Command: []string{"web"},
+					Environment: map[string]string{"N": strconv.Itoa(i), "M": strconv.Itoa(change)},
+				}),
+				Cause: "up", Actor: "me@here",
+			}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			awaitSettled(t, store, rev.Number)
+		}
+		if err := eng.Delete(ctx, projectName, engine.DeleteOptions{}); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+		if left := world.Left(); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		cancel()
+		others.Wait()
+	}
+}
+
+func awaitSettled(t *testing.T, store state.Store, number int64) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+		rev, err := store.Get(t.Context(), number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rev.Outcome == state.Healthy {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("revision %d is %s still", number, rev.Outcome)
+		}
+	}
+}
+
+// A service without ports and probe is ready when it runs, whatever another one does.
+func TestCalmBesideCrashLoop(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.world.Script("loopy", fake.Script{Exits: true, ExitCode: 3})
+		plain := func(name string) compose.Service {
+			return compose.Service{Name: name, Image: name, Command: []string{name}}
+		}
+		b.apply(project(plain("calm"), plain("loopy")))
+		b.settled(state.Failed)
+		if s := b.service("calm"); s.State != engine.ServiceHealthy || s.Ready != 1 {
+			t.Errorf("calm is %s, %d of %d, %q", s.State, s.Ready, s.Want, s.Reason)
+		}
+	})
+}
