@@ -12,8 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -131,116 +129,6 @@ func (d *Driver) warnEgress(err error) {
 	if !said {
 		d.log.Warn("instances cannot reach other machines: address translation could not be set up", "project", d.cfg.Project, "err", err)
 	}
-}
-
-// pinNamespace makes a network namespace that lives as long as its path is mounted.
-func (d *Driver) pinNamespace(path string) error {
-	if err := d.netnsRoom(); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	f.Close()
-	if isNamespace(path) {
-		return nil
-	}
-	return inNewNamespace(func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err == nil {
-			err = netlink.LinkSetUp(lo)
-		}
-		if err != nil {
-			return fmt.Errorf("set up loopback: %w", err)
-		}
-		// As container engines have it: any user may listen on any port of a namespace of one service.
-		if err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0); err != nil {
-			d.log.Warn("low ports stay with root", "project", d.cfg.Project, "err", err)
-		}
-		if err := redirectNames(); err != nil {
-			return err
-		}
-		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("pin the network namespace: %w", err)
-		}
-		return nil
-	})
-}
-
-// inNewNamespace calls f on a thread that has a new network namespace, and takes the thread back afterwards: the
-// first thread of a process cannot be ended, and what it is in is what /proc shows of the process.
-func inNewNamespace(f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			runtime.UnlockOSThread()
-			result <- err
-			return
-		}
-		defer unix.Close(own)
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			result <- fmt.Errorf("make a network namespace: %w", err)
-			return
-		}
-		err = f()
-		if back := unix.Setns(own, unix.CLONE_NEWNET); back == nil {
-			runtime.UnlockOSThread()
-		} else if err == nil { // the thread stays locked, and ends with this function
-			err = fmt.Errorf("leave the network namespace: %w", back)
-		}
-		result <- err
-	}()
-	return <-result
-}
-
-// netnsRoom makes the directory of namespaces a private mount point, so that one unmount drops them all from the view
-// of an instance, which would keep the other instances' namespaces alive.
-func (d *Driver) netnsRoom() error {
-	dir := d.netnsDir()
-	if mounted(dir) {
-		return nil
-	}
-	return locked(func() error { return makeRoom(dir) })
-}
-
-// makeRoom is netnsRoom for one at a time: of two that mount at once, the later would hide the earlier's namespaces.
-func makeRoom(dir string) error {
-	if mounted(dir) {
-		return nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", dir, err)
-	}
-	if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", dir, err)
-	}
-	return nil
-}
-
-// mounted says whether something is mounted at path.
-func mounted(path string) bool {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 4 && f[4] == path {
-			return true
-		}
-	}
-	return false
-}
-
-func isNamespace(path string) bool {
-	var st unix.Statfs_t
-	return unix.Statfs(path, &st) == nil && st.Type == nsfsMagic
 }
 
 // namespaceOf returns the inode that stands for the namespace pinned at path, 0 for none.
@@ -409,27 +297,18 @@ func (d *Driver) removeNetwork(dir string) error {
 				return fmt.Errorf("remove %s: %w", vethName(dir), err)
 			}
 		}
-		path := d.netnsPath(dir)
-		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("unpin %s: %w", path, err)
-		}
-		if err := os.Remove(path); err != nil && !isMissing(err) {
+		if err := unpin(d.netnsPath(dir)); err != nil {
 			return err
 		}
 		return d.tidyNetwork()
 	})
 }
 
-// tidyNetwork takes away what the last instance of the driver, and of the machine, leaves.
+// tidyNetwork takes away what the last instance of the driver, and of the machine, leaves. The caller holds the
+// machine's lock.
 func (d *Driver) tidyNetwork() error {
-	dir := d.netnsDir()
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 0 {
-		if mounted(dir) {
-			if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-				return fmt.Errorf("unmount %s: %w", dir, err)
-			}
-		}
-		_ = unix.Rmdir(dir) // refused while something is in it
+	if err := clearRoom(d.netnsDir()); err != nil {
+		return err
 	}
 	list, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {

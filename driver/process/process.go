@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,8 +32,9 @@ type Driver struct {
 	locks    map[string]*sync.Mutex // by directory: one change of an instance at a time
 	children map[int]bool           // shims this process started and has not waited for
 	specs    map[string]cachedSpec
-	ports    map[int]bool // given by this process
-	noEgress bool         // said once
+	ports    map[int]bool         // given by this process
+	prepared map[string]time.Time // when, by directory: networks whose instances this process has yet to start
+	noEgress bool                 // said once
 }
 
 // New returns a driver over cfg's directories. It starts nothing.
@@ -43,6 +45,7 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, root: filepath.Join(cfg.StateDir, "instances"),
 		locks: map[string]*sync.Mutex{}, children: map[int]bool{}, specs: map[string]cachedSpec{}, ports: map[int]bool{},
+		prepared: map[string]time.Time{},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -108,9 +111,11 @@ func (d *Driver) Capabilities() driver.Capabilities {
 	}
 }
 
-// Run waits until ctx is done. Instances go on; nothing of this driver runs but inside its calls.
+// Run waits until ctx is done. Instances go on; nothing of this driver runs but inside its calls. What was prepared and
+// not started is taken away.
 func (d *Driver) Run(ctx context.Context) error {
 	<-ctx.Done()
+	d.abandon()
 	return nil
 }
 

@@ -66,6 +66,11 @@ func (d *Driver) SetHosts(id driver.ID, _ map[string]string) error {
 	return refuse("set the names of", id)
 }
 
+// Prepare is refused.
+func (d *Driver) Prepare(_ context.Context, spec driver.Spec) (string, error) {
+	return "", refuse("prepare", spec.ID)
+}
+
 // Logs knows no instance.
 func (d *Driver) Logs(_ context.Context, id driver.ID, _ driver.LogOptions) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("logs of %s: %w: no such instance", id, errdefs.ErrNotFound)

@@ -311,6 +311,9 @@ func (d *Driver) List(ctx context.Context, project string) ([]driver.Instance, e
 			all = append(all, r.instance(look))
 		}
 	}
+	if err := d.sweepNetworks(project, names); err != nil {
+		return nil, fmt.Errorf("list %s: %w", project, err)
+	}
 	slices.SortFunc(all, func(a, b driver.Instance) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return all, nil
 }

@@ -49,6 +49,7 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	defer d.setPrepared(dir, time.Time{}) // whatever comes of it
 	before, err := d.settle(dir)
 	switch {
 	case isMissing(err):

@@ -159,6 +159,7 @@ func (d *Driver) forget(r record) error {
 	d.mu.Lock()
 	delete(d.specs, r.dir)
 	delete(d.ports, r.own.Port)
+	delete(d.prepared, r.dir)
 	d.mu.Unlock()
 	d.sockets.forget(r.dir)
 	d.tidy()
