@@ -136,13 +136,6 @@ func (i *instance) track(end func(), loose bool) *stream {
 	return s
 }
 
-// settled says that the stream is in use now: it ends with the drain's time, not with its beginning.
-func (s *stream) settled() {
-	s.inst.mu.Lock()
-	defer s.inst.mu.Unlock()
-	s.loose = false
-}
-
 func (i *instance) untrack(s *stream) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

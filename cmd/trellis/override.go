@@ -78,17 +78,6 @@ func (p *program) override(
 	})
 }
 
-// active returns the instances that run or are to run.
-func active(svc engine.Service) []engine.Instance {
-	var all []engine.Instance
-	for _, in := range svc.Instances {
-		if in.State != engine.InstanceExited && in.State != engine.InstanceDraining {
-			all = append(all, in)
-		}
-	}
-	return all
-}
-
 // instanceRun identifies one run of an instance.
 type instanceRun struct {
 	id      engine.InstanceID
