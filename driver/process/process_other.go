@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path/filepath"
 	"time"
 
 	"trellis/driver"
@@ -37,11 +36,6 @@ func (d *Driver) Capabilities() driver.Capabilities {
 func (d *Driver) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
-}
-
-// VolumeDir returns the directory of the volume with that full name.
-func (d *Driver) VolumeDir(name string) string {
-	return filepath.Join(d.cfg.StateDir, "volumes", name)
 }
 
 // Start is refused; so is what needs an instance. What is idempotent finds nothing to do.

@@ -175,11 +175,6 @@ func (d *Driver) mount(m driver.Mount) (shim.Mount, error) {
 	return t, nil
 }
 
-// VolumeDir returns the directory of the volume with that full name.
-func (d *Driver) VolumeDir(name string) string {
-	return filepath.Join(d.cfg.StateDir, "volumes", name)
-}
-
 // translate is spec as the shim has it, as far as it does not depend on this machine.
 func translate(spec driver.Spec, own owner) shim.Spec {
 	s := shim.Spec{

@@ -1,0 +1,33 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"trellis/errdefs"
+)
+
+// VolumeDir returns the directory of the volume with that full name.
+func (d *Driver) VolumeDir(name string) string {
+	return filepath.Join(d.cfg.StateDir, "volumes", name)
+}
+
+// RemoveVolumes removes the volumes with these full names and everything in them; the caller makes sure that no instance
+// uses them. Unknown ones: nil. It stops between two volumes when ctx ends.
+func (d *Driver) RemoveVolumes(ctx context.Context, names []string) error {
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if name != filepath.Base(name) || name == "." || name == ".." || name == "/" {
+			return fmt.Errorf("remove volume %q: %w: this is not the name of a volume", name, errdefs.ErrInvalid)
+		}
+		if err := os.RemoveAll(d.VolumeDir(name)); err != nil {
+			return fmt.Errorf("remove volume %s: %w", name, err)
+		}
+	}
+	_ = os.Remove(d.VolumeDir("")) // refused while another one is in it
+	return nil
+}

@@ -1,0 +1,50 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"trellis/errdefs"
+)
+
+func TestRemoveVolumesRemovesTheNamedOnesAndNothingElse(t *testing.T) {
+	dir := t.TempDir()
+	d, err := New(Config{Project: "shop", StateDir: dir, RuntimeDir: t.TempDir(), Shim: []string{"shim"}, Unprivileged: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"shop_data", "shop_kept"} {
+		if err := os.MkdirAll(filepath.Join(d.VolumeDir(name), "inside"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx := context.Background()
+	if err := d.RemoveVolumes(ctx, []string{"shop_data", "shop_unknown"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(d.VolumeDir("shop_data")); !os.IsNotExist(err) {
+		t.Errorf("shop_data is still there: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(d.VolumeDir("shop_kept"), "inside")); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"", ".", "..", "/", "../instances", "shop_kept/inside", "/etc"} {
+		if err := d.RemoveVolumes(ctx, []string{name}); !errors.Is(err, errdefs.ErrInvalid) {
+			t.Errorf("remove %q: %v", name, err)
+		}
+	}
+	if err := d.RemoveVolumes(ctx, []string{"shop_kept"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "volumes")); !os.IsNotExist(err) {
+		t.Errorf("the folder of volumes is left: %v", err)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := d.RemoveVolumes(ended, []string{"shop_data"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("after its context has ended: %v", err)
+	}
+}
