@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,20 +24,27 @@ import (
 
 // project is a Compose project in a folder of its own and the commands on it.
 type project struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	trellis string // the binary
 	env     []string
+	flags   []string // before every command
 }
 
 // newProject writes files (name to content) and takes the project down at the test's end, failing if anything is left.
-func newProject(t *testing.T, files map[string]string) *project {
+func newProject(t testing.TB, files map[string]string) *project {
 	t.Helper()
-	dir := t.TempDir()
-	p := &project{t: t, dir: dir, trellis: built.trellis, env: os.Environ()}
+	p := projectIn(t, t.TempDir())
 	for name, content := range files {
 		p.write(name, content)
 	}
+	return p
+}
+
+// projectIn is newProject for files that are there.
+func projectIn(t testing.TB, dir string) *project {
+	t.Helper()
+	p := &project{t: t, dir: dir, trellis: built.trellis, env: os.Environ()}
 	before, id := takeInventory(t), runtimeID(t, dir)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -65,7 +73,7 @@ func (p *project) write(name, content string) {
 func (p *project) try(args ...string) (output string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.trellis, args...)
+	cmd := exec.CommandContext(ctx, p.trellis, slices.Concat(p.flags, args)...)
 	cmd.Dir, cmd.Env = p.dir, append(p.env, "NO_COLOR=1")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -86,7 +94,7 @@ func (p *project) run(args ...string) string {
 // json runs a command with --format json and decodes its standard output into v.
 func (p *project) json(v any, args ...string) {
 	p.t.Helper()
-	cmd := exec.Command(p.trellis, append(args, "--format", "json")...)
+	cmd := exec.Command(p.trellis, slices.Concat(p.flags, args, []string{"--format", "json"})...)
 	cmd.Dir, cmd.Env = p.dir, p.env
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -118,7 +126,7 @@ func (p *project) instances(service string) []engine.Instance {
 	return live
 }
 
-func serviceOf(t *testing.T, s api.Status, name string) engine.Service {
+func serviceOf(t testing.TB, s api.Status, name string) engine.Service {
 	t.Helper()
 	for _, svc := range s.Services {
 		if svc.Name == name {
@@ -130,7 +138,7 @@ func serviceOf(t *testing.T, s api.Status, name string) engine.Service {
 }
 
 // eventually polls until ok returns "" and fails with what it said last.
-func eventually(t *testing.T, within time.Duration, what string, ok func() string) {
+func eventually(t testing.TB, within time.Duration, what string, ok func() string) {
 	t.Helper()
 	deadline := time.Now().Add(within)
 	for {
@@ -160,7 +168,7 @@ func (p *project) dump() {
 }
 
 // freePort returns a TCP port that nothing listens on.
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -173,7 +181,7 @@ func freePort(t *testing.T) int {
 // inventory is everything on the machine that Trellis could leave behind.
 type inventory map[string]bool
 
-func takeInventory(t *testing.T) inventory {
+func takeInventory(t testing.TB) inventory {
 	t.Helper()
 	inv := inventory{}
 	add := func(kind string, names ...string) {
@@ -212,7 +220,7 @@ func takeInventory(t *testing.T) inventory {
 
 // compare fails for everything of the project in dir that is there now and was not there before. What cannot be told
 // apart from other projects' is looked at only where none runs. Programs end a moment after their record.
-func (before inventory) compare(t *testing.T, dir, id string) {
+func (before inventory) compare(t testing.TB, dir, id string) {
 	t.Helper()
 	eventually(t, 5*time.Second, "nothing left behind", func() string {
 		others, _ := filepath.Glob("/run/trellis/*/project.json")
@@ -238,7 +246,7 @@ func (before inventory) compare(t *testing.T, dir, id string) {
 }
 
 // runtimeID is the name of the runtime directory of the project in dir, whatever its name.
-func runtimeID(t *testing.T, dir string) string {
+func runtimeID(t testing.TB, dir string) string {
 	t.Helper()
 	l, err := server.Locate("shop", dir, "")
 	if err != nil {
@@ -248,7 +256,7 @@ func runtimeID(t *testing.T, dir string) string {
 }
 
 // signal sends a signal to one process.
-func signal(t *testing.T, pid int, name string) {
+func signal(t testing.TB, pid int, name string) {
 	t.Helper()
 	if pid <= 1 {
 		t.Fatalf("no pid to signal: %d", pid)

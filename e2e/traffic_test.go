@@ -27,6 +27,15 @@ type traffic struct {
 // runs, and for a moment before and after it.
 func underLoad(t *testing.T, url string, rate float64, during func()) traffic {
 	t.Helper()
+	return underLoadOf(t, url, rate, []load.Request{
+		{Weight: 9, Method: "GET", Path: "/"},
+		{Weight: 1, Method: "POST", Path: "/ledger", Body: []byte(`{"order": 1}`)},
+	}, during)
+}
+
+// underLoadOf is underLoad with other requests.
+func underLoadOf(t *testing.T, url string, rate float64, mix []load.Request, during func()) traffic {
+	t.Helper()
 	result := traffic{lost: map[int][]load.Result{}, posted: map[string]bool{}, rate: rate}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -35,10 +44,7 @@ func underLoad(t *testing.T, url string, rate float64, during func()) traffic {
 	running.Go(func() {
 		result.report, failed = load.Run(ctx, load.Config{
 			URL: url, Pacer: load.Constant(rate, 5*time.Minute), Connections: 32, Timeout: 15 * time.Second,
-			Mix: []load.Request{
-				{Weight: 9, Method: "GET", Path: "/"},
-				{Weight: 1, Method: "POST", Path: "/ledger", Body: []byte(`{"order": 1}`)},
-			},
+			Mix: mix,
 			OnResult: func(r *load.Result) {
 				switch r.Kind {
 				case "":

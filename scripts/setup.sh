@@ -1,36 +1,58 @@
 #!/usr/bin/env bash
-# Installs what the tests need from Debian's packages, if it is not there; quick when it is.
+# Installs what the tests need from Debian's packages, if it is not there, and leaves none of it running as a service of
+# this machine. Quick when all is there; to install, it needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PATH="$PATH:/usr/sbin:/sbin"
 
-packages=(nginx-light postgresql redis-server mariadb-server python3 wrk iproute2)
-programs=(nginx postgres redis-server mariadbd python3 wrk ip)
+# program package: what the projects of e2e/projects run, what asks them, and what the tests measure with.
+wanted() {
+	cat <<-END
+		nginx nginx-light
+		postgres postgresql
+		pg_isready postgresql-client
+		redis-server redis-server
+		redis-cli redis-tools
+		mariadbd mariadb-server
+		mysqladmin mariadb-client
+		node nodejs
+		python3 python3
+		curl curl
+		setpriv util-linux
+		wrk wrk
+		ip iproute2
+	END
+}
 
 missing() {
-	local found=()
-	for i in "${!programs[@]}"; do
-		command -v "${programs[$i]}" >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/"${programs[$i]}" >/dev/null 2>&1 ||
-			ls /usr/sbin/"${programs[$i]}" >/dev/null 2>&1 || found+=("${packages[$i]}")
-	done
-	printf '%s\n' "${found[@]}"
+	wanted | while read -r program package; do
+		command -v "$program" >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/"$program" >/dev/null 2>&1 || echo "$package"
+	done | sort -u
 }
 
 want=$(missing)
 [ -z "$want" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-	printf 'the tests need these programs; install them and run again:\n%s\n' "$want"
+	printf 'the tests need these packages; install them and run again:\n%s\n' "$want"
 	exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
-# The distribution's own services must not start: the tests bring their own.
+# Debian's packages start what they install unless this program says 101: the tests bring their own.
 policy=/usr/sbin/policy-rc.d
 made=
 if [ ! -e "$policy" ]; then
 	printf '#!/bin/sh\nexit 101\n' >"$policy"
-	chmod +x "$policy"
+	chmod 755 "$policy"
 	made=1
 fi
 trap '[ -z "$made" ] || rm -f "$policy"' EXIT
 apt-get update -qq
 # shellcheck disable=SC2086
 apt-get install -y -qq --no-install-recommends $want >/dev/null
+if [ -d /run/systemd/system ]; then
+	for unit in nginx postgresql redis-server mariadb; do
+		systemctl disable --now "$unit" >/dev/null 2>&1 || true
+	done
+fi
+want=$(missing)
+[ -z "$want" ] || { printf 'installed, and still not there:\n%s\n' "$want"; exit 1; }
