@@ -87,8 +87,11 @@ func (e *Engine) publish(ctx context.Context) {
 		case <-retry:
 		}
 		p.mu.Lock()
-		s := p.next
+		s, done := p.next, p.err == nil && p.tried == p.next.Version
 		p.mu.Unlock()
+		if done {
+			continue // offered while the one before was read: it was read already
+		}
 		err := e.cfg.Plane.Publish(ctx, s)
 		if ctx.Err() != nil {
 			return

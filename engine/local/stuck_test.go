@@ -25,7 +25,7 @@ func TestNoApplyIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	const rounds = 8
+	const rounds = 4
 	for i := range rounds {
 		world := fake.NewWorld() // a fresh control plane, and what is deleted is gone
 		eng, err := New(Config{
@@ -54,11 +54,7 @@ func TestNoApplyIsLost(t *testing.T) {
 		}
 		for change := range 3 {
 			rev, err := eng.Apply(ctx, state.Revision{
-				Project: project(compose.Service{
-					Name: "web", Image: "web", Command: []string{"web"},
-					Environment: map[string]string{"N": strconv.Itoa(i), "M": strconv.Itoa(change)},
-				}),
-				Cause: "up", Actor: "me@here",
+				Project: project(server("web", 1, env("N", strconv.Itoa(3*i+change)))), Cause: "up", Actor: "me@here",
 			}, "")
 			if err != nil {
 				t.Fatal(err)
