@@ -3,7 +3,6 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
-export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help build test quick lint demo demo-down fuzz bench generate clean
@@ -15,8 +14,8 @@ build: bin/trellis ## build bin/trellis, one static binary with the shim inside
 
 bin/trellis: FORCE
 	@mkdir -p bin
-	$(GO) build $(FLAGS) -ldflags '-s -w' -o server/trellis-shim.bin ./cmd/trellis-shim
-	$(GO) build $(FLAGS) -tags embedshim -ldflags '$(LDFLAGS)' -o bin/trellis ./cmd/trellis
+	CGO_ENABLED=0 $(GO) build $(FLAGS) -ldflags '-s -w' -o server/trellis-shim.bin ./cmd/trellis-shim
+	CGO_ENABLED=0 $(GO) build $(FLAGS) -tags embedshim -ldflags '$(LDFLAGS)' -o bin/trellis ./cmd/trellis
 
 FORCE:
 
