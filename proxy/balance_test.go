@@ -275,7 +275,7 @@ func TestSnapshots(t *testing.T) {
 		"unknown protocol":   {Epoch: 1, Version: 99, Listeners: []Listener{{Name: "gateway", Protocol: "smtp"}}},
 		"a service twice":    {Epoch: 1, Version: 99, Services: []Service{{Name: "app"}, {Name: "app"}}},
 		"an instance twice":  {Epoch: 1, Version: 99, Services: []Service{{Name: "app", Instances: []Instance{{ID: "a", Host: "h"}, {ID: "a", Host: "h"}}}}},
-		"unknown auth":       {Epoch: 1, Version: 99, Services: []Service{{Name: "app"}}, Routes: []Route{{Service: "app", Auth: "learner"}}},
+		"a name of nobody":   {Epoch: 1, Version: 99, Services: []Service{{Name: "app"}}, Listeners: []Listener{{Name: "n", Protocol: Detect, Names: map[string]string{"127.88.0.1": "nobody"}}}},
 		"gateway on raw TCP": {Epoch: 1, Version: 99, Listeners: []Listener{{Name: "gateway", Protocol: TCP}}},
 	} {
 		r.feed.ch <- Update{Snapshot: s}

@@ -61,6 +61,34 @@ func TestErrorsAreProblems(t *testing.T) {
 	}
 }
 
+// TestUnknownAuthIsRefused: a route whose scheme nobody here can carry out lets nobody in, and takes nothing from others.
+func TestUnknownAuthIsRefused(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "in") })
+	r := newRig(t, Config{})
+	r.snap.Services = []Service{{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}}}
+	r.snap.Routes = []Route{
+		{Path: "/*", Service: "app", Port: 80, Auth: "none"},
+		{Path: "/private/*", Service: "app", Port: 80, Auth: "learner"},
+		{Path: "/mixed", Methods: []string{"POST"}, Service: "app", Port: 80, Auth: "learner"},
+	}
+	url := "http://" + r.listen(Listener{Name: "gateway", Protocol: HTTP1})
+	r.push()
+	for path, want := range map[string]int{"/": 200, "/private": 503, "/private/x?y": 503, "/privateer": 200, "/mixed": 200} {
+		status, text, kind := get(t, client(t), url+path)
+		if status != want || want == 503 && (kind != kindAuth || !strings.Contains(text, `\"learner\" is not available`)) {
+			t.Errorf("GET %s: %d %s %q", path, status, kind, text)
+		}
+	}
+	for _, header := range []string{"Authorization", "Upgrade"} {
+		req, _ := http.NewRequest("POST", url+"/mixed", strings.NewReader("x"))
+		req.Header.Set(header, "websocket")
+		res, err := client(t).Do(req)
+		if text := body(t, res, err); res.StatusCode != 503 || res.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("POST with %s: %d %q", header, res.StatusCode, text)
+		}
+	}
+}
+
 func TestRequestID(t *testing.T) {
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("X-Request-Id")) })
 	r := newRig(t, Config{})

@@ -19,6 +19,7 @@ const (
 	kindMethod     = "method"      // 405
 	kindNoInstance = "no-instance" // 503: none was ready within the hold
 	kindOverload   = "overload"    // 503: too many requests are held
+	kindAuth       = "auth"        // 503: the route asks for an auth scheme that is not available
 	kindConnect    = "connect"     // 502: no instance accepted a connection
 	kindReset      = "reset"       // 502: the instance broke off, the request may have been carried out
 	kindProtocol   = "protocol"    // 502: the instance's answer is not HTTP

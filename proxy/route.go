@@ -37,6 +37,7 @@ type route struct {
 	port    int
 	timeout time.Duration // 0: the default
 	source  string
+	auth    string // the scheme that callers have to pass, "" none
 
 	segments []string // of a pattern; "{" stands for any one segment
 	tail     bool     // ends in "/*"
@@ -118,7 +119,7 @@ func (r *router) host(name string) (*hostRoutes, error) {
 func compileRoute(in Route) (*route, string, error) {
 	c := &route{service: in.Service, port: in.Port, timeout: in.Timeout, source: in.Source}
 	if in.Auth != "" && in.Auth != "none" {
-		return nil, "", fmt.Errorf("%w: auth %q", errdefs.ErrUnsupported, in.Auth)
+		c.auth = in.Auth
 	}
 	for _, m := range in.Methods {
 		if m == "" || strings.ContainsAny(m, " \t\r\n,") {

@@ -62,7 +62,7 @@ type Route struct {
 	Service string            `json:"service"`
 	Port    int               `json:"port"`
 	Timeout time.Duration     `json:"timeout,omitempty"` // until the response's headers; 0: 30 s
-	Auth    string            `json:"auth"`              // "none" is the only one yet
+	Auth    string            `json:"auth"`              // "none"; a scheme: refused with 503, none is available yet
 	Source  string            `json:"source,omitempty"`  // file:line:column
 }
 

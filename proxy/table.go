@@ -66,6 +66,11 @@ func compile(s *Snapshot, old *table, now time.Time) (*table, error) {
 		case l.Protocol != Detect && l.Protocol != TCP && l.Protocol != UDP && l.Protocol != HTTP1:
 			invalid("listener %q: protocol %q", l.Name, l.Protocol)
 		}
+		for address, name := range l.Names {
+			if t.services[name] == nil {
+				invalid("listener %q: no service %q, which %s names", l.Name, name, address)
+			}
+		}
 		t.listeners[l.Name] = l
 	}
 	for _, r := range s.Routes {
@@ -99,6 +104,9 @@ func (p *Proxy) route(l *Listener, q *request) (*service, int, time.Duration, *f
 			return nil, 0, 0, &failure{status: 405, kind: kindMethod, detail: "no route takes this method here", allow: allow}
 		}
 		return nil, 0, 0, &failure{status: 404, kind: kindNoRoute, detail: "no route matches"}
+	}
+	if r.auth != "" { // nobody is let in whom nothing here can ask who they are
+		return nil, 0, 0, &failure{status: 503, kind: kindAuth, detail: fmt.Sprintf("auth scheme %q is not available here", r.auth)}
 	}
 	return t.services[r.service], r.port, r.timeout, nil
 }
