@@ -13,7 +13,7 @@ import (
 var (
 	untouched = []string{
 		"labels", "annotations", "profiles", "develop", "other", "pull_policy", "platform", "domainname", "dns", "dns_search",
-		"dns_opt", "external_links", "security_opt", "pid", "ipc", "stdin_open", "tty", "build",
+		"dns_opt", "external_links", "pid", "ipc", "stdin_open", "tty", "build",
 		"deploy.labels", "deploy.placement", "deploy.resources.reservations", "deploy.rollback_config", "deploy.endpoint_mode",
 		"logging.driver", "x-trellis.process.build", "x-trellis.process.artifacts",
 	}

@@ -54,6 +54,7 @@ func TestEffectsTellTheTruth(t *testing.T) {
 var cautious = map[string]bool{
 	"Image": true, "Entrypoint": true, "Command": true, // overruled by x-trellis.process
 	"WorkingDir": true, "Trellis.Process.Dir": true, // overruled by the artefact
+	"SecurityOpt":    true, // of which only no-new-privileges is carried out
 	"Ports.Protocol": true, "Expose": true, "Trellis.Probe.Port": true, // the port is known already
 }
 
@@ -97,7 +98,7 @@ func everything() compose.Project {
 		PostStart: []compose.Hook{{Command: []string{"x"}, User: "1", WorkingDir: "/", Environment: map[string]string{"A": "1"}}},
 		PreStop:   []compose.Hook{{Command: []string{"x"}}},
 		PreStart:  []compose.PreStart{{Hook: compose.Hook{Command: []string{"x"}}, Image: "i"}},
-		CapAdd:    []string{"A"}, CapDrop: []string{"B"}, SecurityOpt: []string{"o"}, Ulimits: map[string]compose.Ulimit{"nofile": {Soft: 1, Hard: 1}},
+		CapAdd:    []string{"A"}, CapDrop: []string{"B"}, SecurityOpt: []string{"no-new-privileges"}, Ulimits: map[string]compose.Ulimit{"nofile": {Soft: 1, Hard: 1}},
 		Sysctls: map[string]string{"net.a": "1"}, ExtraHosts: map[string][]string{"h": {"1.2.3.4"}}, DNS: []string{"1.1.1.1"},
 		DNSSearch: []string{"s"}, DNSOpt: []string{"o"}, Links: []string{"db:x"}, ExternalLinks: []string{"l"}, ShmSize: 1, OomScoreAdj: 1,
 		Pid: "host", Ipc: "host", Logging: &compose.Logging{Driver: "json-file", Options: map[string]string{"max-size": "1m", "max-file": "2"}},
@@ -242,5 +243,19 @@ func TestSpecOfAService(t *testing.T) {
 	}
 	if len(tm.hooks) != 1 || tm.hooks[0].spec.Ports != nil || fmt.Sprint(tm.hooks[0].spec.Command) != "[x]" {
 		t.Errorf("hooks %+v", tm.hooks)
+	}
+}
+
+func TestNoNewPrivileges(t *testing.T) {
+	for options, want := range map[string]bool{
+		"": false, "no-new-privileges": true, "no-new-privileges:true": true, "no-new-privileges=true": true, "no-new-privileges:false": false,
+		"no-new-privileges:yes": true, "seccomp:unconfined": false, "seccomp=x no-new-privileges:true label:disable": true,
+		"no-new-privileges:true no-new-privileges:false": false,
+	} {
+		p := project(server("web", 1, func(s *compose.Service) { s.SecurityOpt = strings.Fields(options) }))
+		tm, err := templateOf(p, p.Services["web"])
+		if err != nil || tm.spec.NoNewPrivileges != want {
+			t.Errorf("%q: %v, %v", options, tm.spec.NoNewPrivileges, err)
+		}
 	}
 }

@@ -187,8 +187,9 @@ type input struct {
 	ready    bool
 	since    time.Time
 	drain    time.Time
-	mapped   int
+	mapped   string
 	listens  int
+	routed   bool // it listens: what has no port in the file is routed to only then
 	revision int64
 }
 
@@ -200,8 +201,11 @@ func (e *Engine) inputs(list []driver.Instance) []input {
 	for _, inst := range list {
 		listed[inst.ID] = true
 		in := input{
-			id: inst.ID, host: inst.Host, running: inst.State != driver.Exited, mapped: len(inst.PortMap),
+			id: inst.ID, host: inst.Host, running: inst.State != driver.Exited, routed: len(inst.Listening) > 0,
 			listens: len(e.memory.listened[inst.Service]), revision: inst.Revision, netns: inst.Netns,
+		}
+		if len(inst.PortMap) > 0 {
+			in.mapped = fmt.Sprint(inst.PortMap) // sorted
 		}
 		if m := e.memory.instances[inst.ID]; m != nil {
 			in.netns, in.ready, in.since, in.drain = m.netns, m.ready, m.readySince, m.drainSince

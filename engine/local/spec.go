@@ -36,6 +36,7 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 		Project: p.Name, Service: svc.Name, Image: svc.Image, Env: envOf(svc.Environment), Dir: svc.WorkingDir,
 		User: svc.User, GroupAdd: svc.GroupAdd, Hostname: svc.Hostname, Init: svc.Init, ReadOnly: svc.ReadOnly,
 		Privileged: svc.Privileged, CapAdd: svc.CapAdd, CapDrop: svc.CapDrop, Sysctls: svc.Sysctls,
+		NoNewPrivileges: noNewPrivileges(svc.SecurityOpt),
 		OomScore: int(svc.OomScoreAdj), ShmSize: svc.ShmSize, StopSignal: svc.StopSignal,
 		HostNetwork: svc.NetworkMode == "host", Ports: portsOf(svc),
 		PostStart: hooksOf(svc.PostStart), PreStop: hooksOf(svc.PreStop), Log: logLimits(svc.Logging),
@@ -104,6 +105,23 @@ func hookSpec(spec driver.Spec, h compose.PreStart) driver.Spec {
 	spec.Privileged = spec.Privileged || h.Privileged
 	spec.Ports, spec.PostStart, spec.PreStop = nil, nil, nil
 	return spec
+}
+
+// noNewPrivileges reads security_opt as Docker does: the name alone, or with a truth after a colon or an equals sign; the
+// last one holds.
+func noNewPrivileges(options []string) bool {
+	on := false
+	for _, option := range options {
+		name, value := option, "true"
+		if at := strings.IndexAny(option, ":="); at >= 0 {
+			name, value = option[:at], option[at+1:]
+		}
+		if name == "no-new-privileges" {
+			truth, err := strconv.ParseBool(value)
+			on = truth || err != nil // what cannot be read gives nothing away
+		}
+	}
+	return on
 }
 
 func hooksOf(hooks []compose.Hook) []driver.Hook {
