@@ -113,10 +113,12 @@ func (s Spec) askExec(ctx context.Context, exec Executor) (bool, string) {
 		switch {
 		case o.err != nil:
 			return false, name + ": " + s.cause(o.err)
-		case strings.TrimSpace(o.output) == "":
-			return o.code == 0, fmt.Sprintf("%s: exit code %d", name, o.code)
+		case o.code == 0:
+			return true, name + ": exit code 0"
+		case firstLine(o.output) == "":
+			return false, fmt.Sprintf("%s: exit code %d", name, o.code)
 		}
-		return o.code == 0, fmt.Sprintf("%s: exit code %d: %s", name, o.code, o.output)
+		return false, fmt.Sprintf("%s: exit code %d: %s", name, o.code, firstLine(o.output))
 	}
 }
 
@@ -136,6 +138,21 @@ func (s Spec) cause(err error) string {
 		return errno.Error()
 	}
 	return err.Error()
+}
+
+// maxLine is how much of an answer's text a message holds, in characters: it goes into events and reasons.
+const maxLine = 200
+
+// firstLine returns the first line of text that is not blank, cut to maxLine characters.
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(strings.TrimLeftFunc(text, unicode.IsSpace), "\n")
+	n := 0
+	for at := range line {
+		if n++; n > maxLine {
+			return line[:at] + "…"
+		}
+	}
+	return strings.TrimSpace(line)
 }
 
 // sentence makes one line of at most maxMessage bytes of valid UTF-8 that is safe to print on a terminal.

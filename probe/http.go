@@ -37,13 +37,17 @@ func (s Spec) askHTTP(ctx context.Context, conn net.Conn, address string) (bool,
 		return false, "GET " + target + ": " + s.cause(orDone(ctx, err))
 	}
 	status := fmt.Sprintf("GET %s: %d %s", target, answer.StatusCode, reason(answer))
-	// The status has decided already; a body that never ends must not make the probe last until its timeout.
+	// The status has decided already; a body that never ends must not make the probe last until its timeout. It is read
+	// all the same: a server whose client closes before has a failure to log.
 	_ = conn.SetReadDeadline(time.Now().Add(bodyWait))
 	body, _ := io.ReadAll(io.LimitReader(answer.Body, maxMessage))
-	if text := strings.TrimSpace(string(body)); text != "" {
+	if answer.StatusCode < 300 && answer.StatusCode >= 200 {
+		return true, status
+	}
+	if text := firstLine(string(body)); text != "" {
 		status += ": " + text
 	}
-	return answer.StatusCode >= 200 && answer.StatusCode < 400, status
+	return answer.StatusCode >= 300 && answer.StatusCode < 400, status
 }
 
 func exchange(conn net.Conn, target, address string) (*http.Response, error) {
