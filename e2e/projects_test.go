@@ -217,8 +217,8 @@ func (s *standIn) goes() {
 	if len(left) > 0 {
 		s.t.Errorf("volumes left behind: %v", left)
 	}
-	if out, err := s.try("ps", "--format", "json"); err == nil && strings.Contains(out, `"pid"`) {
-		s.t.Errorf("still there: %s", out)
+	if status := s.ps(); len(pids(status)) > 0 || status.Holder.PID != 0 {
+		s.t.Errorf("still there: %+v", status)
 	}
 	for _, e := range s.expect {
 		if _, err := fetch(url(e.Port)); err == nil {
