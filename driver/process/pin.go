@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -55,33 +54,14 @@ func (d *Driver) pinNamespace(path string) error {
 	})
 }
 
-// inNewNamespace calls f on a thread that has a new network namespace, and takes the thread back afterwards: the
-// first thread of a process cannot be ended, and what it is in is what /proc shows of the process.
+// inNewNamespace calls f on a thread that has a new network namespace.
 func inNewNamespace(f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			runtime.UnlockOSThread()
-			result <- err
-			return
-		}
-		defer unix.Close(own)
+	return onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			result <- fmt.Errorf("make a network namespace: %w", err)
-			return
+			return fmt.Errorf("make a network namespace: %w", err)
 		}
-		err = f()
-		if back := unix.Setns(own, unix.CLONE_NEWNET); back == nil {
-			runtime.UnlockOSThread()
-		} else if err == nil { // the thread stays locked, and ends with this function
-			err = fmt.Errorf("leave the network namespace: %w", back)
-		}
-		result <- err
-	}()
-	return <-result
+		return nil
+	}, f)
 }
 
 // makeRoom makes the directory of namespaces a private mount point, so that one unmount drops them all from the view of

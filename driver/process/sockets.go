@@ -86,8 +86,11 @@ func parseListener(line []byte) (listener, bool, error) {
 // littleEndian is so on every machine that Trellis is built for (amd64, arm64).
 const littleEndian = true
 
-// listeners reads the listening sockets of the network namespace of /proc/<who>.
-func listeners(who string) ([]listener, error) {
+// ownThread is the calling thread's directory in /proc.
+const ownThread = "thread-self"
+
+// procListeners reads the listening sockets of the network namespace of /proc/<who>.
+func procListeners(who string) ([]listener, error) {
 	var all []listener
 	for _, name := range []string{"tcp", "tcp6"} {
 		f, err := os.Open("/proc/" + who + "/net/" + name)
@@ -142,7 +145,7 @@ func (v *socketView) listening(r record) []int {
 	if !v.looked {
 		v.looked = true
 		v.shared = map[uint64]listener{}
-		list, err := listeners("thread-self")
+		list, err := listeners(ownThread)
 		if err != nil {
 			return nil
 		}

@@ -21,9 +21,37 @@ import (
 const (
 	firstLook  = 2 * time.Millisecond
 	slowerLook = 100 * time.Millisecond
-	eager      = 30 * time.Second // since its start
-	steadyLook = 2 * time.Second
+	steadyLook = 10 * time.Second
+	// Of an instance's age, until it listens where it should and afterwards.
+	waitingShare = 50
+	steadyShare  = 5
 )
+
+// nextPause returns when to look again at an instance of that age. Nothing that it begins to listen on is noticed later
+// than after a small part of its age, and an old one that has settled costs next to nothing.
+func nextPause(age time.Duration, settled bool) time.Duration {
+	if settled {
+		return min(max(age/steadyShare, slowerLook), steadyLook)
+	}
+	return min(max(age/waitingShare, firstLook), steadyLook)
+}
+
+// settled says whether an instance listens on all ports that it is known to; where none are known, on any.
+func settled(r record, listening []int) bool {
+	want := slices.Clone(r.own.Ports)
+	if r.own.Port != 0 && len(want) > 0 {
+		mapped := r.portMap(listening)
+		if port, ok := mapped[want[0]]; ok {
+			want[0] = port
+		}
+	}
+	for _, port := range want {
+		if !slices.Contains(listening, port) {
+			return false
+		}
+	}
+	return len(listening) > 0
+}
 
 // Watch implements driver.Driver. Records are watched by inotify; a shim that ends in any way closes its lock.
 func (d *Driver) Watch(ctx context.Context, project string, changed func(driver.ID)) error {
@@ -53,7 +81,6 @@ type watched struct {
 	running   bool
 	closing   int // looks that are left until its shim, which let go of its lock, has to be gone
 	started   time.Time
-	pause     time.Duration
 	look      time.Time // when its sockets are looked at next
 }
 
@@ -135,11 +162,9 @@ func (w *watcher) refresh(dir string) {
 	x.id = driver.ID(r.spec.ID)
 	x.running = r.state == driver.Running
 	if x.running && x.run != r.running.Run {
-		x.run, x.started, x.pause, x.listening = r.running.Run, time.Now(), firstLook, nil
-		if since := r.running.StartedAt; time.Since(since) > eager {
-			x.started = since
-		}
-		x.look = time.Now()
+		now := time.Now()
+		x.run, x.look, x.listening = r.running.Run, now, nil
+		x.started = now.Add(-max(now.Sub(r.running.StartedAt), 0)) // from here on no change of the clock matters
 	}
 	w.changed(x.id)
 }
@@ -241,15 +266,7 @@ func (w *watcher) lookAtSockets() {
 			continue
 		}
 		ports := view.listening(r)
-		if len(ports) == 0 && time.Since(x.started) < eager {
-			x.look = now.Add(x.pause)
-			x.pause = min(2*x.pause, slowerLook)
-		} else {
-			x.look = now.Add(steadyLook)
-			if time.Since(x.started) < eager {
-				x.look = now.Add(slowerLook)
-			}
-		}
+		x.look = now.Add(nextPause(now.Sub(x.started), settled(r, ports)))
 		if !slices.Equal(ports, x.listening) {
 			x.listening = ports
 			w.changed(x.id)

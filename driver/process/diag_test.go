@@ -1,0 +1,154 @@
+//go:build linux
+
+package process
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sockDiag skips a test where the kernel has no sock_diag.
+func sockDiag(t *testing.T) {
+	t.Helper()
+	if _, err := diagListeners(ownThread); errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOENT) {
+		t.Skipf("the kernel has no sock_diag: %v", err)
+	}
+}
+
+// TestSockDiag: it says what /proc says, of this namespace and of another, with more sockets than one message holds.
+func TestSockDiag(t *testing.T) {
+	sockDiag(t)
+	check := func(t *testing.T, who string, want map[int]bool) {
+		t.Helper()
+		asked, err := diagListeners(who)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := procListeners(who)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for port, loopback := range want {
+			same := func(l listener) bool { return l.port == port }
+			a, b := slices.IndexFunc(asked, same), slices.IndexFunc(read, same)
+			if a < 0 || b < 0 || asked[a] != read[b] || asked[a].loopback != loopback {
+				t.Errorf("port %d: sock_diag %v, /proc %v", port, asked, read)
+			}
+		}
+		if who != ownThread {
+			order := func(a, b listener) int { return cmp.Compare(a.inode, b.inode) }
+			slices.SortFunc(asked, order)
+			slices.SortFunc(read, order)
+			if !slices.Equal(asked, read) {
+				t.Errorf("sock_diag %v, /proc %v", asked, read)
+			}
+		}
+	}
+	open := func(t *testing.T) map[int]bool {
+		t.Helper()
+		want := map[int]bool{}
+		addresses := []string{"0.0.0.0:0", "127.0.0.1:0", "[::]:0", "[::1]:0"}
+		for n := range 400 {
+			l, err := net.Listen("tcp", addresses[n%4])
+			if err != nil && n%4 >= 2 {
+				continue // no IPv6 here
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+			want[l.Addr().(*net.TCPAddr).Port] = n%2 == 1
+		}
+		return want
+	}
+	t.Run("own", func(t *testing.T) { check(t, ownThread, open(t)) })
+	t.Run("other", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("namespaces need root")
+		}
+		// The other namespace is that of a thread: it is entered by the thread's number.
+		ready, done, ended := make(chan string), make(chan bool), make(chan error, 1)
+		go func() {
+			ended <- inNewNamespace(func() error {
+				// ::1 is no address of a namespace whose loopback is down, and a test must not depend on that.
+				for _, address := range []string{"0.0.0.0:80", "0.0.0.0:81", "[::]:82"} {
+					l, err := net.Listen("tcp", address)
+					if err != nil {
+						ready <- ""
+						return err
+					}
+					defer l.Close()
+				}
+				ready <- fmt.Sprintf("%d/task/%d", os.Getpid(), unix.Gettid())
+				<-done
+				return nil
+			})
+		}()
+		if who := <-ready; who != "" {
+			check(t, who, map[int]bool{80: false, 81: false, 82: false})
+		}
+		close(done)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("nobody", func(t *testing.T) {
+		if list, err := listeners("2000000000"); len(list) != 0 || err != nil {
+			t.Errorf("of no process: %v, %v", list, err)
+		}
+	})
+}
+
+func FuzzDiag(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(append([]byte{16, 0, 0, 0, 3, 0, 2, 0}, make([]byte, 12)...))
+	message := make([]byte, diagHeader+diagMessageSize)
+	message[0], message[4], message[diagHeader], message[diagHeader+1] = byte(len(message)), sockDiagByFamily, unix.AF_INET, tcpListen
+	f.Add(message)
+	f.Add(append(message, message[:40]...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		all, _, err := parseDiag(b)
+		if err != nil && all != nil || len(all) > len(b)/(diagHeader+diagMessageSize) {
+			t.Fatalf("%v, %v from %d bytes", all, err, len(b))
+		}
+	})
+}
+
+// TestNextPause: a young instance is looked at often, an old one hardly, and one that settled least.
+func TestNextPause(t *testing.T) {
+	for _, c := range []struct {
+		age     time.Duration
+		settled bool
+		want    time.Duration
+	}{
+		{0, false, firstLook}, {time.Second, false, 20 * time.Millisecond}, {30 * time.Second, false, 600 * time.Millisecond},
+		{time.Hour, false, steadyLook}, {0, true, slowerLook}, {5 * time.Second, true, time.Second}, {time.Hour, true, steadyLook},
+	} {
+		if got := nextPause(c.age, c.settled); got != c.want {
+			t.Errorf("age %s, settled %v: %s, want %s", c.age, c.settled, got, c.want)
+		}
+	}
+	known := record{own: owner{Ports: []int{80, 81}}}
+	replaced := record{own: owner{Ports: []int{80, 81}, Port: 4000}}
+	for _, c := range []struct {
+		r         record
+		listening []int
+		want      bool
+	}{
+		{known, nil, false}, {known, []int{80}, false}, {known, []int{80, 81, 99}, true},
+		{replaced, []int{80, 81}, true}, {replaced, []int{81, 4000}, true}, {replaced, []int{4000}, false},
+		{record{}, nil, false}, {record{}, []int{9}, true},
+	} {
+		if got := settled(c.r, c.listening); got != c.want {
+			t.Errorf("ports %+v, listening %v: %v", c.r.own, c.listening, got)
+		}
+	}
+}
