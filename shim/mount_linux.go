@@ -108,7 +108,7 @@ func (v *view) open(spec Spec, entries []entry) error {
 		case e.mount.Kind == Bind:
 			err = e.openBind()
 		case e.mount.Kind == Volume:
-			err = e.openVolume(spec)
+			err = e.openVolume()
 		default:
 			err = fmt.Errorf("kind %q is not known", e.mount.Kind)
 		}
@@ -163,18 +163,11 @@ func (e *entry) openBind() error {
 	return e.take(fd)
 }
 
-// openVolume opens a volume's directory, or a path below it that cannot lead out of it. A volume that nobody has
-// written to becomes the property of the instance's user.
-func (e *entry) openVolume(spec Spec) error {
+// openVolume opens a volume's directory, or a path below it that cannot lead out of it.
+func (e *entry) openVolume() error {
 	fd, err := unix.Open(e.mount.Source, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", e.mount.Source, err)
-	}
-	if spec.User != "" {
-		if err := adopt(fd, spec.User); err != nil {
-			unix.Close(fd)
-			return fmt.Errorf("volume %s: %w", e.mount.Source, err)
-		}
 	}
 	if e.mount.Subpath == "" {
 		return e.take(fd)
@@ -188,29 +181,6 @@ func (e *entry) openVolume(spec Spec) error {
 		return fmt.Errorf("volume %s: subpath %s: %w", e.mount.Source, e.mount.Subpath, err)
 	}
 	return e.take(sub)
-}
-
-func adopt(fd int, user string) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if st.Uid != 0 {
-		return nil
-	}
-	buf := make([]byte, 4096)
-	n, err := unix.ReadDirent(fd, buf)
-	if err != nil {
-		return err
-	}
-	if _, _, names := unix.ParseDirent(buf[:n], -1, nil); len(names) > 0 {
-		return nil
-	}
-	who, err := lookup(user, nil)
-	if err != nil {
-		return err
-	}
-	return unix.Fchown(fd, who.uid, who.gid)
 }
 
 func (e *entry) take(fd int) error {

@@ -61,7 +61,7 @@ type Spec struct {
 // The kinds of a Mount.
 const (
 	Bind   = "bind"   // Source, a host path
-	Volume = "volume" // Source, a host directory that belongs to the instance's user once it is made
+	Volume = "volume" // Source, a host directory; a link is refused
 	Tmpfs  = "tmpfs"
 )
 

@@ -28,6 +28,12 @@ func lookup(spec string, add []string) (account, error) {
 	return find(spec, add, string(passwd), string(group))
 }
 
+// Owner returns the user and the group of "name|uid[:group|gid]" as this machine knows them now.
+func Owner(spec string) (uid, gid int, err error) {
+	a, err := lookup(spec, nil)
+	return a.uid, a.gid, err
+}
+
 func find(spec string, add []string, passwd, group string) (account, error) {
 	user, primary, hasGroup := strings.Cut(spec, ":")
 	a := account{home: "/"}

@@ -268,3 +268,53 @@ func TestRoomOfTheDead(t *testing.T) {
 	w.find("drivertest/web-1-0000000a")
 	w.empty("a file on which nothing was mounted yet")
 }
+
+// TestVolumeBelongsToTheFirst: whoever mounts it first; one that is there, empty or not, is not touched. Removing follows
+// no link.
+func TestVolumeBelongsToTheFirst(t *testing.T) {
+	w := newWorld(t, false)
+	write := func(name, user, volume string) driver.Spec {
+		spec := w.spec(name, "sh", "-c", "stat -c '%u:%g %a' /data; touch /data/x 2>/dev/null && echo written; rm -f /data/x")
+		spec.User = user
+		spec.Mounts = []driver.Mount{{Kind: "volume", Source: volume, Target: "/data"}}
+		return spec
+	}
+	if err := os.MkdirAll(w.d.VolumeDir("drivertest_old"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(w.d.VolumeDir(".new-drivertest_a"), 0o755); err != nil { // as a crash leaves it
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, user, volume, want string }{
+		{"first", "1234:4321", "drivertest_a", "[1234:4321 755 written]"},
+		{"second", "2345:4321", "drivertest_a", "[1234:4321 755]"},
+		{"root", "", "drivertest_b", "[0:0 755 written]"},
+		{"nobody", "nobody", "drivertest_b", "[0:0 755]"},
+		{"old", "1234", "drivertest_old", "[0:0 755]"},
+	} {
+		if got := fmt.Sprint(w.result(write(c.name, c.user, c.volume))); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	if err := w.d.Start(t.Context(), write("unknown", "no-such-user", "drivertest_c")); err == nil || !strings.Contains(err.Error(), "no-such-user") {
+		t.Errorf("a volume of nobody: %v", err)
+	}
+	outside := filepath.Join(t.TempDir(), "kept")
+	if err := os.MkdirAll(outside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range []string{w.d.VolumeDir("drivertest_link"), filepath.Join(w.d.VolumeDir("drivertest_a"), "link")} {
+		if err := os.Symlink(filepath.Dir(outside), link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.d.RemoveVolumes(t.Context(), []string{"drivertest_a", "drivertest_b", "drivertest_link", "drivertest_old"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(outside); err != nil {
+		t.Errorf("a link was followed: %v", err)
+	}
+	if _, err := os.Lstat(w.d.VolumeDir("")); !os.IsNotExist(err) {
+		t.Errorf("the folder of volumes is left: %v", err)
+	}
+}

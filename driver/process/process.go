@@ -27,6 +27,7 @@ type Driver struct {
 	groups  hierarchy
 	lacks   []string
 	sockets sockets
+	making  sync.Mutex // of volumes
 
 	mu       sync.Mutex
 	locks    map[string]*sync.Mutex // by directory: one change of an instance at a time

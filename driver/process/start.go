@@ -135,7 +135,7 @@ func (d *Driver) surround(dir string, spec driver.Spec, s *shim.Spec, own *owner
 		own.Address, own.Gateway, s.Netns = n.inside, n.host, n.path
 	}
 	for _, m := range spec.Mounts {
-		t, err := d.mount(m)
+		t, err := d.mount(m, spec.User)
 		if err != nil {
 			return err
 		}
@@ -160,15 +160,15 @@ func (d *Driver) surround(dir string, spec driver.Spec, s *shim.Spec, own *owner
 	return nil
 }
 
-// mount is m as the shim has it; the directory of a volume is made.
-func (d *Driver) mount(m driver.Mount) (shim.Mount, error) {
+// mount is m as the shim has it; the directory of a volume is made, for user.
+func (d *Driver) mount(m driver.Mount, user string) (shim.Mount, error) {
 	t := shim.Mount{
 		Kind: m.Kind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, CreateSource: m.CreateSource,
 		Subpath: m.Subpath, Size: m.Size, Mode: m.Mode,
 	}
 	if m.Kind == shim.Volume {
 		t.Source = d.VolumeDir(m.Source)
-		if err := os.MkdirAll(t.Source, 0o755); err != nil {
+		if err := d.makeVolume(m.Source, user); err != nil {
 			return t, fmt.Errorf("make volume %s: %w", m.Source, err)
 		}
 	}
