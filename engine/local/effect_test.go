@@ -54,7 +54,7 @@ func TestEffectsTellTheTruth(t *testing.T) {
 var cautious = map[string]bool{
 	"Image": true, "Entrypoint": true, "Command": true, // overruled by x-trellis.process
 	"WorkingDir": true, "Trellis.Process.Dir": true, // overruled by the artefact
-	"SecurityOpt":    true, // of which only no-new-privileges is carried out
+	"SecurityOpt":    true,                                             // of which only no-new-privileges is carried out
 	"Ports.Protocol": true, "Expose": true, "Trellis.Probe.Port": true, // the port is known already
 }
 

@@ -57,6 +57,7 @@ type known struct {
 	former     *template // its definition, where it is not the one that is wanted
 	formerDone bool      // looked for
 	probing    context.CancelFunc
+	listens    chan struct{}     // closed when it listens where it is asked; nil: told already
 	hosts      map[string]string // as last set
 	hostsOf    *desired          // that they were compared with
 }
@@ -145,7 +146,7 @@ func (m *known) begin(r run) {
 func (m *known) stopProbing() {
 	if m.probing != nil {
 		m.probing()
-		m.probing = nil
+		m.probing, m.listens = nil, nil
 	}
 }
 

@@ -14,10 +14,12 @@ import (
 )
 
 const (
-	// firstProbe is how long after its start an instance is asked for the first time; the pause doubles until it has
-	// answered. A command costs a process, so it is asked less eagerly.
+	// firstProbe is the pause between the questions to an instance that has just started, for as long as eagerly; then
+	// it doubles until there is an answer. Whatever the pause, an instance is asked at once when it begins to listen. A
+	// command costs a process, so it is asked less eagerly.
 	firstProbe     = 5 * time.Millisecond
 	firstExecProbe = 50 * time.Millisecond
+	eagerly        = 100 * time.Millisecond
 	// hungAfter is how many times the failures that make an instance unready make it hung.
 	hungAfter = 3
 	maxAnswer = 1 << 10
@@ -36,17 +38,27 @@ func (l *loop) probeAll(d *desired, list []driver.Instance) {
 			m.stopProbing()
 		case m.probing == nil:
 			ctx, cancel := context.WithCancel(l.ctx)
-			m.probing = cancel
+			m.probing, m.listens = cancel, make(chan struct{})
 			p := prober{
-				loop: l, spec: svc.probe, id: inst.ID, known: m, run: m.run, host: inst.Host, port: svc.probe.Port,
+				loop: l, spec: svc.probe, id: inst.ID, known: m, run: m.run, host: inst.Host,
+				port: actualPort(inst, svc.probe.Port), listens: m.listens,
 				jitter: jitter(svc.probe.Interval, string(inst.ID), 0) / 2, drv: l.cfg.Drivers[m.driver],
-			}
-			if actual, ok := inst.PortMap[p.port]; ok {
-				p.port = actual
 			}
 			l.tasks.Go(func() { p.ask(ctx) })
 		}
+		if wanted && m.listens != nil && slices.Contains(inst.Listening, actualPort(inst, svc.probe.Port)) {
+			close(m.listens)
+			m.listens = nil
+		}
 	}
+}
+
+// actualPort returns the port that an instance really listens on for one of the file.
+func actualPort(inst driver.Instance, port int) int {
+	if actual, ok := inst.PortMap[port]; ok {
+		return actual
+	}
+	return port
 }
 
 // stopProbes ends every probe.
@@ -69,6 +81,8 @@ type prober struct {
 	port   int
 	jitter time.Duration
 	drv    driver.Driver
+	// listens is closed when the instance is seen to listen where it is asked.
+	listens <-chan struct{}
 }
 
 func (p prober) ask(ctx context.Context) {
@@ -80,6 +94,7 @@ func (p prober) ask(ctx context.Context) {
 	if p.spec.StartInterval > 0 {
 		slow = p.spec.StartInterval
 	}
+	listens, began := p.listens, time.Now()
 	for {
 		answer := p.cfg.Probe(ctx, p.spec, p.host, p.port, p.exec)
 		if ctx.Err() != nil {
@@ -88,13 +103,18 @@ func (p prober) ask(ctx context.Context) {
 		wait := p.spec.Interval + p.jitter
 		if !p.heard(answer) {
 			wait = min(pause, slow)
-			pause = min(2*pause, slow)
+			if time.Since(began) > eagerly {
+				pause = min(2*pause, slow)
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
+		case <-listens:
+			timer.Stop()
+			listens = nil // once
 		case <-timer.C:
 		}
 	}

@@ -37,7 +37,7 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 		User: svc.User, GroupAdd: svc.GroupAdd, Hostname: svc.Hostname, Init: svc.Init, ReadOnly: svc.ReadOnly,
 		Privileged: svc.Privileged, CapAdd: svc.CapAdd, CapDrop: svc.CapDrop, Sysctls: svc.Sysctls,
 		NoNewPrivileges: noNewPrivileges(svc.SecurityOpt),
-		OomScore: int(svc.OomScoreAdj), ShmSize: svc.ShmSize, StopSignal: svc.StopSignal,
+		OomScore:        int(svc.OomScoreAdj), ShmSize: svc.ShmSize, StopSignal: svc.StopSignal,
 		HostNetwork: svc.NetworkMode == "host", Ports: portsOf(svc),
 		PostStart: hooksOf(svc.PostStart), PreStop: hooksOf(svc.PreStop), Log: logLimits(svc.Logging),
 		Limits: driver.Limits{

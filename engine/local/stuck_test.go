@@ -102,3 +102,18 @@ func TestCalmBesideCrashLoop(t *testing.T) {
 		}
 	})
 }
+
+// However long a program takes until it listens, it is asked at once then, and not only when the pause is over.
+func TestReadyAsSoonAsItListens(t *testing.T) {
+	for _, after := range []time.Duration{0, 50 * time.Millisecond, 1234 * time.Millisecond, 7 * time.Second} {
+		bubble(t, func(b *bench) {
+			b.world.Script("web", fake.Script{ListenAfter: after})
+			began := time.Now()
+			b.apply(project(server("web", 1)))
+			b.until("ready", func() bool { return b.service("web").Ready == 1 })
+			if took := time.Since(began); took < after || took > after+30*time.Millisecond {
+				t.Errorf("it listens after %s and was ready after %s", after, took)
+			}
+		})
+	}
+}
