@@ -23,13 +23,19 @@ const (
 	frameStdin    = 'i' // client
 	frameStdinEnd = 'e' // client
 	frameResize   = 'w' // client: driver.WindowSize as JSON
+	frameTaken    = 't' // server: one frameStdin has reached the program
 	frameStdout   = 'o' // server
 	frameStderr   = 'r' // server
 	frameExit     = 'x' // server: execExit as JSON, last
 )
 
-// maxFrame bounds one frame's payload.
-const maxFrame = 1 << 20
+const (
+	// maxFrame bounds one frame's payload.
+	maxFrame = 1 << 20
+	// window is how many frames of input may be under way: a program that does not read its input must not keep the
+	// frames behind it, a new size of the terminal for one, from arriving.
+	window = 16
+)
 
 type execStart struct {
 	Target ExecRequest `json:"target"`
@@ -142,31 +148,19 @@ func (h handler) serveExec(ctx context.Context, cancel func(), f *frames) (int, 
 	}
 	stdin, feed := io.Pipe()
 	defer stdin.Close()
-	resize := make(chan driver.WindowSize, 1)
+	input, resize := make(chan []byte, window), make(chan driver.WindowSize, 1)
 	go func() {
-		defer cancel()
-		defer close(resize)
 		defer feed.Close()
-		for {
-			kind, payload, err := f.read()
-			if err != nil {
+		for payload := range input {
+			_, _ = feed.Write(payload) // a program that closed its input just stops reading
+			if f.write(frameTaken, nil) != nil {
 				return
 			}
-			switch kind {
-			case frameStdin:
-				_, _ = feed.Write(payload) // a program that closed its input just stops reading
-			case frameStdinEnd:
-				_ = feed.Close()
-			case frameResize:
-				var size driver.WindowSize
-				if json.Unmarshal(payload, &size) == nil {
-					select {
-					case resize <- size:
-					default: // a later size follows
-					}
-				}
-			}
 		}
+	}()
+	go func() {
+		defer cancel()
+		f.demux(input, resize)
 	}()
 	cmd := driver.Command{
 		Args: start.Args, Env: start.Env, Dir: start.Dir, User: start.User, TTY: start.TTY, Resize: resize,
@@ -176,6 +170,46 @@ func (h handler) serveExec(ctx context.Context, cancel func(), f *frames) (int, 
 		cmd.Stdin = stdin
 	}
 	return h.control.Exec(ctx, start.Target, cmd)
+}
+
+// demux hands the client's frames on until the connection ends, or the client sends more than it may.
+func (f *frames) demux(input chan<- []byte, resize chan<- driver.WindowSize) {
+	defer close(resize)
+	ended := false
+	end := func() {
+		if !ended {
+			ended = true
+			close(input)
+		}
+	}
+	defer end()
+	for {
+		kind, payload, err := f.read()
+		if err != nil {
+			return
+		}
+		switch kind {
+		case frameStdin:
+			if ended {
+				return
+			}
+			select {
+			case input <- payload:
+			default:
+				return
+			}
+		case frameStdinEnd:
+			end()
+		case frameResize:
+			var size driver.WindowSize
+			if json.Unmarshal(payload, &size) == nil {
+				select {
+				case resize <- size:
+				default: // a later size follows
+				}
+			}
+		}
+	}
 }
 
 // Exec implements Operator.
@@ -198,19 +232,44 @@ func (c *Client) Exec(ctx context.Context, req ExecRequest, cmd driver.Command) 
 	if err != nil {
 		return 0, c.unreachable(ctx, err)
 	}
+	taken, over := make(chan struct{}, window), make(chan struct{})
+	defer close(over)
 	if cmd.Stdin != nil {
 		// Reading a terminal cannot be interrupted: this goroutine may outlive the call until its next key.
-		go func() {
-			_, _ = io.Copy(frameWriter{f, frameStdin}, cmd.Stdin)
-			_ = f.write(frameStdinEnd, nil)
-		}()
+		go sendInput(f, cmd.Stdin, taken, over)
 	}
 	if cmd.Resize != nil {
 		done := make(chan struct{})
 		defer close(done)
 		go forwardResize(f, cmd.Resize, done)
 	}
-	return c.receiveExec(ctx, f, cmd)
+	return c.receiveExec(ctx, f, cmd, taken)
+}
+
+// sendInput sends what it reads, never more than window frames ahead of the program.
+func sendInput(f *frames, stdin io.Reader, taken, over <-chan struct{}) {
+	buf := make([]byte, 32<<10)
+	for ahead := 0; ; {
+		n, err := stdin.Read(buf)
+		if n > 0 {
+			if ahead == window {
+				select {
+				case <-taken:
+					ahead--
+				case <-over:
+					return
+				}
+			}
+			ahead++
+			if f.write(frameStdin, buf[:n]) != nil {
+				return
+			}
+		}
+		if err != nil {
+			_ = f.write(frameStdinEnd, nil)
+			return
+		}
+	}
 }
 
 func forwardResize(f *frames, sizes <-chan driver.WindowSize, done <-chan struct{}) {
@@ -243,7 +302,7 @@ func upgrade(conn net.Conn) (*frames, error) {
 	return f, nil
 }
 
-func (c *Client) receiveExec(ctx context.Context, f *frames, cmd driver.Command) (int, error) {
+func (c *Client) receiveExec(ctx context.Context, f *frames, cmd driver.Command, taken chan<- struct{}) (int, error) {
 	write := func(w io.Writer, p []byte) {
 		if w != nil {
 			_, _ = w.Write(p)
@@ -255,6 +314,11 @@ func (c *Client) receiveExec(ctx context.Context, f *frames, cmd driver.Command)
 			return 0, c.unreachable(ctx, err)
 		}
 		switch kind {
+		case frameTaken:
+			select {
+			case taken <- struct{}{}:
+			default: // more than was sent: not for us to mend
+			}
 		case frameStdout:
 			write(cmd.Stdout, payload)
 		case frameStderr:
