@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -123,21 +124,7 @@ func (s *supervisor) clear() {
 // stopped first, round by round.
 func (s *supervisor) killTree() {
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		for range 8 {
-			stopped := 0
-			s.each(func(p Process) {
-				if st, err := ReadStat(p.PID); err == nil && st.State != 'T' {
-					if p.Signal(unix.SIGSTOP) == nil {
-						stopped++
-					}
-				}
-			})
-			if stopped == 0 {
-				break
-			}
-		}
-		s.each(func(p Process) { _ = p.Signal(unix.SIGKILL) })
-		s.groups.kill()
+		s.killOnce()
 		select {
 		case <-s.done:
 			if s.groups.empty() {
@@ -146,6 +133,28 @@ func (s *supervisor) killTree() {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// killOnce is one round of killTree. No child is between fork and exec meanwhile: its parent thread waits there in a
+// way that the runtime cannot interrupt, and one that is stopped then would stop the whole shim with it, for good.
+func (s *supervisor) killOnce() {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	for range 8 {
+		stopped := 0
+		s.each(func(p Process) {
+			if st, err := ReadStat(p.PID); err == nil && st.State != 'T' {
+				if p.Signal(unix.SIGSTOP) == nil {
+					stopped++
+				}
+			}
+		})
+		if stopped == 0 {
+			break
+		}
+	}
+	s.each(func(p Process) { _ = p.Signal(unix.SIGKILL) })
+	s.groups.kill()
 }
 
 // each calls f for every live descendant of this shim.
