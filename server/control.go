@@ -209,7 +209,25 @@ func (c *control) Down(ctx context.Context, opt engine.DeleteOptions) error {
 	if err := c.engine.Delete(ctx, c.location.Project, opt); err != nil {
 		return err
 	}
+	if err := c.giveUp(ctx); err != nil {
+		return err
+	}
 	c.stop()
+	return nil
+}
+
+// giveUp settles a revision that was still on its way when the project was taken down: nobody deploys it any more.
+func (c *control) giveUp(ctx context.Context) error {
+	latest, err := c.store.Latest(ctx)
+	if errors.Is(err, errdefs.ErrNotFound) || err == nil && latest.Outcome != state.Pending {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.store.Settle(ctx, latest.Number, state.Failed, time.Now()); err != nil && !errors.Is(err, errdefs.ErrConflict) {
+		return fmt.Errorf("settle revision %d: %w", latest.Number, err)
+	}
 	return nil
 }
 
