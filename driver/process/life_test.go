@@ -48,7 +48,7 @@ func crashing() {
 	}
 }
 
-// TestKilledDriverLosesNothing kills the program of a driver at any point, 50 times, while its instances start, run
+// TestKilledDriverLosesNothing kills the program of a driver at any point, 25 times, while its instances start, run
 // and end. The next driver finds every instance that was told to be started, knows every exit code, and can end them.
 func TestKilledDriverLosesNothing(t *testing.T) {
 	w := newWorld(t, os.Geteuid() != 0)
@@ -64,7 +64,7 @@ func TestKilledDriverLosesNothing(t *testing.T) {
 	}
 	// Half of the instances end by themselves, soon, with a code that tells which it was.
 	spec := w.spec("web", "sh", "-c", `test $((SLOT % 2)) = 1 && { sleep 0.02; exit 7; }; exec sleep 1000`)
-	for round := range 50 {
+	for round := range 25 {
 		spec.Env = []string{"PATH=/usr/bin:/bin", fmt.Sprintf("SLOT=%d", round)}
 		spec.Hash = fmt.Sprint("h", round)
 		text, err := json.Marshal(spec)
