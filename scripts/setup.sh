@@ -5,9 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
 
-# program package: what the projects of e2e/projects run, what asks them, and what the tests measure with.
+# program package: what the race detector links with, what the projects of e2e/projects run, what asks them, and what
+# the tests measure with.
 wanted() {
 	cat <<-END
+		gcc build-essential
 		nginx nginx-light
 		postgres postgresql
 		pg_isready postgresql-client
