@@ -69,11 +69,10 @@ func (l Location) apiSocket() string    { return filepath.Join(l.RuntimeDir, "ap
 func (l Location) holderSocket() string { return filepath.Join(l.RuntimeDir, "holder.sock") }
 func (l Location) registration() string { return filepath.Join(l.RuntimeDir, "project.json") }
 func (l Location) log() string          { return filepath.Join(l.StateDir, "trellis.log") }
-func (l Location) artifacts() string    { return filepath.Join(l.StateDir, "artifacts") }
 func (l Location) contents() string     { return filepath.Join(l.StateDir, "contents") }
 
 // Artifacts is the folder of the artefact store, which the command line fills.
-func (l Location) Artifacts() string { return l.artifacts() }
+func (l Location) Artifacts() string { return filepath.Join(l.StateDir, "artifacts") }
 
 // prepare makes the two folders and what lies in them from the start.
 func (l Location) prepare() error {

@@ -69,7 +69,7 @@ func Serve(ctx context.Context, file string, log *slog.Logger) error {
 	if err := client.Hello(ctx, holder.RoleControlPlane); err != nil {
 		return fmt.Errorf("serve %s: %w", l.Project, err)
 	}
-	s, err := build(l, store, contents, client, log.With("project", l.Project))
+	s, err := build(l, store, contents, client, log)
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", l.Project, err)
 	}
@@ -97,11 +97,12 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	if err != nil {
 		return nil, err
 	}
-	plane := &plane{holder: client, dir: l.RuntimeDir, log: log, bound: map[string]string{}}
+	own := log.With("project", l.Project) // driver and engine say it themselves
+	plane := &plane{holder: client, dir: l.RuntimeDir, log: own, bound: map[string]string{}}
 	eng, err := local.New(local.Config{
 		Project: l.Project, Store: store, Plane: plane, Probe: probe.Do, Log: log,
 		Drivers:    map[string]driver.Driver{"process": processes},
-		ContentDir: l.contents(), ArtifactDir: l.artifacts(),
+		ContentDir: l.contents(), ArtifactDir: l.Artifacts(),
 	})
 	if err != nil {
 		return nil, err
@@ -112,18 +113,18 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	}
 	c := &control{
 		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{},
-		once: eng.RunOnce, log: log, build: id,
+		once: eng.RunOnce, log: own, build: id,
 	}
 	c.stop = sync.OnceFunc(func() {
 		c.stopping.Store(true)
 		// The holder ends this process too, so the wait for it is not waited for.
 		go func() {
 			if err := client.Stop(context.Background()); err != nil {
-				log.Error("holder does not stop", "err", err)
+				own.Error("holder does not stop", "err", err)
 			}
 		}()
 	})
-	return &controlPlane{location: l, holder: client, process: processes, engine: eng, control: c, log: log}, nil
+	return &controlPlane{location: l, holder: client, process: processes, engine: eng, control: c, log: own}, nil
 }
 
 // run runs the parts until ctx is done or one of them fails, and returns when all have ended.
