@@ -354,3 +354,25 @@ func TestTakenPortNamesItsHolder(t *testing.T) {
 		t.Errorf("up on a taken port: %v\n%s", err, out)
 	}
 }
+
+func TestRollbackBringsBackConfigurationAndContents(t *testing.T) {
+	port := freePort(t)
+	file := func(version, motd string) string {
+		return strings.Replace(shop(port, 2, version, "\nconfigs: {motd: {content: \""+motd+"\"}}\n"),
+			`volumes: ["./ledger:/ledger"]`, `volumes: ["./ledger:/ledger"]
+    configs: [{source: motd, target: /etc/motd-of-shop}]`, 1)
+	}
+	p := newProject(t, map[string]string{"compose.yaml": file("v1", "one"), "ledger/.keep": ""})
+	for i, motd := range []string{"one", "two", "three"} {
+		p.write("compose.yaml", file(fmt.Sprintf("v%d", i+1), motd))
+		p.run("up", "-d")
+	}
+	tr := underLoad(t, url(port), 200, func() { p.run("rollback", "1") })
+	tr.noneLost(t)
+	if v, motd := version(t, port), get(t, url(port)+"/file?path=/etc/motd-of-shop"); v != "v1" || motd != "one" {
+		t.Errorf("version %q with %q serves after the rollback to 1", v, motd)
+	}
+	if s := p.ps(); s.Revision != 4 {
+		t.Errorf("revision %d, want 4: a rollback is a new one", s.Revision)
+	}
+}
