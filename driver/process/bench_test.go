@@ -24,10 +24,8 @@ import (
 func smallShim(b *testing.B) []string {
 	b.Helper()
 	file := filepath.Join(b.TempDir(), "trellis-shim")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "trellis/cmd/trellis-shim")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		b.Fatalf("build the shim: %v: %s", err, out)
+	if err := buildShim(file); err != nil {
+		b.Fatal(err)
 	}
 	return []string{file}
 }

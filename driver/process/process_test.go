@@ -5,8 +5,10 @@ package process_test
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,6 +23,12 @@ import (
 // shimArg makes the test binary a shim, as server does with a trellis that has none embedded.
 const shimArg = "process-test-shim"
 
+// shimVariable names a small shim that is there already, for tests that run this binary as somebody who cannot build.
+const shimVariable = "PROCESS_TEST_SHIM"
+
+// shimCommand is the shim of every instance here: the test binary, or the small one where shimProgram names it.
+var shimCommand []string
+
 func TestMain(m *testing.M) {
 	drivertest.Program()
 	program()
@@ -28,7 +36,52 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == shimArg {
 		os.Exit(shim.Main(os.Args[2:]))
 	}
-	os.Exit(m.Run())
+	os.Exit(withShim(m.Run))
+}
+
+// withShim runs the tests with shimCommand set.
+func withShim(run func() int) int {
+	exe, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	shimCommand = []string{exe, shimArg}
+	if !smallShims {
+		return run()
+	}
+	if file := os.Getenv(shimVariable); file != "" {
+		shimCommand = []string{file}
+		return run()
+	}
+	dir, err := os.MkdirTemp("", "trellis-shim-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	// An ordinary user's instance runs it too.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	file := filepath.Join(dir, "trellis-shim")
+	if err := buildShim(file); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	shimCommand = []string{file}
+	return run()
+}
+
+// buildShim builds the real shim.
+func buildShim(file string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, "trellis/cmd/trellis-shim")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the shim: %w: %s", err, out)
+	}
+	return nil
 }
 
 // worlds remembers the directories of a driver, for Reopen and Leftovers.
@@ -37,17 +90,13 @@ type worlds map[driver.Driver]process.Config
 // config returns directories of their own; what is left in them at the end is ended and reported.
 func config(t *testing.T, unprivileged bool) process.Config {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	state := t.TempDir()
 	runtime, err := os.MkdirTemp("", "trellis-run-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := process.Config{
-		Project: "drivertest", StateDir: state, RuntimeDir: runtime, Shim: []string{exe, shimArg}, Unprivileged: unprivileged,
+		Project: "drivertest", StateDir: state, RuntimeDir: runtime, Shim: shimCommand, Unprivileged: unprivileged,
 	}
 	t.Cleanup(func() {
 		d, err := process.New(cfg)

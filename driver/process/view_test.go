@@ -354,6 +354,9 @@ func TestOrdinaryUser(t *testing.T) {
 	cmd := exec.Command(copied, "-test.v", "-test.run", "TestUnprivileged|TestShimThat|TestTreesEnd|TestStrangers|TestUnsupported")
 	cmd.Dir = dir
 	cmd.Env = []string{"TMPDIR=" + temp, "PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+	if smallShims {
+		cmd.Env = append(cmd.Env, shimVariable+"="+shimCommand[0])
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: TestUnprivileged ") || strings.Contains(string(out), "\n--- FAIL") {
