@@ -32,7 +32,8 @@ type control struct {
 	log      *slog.Logger
 	build    string
 
-	deploying sync.Mutex // held from the decision to the written revision
+	deploying sync.Mutex   // held from the decision to the written revision
+	keeping   sync.RWMutex // read-locked while a deploy refers to contents that no revision needs yet
 }
 
 var _ api.Control = (*control)(nil)
@@ -136,6 +137,8 @@ func (c *control) Apply(ctx context.Context, req api.ApplyRequest) (state.Revisi
 	if err := c.mine(req.Project); err != nil {
 		return state.Revision{}, err
 	}
+	c.keeping.RLock()
+	defer c.keeping.RUnlock()
 	project, err := c.withRefs(req, c.contents.Put)
 	if err != nil {
 		return state.Revision{}, err
@@ -146,6 +149,8 @@ func (c *control) Apply(ctx context.Context, req api.ApplyRequest) (state.Revisi
 
 // Rollback implements api.Deployer.
 func (c *control) Rollback(ctx context.Context, number int64, actor string) (state.Revision, error) {
+	c.keeping.RLock()
+	defer c.keeping.RUnlock()
 	revs, err := c.store.History(ctx, 0)
 	if err != nil {
 		return state.Revision{}, err
@@ -155,6 +160,9 @@ func (c *control) Rollback(ctx context.Context, number int64, actor string) (sta
 	}
 	for _, rev := range revs {
 		if number == 0 && rev.Number < revs[0].Number && rev.Outcome == state.Healthy || number != 0 && rev.Number == number {
+			if err := c.complete(rev); err != nil {
+				return state.Revision{}, err
+			}
 			again := state.Revision{
 				Project: rev.Project, Commit: rev.Commit, Actor: actor, Cause: fmt.Sprintf("rollback to %d", rev.Number),
 			}

@@ -135,6 +135,7 @@ func (s *controlPlane) run(ctx context.Context) error {
 		return s.engine.Run(ctx, func(string) { s.control.changed.wake() })
 	})
 	g.Go(func() error { return s.serveAPI(ctx) })
+	g.Go(func() error { return s.control.retain(ctx) })
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():
