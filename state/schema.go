@@ -43,6 +43,14 @@ CREATE TABLE vals (
 	name TEXT PRIMARY KEY,
 	body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+`, `
+CREATE TABLE rollouts (
+	revision INTEGER NOT NULL,
+	service  TEXT NOT NULL,
+	version  INTEGER NOT NULL,
+	body     TEXT NOT NULL,
+	PRIMARY KEY (revision, service)
+) STRICT, WITHOUT ROWID;
 `}
 }
 

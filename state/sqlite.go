@@ -133,7 +133,7 @@ func (s *store) prepare(ctx context.Context) error {
 // verify reads every page of the small tables. Events are left out: they may be large, and one that cannot be read
 // costs nothing but itself.
 func (s *store) verify(ctx context.Context) error {
-	for _, table := range []string{"revisions", "overrides", "vals"} {
+	for _, table := range []string{"revisions", "rollouts", "overrides", "vals"} {
 		rows, err := s.read.QueryContext(ctx, "PRAGMA quick_check("+table+")")
 		if err != nil {
 			return err

@@ -1,4 +1,4 @@
-// Package state holds what Trellis remembers of a project: its revisions, its overrides, its events and small values
+// Package state holds what Trellis remembers of a project: its revisions, rollouts, overrides, events and small values
 // by name; the nouns, the contract of a store and the SQLite store. A store that has returned nil has the thing on
 // disk, whatever happens to the machine.
 package state
@@ -30,6 +30,8 @@ type Revision struct {
 	Outcome   string          `json:"outcome"`
 	Cause     string          `json:"cause"` // "up", "apply", "rollback to 3", ...
 	Actor     string          `json:"actor"` // who asked: user@host
+	// Undoes is the revision whose rollout failed, for one that the engine went back with; 0: none.
+	Undoes int64 `json:"undoes,omitempty"`
 }
 
 // Commit is the version control's revision of the project directory.
@@ -84,6 +86,14 @@ type Store interface {
 	History(ctx context.Context, limit int) ([]Revision, error)
 	// Settle writes the outcome of a Pending revision (and HealthyAt for Healthy). Not pending: ErrConflict.
 	Settle(ctx context.Context, number int64, outcome string, at time.Time) error
+	// LastHealthy returns the newest revision before that number whose outcome is Healthy. None: ErrNotFound.
+	LastHealthy(ctx context.Context, before int64) (Revision, error)
+
+	// Rollouts returns the rollouts of a revision in order of service.
+	Rollouts(ctx context.Context, revision int64) ([]Rollout, error)
+	// SetRollout writes r and returns it with its next Version. The stored one does not have r's Version (0: none is
+	// stored): ErrConflict.
+	SetRollout(ctx context.Context, r Rollout) (Rollout, error)
 
 	// Overrides returns all overrides in order of service.
 	Overrides(ctx context.Context) ([]Override, error)

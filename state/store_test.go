@@ -28,6 +28,8 @@ func testStore(t *testing.T, open func(t *testing.T) (s Store, reopen func() Sto
 		"settle writes an outcome once":                     testSettle,
 		"a revision survives the round trip":                testRoundTrip,
 		"put returns what is read back":                     testPutReturnsStored,
+		"the last healthy revision is found":                testLastHealthy,
+		"rollouts are compared and set":                     testRollouts,
 		"overrides are set, ordered and removed":            testOverrides,
 		"events come in order and are filtered":             testEvents,
 		"events read more than a page":                      testEventPages,
