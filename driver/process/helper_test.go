@@ -63,8 +63,9 @@ func program() {
 		}
 		select {}
 	case "deaf":
-		// A child of its own outlives it, so that the tree is three deep and its middle is gone.
-		cmd := exec.Command("sh", "-c", "trap '' TERM HUP INT; while :; do sleep 1000; done", args[0])
+		// A child of its own outlives it, so that the tree is three deep and its middle is gone. It sleeps in short
+		// pieces: a test that kills it by its mark does not reach the sleep.
+		cmd := exec.Command("sh", "-c", "trap '' TERM HUP INT; while :; do sleep 1; done", args[0])
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		if err := cmd.Start(); err != nil {
 			os.Exit(5)
