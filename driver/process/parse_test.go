@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -15,49 +14,6 @@ import (
 
 	"trellis/driver"
 )
-
-const procTCP = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 100 1 0000000000000000 100 0 0 10 0
-   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 101 1 0000000000000000 100 0 0 10 0
-   2: 0100007F:A000 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 102 1 0000000000000000 100 0 0 10 0
-`
-
-const procTCP6 = `  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 103 1
-   1: 00000000000000000000000001000000:0051 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 104 1
-   2: 0000000000000000FFFF00000100007F:0052 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 105 1
-`
-
-func TestParseListeners(t *testing.T) {
-	four, err := parseListeners(strings.NewReader(procTCP))
-	if err != nil {
-		t.Fatal(err)
-	}
-	six, err := parseListeners(strings.NewReader(procTCP6))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []listener{{8080, true, 100}, {80, false, 101}, {443, false, 103}, {81, true, 104}, {82, true, 105}}
-	if got := append(four, six...); !slices.Equal(got, want) {
-		t.Errorf("got  %v\nwant %v", got, want)
-	}
-	if got := reachable(want); !slices.Equal(got, []int{80, 443}) {
-		t.Errorf("reachable %v", got)
-	}
-}
-
-func FuzzListeners(f *testing.F) {
-	f.Add(procTCP)
-	f.Add(procTCP6)
-	f.Fuzz(func(t *testing.T, text string) {
-		all, _ := parseListeners(strings.NewReader(text))
-		for _, l := range all {
-			if l.port < 0 || l.port > 65535 {
-				t.Fatalf("%+v", l)
-			}
-		}
-	})
-}
 
 func TestParseCgroupMounts(t *testing.T) {
 	v1, v2 := parseCgroupMounts(`25 30 0:23 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct

@@ -11,6 +11,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"trellis/driver"
+	"trellis/netspace"
 )
 
 // pinNamespace makes a network namespace that lives as long as its path is mounted.
@@ -44,7 +47,7 @@ func (d *Driver) pinNamespace(path string) error {
 		if err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0); err != nil {
 			d.log.Warn("low ports stay with root", "project", d.cfg.Project, "err", err)
 		}
-		if err := redirectNames(); err != nil {
+		if err := netspace.RedirectNames(driver.NamesNetwork, driver.NamesListener); err != nil {
 			return err
 		}
 		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
@@ -56,7 +59,7 @@ func (d *Driver) pinNamespace(path string) error {
 
 // inNewNamespace calls f on a thread that has a new network namespace.
 func inNewNamespace(f func() error) error {
-	return onThread(func() error {
+	return netspace.OnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make a network namespace: %w", err)
 		}

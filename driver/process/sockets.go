@@ -3,12 +3,8 @@
 package process
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"os"
@@ -17,98 +13,9 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
+	"trellis/netspace"
 	"trellis/shim"
 )
-
-// listener is one listening TCP socket.
-type listener struct {
-	port     int
-	loopback bool
-	inode    uint64
-}
-
-const stateListen = "0A"
-
-// parseListeners reads /proc/net/tcp or tcp6 as far as the listening sockets go: the kernel lists them first.
-func parseListeners(r io.Reader) ([]listener, error) {
-	s := bufio.NewScanner(r)
-	s.Buffer(make([]byte, 0, 4096), 4096)
-	var all []listener
-	for first := true; s.Scan(); first = false {
-		if first {
-			continue // the heading
-		}
-		l, listens, err := parseListener(s.Bytes())
-		if err != nil {
-			return all, err
-		}
-		if !listens {
-			return all, nil
-		}
-		all = append(all, l)
-	}
-	return all, s.Err()
-}
-
-var errSocket = errors.New("this is no line of /proc/net/tcp")
-
-func parseListener(line []byte) (listener, bool, error) {
-	f := bytes.Fields(line)
-	if len(f) < 10 {
-		return listener{}, false, errSocket
-	}
-	if string(f[3]) != stateListen {
-		return listener{}, false, nil
-	}
-	address, port, ok := bytes.Cut(f[1], []byte{':'})
-	raw := make([]byte, hex.DecodedLen(len(address)))
-	if _, err := hex.Decode(raw, address); !ok || err != nil || len(raw) != 4 && len(raw) != 16 {
-		return listener{}, false, errSocket
-	}
-	n, err := strconv.ParseUint(string(port), 16, 16)
-	if err != nil {
-		return listener{}, false, errSocket
-	}
-	inode, err := strconv.ParseUint(string(f[9]), 10, 64)
-	if err != nil {
-		return listener{}, false, errSocket
-	}
-	for i := 0; i+4 <= len(raw); i += 4 { // words in the machine's order
-		if littleEndian {
-			slices.Reverse(raw[i : i+4])
-		}
-	}
-	return listener{port: int(n), loopback: net.IP(raw).IsLoopback(), inode: inode}, true, nil
-}
-
-// littleEndian is so on every machine that Trellis is built for (amd64, arm64).
-const littleEndian = true
-
-// ownThread is the calling thread's directory in /proc.
-const ownThread = "thread-self"
-
-// procListeners reads the listening sockets of the network namespace of /proc/<who>.
-func procListeners(who string) ([]listener, error) {
-	var all []listener
-	for _, name := range []string{"tcp", "tcp6"} {
-		f, err := os.Open("/proc/" + who + "/net/" + name)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			continue // no IPv6, or no such process
-		}
-		if err != nil {
-			return all, err
-		}
-		some, err := parseListeners(f)
-		f.Close()
-		if err != nil && !errors.Is(err, unix.ESRCH) {
-			return all, err
-		}
-		all = append(all, some...)
-	}
-	return all, nil
-}
 
 // sockets knows who has which listening socket of the machine. Looking that up goes through the descriptors of every
 // process of an instance, so it is kept for as long as neither the sockets nor the processes change.
@@ -119,7 +26,7 @@ type sockets struct {
 
 type keptPorts struct {
 	run     int
-	sockets map[uint64]listener
+	sockets map[uint64]netspace.Listener
 	ports   []int
 }
 
@@ -129,48 +36,36 @@ func (s *sockets) view() *socketView { return &socketView{all: s} }
 type socketView struct {
 	all    *sockets
 	looked bool
-	shared map[uint64]listener
+	shared map[uint64]netspace.Listener
 }
 
 // listening returns the ports that the instance listens on: of its own namespace all that others can reach, of the
 // machine's those that its processes hold.
 func (v *socketView) listening(r record) []int {
 	if !r.own.Shared {
-		list, err := listeners(strconv.Itoa(r.running.Program.PID))
+		list, err := netspace.Listeners(strconv.Itoa(r.running.Program.PID))
 		if err != nil || !r.running.Program.Alive() { // the pid may have come to be another's
 			return nil
 		}
-		return reachable(list)
+		return netspace.Ports(list)
 	}
 	if !v.looked {
 		v.looked = true
-		v.shared = map[uint64]listener{}
-		list, err := listeners(ownThread)
+		v.shared = map[uint64]netspace.Listener{}
+		list, err := netspace.Listeners(netspace.OwnThread)
 		if err != nil {
 			return nil
 		}
 		for _, l := range list {
-			v.shared[l.inode] = l
+			v.shared[l.Inode] = l
 		}
 	}
 	return v.all.of(r, v.shared)
 }
 
-// reachable returns the sorted ports of the sockets that listen on more than the loopback.
-func reachable(list []listener) []int {
-	var ports []int
-	for _, l := range list {
-		if !l.loopback {
-			ports = append(ports, l.port)
-		}
-	}
-	slices.Sort(ports)
-	return slices.Compact(ports)
-}
-
 // of returns the ports of the machine's listening sockets that r's processes hold. Loopback counts: this is where they
 // are reached.
-func (s *sockets) of(r record, shared map[uint64]listener) []int {
+func (s *sockets) of(r record, shared map[uint64]netspace.Listener) []int {
 	s.mu.Lock()
 	kept, ok := s.kept[r.dir]
 	s.mu.Unlock()
@@ -185,7 +80,7 @@ func (s *sockets) of(r record, shared map[uint64]listener) []int {
 	for _, p := range tree {
 		for inode := range socketsOf(p.PID) {
 			if l, ok := shared[inode]; ok {
-				held[l.port] = true
+				held[l.Port] = true
 			}
 		}
 	}

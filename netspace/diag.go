@@ -1,6 +1,6 @@
 //go:build linux
 
-package process
+package netspace
 
 import (
 	"encoding/binary"
@@ -27,9 +27,9 @@ const (
 
 var errDiag = errors.New("this is no answer of sock_diag")
 
-// listeners returns the listening sockets of the network namespace of /proc/<who>, none if there is no such process.
+// Listeners returns the listening sockets of the network namespace of /proc/<who>, none if there is no such process.
 // The kernel is asked for them alone: /proc/net/tcp makes it walk the table of all connections of the machine.
-func listeners(who string) ([]listener, error) {
+func Listeners(who string) ([]Listener, error) {
 	list, err := diagListeners(who)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return nil, nil
@@ -40,8 +40,8 @@ func listeners(who string) ([]listener, error) {
 	return list, nil
 }
 
-func diagListeners(who string) ([]listener, error) {
-	ask := func() ([]listener, error) {
+func diagListeners(who string) ([]Listener, error) {
+	ask := func() ([]Listener, error) {
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 		if err != nil {
 			return nil, fmt.Errorf("open sock_diag: %w", err)
@@ -57,7 +57,7 @@ func diagListeners(who string) ([]listener, error) {
 		}
 		return append(all, six...), err
 	}
-	if who == ownThread {
+	if who == OwnThread {
 		return ask()
 	}
 	ns, err := unix.Open("/proc/"+who+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -65,17 +65,37 @@ func diagListeners(who string) ([]listener, error) {
 		return nil, err
 	}
 	defer unix.Close(ns)
-	var all []listener
-	err = inNamespaceOf(ns, func() (err error) {
+	var all []Listener
+	err = inside(ns, func() (err error) {
 		all, err = ask()
 		return err
 	})
 	return all, err
 }
 
-// inNamespaceOf calls f on a thread that is in the network namespace ns.
-func inNamespaceOf(ns int, f func() error) error {
-	return onThread(func() error {
+// At calls f on a thread that is in the network namespace whose file is at path.
+func At(path string, f func() error) error {
+	ns, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the network namespace %s: %w", path, err)
+	}
+	defer unix.Close(ns)
+	return inside(ns, f)
+}
+
+// ListenersAt returns the listening sockets of the network namespace whose file is at path.
+func ListenersAt(path string) ([]Listener, error) {
+	var all []Listener
+	err := At(path, func() (err error) {
+		all, err = Listeners(OwnThread)
+		return err
+	})
+	return all, err
+}
+
+// inside calls f on a thread that is in the network namespace ns.
+func inside(ns int, f func() error) error {
+	return OnThread(func() error {
 		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter the network namespace: %w", err)
 		}
@@ -83,9 +103,9 @@ func inNamespaceOf(ns int, f func() error) error {
 	}, f)
 }
 
-// onThread calls f on a thread that enter has moved to another network namespace, and takes the thread back afterwards:
+// OnThread calls f on a thread that enter has moved to another network namespace, and takes the thread back afterwards:
 // the first thread of a process cannot be ended, and what it is in is what /proc shows of the process.
-func onThread(enter, f func() error) error {
+func OnThread(enter, f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -113,7 +133,7 @@ func onThread(enter, f func() error) error {
 }
 
 // dumpListeners asks for the listening TCP sockets of one address family.
-func dumpListeners(fd int, family uint8) ([]listener, error) {
+func dumpListeners(fd int, family uint8) ([]Listener, error) {
 	req := make([]byte, diagHeader+diagRequestSize)
 	binary.NativeEndian.PutUint32(req, uint32(len(req)))
 	binary.NativeEndian.PutUint16(req[4:], sockDiagByFamily)
@@ -123,7 +143,7 @@ func dumpListeners(fd int, family uint8) ([]listener, error) {
 	if err := unix.Sendto(fd, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, fmt.Errorf("ask sock_diag: %w", err)
 	}
-	var all []listener
+	var all []Listener
 	buf := make([]byte, 32<<10) // the most that the kernel sends at once
 	for {
 		n, _, err := unix.Recvfrom(fd, buf, 0)
@@ -145,7 +165,7 @@ func dumpListeners(fd int, family uint8) ([]listener, error) {
 }
 
 // parseDiag reads the messages of one answer; done says that it was the last.
-func parseDiag(b []byte) (all []listener, done bool, err error) {
+func parseDiag(b []byte) (all []Listener, done bool, err error) {
 	for len(b) > 0 {
 		if len(b) < diagHeader {
 			return nil, false, errDiag
@@ -175,16 +195,16 @@ func parseDiag(b []byte) (all []listener, done bool, err error) {
 	return all, false, nil
 }
 
-func diagListener(body []byte) (listener, error) {
+func diagListener(body []byte) (Listener, error) {
 	if len(body) < diagMessageSize {
-		return listener{}, errDiag
+		return Listener{}, errDiag
 	}
 	address := body[diagSource : diagSource+4]
 	if body[0] == unix.AF_INET6 {
 		address = body[diagSource : diagSource+16]
 	}
-	return listener{
-		port: int(binary.BigEndian.Uint16(body[diagPort:])), loopback: net.IP(address).IsLoopback(),
-		inode: uint64(binary.NativeEndian.Uint32(body[diagInode:])),
+	return Listener{
+		Port: int(binary.BigEndian.Uint16(body[diagPort:])), Loopback: net.IP(address).IsLoopback(),
+		Inode: uint64(binary.NativeEndian.Uint32(body[diagInode:])),
 	}, nil
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package process
+package netspace
 
 import (
 	"encoding/binary"
@@ -11,19 +11,17 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
-
-	"trellis/driver"
 )
 
-// redirectNames makes the calling thread's network namespace send every TCP connection to a name's address to the one
-// listener for names. Listeners at the names' own addresses would take ports away from the instance: a program that
+// RedirectNames makes the calling thread's network namespace send every TCP connection to an address of network to the
+// one listener for names, an address and port. Listeners at the names' own addresses would take ports away from the instance: a program that
 // listens on port 80 of all addresses cannot, while any address has a listener on it.
-func redirectNames() error {
-	_, names, err := net.ParseCIDR(driver.NamesNetwork)
+func RedirectNames(network, to string) error {
+	_, names, err := net.ParseCIDR(network)
 	if err != nil {
 		return err
 	}
-	listener, err := netip.ParseAddrPort(driver.NamesListener)
+	listener, err := netip.ParseAddrPort(to)
 	if err != nil {
 		return err
 	}
@@ -31,7 +29,7 @@ func redirectNames() error {
 	if err != nil {
 		return err
 	}
-	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName})
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "trellis"})
 	output := c.AddChain(&nftables.Chain{
 		Name: "names", Table: table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,

@@ -1,6 +1,6 @@
 //go:build linux
 
-package process
+package netspace
 
 import (
 	"cmp"
@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,9 +17,14 @@ import (
 // sockDiag skips a test where the kernel has no sock_diag.
 func sockDiag(t *testing.T) {
 	t.Helper()
-	if _, err := diagListeners(ownThread); errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOENT) {
+	if _, err := diagListeners(OwnThread); errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOENT) {
 		t.Skipf("the kernel has no sock_diag: %v", err)
 	}
+}
+
+// inNew calls f on a thread that has a new network namespace.
+func inNew(f func() error) error {
+	return OnThread(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, f)
 }
 
 // TestSockDiag: it says what /proc says, of this namespace and of another, with more sockets than one message holds.
@@ -37,14 +41,14 @@ func TestSockDiag(t *testing.T) {
 			t.Fatal(err)
 		}
 		for port, loopback := range want {
-			same := func(l listener) bool { return l.port == port }
+			same := func(l Listener) bool { return l.Port == port }
 			a, b := slices.IndexFunc(asked, same), slices.IndexFunc(read, same)
-			if a < 0 || b < 0 || asked[a] != read[b] || asked[a].loopback != loopback {
+			if a < 0 || b < 0 || asked[a] != read[b] || asked[a].Loopback != loopback {
 				t.Errorf("port %d: sock_diag %v, /proc %v", port, asked, read)
 			}
 		}
-		if who != ownThread {
-			order := func(a, b listener) int { return cmp.Compare(a.inode, b.inode) }
+		if who != OwnThread {
+			order := func(a, b Listener) int { return cmp.Compare(a.Inode, b.Inode) }
 			slices.SortFunc(asked, order)
 			slices.SortFunc(read, order)
 			if !slices.Equal(asked, read) {
@@ -69,7 +73,7 @@ func TestSockDiag(t *testing.T) {
 		}
 		return want
 	}
-	t.Run("own", func(t *testing.T) { check(t, ownThread, open(t)) })
+	t.Run("own", func(t *testing.T) { check(t, OwnThread, open(t)) })
 	t.Run("other", func(t *testing.T) {
 		if os.Geteuid() != 0 {
 			t.Skip("namespaces need root")
@@ -77,7 +81,7 @@ func TestSockDiag(t *testing.T) {
 		// The other namespace is that of a thread: it is entered by the thread's number.
 		ready, done, ended := make(chan string), make(chan bool), make(chan error, 1)
 		go func() {
-			ended <- inNewNamespace(func() error {
+			ended <- inNew(func() error {
 				// ::1 is no address of a namespace whose loopback is down, and a test must not depend on that.
 				for _, address := range []string{"0.0.0.0:80", "0.0.0.0:81", "[::]:82"} {
 					l, err := net.Listen("tcp", address)
@@ -101,7 +105,7 @@ func TestSockDiag(t *testing.T) {
 		}
 	})
 	t.Run("nobody", func(t *testing.T) {
-		if list, err := listeners("2000000000"); len(list) != 0 || err != nil {
+		if list, err := Listeners("2000000000"); len(list) != 0 || err != nil {
 			t.Errorf("of no process: %v, %v", list, err)
 		}
 	})
@@ -120,35 +124,4 @@ func FuzzDiag(f *testing.F) {
 			t.Fatalf("%v, %v from %d bytes", all, err, len(b))
 		}
 	})
-}
-
-// TestNextPause: a young instance is looked at often, an old one hardly, and one that settled least.
-func TestNextPause(t *testing.T) {
-	for _, c := range []struct {
-		age     time.Duration
-		settled bool
-		want    time.Duration
-	}{
-		{0, false, firstLook}, {time.Second, false, 20 * time.Millisecond}, {30 * time.Second, false, 600 * time.Millisecond},
-		{time.Hour, false, steadyLook}, {0, true, slowerLook}, {5 * time.Second, true, time.Second}, {time.Hour, true, steadyLook},
-	} {
-		if got := nextPause(c.age, c.settled); got != c.want {
-			t.Errorf("age %s, settled %v: %s, want %s", c.age, c.settled, got, c.want)
-		}
-	}
-	known := record{own: owner{Ports: []int{80, 81}}}
-	replaced := record{own: owner{Ports: []int{80, 81}, Port: 4000}}
-	for _, c := range []struct {
-		r         record
-		listening []int
-		want      bool
-	}{
-		{known, nil, false}, {known, []int{80}, false}, {known, []int{80, 81, 99}, true},
-		{replaced, []int{80, 81}, true}, {replaced, []int{81, 4000}, true}, {replaced, []int{4000}, false},
-		{record{}, nil, false}, {record{}, []int{9}, true},
-	} {
-		if got := settled(c.r, c.listening); got != c.want {
-			t.Errorf("ports %+v, listening %v: %v", c.r.own, c.listening, got)
-		}
-	}
 }

@@ -1,0 +1,39 @@
+//go:build linux
+
+package process
+
+import (
+	"testing"
+	"time"
+)
+
+// TestNextPause: a young instance is looked at often, an old one hardly, and one that settled least.
+func TestNextPause(t *testing.T) {
+	for _, c := range []struct {
+		age     time.Duration
+		settled bool
+		want    time.Duration
+	}{
+		{0, false, firstLook}, {time.Second, false, 20 * time.Millisecond}, {30 * time.Second, false, 600 * time.Millisecond},
+		{time.Hour, false, steadyLook}, {0, true, slowerLook}, {5 * time.Second, true, time.Second}, {time.Hour, true, steadyLook},
+	} {
+		if got := nextPause(c.age, c.settled); got != c.want {
+			t.Errorf("age %s, settled %v: %s, want %s", c.age, c.settled, got, c.want)
+		}
+	}
+	known := record{own: owner{Ports: []int{80, 81}}}
+	replaced := record{own: owner{Ports: []int{80, 81}, Port: 4000}}
+	for _, c := range []struct {
+		r         record
+		listening []int
+		want      bool
+	}{
+		{known, nil, false}, {known, []int{80}, false}, {known, []int{80, 81, 99}, true},
+		{replaced, []int{80, 81}, true}, {replaced, []int{81, 4000}, true}, {replaced, []int{4000}, false},
+		{record{}, nil, false}, {record{}, []int{9}, true},
+	} {
+		if got := settled(c.r, c.listening); got != c.want {
+			t.Errorf("ports %+v, listening %v: %v", c.r.own, c.listening, got)
+		}
+	}
+}
