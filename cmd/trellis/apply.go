@@ -19,11 +19,10 @@ func (p *program) applyCommand() *cobra.Command {
 		Short: "Carry out a plan that 'plan -o' has written, and nothing else",
 		Long: `Apply carries out exactly what a plan file says and follows it until the project
 is healthy. Where anything has moved since the plan was made (what runs, a
-secret, a config) it refuses: plan again, look again.
-
-  trellis plan -o change.plan && trellis apply change.plan`,
-		Args: arguments(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], f) },
+secret, a config) it refuses: plan again, look again.`,
+		Example: `  trellis plan -o change.plan && trellis apply change.plan`,
+		Args:    arguments(1, 1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], f) },
 	}
 	f.add(cmd)
 	return cmd

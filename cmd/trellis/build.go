@@ -22,9 +22,8 @@ func (p *program) buildCommand() *cobra.Command {
 		Long: `Build runs x-trellis.process.build of each service, or of those named, and keeps
 the artefacts by the hash of their content. What did not change is not built
 again. Services with the same directory are built one after the other, all
-others at once. The end of a build's output is shown when it fails.
-
-  trellis build              build what changed
+others at once. The end of a build's output is shown when it fails.`,
+		Example: `  trellis build              build what changed
   trellis build api --force  build api in any case`,
 		Args: arguments(0, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {

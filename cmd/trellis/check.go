@@ -24,9 +24,8 @@ func (p *program) checkCommand() *cobra.Command {
 		Short: "Say what is wrong with the files, and what an engine does not carry out",
 		Long: `Check reads the files and prints every error and every attribute that the engine
 does not carry out, or carries out in another way, each with file, line and
-column. It contacts nothing and changes nothing. With an error it exits 64.
-
-  trellis check
+column. It contacts nothing and changes nothing. With an error it exits 64.`,
+		Example: `  trellis check
   trellis check --on kubernetes   before moving
   trellis check --strict          in CI: a warning is an error`,
 		Args: arguments(0, 0),

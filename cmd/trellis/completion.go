@@ -11,9 +11,8 @@ func (p *program) completionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish",
 		Short: "Print the shell's completion script",
-		Long: `Completion prints a script that completes commands, flags and services.
-
-  source <(trellis completion bash)                                  this shell
+		Long:  `Completion prints a script that completes commands, flags and services.`,
+		Example: `  source <(trellis completion bash)                                  this shell
   trellis completion bash > /etc/bash_completion.d/trellis           every shell
   trellis completion zsh > "${fpath[1]}/_trellis"
   trellis completion fish > ~/.config/fish/completions/trellis.fish`,

@@ -21,9 +21,8 @@ func (p *program) configCommand() *cobra.Command {
 		Short: "Print the project as it is understood",
 		Long: `Config prints the Compose file that results from all files, overrides, includes,
 profiles and variables, in its long form. It contacts nothing and changes
-nothing. Contents of secrets are never part of it.
-
-  trellis config
+nothing. Contents of secrets are never part of it.`,
+		Example: `  trellis config
   trellis config -f compose.yaml -f compose.prod.yaml
   trellis config --services`,
 		Args: arguments(0, 0),

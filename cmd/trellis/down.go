@@ -19,9 +19,8 @@ func (p *program) downCommand() *cobra.Command {
 		Short: "Stop the project and remove everything but its volumes",
 		Long: `Down stops every instance within its stop_grace_period, removes what was made
 for the project (sockets, namespaces, mounts) and ends its control plane.
-Volumes, revisions and events stay; 'trellis up' brings everything back.
-
-  trellis down             keep the data
+Volumes, revisions and events stay; 'trellis up' brings everything back.`,
+		Example: `  trellis down             keep the data
   trellis down --volumes   delete the named volumes too (asks first)`,
 		Args: arguments(0, 0),
 	}

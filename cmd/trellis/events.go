@@ -25,9 +25,8 @@ func (p *program) eventsCommand() *cobra.Command {
 		Short: "Tell what happened, and who asked for it",
 		Long: `Events prints what happened to the project, oldest first: deploys, starts, exits
 with their code, changes of health, scaling. They are kept when the project is
-down. With --format json, each is one object on a line of its own.
-
-  trellis events --since 1h
+down. With --format json, each is one object on a line of its own.`,
+		Example: `  trellis events --since 1h
   trellis events --follow api`,
 		Args:              arguments(0, 1),
 		ValidArgsFunction: p.completeServices,

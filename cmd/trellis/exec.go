@@ -39,9 +39,8 @@ func (p *program) execCommand() *cobra.Command {
 		Short: "Run a command inside a running instance",
 		Long: `Exec runs a command where an instance runs: with its environment, network, files
 and user. Of several instances it takes the one with the lowest number; SERVICE
-may also be one place, such as web-2. The command's exit code becomes trellis'.
-
-  trellis exec db psql -U postgres          a session at the terminal
+may also be one place, such as web-2. The command's exit code becomes trellis'.`,
+		Example: `  trellis exec db psql -U postgres          a session at the terminal
   trellis exec -T db pg_dump shop > dump    a command in a pipe
   trellis exec -e DEBUG=1 web-2 ./bin/check`,
 		Args:              arguments(2, -1),

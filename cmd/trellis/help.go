@@ -9,8 +9,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// usage prints how a command is written: root's groups of commands, a command's own flags, and after them those that say
-// which project is meant.
+// usage prints how a command is written: examples, root's groups of commands, a command's own flags, and after them those
+// that say which project is meant.
 func (p *program) usage(cmd *cobra.Command) error {
 	var b strings.Builder
 	line := cmd.UseLine()
@@ -18,6 +18,9 @@ func (p *program) usage(cmd *cobra.Command) error {
 		line = "trellis [flags] COMMAND"
 	}
 	fmt.Fprintf(&b, "Usage:\n  %s\n", line)
+	if cmd.HasExample() {
+		fmt.Fprintf(&b, "\nExamples:\n%s\n", cmd.Example)
+	}
 	for _, group := range cmd.Groups() {
 		fmt.Fprintf(&b, "\n%s\n", group.Title)
 		for _, c := range cmd.Commands() {

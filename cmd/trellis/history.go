@@ -28,9 +28,8 @@ func (p *program) historyCommand() *cobra.Command {
 		Short: "List the revisions: what was deployed, when, by whom, and what came of it",
 		Long: `History lists every applied revision of the project, newest first. Its outcome is
 pending, healthy, failed, rolled-back or superseded (replaced before it became
-healthy). A * behind the commit: there were uncommitted changes.
-
-  trellis history
+healthy). A * behind the commit: there were uncommitted changes.`,
+		Example: `  trellis history
   trellis rollback 7    go back to revision 7`,
 		Args: arguments(0, 0),
 	}

@@ -28,9 +28,8 @@ shows that second. Nothing is ever sent twice.
 
 Every start is missed (never sent), or completed, or failed. Lost are those a
 user would call lost: no whole answer, or a 5xx that the program did not write.
-The exit code is 0 whatever the target answered; look at "failed" and "lost".
-
-  trellis load http://localhost:8080/ --rate 500/s --for 30s
+The exit code is 0 whatever the target answered; look at "failed" and "lost".`,
+		Example: `  trellis load http://localhost:8080/ --rate 500/s --for 30s
   trellis load http://localhost:8080/orders --method POST --body @order.json \
       --header 'Content-Type: application/json'`,
 		Args: arguments(1, 1),

@@ -28,9 +28,8 @@ func (p *program) logsCommand() *cobra.Command {
 		Short: "Show the output of services, also of instances that are gone",
 		Long: `Logs prints what the instances of the services wrote to standard output and
 standard error, oldest first. Without a service: of all. SERVICE may also be one
-place of a service, such as web-2.
-
-  trellis logs -f web           follow web, new instances too
+place of a service, such as web-2.`,
+		Example: `  trellis logs -f web           follow web, new instances too
   trellis logs --tail 100       the last 100 lines of each instance
   trellis logs --since 10m api  the last ten minutes of api
   trellis logs --revision 7     only instances of revision 7`,

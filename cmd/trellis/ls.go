@@ -26,9 +26,8 @@ func (p *program) lsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List every project that runs on this machine",
-		Long: `Ls lists the projects that you run on this machine, from whatever directory.
-
-  trellis ls
+		Long:  `Ls lists the projects that you run on this machine, from whatever directory.`,
+		Example: `  trellis ls
   trellis -p shop ps     any command for one of them, from anywhere`,
 		Args: arguments(0, 0),
 	}

@@ -27,9 +27,8 @@ func (p *program) planCommand() *cobra.Command {
 each with its effect: none, in-place (nothing restarts), rollout (replaced under
 traffic, without loss), stop-first (stopped before the replacement starts) or
 data-loss. What services run is built, because a changed artefact is a change.
-Values that look like secrets are masked.
-
-  trellis plan                      look
+Values that look like secrets are masked.`,
+		Example: `  trellis plan                      look
   trellis plan -o change.plan       keep the plan, for 'trellis apply change.plan'
   trellis plan --detailed-exitcode  0: nothing to change, 2: changes, 1: failed`,
 		Args: arguments(0, 0),

@@ -59,9 +59,8 @@ func (p *program) root() *cobra.Command {
 		Use:   "trellis",
 		Short: "Run a Compose project so that it scales, heals and deploys without losing a request",
 		Long: `Trellis reads the compose.yaml you have and runs it on this machine: supervised,
-probed, behind a gateway, deployed without losing a request. No daemon, no account.
-
-  trellis up -d       start everything and wait until it is healthy
+probed, behind a gateway, deployed without losing a request. No daemon, no account.`,
+		Example: `  trellis up -d       start everything and wait until it is healthy
   trellis ps          see what runs
   trellis up -d       after a change: only what changed is rolled, under traffic
   trellis rollback    go back to the revision before
@@ -82,7 +81,7 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 		&cobra.Group{ID: groupDeploy, Title: "Deploy:"},
 		&cobra.Group{ID: groupSee, Title: "See:"},
 		&cobra.Group{ID: groupProve, Title: "Prove:"},
-		&cobra.Group{ID: groupSetUp, Title: "Set up:"},
+		&cobra.Group{ID: groupSetUp, Title: "Set up and leave:"},
 	)
 	root.SetHelpCommandGroupID(groupSetUp)
 	root.SetFlagErrorFunc(flagError)

@@ -13,10 +13,9 @@ func (p *program) proxyCommand() *cobra.Command {
 		Short: "Be the data plane of a project ('up' starts it)",
 		Long: `Proxy carries the traffic of one project: gateway, published ports and calls
 between services. 'trellis up' starts it, and the project's holder starts it
-again when it dies. Its log goes to standard error.
-
-  trellis proxy --location /run/trellis/1f3a5c/project.json`,
-		Args: arguments(0, 0),
+again when it dies. Its log goes to standard error.`,
+		Example: `  trellis proxy --location /run/trellis/1f3a5c/project.json`,
+		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return withHint(usageError{"proxy needs --location", cmd.CommandPath()}, "'trellis up' starts it with the right one")

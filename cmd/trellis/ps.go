@@ -23,9 +23,8 @@ func (p *program) psCommand() *cobra.Command {
 instances are ready, its published ports, and why it is not healthy.
 
 A service is healthy, starting, degraded (some instances ready), crash-looping,
-stopped, completed (ran to its end) or failed.
-
-  trellis ps                  one line for each service
+stopped, completed (ran to its end) or failed.`,
+		Example: `  trellis ps                  one line for each service
   trellis ps -i               the instances too: pid, address, restarts
   trellis ps --format json    everything, for programs`,
 		Args:              arguments(0, -1),

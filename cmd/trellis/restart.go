@@ -14,9 +14,8 @@ func (p *program) restartCommand() *cobra.Command {
 		Short: "Replace the instances of services, without losing a request",
 		Long: `Restart replaces every instance of services, all where none is named, in the
 order and with the care of a deploy: the new one is ready before the old one is
-drained and stopped, unless the file says stop-first.
-
-  trellis restart api`,
+drained and stopped, unless the file says stop-first.`,
+		Example:           `  trellis restart api`,
 		Args:              arguments(0, -1),
 		ValidArgsFunction: p.completeServices,
 		RunE: func(cmd *cobra.Command, names []string) error {

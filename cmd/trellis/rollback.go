@@ -20,9 +20,8 @@ func (p *program) rollbackCommand() *cobra.Command {
 		Short: "Go back to an earlier revision, as a new one",
 		Long: `Rollback applies an earlier revision again, with its configuration, its secrets
 and its artefacts, and follows it until it is healthy. Without a number it takes
-the last healthy revision before the present one.
-
-  trellis history       find the number
+the last healthy revision before the present one.`,
+		Example: `  trellis history       find the number
   trellis rollback      the last one that was healthy
   trellis rollback 7    revision 7`,
 		Args: arguments(0, 1),

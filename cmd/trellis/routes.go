@@ -14,10 +14,9 @@ func (p *program) routesCommand() *cobra.Command {
 		Use:   "routes",
 		Short: "List the gateway's routes as they are in force",
 		Long: `Routes lists what the gateway sends where, most specific first, with the decision
-who may use it and the place in the file that says so.
-
-  trellis routes`,
-		Args: arguments(0, 0),
+who may use it and the place in the file that says so.`,
+		Example: `  trellis routes`,
+		Args:    arguments(0, 0),
 	}
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

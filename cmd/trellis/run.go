@@ -14,9 +14,8 @@ func (p *program) runCommand() *cobra.Command {
 		Long: `Run starts one more instance of a service for a single command: with the
 service's environment, files, network and user, but without traffic and without
 its published ports. It is removed when the command has ended; the command's
-exit code becomes trellis'. The project has to be up.
-
-  trellis run api ./bin/migrate        a task beside the service
+exit code becomes trellis'. The project has to be up.`,
+		Example: `  trellis run api ./bin/migrate        a task beside the service
   trellis run -e DEBUG=1 api sh        a shell to look around`,
 		Args:              arguments(2, -1),
 		ValidArgsFunction: p.completeServices,

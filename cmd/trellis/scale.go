@@ -18,9 +18,8 @@ func (p *program) scaleCommand() *cobra.Command {
 		Short: "Run another number of instances",
 		Long: `Scale runs N instances of a service in place of what the file says, and waits
 until they are ready. It holds until another scale, or a deploy whose file
-changes deploy.replicas.
-
-  trellis scale web=3 worker=0`,
+changes deploy.replicas.`,
+		Example:           `  trellis scale web=3 worker=0`,
 		Args:              arguments(1, -1),
 		ValidArgsFunction: p.completeServices,
 		RunE: func(cmd *cobra.Command, args []string) error {

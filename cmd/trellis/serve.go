@@ -12,10 +12,9 @@ func (p *program) serveCommand() *cobra.Command {
 		Long: `Serve keeps the state of one project, carries out what is wanted, and serves the
 API that the other commands use. 'trellis up' starts it, and the project's
 holder starts it again when it dies; there is one at a time. Its log goes to
-standard error.
-
-  trellis serve --location /run/trellis/1f3a5c/project.json`,
-		Args: arguments(0, 0),
+standard error.`,
+		Example: `  trellis serve --location /run/trellis/1f3a5c/project.json`,
+		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file == "" {
 				return withHint(usageError{"serve needs --location", cmd.CommandPath()}, "'trellis up' starts it with the right one")

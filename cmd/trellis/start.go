@@ -13,9 +13,8 @@ func (p *program) startCommand() *cobra.Command {
 		Use:   "start [SERVICE...]",
 		Short: "Start services that were stopped",
 		Long: `Start runs services again that 'trellis stop' has stopped, and waits until they
-are healthy. To start a project, or to carry out a changed file: 'trellis up'.
-
-  trellis start worker`,
+are healthy. To start a project, or to carry out a changed file: 'trellis up'.`,
+		Example:           `  trellis start worker`,
 		Args:              arguments(0, -1),
 		ValidArgsFunction: p.completeServices,
 		RunE: func(cmd *cobra.Command, names []string) error {

@@ -14,9 +14,8 @@ func (p *program) stopCommand() *cobra.Command {
 		Short: "Stop services and keep them stopped",
 		Long: `Stop ends the instances of services, all where none is named, each within its
 stop_grace_period. They stay stopped until 'trellis start' or 'trellis up', also
-across a restart of the machine.
-
-  trellis stop worker`,
+across a restart of the machine.`,
+		Example:           `  trellis stop worker`,
 		Args:              arguments(0, -1),
 		ValidArgsFunction: p.completeServices,
 		RunE: func(cmd *cobra.Command, names []string) error {

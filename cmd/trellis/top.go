@@ -32,9 +32,8 @@ func (p *program) topCommand() *cobra.Command {
 		Use:   "top",
 		Short: "Show the CPU, memory and I/O of each instance, live",
 		Long: `Top shows what each instance uses, its whole tree of processes counted: CPU in
-percent of one CPU, memory as charged or resident, bytes read and written.
-
-  trellis top                live, until Ctrl-C
+percent of one CPU, memory as charged or resident, bytes read and written.`,
+		Example: `  trellis top                live, until Ctrl-C
   trellis top --no-stream    once, over one second; so too with --format json`,
 		Args: arguments(0, 0),
 	}

@@ -28,9 +28,8 @@ Ctrl-C stops what this up has started (a second one: at once), and only lets go
 of a project that ran before. A closed terminal never stops anything.
 
 It asks only where the plan loses data, removes a service or opens a route
-without auth; where there is no terminal to ask, exactly these need --yes.
-
-  trellis up -d                  start, wait for health, return
+without auth; where there is no terminal to ask, exactly these need --yes.`,
+		Example: `  trellis up -d                  start, wait for health, return
   trellis up -d web              only web and what it depends on
   trellis up -d --environment staging
                                  with compose.staging.yaml, as NAME-staging`,

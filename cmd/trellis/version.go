@@ -21,9 +21,8 @@ func (p *program) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
-		Long: `Version says what this program is and how it was built.
-
-  trellis version
+		Long:  `Version says what this program is and how it was built.`,
+		Example: `  trellis version
   trellis version --format json`,
 		Args: arguments(0, 0),
 	}
