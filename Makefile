@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test quick lint demo demo-down fuzz bench generate clean
+.PHONY: help build test quick lint demo demo-down fuzz bench generate dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,5 +45,8 @@ bench: build ## run the benchmarks
 generate: ## write the files that are made from code: schema, support table
 	$(GO) test ./compose -run TestGenerated -update
 
+dist: ## build the archives of a release for Linux and macOS, with checksums, into dist/
+	scripts/dist.sh
+
 clean: ## remove what was built
-	rm -rf bin server/trellis-shim.bin
+	rm -rf bin dist server/trellis-shim.bin

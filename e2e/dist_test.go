@@ -1,0 +1,106 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// archive builds the archive of this platform from the tree in dir and returns its name and its line of SHA256SUMS.
+func archive(t *testing.T, dir string) (file, sum string) {
+	t.Helper()
+	out := t.TempDir()
+	goos, goarch := goEnv(t, "GOOS"), goEnv(t, "GOARCH")
+	cmd := exec.Command("scripts/dist.sh")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "DIST="+out, "VERSION=v1", "SOURCE_DATE_EPOCH=1700000000", "PLATFORMS="+goos+"/"+goarch)
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("dist.sh in %s: %v\n%s", dir, err, b)
+	}
+	b, err := os.ReadFile(filepath.Join(out, "SHA256SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(out, "trellis-v1-"+goos+"-"+goarch+".tar.gz"), string(b)
+}
+
+func goEnv(t *testing.T, name string) string {
+	t.Helper()
+	b, err := exec.Command("go", "env", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// shell runs a script and returns what it printed.
+func shell(t *testing.T, env []string, script string) string {
+	t.Helper()
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", script)
+	cmd.Env = append(os.Environ(), env...)
+	b, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, b)
+	}
+	return string(b)
+}
+
+func TestArchiveIsTheSameTwiceAndInstalls(t *testing.T) {
+	file, sum := archive(t, "..")
+	elsewhere := t.TempDir()
+	shell(t, []string{"TO=" + elsewhere}, `cd .. && git ls-files -z -co --exclude-standard | xargs -0 tar cf - | tar xf - -C "$TO"`)
+	if _, again := archive(t, elsewhere); again != sum {
+		t.Errorf("two builds from two folders differ:\n%s%s", sum, again)
+	}
+
+	prefix := t.TempDir()
+	env := []string{"PREFIX=" + prefix, "ARCHIVE=" + file}
+	shell(t, env, `tar xzf "$ARCHIVE" -C "$PREFIX" --strip-components 1`)
+	if got := shell(t, env, `"$PREFIX/bin/trellis" version`); !strings.HasPrefix(got, "trellis v1, ") {
+		t.Errorf("version: %s", got)
+	}
+	for _, name := range []string{"share/man/man1/trellis-up.1", "share/doc/trellis/README.md"} {
+		if b, err := os.ReadFile(filepath.Join(prefix, name)); err != nil || len(bytes.TrimSpace(b)) == 0 {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+	}
+}
+
+// TestCompletionInRealBash presses the tabulator: the script is loaded by bash, and its function asked as bash asks it.
+func TestCompletionInRealBash(t *testing.T) {
+	p := newProject(t, map[string]string{"compose.yaml": "services: {web: {image: web}, worker: {image: worker}, db: {image: db}}\n"})
+	for _, tc := range []struct{ line, want string }{
+		{"trellis rest", "restart"},
+		{"trellis restart w", "web worker"},
+		{"trellis up --det", "--detach"},
+		{"trellis completion z", "zsh"},
+	} {
+		words := strings.Fields(tc.line)
+		script := `source <("$TRELLIS" completion bash)
+trellis() { "$TRELLIS" "$@"; }
+COMP_WORDS=($LINE) COMP_LINE=$LINE COMP_POINT=${#LINE} COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+__start_trellis
+printf '%s\n' "${COMPREPLY[@]}"`
+		cmd := exec.Command("bash", "-c", script)
+		cmd.Dir = p.dir
+		cmd.Env = append(os.Environ(), "TRELLIS="+built.trellis, "LINE="+tc.line)
+		b, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", tc.line, err, b)
+		}
+		var got []string
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); len(f) > 0 { // the rest of the line is what the word means
+				got = append(got, f[0])
+			}
+		}
+		if strings.Join(got, " ") != tc.want {
+			t.Errorf("%s: %q completes to %q, want %q", tc.line, words[len(words)-1], got, tc.want)
+		}
+	}
+}
