@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"encoding"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -25,7 +26,19 @@ func (l *loading) decode(m *mark, path string, target reflect.Value) {
 		}
 		return
 	}
+	if u, ok := target.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		if m.kind != scalarMark {
+			l.errorMark(m, path, "is a %s: write a single value", kindWord(m))
+			return
+		}
+		if err := u.UnmarshalText([]byte(m.text())); err != nil {
+			l.errorMark(m, path, "%v", err)
+		}
+		return
+	}
 	switch target.Kind() {
+	case reflect.Interface:
+		target.Set(reflect.ValueOf(m.plain(nil)))
 	case reflect.Pointer:
 		target.Set(reflect.New(target.Type().Elem()))
 		l.decode(m, path, target.Elem())
@@ -44,6 +57,9 @@ func (l *loading) decode(m *mark, path string, target reflect.Value) {
 		}
 		target.Set(out)
 	case reflect.Slice:
+		if _, text := reflect.New(target.Type().Elem()).Interface().(encoding.TextUnmarshaler); text && m.kind == scalarMark {
+			m = &mark{src: m.src, kind: listMark, line: m.line, col: m.col, keyLine: m.keyLine, keyCol: m.keyCol, items: []*mark{m}}
+		}
 		if m.kind != listMark {
 			l.errorMark(m, path, "is a %s: write a list", kindWord(m))
 			return

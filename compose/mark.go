@@ -306,7 +306,9 @@ func (b *builder) scalar(m *mark, n *yaml.Node, path string) {
 		v = n.Value
 	}
 	if s, ok := v.(string); ok {
-		v, m.variable = b.l.substitute(s, b.src, n, path)
+		if !b.src.literal {
+			v, m.variable = b.l.substitute(s, b.src, n, path)
+		}
 		if c := nul(v.(string)); c {
 			b.fail(n, path, "the value holds a NUL character, which no program can be given: remove it")
 			v = ""

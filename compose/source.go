@@ -31,6 +31,8 @@ type source struct {
 	path string // absolute, or "-" for standard input
 	dir  string // what its relative paths are relative to
 	env  environment
+
+	literal bool // $ is text
 }
 
 // readLimited reads a regular file of at most maxFileSize bytes. It never blocks on a device or a pipe.

@@ -12,6 +12,7 @@ package load
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"time"
@@ -37,6 +38,7 @@ const (
 	DefaultConnections = 64
 	DefaultTimeout     = 30 * time.Second
 	DefaultDrain       = 10 * time.Second
+	DefaultVisits      = 10_000
 )
 
 // Config is one run. URL and either Rate and Duration or Pacer are needed; all else has useful zero values.
@@ -61,6 +63,12 @@ type Config struct {
 	BodyFunc func(seq uint64) []byte // instead of Body; called by several goroutines at once
 	// Mix replaces Method, Body and BodyFunc by several requests; Header goes with all of them.
 	Mix []Request
+	// Scenario replaces all of these, and each start of the schedule is a visit. Header goes with all its requests.
+	Scenario *Scenario
+	// Visits bounds the visits under way; one more is missed.
+	Visits int
+	// Seed decides what is drawn at random; 0 takes another one each time.
+	Seed uint64
 	// IdempotencyKey adds a key that is unique to the run and the start.
 	IdempotencyKey bool
 	// Insecure leaves the certificate of an https target unverified.
@@ -86,7 +94,8 @@ type Request struct {
 // Result is what became of one start. Times count from the beginning of the run.
 type Result struct {
 	Seq      uint64
-	Request  int           // index into Config.Mix
+	Request  int           // index into Config.Mix, or of the scenario's step in Report.Steps
+	Visit    uint64        // number of the visit, from 0; with a scenario
 	Intended time.Duration // when it should have started
 	Sent     time.Duration // when its first byte was given to the kernel; 0 when nothing was sent
 	Done     time.Duration // when its answer was whole or it had failed
@@ -107,8 +116,8 @@ type Progress struct {
 }
 
 // Run drives the load and returns what happened. It blocks until the last start has ended, which is at most
-// Drain+Timeout after the schedule's end (2*Timeout with a Pacer and no Duration), and all that it started has ended by then. When ctx ends it starts nothing
-// more, gives the requests in flight one second, and returns what there is with Partial set and a nil error: errors are
+// Drain+Timeout after the schedule's end (2*Timeout with a Pacer and no Duration; with a Scenario as long as the visits that
+// have begun take), and all that it started has ended by then. When ctx ends it starts nothing more, gives the requests in flight one second, and returns what there is with Partial set and a nil error: errors are
 // for a Config that cannot run (errdefs.ErrInvalid).
 func Run(ctx context.Context, cfg Config) (Report, error) {
 	cfg, target, err := cfg.complete()
@@ -133,6 +142,15 @@ func (c Config) complete() (Config, *url.URL, error) {
 			return c, nil, fmt.Errorf("load %s: %w: rate %v/s for %v: both must be above 0", c.URL, errdefs.ErrInvalid, c.Rate, c.Duration)
 		}
 		c.Pacer = Constant(c.Rate, c.Duration)
+	}
+	if c.Visits < 0 {
+		return c, nil, fmt.Errorf("load %s: %w: visits cannot be negative", c.URL, errdefs.ErrInvalid)
+	}
+	if c.Visits == 0 {
+		c.Visits = DefaultVisits
+	}
+	for c.Seed == 0 {
+		c.Seed = rand.Uint64()
 	}
 	if c.Connections < 0 || c.Timeout < 0 || c.Drain < 0 || c.Duration < 0 {
 		return c, nil, fmt.Errorf("load %s: %w: connections, timeout, drain and duration cannot be negative", c.URL, errdefs.ErrInvalid)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
@@ -16,22 +17,28 @@ import (
 // Kind is why a start failed.
 type Kind string
 
-// The kinds of failure. The last four were answered.
+// The kinds of failure. From UnexpectedStatus on they were answered.
 const (
-	Connect     Kind = "connect"        // no connection could be made
-	Timeout     Kind = "timeout"        // no whole answer within the timeout
-	Reset       Kind = "reset"          // the connection ended before the first byte of an answer
-	Truncated   Kind = "truncated"      // the connection ended within the answer
-	BadResponse Kind = "bad-response"   // the answer is not HTTP/1.1
-	Missed      Kind = "missed"         // never sent: no connection was free in time
-	Abandoned   Kind = "abandoned"      // the run was cancelled before it had ended
-	Server5xx   Kind = "http-5xx"       // written by the program
-	Proxy5xx    Kind = "http-5xx-proxy" // written by the data plane in its place
-	Queue503    Kind = "http-503-queue" // the data plane shed it on purpose
-	Limited     Kind = "http-429"       // a rate limit refused it
+	Connect     Kind = "connect"      // no connection could be made
+	Timeout     Kind = "timeout"      // no whole answer within the timeout
+	Reset       Kind = "reset"        // the connection ended before the first byte of an answer
+	Truncated   Kind = "truncated"    // the connection ended within the answer
+	BadResponse Kind = "bad-response" // the answer is not HTTP/1.1
+	Missed      Kind = "missed"       // never sent: no connection was free in time
+	Abandoned   Kind = "abandoned"    // the run was cancelled before it had ended
+	Unsendable  Kind = "unsendable"   // a saved value makes no request: a step of a scenario could not be sent
+
+	UnexpectedStatus Kind = "unexpected-status" // not what the step expects
+	UnexpectedBody   Kind = "unexpected-body"   // not what the step contains
+	MissingValue     Kind = "missing-value"     // what the step saves is not in the answer
+
+	Server5xx Kind = "http-5xx"       // written by the program
+	Proxy5xx  Kind = "http-5xx-proxy" // written by the data plane in its place
+	Queue503  Kind = "http-503-queue" // the data plane shed it on purpose
+	Limited   Kind = "http-429"       // a rate limit refused it
 )
 
-// Report is the result of a run. A start is missed or sent; what was sent is completed, or failed without an answer, or
+// Report is the result of a run. A start is missed or sent (or tried: Connect, Unsendable); what was sent is completed, or failed without an answer, or
 // abandoned. Completed counts whole answers of any status, so the numbers in Status add up to it. The numbers in Errors
 // add up to Failed: requests without an answer, and answers with 429 or 5xx.
 type Report struct {
@@ -49,6 +56,38 @@ type Report struct {
 	// Abandoned and Partial stand only in the report of a run that was cancelled.
 	Abandoned int  `json:"abandoned,omitempty"`
 	Partial   bool `json:"partial,omitempty"`
+
+	// Visits and Steps stand only in the report of a scenario: the figures above count requests.
+	Visits *Visits `json:"visits,omitempty"`
+	Steps  []Step  `json:"steps,omitempty"` // in the order of the file
+}
+
+// Visits counts visits. A start of the schedule is a visit that is missed or started; one that started is completed, or
+// failed with its first failed request, or abandoned because the run was cancelled.
+type Visits struct {
+	Started   int      `json:"started"`
+	Completed int      `json:"completed"`
+	Failed    int      `json:"failed"`
+	Missed    int      `json:"missed"`
+	Abandoned int      `json:"abandoned,omitempty"`
+	Rate      *float64 `json:"rate"` // completed per second
+	// Duration is of completed visits, from the intended start to the last answer, pauses included.
+	Duration Latency `json:"duration_ms"`
+}
+
+// Step is what became of the requests of one step of a scenario; the fields are those of Report.
+type Step struct {
+	Name      string       `json:"name"`
+	Sent      int          `json:"sent"`
+	Completed int          `json:"completed"`
+	Missed    int          `json:"missed"`
+	Failed    int          `json:"failed"`
+	Latency   Latency      `json:"latency_ms"`
+	Status    map[int]int  `json:"status"`
+	Errors    map[Kind]int `json:"errors"`
+
+	// FirstFailure says in words what was wrong with the first one that failed an expectation of the step.
+	FirstFailure string `json:"first_failure,omitempty"`
 }
 
 // Latency is in milliseconds from the intended start to the end of whole answers; nil where there was none. Values are
@@ -100,24 +139,59 @@ func (r Report) WriteText(w io.Writer) error {
 		millis(l.P50), millis(l.P90), millis(l.P99), millis(l.P999), millis(l.Max))
 	writeCounts(&b, "status", r.Status)
 	writeCounts(&b, "errors", r.Errors)
+	r.writeVisits(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-func writeCounts[K int | Kind](b *strings.Builder, title string, counts map[K]int) {
-	if len(counts) == 0 {
+func (r Report) writeVisits(b *strings.Builder) {
+	if r.Visits == nil {
 		return
 	}
-	keys := slices.Sorted(maps.Keys(counts))
-	sort.SliceStable(keys, func(i, j int) bool { return counts[keys[i]] > counts[keys[j]] })
-	fmt.Fprintf(b, "%-8s", title)
-	for i, key := range keys {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		fmt.Fprintf(b, "  %v: %s", key, count(counts[key]))
+	v := r.Visits
+	fmt.Fprintf(b, "visits    %s started, %s completed, %s failed, %s missed", count(v.Started), count(v.Completed), count(v.Failed), count(v.Missed))
+	if v.Abandoned > 0 {
+		fmt.Fprintf(b, ", %s given up", count(v.Abandoned))
 	}
-	b.WriteByte('\n')
+	fmt.Fprintf(b, ", p50 %s, p99 %s each\n\n", millis(v.Duration.P50), millis(v.Duration.P99))
+	wide := 4
+	for _, s := range r.Steps {
+		wide = max(wide, min(utf8.RuneCountInString(s.Name), 40))
+	}
+	fmt.Fprintf(b, "%-*s  %9s  %9s  %9s  %9s  %9s\n", wide, "STEP", "SENT", "FAILED", "P50", "P99", "MAX")
+	for _, s := range r.Steps {
+		name := s.Name
+		if utf8.RuneCountInString(name) > wide {
+			name = string([]rune(name)[:wide-1]) + "…"
+		}
+		fmt.Fprintf(b, "%-*s  %9s  %9s  %9s  %9s  %9s\n", wide, name, count(s.Sent), count(s.Failed+s.Missed),
+			millis(s.Latency.P50), millis(s.Latency.P99), millis(s.Latency.Max))
+	}
+	for _, s := range r.Steps {
+		if len(s.Errors) > 0 {
+			fmt.Fprintf(b, "\n%s failed: %s\n", s.Name, counts(s.Errors))
+			if s.FirstFailure != "" {
+				fmt.Fprintf(b, "  first: %.300s\n", s.FirstFailure)
+			}
+		}
+	}
+}
+
+func writeCounts[K int | Kind](b *strings.Builder, title string, of map[K]int) {
+	if len(of) > 0 {
+		fmt.Fprintf(b, "%-8s  %s\n", title, counts(of))
+	}
+}
+
+// counts lists numbers, the largest first.
+func counts[K int | Kind](of map[K]int) string {
+	keys := slices.Sorted(maps.Keys(of))
+	sort.SliceStable(keys, func(i, j int) bool { return of[keys[i]] > of[keys[j]] })
+	items := make([]string, len(keys))
+	for i, key := range keys {
+		items[i] = fmt.Sprintf("%v: %s", key, count(of[key]))
+	}
+	return strings.Join(items, ",  ")
 }
 
 // count prints n with commas between thousands.

@@ -2,7 +2,6 @@ package load
 
 import (
 	"crypto/rand"
-	"encoding/base64"
 	"fmt"
 	"math"
 	"net/http"
@@ -141,12 +140,7 @@ func requestURI(target *url.URL, path string) (string, error) {
 
 // headerLines are the header lines of all requests and of q, which wins, in the order of their names.
 func (c Config) headerLines(target *url.URL, q Request) (string, error) {
-	all := http.Header{"Host": {target.Host}, "User-Agent": {"trellis-load"}, "Accept": {"*/*"}}
-	if target.User != nil {
-		password, _ := target.User.Password()
-		credentials := target.User.Username() + ":" + password
-		all.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(credentials)))
-	}
+	all := commonHeader(target)
 	for _, header := range []http.Header{c.Header, q.Header} {
 		if err := checkHeader(header); err != nil {
 			return "", err

@@ -36,7 +36,8 @@ type reader struct {
 	head   int // bytes of the head so far
 	begun  bool
 
-	instance []byte // storage of answer.instance
+	instance []byte   // storage of answer.instance
+	tap      *capture // what a scenario wants to see of the next answer; nil for nothing
 }
 
 func (r *reader) reset(source io.Reader) {
@@ -98,6 +99,9 @@ func (r *reader) readHead() (answer, framing, error) {
 	}
 	r.begun = true
 	a := answer{status: status}
+	if r.tap != nil {
+		r.tap.reset()
+	}
 	for {
 		if line, err = r.line(); err != nil {
 			return a, f, noEOF(err)
@@ -143,6 +147,9 @@ func (r *reader) field(a *answer, f *framing, line []byte) error {
 		return fmt.Errorf("%w: header line %.80q", errMalformed, line)
 	}
 	name := line[:colon]
+	if r.tap != nil {
+		r.tap.field(name, trim(line[colon+1:]))
+	}
 	switch colon {
 	case len("Connection"):
 		if is(name, "connection") {
@@ -217,6 +224,9 @@ func (r *reader) chunked() (total int64, err error) {
 func (r *reader) discard(n int64) error {
 	for {
 		have := int64(r.w - r.r)
+		if r.tap != nil {
+			r.tap.write(r.buf[r.r : r.r+int(min(n, have))])
+		}
 		if n <= have {
 			r.r += int(n)
 			return nil
@@ -233,6 +243,9 @@ func (r *reader) discard(n int64) error {
 func (r *reader) toEnd() (total int64, err error) {
 	for {
 		total += int64(r.w - r.r)
+		if r.tap != nil {
+			r.tap.write(r.buf[r.r:r.w])
+		}
 		r.r = r.w
 		if err := r.fill(); err == io.EOF {
 			return total, nil

@@ -16,11 +16,39 @@ const (
 	nap = 20 * time.Millisecond
 )
 
-// start is one line of the schedule.
+// start is one line of the schedule: a request of its own, or the next one of a visit.
 type start struct {
 	seq     uint64
 	at      time.Duration
-	request *template
+	request *template // nil for a visit's
+	visit   *visit
+}
+
+// append writes the request behind b.
+func (s *start) append(b []byte) ([]byte, error) {
+	if s.visit == nil {
+		return s.request.append(b, s.seq), nil
+	}
+	m, err := s.visit.request()
+	if err != nil {
+		return b, err
+	}
+	return m.append(b, s.seq), nil
+}
+
+func (s *start) method() string {
+	if s.visit == nil {
+		return s.request.method
+	}
+	return s.visit.step().method
+}
+
+// result is where what becomes of s is written.
+func (s *start) result() Result {
+	if s.visit == nil {
+		return Result{Seq: s.seq, Request: s.request.index, Intended: s.at}
+	}
+	return Result{Seq: s.seq, Request: s.visit.step().index, Visit: s.visit.number, Intended: s.at}
 }
 
 // run is one Run. Three parties move it: each worker owns a connection, and after every answer takes the next start that
@@ -48,7 +76,8 @@ type run struct {
 	aborted bool   // requests in flight are given up
 	missed  Result // the last one; kept here to save an allocation each
 	total   *tally
-	lately  *tally // since the last Progress; nil without OnProgress
+	lately  *tally  // since the last Progress; nil without OnProgress
+	visits  *visits // nil without a scenario
 }
 
 func newRun(cfg Config, target *url.URL, requests *mix) *run {
@@ -70,6 +99,9 @@ func newRun(cfg Config, target *url.URL, requests *mix) *run {
 	r.address = net.JoinHostPort(target.Hostname(), port)
 	if cfg.OnProgress != nil {
 		r.lately = newTally()
+	}
+	if cfg.Scenario != nil {
+		r.visits = newVisits(cfg, target)
 	}
 	for range cfg.Connections {
 		w := &worker{run: r, wake: make(chan struct{}, 1)}
@@ -131,6 +163,9 @@ func (r *run) drive(ctx context.Context) Report {
 	}
 	report := r.total.report(elapsed)
 	report.Partial = partial
+	if r.visits != nil {
+		r.visits.report(&report, elapsed)
+	}
 	return report
 }
 
@@ -142,13 +177,16 @@ func (r *run) cancel() bool {
 		return false
 	}
 	r.more = false
+	if r.visits != nil {
+		r.visits.cancel()
+	}
 	r.endIfDone()
 	return true
 }
 
 // endIfDone is called with r.mu held wherever the run may have ended.
 func (r *run) endIfDone() {
-	if !r.more && !r.ended && r.idle.n == len(r.workers) {
+	if !r.more && !r.ended && r.idle.n == len(r.workers) && (r.visits == nil || r.visits.active == 0) {
 		r.ended = true
 		close(r.over)
 	}
@@ -157,23 +195,82 @@ func (r *run) endIfDone() {
 // due takes the first start that is due and may still be sent, and counts those before it as missed. It is called with
 // r.mu held.
 func (r *run) due(now time.Duration) (start, bool) {
-	for r.more && r.next <= now {
-		s := start{seq: r.seq, at: r.next, request: r.mix.of(r.seq)}
-		r.seq++
-		r.next, r.more = r.cfg.Pacer.Next()
-		late := now-s.at >= r.cfg.Timeout || r.cfg.Duration > 0 && now >= r.cfg.Duration+r.cfg.Drain
+	for {
+		s, ok := r.take(now)
+		if !ok {
+			return start{}, false
+		}
+		first := s.visit == nil || s.visit.next == 0
+		late := now-s.at >= r.cfg.Timeout || first && r.cfg.Duration > 0 && now >= r.cfg.Duration+r.cfg.Drain
 		if !late {
 			return s, true
 		}
-		r.missed = Result{Seq: s.seq, Request: s.request.index, Intended: s.at, Done: now, Kind: Missed}
+		r.missed = s.result()
+		r.missed.Done, r.missed.Kind = now, Missed
 		r.record(&r.missed)
+		if s.visit != nil {
+			r.visits.after(s.visit, &r.missed)
+		}
 	}
-	return start{}, false
+}
+
+// take takes the first start that is due, of the schedule or of a visit under way.
+func (r *run) take(now time.Duration) (start, bool) {
+	for {
+		scheduled := r.more && r.next <= now
+		if r.visits == nil {
+			if !scheduled {
+				return start{}, false
+			}
+			return r.scheduled(), true
+		}
+		if v := r.visits.first(); v != nil && v.due <= now && !(scheduled && r.next < v.due) {
+			r.visits.pop()
+			r.seq++
+			return start{seq: r.seq - 1, at: v.due, visit: v}, true
+		}
+		if !scheduled {
+			return start{}, false
+		}
+		at := r.next
+		r.next, r.more = r.cfg.Pacer.Next()
+		if v := r.visits.open(at); v != nil { // one too many
+			r.missed = Result{Seq: r.seq, Visit: v.number, Intended: at, Done: now, Kind: Missed}
+			r.seq++
+			r.record(&r.missed)
+		}
+	}
+}
+
+// scheduled takes the next start of the schedule.
+func (r *run) scheduled() start {
+	s := start{seq: r.seq, at: r.next, request: r.mix.of(r.seq)}
+	r.seq++
+	r.next, r.more = r.cfg.Pacer.Next()
+	return s
+}
+
+// wait is how long nothing will be due; more is false when nothing ever will. It is called with r.mu held.
+func (r *run) wait(now time.Duration) (wait time.Duration, more bool) {
+	if r.visits == nil {
+		return r.next - now, r.more
+	}
+	wait = visitNap // a visit whose request is under way may be due again at any time
+	if r.more {
+		wait = min(wait, r.next-now)
+	}
+	if v := r.visits.first(); v != nil {
+		wait = min(wait, v.due-now)
+	}
+	return wait, !r.ended
 }
 
 // record is called with r.mu held.
 func (r *run) record(result *Result) {
 	r.total.add(result)
+	if r.visits != nil {
+		r.visits.steps[result.Request].add(result)
+	}
 	if r.lately != nil {
 		r.lately.add(result)
 	}
@@ -191,6 +288,9 @@ func (r *run) settle(w *worker, result *Result) (start, bool) {
 		result.Kind = Abandoned
 	}
 	r.record(result)
+	if v := w.start.visit; v != nil {
+		r.visits.after(v, result)
+	}
 	if s, ok := r.due(result.Done); ok {
 		return s, true
 	}
@@ -232,22 +332,23 @@ func (r *run) dispatch() (*worker, start, time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.since()
+	wait, more := r.wait(now)
 	switch {
-	case !r.more:
+	case !more:
 		return nil, start{}, -1
 	case r.idle.n == 0:
 		r.blocked = true
 		return nil, start{}, 0
-	case r.next > now:
-		return nil, start{}, r.next - now
+	case wait > 0:
+		return nil, start{}, wait
 	}
 	s, ok := r.due(now)
 	if !ok {
 		r.endIfDone()
-		if !r.more {
+		if wait, more = r.wait(now); !more {
 			return nil, start{}, -1
 		}
-		return nil, start{}, max(r.next-now, 1)
+		return nil, start{}, max(wait, 1)
 	}
 	return r.idle.pop(), s, 0
 }
@@ -266,6 +367,9 @@ func (r *run) progress() {
 		r.mu.Lock()
 		now := r.since()
 		p := Progress{Elapsed: now, Total: r.total.report(now), Last: r.lately.report(now - last)}
+		if r.visits != nil {
+			r.visits.report(&p.Total, now)
+		}
 		r.lately.reset()
 		r.mu.Unlock()
 		last = now

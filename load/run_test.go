@@ -54,7 +54,8 @@ func run(t testing.TB, cfg load.Config) load.Report {
 	unanswered := 0
 	for kind, n := range report.Errors {
 		failures += n
-		if !strings.HasPrefix(string(kind), "http-") {
+		switch kind {
+		case load.Connect, load.Timeout, load.Reset, load.Truncated, load.BadResponse, load.Unsendable:
 			unanswered += n
 		}
 	}

@@ -110,8 +110,8 @@ func (w *worker) begin(s start, now time.Duration) {
 		}
 		return
 	}
-	w.out = s.request.append(w.out[:0], s.seq)
-	if len(w.out) > small {
+	var err error
+	if w.out, err = s.append(w.out[:0]); err != nil || len(w.out) > small {
 		w.arm(0) // in the past: the Read ends, and the worker writes
 		return
 	}
@@ -122,7 +122,7 @@ func (w *worker) begin(s start, now time.Duration) {
 // perform does the start and leaves what became of it in w.result.
 func (w *worker) perform(flight context.Context) {
 	s, r := w.start, &w.result
-	*r = Result{Seq: s.seq, Request: s.request.index, Intended: s.at}
+	*r = s.result()
 	if !w.sent {
 		r.Kind = w.send(flight)
 		// In a busy run others have something to send meanwhile, and by the next turn the answer is often there: a Read
@@ -154,7 +154,10 @@ func (w *worker) send(flight context.Context) Kind {
 			return Connect
 		}
 	}
-	w.out = w.start.request.append(w.out[:0], w.start.seq)
+	var err error
+	if w.out, err = w.start.append(w.out[:0]); err != nil {
+		return Unsendable
+	}
 	if len(w.out) > small {
 		_ = w.conn.SetWriteDeadline(w.run.epoch.Add(w.deadline))
 	}
@@ -198,7 +201,12 @@ func (w *worker) connect(flight context.Context) error {
 
 // receive reads the answer and judges it.
 func (w *worker) receive(r *Result) {
-	a, err := w.reader.read(w.start.request.method)
+	v := w.start.visit
+	w.reader.tap = nil
+	if v != nil {
+		w.reader.tap = v.listen()
+	}
+	a, err := w.reader.read(w.start.method())
 	switch {
 	case err == nil:
 	case isTimeout(err):
@@ -215,6 +223,9 @@ func (w *worker) receive(r *Result) {
 		return
 	}
 	r.Status, r.Bytes, r.Kind = a.status, a.bytes, a.kind()
+	if v != nil {
+		r.Kind = v.judge(a.status, r.Kind)
+	}
 	if len(a.instance) > 0 {
 		r.Instance = w.intern(a.instance)
 	}

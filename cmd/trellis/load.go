@@ -14,10 +14,11 @@ import (
 )
 
 func (p *program) loadCommand() *cobra.Command {
-	var rate, method, body string
+	var rate, method, body, script string
+	var seed uint64
 	var headers []string
 	var insecure, idempotent, quiet bool
-	connections := load.DefaultConnections
+	connections, visits := load.DefaultConnections, load.DefaultVisits
 	length, timeout := span(30*time.Second), span(load.DefaultTimeout)
 	cmd := &cobra.Command{
 		Use:   "load URL",
@@ -31,7 +32,20 @@ user would call lost: no whole answer, or a 5xx that the program did not write.
 The exit code is 0 whatever the target answered; look at "failed" and "lost".`,
 		Example: `  trellis load http://localhost:8080/ --rate 500/s --for 30s
   trellis load http://localhost:8080/orders --method POST --body @order.json \
-      --header 'Content-Type: application/json'`,
+      --header 'Content-Type: application/json'
+
+A scenario is what one visitor does, request by request; then the rate is that of
+visits, and the result counts visits and the requests of each step:
+
+  trellis load http://localhost:8080/ --scenario load/visit.yaml --rate 20/s
+
+  steps:
+    - path: /courses
+      save: {course: {regexp: 'href="(/courses/[a-z0-9-]+)"', pick: random}}
+    - {path: "{course}", think: 1s-3s}
+    - path: /signin
+      form: {email: "learner-{visit}@example.org", password: secret}
+      expect: 303`,
 		Args: arguments(1, 1),
 	}
 	cmd.Flags().StringVar(&rate, "rate", "50/s", "starts per time as `N/s`, N/m or N/h")
@@ -42,6 +56,9 @@ The exit code is 0 whatever the target answered; look at "failed" and "lost".`,
 	cmd.Flags().StringVar(&body, "body", "", "send `TEXT`, or the content of a file as @FILE")
 	cmd.Flags().Var(&timeout, "timeout", "a request without a whole answer after this `DURATION` has failed")
 	cmd.Flags().BoolVar(&idempotent, "idempotency-key", false, "send an Idempotency-Key that is unique to each request")
+	cmd.Flags().StringVar(&script, "scenario", "", "each start is a visit as `FILE` says")
+	cmd.Flags().IntVar(&visits, "visits", visits, "at most `N` visits of a scenario at once")
+	cmd.Flags().Uint64Var(&seed, "seed", 0, "draw what is random in a scenario from `N`, so that a second run is the same")
 	cmd.Flags().BoolVarP(&insecure, "insecure", "k", false, "do not verify the certificate of an https target")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress, only the result")
 	format := formatFlag(cmd.Flags())
@@ -57,13 +74,23 @@ The exit code is 0 whatever the target answered; look at "failed" and "lost".`,
 		if err != nil {
 			return usageError{err.Error(), cmd.CommandPath()}
 		}
+		if script != "" && (method != "" || body != "") {
+			return usageError{"--scenario says itself what is sent: leave out --method and --body", cmd.CommandPath()}
+		}
 		content, err := bodyOf(body)
 		if err != nil {
 			return err
 		}
+		var scenario *load.Scenario
+		if script != "" {
+			if scenario, err = load.ReadScenario(script); err != nil {
+				return err
+			}
+		}
 		cfg := load.Config{
 			URL: args[0], Rate: perSecond, Duration: time.Duration(length), Connections: connections, Timeout: time.Duration(timeout),
 			Method: strings.ToUpper(method), Header: header, Body: content, IdempotencyKey: idempotent, Insecure: insecure,
+			Scenario: scenario, Visits: visits, Seed: seed,
 		}
 		canvas := &screen{w: p.stderr, size: func() (int, int) { return sizeOf(p.stderr) }}
 		if !quiet && terminal(p.stderr) {

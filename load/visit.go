@@ -1,0 +1,416 @@
+package load
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"math/rand/v2"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// visit is one visitor on its way through a scenario. It is in the hands of one party at a time: of the run while it
+// waits, of a worker while a request of it is under way.
+type visit struct {
+	of     *journey
+	number uint64
+	random *rand.Rand
+	values map[string]string
+	jar    *cookiejar.Jar // nil until an answer sets a cookie
+	plan   []*step        // what it does, drawn at its start
+	next   int            // index into plan
+	begun  time.Duration  // intended
+	due    time.Duration  // of the next request
+	tap    capture
+	at     string // URI of the request under way
+	why    string // what was wrong with the step, in words
+}
+
+// journey is a scenario against one target: what all visits of a run share.
+type journey struct {
+	scenario *Scenario
+	base     *url.URL
+	headers  [][]field // by step
+	seed     uint64
+	key      bool // every request gets an IdempotencyHeader
+}
+
+// field is a header line; its text may need values.
+type field struct {
+	name string
+	text text
+}
+
+// message is a request with everything in place.
+type message struct {
+	method, uri string
+	headers     []fieldLine // Host first
+	body        []byte
+	hasBody     bool
+}
+
+type fieldLine struct{ name, value string }
+
+func newJourney(c Config, target *url.URL) *journey {
+	j := &journey{scenario: c.Scenario, base: target, seed: c.Seed, key: c.IdempotencyKey}
+	for _, s := range c.Scenario.steps {
+		all := commonHeader(target)
+		for name, values := range c.Header {
+			all[http.CanonicalHeaderKey(name)] = values
+		}
+		switch {
+		case s.form != nil:
+			all.Set("Content-Type", "application/x-www-form-urlencoded")
+		case s.json != nil:
+			all.Set("Content-Type", "application/json")
+		}
+		var fields []field
+		for name, values := range all {
+			if _, own := s.headers[name]; !own {
+				for _, v := range values {
+					fields = append(fields, field{name, text{parts: []part{{literal: v}}}})
+				}
+			}
+		}
+		for name, t := range s.headers {
+			fields = append(fields, field{name, t})
+		}
+		sort.SliceStable(fields, func(i, k int) bool {
+			if host := fields[i].name == "Host"; host || fields[k].name == "Host" {
+				return host && fields[k].name != "Host"
+			}
+			return fields[i].name < fields[k].name
+		})
+		j.headers = append(j.headers, fields)
+	}
+	return j
+}
+
+// commonHeader is what every request has.
+func commonHeader(target *url.URL) http.Header {
+	all := http.Header{"Host": {target.Host}, "User-Agent": {"trellis-load"}, "Accept": {"*/*"}}
+	if target.User != nil {
+		password, _ := target.User.Password()
+		credentials := target.User.Username() + ":" + password
+		all.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(credentials)))
+	}
+	return all
+}
+
+// visit draws visit number: what it does and the values of its variables.
+func (j *journey) visit(number uint64, at time.Duration) *visit {
+	v := &visit{of: j, number: number, random: rand.New(rand.NewPCG(j.seed, number)), values: map[string]string{}, begun: at}
+	for _, variable := range j.scenario.variables {
+		t := variable.values[v.random.IntN(len(variable.values))]
+		v.values[variable.name], _ = t.with(v.value) // needs only what every visit has
+	}
+	v.draw(j.scenario.nodes)
+	if len(v.plan) > 0 {
+		v.due = at + v.pause()
+	}
+	return v
+}
+
+func (v *visit) draw(nodes []node) {
+	for i := range nodes {
+		n := &nodes[i]
+		if n.chance < 1 && v.random.Float64() >= n.chance {
+			continue
+		}
+		for range n.repeat.least + v.random.IntN(n.repeat.most-n.repeat.least+1) {
+			switch {
+			case n.step != nil:
+				v.plan = append(v.plan, n.step)
+			case n.choose:
+				point := v.random.IntN(n.weights)
+				for k := range n.children {
+					if point -= n.children[k].weight; point < 0 {
+						v.draw(n.children[k : k+1])
+						break
+					}
+				}
+			default:
+				v.draw(n.children)
+			}
+		}
+	}
+}
+
+// step is the one that is next or under way.
+func (v *visit) step() *step { return v.plan[v.next] }
+
+// pause draws how long the visitor waits before the next step.
+func (v *visit) pause() time.Duration {
+	think := v.step().think
+	return think.least + time.Duration(v.random.Int64N(int64(think.most-think.least)+1))
+}
+
+// value is what {name} stands for.
+func (v *visit) value(name string) (string, bool) {
+	switch name {
+	case "visit":
+		return strconv.FormatUint(v.number, 10), true
+	case "random":
+		return fmt.Sprintf("%016x", v.random.Uint64()), true
+	case "uuid": // version 4, RFC 9562
+		a, b := v.random.Uint64(), v.random.Uint64()
+		return fmt.Sprintf("%08x-%04x-4%03x-%04x-%012x", a>>32, a>>16&0xffff, a&0xfff, b>>48&0x3fff|0x8000, b&0xffffffffffff), true
+	}
+	value, ok := v.values[name]
+	return value, ok
+}
+
+// request makes the request of the next step.
+func (v *visit) request() (message, error) {
+	m, err := v.message()
+	if err != nil {
+		v.why = err.Error()
+	}
+	return m, err
+}
+
+func (v *visit) message() (message, error) {
+	s := v.step()
+	m := message{method: s.method}
+	var err error
+	if m.uri, err = v.uri(s); err != nil {
+		return m, err
+	}
+	v.at = m.uri
+	jarred := ""
+	if v.jar != nil {
+		jarred = v.cookies(m.uri)
+	}
+	for _, f := range v.of.headers[s.index] {
+		value, err := f.text.with(v.value)
+		if err != nil {
+			return m, err
+		}
+		if !httpguts.ValidHeaderFieldValue(value) {
+			return m, fmt.Errorf("header %s: %.80q is not a header's value", f.name, value)
+		}
+		if f.name == "Cookie" {
+			jarred = ""
+		}
+		m.headers = append(m.headers, fieldLine{f.name, value})
+	}
+	if v.of.key {
+		id, _ := v.value("uuid")
+		m.headers = append(m.headers, fieldLine{IdempotencyHeader, id})
+	}
+	if jarred != "" {
+		m.headers = append(m.headers, fieldLine{"Cookie", jarred})
+	}
+	m.body, m.hasBody, err = v.body(s)
+	return m, err
+}
+
+func (v *visit) uri(s *step) (string, error) {
+	path, err := s.path.uri(v.value)
+	if err != nil {
+		return "", err
+	}
+	u, err := url.Parse(path)
+	if err != nil {
+		return "", fmt.Errorf("path %.200q: not a path", path)
+	}
+	base := v.of.base
+	if u.Host != "" && (u.Host != base.Host || u.Scheme != "" && u.Scheme != base.Scheme) || u.Host == "" && !strings.HasPrefix(path, "/") {
+		return "", fmt.Errorf("path %.200q: leads away from %s", path, base.Host)
+	}
+	return strings.ReplaceAll(u.RequestURI(), " ", "%20"), nil
+}
+
+func (v *visit) body(s *step) ([]byte, bool, error) {
+	switch {
+	case s.body != nil:
+		body, err := s.body.with(v.value)
+		return []byte(body), true, err
+	case s.form != nil:
+		form := make(url.Values, len(s.form))
+		for name, t := range s.form {
+			value, err := t.with(v.value)
+			if err != nil {
+				return nil, true, err
+			}
+			form.Set(name, value)
+		}
+		return []byte(form.Encode()), true, nil
+	case s.json != nil:
+		filled, err := jsonWith(s.json, v.value)
+		if err != nil {
+			return nil, true, err
+		}
+		body, err := json.Marshal(filled)
+		return body, true, err
+	}
+	return nil, s.method == http.MethodPost || s.method == http.MethodPut || s.method == http.MethodPatch, nil
+}
+
+func (v *visit) url(uri string) *url.URL {
+	u, err := url.Parse(uri)
+	if err != nil {
+		u = &url.URL{Path: "/"}
+	}
+	u.Scheme, u.Host = v.of.base.Scheme, v.of.base.Host
+	return u
+}
+
+func (v *visit) cookies(uri string) string {
+	var b strings.Builder
+	for i, c := range v.jar.Cookies(v.url(uri)) {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(c.Name + "=" + c.Value)
+	}
+	return b.String()
+}
+
+// append writes the request as HTTP/1.1 behind b.
+func (m *message) append(b []byte, seq uint64) []byte {
+	b = append(b, m.method...)
+	b = append(b, ' ')
+	b = append(b, m.uri...)
+	b = append(b, " HTTP/1.1\r\n"...)
+	for _, h := range m.headers {
+		b = append(b, h.name...)
+		b = append(b, ": "...)
+		b = append(b, h.value...)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, SeqHeader+": "...)
+	b = strconv.AppendUint(b, seq, 10)
+	if m.hasBody {
+		b = append(b, "\r\nContent-Length: "...)
+		b = strconv.AppendInt(b, int64(len(m.body)), 10)
+	}
+	b = append(b, "\r\n\r\n"...)
+	return append(b, m.body...)
+}
+
+// listen prepares the capture for the answer to the step under way.
+func (v *visit) listen() *capture {
+	s := v.step()
+	v.tap.names, v.tap.all = v.tap.names[:0], s.contains != nil
+	for i := range s.saves {
+		switch {
+		case s.saves[i].header != "":
+			v.tap.names = append(v.tap.names, s.saves[i].header)
+		case s.saves[i].cookie == "":
+			v.tap.all = true
+		}
+	}
+	v.tap.reset()
+	return &v.tap
+}
+
+// judge looks at a whole answer: its cookies and values are kept, and kind is what it counts as; otherwise is what it is
+// without a scenario.
+func (v *visit) judge(status int, otherwise Kind) Kind {
+	s := v.step()
+	v.keepCookies()
+	expected := status < 400
+	if s.expect != nil {
+		expected = false
+		for _, e := range s.expect {
+			expected = expected || e.least <= status && status <= e.most
+		}
+	}
+	if !expected {
+		v.why = fmt.Sprintf("%s %s answered %d", s.method, v.at, status)
+		if otherwise != "" {
+			return otherwise
+		}
+		return UnexpectedStatus
+	}
+	if s.contains != nil {
+		wanted, err := s.contains.with(v.value)
+		if err != nil {
+			v.why = err.Error()
+			return MissingValue
+		}
+		if !bytes.Contains(v.tap.body, []byte(wanted)) {
+			v.why = fmt.Sprintf("%s %s: the answer does not contain %q", s.method, v.at, wanted)
+			return UnexpectedBody
+		}
+	}
+	for i := range s.saves {
+		value, err := v.find(&s.saves[i])
+		if err != nil {
+			v.why = fmt.Sprintf("%s %s: %s is %v", s.method, v.at, s.saves[i].name, err)
+			return MissingValue
+		}
+		v.values[s.saves[i].name] = value
+	}
+	return ""
+}
+
+func (v *visit) keepCookies() {
+	if len(v.tap.cookies) == 0 {
+		return
+	}
+	var cookies []*http.Cookie
+	for _, line := range v.tap.cookies {
+		if c, err := http.ParseSetCookie(line); err == nil {
+			cookies = append(cookies, c)
+		}
+	}
+	if v.jar == nil {
+		v.jar, _ = cookiejar.New(nil) // never fails
+	}
+	v.jar.SetCookies(v.url(v.at), cookies)
+}
+
+var errNoValue = errors.New("not in the answer")
+
+// find looks for a value in the answer.
+func (v *visit) find(s *save) (string, error) {
+	var found []string
+	switch {
+	case s.header != "":
+		found = v.tap.values[s.header]
+	case s.cookie != "":
+		for _, line := range v.tap.cookies {
+			if c, err := http.ParseSetCookie(line); err == nil && c.Name == s.cookie {
+				found = append(found, c.Value)
+			}
+		}
+	case s.regexp != nil:
+		for _, match := range s.regexp.FindAllSubmatch(v.tap.body, maxPlan) {
+			value := string(match[min(1, len(match)-1)])
+			if v.tap.html {
+				value = html.UnescapeString(value)
+			}
+			found = append(found, value)
+		}
+	default:
+		decoder := json.NewDecoder(bytes.NewReader(v.tap.body))
+		decoder.UseNumber()
+		var content any
+		if decoder.Decode(&content) == nil {
+			found = s.pointer.in(content)
+		}
+	}
+	switch {
+	case len(found) == 0 && s.otherwise != nil:
+		return s.otherwise.with(v.value)
+	case len(found) == 0:
+		return "", errNoValue
+	case s.pick == "last":
+		return found[len(found)-1], nil
+	case s.pick == "random":
+		return found[v.random.IntN(len(found))], nil
+	}
+	return found[0], nil
+}
