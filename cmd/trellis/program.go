@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"trellis/boot"
 )
 
 // program is one invocation of the command line: its streams, its environment and what its commands work with.
@@ -18,6 +20,7 @@ type program struct {
 	stderr  io.Writer
 	environ []string
 	backend backend
+	host    boot.Host // where boot writes its unit
 	now     func() time.Time
 
 	again   <-chan struct{}  // closed by the second signal; the first one cancels the context
@@ -29,6 +32,7 @@ type program struct {
 func newProgram(b backend) *program {
 	return &program{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: os.Environ(), backend: b, now: time.Now,
+		host: bootHost(),
 	}
 }
 
@@ -99,7 +103,7 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand()}},
 		{groupSee, []*cobra.Command{p.routesCommand()}},
 		{groupProve, []*cobra.Command{p.checkCommand(), p.loadCommand()}},
-		{groupSetUp, []*cobra.Command{p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
+		{groupSetUp, []*cobra.Command{p.bootCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
 	} {
 		for _, cmd := range group.commands {
 			cmd.GroupID = group.id

@@ -81,7 +81,9 @@ func (p *program) find(ctx context.Context) (location, error) {
 		if perr != nil {
 			return location{}, perr
 		}
-		i := slices.IndexFunc(all, func(r running) bool { return r.Project == p.flags.name })
+		i := slices.IndexFunc(all, func(r running) bool {
+			return r.Project == p.flags.name && (p.flags.state == "" || sameFile(r.StateDir, p.flags.state))
+		})
 		if i >= 0 {
 			return all[i].Location, nil
 		}
@@ -112,6 +114,16 @@ func (p *program) guess(cause error) (location, error) {
 		return location{}, cause
 	}
 	return locate(names[0], dir, p.flags.state)
+}
+
+// sameFile says whether two paths lead to the same file.
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
 }
 
 func exists(path string) bool {
@@ -203,9 +215,5 @@ func (p *program) actor() string {
 	if name == "" {
 		name = fmt.Sprintf("uid%d", os.Geteuid())
 	}
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
-	return name + "@" + host
+	return name + "@" + hostName()
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"trellis/boot"
 )
 
 var update = flag.Bool("update", false, "write the scripts' expectations anew")
@@ -29,6 +31,8 @@ const childEnv = "TRELLIS_TEST_CHILD"
 func fakeMain() {
 	p := newProgram(newFake(os.Getenv("WORK")))
 	p.now = fixedNow
+	work := os.Getenv("WORK")
+	p.host = boot.Host{Dir: work + "/units", Booted: work + "/booted"}
 	os.Exit(run(p))
 }
 

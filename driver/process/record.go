@@ -363,6 +363,9 @@ func (r record) instance(look *socketView) driver.Instance {
 		Hash: r.spec.Hash, Revision: r.spec.Revision, State: r.state, StartedAt: r.running.StartedAt,
 		Restarts: max(r.running.Run-1, 0), Host: r.own.Address, Netns: r.spec.Netns,
 	}
+	if r.state == driver.Exited && !isNamespace(r.spec.Netns) {
+		inst.Netns = "" // gone with the machine's last run; a start makes it anew
+	}
 	if r.own.Shared {
 		inst.Host = "127.0.0.1"
 	}
