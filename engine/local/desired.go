@@ -125,10 +125,10 @@ func awaitedBy(p compose.Project) map[string]bool {
 }
 
 func (e *Engine) resolveService(p compose.Project, svc compose.Service, o state.Override, awaited bool) *service {
-	s := &service{compose: svc, probe: probeOf(svc), ports: tcpPorts(svc)}
+	s := &service{compose: svc, probe: engine.Probe(svc), ports: engine.TCPPorts(svc)}
 	w := wantService{
 		name: svc.Name, replicas: engine.Replicas(svc), stopped: o.Stopped, parallelism: 1, awaited: awaited,
-		restart: restartOf(svc, awaited), grace: svc.StopGracePeriod.Or(defaultGrace), routed: len(portsOf(svc)) > 0,
+		restart: restartOf(svc, awaited), grace: svc.StopGracePeriod.Or(defaultGrace), routed: len(engine.Ports(svc)) > 0,
 		patience: s.probe.StartPeriod + time.Duration(s.probe.Retries)*s.probe.Interval + e.cfg.Patience,
 	}
 	if o.Replicas != nil {

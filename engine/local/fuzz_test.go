@@ -7,16 +7,13 @@ import (
 	"trellis/driver"
 )
 
-// FuzzShortForms reads the short forms that the model leaves as text: whatever a file says, amounts are never negative,
-// ports are ports, and nothing panics.
+// FuzzShortForms reads the short forms that the model leaves as text: whatever a file says, amounts are never negative, and
+// nothing panics.
 func FuzzShortForms(f *testing.F) {
-	for _, seed := range []string{"8080", "8000-8010/tcp", "53/udp", "10m", "1GiB", "/tmp:size=64m,mode=1777,ro", "-1", "9-1", "99999999999g", ""} {
+	for _, seed := range []string{"10m", "1GiB", "/tmp:size=64m,mode=1777,ro", "-1", "99999999999g", ""} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		if from, to, ok := exposed(text); ok && (from < 0 || to < from || to > 65535) {
-			t.Errorf("exposed(%q) = %d to %d", text, from, to)
-		}
 		if n := bytesOf(text); n < 0 {
 			t.Errorf("bytesOf(%q) = %d", text, n)
 		}

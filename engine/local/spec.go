@@ -13,6 +13,7 @@ import (
 
 	"trellis/compose"
 	"trellis/driver"
+	"trellis/engine"
 	"trellis/errdefs"
 )
 
@@ -38,7 +39,7 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 		Privileged: svc.Privileged, CapAdd: svc.CapAdd, CapDrop: svc.CapDrop, Sysctls: svc.Sysctls,
 		NoNewPrivileges: noNewPrivileges(svc.SecurityOpt),
 		OomScore:        int(svc.OomScoreAdj), ShmSize: svc.ShmSize, StopSignal: svc.StopSignal,
-		HostNetwork: svc.NetworkMode == "host", Ports: portsOf(svc),
+		HostNetwork: svc.NetworkMode == "host", Ports: engine.Ports(svc),
 		PostStart: hooksOf(svc.PostStart), PreStop: hooksOf(svc.PreStop), Log: logLimits(svc.Logging),
 		Limits: driver.Limits{
 			CPUs: svc.Deploy.Resources.Limits.CPUs, Memory: svc.Deploy.Resources.Limits.Memory, Pids: svc.Deploy.Resources.Limits.Pids,
@@ -151,57 +152,6 @@ func mergeEnv(base, over []string) []string {
 	}
 	slices.Sort(merged)
 	return merged
-}
-
-// portsOf returns the ports that a service listens on as far as its file says: TCP before UDP, in the order of the
-// file.
-func portsOf(svc compose.Service) []int {
-	tcp := tcpPorts(svc)
-	for _, p := range svc.Ports {
-		if p.Protocol == "udp" && !slices.Contains(tcp, p.Target) {
-			tcp = append(tcp, p.Target)
-		}
-	}
-	return tcp
-}
-
-func tcpPorts(svc compose.Service) []int {
-	var all []int
-	add := func(port int) {
-		if port > 0 && !slices.Contains(all, port) {
-			all = append(all, port)
-		}
-	}
-	for _, p := range svc.Ports {
-		if p.Protocol != "udp" {
-			add(p.Target)
-		}
-	}
-	for _, text := range svc.Expose {
-		from, to, ok := exposed(text)
-		for port := from; ok && port <= to; port++ {
-			add(port)
-		}
-	}
-	if svc.Trellis.Probe != nil {
-		add(svc.Trellis.Probe.Port)
-	}
-	return all
-}
-
-// exposed reads one entry of expose, "8080", "8080/tcp" or "8000-8010"; false for one of UDP.
-func exposed(text string) (from, to int, ok bool) {
-	text, protocol, _ := strings.Cut(text, "/")
-	if protocol != "" && protocol != "tcp" {
-		return 0, 0, false
-	}
-	low, high, ranged := strings.Cut(text, "-")
-	if !ranged {
-		high = low
-	}
-	first, err := strconv.ParseUint(low, 10, 16)
-	last, err2 := strconv.ParseUint(high, 10, 16)
-	return int(first), int(last), err == nil && err2 == nil && last >= first
 }
 
 func logLimits(l *compose.Logging) driver.LogLimits {

@@ -1,4 +1,4 @@
-package local
+package engine
 
 import (
 	"time"
@@ -17,15 +17,15 @@ const (
 	probeRetries    = 3
 )
 
-// probeOf returns the readiness probe of a service: x-trellis.probe, else the command of its health check, else none.
+// Probe returns the readiness probe of a service: x-trellis.probe, else the command of its health check, else none.
 // The timings of the health check hold for both.
-func probeOf(svc compose.Service) probe.Spec {
+func Probe(svc compose.Service) probe.Spec {
 	s := probe.Spec{Interval: probeInterval, Timeout: probeTimeout, Retries: probeRetries}
 	hc := svc.Healthcheck
 	switch p := svc.Trellis.Probe; {
 	case p != nil:
 		s.Port, s.TLS = p.Port, p.Scheme == "https"
-		if ports := tcpPorts(svc); s.Port == 0 && len(ports) > 0 {
+		if ports := TCPPorts(svc); s.Port == 0 && len(ports) > 0 {
 			s.Port = ports[0]
 		}
 		switch {
