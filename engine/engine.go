@@ -120,9 +120,9 @@ type Port struct {
 // Instance is the state of one instance.
 type Instance struct {
 	ID        InstanceID  `json:"id"`
-	Slot      int         `json:"slot"`
+	Slot      int         `json:"slot"` // from 1; 0 where the engine has no slots
 	Driver    string      `json:"driver"`
-	PID       int         `json:"pid"` // of the program
+	PID       int         `json:"pid"` // of the program; 0 where it is not on this machine
 	Container string      `json:"container"`
 	State     string      `json:"state"`
 	Ready     bool        `json:"ready"`

@@ -1,0 +1,188 @@
+package kubernetes
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"trellis/engine"
+	"trellis/state"
+)
+
+// Read tells in Compose terms what a cluster says of a project, whose newest revision is rev. It is pure.
+func Read(rev state.Revision, live Live) engine.State {
+	s := engine.State{
+		Project: rev.Project.Name, Revision: rev.Number, Engine: "kubernetes", Services: []engine.Service{}, ID: stateID(rev, live),
+		Desired: &rev.Project, Outcome: rev.Outcome, Settled: rev.Outcome != state.Pending,
+	}
+	pods := map[string][]corev1.Pod{}
+	for _, pod := range live.Pods {
+		name := pod.Labels[labelService]
+		pods[name] = append(pods[name], pod)
+	}
+	for _, d := range live.Deployments {
+		s.Services = append(s.Services, service(d, pods[d.Labels[labelService]]))
+	}
+	slices.SortFunc(s.Services, func(a, b engine.Service) int { return cmp.Compare(a.Name, b.Name) })
+	return s
+}
+
+// stateID stands for what is wanted: a Deployment that somebody edits has another generation.
+func stateID(rev state.Revision, live Live) engine.StateID {
+	h := sha256.New()
+	fmt.Fprintln(h, rev.Number)
+	list := slices.SortedFunc(slices.Values(live.Deployments), func(a, b appsv1.Deployment) int { return cmp.Compare(a.Name, b.Name) })
+	for _, d := range list {
+		fmt.Fprintln(h, d.Name, d.UID, d.Generation)
+	}
+	return engine.StateID(hex.EncodeToString(h.Sum(nil)[:8]))
+}
+
+func service(d appsv1.Deployment, pods []corev1.Pod) engine.Service {
+	s := engine.Service{
+		Name: d.Labels[labelService], Want: 1, Ports: []engine.Port{}, Instances: []engine.Instance{},
+		Revision: revisionOf(d.Spec.Template.ObjectMeta),
+	}
+	if d.Spec.Replicas != nil {
+		s.Want = int(*d.Spec.Replicas)
+	}
+	slices.SortFunc(pods, func(a, b corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
+	looping := false
+	for _, pod := range pods {
+		one := instance(pod)
+		if one.Ready {
+			s.Ready++
+		}
+		s.Instances = append(s.Instances, one)
+		why, loops := trouble(pod)
+		looping = looping || loops
+		s.Reason = cmp.Or(s.Reason, why)
+	}
+	s.State = stateOf(d, s, looping)
+	if s.State == engine.ServiceHealthy || s.State == engine.ServiceStopped {
+		s.Reason = ""
+	}
+	return s
+}
+
+// stateOf says how a service is doing. A Deployment whose newest template is not yet looked at is not yet healthy.
+func stateOf(d appsv1.Deployment, s engine.Service, looping bool) string {
+	current := d.Status.ObservedGeneration >= d.Generation && int(d.Status.UpdatedReplicas) >= s.Want
+	switch {
+	case s.Want == 0 && len(s.Instances) == 0:
+		return engine.ServiceStopped
+	case looping:
+		return engine.ServiceCrashLooping
+	case failed(d):
+		return engine.ServiceFailed
+	case s.Ready >= s.Want && current:
+		return engine.ServiceHealthy
+	case s.Ready == 0 || s.Ready >= s.Want:
+		return engine.ServiceStarting
+	}
+	return engine.ServiceDegraded
+}
+
+// failed says whether the cluster has given a rollout up.
+func failed(d appsv1.Deployment) bool {
+	return slices.ContainsFunc(d.Status.Conditions, func(c appsv1.DeploymentCondition) bool {
+		return c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse && c.Reason == "ProgressDeadlineExceeded"
+	})
+}
+
+func instance(pod corev1.Pod) engine.Instance {
+	one := engine.Instance{
+		ID: engine.InstanceID(pod.Name), Driver: "kubernetes", State: engine.InstancePending, Revision: revisionOf(pod.ObjectMeta),
+	}
+	if pod.Status.PodIP != "" {
+		one.Address = pod.Status.PodIP
+		if len(pod.Spec.Containers) > 0 && len(pod.Spec.Containers[0].Ports) > 0 {
+			one.Address = net.JoinHostPort(one.Address, strconv.Itoa(int(pod.Spec.Containers[0].Ports[0].ContainerPort)))
+		}
+	}
+	if len(pod.Status.ContainerStatuses) == 0 {
+		return one
+	}
+	c := pod.Status.ContainerStatuses[0]
+	_, one.Container, _ = strings.Cut(c.ContainerID, "://")
+	one.Restarts = int(c.RestartCount)
+	one.Exit = exitOf(c.LastTerminationState.Terminated)
+	switch running := c.State.Running; {
+	case c.State.Terminated != nil:
+		one.State, one.Exit = engine.InstanceExited, exitOf(c.State.Terminated)
+		one.StartedAt = c.State.Terminated.StartedAt.Time
+	case running == nil: // waits for its image, or to be started again
+	case pod.DeletionTimestamp != nil:
+		one.State, one.StartedAt = engine.InstanceDraining, running.StartedAt.Time
+	case c.Ready:
+		one.State, one.Ready, one.StartedAt = engine.InstanceReady, true, running.StartedAt.Time
+	case wasReady(pod, running):
+		one.State, one.StartedAt = engine.InstanceUnready, running.StartedAt.Time
+	default:
+		one.State, one.StartedAt = engine.InstanceStarting, running.StartedAt.Time
+	}
+	return one
+}
+
+// wasReady says whether a container that is not ready was so before: its pod became unready after it had started.
+func wasReady(pod corev1.Pod, running *corev1.ContainerStateRunning) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.ContainersReady && c.Status == corev1.ConditionFalse && c.LastTransitionTime.After(running.StartedAt.Time)
+	})
+}
+
+func exitOf(t *corev1.ContainerStateTerminated) *engine.ExitStatus {
+	if t == nil {
+		return nil
+	}
+	e := &engine.ExitStatus{Code: int(t.ExitCode), OOM: t.Reason == "OOMKilled", Time: t.FinishedAt.Time}
+	if t.Signal != 0 {
+		e.Signal = fmt.Sprint("signal ", t.Signal)
+	}
+	if t.Reason == "ContainerCannotRun" || t.Reason == "StartError" {
+		e.Error = t.Message
+	}
+	return e
+}
+
+// trouble says in one sentence what keeps a pod from being ready, and whether it is that it crashes again and again.
+func trouble(pod corev1.Pod) (why string, looping bool) {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			return "no node takes it: " + c.Message, false
+		}
+	}
+	for _, c := range pod.Status.ContainerStatuses {
+		w := c.State.Waiting
+		if w == nil {
+			continue
+		}
+		switch w.Reason {
+		case "CrashLoopBackOff":
+			return "crashes again and again: " + exitWords(c.LastTerminationState.Terminated), true
+		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull":
+			return fmt.Sprintf("its image %s cannot be had: %s", c.Image, w.Message), false
+		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
+			return "its container cannot be started: " + w.Message, false
+		}
+	}
+	return "", false
+}
+
+func exitWords(t *corev1.ContainerStateTerminated) string {
+	switch {
+	case t == nil:
+		return "nothing is known of its last end"
+	case t.Reason == "OOMKilled":
+		return "it ran out of memory"
+	}
+	return fmt.Sprintf("exit code %d", t.ExitCode)
+}

@@ -1,0 +1,161 @@
+package kubernetes
+
+import (
+	"errors"
+	"flag"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+
+	"trellis/compose"
+	"trellis/errdefs"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func shop(t *testing.T) compose.Project {
+	t.Helper()
+	p, _, err := compose.Load(t.Context(), compose.Options{Files: []string{"testdata/shop.compose.yaml"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func renderAs(t *testing.T, p compose.Project, live Objects, revision int64) Objects {
+	t.Helper()
+	images := map[string]string{"api": "registry.example.org/shop/api@sha256:aaaa"}
+	objects, err := Render(p, live, Options{Namespace: "shop-test", Revision: revision, Images: images})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
+func TestGolden(t *testing.T) {
+	objects := renderAs(t, shop(t), Objects{}, 7)
+	var out strings.Builder
+	add := func(v any) {
+		b, err := yaml.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.WriteString("---\n" + string(b))
+	}
+	for _, d := range objects.Deployments {
+		add(d)
+	}
+	for _, s := range objects.Services {
+		add(s)
+	}
+	for _, l := range objects.Leases {
+		add(l)
+	}
+	const golden = "testdata/shop.objects.yaml"
+	if *update {
+		if err := os.WriteFile(golden, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), out.String()); d != "" {
+		t.Errorf("rendered (-golden +now), -update writes it anew:\n%s", d)
+	}
+}
+
+// TestRenderingAgainChangesNothing: whoever applies the same project again as a later revision replaces no pod and moves
+// no port; a change of one service is a change of that service's pods alone.
+func TestRenderingAgainChangesNothing(t *testing.T) {
+	p := shop(t)
+	first := renderAs(t, p, Objects{}, 7)
+	if d := cmp.Diff(first, renderAs(t, p, first, 8)); d != "" {
+		t.Errorf("the same project as a later revision (-first +second):\n%s", d)
+	}
+	p.Services = maps.Clone(p.Services)
+	worker := p.Services["worker"]
+	worker.Environment = map[string]string{"LEVEL": "debug"}
+	p.Services["worker"] = worker
+	third := renderAs(t, p, first, 9)
+	for i, d := range third.Deployments {
+		same := cmp.Equal(d, first.Deployments[i])
+		if isWorker := d.Name == "worker"; same == isWorker {
+			t.Errorf("deployment %s: same is %v", d.Name, same)
+		}
+		want := map[bool]int64{true: 9, false: 7}[d.Name == "worker"]
+		if got := revisionOf(d.Spec.Template.ObjectMeta); got != want {
+			t.Errorf("pods of %s are of revision %d, want %d", d.Name, got, want)
+		}
+	}
+}
+
+// TestPortsOfTheDataPlaneStay although services come and go before them in the order of names.
+func TestPortsOfTheDataPlaneStay(t *testing.T) {
+	p := shop(t)
+	first := renderAs(t, p, Objects{}, 1)
+	before := givenOut(first.Services)
+	p.Services = maps.Clone(p.Services)
+	p.Services["aaa"] = compose.Service{Image: "x", Expose: []string{"1", "2"}}
+	delete(p.Services, "queue")
+	after := givenOut(renderAs(t, p, first, 2).Services)
+	seen := map[int32]bool{}
+	for port, n := range after {
+		if was, had := before[port]; had && was != n {
+			t.Errorf("%v moved from %d to %d", port, was, n)
+		}
+		if seen[n] {
+			t.Errorf("port %d is given out twice", n)
+		}
+		seen[n] = true
+	}
+	if len(after) != 4 {
+		t.Errorf("%d ports, want 4: %v", len(after), after)
+	}
+}
+
+// TestRefused: what is not rendered is named, all of it, and nothing is made.
+func TestRefused(t *testing.T) {
+	bad := compose.Project{Name: "bad", Services: map[string]compose.Service{
+		"my_web": {Image: "x", User: "nobody", PreStop: []compose.Hook{{Command: []string{"x"}}}, Volumes: []compose.Mount{{Type: "bind"}}},
+		"none":   {Deploy: compose.Deploy{Mode: "global"}},
+	}}
+	objects, err := Render(bad, Objects{}, Options{})
+	if !errors.Is(err, errdefs.ErrUnsupported) {
+		t.Fatalf("%v, want ErrUnsupported", err)
+	}
+	for _, want := range []string{
+		"services.my_web: ", "services.my_web.user", "services.my_web.pre_stop", "services.my_web.volumes", "services.none.image", "services.none.deploy.mode",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("nothing is said of %s:\n%v", want, err)
+		}
+	}
+	if len(objects.Deployments)+len(objects.Services)+len(objects.Leases) > 0 {
+		t.Error("objects were made")
+	}
+}
+
+func TestSelectorsFindTheirPods(t *testing.T) {
+	objects := renderAs(t, shop(t), Objects{}, 1)
+	for _, d := range objects.Deployments {
+		for key, value := range d.Spec.Selector.MatchLabels {
+			if d.Spec.Template.Labels[key] != value {
+				t.Errorf("%s: its selector does not find its pods", d.Name)
+			}
+		}
+	}
+	names := []string{}
+	for _, s := range objects.Services {
+		names = append(names, s.Name)
+	}
+	if want := []string{"api", "api-direct", "queue", "queue-direct"}; !slices.Equal(names, want) {
+		t.Errorf("services %v, want %v", names, want)
+	}
+}
