@@ -28,9 +28,8 @@ that were stopped stay stopped, those that were scaled stay scaled, and a projec
 that was taken down stays down.
 
 For root it is a unit of the machine, otherwise one of your own systemd, which
-starts with the machine where 'loginctl enable-linger' was said.
-
-  trellis boot enable
+starts with the machine where 'loginctl enable-linger' was said.`,
+		Example: `  trellis boot enable
   trellis boot status     is it enabled, and does it still fit
   trellis boot disable    what runs goes on`,
 		Args: arguments(0, 0),
@@ -53,10 +52,9 @@ func (p *program) bootEnableCommand() *cobra.Command {
 		Short: "Write the unit and enable it",
 		Long: `Enable writes a systemd unit for this project and enables it. Saying it again
 changes nothing. Where there is no systemd it prints the line of a crontab that
-does the same.
-
-  trellis boot enable`,
-		Args: arguments(0, 0),
+does the same.`,
+		Example: `  trellis boot enable`,
+		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := p.applied(cmd.Context())
 			if err != nil {
@@ -92,12 +90,11 @@ func (p *program) bootHint(err error, unit boot.Unit) error {
 
 func (p *program) bootDisableCommand() *cobra.Command {
 	return p.project(&cobra.Command{
-		Use:   "disable",
-		Short: "Remove the unit that enable has written",
-		Long: `Disable takes back what 'boot enable' has done, and nothing else. What runs goes on.
-
-  trellis boot disable`,
-		Args: arguments(0, 0),
+		Use:     "disable",
+		Short:   "Remove the unit that enable has written",
+		Long:    `Disable takes back what 'boot enable' has done, and nothing else. What runs goes on.`,
+		Example: `  trellis boot disable`,
+		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := p.find(cmd.Context())
 			if err != nil {
@@ -131,10 +128,9 @@ func (p *program) bootStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Say whether the project comes back when this machine starts",
 		Long: `Status says whether the project's unit is there, enabled, and as it would be
-written now.
-
-  trellis boot status --format json`,
-		Args: arguments(0, 0),
+written now.`,
+		Example: `  trellis boot status --format json`,
+		Args:    arguments(0, 0),
 	}
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -8,11 +8,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// everyCommand returns the commands that a user can type, nested ones too, but not those that cobra adds.
+// everyCommand returns the commands that help shows, nested ones too, but not those that cobra adds.
 func everyCommand(root *cobra.Command) []*cobra.Command {
 	var all []*cobra.Command
 	for _, cmd := range root.Commands() {
-		if cmd.Name() != "help" {
+		if cmd.Name() != "help" && !cmd.Hidden {
 			all = append(append(all, cmd), everyCommand(cmd)...)
 		}
 	}
