@@ -276,6 +276,9 @@ func (l *loading) checkGateway(p Project) {
 		if len(profile.Stages) == 0 {
 			l.errorPath(at, "has no stages")
 		}
+		if known := []string{"constant", "poisson"}; profile.Arrivals != "" && !slices.Contains(known, profile.Arrivals) {
+			l.errorPath(at+".arrivals", "%s is not known%s", quoted(profile.Arrivals), didYouMean(profile.Arrivals, known))
+		}
 		for i, stage := range profile.Stages {
 			where := indexPath(at+".stages", i)
 			if stage.For <= 0 {

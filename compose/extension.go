@@ -99,13 +99,15 @@ type EnvironmentRef struct {
 type LoadProfile struct {
 	// Stages follow one another.
 	Stages []LoadStage `json:"stages,omitempty"`
-	// Scenario is the file that says what is requested, relative to the project directory.
+	// Scenario is the file that says what one visitor does, relative to the project directory; unset: GET / each time.
 	Scenario string `json:"scenario,omitempty"`
+	// Arrivals says how starts arrive: constant (default, evenly spaced) or poisson (as independent visitors do).
+	Arrivals string `json:"arrivals,omitempty"`
 }
 
 // LoadStage is one part of a load profile.
 type LoadStage struct {
-	// Rate is how many requests are started, such as 50/s.
+	// Rate is how many visits of the scenario, or requests, are started, such as 50/s.
 	Rate Rate `json:"rate"`
 	// For is how long the stage lasts.
 	For Duration `json:"for"`

@@ -216,7 +216,7 @@ func trellisRows() []row {
 		left("x-trellis.environments.*.on", "the local engine is the only one yet"),
 		left("x-trellis.environments.*.context", "the local engine is the only one yet"),
 		left("x-trellis.environments.*.namespace", "the local engine is the only one yet"),
-		left("x-trellis.load.**", "trellis load takes a URL and flags; profiles are not read yet"),
+		carried("x-trellis.load.**"),
 		carried(s+"ports[].x-trellis.routes", s+"ports[].x-trellis.routes[]", s+"ports[].x-trellis.routes[].host",
 			s+"ports[].x-trellis.routes[].path", s+"ports[].x-trellis.routes[].methods", s+"ports[].x-trellis.routes[].headers",
 			s+"ports[].x-trellis.routes[].timeout", s+"ports[].x-trellis.routes[].auth"),

@@ -46,7 +46,11 @@ type Config struct {
 	URL      string        // http or https; redirects are not followed
 	Rate     float64       // intended starts per second
 	Duration time.Duration // of the schedule; with Pacer it may be 0: as long as the pacer goes on
-	Pacer    Pacer         // nil: Constant(Rate, Duration); used by one run only
+	// Stages replace Rate and Duration.
+	Stages []Stage
+	// Poisson makes the starts arrive as those of many independent visitors do, instead of evenly spaced.
+	Poisson bool
+	Pacer   Pacer // replaces all of these; used by one run only
 
 	// Connections bounds the requests in flight: each connection carries one at a time and is kept open between them.
 	// They are opened when they are first needed and used in turn.
@@ -74,6 +78,11 @@ type Config struct {
 	// Insecure leaves the certificate of an https target unverified.
 	Insecure bool
 
+	// InstanceHeader names the header of answers that says which instance gave them; "" is InstanceHeader.
+	InstanceHeader string
+
+	// Record takes every result to disk; where that fails, the run is cancelled. It is closed by whoever created it.
+	Record *Record
 	// OnResult is called once for every start, missed ones included, one call at a time. It must not block and must not
 	// keep the Result's address.
 	OnResult func(*Result)
@@ -102,7 +111,7 @@ type Result struct {
 	Status   int           // 0 without an answer
 	Kind     Kind          // why it failed; "" when it did not
 	Bytes    int64         // of the answer's body
-	Instance string        // value of InstanceHeader
+	Instance string        // value of Config.InstanceHeader, cut to 100 bytes
 }
 
 // Latency is the time from the intended start to the end.
@@ -111,14 +120,19 @@ func (r *Result) Latency() time.Duration { return r.Done - r.Intended }
 // Progress is the state of a run.
 type Progress struct {
 	Elapsed time.Duration
-	Total   Report // since the beginning
-	Last    Report // since the previous Progress
+	Stage   int     // index into Config.Stages
+	Target  float64 // starts per second that are intended now; 0 with a Pacer
+	Total   Report  // since the beginning
+	Last    Report  // since the previous Progress
+	// InFlight is how many requests are under way, Visits how many visits.
+	InFlight, Visits int
+	VisitRate        float64 // visits that started since the previous Progress, per second
 }
 
 // Run drives the load and returns what happened. It blocks until the last start has ended, which is at most
 // Drain+Timeout after the schedule's end (2*Timeout with a Pacer and no Duration; with a Scenario as long as the visits that
 // have begun take), and all that it started has ended by then. When ctx ends it starts nothing more, gives the requests in flight one second, and returns what there is with Partial set and a nil error: errors are
-// for a Config that cannot run (errdefs.ErrInvalid).
+// for a Config that cannot run (errdefs.ErrInvalid), and for a Record that cannot be written, which ends the run as well.
 func Run(ctx context.Context, cfg Config) (Report, error) {
 	cfg, target, err := cfg.complete()
 	if err != nil {
@@ -128,7 +142,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	return newRun(cfg, target, requests).drive(ctx), nil
+	return newRun(cfg, target, requests).drive(ctx)
 }
 
 // complete returns c with its defaults in place.
@@ -136,12 +150,6 @@ func (c Config) complete() (Config, *url.URL, error) {
 	target, err := url.Parse(c.URL)
 	if err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https" {
 		return c, nil, fmt.Errorf("load %q: %w: not a URL like http://host:port/path", c.URL, errdefs.ErrInvalid)
-	}
-	if c.Pacer == nil {
-		if !(c.Rate > 0 && c.Rate <= 1e9) || c.Duration <= 0 {
-			return c, nil, fmt.Errorf("load %s: %w: rate %v/s for %v: both must be above 0", c.URL, errdefs.ErrInvalid, c.Rate, c.Duration)
-		}
-		c.Pacer = Constant(c.Rate, c.Duration)
 	}
 	if c.Visits < 0 {
 		return c, nil, fmt.Errorf("load %s: %w: visits cannot be negative", c.URL, errdefs.ErrInvalid)
@@ -152,8 +160,17 @@ func (c Config) complete() (Config, *url.URL, error) {
 	for c.Seed == 0 {
 		c.Seed = rand.Uint64()
 	}
+	if err := c.schedule(); err != nil {
+		return c, nil, fmt.Errorf("load %s: %w", c.URL, err)
+	}
 	if c.Connections < 0 || c.Timeout < 0 || c.Drain < 0 || c.Duration < 0 {
 		return c, nil, fmt.Errorf("load %s: %w: connections, timeout, drain and duration cannot be negative", c.URL, errdefs.ErrInvalid)
+	}
+	if c.InstanceHeader == "" {
+		c.InstanceHeader = InstanceHeader
+	}
+	if !httpguts.ValidHeaderFieldName(c.InstanceHeader) {
+		return c, nil, fmt.Errorf("load %s: %w: %q is not a header's name", c.URL, errdefs.ErrInvalid, c.InstanceHeader)
 	}
 	if c.Connections == 0 {
 		c.Connections = DefaultConnections
@@ -165,6 +182,28 @@ func (c Config) complete() (Config, *url.URL, error) {
 		c.Drain = DefaultDrain
 	}
 	return c, target, nil
+}
+
+// schedule makes the pacer.
+func (c *Config) schedule() (err error) {
+	switch {
+	case c.Pacer != nil:
+		return nil
+	case len(c.Stages) > 0:
+		if c.Duration, err = checkStages(c.Stages); err != nil {
+			return err
+		}
+	case !(c.Rate > 0 && c.Rate <= 1e9) || c.Duration <= 0:
+		return fmt.Errorf("%w: rate %v/s for %v: both must be above 0", errdefs.ErrInvalid, c.Rate, c.Duration)
+	case !c.Poisson:
+		c.Pacer = Constant(c.Rate, c.Duration)
+		c.Stages = []Stage{{Rate: c.Rate, For: c.Duration}}
+		return nil
+	default:
+		c.Stages = []Stage{{Rate: c.Rate, For: c.Duration}}
+	}
+	c.Pacer = Stages(c.Stages, c.Poisson, c.Seed)
+	return nil
 }
 
 // checkHeader refuses what would make a request that ends elsewhere than its sender thinks.

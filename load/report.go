@@ -53,6 +53,9 @@ type Report struct {
 	Status  map[int]int  `json:"status"`
 	Errors  map[Kind]int `json:"errors"`
 
+	// Instances counts the answers of each instance that said its name, of at most a thousand instances.
+	Instances map[string]int `json:"instances,omitempty"`
+
 	// Abandoned and Partial stand only in the report of a run that was cancelled.
 	Abandoned int  `json:"abandoned,omitempty"`
 	Partial   bool `json:"partial,omitempty"`
@@ -60,6 +63,9 @@ type Report struct {
 	// Visits and Steps stand only in the report of a scenario: the figures above count requests.
 	Visits *Visits `json:"visits,omitempty"`
 	Steps  []Step  `json:"steps,omitempty"` // in the order of the file
+
+	// Objectives is for the verdicts on this report; Run leaves it empty.
+	Objectives []Verdict `json:"objectives,omitempty"`
 }
 
 // Visits counts visits. A start of the schedule is a visit that is missed or started; one that started is completed, or
@@ -140,6 +146,13 @@ func (r Report) WriteText(w io.Writer) error {
 	writeCounts(&b, "status", r.Status)
 	writeCounts(&b, "errors", r.Errors)
 	r.writeVisits(&b)
+	for _, v := range r.Objectives {
+		word := "missed"
+		if v.Held {
+			word = "held"
+		}
+		fmt.Fprintf(&b, "%-8s  %s\n", word, v)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -220,18 +233,22 @@ func millis(ms *float64) string {
 // maxLatency bounds the histogram; longer ones are counted as that long, and exactly in Max.
 const maxLatency = time.Hour
 
+// maxInstances bounds the instances that are counted.
+const maxInstances = 1000
+
 // tally counts results in constant memory.
 type tally struct {
 	sent, completed, missed, failed, abandoned int
 	status                                     [1000]int
 	errors                                     map[Kind]int
+	instances                                  map[string]int
 	hist                                       *hdrhistogram.Histogram // microseconds
 	max                                        time.Duration
 	last                                       time.Duration // end of the last request
 }
 
 func newTally() *tally {
-	return &tally{errors: map[Kind]int{}, hist: hdrhistogram.New(1, maxLatency.Microseconds(), 3)}
+	return &tally{errors: map[Kind]int{}, instances: map[string]int{}, hist: hdrhistogram.New(1, maxLatency.Microseconds(), 3)}
 }
 
 func (t *tally) add(r *Result) {
@@ -255,6 +272,11 @@ func (t *tally) add(r *Result) {
 	}
 	t.completed++
 	t.status[r.Status]++
+	if r.Instance != "" {
+		if _, known := t.instances[r.Instance]; known || len(t.instances) < maxInstances {
+			t.instances[r.Instance]++
+		}
+	}
 	latency := r.Latency()
 	t.max = max(t.max, latency)
 	_ = t.hist.RecordValue(max(1, min(latency, maxLatency).Microseconds())) // always within bounds
@@ -265,6 +287,9 @@ func (t *tally) report(elapsed time.Duration) Report {
 	r := Report{
 		Sent: t.sent, Completed: t.completed, Missed: t.missed, Failed: t.failed, Abandoned: t.abandoned,
 		Status: map[int]int{}, Errors: maps.Clone(t.errors),
+	}
+	if len(t.instances) > 0 {
+		r.Instances = maps.Clone(t.instances)
 	}
 	for status, n := range t.status {
 		if n > 0 {
@@ -286,6 +311,7 @@ func (t *tally) report(elapsed time.Duration) Report {
 
 func (t *tally) reset() {
 	clear(t.errors)
+	clear(t.instances)
 	t.hist.Reset()
-	*t = tally{errors: t.errors, hist: t.hist}
+	*t = tally{errors: t.errors, instances: t.instances, hist: t.hist}
 }

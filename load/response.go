@@ -13,6 +13,7 @@ const (
 	firstBuffer = 4 << 10
 	maxLine     = 64 << 10
 	maxHead     = 256 << 10
+	maxInstance = 100
 )
 
 // errMalformed is in every error about an answer that is not HTTP/1.
@@ -36,8 +37,9 @@ type reader struct {
 	head   int // bytes of the head so far
 	begun  bool
 
-	instance []byte   // storage of answer.instance
-	tap      *capture // what a scenario wants to see of the next answer; nil for nothing
+	instanceHeader string   // in lower case
+	instance       []byte   // storage of answer.instance
+	tap            *capture // what a scenario wants to see of the next answer; nil for nothing
 }
 
 func (r *reader) reset(source io.Reader) {
@@ -174,11 +176,11 @@ func (r *reader) field(a *answer, f *framing, line []byte) error {
 		if is(name, "transfer-encoding") {
 			f.coded, f.chunked = true, lastToken(line[colon+1:], "chunked")
 		}
-	case len(InstanceHeader):
-		if is(name, "x-trellis-instance") {
-			r.instance = append(r.instance[:0], trim(line[colon+1:])...)
-			a.instance = r.instance
-		}
+	}
+	if colon == len(r.instanceHeader) && is(name, r.instanceHeader) {
+		value := trim(line[colon+1:])
+		r.instance = append(r.instance[:0], value[:min(len(value), maxInstance)]...)
+		a.instance = r.instance
 	}
 	return nil
 }

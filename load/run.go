@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -104,7 +105,7 @@ func newRun(cfg Config, target *url.URL, requests *mix) *run {
 		r.visits = newVisits(cfg, target)
 	}
 	for range cfg.Connections {
-		w := &worker{run: r, wake: make(chan struct{}, 1)}
+		w := &worker{run: r, wake: make(chan struct{}, 1), reader: reader{instanceHeader: strings.ToLower(cfg.InstanceHeader)}}
 		w.look = w.peek
 		r.workers = append(r.workers, w)
 		r.idle.push(w)
@@ -115,15 +116,26 @@ func newRun(cfg Config, target *url.URL, requests *mix) *run {
 func (r *run) since() time.Duration { return time.Since(r.epoch) }
 
 // drive carries the run out.
-func (r *run) drive(ctx context.Context) Report {
+func (r *run) drive(ctx context.Context) (Report, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	flight, abort := context.WithCancel(context.WithoutCancel(ctx))
 	defer abort()
 	r.epoch = time.Now()
+	var recorded error // written before all.Wait returns
+	var all sync.WaitGroup
+	if r.cfg.Record != nil {
+		r.cfg.Record.begin(r.epoch, r.cfg.Scenario)
+		all.Go(func() {
+			if recorded = r.cfg.Record.run(r.over); recorded != nil {
+				stop()
+			}
+		})
+	}
 	r.next, r.more = r.cfg.Pacer.Next()
 	if !r.more {
 		r.endIfDone()
 	}
-	var all sync.WaitGroup
 	for _, w := range r.workers {
 		all.Go(func() { w.loop(flight) })
 	}
@@ -166,7 +178,7 @@ func (r *run) drive(ctx context.Context) Report {
 	if r.visits != nil {
 		r.visits.report(&report, elapsed)
 	}
-	return report
+	return report, recorded
 }
 
 // cancel ends the schedule now; it says whether that changed anything.
@@ -274,6 +286,9 @@ func (r *run) record(result *Result) {
 	if r.lately != nil {
 		r.lately.add(result)
 	}
+	if r.cfg.Record != nil {
+		r.cfg.Record.add(result)
+	}
 	if r.cfg.OnResult != nil {
 		r.cfg.OnResult(result)
 	}
@@ -357,7 +372,7 @@ func (r *run) dispatch() (*worker, start, time.Duration) {
 func (r *run) progress() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	last := time.Duration(0)
+	last, started := time.Duration(0), 0
 	for {
 		select {
 		case <-r.over:
@@ -367,7 +382,12 @@ func (r *run) progress() {
 		r.mu.Lock()
 		now := r.since()
 		p := Progress{Elapsed: now, Total: r.total.report(now), Last: r.lately.report(now - last)}
+		p.Stage, p.Target = stageAt(r.cfg.Stages, now)
+		p.InFlight = len(r.workers) - r.idle.n
 		if r.visits != nil {
+			p.Visits = r.visits.active
+			p.VisitRate = float64(r.visits.counts.Started-started) / (now - last).Seconds()
+			started = r.visits.counts.Started
 			r.visits.report(&p.Total, now)
 		}
 		r.lately.reset()

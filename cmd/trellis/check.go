@@ -45,6 +45,11 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 			return err
 		default:
 			view.Warnings = diagnose(l, on.value)
+			scenarios, err := checkProfiles(l.project)
+			if err != nil {
+				return err
+			}
+			view.Errors = append(view.Errors, scenarios...)
 		}
 		if strict {
 			view.Errors, view.Warnings = append(view.Errors, view.Warnings...), []compose.Diagnostic{}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -9,19 +11,31 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"trellis/errdefs"
 	"trellis/load"
 )
 
+// loadFlags are the flags of load.
+type loadFlags struct {
+	url, rate, method, body, scenario, out, instanceHeader string
+	length, ramp, timeout                                  span
+	connections, visits                                    int
+	seed                                                   uint64
+	headers, expect                                        []string
+	insecure, idempotent, quiet                            bool
+	arrivals                                               *choice
+}
+
 func (p *program) loadCommand() *cobra.Command {
-	var rate, method, body, script string
-	var seed uint64
-	var headers []string
-	var insecure, idempotent, quiet bool
-	connections, visits := load.DefaultConnections, load.DefaultVisits
-	length, timeout := span(30*time.Second), span(load.DefaultTimeout)
+	f := loadFlags{
+		length: span(30 * time.Second), timeout: span(load.DefaultTimeout), rate: "50/s",
+		connections: load.DefaultConnections, visits: load.DefaultVisits,
+		arrivals: &choice{value: "constant", allowed: []string{"constant", "poisson"}},
+	}
 	cmd := &cobra.Command{
-		Use:   "load URL",
+		Use:   "load URL|PROFILE",
 		Short: "Send requests at a fixed rate and say what became of each",
 		Long: `Load starts requests by the clock, however the target answers, and measures each
 one from the moment it should have started: a target that stalls for a second
@@ -29,15 +43,20 @@ shows that second. Nothing is ever sent twice.
 
 Every start is missed (never sent), or completed, or failed. Lost are those a
 user would call lost: no whole answer, or a 5xx that the program did not write.
-The exit code is 0 whatever the target answered; look at "failed" and "lost".`,
-		Example: `  trellis load http://localhost:8080/ --rate 500/s --for 30s
-  trellis load http://localhost:8080/orders --method POST --body @order.json \
-      --header 'Content-Type: application/json'
+The exit code is 0 whatever the target answered, unless --expect says what it has
+to hold: then it is 2 where something does not.
+
+A PROFILE is a shape of traffic of the file's x-trellis.load, sent to the gateway
+of the running project:
+
+  x-trellis:
+    load:
+      peak:
+        stages: [{rate: 50/s, for: 1m}, {rate: 600/s, for: 2m, ramp: 10s}]
+        scenario: load/visit.yaml
 
 A scenario is what one visitor does, request by request; then the rate is that of
 visits, and the result counts visits and the requests of each step:
-
-  trellis load http://localhost:8080/ --scenario load/visit.yaml --rate 20/s
 
   steps:
     - path: /courses
@@ -46,78 +65,171 @@ visits, and the result counts visits and the requests of each step:
     - path: /signin
       form: {email: "learner-{visit}@example.org", password: secret}
       expect: 303`,
+		Example: `  trellis load http://localhost:8080/ --rate 500/s --for 30s --ramp 5s
+  trellis load http://localhost:8080/orders --method POST --body @order.json \
+      --header 'Content-Type: application/json'
+  trellis load http://localhost:8080/ --scenario load/visit.yaml --rate 20/s
+  trellis load peak --expect 'p99<250ms,failed=0' --out peak.csv`,
 		Args: arguments(1, 1),
 	}
-	cmd.Flags().StringVar(&rate, "rate", "50/s", "starts per time as `N/s`, N/m or N/h")
-	cmd.Flags().Var(&length, "for", "send for this `DURATION`")
-	cmd.Flags().IntVarP(&connections, "connections", "c", connections, "at most `N` requests at once, each on a connection of its own")
-	cmd.Flags().StringVarP(&method, "method", "X", "", "HTTP `METHOD` (default GET, or POST with a body)")
-	cmd.Flags().VarP((*list)(&headers), "header", "H", "send `'NAME: VALUE'`; repeatable")
-	cmd.Flags().StringVar(&body, "body", "", "send `TEXT`, or the content of a file as @FILE")
-	cmd.Flags().Var(&timeout, "timeout", "a request without a whole answer after this `DURATION` has failed")
-	cmd.Flags().BoolVar(&idempotent, "idempotency-key", false, "send an Idempotency-Key that is unique to each request")
-	cmd.Flags().StringVar(&script, "scenario", "", "each start is a visit as `FILE` says")
-	cmd.Flags().IntVar(&visits, "visits", visits, "at most `N` visits of a scenario at once")
-	cmd.Flags().Uint64Var(&seed, "seed", 0, "draw what is random in a scenario from `N`, so that a second run is the same")
-	cmd.Flags().BoolVarP(&insecure, "insecure", "k", false, "do not verify the certificate of an https target")
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no progress, only the result")
+	f.add(cmd.Flags())
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		perSecond, err := rateOf(rate)
-		if err == nil && length == 0 {
-			err = fmt.Errorf("--for: want more than 0")
-		}
-		var header http.Header
-		if err == nil {
-			header, err = headerOf(headers)
-		}
+		objectives, err := f.objectives()
 		if err != nil {
 			return usageError{err.Error(), cmd.CommandPath()}
 		}
-		if script != "" && (method != "" || body != "") {
-			return usageError{"--scenario says itself what is sent: leave out --method and --body", cmd.CommandPath()}
-		}
-		content, err := bodyOf(body)
+		cfg, err := p.loadConfig(cmd, &f, args[0])
 		if err != nil {
 			return err
 		}
-		var scenario *load.Scenario
-		if script != "" {
-			if scenario, err = load.ReadScenario(script); err != nil {
-				return err
-			}
-		}
-		cfg := load.Config{
-			URL: args[0], Rate: perSecond, Duration: time.Duration(length), Connections: connections, Timeout: time.Duration(timeout),
-			Method: strings.ToUpper(method), Header: header, Body: content, IdempotencyKey: idempotent, Insecure: insecure,
-			Scenario: scenario, Visits: visits, Seed: seed,
-		}
-		canvas := &screen{w: p.stderr, size: func() (int, int) { return sizeOf(p.stderr) }}
-		if !quiet && terminal(p.stderr) {
-			cfg.OnProgress = func(now load.Progress) { canvas.draw(p.loadPicture(now, time.Duration(length))) }
-		}
-		report, err := load.Run(cmd.Context(), cfg)
-		canvas.clear()
-		if err != nil {
+		report, err := p.drive(cmd.Context(), &f, cfg)
+		if err != nil && report.Sent+report.Missed == 0 {
 			return err
 		}
+		missed := judge(&report, objectives)
+		var written error
 		if format.json() {
-			return p.writeJSON(report)
+			written = p.writeJSON(report)
+		} else {
+			written = report.WriteText(p.stdout)
 		}
-		return report.WriteText(p.stdout)
+		return errors.Join(err, written, missed)
 	}
-	return cmd
+	return p.project(cmd)
 }
 
-// loadPicture is the progress of a run.
-func (p *program) loadPicture(now load.Progress, length time.Duration) []string {
-	width, _ := sizeOf(p.stderr)
-	line := fmt.Sprintf("%s of %s  %s sent, %s failed, %s lost", shortly(now.Elapsed), shortly(length),
-		number(now.Total.Sent), number(now.Total.Failed), number(now.Total.Lost()))
-	if l := now.Last.Latency.P99; l != nil {
-		line += fmt.Sprintf("  last second: p99 %.1f ms", *l)
+func (f *loadFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.rate, "rate", f.rate, "starts per time as `N/s`, N/m or N/h")
+	fs.Var(&f.length, "for", "send for this `DURATION`")
+	fs.Var(&f.ramp, "ramp", "begin at 0 and reach the rate after this `DURATION`")
+	fs.Var(f.arrivals, "arrivals", "`HOW` starts arrive: constant (evenly spaced) or poisson (as independent visitors do)")
+	fs.Uint64Var(&f.seed, "seed", 0, "draw what is random from `N`, so that a second run is the same")
+	fs.IntVarP(&f.connections, "connections", "c", f.connections, "at most `N` requests at once, each on a connection of its own")
+	fs.StringVar(&f.url, "url", "", "send a profile to `URL` instead of the project's gateway")
+	fs.StringVarP(&f.method, "method", "X", "", "HTTP `METHOD` (default GET, or POST with a body)")
+	fs.VarP((*list)(&f.headers), "header", "H", "send `'NAME: VALUE'`; repeatable")
+	fs.StringVar(&f.body, "body", "", "send `TEXT`, or the content of a file as @FILE")
+	fs.StringVar(&f.scenario, "scenario", "", "each start is a visit as `FILE` says")
+	fs.IntVar(&f.visits, "visits", f.visits, "at most `N` visits of a scenario at once")
+	fs.Var(&f.timeout, "timeout", "a request without a whole answer after this `DURATION` has failed")
+	fs.BoolVar(&f.idempotent, "idempotency-key", false, "send an Idempotency-Key that is unique to each request")
+	fs.BoolVarP(&f.insecure, "insecure", "k", false, "do not verify the certificate of an https target")
+	fs.Var((*list)(&f.expect), "expect", "exit 2 unless `OBJECTIVES` such as 'p99<250ms,failed=0' hold; repeatable")
+	fs.StringVar(&f.out, "out", "", "write every result to `FILE` as it comes: lines of JSON, or CSV for a name in .csv")
+	fs.StringVar(&f.instanceHeader, "instance-header", load.InstanceHeader, "answers name their instance in header `NAME`")
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no progress, only the result")
+}
+
+func (f *loadFlags) objectives() ([]load.Objective, error) {
+	var all []load.Objective
+	for _, s := range f.expect {
+		objectives, err := load.ParseObjectives(s)
+		if err != nil {
+			return nil, fmt.Errorf("--expect: %w", plain{err})
+		}
+		all = append(all, objectives...)
 	}
-	return []string{p.styleOf(p.stderr).fit(line, width)}
+	return all, nil
+}
+
+// loadConfig makes a run of the flags and of what is named on the command line.
+func (p *program) loadConfig(cmd *cobra.Command, f *loadFlags, name string) (load.Config, error) {
+	wrong := func(err error) (load.Config, error) { return load.Config{}, usageError{err.Error(), cmd.CommandPath()} }
+	header, err := headerOf(f.headers)
+	if err != nil {
+		return wrong(err)
+	}
+	cfg := load.Config{
+		URL: name, Connections: f.connections, Timeout: time.Duration(f.timeout), Seed: f.seed, Poisson: f.arrivals.value == "poisson",
+		Method: strings.ToUpper(f.method), Header: header, IdempotencyKey: f.idempotent, Insecure: f.insecure,
+		Visits: f.visits, InstanceHeader: f.instanceHeader,
+	}
+	script := f.scenario
+	if strings.Contains(name, "://") {
+		if f.url != "" {
+			return wrong(fmt.Errorf("--url is for a profile: %s says already where to", name))
+		}
+		if cfg.Stages, err = f.stages(); err != nil {
+			return wrong(err)
+		}
+	} else {
+		for _, flag := range []string{"rate", "for", "ramp"} {
+			if cmd.Flags().Changed(flag) {
+				return wrong(fmt.Errorf("--%s: the stages of a profile say it; for a run of your own name a URL", flag))
+			}
+		}
+		from, err := p.loadProfile(cmd.Context(), f, name, &cfg, cmd.Flags().Changed("arrivals"))
+		if err != nil {
+			return load.Config{}, err
+		}
+		if script == "" {
+			script = from
+		}
+	}
+	if script != "" {
+		if f.method != "" || f.body != "" {
+			return wrong(errors.New("a scenario says itself what is sent: leave out --method and --body"))
+		}
+		cfg.Scenario, err = load.ReadScenario(script)
+		return cfg, err
+	}
+	cfg.Body, err = bodyOf(f.body)
+	return cfg, err
+}
+
+// stages is the one stage that --rate, --for and --ramp say.
+func (f *loadFlags) stages() ([]load.Stage, error) {
+	perSecond, err := rateOf(f.rate)
+	switch {
+	case err != nil:
+		return nil, err
+	case f.length == 0:
+		return nil, errors.New("--for: want more than 0")
+	case f.ramp > f.length:
+		return nil, errors.New("--ramp: is longer than --for")
+	}
+	return []load.Stage{{Rate: perSecond, For: time.Duration(f.length), Ramp: time.Duration(f.ramp)}}, nil
+}
+
+// drive carries the run out, shows how it goes, and keeps its results.
+func (p *program) drive(ctx context.Context, f *loadFlags, cfg load.Config) (load.Report, error) {
+	if f.out != "" {
+		record, err := load.CreateRecord(f.out)
+		if err != nil {
+			return load.Report{}, err
+		}
+		cfg.Record = record
+	}
+	view := p.newLoadView(cfg)
+	if !f.quiet {
+		cfg.OnProgress = view.show
+	}
+	report, err := load.Run(ctx, cfg)
+	view.clear()
+	if cfg.Record != nil {
+		err = errors.Join(err, cfg.Record.Close(err == nil && !report.Partial))
+		if err != nil || report.Partial {
+			p.progressf("the results until then are in %s", cfg.Record.Path())
+		}
+	}
+	return report, err
+}
+
+// judge adds the verdicts to report; the error names the objectives that it misses.
+func judge(report *load.Report, objectives []load.Objective) error {
+	var missed []string
+	for _, o := range objectives {
+		v := o.Judge(*report)
+		report.Objectives = append(report.Objectives, v)
+		if !v.Held {
+			missed = append(missed, v.String())
+		}
+	}
+	if len(missed) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", errdefs.ErrObjective, strings.Join(missed, ", "))
 }
 
 // rateOf reads "500/s"; a bare number is per second.

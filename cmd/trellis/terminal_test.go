@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,5 +100,25 @@ func TestUpAtATerminal(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestLoadShowsHowItGoes: a picture on a terminal, which is gone when the result is there.
+func TestLoadShowsHowItGoes(t *testing.T) {
+	target := httptest.NewServer(http.NotFoundHandler())
+	defer target.Close()
+	out, _, cmd := atTerminal(t, world{}, []string{"NO_COLOR=1"}, "load", target.URL, "--rate", "100/s", "--for", "1500ms", "--ramp", "1s")
+	await(t, out, "s of 1.5s  ██████")
+	await(t, out, "requests/s, 100 wanted")
+	await(t, out, "in flight    ")
+	await(t, out, "last second  p50 ")
+	await(t, out, " sent, 0 failed, 0 lost")
+	await(t, out, "\x1b[J")
+	await(t, out, "requests  100 sent, 100 completed")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if text := out.String(); strings.Contains(text, "\x1b[3") {
+		t.Errorf("colours in spite of NO_COLOR: %q", text)
 	}
 }
