@@ -93,7 +93,7 @@ type Spec struct {
 	// Env is the whole environment ("KEY=value"); nothing is inherited. Values are never logged.
 	Env        []string
 	Dir        string // absolute path as the instance sees it
-	Image      string // drivers of containers only
+	Image      string // drivers of containers only: a reference, or the ID that it stood for when the revision was made
 	User       string // name|uid[:group|gid]; "" as the driver runs
 	GroupAdd   []string
 	Hostname   string
@@ -124,6 +124,62 @@ type Spec struct {
 	PostStart []Hook
 	PreStop   []Hook
 	Log       LogLimits
+
+	// Container is what drivers of containers need beyond all this; nil for the others.
+	Container *Container `json:",omitempty"`
+}
+
+// Container is the part of a Spec that only a container has. With it, Command is appended to the entrypoint, Env is put
+// over the image's, and what is empty of Command, Dir, User and StopSignal is as the image says.
+type Container struct {
+	Entrypoint  []string `json:",omitempty"` // nil: the image's; empty: none
+	Networks    []Network
+	NetworkMode string   `json:",omitempty"` // "none", "bridge"; "" the Networks
+	DNS         []string `json:",omitempty"`
+	DNSSearch   []string `json:",omitempty"`
+	DNSOptions  []string `json:",omitempty"`
+	Domainname  string   `json:",omitempty"`
+
+	Labels      map[string]string `json:",omitempty"`
+	Annotations map[string]string `json:",omitempty"`
+	SecurityOpt []string          `json:",omitempty"` // beyond no-new-privileges
+	Platform    string            `json:",omitempty"` // os/arch[/variant]
+	Runtime     string            `json:",omitempty"`
+	IPC         string            `json:",omitempty"` // "host", "shareable", "private", "none"
+	PID         string            `json:",omitempty"` // "host"
+	TTY         bool              `json:",omitempty"`
+	OpenStdin   bool              `json:",omitempty"`
+	Devices     []string          `json:",omitempty"` // SOURCE:TARGET[:rwm]
+
+	CPUShares         int64  `json:",omitempty"`
+	CPUSet            string `json:",omitempty"`
+	MemoryReservation int64  `json:",omitempty"` // bytes
+	MemorySwap        int64  `json:",omitempty"` // bytes of memory and swap together; -1 unlimited
+	CgroupParent      string `json:",omitempty"`
+
+	// Volumes are those of Mounts that the file says more of than their name, by full name.
+	Volumes map[string]Volume `json:",omitempty"`
+}
+
+// Network is one network that a container joins.
+type Network struct {
+	Name     string // full
+	Key      string // in the file
+	Aliases  []string
+	External bool              `json:",omitempty"` // it has to be there
+	Internal bool              `json:",omitempty"` // leads nowhere outside
+	Driver   string            `json:",omitempty"`
+	Options  map[string]string `json:",omitempty"`
+	Labels   map[string]string `json:",omitempty"`
+}
+
+// Volume is what the file says of a volume.
+type Volume struct {
+	Key      string            // in the file
+	External bool              `json:",omitempty"` // it has to be there
+	Driver   string            `json:",omitempty"`
+	Options  map[string]string `json:",omitempty"`
+	Labels   map[string]string `json:",omitempty"`
 }
 
 // Ulimit is a soft and a hard resource limit; -1 is unlimited.
@@ -147,6 +203,9 @@ type Mount struct {
 	Subpath      string
 	Size         int64
 	Mode         uint32
+	// Of containers: Propagation of a bind, and whether a new volume does without what the image has at Target.
+	Propagation string `json:",omitempty"`
+	NoCopy      bool   `json:",omitempty"`
 }
 
 // File is a secret or config: Source on the host, read at start, at Target in the instance. Secret ones lie on a tmpfs.

@@ -83,6 +83,9 @@ func At(path string, f func() error) error {
 	return inside(ns, f)
 }
 
+// Here returns the listening sockets of the calling process's own network namespace.
+func Here() ([]Listener, error) { return Listeners(OwnThread) }
+
 // ListenersAt returns the listening sockets of the network namespace whose file is at path.
 func ListenersAt(path string) ([]Listener, error) {
 	var all []Listener

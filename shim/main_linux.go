@@ -3,6 +3,7 @@ package shim
 import (
 	"fmt"
 	"os"
+	"slices"
 )
 
 // The exit codes of a shim. How its program ended is in the directory, not in these.
@@ -13,8 +14,9 @@ const (
 	exitUsage = 64
 )
 
-// Main is a shim: `run DIR` until the instance has ended, or `exec`, the second stage. It returns the exit code of the
-// process. What it writes to standard output is one line: Started when the start is decided and List-able, Busy when
+// Main is a shim: `run DIR` until the instance has ended, or `exec`, the second stage; in a container that holds a network
+// it is `pause` (`pause watch` tells what listens) or `hosts`, which replaces the hosts file. It returns the exit code of
+// the process. What it writes to standard output is one line: Started when the start is decided and List-able, Busy when
 // another shim has the directory, or the reason why it cannot even keep a record.
 func Main(args []string) int {
 	switch {
@@ -22,8 +24,12 @@ func Main(args []string) int {
 		return run(args[1], os.Args[1:len(os.Args)-len(args)])
 	case len(args) == 1 && args[0] == "exec":
 		return stage()
+	case len(args) > 0 && len(args) < 3 && args[0] == "pause":
+		return pause(slices.Equal(args[1:], []string{"watch"}))
+	case len(args) == 1 && args[0] == "hosts":
+		return hosts()
 	}
-	fmt.Fprintln(os.Stderr, "usage: trellis-shim run DIR | exec")
+	fmt.Fprintln(os.Stderr, "usage: trellis-shim run DIR | exec | pause [watch] | hosts")
 	return exitUsage
 }
 

@@ -1,5 +1,5 @@
 // Command trellis-shim is the small binary beside everything that Trellis runs: `run DIR` is the parent of one
-// process, `hold FILE` keeps the sockets of one project.
+// process, `hold FILE` keeps the sockets of one project, `pause` keeps the network of one container.
 package main
 
 import (

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,6 +44,8 @@ type Config struct {
 	Leftovers func(t *testing.T, d driver.Driver) []string
 	// ExtraEnv are names of variables that the driver cannot help adding.
 	ExtraEnv []string
+	// Only are the sentences that are asked, by name; nil: all.
+	Only []string
 	// Wait is how long to wait for what has to come, 10 s where 0.
 	Wait time.Duration
 }
@@ -59,6 +62,9 @@ func Run(t *testing.T, cfg Config) {
 		}
 	}
 	for _, c := range sentences() {
+		if cfg.Only != nil && !slices.Contains(cfg.Only, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			d := cfg.New(t)
 			if c.reopen {

@@ -1,0 +1,195 @@
+// Package docker runs instances as containers of a Docker Engine: driver.Driver over the engine's API, 1.40 and later.
+//
+// An instance is two containers. The first, made from the shim alone, holds the network: its namespace, its addresses,
+// its hosts file and the redirection of names to the mesh; it lives as long as the instance is known. The second is the
+// service's own and joins the first, so that it keeps its addresses through restarts. Both are found again by their
+// labels. What the engine cannot keep (how often an instance was started again, that its stop was asked for) lies in
+// StateDir/containers.
+package docker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
+
+	"trellis/driver"
+	kinds "trellis/errdefs"
+)
+
+// Config says where a Driver lives.
+type Config struct {
+	Project string // for log records
+	// StateDir holds what has to outlive a reboot, RuntimeDir the secrets and configs that are mounted. Absolute. Required.
+	StateDir   string
+	RuntimeDir string
+	// Shim is the command line of the shim, before its verb. The program has to be static. Required.
+	Shim []string
+	// WorkingDir is the project's directory, told in the labels of containers.
+	WorkingDir string
+	// Host is the engine's address; "" as DOCKER_HOST or the docker command's context says.
+	Host string
+	// Published goes to instances through ports published on the loopback even where their addresses can be reached.
+	Published bool
+	// Log takes what goes wrong where nobody can be told; nil discards it.
+	Log *slog.Logger
+}
+
+func (c Config) validate() error {
+	switch {
+	case !filepath.IsAbs(c.StateDir) || !filepath.IsAbs(c.RuntimeDir):
+		return fmt.Errorf("docker driver: %w: StateDir %q and RuntimeDir %q have to be absolute", kinds.ErrInvalid, c.StateDir, c.RuntimeDir)
+	case len(c.Shim) == 0:
+		return fmt.Errorf("docker driver: %w: no command line of the shim", kinds.ErrInvalid)
+	}
+	return nil
+}
+
+// Driver implements driver.Driver.
+type Driver struct {
+	cfg       Config
+	log       *slog.Logger
+	engine    *Engine
+	published bool
+	enter     bool // the namespaces of containers can be entered from here
+	lacks     []string
+
+	making sync.Mutex // of networks
+
+	mu        sync.Mutex
+	locks     map[driver.ID]*sync.Mutex // one start or removal of an instance at a time
+	starting  map[driver.ID]bool
+	stops     map[driver.ID]*stopping
+	sandboxes map[string]string // container that holds a network to the file of its namespace
+	pause     string            // the image of the network holders, once it is known to be there
+}
+
+// New returns a driver. It asks nothing of the engine: that happens with the first call that needs it.
+func New(cfg Config) (*Driver, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	engine, err := Open(cfg.Host)
+	if err != nil {
+		return nil, err
+	}
+	d := &Driver{
+		cfg: cfg, log: cfg.Log, engine: engine, locks: map[driver.ID]*sync.Mutex{}, starting: map[driver.ID]bool{},
+		stops: map[driver.ID]*stopping{}, sandboxes: map[string]string{},
+	}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	d.look()
+	return d, nil
+}
+
+// look finds out what this process may do.
+func (d *Driver) look() {
+	here := runtime.GOOS == "linux" && engine(d.engine.host).local()
+	d.enter = here && os.Geteuid() == 0 && !d.cfg.Published
+	d.published = d.cfg.Published || !here
+	switch {
+	case d.published:
+		d.lacks = append(d.lacks, "containers are reached through ports published on 127.0.0.1, those that the file names, because "+
+			"their own addresses cannot be reached from here")
+		fallthrough
+	case !d.enter:
+		d.lacks = append(d.lacks, "containers reach each other by name directly and not through the mesh (no retries, no waiting for a ready "+
+			"instance), and processes are not reached by name from containers, because the network namespaces of containers cannot be entered: that needs root on the engine's own machine")
+	}
+}
+
+// engine is an engine's address.
+type engine string
+
+// local says whether the engine runs on this machine, as far as its address tells.
+func (e engine) local() bool {
+	u, err := url.Parse(string(e))
+	return err == nil && u.Scheme == "unix" && !strings.Contains(u.Path, "/.docker/desktop/")
+}
+
+// Capabilities says what this driver can do here.
+func (d *Driver) Capabilities() driver.Capabilities {
+	return driver.Capabilities{
+		Name: "docker", Durable: true, Namespaces: true, Limits: true, Users: true, Lacks: d.lacks,
+	}
+}
+
+// Run waits until ctx is done. Instances go on; nothing of this driver runs but inside its calls.
+func (d *Driver) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return d.engine.Close()
+}
+
+// lock takes the instance for one change.
+func (d *Driver) lock(id driver.ID) func() {
+	d.mu.Lock()
+	l := d.locks[id]
+	if l == nil {
+		l = &sync.Mutex{}
+		d.locks[id] = l
+	}
+	d.mu.Unlock()
+	l.Lock()
+	return l.Unlock
+}
+
+// Engine is a Docker Engine.
+type Engine struct {
+	api  *client.Client
+	host string
+}
+
+// Open returns the engine at host; "" is DOCKER_HOST, or else what the docker command's current context says, or else
+// the engine's usual socket. It connects to nothing yet.
+func Open(host string) (*Engine, error) {
+	host = cmp.Or(host, os.Getenv("DOCKER_HOST"), contextHost(), client.DefaultDockerHost)
+	api, err := client.New(client.FromEnv, client.WithHost(host))
+	if err != nil {
+		return nil, fmt.Errorf("use the Docker engine at %s: %w: %w", host, kinds.ErrInvalid, err)
+	}
+	return &Engine{api: api, host: host}, nil
+}
+
+// Close lets go of the connections.
+func (e *Engine) Close() error { return e.api.Close() }
+
+// Ping asks whether the engine is there. It is not: ErrUnavailable, with what to do.
+func (e *Engine) Ping(ctx context.Context) error {
+	if _, err := e.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		return fmt.Errorf("reach the Docker engine at %s: %w: %w", e.host, kinds.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// kind gives an error of the engine's API a kind of ours.
+func kind(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errdefs.IsNotFound(err):
+		return fmt.Errorf("%w: %w", kinds.ErrNotFound, err)
+	case errdefs.IsConflict(err):
+		return fmt.Errorf("%w: %w", kinds.ErrConflict, err)
+	case errdefs.IsInvalidArgument(err):
+		return fmt.Errorf("%w: %w", kinds.ErrInvalid, err)
+	case client.IsErrConnectionFailed(err):
+		return fmt.Errorf("%w: %w", kinds.ErrUnavailable, err)
+	}
+	return err
+}
+
+func isNotFound(err error) bool { return errdefs.IsNotFound(err) || errors.Is(err, kinds.ErrNotFound) }
+
+var _ driver.Driver = (*Driver)(nil)

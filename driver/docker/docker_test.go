@@ -1,0 +1,206 @@
+package docker
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+
+	"trellis/driver"
+	"trellis/driver/drivertest"
+)
+
+// shimFile is the static shim, testImage the image of the suite's program; both are made once.
+var shimFile, testImage string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	if err := reachable(); err != nil {
+		if slices.Contains(strings.Split(os.Getenv("DRIVERS"), ","), "docker") {
+			fmt.Fprintln(os.Stderr, "DRIVERS names docker:", err)
+			return 1
+		}
+		fmt.Fprintln(os.Stderr, "what needs a Docker engine is skipped:", err)
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "trellis-docker-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		shimFile = filepath.Join(dir, "shim")
+		err = build("trellis/cmd/trellis-shim", shimFile)
+	}
+	if err == nil {
+		testImage, err = programImage(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func reachable() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	engine, err := Open("")
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	return engine.Ping(ctx)
+}
+
+func needsEngine(t *testing.T) {
+	t.Helper()
+	if testImage == "" {
+		t.Skip("no Docker engine is reachable (set DRIVERS=docker to make this fail)")
+	}
+}
+
+// build builds a static program.
+func build(pkg, file string) error {
+	cmd := exec.Command("go", "build", "-o", file, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w: %s", pkg, err, out)
+	}
+	return nil
+}
+
+// programImage makes the image of the suite's program.
+func programImage(dir string) (string, error) {
+	file := filepath.Join(dir, "program")
+	if err := build("trellis/driver/docker/testdata/program", file); err != nil {
+		return "", err
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	d, err := New(Config{StateDir: dir, RuntimeDir: dir, Shim: []string{file}})
+	if err != nil {
+		return "", err
+	}
+	const name = "trellis-drivertest:latest"
+	return name, d.importPause(context.Background(), name, content)
+}
+
+// world makes a driver on an empty world.
+func world(published bool) func(*testing.T) driver.Driver {
+	return func(t *testing.T) driver.Driver {
+		needsEngine(t)
+		return open(t, t.TempDir(), published)
+	}
+}
+
+func open(t *testing.T, dir string, published bool) *Driver {
+	t.Helper()
+	d, err := New(Config{
+		Project: "drivertest", StateDir: filepath.Join(dir, "state"), RuntimeDir: filepath.Join(dir, "run"), Shim: []string{shimFile},
+		Published: published,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.engine.Close() })
+	return d
+}
+
+func TestDriver(t *testing.T) {
+	// Where only the ways to an instance differ, only the sentences about them are asked again.
+	ways := []string{"RestartKeepsAddressAndCounts", "ListReportsListeningPorts", "ListSurvivesReopen", "WatchWakesAndEndsOnCancel",
+		"LeavesNothingBehind"}
+	for name, only := range map[string][]string{"Direct": nil, "Published": ways} {
+		t.Run(name, func(t *testing.T) {
+			needsEngine(t)
+			published := name == "Published"
+			drivertest.Run(t, drivertest.Config{
+				Only: only,
+				New:  world(published),
+				Reopen: func(t *testing.T, d driver.Driver) driver.Driver {
+					return open(t, filepath.Dir(d.(*Driver).cfg.StateDir), published)
+				},
+				Spec:  programSpec,
+				Count: processes,
+				Dial: func(_ *testing.T, address string) (string, error) {
+					c, err := net.DialTimeout("tcp", address, 5*time.Second)
+					if err != nil {
+						return "", err
+					}
+					defer c.Close()
+					line, err := bufio.NewReader(c).ReadString('\n')
+					return strings.TrimSpace(line), err
+				},
+				Leftovers: leftovers,
+				ExtraEnv:  []string{"HOSTNAME", "HOME"},
+				Wait:      30 * time.Second,
+			})
+		})
+	}
+}
+
+// programSpec makes the suite's program of spec. It runs below an init, as a program that does not handle signals has to
+// in a container, and sees the machine's temporary directory.
+func programSpec(_ *testing.T, b drivertest.Behaviour, spec driver.Spec) driver.Spec {
+	// Below an init it would be the init that cannot start the program.
+	spec.Image, spec.Command, spec.Init = testImage, drivertest.Command(b), !b.Missing
+	if !b.Missing {
+		spec.Command[0] = pauseProgram
+	}
+	spec.Container = &driver.Container{Entrypoint: []string{}}
+	spec.Mounts = []driver.Mount{{Kind: "bind", Source: os.TempDir(), Target: os.TempDir()}}
+	return spec
+}
+
+// processes counts the suite's programs, without the init above each.
+func processes(marker string) int {
+	n := drivertest.Processes(marker)
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return n
+	}
+	for _, file := range lines {
+		line, err := os.ReadFile(file)
+		if err == nil && strings.Contains(string(line), "docker-init\x00") && strings.Contains(string(line), marker) {
+			n--
+		}
+	}
+	return n
+}
+
+// leftovers names the containers, networks and files of a world.
+func leftovers(t *testing.T, drv driver.Driver) []string {
+	d := drv.(*Driver)
+	var left []string
+	found, err := d.engine.api.ContainerList(t.Context(), client.ContainerListOptions{All: true, Filters: d.mine("drivertest")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range found.Items {
+		left = append(left, "container "+strings.Join(c.Names, " "))
+	}
+	networks, err := d.engine.api.NetworkList(t.Context(), client.NetworkListOptions{Filters: d.mine("drivertest")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range networks.Items {
+		left = append(left, "network "+n.Name)
+	}
+	for _, dir := range []string{filepath.Join(d.cfg.StateDir, "containers"), filepath.Join(d.cfg.RuntimeDir, "files")} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			left = append(left, filepath.Join(dir, e.Name()))
+		}
+	}
+	return left
+}

@@ -1,0 +1,77 @@
+package docker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"trellis/driver"
+)
+
+// record is what the engine cannot keep of an instance. Losing it loses no instance.
+type record struct {
+	Container string        `json:"container"` // that it is about
+	Restarts  int           `json:"restarts,omitempty"`
+	Counted   time.Time     `json:"counted,omitzero"` // end of the run whose restart is counted last
+	Revision  int64         `json:"revision,omitempty"`
+	Asked     time.Time     `json:"asked,omitzero"` // when Stop was called
+	Trouble   string        `json:"trouble,omitempty"`
+	PostStart []driver.Hook `json:"post_start,omitempty"`
+	PreStop   []driver.Hook `json:"pre_stop,omitempty"`
+}
+
+func (d *Driver) recordFile(id driver.ID) string {
+	return filepath.Join(d.cfg.StateDir, "containers", containerName(id)+".json")
+}
+
+// record reads what is kept of a container; one of another container of that name does not count.
+func (d *Driver) record(id driver.ID, container string) record {
+	var r record
+	b, err := os.ReadFile(d.recordFile(id))
+	if err != nil || json.Unmarshal(b, &r) != nil || r.Container != container {
+		return record{Container: container}
+	}
+	return r
+}
+
+// keep writes a record, durably.
+func (d *Driver) keep(id driver.ID, r record) error {
+	file := d.recordFile(id)
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return fmt.Errorf("write the record: %w", err)
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(filepath.Dir(file), ".new-*")
+	if err != nil {
+		return fmt.Errorf("write the record: %w", err)
+	}
+	defer os.Remove(temp.Name())
+	_, err = temp.Write(b)
+	if err == nil {
+		err = temp.Sync()
+	}
+	if cerr := temp.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(temp.Name(), file)
+	}
+	if err != nil {
+		return fmt.Errorf("write the record: %w", err)
+	}
+	return nil
+}
+
+func (d *Driver) forget(id driver.ID) error {
+	if err := os.Remove(d.recordFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(d.filesDir(id))
+}
