@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http/httptest"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -12,17 +13,15 @@ import (
 	"testing"
 
 	"evergreen/database"
+	"evergreen/database/databasetest"
 	"evergreen/rest"
 )
 
+func TestMain(m *testing.M) { os.Exit(databasetest.Main(m)) }
+
 func newStore(t testing.TB) *Store {
 	t.Helper()
-	db, err := database.Open(context.Background(), "", t.TempDir(), "catalog")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	s, err := NewStore(context.Background(), db)
+	s, err := NewStore(context.Background(), databasetest.Open(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,11 +59,11 @@ func TestSeed(t *testing.T) {
 }
 
 func TestSeveralProcessesMayMakeTheCatalogueAtOnce(t *testing.T) {
-	dir := t.TempDir()
+	location := databasetest.Location(t)
 	var all sync.WaitGroup
 	for range 3 {
 		all.Go(func() {
-			db, err := database.Open(context.Background(), "", dir, "catalog")
+			db, err := database.Open(context.Background(), location, "", "catalog")
 			if err != nil {
 				t.Error(err)
 				return

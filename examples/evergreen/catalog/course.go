@@ -19,6 +19,7 @@ type Course struct {
 	Weeks      int      `json:"weeks"`
 	Hours      int      `json:"hours"` // a week
 	Seats      int      `json:"seats"`
+	Price      int      `json:"price"`              // cents of a euro; 0 free of charge
 	About      []string `json:"about,omitempty"`    // paragraphs; only where one course is asked for
 	Outcomes   []string `json:"outcomes,omitempty"` // likewise
 	Outline    []Unit   `json:"outline,omitempty"`  // likewise
@@ -30,6 +31,9 @@ type Unit struct {
 	Title   string   `json:"title"`
 	Lessons []string `json:"lessons"`
 }
+
+// Free reports whether the course costs nothing.
+func (c Course) Free() bool { return c.Price == 0 }
 
 // Topic is a shelf of the catalogue.
 type Topic struct {

@@ -24,6 +24,7 @@ type kind struct {
 	seats   [2]int
 	weeks   [2]int
 	hours   [2]int
+	rate    int // cents for an hour; 0 free of charge
 }
 
 var kinds = [...]kind{
@@ -38,11 +39,11 @@ var kinds = [...]kind{
 	{level: "intermediate", titles: []string{"%s by Example", "%s: A Project Course", "The %s Studio", "%s Workshop"},
 		summary: []string{"One project, a small group, and a teacher who reads every draft.",
 			"Make one thing well, with weekly reviews in a small group."},
-		seats: [2]int{8, 24}, weeks: [2]int{6, 8}, hours: [2]int{4, 6}},
+		seats: [2]int{8, 24}, weeks: [2]int{6, 8}, hours: [2]int{4, 6}, rate: 200},
 	{level: "advanced", titles: []string{"%s in Depth", "Advanced %s", "%s: The Hard Parts", "A Second Course in %s"},
 		summary: []string{"The parts that introductions leave out.", "Hard questions, careful answers and a great deal of practice.",
 			"For those who practise already and want fewer surprises."},
-		seats: [2]int{20, 60}, weeks: [2]int{8, 12}, hours: [2]int{4, 7}},
+		seats: [2]int{20, 60}, weeks: [2]int{8, 12}, hours: [2]int{4, 7}, rate: 100},
 }
 
 // Seed returns the courses of a new platform. It is the same list every time and everywhere.
@@ -78,7 +79,7 @@ func course(s subject, i int) Course {
 		Weeks:   between(r, k.weeks), Hours: between(r, k.hours), Seats: between(r, k.seats),
 		Popularity: r.IntN(1000),
 	}
-	c.Slug = slug(c.Title)
+	c.Slug, c.Price = slug(c.Title), k.rate*c.Weeks*c.Hours
 	c.About = about(r, s, k, c)
 	c.Outcomes = outcomes(r, s)
 	c.Outline = outline(r, s, c.Weeks)

@@ -7,24 +7,28 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"evergreen/database"
 )
 
+// schema is what both dialects have in common.
 var schema = []string{
 	`CREATE TABLE courses (
 		slug TEXT PRIMARY KEY, title TEXT NOT NULL, summary TEXT NOT NULL, topic TEXT NOT NULL, subject TEXT NOT NULL,
 		level TEXT NOT NULL, teacher TEXT NOT NULL, weeks INTEGER NOT NULL, hours INTEGER NOT NULL,
 		seats INTEGER NOT NULL CHECK (seats >= 0), popularity INTEGER NOT NULL, detail TEXT NOT NULL);
 	CREATE INDEX courses_by_topic ON courses (topic, popularity DESC);
-	CREATE INDEX courses_by_popularity ON courses (popularity DESC);
-	CREATE VIRTUAL TABLE course_words USING fts5 (slug UNINDEXED, title, subject, teacher, summary, about,
-		tokenize = 'porter unicode61 remove_diacritics 2', prefix = '2 3');`,
+	CREATE INDEX courses_by_popularity ON courses (popularity DESC);`,
+	`ALTER TABLE courses ADD COLUMN price INTEGER NOT NULL DEFAULT 0 CHECK (price >= 0);
+	UPDATE courses SET price = CASE WHEN level = 'advanced' THEN 100 * weeks * hours WHEN seats < 30 THEN 200 * weeks * hours
+		ELSE 0 END;`,
 }
 
 // Store keeps the courses.
-type Store struct{ db *database.DB }
+type Store struct {
+	db    *database.DB
+	words index
+}
 
 // detail is what lists leave out.
 type detail struct {
@@ -36,17 +40,19 @@ type detail struct {
 // NewStore makes the tables and, in a database without courses, the courses of Seed. Several processes may do so at
 // once.
 func NewStore(ctx context.Context, db *database.DB) (*Store, error) {
-	if err := db.Migrate(ctx, "catalog", schema); err != nil {
+	s := &Store{db: db, words: indexes[db.Dialect()]}
+	steps := append([]string(nil), schema...)
+	steps[0] += s.words.schema
+	if err := db.Migrate(ctx, "catalog", steps); err != nil {
 		return nil, err
 	}
-	s := &Store{db: db}
-	err := db.Write(ctx, func(tx *sql.Tx) error {
+	err := db.Write(ctx, func(tx *database.Tx) error {
 		var n int
-		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM courses`).Scan(&n); err != nil || n > 0 {
+		if err := tx.QueryRow(ctx, `SELECT count(*) FROM courses`).Scan(&n); err != nil || n > 0 {
 			return err
 		}
 		for _, c := range Seed() {
-			if err := insert(ctx, tx, c); err != nil {
+			if err := s.insert(ctx, tx, c); err != nil {
 				return fmt.Errorf("seed %s: %w", c.Slug, err)
 			}
 		}
@@ -55,35 +61,35 @@ func NewStore(ctx context.Context, db *database.DB) (*Store, error) {
 	return s, err
 }
 
-func insert(ctx context.Context, tx *sql.Tx, c Course) error {
+func (s *Store) insert(ctx context.Context, tx *database.Tx, c Course) error {
 	d, err := json.Marshal(detail{c.About, c.Outcomes, c.Outline})
 	if err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `INSERT INTO courses (slug, title, summary, topic, subject, level, teacher, weeks,
-		hours, seats, popularity, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
-		c.Slug, c.Title, c.Summary, c.Topic, c.Subject, c.Level, c.Teacher, c.Weeks, c.Hours, c.Seats, c.Popularity,
-		string(d)); err != nil {
+	if _, err := tx.Exec(ctx, `INSERT INTO courses (slug, title, summary, topic, subject, level, teacher, weeks,
+		hours, seats, price, popularity, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		c.Slug, c.Title, c.Summary, c.Topic, c.Subject, c.Level, c.Teacher, c.Weeks, c.Hours, c.Seats, c.Price,
+		c.Popularity, string(d)); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO course_words (slug, title, subject, teacher, summary, about)
-		VALUES ($1, $2, $3, $4, $5, $6)`, c.Slug, c.Title, c.Subject+" "+c.Topic, c.Teacher, c.Summary,
-		strings.Join(c.About, "\n"))
+	_, err = tx.Exec(ctx, s.words.insert, c.Slug, s.words.fold(c.Title), s.words.fold(c.Subject+" "+c.Topic),
+		s.words.fold(c.Teacher), s.words.fold(c.Summary), s.words.fold(strings.Join(c.About, "\n")))
 	return err
 }
 
-const columns = `c.slug, c.title, c.summary, c.topic, c.subject, c.level, c.teacher, c.weeks, c.hours, c.seats, c.popularity`
+const columns = `c.slug, c.title, c.summary, c.topic, c.subject, c.level, c.teacher, c.weeks, c.hours, c.seats, c.price,
+	c.popularity`
 
 func fields(c *Course) []any {
 	return []any{&c.Slug, &c.Title, &c.Summary, &c.Topic, &c.Subject, &c.Level, &c.Teacher, &c.Weeks, &c.Hours, &c.Seats,
-		&c.Popularity}
+		&c.Price, &c.Popularity}
 }
 
 // Course returns one course in full, or ErrNoCourse.
 func (s *Store) Course(ctx context.Context, slug string) (Course, error) {
 	var c Course
 	var d string
-	err := s.db.Read().QueryRowContext(ctx, `SELECT `+columns+`, c.detail FROM courses c WHERE c.slug = $1`, slug).
+	err := s.db.Read().QueryRow(ctx, `SELECT `+columns+`, c.detail FROM courses c WHERE c.slug = $1`, slug).
 		Scan(append(fields(&c), &d)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return c, ErrNoCourse
@@ -110,10 +116,11 @@ func (s *Store) Search(ctx context.Context, q Query) (Page, error) {
 		args = append(args, v)
 		return fmt.Sprintf("$%d", len(args))
 	}
-	if words := match(q.Text); words != "" {
+	if words := s.words.query(s.words.fold(q.Text)); words != "" {
 		from += ` JOIN course_words w ON w.slug = c.slug`
-		where = append(where, `course_words MATCH `+param(words))
-		order = `bm25(course_words, 0, 10, 6, 4, 2, 1), ` + order
+		p := param(words)
+		where = append(where, strings.ReplaceAll(s.words.match, "%s", p))
+		order = strings.ReplaceAll(s.words.rank, "%s", p) + `, ` + order
 	} else if strings.TrimSpace(q.Text) != "" {
 		where = append(where, `1 = 0`)
 	}
@@ -127,13 +134,13 @@ func (s *Store) Search(ctx context.Context, q Query) (Page, error) {
 		from += ` WHERE ` + strings.Join(where, ` AND `)
 	}
 	page := Page{Courses: []Course{}, Page: q.Page, Pages: 1}
-	if err := s.db.Read().QueryRowContext(ctx, `SELECT count(*) FROM `+from, args...).Scan(&page.Total); err != nil {
+	if err := s.db.Read().QueryRow(ctx, `SELECT count(*) FROM `+from, args...).Scan(&page.Total); err != nil {
 		return page, fmt.Errorf("search courses: %w", err)
 	}
 	page.Pages = max(1, (page.Total+q.Size-1)/q.Size)
 	text := `SELECT ` + columns + ` FROM ` + from + ` ORDER BY ` + order + ` LIMIT ` + param(q.Size) + ` OFFSET ` +
 		param((q.Page-1)*q.Size)
-	rows, err := s.db.Read().QueryContext(ctx, text, args...)
+	rows, err := s.db.Read().Query(ctx, text, args...)
 	if err != nil {
 		return page, fmt.Errorf("search courses: %w", err)
 	}
@@ -148,23 +155,9 @@ func (s *Store) Search(ctx context.Context, q Query) (Page, error) {
 	return page, rows.Err()
 }
 
-// match turns what a person typed into a full-text query: every word must occur, the last one as a beginning. It returns
-// "" where there is no word in it. At most eight words count.
-func match(text string) string {
-	words := strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-	if len(words) == 0 {
-		return ""
-	}
-	words = words[:min(len(words), 8)]
-	for i := range words {
-		words[i] = `"` + words[i] + `"`
-	}
-	return strings.Join(words, " AND ") + "*"
-}
-
 // Topics returns all topics with the number of their courses.
 func (s *Store) Topics(ctx context.Context) ([]Topic, error) {
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT topic, count(*) FROM courses GROUP BY topic`)
+	rows, err := s.db.Read().Query(ctx, `SELECT topic, count(*) FROM courses GROUP BY topic`)
 	if err != nil {
 		return nil, fmt.Errorf("topics: %w", err)
 	}

@@ -1,5 +1,6 @@
-// Package database opens the store of a domain: a SQLite file by default. It is the one place that knows which database
-// it is; the domains write portable SQL with numbered parameters ($1, $2), so that DATABASE_URL can name another one.
+// Package database opens the store of a domain: a SQLite file by default, PostgreSQL where DATABASE_URL names one. It is
+// the one place that knows which of them it is. The domains write portable SQL with numbered parameters ($1, $2); where
+// they cannot (full-text search), they ask for the Dialect.
 package database
 
 import (
@@ -7,140 +8,188 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
-	"time"
-
-	_ "modernc.org/sqlite" // registers the driver "sqlite"
+	"sync"
 )
 
-// DB is an open database. Writes go through one connection, so that they queue in this process instead of failing in the
-// file; reads have a pool of their own and never wait for a write.
+// Dialect is a kind of database.
+type Dialect string
+
+// The kinds there are.
+const (
+	SQLite   Dialect = "sqlite"
+	Postgres Dialect = "postgres"
+)
+
+// DB is an open database. Writes of a domain queue, in all processes together, so that its rules can be written as if
+// there were one writer; reads have a pool of their own and never wait for a write.
 type DB struct {
-	read  *sql.DB
-	write *sql.DB
+	dialect Dialect
+	read    Pool
+	write   writer
 }
 
-// Open opens the database that location names and makes it where there is none: "" is the file <dir>/<name>.db,
-// "sqlite:<path>" another file. Several processes of one machine may have it open.
+// writer carries out transactions one after the other.
+type writer interface {
+	write(ctx context.Context, do func(*Tx) error) error
+	close() error
+}
+
+// Open opens the database that location names. "" is the SQLite file <dir>/<name>.db and "sqlite:<path>" another one; both
+// are made where there is none, and several processes of one machine may have them open. "postgres://…" is a PostgreSQL
+// database, which several domains may share. name also names the queue of writes.
 func Open(ctx context.Context, location, dir, name string) (*DB, error) {
-	path := filepath.Join(dir, name+".db")
-	if location != "" {
-		scheme, rest, _ := strings.Cut(location, ":")
-		if scheme != "sqlite" {
-			return nil, fmt.Errorf("open database %s: DATABASE_URL has scheme %q: this build knows sqlite:<path> only", name, scheme)
-		}
-		path = strings.TrimPrefix(rest, "//")
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("open database %s: %w", name, err)
-	}
-	db := &DB{}
+	scheme, rest, _ := strings.Cut(location, ":")
+	var db *DB
 	var err error
-	if db.write, err = sql.Open("sqlite", dsn(path, true)); err == nil {
-		db.write.SetMaxOpenConns(1)
-		if db.read, err = sql.Open("sqlite", dsn(path, false)); err == nil {
-			db.read.SetMaxOpenConns(8)
-			db.read.SetMaxIdleConns(8)
-			err = db.ping(ctx)
-		}
+	switch scheme {
+	case "":
+		db, err = openSQLite(ctx, dir, name+".db")
+	case "sqlite":
+		db, err = openSQLite(ctx, "", strings.TrimPrefix(rest, "//"))
+	case "postgres", "postgresql":
+		db, err = openPostgres(ctx, location, name)
+	default:
+		err = fmt.Errorf("DATABASE_URL has scheme %q: sqlite:<path> or postgres://… is needed", scheme)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", name, errors.Join(err, db.Close()))
+		return nil, fmt.Errorf("open database %s: %w", name, err)
 	}
 	return db, nil
 }
 
-// dsn has a wait of 5 s for other processes, write-ahead logging, and a sync at every commit: what was answered with
-// "yes" is there after a power cut too.
-func dsn(path string, write bool) string {
-	q := url.Values{"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)"}}
-	if write {
-		q.Set("_txlock", "immediate")
-	} else {
-		q.Add("_pragma", "query_only(ON)")
-	}
-	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: q.Encode()}).String()
-}
-
-// ping opens the file. Two processes that make it at the same moment can meet while one turns on the log: that is
-// tried again.
-func (db *DB) ping(ctx context.Context) error {
-	var err error
-	for range 20 {
-		if err = db.write.PingContext(ctx); err == nil {
-			return db.read.PingContext(ctx)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-	return err
-}
+// Dialect tells which kind of database it is.
+func (db *DB) Dialect() Dialect { return db.dialect }
 
 // Close closes all connections, after the transactions that run have ended.
-func (db *DB) Close() error {
-	var err error
-	for _, pool := range []*sql.DB{db.read, db.write} {
-		if pool != nil {
-			err = errors.Join(err, pool.Close())
-		}
-	}
-	return err
-}
+func (db *DB) Close() error { return errors.Join(db.write.close(), db.read.db.Close()) }
 
 // Ready reports whether the database answers.
 func (db *DB) Ready(ctx context.Context) error {
 	var one int
-	return db.read.QueryRowContext(ctx, "SELECT 1").Scan(&one)
+	return db.read.QueryRow(ctx, "SELECT 1").Scan(&one)
 }
 
 // Read returns the pool for queries. A write through it fails.
-func (db *DB) Read() *sql.DB { return db.read }
+func (db *DB) Read() *Pool { return &db.read }
 
-// Write runs do in a transaction that no other write runs beside, and commits unless do fails.
-func (db *DB) Write(ctx context.Context, do func(*sql.Tx) error) error {
-	tx, err := db.write.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	defer tx.Rollback()
-	if err := do(tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
+// Write runs do in a transaction that no other write of this domain runs beside, and commits unless do fails. When Write
+// returns nil, what do wrote is on disk.
+func (db *DB) Write(ctx context.Context, do func(*Tx) error) error { return db.write.write(ctx, do) }
+
+// Querier is what can be asked: a Pool or a Tx.
+type Querier interface {
+	Query(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRow(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// Migrate brings the domain's tables to the newest form: steps[n] leads from version n to n+1, and each runs once. Steps
-// only add, so that the release before goes on working beside this one while it is rolled out.
-func (db *DB) Migrate(ctx context.Context, domain string, steps []string) error {
-	return db.Write(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS migrations (
-			domain TEXT PRIMARY KEY, version INTEGER NOT NULL)`); err != nil {
-			return fmt.Errorf("migrate %s: %w", domain, err)
-		}
-		var version int
-		err := tx.QueryRowContext(ctx, `SELECT version FROM migrations WHERE domain = $1`, domain).Scan(&version)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("migrate %s: %w", domain, err)
-		}
-		for n := version; n < len(steps); n++ {
-			if _, err := tx.ExecContext(ctx, steps[n]); err != nil {
-				return fmt.Errorf("migrate %s to version %d: %w", domain, n+1, err)
-			}
-		}
-		if version >= len(steps) {
-			return nil
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO migrations (domain, version) VALUES ($1, $2)
-			ON CONFLICT (domain) DO UPDATE SET version = excluded.version`, domain, len(steps))
-		return err
-	})
+// Pool asks and never writes.
+type Pool struct {
+	db    *sql.DB
+	ready *statements // nil: the driver keeps prepared statements itself
+}
+
+// Query is sql.DB.QueryContext with the statement prepared once.
+func (p *Pool) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if s := p.ready.get(ctx, query); s != nil {
+		return s.QueryContext(ctx, args...)
+	}
+	return p.db.QueryContext(ctx, query, args...)
+}
+
+// QueryRow is sql.DB.QueryRowContext with the statement prepared once.
+func (p *Pool) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
+	if s := p.ready.get(ctx, query); s != nil {
+		return s.QueryRowContext(ctx, args...)
+	}
+	return p.db.QueryRowContext(ctx, query, args...)
+}
+
+// connection is what a transaction runs on.
+type connection interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// Tx is a transaction, for as long as the function that Write was given runs. Its statements go on when their context
+// ends: in SQLite an interrupted one would undo the transaction, and with it the writes of others.
+type Tx struct {
+	on    connection
+	ready *statements // nil: the driver keeps prepared statements itself
+}
+
+// Exec is sql.Tx.ExecContext with the statement prepared once.
+func (tx *Tx) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	ctx = context.WithoutCancel(ctx)
+	if s := tx.ready.get(ctx, query); s != nil && len(args) > 0 {
+		return s.ExecContext(ctx, args...)
+	}
+	return tx.on.ExecContext(ctx, query, args...)
+}
+
+// Query is sql.Tx.QueryContext with the statement prepared once.
+func (tx *Tx) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	ctx = context.WithoutCancel(ctx)
+	if s := tx.ready.get(ctx, query); s != nil {
+		return s.QueryContext(ctx, args...)
+	}
+	return tx.on.QueryContext(ctx, query, args...)
+}
+
+// QueryRow is sql.Tx.QueryRowContext with the statement prepared once.
+func (tx *Tx) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
+	ctx = context.WithoutCancel(ctx)
+	if s := tx.ready.get(ctx, query); s != nil {
+		return s.QueryRowContext(ctx, args...)
+	}
+	return tx.on.QueryRowContext(ctx, query, args...)
+}
+
+// Changed runs a statement and reports whether it changed any row.
+func (tx *Tx) Changed(ctx context.Context, query string, args ...any) (bool, error) {
+	r, err := tx.Exec(ctx, query, args...)
+	if err != nil {
+		return false, err
+	}
+	n, err := r.RowsAffected()
+	return n > 0, err
+}
+
+// statements keeps prepared statements by their text.
+type statements struct {
+	prepare func(ctx context.Context, query string) (*sql.Stmt, error)
+	mu      sync.RWMutex
+	known   map[string]*sql.Stmt
+}
+
+// maxStatements bounds them: a domain has a few dozen, and lists of several lengths.
+const maxStatements = 300
+
+func newStatements(prepare func(context.Context, string) (*sql.Stmt, error)) *statements {
+	return &statements{prepare: prepare, known: map[string]*sql.Stmt{}}
+}
+
+// get returns query's statement, or nil where it has to be run as text: there its error will tell.
+func (s *statements) get(ctx context.Context, query string) *sql.Stmt {
+	if s == nil {
+		return nil
+	}
+	s.mu.RLock()
+	stmt, full := s.known[query], len(s.known) >= maxStatements
+	s.mu.RUnlock()
+	if stmt != nil || full {
+		return stmt
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if stmt = s.known[query]; stmt != nil {
+		return stmt
+	}
+	stmt, err := s.prepare(ctx, query)
+	if err != nil {
+		return nil
+	}
+	s.known[query] = stmt
+	return stmt
 }

@@ -6,23 +6,27 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
-	"path/filepath"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"evergreen/catalog"
-	"evergreen/database"
+	"evergreen/database/databasetest"
 	"evergreen/identity"
+	"evergreen/notifications"
 	"evergreen/rest"
 )
 
-// courses is a catalogue of one course, whose size and whose absence a test sets.
+func TestMain(m *testing.M) { os.Exit(databasetest.Main(m)) }
+
+// courses is a catalogue of one course, whose size, price and absence a test sets.
 type courses struct {
-	seats atomic.Int64
-	away  atomic.Bool
-	asked atomic.Int64
+	seats, price atomic.Int64
+	away         atomic.Bool
+	asked        atomic.Int64
 }
 
 func (c *courses) Course(_ context.Context, slug string) (catalog.Course, error) {
@@ -33,17 +37,30 @@ func (c *courses) Course(_ context.Context, slug string) (catalog.Course, error)
 	case slug != "go":
 		return catalog.Course{}, catalog.ErrNoCourse
 	}
-	return catalog.Course{Slug: slug, Seats: int(c.seats.Load())}, nil
+	return catalog.Course{Slug: slug, Title: "Go", Seats: int(c.seats.Load()), Price: int(c.price.Load())}, nil
 }
 
-func newStore(t testing.TB, path string, c *courses) *Store {
+// told is what notifications hears.
+type told struct {
+	mu     sync.Mutex
+	events []notifications.Event
+}
+
+func (o *told) Tell(_ context.Context, events []notifications.Event) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.events = append(o.events, events...)
+	return nil
+}
+
+func newStore(t testing.TB, location string, c *courses) *Store {
 	t.Helper()
-	db, err := database.Open(context.Background(), "sqlite:"+path, "", "enrollment")
+	db := databasetest.At(t, location)
+	outbox, err := notifications.NewOutbox(context.Background(), db, "enrollment", (&told{}).Tell, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { db.Close() })
-	s, err := NewStore(context.Background(), db, c.Course)
+	s, err := NewStore(context.Background(), db, Config{Course: c.Course, Outbox: outbox})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +70,7 @@ func newStore(t testing.TB, path string, c *courses) *Store {
 func one(t *testing.T, seats int64) (*Store, *courses) {
 	c := &courses{}
 	c.seats.Store(seats)
-	return newStore(t, filepath.Join(t.TempDir(), "e.db"), c), c
+	return newStore(t, databasetest.Location(t), c), c
 }
 
 func taken(t *testing.T, s *Store) Seats {
@@ -69,7 +86,7 @@ func taken(t *testing.T, s *Store) Seats {
 // stores on one file.
 func TestNoSeatIsSoldTwice(t *testing.T) {
 	const seats, learners, tries = 10, 60, 2
-	path := filepath.Join(t.TempDir(), "e.db")
+	path := databasetest.Location(t)
 	c := &courses{}
 	c.seats.Store(seats)
 	stores := []*Store{newStore(t, path, c), newStore(t, path, c)}
@@ -111,7 +128,7 @@ func TestNoSeatIsSoldTwice(t *testing.T) {
 		t.Errorf("%d won, %d did not", won.Load(), full.Load())
 	}
 	var rows int
-	if err := stores[0].db.Read().QueryRow(`SELECT count(*) FROM enrollments`).Scan(&rows); err != nil || rows != seats {
+	if err := stores[0].db.Read().QueryRow(t.Context(), `SELECT count(*) FROM enrollments`).Scan(&rows); err != nil || rows != seats {
 		t.Errorf("%d rows, %v", rows, err)
 	}
 	if n := taken(t, stores[1]); n.Taken != seats || n.Free() != 0 {
@@ -221,7 +238,7 @@ func TestKeysAreForgottenAfterADay(t *testing.T) {
 		if err := s.forget(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.db.Read().QueryRow(`SELECT count(*) FROM enrollment_keys`).Scan(&n); err != nil {
+		if err := s.db.Read().QueryRow(t.Context(), `SELECT count(*) FROM enrollment_keys`).Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n
@@ -237,11 +254,7 @@ func TestKeysAreForgottenAfterADay(t *testing.T) {
 
 func TestOverTheNetwork(t *testing.T) {
 	s, _ := one(t, 2)
-	db, err := database.Open(t.Context(), "", t.TempDir(), "identity")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := databasetest.Open(t)
 	people, err := identity.NewStore(t.Context(), db, identity.Config{Issuer: "test", Cost: identity.Cost{Memory: 64, Passes: 1}},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -255,14 +268,14 @@ func TestOverTheNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := identity.NewVerifier("test", func(ctx context.Context) (identity.JWKS, error) { return people.JWKS(ctx, time.Now()) })
-	server := httptest.NewServer(Handler(s, v))
+	server := httptest.NewServer(Handler(s, v, "between services"))
 	defer server.Close()
-	c := &Client{REST: &rest.Client{Base: server.URL}}
+	c := &Client{REST: &rest.Client{Base: server.URL, Secret: "between services"}}
 
 	if _, err := c.Enroll(t.Context(), "forged", "go", "key-00001"); !errors.Is(err, rest.ErrUnauthorized) {
 		t.Errorf("without a token: %v", err)
 	}
-	if _, err := c.Enroll(t.Context(), session.Token, "go", ""); !errors.Is(err, errNoKey) {
+	if _, err := c.Enroll(t.Context(), session.Token, "go", ""); err == nil || !strings.Contains(err.Error(), "key_missing") {
 		t.Errorf("without a key: %v", err)
 	}
 	if _, err := c.Enroll(t.Context(), session.Token, "nothing", "key-00001"); !errors.Is(err, catalog.ErrNoCourse) {
@@ -275,6 +288,19 @@ func TestOverTheNetwork(t *testing.T) {
 	mine, err := c.Mine(t.Context(), session.Token)
 	if err != nil || len(mine) != 1 || mine[0] != e {
 		t.Errorf("got %v, %v", mine, err)
+	}
+	if got, err := c.Seat(t.Context(), session.Token, "go"); err != nil || got != e {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if _, err := c.Seat(t.Context(), session.Token, "other"); !errors.Is(err, ErrNoSeat) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.Confirm(t.Context(), "enr_nothing"); !errors.Is(err, ErrNoSeat) {
+		t.Errorf("got %v", err)
+	}
+	stranger := &Client{REST: &rest.Client{Base: server.URL}}
+	if _, err := stranger.Confirm(t.Context(), e.ID); err == nil || !strings.Contains(err.Error(), "no_service") {
+		t.Errorf("somebody confirmed a seat: %v", err)
 	}
 	seats, err := c.Taken(t.Context(), "go", "other")
 	if err != nil || len(seats) != 1 || seats["go"].Free() != 1 {

@@ -8,11 +8,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"evergreen/database"
+	"evergreen/database/databasetest"
 	"evergreen/rest"
 )
 
@@ -25,13 +26,11 @@ type clock struct{ now time.Time }
 
 func (c *clock) Now() time.Time { return c.now }
 
+func TestMain(m *testing.M) { os.Exit(databasetest.Main(m)) }
+
 func newStore(t testing.TB) (*Store, *clock) {
 	t.Helper()
-	db, err := database.Open(context.Background(), "", t.TempDir(), "identity")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
+	db := databasetest.Open(t)
 	c := &clock{time.Unix(1_800_000_000, 0)}
 	s, err := NewStore(context.Background(), db, Config{Issuer: issuer, Cost: cheap, Now: c.Now}, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"database/sql"
+	"evergreen/database"
 	"fmt"
 	"time"
 )
@@ -50,8 +50,8 @@ type JWKS struct {
 }
 
 // keys returns all keys that are published at now, oldest first.
-func (s *Store) keys(ctx context.Context, q querier, now time.Time) ([]signingKey, error) {
-	rows, err := q.QueryContext(ctx, `SELECT id, seed, starts, ends FROM signing_keys WHERE ends > $1 ORDER BY starts`,
+func (s *Store) keys(ctx context.Context, q database.Querier, now time.Time) ([]signingKey, error) {
+	rows, err := q.Query(ctx, `SELECT id, seed, starts, ends FROM signing_keys WHERE ends > $1 ORDER BY starts`,
 		now.Add(-tokenLife-skew).Unix())
 	if err != nil {
 		return nil, fmt.Errorf("signing keys: %w", err)
@@ -78,7 +78,7 @@ func (s *Store) keys(ctx context.Context, q querier, now time.Time) ([]signingKe
 // Rotate makes the keys that are needed at now and forgets those that no valid token is signed with. It may run in
 // several processes at once.
 func (s *Store) Rotate(ctx context.Context, now time.Time) error {
-	return s.db.Write(ctx, func(tx *sql.Tx) error {
+	return s.db.Write(ctx, func(tx *database.Tx) error {
 		all, err := s.keys(ctx, tx, now)
 		if err != nil {
 			return err
@@ -99,15 +99,15 @@ func (s *Store) Rotate(ctx context.Context, now time.Time) error {
 			}
 			last = next
 		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM signing_keys WHERE ends <= $1`, now.Add(-tokenLife-2*skew).Unix())
+		_, err = tx.Exec(ctx, `DELETE FROM signing_keys WHERE ends <= $1`, now.Add(-tokenLife-2*skew).Unix())
 		return err
 	})
 }
 
-func addKey(ctx context.Context, tx *sql.Tx, from, until time.Time) error {
+func addKey(ctx context.Context, tx *database.Tx, from, until time.Time) error {
 	seed := make([]byte, ed25519.SeedSize)
 	rand.Read(seed)
-	_, err := tx.ExecContext(ctx, `INSERT INTO signing_keys (id, seed, starts, ends) VALUES ($1, $2, $3, $4)`,
+	_, err := tx.Exec(ctx, `INSERT INTO signing_keys (id, seed, starts, ends) VALUES ($1, $2, $3, $4)`,
 		rand.Text()[:12], seed, from.Unix(), until.Unix())
 	return err
 }

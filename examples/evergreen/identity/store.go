@@ -90,11 +90,6 @@ type Store struct {
 	log      *slog.Logger
 }
 
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
 // NewStore makes the tables and the first keys.
 func NewStore(ctx context.Context, db *database.DB, c Config, log *slog.Logger) (*Store, error) {
 	s := &Store{db: db, issuer: c.Issuer, hasher: newHasher(c.Cost), rotation: c.Rotation.normal(), now: c.Now, log: log}
@@ -125,8 +120,8 @@ func (s *Store) SignUp(ctx context.Context, email, name, password string) (Accou
 		return Account{}, err
 	}
 	a := Account{ID: "acc_" + rand.Text(), Email: email, Name: name}
-	err = s.db.Write(ctx, func(tx *sql.Tx) error {
-		r, err := tx.ExecContext(ctx, `INSERT INTO accounts (id, email, name, password, created)
+	err = s.db.Write(ctx, func(tx *database.Tx) error {
+		r, err := tx.Exec(ctx, `INSERT INTO accounts (id, email, name, password, created)
 			VALUES ($1, $2, $3, $4, $5) ON CONFLICT (email) DO NOTHING`, a.ID, a.Email, a.Name, hash, s.now().Unix())
 		if err != nil {
 			return fmt.Errorf("sign up: %w", err)
@@ -158,7 +153,7 @@ func (s *Store) SignIn(ctx context.Context, email, password string) (Session, er
 	}
 	a := Account{Email: email}
 	hash := s.hasher.decoy
-	err = s.db.Read().QueryRowContext(ctx, `SELECT id, name, password FROM accounts WHERE email = $1`, email).
+	err = s.db.Read().QueryRow(ctx, `SELECT id, name, password FROM accounts WHERE email = $1`, email).
 		Scan(&a.ID, &a.Name, &hash)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return Session{}, fmt.Errorf("sign in: %w", err)
@@ -182,11 +177,11 @@ func when(cond bool, p *rest.Problem) error {
 
 func (s *Store) open(ctx context.Context, a Account) (Session, error) {
 	secret := rand.Text() + rand.Text()
-	err := s.db.Write(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM failures WHERE email = $1`, a.Email); err != nil {
+	err := s.db.Write(ctx, func(tx *database.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM failures WHERE email = $1`, a.Email); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO sessions (hash, account, expires) VALUES ($1, $2, $3)`,
+		_, err := tx.Exec(ctx, `INSERT INTO sessions (hash, account, expires) VALUES ($1, $2, $3)`,
 			digest(secret), a.ID, s.now().Add(sessionLife).Unix())
 		return err
 	})
@@ -213,7 +208,7 @@ func (s *Store) token(ctx context.Context, a Account) (Session, error) {
 // Refresh gives a session a new token: ErrNoSession if it has ended.
 func (s *Store) Refresh(ctx context.Context, secret string) (Session, error) {
 	var a Account
-	err := s.db.Read().QueryRowContext(ctx, `SELECT a.id, a.email, a.name FROM sessions s
+	err := s.db.Read().QueryRow(ctx, `SELECT a.id, a.email, a.name FROM sessions s
 		JOIN accounts a ON a.id = s.account WHERE s.hash = $1 AND s.expires > $2`, digest(secret), s.now().Unix()).
 		Scan(&a.ID, &a.Email, &a.Name)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -227,8 +222,8 @@ func (s *Store) Refresh(ctx context.Context, secret string) (Session, error) {
 
 // SignOut ends a session. One that is unknown has ended already.
 func (s *Store) SignOut(ctx context.Context, secret string) error {
-	return s.db.Write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE hash = $1`, digest(secret))
+	return s.db.Write(ctx, func(tx *database.Tx) error {
+		_, err := tx.Exec(ctx, `DELETE FROM sessions WHERE hash = $1`, digest(secret))
 		return err
 	})
 }
@@ -236,7 +231,7 @@ func (s *Store) SignOut(ctx context.Context, secret string) error {
 // Account returns the account with the given id, or rest.ErrNotFound.
 func (s *Store) Account(ctx context.Context, id string) (Account, error) {
 	a := Account{ID: id}
-	err := s.db.Read().QueryRowContext(ctx, `SELECT email, name FROM accounts WHERE id = $1`, id).Scan(&a.Email, &a.Name)
+	err := s.db.Read().QueryRow(ctx, `SELECT email, name FROM accounts WHERE id = $1`, id).Scan(&a.Email, &a.Name)
 	if errors.Is(err, sql.ErrNoRows) {
 		return a, rest.ErrNotFound
 	}
@@ -245,7 +240,7 @@ func (s *Store) Account(ctx context.Context, id string) (Account, error) {
 
 func (s *Store) blocked(ctx context.Context, email string) (bool, error) {
 	var n int
-	err := s.db.Read().QueryRowContext(ctx, `SELECT count FROM failures WHERE email = $1 AND since > $2`, email,
+	err := s.db.Read().QueryRow(ctx, `SELECT count FROM failures WHERE email = $1 AND since > $2`, email,
 		s.now().Add(-failureWindow).Unix()).Scan(&n)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return false, fmt.Errorf("sign in: %w", err)
@@ -254,9 +249,9 @@ func (s *Store) blocked(ctx context.Context, email string) (bool, error) {
 }
 
 func (s *Store) failed(ctx context.Context, email string) error {
-	return s.db.Write(ctx, func(tx *sql.Tx) error {
+	return s.db.Write(ctx, func(tx *database.Tx) error {
 		now := s.now()
-		_, err := tx.ExecContext(ctx, `INSERT INTO failures (email, count, since) VALUES ($1, 1, $2)
+		_, err := tx.Exec(ctx, `INSERT INTO failures (email, count, since) VALUES ($1, 1, $2)
 			ON CONFLICT (email) DO UPDATE SET
 				count = CASE WHEN failures.since > $3 THEN failures.count + 1 ELSE 1 END,
 				since = CASE WHEN failures.since > $3 THEN failures.since ELSE $2 END`,
@@ -267,11 +262,11 @@ func (s *Store) failed(ctx context.Context, email string) error {
 
 // forget removes what has expired at now.
 func (s *Store) forget(ctx context.Context, now time.Time) error {
-	return s.db.Write(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE expires <= $1`, now.Unix()); err != nil {
+	return s.db.Write(ctx, func(tx *database.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM sessions WHERE expires <= $1`, now.Unix()); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM failures WHERE since <= $1`, now.Add(-failureWindow).Unix())
+		_, err := tx.Exec(ctx, `DELETE FROM failures WHERE since <= $1`, now.Add(-failureWindow).Unix())
 		return err
 	})
 }

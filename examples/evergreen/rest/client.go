@@ -20,6 +20,8 @@ import (
 type Client struct {
 	Base string            // "http://catalog:8080"
 	HTTP http.RoundTripper // nil: a pool of connections shared by all clients that leave it nil
+	// Secret is what the services of one platform know each other by; "" none.
+	Secret string
 }
 
 // Call is one request to a service. The deadline of its context is its budget: it is told to the callee, and no attempt
@@ -42,7 +44,7 @@ const (
 	pause    = 40 * time.Millisecond
 )
 
-// Do sends call and decodes a 2xx answer into out, which may be nil. Any other answer is returned as its *Problem; a
+// Do sends call and decodes a 2xx answer into out, which may be nil, or a *[]byte for the answer as it is. Any other answer is returned as its *Problem; a
 // service that could not be reached, or not in time, is ErrUnavailable with the cause joined to it.
 func (c *Client) Do(ctx context.Context, call Call, out any) error {
 	var body []byte
@@ -100,6 +102,10 @@ func (c *Client) once(ctx context.Context, call Call, body []byte, out any) erro
 	if resp.StatusCode >= 300 {
 		return problem(resp, data)
 	}
+	if raw, ok := out.(*[]byte); ok {
+		*raw = data
+		return nil
+	}
 	if out == nil || len(data) == 0 {
 		return nil
 	}
@@ -130,6 +136,9 @@ func (c *Client) request(ctx context.Context, call Call, body []byte) (*http.Req
 	req.Header.Set("Accept", "application/json")
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.Secret != "" {
+		req.Header.Set(SecretHeader, c.Secret)
 	}
 	if call.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+call.Token)

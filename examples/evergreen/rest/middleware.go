@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // BudgetHeader tells the callee how many milliseconds its caller will wait.
@@ -31,22 +34,46 @@ func Serve(next http.Handler, budget time.Duration, log *slog.Logger) http.Handl
 		if r.Header.Get("X-Request-Id") == "" {
 			r.Header.Set("X-Request-Id", rand.Text())
 		}
-		ctx, cancel := context.WithTimeout(forward(r), limit(r, budget))
-		defer cancel()
-		defer func() {
-			if p := recover(); p != nil {
-				if p == http.ErrAbortHandler {
-					panic(p)
-				}
-				log.Error("panic", "request", r.Header.Get("X-Request-Id"), "value", p, "stack", string(debug.Stack()))
-				if rec.status == 0 {
-					WriteError(rec, fmt.Errorf("panic: %v", p))
-				}
-			}
-			record(log, r, rec, time.Since(started))
-		}()
-		next.ServeHTTP(rec, r.WithContext(ctx))
+		defer func() { record(log, r, rec, time.Since(started)) }()
+		guard(next, rec, r, budget, log)
 	})
+}
+
+// guard answers r with at most budget of time, refuses what no database can keep, and makes a 500 of a panic.
+func guard(next http.Handler, rec *recorder, r *http.Request, budget time.Duration, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(forward(r), limit(r, budget))
+	defer cancel()
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if p == http.ErrAbortHandler {
+			panic(p)
+		}
+		log.Error("panic", "request", r.Header.Get("X-Request-Id"), "value", p, "stack", string(debug.Stack()))
+		if rec.status == 0 {
+			WriteError(rec, fmt.Errorf("panic: %v", p))
+		}
+	}()
+	if !isText(r.URL.Path) || !isQuery(r.URL.RawQuery) {
+		WriteError(rec, errNoText)
+		return
+	}
+	next.ServeHTTP(rec, r.WithContext(ctx))
+}
+
+var errNoText = &Problem{Status: http.StatusBadRequest, Code: "no_text", Title: "The address holds characters that no text has."}
+
+func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
+// isQuery reports whether all that a query says is text. One that cannot be read says nothing.
+func isQuery(raw string) bool {
+	if !strings.Contains(raw, "%") {
+		return isText(raw)
+	}
+	decoded, err := url.QueryUnescape(raw)
+	return err != nil || isText(decoded)
 }
 
 func limit(r *http.Request, budget time.Duration) time.Duration {
@@ -103,3 +130,15 @@ func (r *recorder) code() int {
 
 // Unwrap serves http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+var errNoKey = &Problem{Status: http.StatusBadRequest, Code: "key_missing",
+	Title: "An Idempotency-Key header of 8 to 128 characters is needed."}
+
+// Key returns the request's idempotency key, or the problem that it has none.
+func Key(r *http.Request) (string, error) {
+	key := r.Header.Get(KeyHeader)
+	if len(key) < 8 || len(key) > 128 {
+		return "", errNoKey
+	}
+	return key, nil
+}

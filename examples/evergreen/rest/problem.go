@@ -3,6 +3,7 @@
 package rest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,6 +62,15 @@ func Write(w http.ResponseWriter, status int, v any) {
 	w.Write(append(body, '\n'))
 }
 
+// Answer answers with v, or with err where there is one.
+func Answer(w http.ResponseWriter, status int, v any, err error) {
+	if err != nil {
+		WriteError(w, err)
+		return
+	}
+	Write(w, status, v)
+}
+
 // WriteError answers with err as problem+json. An error that holds no Problem is a 500 that tells nothing of it; the
 // middleware logs the error, which is why it is kept on w where w takes it.
 func WriteError(w http.ResponseWriter, err error) {
@@ -84,7 +94,14 @@ const maxBody = 64 << 10
 
 // Read decodes the request's JSON body into v: at most 64 KiB, one value, no unknown fields.
 func Read(w http.ResponseWriter, r *http.Request, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return badBody(err)
+	}
+	if bytes.Contains(body, []byte(`\u0000`)) {
+		return badBody(errors.New("the character U+0000 is in no text"))
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		return badBody(err)

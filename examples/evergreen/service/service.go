@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,6 +27,7 @@ type Config struct {
 	Addr     string        // ":" + PORT; ":8080"
 	DataDir  string        // DATA_DIR; "data"
 	Database string        // DATABASE_URL; "" is a SQLite file in DataDir
+	Secret   string        // SERVICE_SECRET: what services know each other by; "" they do not
 	Budget   time.Duration // REQUEST_BUDGET: the longest that one request may take; 10 s
 	Drain    time.Duration // SHUTDOWN_DELAY: how long readiness says no before the listener closes; 300 ms
 	Grace    time.Duration // SHUTDOWN_GRACE: how long requests in flight may take after that; 8 s
@@ -34,7 +36,8 @@ type Config struct {
 
 // Load reads the configuration of a service. getenv is os.Getenv outside of tests.
 func Load(name string, getenv func(string) string) (Config, error) {
-	c := Config{Name: name, Getenv: getenv, DataDir: or(getenv("DATA_DIR"), "data"), Database: getenv("DATABASE_URL")}
+	c := Config{Name: name, Getenv: getenv, DataDir: or(getenv("DATA_DIR"), "data"), Database: getenv("DATABASE_URL"),
+		Secret: getenv("SERVICE_SECRET")}
 	port := or(getenv("PORT"), "8080")
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
 		return c, fmt.Errorf("PORT=%q: a number from 0 to 65535 is needed", port)
@@ -51,13 +54,26 @@ func Load(name string, getenv func(string) string) (Config, error) {
 	return c, err
 }
 
-// URL returns where a service that this one calls is found: the variable, or http://<service>:8080.
-func (c Config) URL(variable, service string) string {
-	return or(c.Getenv(variable), "http://"+service+":8080")
+// URL returns where a service that this one calls is found: <SERVICE>_URL, or http://<service>:8080.
+func (c Config) URL(service string) string {
+	return or(c.Getenv(strings.ToUpper(service)+"_URL"), "http://"+service+":8080")
 }
 
 // Issuer returns who signs the tokens of this platform: ISSUER, or https://id.evergreen.example.
 func (c Config) Issuer() string { return or(c.Getenv("ISSUER"), "https://id.evergreen.example") }
+
+// Number reads a whole number from least to most from the environment.
+func (c Config) Number(variable string, fallback, least, most int) (int, error) {
+	v := c.Getenv(variable)
+	if v == "" {
+		return fallback, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < least || n > most {
+		return 0, fmt.Errorf("%s=%q: a number from %d to %d is needed", variable, v, least, most)
+	}
+	return n, nil
+}
 
 // Duration reads a length of time such as "250ms" from the environment.
 func (c Config) Duration(variable string, fallback time.Duration) (time.Duration, error) {
@@ -84,12 +100,14 @@ type App struct {
 	Handler http.Handler
 	Ready   func(context.Context) error   // nil: ready as soon as it serves
 	Loops   []func(context.Context) error // run beside the handler until the context ends
-	Close   func() error                  // after everything else; nil none
 }
+
+// Build makes the App of a domain from what a process has to offer.
+type Build func(context.Context, *Env) (App, error)
 
 // Main runs a service until SIGTERM or SIGINT and returns its exit code. With the argument -health it asks the service
 // that runs beside it whether it is ready instead: an image FROM scratch has no other program to do so.
-func Main(name string, build func(context.Context, Config, *slog.Logger) (App, error)) int {
+func Main(name string, build Build) int {
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil)).With("service", name)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -98,7 +116,8 @@ func Main(name string, build func(context.Context, Config, *slog.Logger) (App, e
 		return check(ctx, config)
 	}
 	if err == nil {
-		err = start(ctx, config, log, build)
+		env := NewEnv(config, log)
+		err = errors.Join(start(ctx, env, build), env.Close())
 	}
 	if err != nil {
 		log.Error("failed", "err", err)
@@ -118,16 +137,16 @@ func check(ctx context.Context, c Config) int {
 	return 0
 }
 
-func start(ctx context.Context, c Config, log *slog.Logger, build func(context.Context, Config, *slog.Logger) (App, error)) error {
-	app, err := build(ctx, c, log)
+func start(ctx context.Context, env *Env, build Build) error {
+	app, err := build(ctx, env)
 	if err != nil {
 		return err
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.Addr)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", env.Addr)
 	if err != nil {
-		return errors.Join(err, app.close())
+		return err
 	}
-	return Run(ctx, c, log, l, app)
+	return Run(ctx, env.Config, env.Log, l, app)
 }
 
 // Run serves app on l until ctx ends. Then readiness says no and connections are asked to close, new requests are still
@@ -172,16 +191,8 @@ func Run(ctx context.Context, c Config, log *slog.Logger, l net.Listener, app Ap
 	server.Close()
 	stopLoops()
 	running.Wait()
-	err = errors.Join(err, app.close())
 	log.Info("stopped")
 	return err
-}
-
-func (a App) close() error {
-	if a.Close == nil {
-		return nil
-	}
-	return a.Close()
 }
 
 // health answers /healthz (the process lives) and /readyz (it can do its work now) before the service's own addresses.

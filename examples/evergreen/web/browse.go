@@ -8,9 +8,11 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"time"
 
 	"evergreen/catalog"
 	"evergreen/enrollment"
+	"evergreen/progress"
 	"evergreen/rest"
 )
 
@@ -97,9 +99,7 @@ func (s *site) cards(ctx context.Context, courses []catalog.Course) []card {
 	if len(slugs) == 0 {
 		return all
 	}
-	ctx, cancel := within(ctx, extra)
-	defer cancel()
-	taken, err := s.Enrollment.Taken(ctx, slugs...)
+	taken, err := s.taken(ctx, slugs)
 	if err != nil {
 		s.log.Warn("courses without seats", "err", err)
 		return all
@@ -110,10 +110,37 @@ func (s *site) cards(ctx context.Context, courses []catalog.Course) []card {
 	return all
 }
 
+// taken asks for the seats of those courses of which they are not known from a moment ago.
+func (s *site) taken(ctx context.Context, slugs []string) (map[string]enrollment.Seats, error) {
+	all := make(map[string]enrollment.Seats, len(slugs))
+	var ask []string
+	for _, slug := range slugs {
+		if n, fresh := s.seats.get(slug); fresh {
+			all[slug] = n.(enrollment.Seats)
+		} else {
+			ask = append(ask, slug)
+		}
+	}
+	if len(ask) == 0 {
+		return all, nil
+	}
+	ctx, cancel := within(ctx, extra)
+	defer cancel()
+	asked, err := s.Enrollment.Taken(ctx, ask...)
+	for _, slug := range ask {
+		n := asked[slug] // one that nobody has asked a seat of is not known, and empty
+		all[slug] = n
+		if err == nil {
+			s.seats.put(slug, n)
+		}
+	}
+	return all, err
+}
+
 // seatsOf returns a course's seats; one that nobody has asked a seat of is empty.
 func seatsOf(c catalog.Course, taken map[string]enrollment.Seats) *enrollment.Seats {
-	n, ok := taken[c.Slug]
-	if !ok {
+	n := taken[c.Slug]
+	if n.Course == "" {
 		n = enrollment.Seats{Course: c.Slug, Seats: c.Seats}
 	}
 	return &n
@@ -179,19 +206,31 @@ func searchURL(q catalog.Query) string {
 }
 
 type coursePage struct {
-	Course   catalog.Course
-	Topic    string
-	Seats    *enrollment.Seats // nil: cannot be told now
-	Enrolled bool
-	Key      string // names the enrolment that the form on this page asks for
-	Related  []card
+	Course  catalog.Course
+	Topic   string
+	Seats   *enrollment.Seats      // nil: cannot be told now
+	Mine    *enrollment.Enrollment // the visitor's seat; nil none, or it cannot be told now
+	Done    *progress.Progress     // nil: cannot be told now, or there is none
+	Lessons int
+	Key     string // names the enrolment that the form on this page asks for
+	Related []card
+}
+
+// Minutes is for how long the visitor's seat is kept.
+func (p coursePage) Minutes() int { return minutes(p.Mine) }
+
+func minutes(e *enrollment.Enrollment) int {
+	if e == nil || !e.Held() {
+		return 0
+	}
+	return max(1, int(time.Until(*e.Expires).Minutes()+.5))
 }
 
 func (s *site) course(w http.ResponseWriter, r *http.Request, v *view) error {
 	slug := r.PathValue("slug")
 	ctx, cancel := within(r.Context(), needed)
 	defer cancel()
-	c, old, err := recall(s.memory, "course "+slug, func() (catalog.Course, error) { return s.Catalog.Course(ctx, slug) })
+	c, old, err := s.describe(ctx, slug)
 	if err != nil {
 		return err
 	}
@@ -199,8 +238,13 @@ func (s *site) course(w http.ResponseWriter, r *http.Request, v *view) error {
 		v.Notice = "The catalogue is resting for a moment. You see what it said last."
 	}
 	data := coursePage{Course: c, Topic: catalog.TopicName(c.Topic), Key: rand.Text()}
-	data.Seats, data.Enrolled = s.seat(ctx, c, v.User)
-	data.Related = s.related(ctx, c)
+	for _, u := range c.Outline {
+		data.Lessons += len(u.Lessons)
+	}
+	var asking sync.WaitGroup
+	asking.Go(func() { data.Related = s.related(ctx, c) })
+	asking.Go(func() { s.seat(ctx, &data, v.User) })
+	asking.Wait()
 	v.Title, v.Data = c.Title, data
 	if v.Notice == "" {
 		v.Notice, v.Good = notices[r.URL.Query().Get("done")], true
@@ -209,34 +253,43 @@ func (s *site) course(w http.ResponseWriter, r *http.Request, v *view) error {
 }
 
 var notices = map[string]string{
-	"enrolled": "You have a seat. Welcome!",
-	"left":     "You have left this course. Your seat is free for somebody else.",
-	"account":  "Welcome to Evergreen. Your account is ready.",
+	"enrolled":  "You have a seat. Welcome!",
+	"paid":      "Thank you. Your payment has arrived, and the seat is yours.",
+	"left":      "You have left this course. Your seat is free for somebody else.",
+	"completed": "That was the last lesson. You have completed this course. Well done!",
 }
 
-// seat tells how many seats there are and whether the visitor has one.
-func (s *site) seat(ctx context.Context, c catalog.Course, who *visitor) (*enrollment.Seats, bool) {
-	ctx, cancel := within(ctx, extra)
-	defer cancel()
-	taken, err := s.Enrollment.Taken(ctx, c.Slug)
-	if err != nil {
-		s.log.Warn("course without seats", "err", err)
-		return nil, false
-	}
-	seats := seatsOf(c, taken)
-	if who == nil || who.Unsure {
-		return seats, false
-	}
-	mine, err := s.Enrollment.Mine(ctx, who.token)
-	if err != nil {
-		s.log.Warn("course without the learner's own seat", "err", err)
-	}
-	for _, e := range mine {
-		if e.Course == c.Slug {
-			return seats, true
+// describe returns a course as the catalogue says or has said it.
+func (s *site) describe(ctx context.Context, slug string) (c catalog.Course, old bool, err error) {
+	return recall(s.memory, "course "+slug, func() (catalog.Course, error) { return s.Catalog.Course(ctx, slug) })
+}
+
+// seat tells how many seats there are, whether the visitor has one, and how far that has led.
+func (s *site) seat(ctx context.Context, data *coursePage, who *visitor) {
+	slug := data.Course.Slug
+	if who != nil && !who.Unsure {
+		short, cancel := within(ctx, extra)
+		mine, err := s.Enrollment.Seat(short, who.token, slug)
+		cancel()
+		switch {
+		case err == nil:
+			data.Mine = &mine
+		case !errors.Is(err, enrollment.ErrNoSeat):
+			s.log.Warn("course without the learner's own seat", "err", err)
 		}
 	}
-	return seats, false
+	if data.Mine != nil {
+		if !data.Mine.Held() {
+			data.Done = s.progressIn(ctx, who, slug)
+		}
+		return
+	}
+	taken, err := s.taken(ctx, []string{slug})
+	if err != nil {
+		s.log.Warn("course without seats", "err", err)
+		return
+	}
+	data.Seats = seatsOf(data.Course, taken)
 }
 
 // related returns other courses of the same subject and topic; none if they cannot be told in time.

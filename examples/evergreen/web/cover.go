@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"strings"
+	"sync"
 )
 
 // The size of a cover in its own units.
@@ -14,6 +15,34 @@ const (
 	coverWidth  = 320
 	coverHeight = 180
 )
+
+// covers keeps pictures that have been drawn.
+type covers struct {
+	mu    sync.RWMutex
+	drawn map[string]template.HTML
+}
+
+// maxCovers bounds them: 5 kB each.
+const maxCovers = 2000
+
+// get returns the picture of a course.
+func (c *covers) get(topic, slug string) template.HTML {
+	key := topic + " " + slug
+	c.mu.RLock()
+	picture, ok := c.drawn[key]
+	c.mu.RUnlock()
+	if ok {
+		return picture
+	}
+	picture = cover(topic, slug)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.drawn) >= maxCovers {
+		clear(c.drawn)
+	}
+	c.drawn[key] = picture
+	return picture
+}
 
 // cover draws a picture for a course: the topic chooses the motif and, in the style sheet, the colours; the slug chooses
 // everything else, so that a course looks the same on every page and every machine.

@@ -23,6 +23,7 @@ type view struct {
 	Path   string
 	Search string // what stands in the search field
 	User   *visitor
+	News   int // notices that the visitor has not seen
 	Notice string
 	Good   bool // whether Notice is good news
 	Data   any
@@ -47,17 +48,19 @@ func newViews() (*views, error) {
 		return nil, err
 	}
 	base, err := template.New("").Funcs(template.FuncMap{
-		"cover": cover, "style": func() string { return v.style }, "with": with, "count": count, "topic": catalog.TopicName,
+		"cover": (&covers{drawn: map[string]template.HTML{}}).get, "style": func() string { return v.style }, "fields": fields, "count": count, "topic": catalog.TopicName,
 		"listing": func(topic, level, text string) string {
 			return searchURL(catalog.Query{Topic: topic, Level: level, Text: text})
 		},
 		"capital": func(s string) string { return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):] },
 		"add":     func(a, b int) int { return a + b },
+		"euro":    euro,
 	}).ParseFS(files, "templates/layout.html", "templates/parts.html")
 	if err != nil {
 		return nil, fmt.Errorf("parse templates: %w", err)
 	}
-	for _, name := range []string{"home", "courses", "course", "mine", "sign-in", "sign-up", "sorry"} {
+	for _, name := range []string{"home", "courses", "course", "lesson", "pay", "mine", "inbox", "sign-in", "sign-up",
+		"sorry"} {
 		page, err := base.Clone()
 		if err == nil {
 			page, err = page.ParseFS(files, "templates/"+name+".html")
@@ -131,13 +134,13 @@ func (v *views) render(w http.ResponseWriter, status int, name string, data *vie
 	return nil
 }
 
-// with makes one value of several for a template that takes one.
-func with(pairs ...any) (map[string]any, error) {
+// fields makes one value of several for a template that takes one.
+func fields(pairs ...any) (map[string]any, error) {
 	m := map[string]any{}
 	for i := 0; i+1 < len(pairs); i += 2 {
 		name, ok := pairs[i].(string)
 		if !ok {
-			return nil, fmt.Errorf("with: %v is no name", pairs[i])
+			return nil, fmt.Errorf("fields: %v is no name", pairs[i])
 		}
 		m[name] = pairs[i+1]
 	}

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"evergreen/catalog"
+	"evergreen/content"
 	"evergreen/enrollment"
+	"evergreen/payments"
 	"evergreen/rest"
 )
 
@@ -50,7 +52,19 @@ func apologise(err error) apology {
 	case errors.Is(err, enrollment.ErrFull):
 		return apology{Status: http.StatusConflict, Title: "This course is full",
 			Text: "Somebody took the last seat before you. Seats come back when learners leave, so it is worth another look tomorrow."}
-	case errors.Is(err, enrollment.ErrKey):
+	case errors.Is(err, enrollment.ErrNoSeat):
+		return apology{Status: http.StatusConflict, Title: "You have no seat in this course",
+			Text: "A seat that was kept for you goes back when it is not paid in time. Nothing was taken from your card. Open the course to take a seat again, if there is one."}
+	case errors.Is(err, enrollment.ErrPaid):
+		return apology{Status: http.StatusConflict, Title: "This seat has been paid for",
+			Text: "It cannot be given back here. It stays yours, and the lessons wait for as long as you like."}
+	case errors.Is(err, content.ErrNoLesson):
+		return apology{Status: http.StatusNotFound, Title: "There is no such lesson",
+			Text: "The course may have changed since the link was made. Its page knows which lessons there are."}
+	case errors.Is(err, errNoCertificate):
+		return apology{Status: http.StatusServiceUnavailable, Title: "The printer is resting", Retry: true,
+			Text: "Your certificate cannot be drawn right now. You have earned it all the same, and it will be here later."}
+	case errors.Is(err, enrollment.ErrKey), errors.Is(err, payments.ErrKey):
 		return apology{Status: http.StatusConflict, Title: "This form was used before",
 			Text: "Go back to the course and try once more from there. Nothing was booked twice."}
 	case errors.Is(err, catalog.ErrNoCourse):

@@ -9,8 +9,14 @@ import (
 	"time"
 
 	"evergreen/catalog"
+	"evergreen/content"
 	"evergreen/enrollment"
 	"evergreen/identity"
+	"evergreen/notifications"
+	"evergreen/payments"
+	"evergreen/progress"
+	"evergreen/rest"
+	"evergreen/service"
 )
 
 // How long a page waits: for what it needs, for what merely decorates it, and for a write. A write outlasts the restart
@@ -21,12 +27,44 @@ const (
 	write  = 8 * time.Second
 )
 
-// Services are what the pages are made of.
+// seatsFresh is how long the seats of a course are shown without asking again.
+const seatsFresh = time.Second
+
+// Services are what the pages are made of. Those behind the line are decoration: pages do without them.
 type Services struct {
 	Catalog    *catalog.Client
 	Identity   *identity.Client
 	Enrollment *enrollment.Client
+	Content    *content.Client
+	Payments   *payments.Client
 	Verifier   *identity.Verifier
+
+	Progress        *progress.Client
+	Notifications   *notifications.Client
+	Recommendations *rest.Client // GET /recommendations?course=: {"courses": [slugs]}
+	Certificates    *rest.Client // GET /certificate.svg?name=&title=&teacher=&date=
+}
+
+// App is the pages as a part of a process. It reads CATALOG_FRESH: how long what the catalogue said is shown without
+// asking again.
+func App(_ context.Context, env *service.Env) (service.App, error) {
+	fresh, err := env.Duration("CATALOG_FRESH", 5*time.Second)
+	if err != nil {
+		return service.App{}, err
+	}
+	handler, err := New(Services{
+		Catalog:         &catalog.Client{REST: env.Client("catalog")},
+		Identity:        &identity.Client{REST: env.Client("identity")},
+		Enrollment:      &enrollment.Client{REST: env.Client("enrollment")},
+		Content:         &content.Client{REST: env.Client("content")},
+		Payments:        &payments.Client{REST: env.Client("payments")},
+		Progress:        &progress.Client{REST: env.Client("progress")},
+		Notifications:   &notifications.Client{REST: env.Client("notifications")},
+		Recommendations: env.Client("recommendations"),
+		Certificates:    env.Client("certificates"),
+		Verifier:        identity.Trust(env),
+	}, fresh, env.Log)
+	return service.App{Handler: handler}, err
 }
 
 type site struct {
@@ -34,29 +72,39 @@ type site struct {
 	log    *slog.Logger
 	views  *views
 	memory *memory
+	seats  *memory // of courses; kept for a moment only
+	away   *pauses
 }
 
-// New returns the handler of all pages.
-func New(s Services, log *slog.Logger) (http.Handler, error) {
+// New returns the handler of all pages. What the catalogue and content said is shown for fresh without asking again.
+func New(s Services, fresh time.Duration, log *slog.Logger) (http.Handler, error) {
 	v, err := newViews()
 	if err != nil {
 		return nil, err
 	}
-	w := &site{Services: s, log: log, views: v, memory: newMemory(1000)}
+	w := &site{Services: s, log: log, views: v, memory: newMemory(3000, fresh),
+		seats: newMemory(3000, min(fresh, seatsFresh)), away: newPauses()}
 	mux := http.NewServeMux()
 	for pattern, page := range map[string]func(http.ResponseWriter, *http.Request, *view) error{
-		"GET /{$}":                   w.home,
-		"GET /courses":               w.courses,
-		"GET /courses/{slug}":        w.course,
-		"POST /courses/{slug}/enrol": w.enrol,
-		"POST /courses/{slug}/leave": w.leave,
-		"GET /my-courses":            w.mine,
-		"GET /sign-up":               w.signUpForm,
-		"POST /sign-up":              w.signUp,
-		"GET /sign-in":               w.signInForm,
-		"POST /sign-in":              w.signIn,
-		"POST /sign-out":             w.signOut,
-		"/":                          w.nowhere,
+		"GET /{$}":                            w.home,
+		"GET /courses":                        w.courses,
+		"GET /courses/{slug}":                 w.course,
+		"POST /courses/{slug}/enrol":          w.enrol,
+		"POST /courses/{slug}/leave":          w.leave,
+		"GET /courses/{slug}/pay":             w.payForm,
+		"POST /courses/{slug}/pay":            w.pay,
+		"GET /courses/{slug}/learn":           w.learn,
+		"GET /courses/{slug}/lessons/{n}":     w.lesson,
+		"POST /courses/{slug}/lessons/{n}":    w.finish,
+		"GET /courses/{slug}/certificate.svg": w.certificate,
+		"GET /my-courses":                     w.mine,
+		"GET /inbox":                          w.inbox,
+		"GET /sign-up":                        w.signUpForm,
+		"POST /sign-up":                       w.signUp,
+		"GET /sign-in":                        w.signInForm,
+		"POST /sign-in":                       w.signIn,
+		"POST /sign-out":                      w.signOut,
+		"/":                                   w.nowhere,
 	} {
 		mux.Handle(pattern, w.page(page))
 	}
@@ -71,6 +119,9 @@ func New(s Services, log *slog.Logger) (http.Handler, error) {
 func (s *site) page(do func(http.ResponseWriter, *http.Request, *view) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := &view{Path: r.URL.Path, User: s.visitor(w, r)}
+		if v.User != nil && !v.User.Unsure && r.Method == http.MethodGet {
+			v.News = s.unread(r.Context(), v.User)
+		}
 		if err := do(w, r, v); err != nil {
 			s.sorry(w, r, v, err)
 		}

@@ -16,10 +16,15 @@ import (
 	"testing"
 	"time"
 
+	"evergreen/cardnet"
 	"evergreen/catalog"
+	"evergreen/content"
 	"evergreen/database"
 	"evergreen/enrollment"
 	"evergreen/identity"
+	"evergreen/notifications"
+	"evergreen/payments"
+	"evergreen/progress"
 	"evergreen/rest"
 )
 
@@ -47,8 +52,11 @@ func (n *near) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.Result(), nil
 }
 
-// courseStore is the catalogue of all tests: nobody writes to it, and making it takes a second.
-var courseStore *catalog.Store
+// shared are the stores of all tests that nobody writes to: making them takes a second.
+var shared struct {
+	courses *catalog.Store
+	lessons *content.Store
+}
 
 func TestMain(m *testing.M) { os.Exit(withCourses(m)) }
 
@@ -58,12 +66,15 @@ func withCourses(m *testing.M) int {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	db, err := database.Open(context.Background(), "", dir, "catalog")
+	db, err := database.Open(context.Background(), "", dir, "shared")
 	if err != nil {
 		panic(err)
 	}
 	defer db.Close()
-	if courseStore, err = catalog.NewStore(context.Background(), db); err != nil {
+	if shared.courses, err = catalog.NewStore(context.Background(), db); err != nil {
+		panic(err)
+	}
+	if shared.lessons, err = content.NewStore(context.Background(), db); err != nil {
 		panic(err)
 	}
 	return m.Run()
@@ -71,42 +82,81 @@ func withCourses(m *testing.M) int {
 
 // world is the whole platform in one process.
 type world struct {
-	url                           string
-	catalog, identity, enrollment *near
+	url                                                                       string
+	catalog, identity, enrollment, content, payments, progress, notifications *near
+	recommendations, certificates                                             *near
 }
 
-func newWorld(t *testing.T) *world {
+const secret = "between services"
+
+func newWorld(t *testing.T) *world { return newWorldFresh(t, 0) }
+
+func newWorldFresh(t *testing.T, fresh time.Duration) *world {
 	t.Helper()
-	dir := t.TempDir()
-	open := func(name string) *database.DB {
-		db, err := database.Open(context.Background(), "", dir, name)
+	db, err := database.Open(context.Background(), "", t.TempDir(), "world")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	w := &world{}
+	client := func(n **near, name string) *rest.Client {
+		*n = &near{}
+		return &rest.Client{Base: "http://" + name, HTTP: *n, Secret: secret}
+	}
+	s := Services{
+		Catalog:         &catalog.Client{REST: client(&w.catalog, "catalog")},
+		Identity:        &identity.Client{REST: client(&w.identity, "identity")},
+		Enrollment:      &enrollment.Client{REST: client(&w.enrollment, "enrollment")},
+		Content:         &content.Client{REST: client(&w.content, "content")},
+		Payments:        &payments.Client{REST: client(&w.payments, "payments")},
+		Progress:        &progress.Client{REST: client(&w.progress, "progress")},
+		Notifications:   &notifications.Client{REST: client(&w.notifications, "notifications")},
+		Recommendations: client(&w.recommendations, "recommendations"),
+		Certificates:    client(&w.certificates, "certificates"),
+	}
+	trust := func() *identity.Verifier { return identity.NewVerifier(issuer, s.Identity.JWKS) }
+	s.Verifier = trust()
+	must := func(err error) {
+		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { db.Close() })
-		return db
 	}
-	w := &world{catalog: &near{}, identity: &near{}, enrollment: &near{}}
-	courses := &catalog.Client{REST: &rest.Client{Base: "http://catalog", HTTP: w.catalog}}
-	people := &identity.Client{REST: &rest.Client{Base: "http://identity", HTTP: w.identity}}
-	seats := &enrollment.Client{REST: &rest.Client{Base: "http://enrollment", HTTP: w.enrollment}}
-
-	i, err := identity.NewStore(t.Context(), open("identity"),
-		identity.Config{Issuer: issuer, Cost: identity.Cost{Memory: 64, Passes: 1}}, quiet)
-	if err != nil {
-		t.Fatal(err)
+	outbox := func(domain string) *notifications.Outbox {
+		o, err := notifications.NewOutbox(t.Context(), db, domain, s.Notifications.Tell, quiet)
+		must(err)
+		running := make(chan struct{})
+		ctx, stop := context.WithCancel(context.Background())
+		go func() { defer close(running); _ = o.Run(ctx) }()
+		t.Cleanup(func() { stop(); <-running })
+		return o
 	}
-	e, err := enrollment.NewStore(t.Context(), open("enrollment"), courses.Course)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.catalog.handler, w.identity.handler = catalog.Handler(courseStore), identity.Handler(i)
-	w.enrollment.handler = enrollment.Handler(e, identity.NewVerifier(issuer, people.JWKS))
-	pages, err := New(Services{Catalog: courses, Identity: people, Enrollment: seats,
-		Verifier: identity.NewVerifier(issuer, people.JWKS)}, quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
+	i, err := identity.NewStore(t.Context(), db, identity.Config{Issuer: issuer, Cost: identity.Cost{Memory: 64, Passes: 1}}, quiet)
+	must(err)
+	e, err := enrollment.NewStore(t.Context(), db, enrollment.Config{Course: s.Catalog.Course, Outbox: outbox("enrollment")})
+	must(err)
+	cards, err := cardnet.New(t.Context(), db, cardnet.Config{})
+	must(err)
+	p, err := payments.NewStore(t.Context(), db, cards, s.Enrollment, outbox("payments"), quiet)
+	must(err)
+	g, err := progress.NewStore(t.Context(), db, progress.Config{Lessons: s.Content.Lessons, Outbox: outbox("progress")})
+	must(err)
+	n, err := notifications.NewStore(t.Context(), db)
+	must(err)
+	w.catalog.handler, w.identity.handler = catalog.Handler(shared.courses), identity.Handler(i)
+	w.enrollment.handler = enrollment.Handler(e, trust(), secret)
+	w.content.handler = content.Handler(shared.lessons, trust(), enrollment.NewDoor(s.Enrollment.Seat).Admit)
+	w.payments.handler = payments.Handler(p, trust(), secret)
+	w.progress.handler = progress.Handler(g, trust(), enrollment.NewDoor(s.Enrollment.Seat).Admit)
+	w.notifications.handler = notifications.Handler(n, trust(), secret)
+	w.recommendations.handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rest.Write(rw, 200, map[string][]string{"courses": {"everyday-go", "no-such-course"}})
+	})
+	w.certificates.handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		io.WriteString(rw, "<svg>"+r.URL.Query().Get("name")+"</svg>")
+	})
+	pages, err := New(s, fresh, quiet)
+	must(err)
 	server := httptest.NewServer(rest.Serve(pages, 10*time.Second, quiet))
 	t.Cleanup(server.Close)
 	w.url = server.URL
@@ -200,25 +250,25 @@ func TestAVisit(t *testing.T) {
 	b := w.browser(t)
 	b.get("/").want(t, 200, "Learn something that stays", "384 courses", "Browse by topic", "Sign in")
 	b.get("/courses?q=watercolour").want(t, 200, "4 courses", "Watercolour")
-	course := b.get("/courses/watercolour-in-depth")
+	course := b.get("/courses/working-with-watercolour")
 	course.want(t, 200, "Take a seat", "seats left", "Week by week", "You may also like")
 	key := course.key(t)
 
-	away := b.post("/courses/watercolour-in-depth/enrol", "key", key)
+	away := b.post("/courses/working-with-watercolour/enrol", "key", key)
 	away.want(t, 200, "Welcome back")
-	if away.path != "/sign-in?next=%2Fcourses%2Fwatercolour-in-depth" {
+	if away.path != "/sign-in?next=%2Fcourses%2Fworking-with-watercolour" {
 		t.Errorf("sent to %s", away.path)
 	}
 	b.post("/sign-up", "name", "Ada Lovelace", "email", "ada@example.org", "password", "short").
 		want(t, 422, "at least 8 characters", `value="Ada Lovelace"`, `value="ada@example.org"`)
 	joined := b.post("/sign-up", "name", "Ada Lovelace", "email", "ada@example.org", "password", "a short sentence", "next",
-		"/courses/watercolour-in-depth")
+		"/courses/working-with-watercolour")
 	joined.want(t, 200, "Take a seat", "Sign out")
 	for range 2 {
-		b.post("/courses/watercolour-in-depth/enrol", "key", key).want(t, 200, "You have a seat. Welcome!", "Leave this course")
+		b.post("/courses/working-with-watercolour/enrol", "key", key).want(t, 200, "You have a seat. Welcome!", "Leave this course")
 	}
-	b.get("/my-courses").want(t, 200, "Ada’s courses", "Watercolour in Depth")
-	b.post("/courses/watercolour-in-depth/leave").want(t, 200, "You have left this course", "Take a seat")
+	b.get("/my-courses").want(t, 200, "Ada’s courses", "Working with Watercolour")
+	b.post("/courses/working-with-watercolour/leave").want(t, 200, "You have left this course", "Take a seat")
 	b.get("/my-courses").want(t, 200, "No courses yet")
 	b.post("/sign-out").want(t, 200, "Sign in")
 	b.get("/my-courses").want(t, 200, "Welcome back")
@@ -256,14 +306,14 @@ func TestAwayCatalog(t *testing.T) {
 	w := newWorld(t)
 	b := w.browser(t)
 	b.join()
-	b.get("/courses/watercolour-in-depth")
-	b.post("/courses/watercolour-in-depth/enrol").want(t, 200, "You have a seat")
+	b.get("/courses/working-with-watercolour")
+	b.post("/courses/working-with-watercolour/enrol").want(t, 200, "You have a seat")
 	w.catalog.away.Store(true)
 	b.get("/").want(t, 200, "short break", "Sign out")
 	b.get("/courses").want(t, 503, "One moment, please", "Try again")
 	b.get("/courses/practical-go").want(t, 503, "One moment, please")
-	b.get("/courses/watercolour-in-depth").want(t, 200, "what it said last", "You have a seat")
-	b.get("/my-courses").want(t, 200, "Watercolour in Depth")
+	b.get("/courses/working-with-watercolour").want(t, 200, "what it said last", "You have a seat")
+	b.get("/my-courses").want(t, 200, "Working with Watercolour")
 	if got := b.get("/courses").header.Get("Retry-After"); got == "" {
 		t.Error("no Retry-After")
 	}
@@ -279,12 +329,12 @@ func TestAwayEnrollment(t *testing.T) {
 	b.join()
 	w.enrollment.away.Store(true)
 	b.get("/courses").want(t, 200, "All courses")
-	course := b.get("/courses/watercolour-in-depth")
+	course := b.get("/courses/working-with-watercolour")
 	course.want(t, 200, "Seats cannot be shown right now", "Week by week")
 	b.get("/my-courses").want(t, 503, "Nothing is lost")
-	b.post("/courses/watercolour-in-depth/enrol", "key", course.key(t)).want(t, 503, "Nothing is lost")
+	b.post("/courses/working-with-watercolour/enrol", "key", course.key(t)).want(t, 503, "Nothing is lost")
 	w.enrollment.away.Store(false)
-	b.post("/courses/watercolour-in-depth/enrol", "key", course.key(t)).want(t, 200, "You have a seat")
+	b.post("/courses/working-with-watercolour/enrol", "key", course.key(t)).want(t, 200, "You have a seat")
 }
 
 func TestAwayIdentity(t *testing.T) {
@@ -338,7 +388,7 @@ func TestAFullCourse(t *testing.T) {
 	for n := range 9 {
 		b := w.browser(t)
 		b.post("/sign-up", "name", "Learner", "email", string(rune('a'+n))+"@example.org", "password", "a short sentence")
-		b.post(course+"/enrol").want(t, 200, "You have a seat")
+		b.post(course+"/enrol").want(t, 200, "Pay for your seat", "€72")
 	}
 	b := w.browser(t)
 	b.join()
@@ -415,7 +465,7 @@ func TestTheStyleSheetHasALongLifeAndItsNameALongerOne(t *testing.T) {
 }
 
 func TestMemoryIsBounded(t *testing.T) {
-	m := newMemory(10)
+	m := newMemory(10, 0)
 	for n := range 100 {
 		m.put(string(rune('a'+n)), n)
 	}

@@ -1,0 +1,78 @@
+package web
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"evergreen/notifications"
+)
+
+// newsFresh is how long the number of a visitor's new notices is shown without asking again.
+const newsFresh = 10 * time.Second
+
+// unread tells how many notices the visitor has not seen; 0 if that cannot be told in time.
+func (s *site) unread(ctx context.Context, who *visitor) int {
+	key := "news " + who.ID
+	if n, ok := s.known(key); ok {
+		return n
+	}
+	if s.away.resting("notifications") {
+		return 0
+	}
+	ctx, cancel := within(ctx, extra)
+	defer cancel()
+	n, err := s.Notifications.Unread(ctx, who.token)
+	if err != nil {
+		s.away.rest("notifications")
+		s.log.Warn("page without news", "err", err)
+		return 0
+	}
+	s.memory.put(key, counted{n, time.Now()})
+	return n
+}
+
+type counted struct {
+	n  int
+	at time.Time
+}
+
+func (s *site) known(key string) (int, bool) {
+	answer, _ := s.memory.get(key)
+	c, ok := answer.(counted)
+	return c.n, ok && time.Since(c.at) < newsFresh
+}
+
+// news says that there may be something new for the visitor.
+func (s *site) news(who *visitor) { s.memory.forget("news " + who.ID) }
+
+func (s *site) inbox(w http.ResponseWriter, r *http.Request, v *view) error {
+	return s.signedIn(w, r, v, "/inbox", reading, func(ctx context.Context, token string) error {
+		box, err := s.Notifications.Inbox(ctx, token)
+		if err != nil {
+			return err
+		}
+		var fresh []string
+		for _, n := range box.Notices {
+			if n.New {
+				fresh = append(fresh, n.ID)
+			}
+		}
+		v.Title, v.Data, v.News = "Inbox", box, 0
+		if err := s.views.render(w, http.StatusOK, "inbox", v); err != nil || len(fresh) == 0 {
+			return err
+		}
+		s.seen(ctx, v.User, fresh)
+		return nil
+	})
+}
+
+// seen says what the visitor has been shown. Where that fails it is shown as new once more.
+func (s *site) seen(ctx context.Context, who *visitor, ids []string) {
+	if err := s.Notifications.Seen(ctx, who.token, ids); err != nil {
+		s.log.Warn("notices stay new", "err", err)
+	}
+	s.news(who)
+}
+
+func euro(cents int) string { return notifications.Euro(cents) }
