@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -91,14 +92,35 @@ func wait(ctx context.Context, l Location, client *holder.Client) (api.Control, 
 			if info, err = client.Info(ctx); err == nil && info.ControlPlane.PID == status.ControlPlane.PID {
 				return remote{control, l, info.PID}, control, nil
 			}
+		} else if failed := l.failedToStart(); failed != nil && pausing(ctx, client) {
+			_ = control.Close()
+			return nil, nil, failed
 		}
 		select {
 		case <-ctx.Done():
 			_ = control.Close()
-			return nil, nil, fmt.Errorf("reach the control plane of %s: %w; its log is %s", l.Project, cmp.Or(err, ctx.Err()), l.log())
+			return nil, nil, fmt.Errorf("reach the control plane of %s: %w; its log is %s%s", l.Project, cmp.Or(err, ctx.Err()), l.log(), stuck(client))
 		case <-time.After(pause):
 		}
 	}
+}
+
+// stuck says how a control plane that runs and does not answer is started again, "" where none runs.
+func stuck(client *holder.Client) string {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	info, err := client.Info(ctx)
+	if err != nil || info.ControlPlane.PID == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; 'kill -9 %d' has it started again, and nothing that runs is touched", info.ControlPlane.PID)
+}
+
+// pausing says that the control plane has failed more than once and is not being tried at the moment: the first failure
+// may only be a predecessor that had not let go yet.
+func pausing(ctx context.Context, client *holder.Client) bool {
+	info, err := client.Info(ctx)
+	return err == nil && info.ControlPlane.PID == 0 && info.ControlPlane.Restarts > 1
 }
 
 // Ensure returns the control plane of a project and starts it if it does not run. One of another build is replaced by
@@ -107,6 +129,12 @@ func Ensure(ctx context.Context, l Location) (api.Control, io.Closer, error) {
 	if err := l.prepare(); err != nil {
 		return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
 	}
+	ran := held(ctx, l)
+	if !ran {
+		if err := l.forgetFailure(); err != nil {
+			return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
+		}
+	}
 	client, err := startHolder(ctx, l)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
@@ -114,6 +142,11 @@ func Ensure(ctx context.Context, l Location) (api.Control, io.Closer, error) {
 	defer client.Close()
 	control, closer, err := wait(ctx, l, client)
 	if err != nil {
+		if !ran && l.failedToStart() != nil { // nothing that this call began goes on in vain
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			err = errors.Join(err, client.Stop(stop))
+		}
 		return nil, nil, err
 	}
 	status, err := control.Status(ctx)

@@ -4,14 +4,20 @@ import (
 	"trellis/driver/process"
 )
 
-// Lacks returns what running services as processes lacks on this machine, as this user: one sentence each, none where
-// nothing lacks. It changes nothing.
-func Lacks(l Location) ([]string, error) {
+// Machine is what this machine has, as this user, for services that run as processes.
+type Machine struct {
+	Lacks        []string // what is missing and why, one sentence each
+	Unprivileged bool     // no mounts and no other users
+}
+
+// Look returns what this machine has. It changes nothing.
+func Look(l Location) (Machine, error) {
 	d, err := process.New(process.Config{
 		Project: l.Project, StateDir: l.StateDir, RuntimeDir: l.RuntimeDir, Shim: []string{ShimVerb},
 	})
 	if err != nil {
-		return nil, err
+		return Machine{}, err
 	}
-	return d.Capabilities().Lacks, nil
+	has := d.Capabilities()
+	return Machine{Lacks: has.Lacks, Unprivileged: !has.Users}, nil
 }

@@ -110,7 +110,7 @@ func (p *plane) open(ctx context.Context, wanted []holder.Socket) (failed, err e
 		case o.InUse:
 			failed = errors.Join(failed, fmt.Errorf("%w: %s", errdefs.ErrConflict, taken(addresses[o.Name])))
 		default:
-			failed = errors.Join(failed, fmt.Errorf("%w: listen on %s: %s", errdefs.ErrUnavailable, addresses[o.Name], o.Error))
+			failed = errors.Join(failed, fmt.Errorf("%w: %s", errdefs.ErrUnavailable, refused(addresses[o.Name], o.Error)))
 		}
 	}
 	return failed, nil

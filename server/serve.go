@@ -47,6 +47,16 @@ func Serve(ctx context.Context, file string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	answered := false
+	err = serve(ctx, l, log, func() { answered = true })
+	if err != nil && !answered && ctx.Err() == nil {
+		l.tellFailure(err, log)
+	}
+	return err
+}
+
+// serve is Serve of the project at l; it calls answers when the API is about to answer.
+func serve(ctx context.Context, l Location, log *slog.Logger, answers func()) error {
 	unlock, err := lock(filepath.Join(l.StateDir, "control.lock"))
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", l.Project, err)
@@ -73,6 +83,10 @@ func Serve(ctx context.Context, file string, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", l.Project, err)
 	}
+	if err := l.forgetFailure(); err != nil {
+		return fmt.Errorf("serve %s: %w", l.Project, err)
+	}
+	answers()
 	return s.run(ctx)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,7 +13,7 @@ import (
 
 // portHolder says who listens on a TCP port of this machine: "nginx (pid 123)", "" where that cannot be told.
 func portHolder(port int) string {
-	inodes := map[string]bool{}
+	inodes := map[string]string{}
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		listeningInodes(table, port, inodes)
 	}
@@ -25,16 +26,22 @@ func portHolder(port int) string {
 		if err != nil || !strings.HasPrefix(target, "socket:[") {
 			continue
 		}
-		if inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")] {
+		if _, ok := inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")]; ok {
 			pid := strings.Split(fd, "/")[2]
 			name, _ := os.ReadFile("/proc/" + pid + "/comm")
 			return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
 		}
 	}
+	for _, uid := range inodes { // whose processes cannot be looked into
+		if u, err := user.LookupId(uid); err == nil {
+			return fmt.Sprintf("a process of user %s (as root, 'ss -ltnp sport = :%d' tells which)", u.Username, port)
+		}
+	}
 	return "a process of another user"
 }
 
-func listeningInodes(table string, port int, into map[string]bool) {
+// listeningInodes adds the sockets of a table that listen on a port, by inode, with the user id of each.
+func listeningInodes(table string, port int, into map[string]string) {
 	f, err := os.Open(table)
 	if err != nil {
 		return
@@ -47,7 +54,7 @@ func listeningInodes(table string, port int, into map[string]bool) {
 		}
 		_, hex, ok := strings.Cut(fields[1], ":")
 		if n, err := strconv.ParseUint(hex, 16, 16); ok && err == nil && int(n) == port {
-			into[fields[9]] = true
+			into[fields[9]] = fields[7]
 		}
 	}
 }
@@ -64,4 +71,17 @@ func taken(address string) string {
 		return fmt.Sprintf("%s is taken; stop what listens there, or publish another port", address)
 	}
 	return fmt.Sprintf("%s is taken by %s; stop it, or publish another port", address, who)
+}
+
+// refused says in one sentence why a socket could not be opened at an address, and what to do.
+func refused(address, why string) string {
+	_, p, err := net.SplitHostPort(address)
+	port, perr := strconv.Atoi(p)
+	if err == nil && perr == nil && port < 1024 && strings.Contains(why, "permission denied") {
+		return fmt.Sprintf("%s: permission denied: ports below 1024 are root's; publish a higher one, or allow them with 'sysctl net.ipv4.ip_unprivileged_port_start=%d'", address, port)
+	}
+	if strings.Contains(why, "cannot assign requested address") {
+		return why + ": no interface of this machine has it; publish without an address, or with one of 'ip address'"
+	}
+	return why
 }

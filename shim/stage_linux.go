@@ -336,7 +336,7 @@ func findProgram(name string, env []string, dir string) (string, error) {
 	if denied {
 		return "", Failure{Code: 126, Message: fmt.Sprintf("exec %s: permission denied", name)}
 	}
-	return "", Failure{Code: 127, Message: fmt.Sprintf("exec %s: not found in PATH (%s) nor in %s", name, path, dir)}
+	return "", Failure{Code: 127, Message: fmt.Sprintf("exec %s: not found, neither in %s nor in the %d folders of PATH: install it, or name its file", name, dir, len(filepath.SplitList(path)))}
 }
 
 // defaultSignals undoes what the shim's own starters ignored: nohup, or a shell's background job.

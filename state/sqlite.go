@@ -196,7 +196,8 @@ func (s *store) explain(op string, err error) error {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		return fmt.Errorf("%s: %w: another process is writing to %s: %w", op, errdefs.ErrUnavailable, s.path, err)
 	case sqlite3.SQLITE_FULL:
-		return fmt.Errorf("%s: %w: no space left for %s: %w", op, errdefs.ErrUnavailable, s.path, err)
+		return fmt.Errorf("%s: %w: no space left for %s ('df -h %s'): free some and repeat: %w",
+			op, errdefs.ErrUnavailable, s.path, filepath.Dir(s.path), err)
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		return fmt.Errorf("%s: %w", op, damaged(s.path, err))
 	case sqlite3.SQLITE_IOERR:

@@ -16,8 +16,8 @@ type backend interface {
 	Ensure(ctx context.Context, l location) (api.Control, io.Closer, error)
 	// Projects returns every project that runs on this machine.
 	Projects(ctx context.Context) ([]running, error)
-	// Lacks returns what running services as processes lacks here, as this user, one sentence each.
-	Lacks(l location) ([]string, error)
+	// Look returns what this machine has for services that run as processes, as this user.
+	Look(l location) (machine, error)
 	// Serve and Proxy are the control plane and the data plane; they block until ctx is done.
 	Serve(ctx context.Context, location string, log *slog.Logger) error
 	Proxy(ctx context.Context, location string, log *slog.Logger) error

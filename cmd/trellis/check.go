@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
 	"trellis/compose"
+	"trellis/driver/process"
 	"trellis/errdefs"
 )
 
@@ -56,9 +58,11 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 		}
 		var notes []compose.Diagnostic
 		if err == nil {
-			if notes, err = p.notes(l, on.value); err != nil {
+			var broken []compose.Diagnostic
+			if notes, broken, err = p.here(l, on.value); err != nil {
 				return err
 			}
+			view.Errors = append(view.Errors, broken...)
 		}
 		if format.json() {
 			view.Warnings = append(view.Warnings, notes...)
@@ -74,33 +78,37 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 	return p.project(cmd)
 }
 
-// notes returns what is worth knowing of a project although all of it is carried out, and what this machine lacks.
-func (p *program) notes(l loaded, engine string) ([]compose.Diagnostic, error) {
-	notes := compose.Notes(l.project)
+// here returns what is worth knowing of a project although all of it is carried out, and what this machine lacks for it:
+// notes, and errors of what cannot be had as this user.
+func (p *program) here(l loaded, engine string) (notes, broken []compose.Diagnostic, err error) {
+	notes = compose.Notes(l.project)
 	if engine != "local" && engine != "process" {
-		return notes, nil
+		return notes, nil, nil
 	}
-	lacks, err := p.backend.Lacks(l.location)
+	has, err := p.backend.Look(l.location)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, lack := range lacks {
+	for _, lack := range has.Lacks {
 		notes = append(notes, compose.Diagnostic{Path: "this machine", Message: lack})
 	}
-	return notes, nil
+	return notes, unprivileged(l.project, has), nil
+}
+
+// unprivileged returns what of a project's processes cannot be had on this machine as this user. Where no process runs at
+// all, its driver says so.
+func unprivileged(project compose.Project, has machine) []compose.Diagnostic {
+	if !has.Unprivileged || runtime.GOOS != "linux" {
+		return nil
+	}
+	return compose.Unprivileged(project, process.IsSelf)
 }
 
 func (p *program) writeCheck(view checkView, notes []compose.Diagnostic, project compose.Project) error {
 	s := p.styleOf(p.stdout)
-	for _, d := range view.Errors {
-		fmt.Fprintf(p.stdout, "%s %s\n", s.red("error:"), d)
-	}
-	for _, d := range view.Warnings {
-		fmt.Fprintf(p.stdout, "%s %s\n", s.yellow("warning:"), d)
-	}
-	for _, d := range notes {
-		fmt.Fprintf(p.stdout, "%s %s\n", s.dim("note:"), d)
-	}
+	p.tell(p.stdout, s.red("error:"), view.Errors)
+	p.tell(p.stdout, s.yellow("warning:"), view.Warnings)
+	p.tell(p.stdout, s.dim("note:"), notes)
 	if len(view.Errors)+len(view.Warnings) == 0 {
 		_, err := fmt.Fprintf(p.stdout, "%s is well: %s\n", project.Name, plural(len(project.Services), "service"))
 		return err

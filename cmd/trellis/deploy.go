@@ -55,6 +55,13 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if !f.quiet && !f.silent {
 		p.warn(warnings)
 	}
+	has, err := p.backend.Look(l.location)
+	if err != nil {
+		return prepared{}, err
+	}
+	if broken := unprivileged(l.project, has); len(broken) > 0 {
+		return prepared{}, compose.Diagnostics(broken)
+	}
 	contents, err := compose.Contents(l.project, p.environ)
 	if err != nil {
 		return prepared{}, err

@@ -3,7 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -60,9 +63,7 @@ func (p *program) report(err error) {
 	red := p.styleOf(p.stderr).red
 	var diagnostics compose.Diagnostics
 	if errors.As(err, &diagnostics) {
-		for _, d := range diagnostics {
-			p.progressf("%s %s", red("error:"), d)
-		}
+		p.tell(p.stderr, red("error:"), diagnostics)
 		return
 	}
 	p.progressf("%s %s", red("error:"), err)
@@ -73,7 +74,27 @@ func (p *program) report(err error) {
 	var hint hinted
 	if errors.As(err, &hint) {
 		p.progressf("  %s", hint.hint)
+	} else if remedy := remedyOf(err); remedy != "" {
+		p.progressf("  %s", remedy)
 	}
+}
+
+// remedyOf says what to do about a file that the machine refused, "" about anything else.
+func remedyOf(err error) string {
+	var at *fs.PathError
+	if !errors.As(err, &at) {
+		return ""
+	}
+	folder := filepath.Dir(at.Path)
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Sprintf("'df -h %s' shows how full it is; free some and repeat: what runs already goes on", folder)
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Sprintf("%s is read-only; keep the state in another folder with --state DIR", folder)
+	case errors.Is(err, fs.ErrPermission) && strings.Contains(at.Path, "/.trellis"):
+		return fmt.Sprintf("%s is for this user to write ('ls -ld %s'), or keep the state in another folder with --state DIR", folder, folder)
+	}
+	return ""
 }
 
 // flagError explains a flag that the command does not have, or that has a wrong value.

@@ -34,6 +34,8 @@ type world struct {
 	Top       [][]engine.Usage // one measurement after the other
 	Lines     []api.LogLine
 	Others    []running // for ls
+	// Unprivileged says that there are no mounts and no other users here.
+	Unprivileged bool
 
 	// Frames are what Watch shows after a change; the last one stays.
 	Frames []api.Status
@@ -125,7 +127,8 @@ func (f *fake) Ensure(_ context.Context, l location) (api.Control, io.Closer, er
 }
 
 func (f *fake) Projects(context.Context) ([]running, error) { return f.Others, nil }
-func (f *fake) Lacks(location) ([]string, error)            { return nil, nil }
+
+func (f *fake) Look(location) (machine, error) { return machine{Unprivileged: f.Unprivileged}, nil }
 
 func (f *fake) Serve(_ context.Context, l string, _ *slog.Logger) error {
 	return f.called("serve %s", l)

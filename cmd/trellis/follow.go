@@ -306,7 +306,7 @@ func (f *follower) explain() {
 				say("last answer", s.fit(string(in.ID)+"  "+answer, 500))
 			}
 		}
-		for i, line := range tail(svc.LastLog, 20) {
+		for i, line := range tail(folded(svc.LastLog), 20) {
 			what := ""
 			if i == 0 {
 				what = "last output"
@@ -315,6 +315,23 @@ func (f *follower) explain() {
 		}
 		say("all output", "trellis logs "+svc.Name)
 	}
+}
+
+// folded returns lines with those that repeat the one before counted instead of written again.
+func folded(lines []string) []string {
+	var out []string
+	times := 1
+	for i, line := range lines {
+		line = strings.TrimRight(line, "\r\n")
+		if i > 0 && line == strings.TrimRight(lines[i-1], "\r\n") {
+			times++
+			out[len(out)-1] = fmt.Sprintf("%s (%d times)", line, times)
+			continue
+		}
+		times = 1
+		out = append(out, line)
+	}
+	return out
 }
 
 // tail returns the last n lines.

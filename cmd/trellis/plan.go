@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -150,6 +151,9 @@ func changeLine(s style, c engine.Change) string {
 		line += " " + rest
 	}
 	from, to := valueText(c.From), valueText(c.To)
+	if strings.HasPrefix(c.Path, "services.") && rest == "" {
+		from, to = serviceText(c.From), serviceText(c.To)
+	}
 	switch {
 	case c.Action == engine.Modify:
 		line += "  " + from + " " + s.glyph("→", "->") + " " + to
@@ -177,4 +181,36 @@ func valueText(v any) string {
 		return "?"
 	}
 	return style{}.fit(oneLine(string(b)), 60)
+}
+
+// serviceText says in a few words what a whole service is: what it runs, how often, and its doors.
+func serviceText(v any) string {
+	b, err := json.Marshal(v)
+	var svc compose.Service
+	if v == nil || err != nil || json.Unmarshal(b, &svc) != nil {
+		return valueText(v)
+	}
+	var words []string
+	switch process := svc.Trellis.Process; {
+	case process != nil && len(process.Command) > 0:
+		words = append(words, "runs "+style{}.fit(oneLine(strings.Join(process.Command, " ")), 40))
+	case svc.Image != "":
+		words = append(words, "image "+svc.Image)
+	case svc.Build != nil:
+		words = append(words, "built from "+cmp.Or(svc.Build.Dockerfile, "a Dockerfile"))
+	}
+	replicas := 1
+	if n := svc.Deploy.Replicas; n != nil {
+		replicas = *n
+	}
+	words = append(words, plural(replicas, "replica"))
+	for _, port := range svc.Ports {
+		words = append(words, fmt.Sprintf("port %s:%d", cmp.Or(port.Published, "any"), port.Target))
+	}
+	for _, m := range svc.Volumes {
+		if m.Type == compose.MountVolume && m.Source != "" {
+			words = append(words, "volume "+m.Source)
+		}
+	}
+	return strings.Join(words, ", ")
 }

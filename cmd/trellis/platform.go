@@ -25,6 +25,9 @@ type location = server.Location
 // running is a project that runs on this machine.
 type running = server.Running
 
+// machine is what this machine has for services that run as processes.
+type machine = server.Machine
+
 // locate returns where a project keeps what it has.
 func locate(project, workingDir, stateDir string) (location, error) {
 	return server.Locate(project, workingDir, stateDir)
@@ -45,7 +48,7 @@ func (platform) Ensure(ctx context.Context, l location) (api.Control, io.Closer,
 
 func (platform) Projects(ctx context.Context) ([]running, error) { return server.Projects(ctx) }
 
-func (platform) Lacks(l location) ([]string, error) { return server.Lacks(l) }
+func (platform) Look(l location) (machine, error) { return server.Look(l) }
 
 func (platform) Serve(ctx context.Context, location string, log *slog.Logger) error {
 	return server.Serve(ctx, location, log)

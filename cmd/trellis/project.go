@@ -165,9 +165,30 @@ func (p *program) withControl(ctx context.Context, fn func(api.Control, location
 
 // warn writes warnings to standard error.
 func (p *program) warn(warnings []compose.Diagnostic) {
-	yellow := p.styleOf(p.stderr).yellow
-	for _, w := range warnings {
-		p.progressf("%s %s", yellow("warning:"), w)
+	p.tell(p.stderr, p.styleOf(p.stderr).yellow("warning:"), warnings)
+}
+
+// several is from how many of the same message on diagnostics are written together.
+const several = 3
+
+// tell writes diagnostics. Several that say the same are one message and the places it is said of.
+func (p *program) tell(w io.Writer, what string, all []compose.Diagnostic) {
+	places := map[string][]compose.Diagnostic{}
+	for _, d := range all {
+		places[d.Message] = append(places[d.Message], d)
+	}
+	for _, d := range all {
+		same := places[d.Message]
+		switch {
+		case len(same) < several:
+			fmt.Fprintf(w, "%s %s\n", what, d)
+		case same[0] == d:
+			fmt.Fprintf(w, "%s %s\n", what, d.Message)
+			for _, at := range same {
+				at.Message = ""
+				fmt.Fprintf(w, "  %s\n", strings.TrimSuffix(at.String(), ": "))
+			}
+		}
 	}
 }
 

@@ -45,7 +45,10 @@ func (u *session) open(ctx context.Context, start bool) (io.Closer, error) {
 		return nil, err
 	}
 	// Instances outlive the control plane: one that was just started may find some.
-	if u.before, err = u.control.Status(ctx); err != nil {
+	if u.before, err = u.control.Status(ctx); err == nil {
+		err = u.tellTheTime(ctx)
+	}
+	if err != nil {
 		_ = closer.Close()
 		return nil, err
 	}
@@ -55,6 +58,24 @@ func (u *session) open(ctx context.Context, start bool) (io.Closer, error) {
 		})
 	})
 	return closer, nil
+}
+
+// tolerance is how far ahead of this machine's clock a revision may have been applied until the clock is called wrong.
+const tolerance = time.Minute
+
+// tellTheTime warns of a clock that is behind what it was at the last deploy. Nothing depends on it but the times that
+// are shown: revisions and events are in the order of their numbers.
+func (u *session) tellTheTime(ctx context.Context) error {
+	revisions, err := u.control.History(ctx, 1)
+	if err != nil || len(revisions) == 0 {
+		return err
+	}
+	rev := revisions[0]
+	if behind := rev.AppliedAt.Sub(u.program.now()); behind > tolerance {
+		u.program.progressf("%s this machine's clock is at least %s behind: revision %d was applied at %s; set it ('timedatectl' shows it), or times in history, events and logs are wrong",
+			u.program.styleOf(u.program.stderr).yellow("warning:"), shortly(behind), rev.Number, rev.AppliedAt.Local().Format(time.DateTime))
+	}
+	return nil
 }
 
 // deploy applies the project and follows it until it is healthy or has failed.

@@ -4,11 +4,8 @@ package process
 
 import (
 	"fmt"
-	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"trellis/driver"
@@ -151,7 +148,7 @@ func (d *Driver) carriable(s driver.Spec) error {
 	switch {
 	case len(s.Files) > 0:
 		return refuse(fmt.Sprintf("a secret or config cannot be put at %s", s.Files[0].Target))
-	case s.User != "" && !isSelf(s.User):
+	case s.User != "" && !IsSelf(s.User):
 		return refuse(fmt.Sprintf("it cannot run as user %s", s.User))
 	case len(s.GroupAdd) > 0:
 		return refuse("groups cannot be added")
@@ -167,17 +164,4 @@ func (d *Driver) carriable(s driver.Spec) error {
 		return refuse("/dev/shm cannot be given a size")
 	}
 	return nil
-}
-
-// isSelf says whether name is the user who runs this process.
-func isSelf(name string) bool {
-	name, group, hasGroup := strings.Cut(name, ":")
-	if hasGroup && group != strconv.Itoa(os.Getegid()) {
-		return false
-	}
-	if name == strconv.Itoa(os.Geteuid()) {
-		return true
-	}
-	u, err := user.Current()
-	return err == nil && u.Username == name
 }

@@ -36,7 +36,7 @@ func (d *Driver) exec(ctx context.Context, id driver.ID, cmd driver.Command) (in
 	if len(cmd.Args) == 0 || cmd.Args[0] == "" {
 		return -1, fmt.Errorf("%w: no command", errdefs.ErrInvalid)
 	}
-	if cmd.User != "" && !d.isolate && !isSelf(cmd.User) {
+	if cmd.User != "" && !d.isolate && !IsSelf(cmd.User) {
 		return -1, fmt.Errorf("%w: another user needs privileges", errdefs.ErrUnsupported)
 	}
 	r, err := d.runs(id)
