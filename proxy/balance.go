@@ -51,14 +51,14 @@ func weight(inst *instance, now time.Time) int64 {
 }
 
 // pick chooses by the power of two choices: two at random, each by its weight, and of these the one with fewer requests
-// per weight; a tie goes to the first drawn, so that idle instances share by weight exactly. Those in tried, and those
-// on trial by another request, are chosen only when nobody else is left, the latter never.
+// per weight; a tie goes to the first drawn, so that idle instances share by weight exactly. Those in tried are chosen
+// only when nobody else is left, closed ones never.
 func (c *choice) pick(t *tried, now func() time.Time) *pool {
 	switch len(c.list) {
 	case 0:
 		return nil
 	case 1:
-		if c.list[0].health.busy() {
+		if c.list[0].closed() {
 			return nil
 		}
 		return c.list[0]
@@ -91,7 +91,10 @@ func (c *choice) pick(t *tried, now func() time.Time) *pool {
 	return c.scan(t)
 }
 
-func (c *choice) free(p *pool, t *tried) bool { return !p.health.busy() && !t.has(p) }
+func (c *choice) free(p *pool, t *tried) bool { return !p.closed() && !t.has(p) }
+
+// closed says that p must not be chosen now: another request tries whether it is back, or it has all that it may have.
+func (p *pool) closed() bool { return p.health.busy() || p.inst.full() }
 
 // draw returns one at random, by weight.
 func (c *choice) draw(at time.Time) *pool {
@@ -115,7 +118,7 @@ func (c *choice) scan(t *tried) *pool {
 	off := rand.IntN(len(c.list))
 	for i := range c.list {
 		p := c.list[(i+off)%len(c.list)]
-		if p.health.busy() {
+		if p.closed() {
 			continue
 		}
 		was := t.has(p)

@@ -14,7 +14,7 @@ func (p *Proxy) call(ctx context.Context, s *service, port int, q *request, time
 	if timeout <= 0 && !q.grpc { // a gRPC server sends its head with its first message, which may take any time
 		timeout = defaultTimeout
 	}
-	c := caller{s: s, lane: s.lane(port), q: q, timeout: timeout}
+	c := caller{s: s, lane: s.lane(port), q: q, timeout: timeout, wait: waiter{q: q}}
 	resp, inst, f := c.run(ctx)
 	if f != nil && f.status >= 500 {
 		s.count.failed.Add(1)
@@ -127,8 +127,10 @@ func (c *caller) failed(err *callError) *failure {
 // waiter waits for an instance that takes something new, for the service's hold in all.
 type waiter struct {
 	s      *service
-	failed int  // connects that failed
-	held   bool // it has waited
+	failed int      // connects that failed
+	held   bool     // it has waited
+	full   bool     // for a place at an instance, when last seen
+	q      *request // who waits; nil for a connection that is passed through
 	until  time.Time
 }
 
@@ -168,8 +170,10 @@ func (w *waiter) pause(ctx context.Context) {
 func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failure) {
 	s := l.s
 	w.pause(ctx)
-	if p := l.acquire(t); p != nil {
-		return p, nil
+	if !s.limited() || l.queue.empty() { // nobody is overtaken
+		if p := l.acquire(t); p != nil {
+			return p, nil
+		}
 	}
 	if !w.begin(s) {
 		return nil, w.none()
@@ -182,16 +186,25 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 	if s.holding.Add(1) > maxHolding {
 		return nil, &failure{status: 503, kind: kindOverload, detail: "too many requests wait for " + s.name, retryAfter: 1}
 	}
+	place := l.queue.enter()
+	defer l.queue.leave(place)
 	timer := time.NewTimer(time.Until(w.until))
 	defer timer.Stop()
+	page := w.pageTimer()
 	for {
 		changed := *l.changed.Load() // before looking, so that no change in between is missed
-		if p := l.acquire(t); p != nil {
-			return p, nil
+		if !s.limited() || l.queue.first(place) {
+			if p := l.acquire(t); p != nil {
+				return p, nil
+			}
 		}
 		select {
 		case <-changed:
+		case <-place.turn:
+		case <-page:
+			return nil, &failure{status: 503, kind: kindWaking, detail: s.name + " is being started", retryAfter: 1}
 		case <-timer.C:
+			w.full = s.limited() && len(l.available.Load().list) > 0
 			return nil, w.none()
 		case <-ctx.Done():
 			return nil, &failure{status: 499, kind: kindClient, detail: "the client went away"}
@@ -199,7 +212,21 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 	}
 }
 
+// pageAfter is how long a browser is left waiting for a page of a service that is being started, before it is told.
+const pageAfter = 2 * time.Second
+
+// pageTimer fires when a browser is to be told; for everybody else never.
+func (w *waiter) pageTimer() <-chan time.Time {
+	if w.q == nil || !w.s.conf.Load().Wakes || !w.q.opensPage() {
+		return nil
+	}
+	return time.After(pageAfter)
+}
+
 func (w *waiter) none() *failure {
+	if w.full {
+		return &failure{status: 503, kind: kindOverload, detail: "every instance of " + w.s.name + " works on as much as it may", retryAfter: 1}
+	}
 	if w.failed > 0 {
 		return &failure{status: 503, kind: kindConnect, detail: "no instance of " + w.s.name + " accepts connections", retryAfter: 1}
 	}

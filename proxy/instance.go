@@ -142,7 +142,13 @@ func (i *instance) untrack(s *stream) {
 	delete(i.streams, s)
 }
 
-func (i *instance) release() { i.inUse.Add(-1) }
+func (i *instance) release() {
+	i.inUse.Add(-1)
+	i.svc.vacated()
+}
+
+// full says whether the instance works on as many as it may.
+func (i *instance) full() bool { return i.svc.over(i.inUse.Load() + 1) }
 
 // address returns where a target port of the service really is.
 func (i *instance) address(port int) string {

@@ -18,7 +18,8 @@ const (
 	kindNoRoute    = "no-route"    // 404
 	kindMethod     = "method"      // 405
 	kindNoInstance = "no-instance" // 503: none was ready within the hold
-	kindOverload   = "overload"    // 503: too many requests are held
+	kindOverload   = "overload"    // 503: too many requests are held, or waited too long for a place
+	kindWaking     = "waking"      // 503: a page for a browser, that the service is being started
 	kindAuth       = "auth"        // 503: the route asks for an auth scheme that is not available
 	kindConnect    = "connect"     // 502: no instance accepted a connection
 	kindReset      = "reset"       // 502: the instance broke off, the request may have been carried out
@@ -50,6 +51,24 @@ type problem struct {
 	Detail    string `json:"detail,omitempty"`
 	RequestID string `json:"request_id"`
 }
+
+// waitingPage is what a browser shows while a service is being started. It asks again by itself.
+const waitingPage = `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="refresh" content="1">
+<title>Starting</title>
+<style>
+:root { color-scheme: light dark }
+body { font: 1.1rem/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 0 1rem; text-align: center }
+</style>
+<main>
+<h1>Starting</h1>
+<p>This page was asleep and is waking up. It will appear here by itself in a moment.</p>
+</main>
+</html>
+`
 
 func (f *failure) body(title, requestID string) []byte {
 	b, err := json.Marshal(problem{"about:blank", title, f.status, f.detail, requestID})

@@ -60,6 +60,18 @@ func repeatable(method string, h header) bool {
 	return h.get("Idempotency-Key") != ""
 }
 
+// opensPage says whether a person waits for a page: a browser's navigation (Fetch Metadata), or what an older browser
+// sends.
+func (q *request) opensPage() bool {
+	if q.method != "GET" || q.upgrade != "" {
+		return false
+	}
+	if mode := q.header.get("Sec-Fetch-Mode"); mode != "" {
+		return mode == "navigate"
+	}
+	return strings.HasPrefix(q.header.get("Accept"), "text/html")
+}
+
 // setTarget splits and checks a request target. A strict one is put in normal form; one that is not strict is passed on
 // as it is, for listeners where no decision hangs on the path.
 func (q *request) setTarget(target string, strict bool) *failure {

@@ -370,7 +370,7 @@ func setTrailers(w http.ResponseWriter, resp *response) {
 	}
 }
 
-// answer writes a failure as problem+json.
+// answer writes a failure as problem+json, but for the page of a service that is being started.
 func (f *front) answer(w http.ResponseWriter, q *request, fail *failure) {
 	if fail.kind == kindClient {
 		panic(http.ErrAbortHandler)
@@ -387,6 +387,10 @@ func (f *front) answer(w http.ResponseWriter, q *request, fail *failure) {
 		h.Set("Allow", strings.Join(fail.allow, ", "))
 	}
 	body := fail.body(http.StatusText(fail.status), q.id)
+	if fail.kind == kindWaking {
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		body = []byte(waitingPage)
+	}
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(fail.status)
 	w.Write(body)

@@ -33,6 +33,7 @@ type lane struct {
 	available atomic.Pointer[choice]        // whom a new request may go to
 	changed   atomic.Pointer[chan struct{}] // closed and renewed whenever available is
 	timer     *time.Timer                   // the next end of an ejection; s.mu guards it
+	queue     queue                         // of those that wait in available's stead
 }
 
 type counters struct {
@@ -73,6 +74,25 @@ func (s *service) retries() int {
 		return r
 	}
 	return defaultRetries
+}
+
+// over says whether an instance that has so many in use has more than it may.
+func (s *service) over(used int64) bool {
+	limit := s.conf.Load().Concurrency
+	return limit > 0 && used > int64(limit)
+}
+
+// limited says whether instances take only so many at a time.
+func (s *service) limited() bool { return s.conf.Load().Concurrency > 0 }
+
+// vacated lets those look who wait for a place at an instance.
+func (s *service) vacated() {
+	if !s.limited() {
+		return
+	}
+	for _, l := range *s.lanes.Load() {
+		l.queue.next()
+	}
 }
 
 func (s *service) speaksHTTP2(port int) bool {
@@ -235,11 +255,11 @@ func (l *lane) acquire(tried *tried) *pool {
 		if !p.admit() {
 			continue
 		}
-		p.inst.inUse.Add(1)
-		if p.inst.takes.Load() {
+		if used := p.inst.inUse.Add(1); p.inst.takes.Load() && !l.s.over(used) {
 			return p
 		}
-		// The snapshot changed in between: whoever set takes to false may already have read inUse.
+		// The snapshot changed in between (whoever set takes to false may already have read inUse), or others took the last
+		// place.
 		p.health.abandon()
 		p.inst.release()
 	}

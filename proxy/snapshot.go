@@ -72,6 +72,12 @@ type Service struct {
 	Instances []Instance `json:"instances,omitempty"`
 	// Hold is how long a request waits while no instance is ready; 0: 5 s; negative: not at all.
 	Hold time.Duration `json:"hold,omitempty"`
+	// Concurrency is how many requests, streams and connections one instance works on at a time; 0: any number. Where all
+	// have so many the next ones wait in line for as long as Hold says, and then get 503.
+	Concurrency int `json:"concurrency,omitempty"`
+	// Wakes says that the service is scaled to nothing and started by the first request that waits for it. A browser that
+	// opens a page gets one that says so when it takes long, and asks again by itself.
+	Wakes bool `json:"wakes,omitempty"`
 	// ConnectTimeout bounds a connect to an instance; 0: 1 s.
 	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
 	// Retries bound the attempts after the first for requests that may be repeated; 0: 3; negative: none. All retries
