@@ -28,7 +28,7 @@ import (
 )
 
 // Store keeps artifacts in one folder. It is safe for concurrent use, also between processes: in one source folder one
-// build runs at a time, and whoever waited for it uses its result.
+// build runs at a time, of whatever store, and whoever waited for it in the same store uses its result.
 type Store struct {
 	dir string
 }
@@ -98,6 +98,11 @@ func (s *Store) build(ctx context.Context, req Request) (digest string, cached b
 	if err != nil {
 		return "", false, err
 	}
+	unlockFolder, err := lockFolder(ctx, src.dir)
+	if err != nil {
+		return "", false, fmt.Errorf("wait for another build in %s: %w", src.dir, err)
+	}
+	defer unlockFolder()
 	unlock, err := lock(ctx, s.folderFile(src.dir)+".lock")
 	if err != nil {
 		return "", false, fmt.Errorf("wait for another build in %s: %w", src.dir, err)

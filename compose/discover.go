@@ -89,6 +89,9 @@ func discover(opt Options) (settings, error) {
 			return s, err
 		}
 	}
+	if opt.Copy != "" && !environmentName.MatchString(opt.Copy) {
+		return fail("", "%s is not the name of a copy: use lower case letters, digits, - and _", quoted(opt.Copy))
+	}
 	s.setRoots()
 	return s, nil
 }
@@ -261,6 +264,9 @@ func (l *loading) setName() {
 		l.name = "project"
 	}
 	l.name += suffix
+	if l.opt.Copy != "" {
+		l.name += "-" + l.opt.Copy
+	}
 	l.env = l.env.under(nil)
 	l.env["COMPOSE_PROJECT_NAME"] = l.name
 }

@@ -20,6 +20,7 @@ type Options struct {
 	EnvFiles         []string // nil: .env of the project directory
 	Environ          []string // KEY=value; nil: os.Environ()
 	Environment      string   // adds compose.NAME.yaml and makes the project's name end in -NAME
+	Copy             string   // makes the project's name end in -NAME, after that of the environment
 	WorkingDir       string   // what relative paths of these options are relative to; "": the process's own
 }
 

@@ -52,6 +52,8 @@ func TestWhatIsLoaded(t *testing.T) {
 			opt: Options{Environment: "staging"}, want: result{"shop-staging", "staging", []string{"compose.yaml", "compose.override.yaml", "compose.staging.yaml"}}},
 		"declared environment": {files: map[string]string{"compose.yaml": "name: shop\nx-trellis: {environments: {prod: {on: kubernetes}}}\n" + one},
 			opt: Options{Environment: "prod"}, want: result{"shop-prod", "none", []string{"compose.yaml"}}},
+		"copy":            {files: map[string]string{"compose.yaml": "name: shop\n" + one}, opt: Options{Copy: "a1"}, want: result{"shop-a1", "none", []string{"compose.yaml"}}},
+		"copy of a given": {files: map[string]string{"compose.yaml": one}, opt: Options{Name: "n", Copy: "a"}, want: result{"n-a", "none", []string{"compose.yaml"}}},
 		"the project's name is a variable": {files: map[string]string{"compose.yaml": "name: shop\nservices: {web: {image: \"$COMPOSE_PROJECT_NAME\"}}"}, want: result{"shop", "shop", []string{"compose.yaml"}}},
 		"project directory":                {files: map[string]string{"deploy/c.yaml": one, ".env": "IMAGE=top"}, opt: Options{Name: "n", Files: []string{"deploy/c.yaml"}, ProjectDirectory: "."}, want: result{"n", "top", []string{"deploy/c.yaml"}}},
 	}
@@ -94,6 +96,7 @@ func TestWhatCannotBeLoaded(t *testing.T) {
 		"missing --env-file":  {map[string]string{"compose.yaml": one}, Options{EnvFiles: []string{"x.env"}}, "x.env"},
 		"unknown environment": {map[string]string{"compose.yaml": "x-trellis: {environments: {staging: {}}}\n" + one}, Options{Environment: "stagin"}, "did you mean staging?"},
 		"bad environment":     {map[string]string{"compose.yaml": one}, Options{Environment: "../x"}, "is not the name of an environment"},
+		"bad copy":            {map[string]string{"compose.yaml": one}, Options{Copy: "../x"}, "is not the name of a copy"},
 		"bad name":            {map[string]string{"compose.yaml": one}, Options{Name: "A B"}, "cannot be the project's name"},
 		"empty":               {map[string]string{"compose.yaml": "# nothing\n"}, Options{}, "is empty"},
 	}

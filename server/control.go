@@ -220,6 +220,11 @@ func (c *control) Down(ctx context.Context, opt engine.DeleteOptions) error {
 	if err := c.giveUp(ctx); err != nil {
 		return err
 	}
+	if opt.Volumes {
+		if err := c.plane.forget(); err != nil {
+			return fmt.Errorf("give up the ports of %s: %w", c.location.Project, err)
+		}
+	}
 	c.stop()
 	return nil
 }

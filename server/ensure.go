@@ -205,7 +205,7 @@ func startHolder(ctx context.Context, l Location) (*holder.Client, error) {
 // happened to start them first is kept.
 func environment() []string {
 	var env []string
-	for _, key := range []string{"PATH", "HOME", "LANG", "TZ", "XDG_RUNTIME_DIR", "GOTRACEBACK", "GORACE", "GOCOVERDIR"} {
+	for _, key := range []string{"PATH", "HOME", "LANG", "TZ", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "GOTRACEBACK", "GORACE", "GOCOVERDIR"} {
 		if v, ok := os.LookupEnv(key); ok {
 			env = append(env, key+"="+v)
 		}
@@ -213,19 +213,22 @@ func environment() []string {
 	return env
 }
 
-// Running is a project that is registered on this machine.
+// Running is a project of this user on this machine.
 type Running struct {
 	Location
 	Status *api.Status // nil: its control plane does not answer
+	Down   bool        // it does not run
 }
 
-// Projects returns every project that runs on this machine as this user, in order of name.
-func Projects(ctx context.Context) ([]Running, error) {
+// Projects returns every project that runs on this machine as this user, in order of name; with down also those that do
+// not run and whose state exists.
+func Projects(ctx context.Context, down bool) ([]Running, error) {
 	locations, err := registered()
 	if err != nil {
 		return nil, err
 	}
 	var all []Running
+	runs := map[string]bool{}
 	for _, l := range locations {
 		if !held(ctx, l) {
 			continue
@@ -237,6 +240,18 @@ func Projects(ctx context.Context) ([]Running, error) {
 		}
 		_ = client.Close()
 		all = append(all, r)
+		runs[l.StateDir] = true
+	}
+	if down {
+		locations, err := known()
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range locations {
+			if !runs[l.StateDir] {
+				all = append(all, Running{Location: l, Down: true})
+			}
+		}
 	}
 	sortProjects(all)
 	return all, nil

@@ -25,6 +25,10 @@ type Location struct {
 	RuntimeDir string `json:"runtime_dir"`
 	// Files are the Compose files the project was brought up from last, for `trellis ls`.
 	Files []string `json:"files,omitempty"`
+	// Copy is the name after --copy, "" where the project is none: it is the end of Project.
+	Copy string `json:"copy,omitempty"`
+	// Origins tell the checkouts of one repository, see copies. They are found out when the project is started.
+	Origins []string `json:"origins,omitempty"`
 }
 
 // Locate returns where the project of that name in workingDir keeps its state: in stateDir if that is not empty,
@@ -76,6 +80,10 @@ func (l Location) Artifacts() string { return filepath.Join(l.StateDir, "artifac
 
 // prepare makes the two folders and what lies in them from the start.
 func (l Location) prepare() error {
+	if l.Copy == "" {
+		l.Copy = l.remembered().Copy // of a copy that is named with -p
+	}
+	l.Origins = origins(l.WorkingDir)
 	if err := private(l.RuntimeDir); err != nil {
 		return err
 	}
@@ -90,13 +98,10 @@ func (l Location) prepare() error {
 			}
 		}
 	}
-	b, err := json.MarshalIndent(l, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(l.registration(), b, 0o600); err != nil {
+	if err := writeJSON(l.registration(), l); err != nil {
 		return fmt.Errorf("register project %s: %w", l.Project, err)
 	}
+	_ = l.remember() // a home that cannot be written keeps no project from running
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"trellis/api"
 	"trellis/compose"
@@ -25,13 +26,17 @@ import (
 // plane is the way from the engine to the data plane: sockets are opened by the holder, snapshots go through it, and
 // what is in use is asked of every data plane that still serves.
 type plane struct {
-	holder *holder.Client
-	dir    string // the runtime directory
-	log    *slog.Logger
+	holder   *holder.Client
+	location Location
+	log      *slog.Logger
 
-	mu    sync.Mutex
-	bound map[string]string // listener name to address as bound
-	last  proxy.Snapshot
+	mu     sync.Mutex
+	chosen *addresses
+	asked  map[string]string // listener name to address of its open socket, as asked for
+	bound  map[string]string // and as bound
+	last   proxy.Snapshot
+
+	doors atomic.Pointer[map[string]string] // of bound, those that lead in from outside: read without mu
 }
 
 var _ local.Plane = (*plane)(nil)
@@ -42,9 +47,13 @@ func (p *plane) Publish(ctx context.Context, s proxy.Snapshot) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wanted, gone := p.sockets(s.Listeners)
-	failed, err := p.open(ctx, wanted)
+	unopened, err := p.open(ctx, wanted)
 	if err != nil {
 		return err
+	}
+	var failed error
+	for _, r := range unopened {
+		failed = errors.Join(failed, p.refusal(ctx, r))
 	}
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -58,9 +67,7 @@ func (p *plane) Publish(ctx context.Context, s proxy.Snapshot) error {
 		if err := p.holder.CloseSockets(ctx, gone...); err != nil {
 			return fmt.Errorf("close sockets: %w", err)
 		}
-		for _, name := range gone {
-			delete(p.bound, name)
-		}
+		p.closed(gone)
 	}
 	return failed
 }
@@ -70,8 +77,8 @@ func (p *plane) sockets(listeners []proxy.Listener) (wanted []holder.Socket, gon
 	named := make(map[string]bool, len(listeners))
 	for _, l := range listeners {
 		named[l.Name] = true
-		if _, open := p.bound[l.Name]; !open {
-			wanted = append(wanted, socketOf(l))
+		if s := p.chosen.socketOf(l); p.asked[l.Name] != s.Address {
+			wanted = append(wanted, s)
 		}
 	}
 	for name := range p.bound {
@@ -82,16 +89,14 @@ func (p *plane) sockets(listeners []proxy.Listener) (wanted []holder.Socket, gon
 	return wanted, gone
 }
 
-func socketOf(l proxy.Listener) holder.Socket {
-	network := "tcp"
-	if l.Protocol == proxy.UDP {
-		network = "udp"
-	}
-	return holder.Socket{Name: l.Name, Network: network, Address: l.Address, Netns: l.Netns}
+// unopened is a socket that could not be opened.
+type unopened struct {
+	holder.Socket
+	why holder.Opened
 }
 
-// open asks the holder for sockets; failed joins what is wrong with single ones, err is that it could not be asked.
-func (p *plane) open(ctx context.Context, wanted []holder.Socket) (failed, err error) {
+// open asks the holder for sockets and returns those that could not be opened; err is that it could not be asked.
+func (p *plane) open(ctx context.Context, wanted []holder.Socket) ([]unopened, error) {
 	if len(wanted) == 0 {
 		return nil, nil
 	}
@@ -99,50 +104,158 @@ func (p *plane) open(ctx context.Context, wanted []holder.Socket) (failed, err e
 	if err != nil {
 		return nil, fmt.Errorf("open sockets: %w", err)
 	}
-	addresses := map[string]string{}
-	for _, w := range wanted {
-		addresses[w.Name] = w.Address
-	}
-	for _, o := range opened {
-		switch {
-		case o.Error == "":
-			p.bound[o.Name] = o.Address
-		case o.InUse:
-			failed = errors.Join(failed, fmt.Errorf("%w: %s", errdefs.ErrConflict, taken(addresses[o.Name])))
-		default:
-			failed = errors.Join(failed, fmt.Errorf("%w: %s", errdefs.ErrUnavailable, refused(addresses[o.Name], o.Error)))
+	var failed []unopened
+	for i, o := range opened {
+		if o.Error != "" {
+			failed = append(failed, unopened{wanted[i], o})
+			p.closed([]string{o.Name}) // what the name stood for before is closed by then
+			continue
 		}
+		p.asked[o.Name], p.bound[o.Name] = wanted[i].Address, o.Address
 	}
+	p.noteDoors()
 	return failed, nil
 }
 
+// closed forgets sockets that are open no more.
+func (p *plane) closed(names []string) {
+	for _, name := range names {
+		delete(p.asked, name)
+		delete(p.bound, name)
+	}
+	p.noteDoors()
+}
+
+// noteDoors keeps the addresses that instances are told.
+func (p *plane) noteDoors() {
+	doors := map[string]string{}
+	for name, address := range p.bound {
+		if !strings.HasPrefix(name, "name/") {
+			doors[name] = address
+		}
+	}
+	p.doors.Store(&doors)
+}
+
+// refusal says why a socket could not be opened.
+func (p *plane) refusal(ctx context.Context, r unopened) error {
+	if r.why.InUse {
+		return fmt.Errorf("%w: %s", errdefs.ErrConflict, taken(ctx, p.location, r.Socket))
+	}
+	return fmt.Errorf("%w: %s", errdefs.ErrUnavailable, refused(r.Address, r.why.Error))
+}
+
 // reserve opens the addresses that a project publishes before it is applied, so that a taken one is told to whoever
-// deploys and changes nothing. Those of an apply that then fails are closed by the next Publish.
+// deploys and changes nothing. What the file leaves open, and what another copy of the project has, gets another port
+// here. Those of an apply that then fails are closed by the next Publish.
 func (p *plane) reserve(ctx context.Context, project compose.Project) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var wanted []holder.Socket
+	var wanted []proxy.Listener
 	for _, l := range local.Doors(project) {
 		if _, open := p.bound[l.Name]; !open {
-			wanted = append(wanted, socketOf(l))
+			wanted = append(wanted, l)
 		}
 	}
-	failed, err := p.open(ctx, wanted)
+	err := p.take(ctx, wanted)
+	if err == nil {
+		return nil
+	}
+	var gone []string
+	for _, l := range wanted {
+		if _, open := p.bound[l.Name]; open {
+			gone = append(gone, l.Name)
+		}
+	}
+	if len(gone) > 0 {
+		_ = p.holder.CloseSockets(ctx, gone...) // the reason to tell is the taken address
+		p.closed(gone)
+	}
+	return fmt.Errorf("publish ports: %w", err)
+}
+
+// take opens what is wanted; elsewhere, where the file leaves the port open or another copy of the project was first.
+func (p *plane) take(ctx context.Context, wanted []proxy.Listener) error {
+	byName := map[string]proxy.Listener{}
+	var fixed []holder.Socket
+	var free []proxy.Listener
+	for _, l := range wanted {
+		byName[l.Name] = l
+		if s := p.chosen.socketOf(l); portOf(s.Address) == 0 {
+			free = append(free, l)
+		} else {
+			fixed = append(fixed, s)
+		}
+	}
+	unopened, err := p.open(ctx, fixed)
 	if err != nil {
 		return err
 	}
-	if failed != nil {
-		var gone []string
-		for _, w := range wanted {
-			if _, open := p.bound[w.Name]; open {
-				gone = append(gone, w.Name)
-				delete(p.bound, w.Name)
-			}
+	var failed error
+	for _, r := range unopened {
+		if p.yields(ctx, byName[r.Name], r) {
+			free = append(free, byName[r.Name])
+			continue
 		}
-		if len(gone) > 0 {
-			_ = p.holder.CloseSockets(ctx, gone...) // the reason to tell is the taken address
+		again, err := p.open(ctx, []holder.Socket{r.Socket}) // whoever had it may be gone by now
+		if err != nil {
+			return err
 		}
-		return fmt.Errorf("publish ports: %w", failed)
+		if len(again) > 0 {
+			failed = errors.Join(failed, p.refusal(ctx, again[0]))
+		}
+	}
+	if failed != nil || len(free) == 0 {
+		return failed
+	}
+	for _, l := range free {
+		if err := p.choose(ctx, l); err != nil {
+			return err
+		}
+	}
+	return p.chosen.save()
+}
+
+// yields says whether a listener whose address is taken may have another one: that of a copy, and one that was chosen
+// before and has been taken meanwhile.
+func (p *plane) yields(ctx context.Context, l proxy.Listener, r unopened) bool {
+	if _, chosen := p.chosen.Ports[choiceOf(l)]; !r.why.InUse || chosen || p.location.Copy != "" {
+		return r.why.InUse
+	}
+	other, ok := neighbour(ctx, p.location, r.Network, portOf(r.Address))
+	return ok && copies(p.location, other)
+}
+
+// choose opens a listener at a port that is free.
+func (p *plane) choose(ctx context.Context, l proxy.Listener) error {
+	s := p.chosen.socketOf(l)
+	return p.chosen.candidates(choiceOf(l), func(port int) (bool, error) {
+		s.Address = atPort(l.Address, port)
+		unopened, err := p.open(ctx, []holder.Socket{s})
+		switch {
+		case err != nil:
+			return false, err
+		case len(unopened) == 0:
+			p.chosen.Ports[choiceOf(l)] = port
+			return true, nil
+		case unopened[0].why.InUse:
+			return false, nil
+		}
+		return false, p.refusal(ctx, unopened[0])
+	})
+}
+
+// forget gives up the chosen ports, of a project that is down for good.
+func (p *plane) forget() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.chosen.forget()
+}
+
+// Doors implements local.Told.
+func (p *plane) Doors() map[string]string {
+	if doors := p.doors.Load(); doors != nil {
+		return *doors
 	}
 	return nil
 }
@@ -177,7 +290,7 @@ func (p *plane) InUse(ctx context.Context) (map[string]int, uint64, error) {
 
 // statuses asks every data plane of the project.
 func (p *plane) statuses(ctx context.Context) ([]proxy.Status, error) {
-	sockets, err := filepath.Glob(filepath.Join(p.dir, "proxy-*.sock"))
+	sockets, err := filepath.Glob(filepath.Join(p.location.RuntimeDir, "proxy-*.sock"))
 	if err != nil {
 		return nil, err
 	}
@@ -237,30 +350,18 @@ func (p *plane) describe(ctx context.Context, s *api.Status) {
 	}
 }
 
-// bindPorts replaces port 0 by what was bound.
+// bindPorts replaces the ports that were asked for by those that were bound.
 func (p *plane) bindPorts(svc *engine.Service) {
 	for i := range svc.Ports {
 		port := &svc.Ports[i]
-		if port.Published != 0 {
-			continue
-		}
 		if _, bound, err := net.SplitHostPort(p.bound[local.PortListener(svc.Name, *port)]); err == nil {
 			port.Published, _ = strconv.Atoi(bound)
 		}
 	}
 }
 
-// reachable replaces the unspecified address by one that a browser takes.
-func reachable(address string) string {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return address
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	return strings.TrimSuffix(net.JoinHostPort(host, port), ":80")
-}
+// reachable is what a browser takes for an address.
+func reachable(address string) string { return strings.TrimSuffix(local.Reachable(address), ":80") }
 
 // routes returns the gateway's routes in force.
 func (p *plane) routes() []api.Route {

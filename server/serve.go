@@ -112,9 +112,17 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 		return nil, err
 	}
 	own := log.With("project", l.Project) // driver and engine say it themselves
-	plane := &plane{holder: client, dir: l.RuntimeDir, log: own, bound: map[string]string{}}
+	chosen, err := loadAddresses(l)
+	if err != nil {
+		return nil, err
+	}
+	block, err := chosen.block()
+	if err != nil {
+		return nil, err
+	}
+	plane := &plane{holder: client, location: l, log: own, chosen: chosen, asked: map[string]string{}, bound: map[string]string{}}
 	eng, err := local.New(local.Config{
-		Project: l.Project, Store: store, Plane: plane, Probe: probe.Do, Log: log,
+		Project: l.Project, Store: store, Plane: plane, Block: block, Probe: probe.Do, Log: log,
 		Drivers:    map[string]driver.Driver{"process": processes},
 		ContentDir: l.contents(), ArtifactDir: l.Artifacts(),
 	})

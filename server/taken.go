@@ -3,7 +3,6 @@ package server
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -59,25 +58,10 @@ func listeningInodes(table string, port int, into map[string]string) {
 	}
 }
 
-// taken says in one sentence that an address is taken, by whom, and what to do.
-func taken(address string) string {
-	_, p, err := net.SplitHostPort(address)
-	port, perr := strconv.Atoi(p)
-	if err != nil || perr != nil {
-		return address + " is taken"
-	}
-	who := portHolder(port)
-	if who == "" {
-		return fmt.Sprintf("%s is taken; stop what listens there, or publish another port", address)
-	}
-	return fmt.Sprintf("%s is taken by %s; stop it, or publish another port", address, who)
-}
-
 // refused says in one sentence why a socket could not be opened at an address, and what to do.
 func refused(address, why string) string {
-	_, p, err := net.SplitHostPort(address)
-	port, perr := strconv.Atoi(p)
-	if err == nil && perr == nil && port < 1024 && strings.Contains(why, "permission denied") {
+	port := portOf(address)
+	if port > 0 && port < 1024 && strings.Contains(why, "permission denied") {
 		return fmt.Sprintf("%s: permission denied: ports below 1024 are root's; publish a higher one, or allow them with 'sysctl net.ipv4.ip_unprivileged_port_start=%d'", address, port)
 	}
 	if strings.Contains(why, "cannot assign requested address") {

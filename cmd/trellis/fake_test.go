@@ -126,9 +126,11 @@ func (f *fake) Ensure(_ context.Context, l location) (api.Control, io.Closer, er
 	return f, f, f.failure("ensure")
 }
 
-func (f *fake) Projects(context.Context) ([]running, error) { return f.Others, nil }
-
 func (f *fake) Look(location) (machine, error) { return machine{Unprivileged: f.Unprivileged}, nil }
+
+func (f *fake) Projects(_ context.Context, down bool) ([]running, error) {
+	return slices.DeleteFunc(slices.Clone(f.Others), func(r running) bool { return r.Down && !down }), nil
+}
 
 func (f *fake) Serve(_ context.Context, l string, _ *slog.Logger) error {
 	return f.called("serve %s", l)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +20,11 @@ type projectFlags struct {
 	envFiles    []string
 	state       string
 	environment string
+	copy        string
 }
+
+// someCopy is the copy that --copy without a name means.
+const someCopy = "copy"
 
 // add defines the flags; short adds -f, which means --follow to some commands.
 func (f *projectFlags) add(fs *pflag.FlagSet, short bool) {
@@ -34,6 +39,8 @@ func (f *projectFlags) add(fs *pflag.FlagSet, short bool) {
 	fs.Var((*list)(&f.envFiles), "env-file", "read variables from `FILE` instead of .env; repeatable")
 	fs.StringVar(&f.state, "state", f.state, "keep state in `DIR` (default .trellis/NAME beside the file)")
 	fs.StringVar(&f.environment, "environment", f.environment, "environment `E`: adds compose.E.yaml and runs as NAME-E")
+	fs.StringVar(&f.copy, "copy", f.copy, "a copy that runs beside the others, as PROJECT-`NAME` (alone: PROJECT-"+someCopy+")")
+	fs.Lookup("copy").NoOptDefVal = someCopy
 }
 
 // project adds the project flags to a command.
@@ -116,4 +123,31 @@ func moment(s string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("time %q: want a duration before now such as 10m, or a time such as 2026-11-23T15:04:05Z", s)
+}
+
+// joinCopy makes "--copy NAME" one argument, because a flag that may stand without a value takes none from the next one.
+// After the name of the command it is looked for among the flags alone: what comes later may be another program's.
+func joinCopy(root *cobra.Command, args []string) []string {
+	for i, arg := range args {
+		switch {
+		case arg == "--copy" && i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") && !isCommand(root, args[i+1]):
+			joined := append(slices.Clone(args[:i]), arg+"="+args[i+1])
+			return append(joined, args[i+2:]...)
+		case arg == "--":
+			return args
+		case i > 0 && !strings.HasPrefix(arg, "-") && !strings.HasPrefix(args[i-1], "-") && takesProgram(root, args[:i]):
+			return args
+		}
+	}
+	return args
+}
+
+func isCommand(root *cobra.Command, word string) bool {
+	return slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == word || c.HasAlias(word) })
+}
+
+// takesProgram says whether words name a command that runs another program's command line.
+func takesProgram(root *cobra.Command, words []string) bool {
+	cmd, _, err := root.Find(words)
+	return err == nil && (cmd.Name() == "exec" || cmd.Name() == "run")
 }

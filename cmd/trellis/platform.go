@@ -46,7 +46,9 @@ func (platform) Ensure(ctx context.Context, l location) (api.Control, io.Closer,
 	return server.Ensure(ctx, l)
 }
 
-func (platform) Projects(ctx context.Context) ([]running, error) { return server.Projects(ctx) }
+func (platform) Projects(ctx context.Context, down bool) ([]running, error) {
+	return server.Projects(ctx, down)
+}
 
 func (platform) Look(l location) (machine, error) { return server.Look(l) }
 

@@ -54,7 +54,7 @@ const (
 func (p *program) execute(ctx context.Context, args []string) error {
 	cobra.EnableCommandSorting = false // the order in which root adds them
 	root := p.root()
-	root.SetArgs(args)
+	root.SetArgs(joinCopy(root, args))
 	return root.ExecuteContext(ctx)
 }
 

@@ -31,7 +31,8 @@ func (p *program) load(ctx context.Context) (loaded, error) {
 	}
 	project, warnings, err := compose.Load(ctx, compose.Options{
 		Files: p.flags.files, ProjectDirectory: p.flags.directory, Name: p.flags.name, Profiles: p.flags.profiles,
-		EnvFiles: p.flags.envFiles, Environ: p.environ, Environment: p.flags.environment, WorkingDir: dir,
+		EnvFiles: p.flags.envFiles, Environ: p.environ, Environment: p.flags.environment, Copy: p.flags.copy,
+		WorkingDir: dir,
 	})
 	if err != nil {
 		return loaded{warnings: warnings}, err
@@ -40,7 +41,7 @@ func (p *program) load(ctx context.Context) (loaded, error) {
 	if err != nil {
 		return loaded{}, err
 	}
-	l.Files = project.Files
+	l.Files, l.Copy = project.Files, p.flags.copy
 	return loaded{project, warnings, l}, nil
 }
 
@@ -77,21 +78,42 @@ func (p *program) find(ctx context.Context) (location, error) {
 		return l.location, nil
 	}
 	if p.flags.name != "" {
-		all, perr := p.backend.Projects(ctx)
-		if perr != nil {
-			return location{}, perr
-		}
-		i := slices.IndexFunc(all, func(r running) bool {
-			return r.Project == p.flags.name && (p.flags.state == "" || sameFile(r.StateDir, p.flags.state))
-		})
-		if i >= 0 {
-			return all[i].Location, nil
+		l, ok, perr := p.named(ctx)
+		if ok || perr != nil {
+			return l, perr
 		}
 	}
 	if err == nil {
 		return l.location, nil
 	}
 	return p.guess(err)
+}
+
+// named returns the project of the name given that runs on this machine; two checkouts of one are two to choose from.
+func (p *program) named(ctx context.Context) (location, bool, error) {
+	all, err := p.backend.Projects(ctx, false)
+	if err != nil {
+		return location{}, false, err
+	}
+	name := p.flags.name
+	if p.flags.copy != "" {
+		name += "-" + p.flags.copy
+	}
+	all = slices.DeleteFunc(all, func(r running) bool {
+		return r.Project != name || p.flags.state != "" && !sameFile(r.StateDir, p.flags.state)
+	})
+	switch len(all) {
+	case 0:
+		return location{}, false, nil
+	case 1:
+		return all[0].Location, true, nil
+	}
+	var dirs []string
+	for _, r := range all {
+		dirs = append(dirs, r.WorkingDir)
+	}
+	return location{}, false, withHint(plain{fmt.Errorf("%d copies of %s run here: %w", len(all), name, errdefs.ErrInvalid)},
+		"say which with --project-directory: %s", strings.Join(dirs, ", "))
 }
 
 // guess finds the one project that keeps its state here, for files that cannot be read any more; cause is why.

@@ -78,7 +78,12 @@ func (p *program) addresses(s api.Status, project compose.Project) {
 			rows = append(rows, [2]string{name, *address})
 		}
 	}
-	add("gateway", s.Gateway.HTTP)
+	gateway := s.Gateway.HTTP
+	if wanted := wantedGateway(project); gateway != nil && wanted != "" && !strings.HasSuffix(*gateway, wanted) {
+		text := *gateway + "  (" + wanted + " was taken)"
+		gateway = &text
+	}
+	add("gateway", gateway)
 	add("gateway", s.Gateway.HTTPS)
 	add("console", s.Console)
 	for _, svc := range s.Services {
@@ -96,8 +101,35 @@ func (p *program) addresses(s api.Status, project compose.Project) {
 	}
 }
 
-// published says where a port is reached from this machine, as a URL where the file says that it speaks HTTP.
+// wantedGateway returns the port that the file asks for the gateway as the end of its address, "" where it does not.
+func wantedGateway(project compose.Project) string {
+	if project.Trellis.Gateway == nil {
+		return ""
+	}
+	_, port, _ := net.SplitHostPort(project.Trellis.Gateway.HTTP)
+	if port == "" || port == "0" || port == "80" {
+		return ""
+	}
+	return ":" + port
+}
+
+// published says where a port is reached from this machine and what it leads to, and that it is not the one of the file
+// where that was taken, by another copy of the project.
 func published(port engine.Port, svc compose.Service) string {
+	address := reached(port, svc)
+	if address == "" {
+		return ""
+	}
+	text := fmt.Sprintf("%s → %d/%s", address, port.Target, port.Protocol)
+	if wanted := declared(port, svc).Published; wanted != "" && wanted != "0" && wanted != strconv.Itoa(port.Published) &&
+		!strings.Contains(wanted, "-") {
+		text += "  (" + wanted + " was taken)"
+	}
+	return text
+}
+
+// reached says where a port is reached from this machine, as a URL where the file says that it speaks HTTP.
+func reached(port engine.Port, svc compose.Service) string {
 	if port.Published == 0 {
 		return ""
 	}
@@ -107,17 +139,29 @@ func published(port engine.Port, svc compose.Service) string {
 		host = "localhost"
 	}
 	address := net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(port.Published))
-	for _, declared := range svc.Ports {
-		if declared.Target != port.Target || declared.Protocol != port.Protocol {
+	switch declared(port, svc).AppProtocol {
+	case "http", "http2", "ws":
+		return "http://" + address
+	case "https":
+		return "https://" + address
+	}
+	return address
+}
+
+// declared returns the port of the file that a published port is: the one with that number, or else the first that leads
+// to the same.
+func declared(port engine.Port, svc compose.Service) compose.Port {
+	var found compose.Port
+	for _, p := range svc.Ports {
+		if p.Target != port.Target || p.Protocol != port.Protocol {
 			continue
 		}
-		switch declared.AppProtocol {
-		case "http", "http2", "ws":
-			address = "http://" + address
-		case "https":
-			address = "https://" + address
+		if p.Published == strconv.Itoa(port.Published) {
+			return p
 		}
-		break
+		if found.Target == 0 {
+			found = p
+		}
 	}
-	return fmt.Sprintf("%s → %d/%s", address, port.Target, port.Protocol)
+	return found
 }

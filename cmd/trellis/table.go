@@ -81,9 +81,10 @@ func (p *program) writeJSONLine(v any) error {
 	return enc.Encode(v)
 }
 
-// orNull returns nil for a number that does not exist.
-func orNull[N int | int64](n N) *N {
-	if n == 0 {
+// orNull returns nil for a number or name that does not exist.
+func orNull[V int | int64 | string](n V) *V {
+	var none V
+	if n == none {
 		return nil
 	}
 	return &n

@@ -25,6 +25,7 @@ type desired struct {
 	want      want
 	services  map[string]*service
 	addresses map[string]int // of names; see names.go
+	block     int            // of Config
 }
 
 // service is one wanted service.
@@ -59,7 +60,7 @@ func (e *Engine) load(ctx context.Context) (*desired, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the newest revision: %w", err)
 	}
-	d := &desired{rev: rev, addresses: map[string]int{}}
+	d := &desired{rev: rev, addresses: map[string]int{}, block: e.cfg.Block}
 	if d.overrides, err = e.cfg.Store.Overrides(ctx); err != nil {
 		return nil, fmt.Errorf("read overrides: %w", err)
 	}

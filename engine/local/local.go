@@ -31,6 +31,12 @@ type Plane interface {
 	InUse(ctx context.Context) (inUse map[string]int, version uint64, err error)
 }
 
+// Told is the optional ability of a Plane to say where the listeners of Doors are bound, by name, so that instances are
+// told. The map is not changed any more.
+type Told interface {
+	Doors() map[string]string
+}
+
 // The optional abilities of a driver.
 type (
 	// HostSetter changes the names that a running instance resolves.
@@ -54,6 +60,7 @@ type Config struct {
 	Store   state.Store              // of that project
 	Drivers map[string]driver.Driver // by name: "process", "docker"; the only one takes every service
 	Plane   Plane                    // nil: nothing is routed
+	Block   int                      // of the names' loopback addresses outside of namespaces, below Blocks; see BlockOf
 	// Probe asks an instance once; nil: probe.Do.
 	Probe func(ctx context.Context, s probe.Spec, host string, port int, exec probe.Executor) probe.Result
 	// ContentDir holds the contents of secrets and configs by Ref, ArtifactDir the artefacts by digest.
@@ -74,6 +81,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("local engine: %w: no project", errdefs.ErrInvalid)
 	case c.Store == nil:
 		return fmt.Errorf("local engine: %w: no store", errdefs.ErrInvalid)
+	case c.Block < 0 || c.Block >= Blocks:
+		return fmt.Errorf("local engine: %w: block %d", errdefs.ErrInvalid, c.Block)
 	case len(c.Drivers) == 0:
 		return fmt.Errorf("local engine: %w: no driver", errdefs.ErrInvalid)
 	}

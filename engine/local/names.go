@@ -43,11 +43,20 @@ func (d *desired) spaceAddress(service string) string {
 	return fmt.Sprintf("127.88.%d.%d", n/perBlock%256, n%perBlock+1)
 }
 
+// Blocks is how many blocks of loopback addresses there are for the names of projects in the machine's own namespace: one
+// for each project that runs beside others.
+const Blocks = 20 * 256
+
+// BlockOf returns the block that a project has unless another has it already.
+func BlockOf(project string) int {
+	sum := sha256.Sum256([]byte(project))
+	return int(sum[0]%20)*256 + int(sum[1])
+}
+
 // hostAddress is the address of a service in the machine's own namespace.
 func (d *desired) hostAddress(service string) string {
-	sum := sha256.Sum256([]byte(d.want.project))
 	n := d.addresses[service] - 1
-	return fmt.Sprintf("127.%d.%d.%d", 64+sum[0]%20, (int(sum[1])+n/perBlock)%256, n%perBlock+1)
+	return fmt.Sprintf("127.%d.%d.%d", 64+d.block/256, (d.block+n/perBlock)%256, n%perBlock+1)
 }
 
 // address is where a caller reaches a service.
