@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -345,12 +346,15 @@ volumes: {data: {}}
 }
 
 func TestTakenPortNamesItsHolder(t *testing.T) {
-	port := freePort(t)
-	other := newProject(t, map[string]string{"compose.yaml": strings.Replace(shop(port, 1, "v1", ""), "VERSION:", "FIRST: yes, VERSION:", 1)})
-	other.run("up", "-d")
+	taken, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	port := taken.Addr().(*net.TCPAddr).Port
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", "")})
 	out, err := p.try("up", "-d")
-	if err == nil || !strings.Contains(out, fmt.Sprint(port)) || !strings.Contains(out, "pid") {
+	if want := fmt.Sprintf(":%d is taken by e2e.test (pid %d)", port, os.Getpid()); err == nil || !strings.Contains(out, want) {
 		t.Errorf("up on a taken port: %v\n%s", err, out)
 	}
 }

@@ -160,49 +160,53 @@ func (a *addresses) block() (int, error) {
 	return n, a.save()
 }
 
-// neighbour returns the project of this user that listens on a port of this machine, other than l itself; false where it
-// is none.
-func neighbour(ctx context.Context, l Location, network string, port int) (Location, bool) {
+// neighbour returns the project of this user that listens on a port of this machine, other than l itself, and the pid of
+// its holder; 0 where it is none.
+func neighbour(ctx context.Context, l Location, network string, port int) (Location, int) {
 	all, err := registered()
 	if err != nil {
-		return Location{}, false
+		return Location{}, 0
 	}
 	for _, other := range all {
-		if other.StateDir != l.StateDir && listens(ctx, other, network, port) {
-			return other, true
+		if other.StateDir == l.StateDir {
+			continue
+		}
+		if pid := listens(ctx, other, network, port); pid != 0 {
+			return other, pid
 		}
 	}
-	return Location{}, false
+	return Location{}, 0
 }
 
-// listens says whether the holder of l has a port open to the machine.
-func listens(ctx context.Context, l Location, network string, port int) bool {
+// listens returns the pid of the holder of l if it has a port open to the machine, 0 otherwise.
+func listens(ctx context.Context, l Location, network string, port int) int {
 	client, err := holder.Dial(ctx, l.holderSocket())
 	if err != nil {
-		return false
+		return 0
 	}
 	defer client.Close()
 	info, err := client.Info(ctx)
 	if err != nil {
-		return false
+		return 0
 	}
 	for _, s := range info.Sockets {
 		if portOf(s.Address) == port && !strings.HasPrefix(s.Name, "name/") && strings.Contains(s.Name, "/udp") == (network == "udp") {
-			return true
+			return info.PID
 		}
 	}
-	return false
+	return 0
 }
 
 // taken says in one sentence that an address is taken, by whom, and what to do.
 func taken(ctx context.Context, l Location, s holder.Socket) string {
 	port := portOf(s.Address)
-	if other, ok := neighbour(ctx, l, s.Network, port); ok {
+	if other, pid := neighbour(ctx, l, s.Network, port); pid != 0 {
 		if other.WorkingDir == l.WorkingDir {
-			return fmt.Sprintf("%s is taken by project %s of the same folder; stop that, publish another port, or use --copy, which chooses one",
-				s.Address, other.Project)
+			return fmt.Sprintf("%s is taken by project %s of the same folder (pid %d); stop that, publish another port, or use --copy, which chooses one",
+				s.Address, other.Project, pid)
 		}
-		return fmt.Sprintf("%s is taken by project %s in %s; stop that, or publish another port", s.Address, other.Project, other.WorkingDir)
+		return fmt.Sprintf("%s is taken by project %s in %s (pid %d); stop that, or publish another port",
+			s.Address, other.Project, other.WorkingDir, pid)
 	}
 	who := portHolder(port)
 	if who == "" {

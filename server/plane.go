@@ -222,8 +222,8 @@ func (p *plane) yields(ctx context.Context, l proxy.Listener, r unopened) bool {
 	if _, chosen := p.chosen.Ports[choiceOf(l)]; !r.why.InUse || chosen || p.location.Copy != "" {
 		return r.why.InUse
 	}
-	other, ok := neighbour(ctx, p.location, r.Network, portOf(r.Address))
-	return ok && copies(p.location, other)
+	other, pid := neighbour(ctx, p.location, r.Network, portOf(r.Address))
+	return pid != 0 && copies(p.location, other)
 }
 
 // choose opens a listener at a port that is free.

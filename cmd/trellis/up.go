@@ -28,11 +28,15 @@ Ctrl-C stops what this up has started (a second one: at once), and only lets go
 of a project that ran before. A closed terminal never stops anything.
 
 It asks only where the plan loses data, removes a service or opens a route
-without auth; where there is no terminal to ask, exactly these need --yes.`,
+without auth; where there is no terminal to ask, exactly these need --yes.
+
+A second checkout of the project, or a --copy, runs beside the first: a port that
+the other one has is replaced by one that is free, once, and printed.`,
 		Example: `  trellis up -d                  start, wait for health, return
   trellis up -d web              only web and what it depends on
   trellis up -d --environment staging
-                                 with compose.staging.yaml, as NAME-staging`,
+                                 with compose.staging.yaml, as NAME-staging
+  trellis up -d --copy fix       beside what runs of it already, as NAME-fix`,
 		Args: arguments(0, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return p.up(cmd.Context(), names, f)
