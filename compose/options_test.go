@@ -52,8 +52,8 @@ func TestWhatIsLoaded(t *testing.T) {
 			opt: Options{Environment: "staging"}, want: result{"shop-staging", "staging", []string{"compose.yaml", "compose.override.yaml", "compose.staging.yaml"}}},
 		"declared environment": {files: map[string]string{"compose.yaml": "name: shop\nx-trellis: {environments: {prod: {on: kubernetes}}}\n" + one},
 			opt: Options{Environment: "prod"}, want: result{"shop-prod", "none", []string{"compose.yaml"}}},
-		"copy":            {files: map[string]string{"compose.yaml": "name: shop\n" + one}, opt: Options{Copy: "a1"}, want: result{"shop-a1", "none", []string{"compose.yaml"}}},
-		"copy of a given": {files: map[string]string{"compose.yaml": one}, opt: Options{Name: "n", Copy: "a"}, want: result{"n-a", "none", []string{"compose.yaml"}}},
+		"copy":                             {files: map[string]string{"compose.yaml": "name: shop\n" + one}, opt: Options{Copy: "a1"}, want: result{"shop-a1", "none", []string{"compose.yaml"}}},
+		"copy of a given":                  {files: map[string]string{"compose.yaml": one}, opt: Options{Name: "n", Copy: "a"}, want: result{"n-a", "none", []string{"compose.yaml"}}},
 		"the project's name is a variable": {files: map[string]string{"compose.yaml": "name: shop\nservices: {web: {image: \"$COMPOSE_PROJECT_NAME\"}}"}, want: result{"shop", "shop", []string{"compose.yaml"}}},
 		"project directory":                {files: map[string]string{"deploy/c.yaml": one, ".env": "IMAGE=top"}, opt: Options{Name: "n", Files: []string{"deploy/c.yaml"}, ProjectDirectory: "."}, want: result{"n", "top", []string{"deploy/c.yaml"}}},
 	}

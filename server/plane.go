@@ -47,12 +47,12 @@ func (p *plane) Publish(ctx context.Context, s proxy.Snapshot) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wanted, gone := p.sockets(s.Listeners)
-	unopened, err := p.open(ctx, wanted)
+	left, err := p.open(ctx, wanted)
 	if err != nil {
 		return err
 	}
 	var failed error
-	for _, r := range unopened {
+	for _, r := range left {
 		failed = errors.Join(failed, p.refusal(ctx, r))
 	}
 	b, err := json.Marshal(s)
@@ -187,12 +187,12 @@ func (p *plane) take(ctx context.Context, wanted []proxy.Listener) error {
 			fixed = append(fixed, s)
 		}
 	}
-	unopened, err := p.open(ctx, fixed)
+	left, err := p.open(ctx, fixed)
 	if err != nil {
 		return err
 	}
 	var failed error
-	for _, r := range unopened {
+	for _, r := range left {
 		if p.yields(ctx, byName[r.Name], r) {
 			free = append(free, byName[r.Name])
 			continue
@@ -231,17 +231,17 @@ func (p *plane) choose(ctx context.Context, l proxy.Listener) error {
 	s := p.chosen.socketOf(l)
 	return p.chosen.candidates(choiceOf(l), func(port int) (bool, error) {
 		s.Address = atPort(l.Address, port)
-		unopened, err := p.open(ctx, []holder.Socket{s})
+		left, err := p.open(ctx, []holder.Socket{s})
 		switch {
 		case err != nil:
 			return false, err
-		case len(unopened) == 0:
+		case len(left) == 0:
 			p.chosen.Ports[choiceOf(l)] = port
 			return true, nil
-		case unopened[0].why.InUse:
+		case left[0].why.InUse:
 			return false, nil
 		}
-		return false, p.refusal(ctx, unopened[0])
+		return false, p.refusal(ctx, left[0])
 	})
 }
 
