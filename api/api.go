@@ -44,6 +44,8 @@ type Deployer interface {
 	// Rollback applies the project of an earlier revision again, as a new one; 0 is the last healthy one before the
 	// newest.
 	Rollback(ctx context.Context, number int64, actor string) (state.Revision, error)
+	// Rollout promotes or aborts open rollouts of the newest revision. None is open: ErrConflict.
+	Rollout(ctx context.Context, req RolloutRequest) error
 	// Override writes a durable wish beside the file. Only the fields that are set change; Restart > 0 counts the
 	// generation up.
 	Override(ctx context.Context, c OverrideRequest) error
@@ -119,6 +121,13 @@ type ApplyRequest struct {
 	Cause    string            `json:"cause"`
 	Actor    string            `json:"actor"`
 	NoWait   bool              `json:"no_wait,omitempty"`
+}
+
+// RolloutRequest says what becomes of open rollouts.
+type RolloutRequest struct {
+	Service string `json:"service,omitempty"` // "": all
+	Action  string `json:"action"`            // engine.Promote or engine.Abort
+	Actor   string `json:"actor"`
 }
 
 // OverrideRequest changes the overrides of one service.

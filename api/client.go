@@ -101,6 +101,12 @@ func (c *Client) Rollback(ctx context.Context, n int64, actor string) (state.Rev
 	return call[state.Revision](ctx, c, http.MethodPost, "/v1/rollback", rollbackRequest{Number: n, Actor: actor})
 }
 
+// Rollout implements Deployer.
+func (c *Client) Rollout(ctx context.Context, req RolloutRequest) error {
+	_, err := call[struct{}](ctx, c, http.MethodPost, "/v1/rollout", req)
+	return err
+}
+
 // Override implements Deployer.
 func (c *Client) Override(ctx context.Context, req OverrideRequest) error {
 	_, err := call[struct{}](ctx, c, http.MethodPost, "/v1/override", req)

@@ -33,6 +33,9 @@ func Handler(c Control, log *slog.Logger) http.Handler {
 	mux.HandleFunc("POST /v1/rollback", post(func(ctx context.Context, r rollbackRequest) (state.Revision, error) {
 		return c.Rollback(ctx, r.Number, r.Actor)
 	}))
+	mux.HandleFunc("POST /v1/rollout", post(func(ctx context.Context, r RolloutRequest) (struct{}, error) {
+		return struct{}{}, c.Rollout(ctx, r)
+	}))
 	mux.HandleFunc("POST /v1/override", post(func(ctx context.Context, r OverrideRequest) (struct{}, error) {
 		return struct{}{}, c.Override(ctx, r)
 	}))

@@ -55,15 +55,29 @@ func (l *loading) checkLife(s Service, at string) {
 			}
 		}
 	}
-	u := s.Deploy.UpdateConfig
-	if u != nil && u.Order != "" && u.Order != StartFirst && u.Order != StopFirst {
-		l.errorPath(at+".deploy.update_config.order", "%s is not known%s", quoted(u.Order), didYouMean(u.Order, []string{StartFirst, StopFirst}))
-	}
+	l.checkUpdate(s.Deploy.UpdateConfig, at+".deploy.update_config", []string{OnFailurePause, OnFailureContinue, OnFailureRollback})
+	l.checkUpdate(s.Deploy.RollbackConfig, at+".deploy.rollback_config", []string{OnFailurePause, OnFailureContinue})
 	if m := s.Deploy.Mode; m != "" && !slices.Contains([]string{"replicated", "global", "replicated-job", "global-job"}, m) {
 		l.errorPath(at+".deploy.mode", "%s is not known%s", quoted(m), didYouMean(m, []string{"replicated", "global"}))
 	}
 	if r := s.Deploy.RestartPolicy; r != nil && r.Condition != "" && !slices.Contains([]string{"none", "on-failure", "any"}, r.Condition) {
 		l.errorPath(at+".deploy.restart_policy.condition", "%s is not known%s", quoted(r.Condition), didYouMean(r.Condition, []string{"none", "on-failure", "any"}))
+	}
+}
+
+// checkUpdate checks an update_config or a rollback_config.
+func (l *loading) checkUpdate(u *UpdateConfig, at string, actions []string) {
+	if u == nil {
+		return
+	}
+	if u.Order != "" && u.Order != StartFirst && u.Order != StopFirst {
+		l.errorPath(at+".order", "%s is not known%s", quoted(u.Order), didYouMean(u.Order, []string{StartFirst, StopFirst}))
+	}
+	if u.FailureAction != "" && !slices.Contains(actions, u.FailureAction) {
+		l.errorPath(at+".failure_action", "%s is not known%s", quoted(u.FailureAction), didYouMean(u.FailureAction, actions))
+	}
+	if u.MaxFailureRatio < 0 || u.MaxFailureRatio > 1 {
+		l.errorPath(at+".max_failure_ratio", "is %g: it must be from 0 to 1", u.MaxFailureRatio)
 	}
 }
 

@@ -45,6 +45,9 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 	if a := s.Deploy.Trellis.Autoscale; a != nil {
 		l.checkAutoscale(s, a, at+".deploy.x-trellis.autoscale")
 	}
+	if c := s.Deploy.Trellis.Canary; c != nil {
+		l.checkCanary(s, c, at+".deploy")
+	}
 	for i, port := range s.Ports {
 		for j, r := range port.Trellis.Routes {
 			if port.Protocol == "udp" {
@@ -152,6 +155,25 @@ func (l *loading) checkAutoscale(s Service, a *Autoscale, at string) {
 	}
 	if s.ContainerName != "" && a.Max > 1 {
 		l.errorPath(joinPath("services", s.Name)+".container_name", "cannot be set on a service that is scaled: remove it")
+	}
+}
+
+// checkCanary checks the canary of a deploy section.
+func (l *loading) checkCanary(s Service, c *Canary, deploy string) {
+	at := deploy + ".x-trellis.canary"
+	if len(c.Steps) == 0 {
+		l.errorPath(at, "needs at least one step: write steps: [5%%, 25%%, 50%%]")
+	}
+	for i, share := range c.Steps {
+		switch {
+		case share <= 0 || share >= 1:
+			l.errorPath(indexPath(at+".steps", i), "must be more than 0%% and less than 100%%: the rest follows by itself")
+		case i > 0 && share <= c.Steps[i-1]:
+			l.errorPath(indexPath(at+".steps", i), "is not more than the step before: the parts must grow")
+		}
+	}
+	if u := s.Deploy.UpdateConfig; u != nil && u.Order == StopFirst {
+		l.errorPath(at, "cannot be combined with update_config.order stop-first: old and new instances run beside each other in a canary")
 	}
 }
 

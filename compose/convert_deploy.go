@@ -16,7 +16,9 @@ func (l *loading) deploy(name string, s types.ServiceConfig) Deploy {
 		d.Mode, d.EndpointMode, d.Labels = from.Mode, from.EndpointMode, strMap(from.Labels)
 		d.Replicas = clonePtr(from.Replicas)
 		d.Resources = Resources{Limits: amounts(from.Resources.Limits), Reservations: amounts(from.Resources.Reservations)}
-		d.UpdateConfig, d.RollbackConfig = updateConfig(from.UpdateConfig), updateConfig(from.RollbackConfig)
+		at := l.root.at("services", name, "deploy")
+		d.UpdateConfig = updateConfig(from.UpdateConfig, at.at("update_config", "monitor") != nil)
+		d.RollbackConfig = updateConfig(from.RollbackConfig, at.at("rollback_config", "monitor") != nil)
 		d.Placement = rest(from.Placement, nil)
 		if r := from.RestartPolicy; r != nil {
 			d.RestartPolicy = &RestartPolicy{Condition: r.Condition, Delay: duration(r.Delay),
@@ -64,7 +66,8 @@ func amounts(r *types.Resource) ResourceAmounts {
 		Other: rest(map[string]any{"devices": r.Devices, "generic_resources": r.GenericResources}, nil)}
 }
 
-func updateConfig(u *types.UpdateConfig) *UpdateConfig {
+// updateConfig converts a section. compose-go does not tell a monitor of 0s from none: monitored says that there is one.
+func updateConfig(u *types.UpdateConfig, monitored bool) *UpdateConfig {
 	if u == nil {
 		return nil
 	}
@@ -73,7 +76,7 @@ func updateConfig(u *types.UpdateConfig) *UpdateConfig {
 	if u.Delay != 0 {
 		out.Delay = duration(&u.Delay)
 	}
-	if u.Monitor != 0 {
+	if u.Monitor != 0 || monitored {
 		out.Monitor = duration(&u.Monitor)
 	}
 	return out

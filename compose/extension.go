@@ -153,6 +153,16 @@ type RateLimit struct {
 type DeployExtension struct {
 	// Autoscale bounds and targets the replicas.
 	Autoscale *Autoscale `json:"autoscale,omitempty"`
+	// Canary gives the first new instances of a rollout a growing part of the traffic before the rest are replaced.
+	Canary *Canary `json:"canary,omitempty"`
+}
+
+// Canary is the first part of a rollout: new instances beside the old ones, none of which goes before it has passed.
+type Canary struct {
+	// Steps are the parts of the traffic that the new instances get one after the other, such as [5%, 25%, 50%].
+	Steps []Share `json:"steps"`
+	// Interval is how long each step lasts; unset: 30s.
+	Interval *Duration `json:"interval,omitempty"`
 }
 
 // Autoscale bounds and targets the replicas of a service.

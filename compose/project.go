@@ -304,6 +304,13 @@ const (
 	StopFirst  = "stop-first"
 )
 
+// What a rollout that fails does, as failure_action says; a rollback_config knows the first two.
+const (
+	OnFailurePause    = "pause"
+	OnFailureContinue = "continue"
+	OnFailureRollback = "rollback"
+)
+
 // UpdateConfig is deploy.update_config or deploy.rollback_config.
 type UpdateConfig struct {
 	Parallelism     *int      `json:"parallelism,omitempty"` // nil: 1; 0: all at once

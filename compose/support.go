@@ -335,8 +335,6 @@ func matters(pattern string, v any) bool {
 		return false // of the image, of which enough is said
 	case "services.*.volumes[].volume.nocopy":
 		return text == "true"
-	case "services.*.deploy.update_config.failure_action":
-		return text != "pause"
 	}
 	return true
 }

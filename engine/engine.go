@@ -30,6 +30,9 @@ type Engine interface {
 	Apply(ctx context.Context, rev state.Revision, base StateID) (state.Revision, error)
 	// Override writes a durable wish beside the file (scale, restart, stop, start).
 	Override(ctx context.Context, project string, o state.Override) error
+	// Instruct promotes or aborts the open rollouts of the newest revision, service "" all of them. None is open:
+	// ErrConflict.
+	Instruct(ctx context.Context, project, service, action, actor string) error
 	// Logs, Exec and Stats reach an instance; unknown: ErrNotFound.
 	Logs(ctx context.Context, project string, id InstanceID, opt driver.LogOptions) (io.ReadCloser, error)
 	Exec(ctx context.Context, project string, id InstanceID, cmd driver.Command) (exitCode int, err error)
@@ -57,6 +60,12 @@ type DeleteOptions struct {
 	// Now kills what runs without waiting for its grace period, also what an earlier Delete still waits for.
 	Now bool `json:"now,omitempty"`
 }
+
+// What Instruct does to a rollout: Promote ends its watch and replaces the rest, Abort goes back to the revision before.
+const (
+	Promote = "promote"
+	Abort   = "abort"
+)
 
 // The states of a service.
 const (
@@ -89,6 +98,8 @@ type State struct {
 	// Settled says that the loop has nothing left to do for Revision, Outcome how it went.
 	Settled bool   `json:"settled"`
 	Outcome string `json:"outcome"`
+	// Rollouts are those of Revision, and of the one that it undoes.
+	Rollouts []state.Rollout `json:"rollouts,omitempty"`
 
 	// Desired is the project of Revision, for Diff.
 	Desired *compose.Project `json:"-"`

@@ -175,6 +175,11 @@ func (c *control) Rollback(ctx context.Context, number int64, actor string) (sta
 	return state.Revision{}, fmt.Errorf("roll back %s to %d: %w: no such revision; see `trellis history`", c.location.Project, number, errdefs.ErrNotFound)
 }
 
+// Rollout implements api.Deployer.
+func (c *control) Rollout(ctx context.Context, req api.RolloutRequest) error {
+	return c.engine.Instruct(ctx, c.location.Project, req.Service, req.Action, req.Actor)
+}
+
 // Override implements api.Deployer.
 func (c *control) Override(ctx context.Context, req api.OverrideRequest) error {
 	c.deploying.Lock()
@@ -355,8 +360,8 @@ func (c *control) deploy(ctx context.Context, rev state.Revision, base engine.St
 	}
 }
 
-// underWay returns the revision whose deploy goes on. One that visibly fails does not count: the next deploy is most
-// likely its repair.
+// underWay returns the revision whose deploy goes on. One that visibly fails, or that waits for somebody, does not count:
+// the next deploy is most likely its repair.
 func (c *control) underWay(ctx context.Context) (*state.Revision, error) {
 	latest, err := c.store.Latest(ctx)
 	if errors.Is(err, errdefs.ErrNotFound) {
@@ -371,6 +376,11 @@ func (c *control) underWay(ctx context.Context) (*state.Revision, error) {
 	s, err := c.observe(ctx)
 	if err != nil {
 		return nil, err
+	}
+	for _, r := range s.Rollouts {
+		if r.Revision == latest.Number && r.Phase == state.Paused {
+			return nil, nil
+		}
 	}
 	for _, svc := range s.Services {
 		if svc.State == engine.ServiceCrashLooping || svc.State == engine.ServiceFailed {

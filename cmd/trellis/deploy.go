@@ -162,6 +162,9 @@ func (p *program) waitTurn(ctx context.Context, control api.Control, f deployFla
 		if err != nil || s.Settled || s.Outcome != state.Pending {
 			return err
 		}
+		if paused, _ := pausedIn(s, s.Revision); paused {
+			return nil
+		}
 		for _, svc := range s.Services {
 			if svc.State == engine.ServiceCrashLooping || svc.State == engine.ServiceFailed {
 				return nil

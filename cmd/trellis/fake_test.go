@@ -254,6 +254,16 @@ func (f *fake) Rollback(_ context.Context, n int64, actor string) (state.Revisio
 	return state.Revision{}, fmt.Errorf("revision %d: %w", n, errdefs.ErrNotFound)
 }
 
+func (f *fake) Rollout(_ context.Context, req api.RolloutRequest) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure("rollout"); err != nil {
+		return err
+	}
+	f.arrive()
+	return f.called("rollout %s %s by %s", req.Action, req.Service, req.Actor)
+}
+
 func (f *fake) Override(_ context.Context, req api.OverrideRequest) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

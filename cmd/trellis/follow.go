@@ -245,7 +245,7 @@ func settled(ctx context.Context, control api.Control, number int64) func(api.St
 	return func(s api.Status) (bool, error) {
 		switch {
 		case s.Revision < number || s.Revision == number && !s.Settled:
-			return false, nil
+			return pausedIn(s, number)
 		case s.Revision == number && s.Outcome == state.Healthy:
 			return true, nil
 		case s.Revision == number && s.Outcome != state.Pending && s.Outcome != "":
@@ -266,12 +266,38 @@ func settled(ctx context.Context, control api.Control, number int64) func(api.St
 				return true, nil
 			case state.Pending:
 				return false, nil
+			case state.RolledBack:
+				if revisions[0].Undoes == number && !s.Settled {
+					return false, nil // until the one before serves again
+				}
+				return true, errors.New(outcomeWords(rev.Outcome) + causeOf(s, number))
 			}
 			return true, fmt.Errorf("%s; revision %d (%s by %s) is in its place",
 				outcomeWords(rev.Outcome), revisions[0].Number, revisions[0].Cause, revisions[0].Actor)
 		}
 		return true, fmt.Errorf("revision %d: %w", number, errdefs.ErrNotFound)
 	}
+}
+
+// pausedIn ends the wait for a revision with a rollout that waits itself, for somebody to decide.
+func pausedIn(s api.Status, number int64) (bool, error) {
+	for _, r := range s.Rollouts {
+		if r.Revision == number && r.Phase == state.Paused {
+			err := fmt.Errorf("the rollout of %s is paused: %s", r.Service, r.Reason)
+			return true, withHint(err, "'trellis rollout promote' goes on with it, 'trellis rollout abort' goes back")
+		}
+	}
+	return false, nil
+}
+
+// causeOf says what made a revision go back.
+func causeOf(s api.Status, number int64) string {
+	for _, r := range s.Rollouts {
+		if r.Revision == number && r.Phase == state.TakenBack {
+			return fmt.Sprintf(": %s: %s", r.Service, r.Reason)
+		}
+	}
+	return ""
 }
 
 func outcomeWords(outcome string) string {
@@ -289,7 +315,17 @@ func outcomeWords(outcome string) string {
 func (f *follower) explain() {
 	p := f.program
 	s := p.styleOf(p.stderr)
+	told := map[string]bool{}
+	for _, r := range f.last.Rollouts {
+		if r.Failure != nil && r.Phase != state.Promoted {
+			p.explainRollout(r)
+			told[r.Service] = true
+		}
+	}
 	for _, svc := range f.last.Services {
+		if told[svc.Name] {
+			continue
+		}
 		if settledWell(svc) {
 			if _, ok := f.worst[svc.Name]; !ok || f.last.Outcome == state.Healthy {
 				continue

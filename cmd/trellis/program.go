@@ -100,7 +100,7 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 			p.startCommand(), p.stopCommand(), p.restartCommand(), p.scaleCommand(), p.buildCommand(),
 			p.configCommand(), p.lsCommand(), p.eventsCommand(), p.topCommand(),
 		}},
-		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand()}},
+		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand(), p.rolloutCommand()}},
 		{groupSee, []*cobra.Command{p.routesCommand()}},
 		{groupProve, []*cobra.Command{p.checkCommand(), p.loadCommand()}},
 		{groupSetUp, []*cobra.Command{p.bootCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},

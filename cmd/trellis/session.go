@@ -116,7 +116,11 @@ func (p *program) arrive(
 		err = withHint(fmt.Errorf("%s: not healthy after %s", title, time.Duration(f.timeout)),
 			"it goes on trying: 'trellis ps' shows how it stands, --timeout waits longer")
 	default:
-		err = withHint(fmt.Errorf("%s: %w", title, err), "'trellis events' tells what happened")
+		hint := "'trellis events' tells what happened"
+		if better := (hinted{}); errors.As(err, &better) {
+			hint = better.hint
+		}
+		err = withHint(fmt.Errorf("%s: %w", title, err), "%s", hint)
 	}
 	follow.explain()
 	return status, took, err

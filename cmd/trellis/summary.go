@@ -41,7 +41,11 @@ func summaryLines(before, after api.Status, changes int, took passageTimes) []st
 			from = fmt.Sprintf("r%d→", old.Revision)
 		}
 		line := fmt.Sprintf("%s %sr%d  %d/%d %s  %s", svc.Name, from, svc.Revision, svc.Ready, svc.Want, svc.State, shortly(took.services[svc.Name]))
-		lines = append(lines, line+traffic(before, after, svc.Name))
+		measured := ledgerOf(after, svc)
+		if measured == "" {
+			measured = traffic(before, after, svc.Name)
+		}
+		lines = append(lines, line+measured)
 	}
 	if len(lines) > 0 {
 		return lines
@@ -68,6 +72,29 @@ func traffic(before, after api.Status, service string) string {
 		return ""
 	}
 	return fmt.Sprintf("  %s requests, %s failed", number(now.Requests-old.Requests), number(now.Failed-old.Failed))
+}
+
+// ledgerOf says what was measured while a service passed to its present revision, "" where nothing was.
+func ledgerOf(s api.Status, svc engine.Service) string {
+	for _, r := range s.Rollouts {
+		if r.Service != svc.Name || r.Revision != svc.Revision || r.Ledger.Requests == 0 {
+			continue
+		}
+		line := fmt.Sprintf("  %s requests, %s failed", number(r.Ledger.Requests), number(r.Ledger.Failed))
+		if was, is := r.Ledger.Old.P99, r.Ledger.New.P99; was != nil && is != nil {
+			line += fmt.Sprintf(", p99 %s→%s ms", milliseconds(*was), milliseconds(*is))
+		}
+		return line
+	}
+	return ""
+}
+
+// milliseconds writes a latency with as many digits as it deserves.
+func milliseconds(ms float64) string {
+	if ms < 10 {
+		return strconv.FormatFloat(ms, 'f', 1, 64)
+	}
+	return strconv.FormatFloat(ms, 'f', 0, 64)
 }
 
 // addresses prints where the project is reached.

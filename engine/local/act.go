@@ -92,7 +92,7 @@ func (l *loop) specFor(d *desired, st step, m *known) (driver.Spec, bool) {
 		if m.former == nil {
 			return driver.Spec{}, false
 		}
-		t = *m.former
+		t, revision = *m.former, m.formerOf
 	}
 	spec := t.spec
 	if st.kind == stepHook {

@@ -48,6 +48,7 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	}
 	// From here on it is what is wanted, whether or not the caller still waits.
 	ctx = context.WithoutCancel(ctx)
+	e.overtake(ctx, d, rev.Number)
 	e.record(event{kind: "revision.applied", reason: rev.Cause, message: "applied", revision: rev.Number, actor: rev.Actor})
 	if err := e.clearOverrides(ctx, d, rev.Project); err != nil {
 		return fail(err)

@@ -24,8 +24,11 @@ type desired struct {
 	deleting  bool
 	want      want
 	services  map[string]*service
-	addresses map[string]int // of names; see names.go
-	block     int            // of Config
+	addresses map[string]int           // of names; see names.go
+	block     int                      // of Config
+	rollouts  map[string]state.Rollout // of rev, by service
+	told      []state.Rollout          // these, and those of the revision that rev undoes
+	goal      int64                    // what a rollout that fails goes back to; 0: nothing
 }
 
 // service is one wanted service.
@@ -77,6 +80,9 @@ func (e *Engine) load(ctx context.Context) (*desired, error) {
 			return nil, fmt.Errorf("keep the addresses of names: %w", err)
 		}
 	}
+	if err := e.loadRollouts(ctx, d); err != nil {
+		return nil, err
+	}
 	e.resolve(d)
 	return d, nil
 }
@@ -93,7 +99,9 @@ func (e *Engine) value(ctx context.Context, name string, v any) error {
 func (e *Engine) resolve(d *desired) {
 	p := d.rev.Project
 	d.services = make(map[string]*service, len(p.Services))
-	d.want = want{project: e.cfg.Project, revision: d.rev.Number, deleting: d.deleting}
+	d.want = want{
+		project: e.cfg.Project, revision: d.rev.Number, deleting: d.deleting, pending: d.rev.Outcome == state.Pending, goal: d.goal,
+	}
 	awaited := awaitedBy(p)
 	overrides := map[string]state.Override{}
 	for _, o := range d.overrides {
@@ -103,6 +111,9 @@ func (e *Engine) resolve(d *desired) {
 		svc := p.Services[name]
 		svc.Name = name
 		s := e.resolveService(p, svc, overrides[name], awaited[name])
+		s.want.replacing(svc, d.rev.Undoes > 0)
+		// A program that cannot be given a port of its own cannot run beside its predecessor.
+		s.want.stopFirst = s.want.stopFirst || !s.spaces && len(s.template.spec.Ports) > 1
 		d.services[name] = s
 		d.want.services = append(d.want.services, s.want)
 	}
@@ -128,18 +139,12 @@ func awaitedBy(p compose.Project) map[string]bool {
 func (e *Engine) resolveService(p compose.Project, svc compose.Service, o state.Override, awaited bool) *service {
 	s := &service{compose: svc, probe: engine.Probe(svc), ports: engine.TCPPorts(svc)}
 	w := wantService{
-		name: svc.Name, replicas: engine.Replicas(svc), stopped: o.Stopped, parallelism: 1, awaited: awaited,
+		name: svc.Name, replicas: engine.Replicas(svc), stopped: o.Stopped, awaited: awaited,
 		restart: restartOf(svc, awaited), grace: svc.StopGracePeriod.Or(defaultGrace), routed: len(engine.Ports(svc)) > 0,
 		patience: s.probe.StartPeriod + time.Duration(s.probe.Retries)*s.probe.Interval + e.cfg.Patience,
 	}
 	if o.Replicas != nil {
 		w.replicas = *o.Replicas
-	}
-	if u := svc.Deploy.UpdateConfig; u != nil {
-		w.delay = u.Delay.Or(0)
-		if u.Parallelism != nil {
-			w.parallelism = *u.Parallelism
-		}
 	}
 	for _, name := range sortedKeys(svc.DependsOn) {
 		d := svc.DependsOn[name]
@@ -153,9 +158,6 @@ func (e *Engine) resolveService(p compose.Project, svc compose.Service, o state.
 	if err != nil {
 		w.problem = err.Error()
 	}
-	w.stopFirst, _ = engine.StopFirst(svc, w.replicas)
-	// A program that cannot be given a port of its own cannot run beside its predecessor.
-	w.stopFirst = w.stopFirst || !s.spaces && len(s.template.spec.Ports) > 1
 	s.hash = s.template.hash(o.Restart)
 	w.hash = s.hash
 	for _, h := range s.template.hooks {

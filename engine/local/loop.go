@@ -75,6 +75,7 @@ type loop struct {
 	before  map[driver.ID]kept
 	changed func(string)
 	tasks   sync.WaitGroup // steps and probes under way
+	writing bool           // rollouts are being written down; guarded by mu
 	polling bool           // a poll of what is in flight is under way; guarded by mu
 	waiting []chan uint64  // starts that wait for the next snapshot; guarded by mu
 }
@@ -157,9 +158,17 @@ func (l *loop) round() (time.Time, error) {
 	l.probeAll(d, list)
 	l.setHosts(d, list)
 	l.keep(list)
+	l.writeDown(d, dec.rollouts)
 	again := len(steps) < len(dec.steps) // what was carried out at once changes the next plan
 	l.mu.Unlock()
-	if err := l.settle(d, dec, now); err != nil {
+	switch {
+	case len(dec.rollouts) > 0: // first written down
+	case dec.back != "":
+		err = l.goBack(d, dec.back, now)
+	default:
+		err = l.settle(d, dec, now)
+	}
+	if err != nil {
 		return time.Time{}, err
 	}
 	if again {
@@ -234,7 +243,7 @@ func (l *loop) findFormer(d *desired, list []driver.Instance) {
 		}
 		t := l.former(l.ctx, d, inst)
 		l.mu.Lock()
-		m.former, m.formerDone = t, true
+		m.former, m.formerOf, m.formerDone = t, inst.Revision, true
 		l.mu.Unlock()
 	}
 }

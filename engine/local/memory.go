@@ -54,6 +54,7 @@ type known struct {
 	drainedBy  uint64 // version of the first snapshot that says so; 0: none yet
 	idle       bool
 	exitSeen   bool
+	formerOf   int64     // the revision of former
 	former     *template // its definition, where it is not the one that is wanted
 	formerDone bool      // looked for
 	probing    context.CancelFunc
@@ -252,7 +253,7 @@ func exitReason(e driver.Exit) string {
 func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
 	s := seen{
 		id: inst.ID, service: inst.Service, slot: inst.Slot, hash: inst.Hash, revision: inst.Revision, state: inst.State,
-		exit: inst.Exit,
+		exit: inst.Exit, started: inst.StartedAt,
 	}
 	if s.state == driver.Exited && s.exit == nil {
 		s.exit = &driver.Exit{Error: "nothing is known of its end"}
@@ -276,7 +277,7 @@ func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
 
 // have puts together what the planner sees: what drivers list, and starts that no list shows yet.
 func (e *Engine) have(d *desired, list []driver.Instance) have {
-	h := have{progress: e.memory.progress, hooksDone: e.memory.hooksDone, refused: e.memory.refused}
+	h := have{progress: e.memory.progress, hooksDone: e.memory.hooksDone, refused: e.memory.refused, rollouts: d.rollouts}
 	listed := make(map[driver.ID]bool, len(list))
 	for _, inst := range list {
 		listed[inst.ID] = true

@@ -56,7 +56,7 @@ func (e *Engine) Observe(ctx context.Context, project string) (engine.State, err
 	defer e.mu.Unlock()
 	s := engine.State{
 		Project: project, Revision: d.rev.Number, Engine: "local", Services: []engine.Service{}, ID: d.id(),
-		Outcome: d.rev.Outcome, Settled: d.rev.Outcome != state.Pending,
+		Outcome: d.rev.Outcome, Settled: d.rev.Outcome != state.Pending, Rollouts: d.told,
 	}
 	if !d.deleting {
 		s.Desired = &d.rev.Project // what was deleted is there to be added again

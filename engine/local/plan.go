@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"trellis/driver"
+	"trellis/state"
 )
 
 // The planner is pure: what is wanted, what is there and the time go in, steps and the state of each service come out,
@@ -42,6 +43,8 @@ type want struct {
 	project  string
 	revision int64
 	deleting bool
+	pending  bool          // its outcome is open: instances of earlier revisions are replaced by rollouts
+	goal     int64         // the revision that a rollout which fails goes back to; 0: there is none
 	services []wantService // by name
 }
 
@@ -54,7 +57,13 @@ type wantService struct {
 	stopFirst   bool
 	parallelism int // instances replaced at a time; 0: all
 	delay       time.Duration
-	dependsOn   []dependency // by name
+	monitor     time.Duration // how long new instances are watched before old ones go
+	monitorAll  bool          // every batch of them, not the first alone
+	onFailure   string        // of a rollout: pause, continue or rollback
+	maxFailures float64       // the share of instances that may fail in a rollout
+	canary      []float64     // shares of the traffic that its new instances get one after the other, before the rest follows
+	interval    time.Duration // how long each of them
+	dependsOn   []dependency  // by name
 	restart     restartPolicy
 	grace       time.Duration
 	patience    time.Duration // how long without progress until it has failed
@@ -78,6 +87,8 @@ type have struct {
 	progress  map[string]time.Time // when each service last came closer to what is wanted
 	hooksDone map[string]string    // hook key to the hash it was done for
 	refused   map[driver.ID]refusal
+	rollouts  map[string]state.Rollout // of the revision, by service
+	judged    map[string]string        // why the new instances of a service do worse than the old ones; "" they do not
 }
 
 // refusal is a start that the driver refused.
@@ -98,6 +109,7 @@ type seen struct {
 	hash     string
 	revision int64
 	state    driver.State
+	started  time.Time
 	exit     *driver.Exit
 	busy     stepKind // the step under way for it, "" none: it is left alone
 
@@ -125,10 +137,12 @@ func (s seen) serving() bool  { return s.ready && s.alive() && !s.draining() }
 // decision is what the planner returns.
 type decision struct {
 	steps    []step
-	wake     time.Time // when to plan again if nothing happens; zero: never
-	services []verdict // by name
-	done     bool      // everything is as wanted
-	failed   string    // why it will not become so by itself; "" it may
+	wake     time.Time       // when to plan again if nothing happens; zero: never
+	services []verdict       // by name
+	done     bool            // everything is as wanted
+	failed   string          // why it will not become so by itself; "" it may
+	rollouts []state.Rollout // to be written down before the next plan
+	back     string          // why the project goes back to the revision before; "" it does not
 }
 
 // planner holds one call of plan.
@@ -143,17 +157,21 @@ type planner struct {
 
 // servicePlan is one service during one call of plan.
 type servicePlan struct {
-	want    wantService
-	all     []seen // every instance but hooks
-	hooks   []seen
-	cur     []*seen         // by slot: the instance that is as wanted, nil where there is none
-	olds    [][]seen        // by slot: those of other definitions
-	filled  []bool          // by slot: this plan starts its instance or makes way for it
-	decided map[string]bool // hook keys that this plan has seen to
-	serving int             // instances in rotation, less those drained by this plan
-	waits   string
-	failed  string
-	rolling bool // instances of another definition are alive, or a slot lacks one of this
+	want      wantService
+	all       []seen // every instance but hooks
+	hooks     []seen
+	cur       []*seen         // by slot: the instance that is as wanted, nil where there is none
+	olds      [][]seen        // by slot: those of other definitions
+	filled    []bool          // by slot: this plan starts its instance or makes way for it
+	decided   map[string]bool // hook keys that this plan has seen to
+	serving   int             // instances in rotation, less those drained by this plan
+	waits     string
+	failed    string
+	rolling   bool           // instances of another definition are alive, or a slot lacks one of this
+	rollout   *state.Rollout // nil: nothing is watched or judged
+	hold      bool           // nothing more is replaced
+	beginning bool           // because its rollout is not written down yet
+	failing   *failing       // what makes the rollout fail
 }
 
 // plan decides what to do next.
@@ -165,7 +183,7 @@ func plan(w want, h have, now time.Time) decision {
 		return p.out
 	}
 	for _, s := range p.order {
-		s.survey()
+		p.survey(s)
 	}
 	for _, s := range p.order {
 		p.service(s)
@@ -200,7 +218,7 @@ func (p *planner) index() []*servicePlan {
 }
 
 // survey sorts the instances by slot and counts what the decisions of other services need.
-func (s *servicePlan) survey() {
+func (p *planner) survey(s *servicePlan) {
 	n := s.want.replicas + 1
 	s.cur, s.olds, s.filled = make([]*seen, n), make([][]seen, n), make([]bool, n)
 	for i := range s.all {
@@ -217,18 +235,14 @@ func (s *servicePlan) survey() {
 			s.olds[inst.slot] = append(s.olds[inst.slot], *inst)
 		}
 	}
+	if r, ok := p.have.rollouts[s.want.name]; ok && !s.want.awaited {
+		s.rollout = &r
+	}
 	for slot := 1; slot < n; slot++ {
-		cur, old := s.cur[slot], s.olds[slot]
-		if cur == nil || !cur.ready && !s.completed(*cur) && slices.ContainsFunc(old, s.worth) {
+		if s.cur[slot] == nil || !p.replaced(s, slot) && slices.ContainsFunc(s.olds[slot], s.worth) {
 			s.rolling = true
 		}
 	}
-}
-
-// replaced says whether the instance that a slot should have can do without the old ones.
-func (s *servicePlan) replaced(slot int) bool {
-	cur := s.cur[slot]
-	return cur != nil && (cur.ready || s.completed(*cur))
 }
 
 func (p *planner) step(kind stepKind, inst seen, reason string) {
@@ -264,6 +278,7 @@ func (p *planner) service(s *servicePlan) {
 		p.halt(s)
 		return
 	}
+	p.guide(s)
 	p.shrink(s)
 	open := p.gate(s)
 	for _, cur := range s.cur[1:] {
@@ -308,6 +323,9 @@ func (s *servicePlan) inTheWay(inst seen) bool {
 func (p *planner) again(s *servicePlan, inst seen, open bool) {
 	if inst.stoppedOnPurpose() && !s.deployed() && !open {
 		return // as on the first day
+	}
+	if s.leaving() {
+		return // the revision before is about to come back
 	}
 	reason := "wanted again"
 	if !inst.stoppedOnPurpose() {

@@ -7,20 +7,24 @@ import (
 
 // fill starts what slots lack.
 func (p *planner) fill(s *servicePlan) {
-	inFlight := s.inFlight()
+	if s.leaving() {
+		return
+	}
+	room, unproven := p.room(s), p.unproven(s)
 	for slot := 1; slot <= s.want.replicas; slot++ {
-		if s.cur[slot] != nil || !p.hooksDone(s, slot) {
+		careful := unproven && len(s.olds[slot]) == 0 || slices.ContainsFunc(s.olds[slot], s.worth)
+		if s.cur[slot] != nil || careful && s.hold || !p.hooksDone(s, slot) {
 			continue
 		}
 		old, reason := s.olds[slot], "wanted"
 		if len(old) > 0 {
 			reason = "definition changed"
 		}
-		if slices.ContainsFunc(old, s.worth) {
-			if s.want.parallelism > 0 && inFlight >= s.want.parallelism || !p.due(s.nextReplacement()) {
+		if careful {
+			if room <= 0 || !p.due(s.nextReplacement()) {
 				continue
 			}
-			inFlight++
+			room--
 		}
 		s.filled[slot] = true
 		if s.want.stopFirst && slices.ContainsFunc(old, seen.alive) {
@@ -42,18 +46,51 @@ func (p *planner) makeWay(s *servicePlan, old []seen) {
 	}
 }
 
-// inFlight counts the slots whose replacement has begun and does not serve yet.
-func (s *servicePlan) inFlight() int {
+// room returns how many slots may begin to be replaced.
+func (p *planner) room(s *servicePlan) int {
+	if n, ok := s.canaries(); ok {
+		for _, cur := range s.cur[1:] {
+			if cur != nil {
+				n--
+			}
+		}
+		return n
+	}
+	if s.want.parallelism == 0 {
+		return s.want.replicas
+	}
+	return s.want.parallelism - p.inFlight(s)
+}
+
+// inFlight counts the slots whose replacement has begun and may not be relied on yet. One that has failed, where that is
+// put up with, holds nobody up.
+func (p *planner) inFlight(s *servicePlan) int {
 	n := 0
 	for slot := 1; slot <= s.want.replicas; slot++ {
 		switch cur, old := s.cur[slot], s.olds[slot]; {
-		case cur != nil && !s.replaced(slot):
+		case cur != nil && s.rollout != nil && p.slotFailure(s, slot) != "":
+		case cur != nil && !p.replaced(s, slot):
 			n++
 		case cur == nil && s.want.stopFirst && len(old) > 0 && !slices.ContainsFunc(old, s.worth):
 			n++
 		}
 	}
 	return n
+}
+
+// replaced says whether the instance that a slot should have can do without the old ones: it is ready, and has been
+// watched for long enough.
+func (p *planner) replaced(s *servicePlan, slot int) bool {
+	cur := s.cur[slot]
+	switch {
+	case cur == nil:
+		return false
+	case s.completed(*cur):
+		return true
+	case !cur.ready:
+		return false
+	}
+	return p.watched(s, slot)
 }
 
 // worth says whether an instance of another definition is still good for something: then its slot is replaced with
@@ -65,7 +102,7 @@ func (s *servicePlan) worth(inst seen) bool {
 	return inst.startable && !inst.stoppedOnPurpose() && inst.failures < crashLoopAfter && s.want.restart.wants(inst)
 }
 
-// nextReplacement returns when the next instance may be replaced: a pause after the last one became ready.
+// nextReplacement returns when the next instance may be replaced: a pause after the last one was relied on.
 func (s *servicePlan) nextReplacement() time.Time {
 	var last time.Time
 	for _, inst := range s.all {
@@ -76,15 +113,19 @@ func (s *servicePlan) nextReplacement() time.Time {
 	if last.IsZero() || s.want.delay == 0 {
 		return time.Time{}
 	}
+	if s.guarded() && s.want.monitorAll {
+		last = last.Add(s.want.monitor)
+	}
 	return last.Add(s.want.delay)
 }
 
 // old looks after an instance of another definition in a wanted slot.
 func (p *planner) old(s *servicePlan, inst seen) {
-	cur, replaced := s.cur[inst.slot], s.replaced(inst.slot)
+	cur, replaced := s.cur[inst.slot], p.replaced(s, inst.slot)
 	serves := inst.serving()
 	switch {
 	case inst.busy != "":
+	case !inst.alive() && s.beginning:
 	case !inst.alive() && s.worth(inst) && !replaced && (!s.want.stopFirst || cur == nil && !s.filled[inst.slot]):
 		// The old ones carry the service until the new ones can: one that crashes comes back.
 		p.start(s, inst, s.want.restart.at(inst), "still needed: its replacement is not ready")
@@ -101,6 +142,7 @@ func (p *planner) old(s *servicePlan, inst seen) {
 		s.serving++
 	case inst.draining():
 		p.retire(s, inst, "replaced")
+	case s.hold && serves: // it may be all that is left when the rollout goes back
 	case replaced && (!serves || s.serving-1 >= s.want.replicas || s.completed(*cur)):
 		p.retire(s, inst, "replaced")
 	case !inst.ready && !inst.wasReady && s.better(inst):

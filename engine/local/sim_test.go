@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"trellis/driver"
+	"trellis/state"
 )
 
 // sim is a world of plain values that carries steps out as the loop and a driver would, without either. It keeps what
@@ -20,6 +21,8 @@ type sim struct {
 	instances map[driver.ID]*seen
 	hooksDone map[string]string
 	progress  map[string]time.Time
+	rollouts  map[string]state.Rollout
+	healthy   []wantService // what a rollout that fails goes back to
 	// behave decides what becomes of a run: how long until it is ready, and when and how it exits by itself.
 	behave func(seen) behaviour
 	trace  []string
@@ -32,6 +35,7 @@ type behaviour struct {
 	exitAfter  time.Duration // 0: never
 	code       int
 	drain      time.Duration // how long something stays in flight
+	worse      time.Duration // ready for so long: does worse than the old ones; 0: never
 }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -40,14 +44,19 @@ func newSim() *sim {
 	return &sim{
 		want: want{project: "p", revision: 1}, now: epoch, instances: map[driver.ID]*seen{},
 		hooksDone: map[string]string{}, progress: map[string]time.Time{}, lowest: map[string]int{},
-		behave: func(seen) behaviour { return behaviour{readyAfter: time.Second} },
+		rollouts: map[string]state.Rollout{},
+		behave:   func(seen) behaviour { return behaviour{readyAfter: time.Second} },
 	}
 }
 
 func (s *sim) have() have {
-	h := have{progress: s.progress, hooksDone: s.hooksDone}
+	h := have{progress: s.progress, hooksDone: s.hooksDone, rollouts: s.rollouts, judged: map[string]string{}}
 	for _, inst := range s.instances {
 		h.instances = append(h.instances, *inst)
+		worse := s.behave(*inst).worse
+		if w := s.wanted(inst.service); w.hash == inst.hash && worse > 0 && inst.ready && !s.now.Before(inst.readySince.Add(worse)) {
+			h.judged[inst.service] = "new instances answer 2.0% of requests with an error, old ones 0.0%"
+		}
 	}
 	sortSeen(h.instances)
 	return h
@@ -72,6 +81,49 @@ func (s *sim) wanted(service string) *wantService {
 	return &wantService{name: service}
 }
 
+// turn writes down what a plan decided about rollouts and about the revision, as the loop does after the steps.
+func (s *sim) turn(d decision) {
+	for _, r := range d.rollouts {
+		r.Version++
+		s.rollouts[r.Service] = r
+		s.trace = append(s.trace, rolloutWords(r))
+	}
+	switch {
+	case len(d.rollouts) > 0:
+	case d.back != "":
+		s.trace = append(s.trace, "back: "+d.back)
+		s.revise(s.healthy)
+		s.want.goal = 0
+		for i := range s.want.services {
+			w := &s.want.services[i]
+			w.parallelism, w.delay, w.monitor, w.canary, w.onFailure = 0, 0, 0, nil, "pause"
+		}
+	case s.want.pending && d.failed != "":
+		s.want.pending = false
+	case s.want.pending && d.done:
+		s.want.pending, s.want.goal, s.healthy = false, s.want.revision, slices.Clone(s.want.services)
+	}
+}
+
+// revise makes services the next revision.
+func (s *sim) revise(services []wantService) {
+	s.want.revision++
+	s.want.pending, s.want.services = true, slices.Clone(services)
+	s.rollouts, s.progress = map[string]state.Rollout{}, map[string]time.Time{}
+}
+
+func rolloutWords(r state.Rollout) string {
+	words := fmt.Sprintf("rollout %s: %s", r.Service, r.Phase)
+	if r.Share != nil && r.Phase == state.Rolling {
+		words += fmt.Sprintf(" %g%%", *r.Share*100)
+	}
+	words += ": " + r.Reason
+	if r.Failure != nil && r.Failure.Instance != "" {
+		words += fmt.Sprintf(" (%s)", r.Failure.Instance)
+	}
+	return words
+}
+
 // do carries one step out, at once and to its end.
 func (s *sim) do(st step) {
 	s.trace = append(s.trace, s.describe(st))
@@ -88,7 +140,7 @@ func (s *sim) do(st step) {
 		}
 		inst.state, inst.exit, inst.revision = driver.Running, nil, s.want.revision
 		inst.ready, inst.wasReady, inst.hung, inst.replace = false, false, false, false
-		inst.drainSince, inst.idle, inst.readySince = time.Time{}, false, s.now
+		inst.drainSince, inst.idle, inst.readySince, inst.started = time.Time{}, false, s.now, s.now
 	case stepRecord:
 		s.hooksDone[hookKey(st.service, st.slot, st.hook)] = inst.hash
 	case stepRoute:
@@ -192,9 +244,6 @@ func (s *sim) crash() {
 	s.progress = map[string]time.Time{}
 	for _, inst := range s.instances {
 		inst.drainSince, inst.idle, inst.replace, inst.hung = time.Time{}, false, false, false
-		if inst.failures > 0 {
-			inst.failures = 1
-		}
 	}
 }
 
@@ -206,7 +255,9 @@ func (s *sim) settle(rounds int) bool {
 		for _, st := range d.steps {
 			s.do(st)
 		}
-		if len(d.steps) > 0 {
+		pending := s.want.pending
+		s.turn(d)
+		if len(d.steps)+len(d.rollouts) > 0 || d.back != "" || pending != s.want.pending {
 			continue
 		}
 		if d.done && s.quiet() {
@@ -239,7 +290,7 @@ func parseWant(t testing.TB, lines []string) []wantService {
 		fields := strings.Fields(line)
 		w := wantService{
 			name: fields[0], hash: "a", replicas: 1, parallelism: 1, grace: 10 * time.Second, patience: time.Minute,
-			routed: true, restart: restartPolicy{condition: restartAlways},
+			routed: true, restart: restartPolicy{condition: restartAlways}, onFailure: "rollback",
 		}
 		for _, f := range fields[1:] {
 			key, value, _ := strings.Cut(f, "=")
@@ -276,6 +327,24 @@ func (w *wantService) set(t testing.TB, key, value string) {
 		w.parallelism = number()
 	case "delay":
 		w.delay = duration()
+	case "monitor":
+		w.monitor, w.monitorAll = duration(), true
+	case "first-monitor":
+		w.monitor = duration()
+	case "failure":
+		w.onFailure = value
+	case "ratio":
+		w.maxFailures, _ = strconv.ParseFloat(value, 64)
+	case "interval":
+		w.interval = duration()
+	case "canary":
+		for _, share := range strings.Split(value, ",") {
+			percent, err := strconv.ParseFloat(share, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.canary = append(w.canary, percent/100)
+		}
 	case "grace":
 		w.grace = duration()
 	case "patience":

@@ -132,6 +132,12 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 	}
 	s.Listeners, s.Routes = Doors(d.rev.Project), routesOf(d.rev.Project)
 	byService := map[string][]proxy.Instance{}
+	weights := map[string]shares{}
+	for name, r := range d.rollouts {
+		if svc := d.services[name]; svc != nil {
+			weights[name] = weigh(r, svc.hash, list, e.memory.instances)
+		}
+	}
 	for _, inst := range list {
 		svc := d.services[inst.Service]
 		m := e.memory.instances[inst.ID]
@@ -139,6 +145,12 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 			continue
 		}
 		if p, ok := proxyInstance(svc, inst, m); ok {
+			if w, ok := weights[inst.Service]; ok && w != (shares{}) {
+				p.Weight, p.WarmFrom = w.old, time.Time{} // the step says how much it gets
+				if inst.Hash == svc.hash {
+					p.Weight = w.new
+				}
+			}
 			byService[inst.Service] = append(byService[inst.Service], p)
 		}
 	}

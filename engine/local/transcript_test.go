@@ -22,7 +22,9 @@ var rewrite = flag.Bool("rewrite", false, "write what the planner does into test
 // TestTranscripts plays testdata/*.txt. A file is a list of commands, each with its input below it and, after a line of
 // dashes, what came out:
 //
-//	want       services, one a line (sim_test.go says which keys there are); revision=N alone sets the revision
+//	want       services, one a line (sim_test.go says which keys there are); "want revision=N" sets the revision,
+//	           "want rollout" makes the next one after a healthy one, whose rollouts are watched and may go back
+//	promote web, abort web    what a person does to a rollout
 //	have       instances: "web-1-a ready", "web-2-a running|exited:CODE|stopped|hung|draining|idle|busy [failures=N]"
 //	behave     "web ready=2s exit=5s:1 drain=3s": what becomes of every run of a service
 //	plan       what one plan says, carried out by nobody
@@ -103,6 +105,12 @@ func (s *sim) command(t *testing.T, table map[string]behaviour, command string, 
 			}
 			s.want.revision = revision
 			s.progress = map[string]time.Time{}
+			s.want.pending = false
+		}
+		if arg == "rollout" {
+			s.healthy = slices.Clone(s.want.services)
+			s.revise(s.want.services)
+			s.want.goal = s.want.revision - 1
 		}
 		s.want.deleting = arg == "deleting"
 		if len(input) > 0 {
@@ -122,6 +130,13 @@ func (s *sim) command(t *testing.T, table map[string]behaviour, command string, 
 		return ""
 	case "crash":
 		s.crash()
+		return ""
+	case "promote", "abort":
+		r, err := instruct(s.rollouts[arg], name, "ann@desk", s.now)
+		if err != nil {
+			return err.Error() + "\n"
+		}
+		s.rollouts[arg] = r
 		return ""
 	case "plan":
 		return s.words(s.plan())
@@ -152,6 +167,8 @@ func parseBehaviour(t *testing.T, fields []string) behaviour {
 			b.readyAfter = d
 		case "drain":
 			b.drain = d
+		case "worse":
+			b.worse = d
 		case "exit":
 			b.exitAfter = d
 			b.code, _ = strconv.Atoi(code)
@@ -256,15 +273,22 @@ func (s *sim) play(t *testing.T, arg string) string {
 	failed := ""
 	for range 10000 {
 		d := s.plan()
+		at := func() time.Duration { return s.now.Sub(began).Round(time.Millisecond) }
 		for _, st := range d.steps {
 			s.do(st)
-			fmt.Fprintf(&b, "%8s  %s\n", s.now.Sub(began).Round(time.Millisecond), s.describe(st))
+			fmt.Fprintf(&b, "%8s  %s\n", at(), s.describe(st))
 		}
 		if d.failed != failed {
-			failed = d.failed
-			fmt.Fprintf(&b, "%8s  failed: %s\n", s.now.Sub(began).Round(time.Millisecond), failed)
+			if failed = d.failed; failed != "" {
+				fmt.Fprintf(&b, "%8s  failed: %s\n", at(), failed)
+			}
 		}
-		if len(d.steps) > 0 {
+		told, pending := len(s.trace), s.want.pending
+		s.turn(d)
+		for _, line := range s.trace[told:] {
+			fmt.Fprintf(&b, "%8s  %s\n", at(), line)
+		}
+		if len(d.steps) > 0 || len(s.trace) > told || pending != s.want.pending {
 			continue
 		}
 		if d.done && s.quiet() {
@@ -289,6 +313,9 @@ func (s *sim) next(d decision, end time.Time) time.Time {
 	for _, inst := range s.instances {
 		if at, f := s.event(inst); f != nil && at.Before(next) {
 			next = at.Add(time.Nanosecond)
+		}
+		if worse := inst.readySince.Add(s.behave(*inst).worse); inst.ready && worse.After(s.now) && worse.Before(next) {
+			next = worse
 		}
 	}
 	return latest(next, s.now.Add(time.Nanosecond))

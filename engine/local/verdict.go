@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"trellis/engine"
+	"trellis/state"
 )
 
 // verdict is what the planner says of one service.
@@ -28,11 +29,16 @@ func (p *planner) judge(orphans []*servicePlan) {
 	}
 	for _, s := range p.order {
 		v := p.verdict(s)
+		p.turn(s, &v)
 		p.out.services = append(p.out.services, v)
 		p.out.done = p.out.done && v.done
 		if v.failed != "" && p.out.failed == "" {
 			p.out.failed = fmt.Sprintf("%s: %s", v.name, v.failed)
 		}
+	}
+	p.out.done = p.out.done && len(p.out.rollouts) == 0 // first written down
+	if p.out.back != "" {
+		p.out.failed = "" // a way out is known
 	}
 }
 
@@ -105,6 +111,16 @@ func (p *planner) proven(s *servicePlan) bool {
 	return true
 }
 
+// allReplaced says whether the new instances of a service can be relied on.
+func (p *planner) allReplaced(s *servicePlan) bool {
+	for slot := 1; slot <= s.want.replicas; slot++ {
+		if !p.replaced(s, slot) {
+			return false
+		}
+	}
+	return true
+}
+
 func (p *planner) verdict(s *servicePlan) verdict {
 	v := verdict{name: s.want.name, failed: s.failed}
 	c := s.count()
@@ -118,12 +134,14 @@ func (p *planner) verdict(s *servicePlan) verdict {
 	}
 	missing := s.want.replicas - c.current
 	v.done = missing <= 0 && c.others == 0 && s.failed == ""
-	v.done = v.done && p.proven(s)
+	v.done = v.done && p.proven(s) && p.allReplaced(s)
 	v.working = !v.done && s.waits == "" && s.failed == ""
 	p.judgeFailure(s, c, &v)
 	switch {
 	case missing <= 0 && c.completed == s.want.replicas:
 		v.state = engine.ServiceCompleted
+	case missing <= 0 && s.rollout != nil && s.rollout.Phase == state.Rolling && !v.done:
+		v.state = engine.ServiceStarting
 	case missing <= 0:
 		v.state = engine.ServiceHealthy
 	case c.worst != nil && c.worst.failures >= crashLoopAfter && c.broken == nil:
@@ -154,7 +172,8 @@ func (p *planner) judgeFailure(s *servicePlan, c count, v *verdict) {
 		}
 	default:
 		since := p.have.progress[s.want.name]
-		if since.IsZero() || s.waits != "" || c.current == s.want.replicas || p.runsJob(s, c) {
+		if since.IsZero() || s.guarded() || // then each instance has its time
+			s.waits != "" || c.current == s.want.replicas || p.runsJob(s, c) {
 			return
 		}
 		if p.due(since.Add(s.want.patience)) {
@@ -186,6 +205,8 @@ func (p *planner) reason(s *servicePlan, c count, v verdict) string {
 		return fmt.Sprintf("instance %d does not answer any more: %s", c.unready.slot, c.unready.said)
 	case c.unready != nil && c.unready.said != "":
 		return fmt.Sprintf("instance %d is not ready: %s", c.unready.slot, c.unready.said)
+	case s.guarded() && c.current > 0 && c.others > 0:
+		return fmt.Sprintf("%d of %d instances are new and watched", c.current, s.want.replicas)
 	case c.others > 0:
 		return fmt.Sprintf("%d of %d instances are replaced", c.current, s.want.replicas)
 	}
