@@ -41,9 +41,10 @@ func (c *capture) field(name, value []byte) {
 	}
 }
 
-// write keeps a part of the body.
-func (c *capture) write(b []byte) {
+// Write keeps a part of the body.
+func (c *capture) Write(b []byte) (int, error) {
 	if c.all && len(c.body) < maxCapture {
 		c.body = append(c.body, b[:min(len(b), maxCapture-len(c.body))]...)
 	}
+	return len(b), nil
 }

@@ -15,6 +15,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -35,7 +37,8 @@ const overloadKind = "overload"
 
 // The values of a Config that names none.
 const (
-	DefaultConnections = 64
+	DefaultConnections = 64 // for HTTP/2 as many requests: DefaultConnections/Streams
+	DefaultStreams     = 16
 	DefaultTimeout     = 30 * time.Second
 	DefaultDrain       = 10 * time.Second
 	DefaultVisits      = 10_000
@@ -43,7 +46,9 @@ const (
 
 // Config is one run. URL and either Rate and Duration or Pacer are needed; all else has useful zero values.
 type Config struct {
-	URL      string        // http or https; redirects are not followed
+	// URL is http or https, whose redirects are not followed; or ws or wss: then each connection is a WebSocket, each
+	// start a message of Body on one of them in turn, and the next message from the server its answer, with status 101.
+	URL      string
 	Rate     float64       // intended starts per second
 	Duration time.Duration // of the schedule; with Pacer it may be 0: as long as the pacer goes on
 	// Stages replace Rate and Duration.
@@ -55,6 +60,12 @@ type Config struct {
 	// Connections bounds the requests in flight: each connection carries one at a time and is kept open between them.
 	// They are opened when they are first needed and used in turn.
 	Connections int
+	// HTTP2 sends everything over HTTP/2: in the clear from the first byte to an http target, by ALPN to an https one.
+	HTTP2 bool
+	// Streams bounds the requests in flight on one connection of HTTP/2; all other connections carry one.
+	Streams int
+	// GRPC makes every start this unary call, over HTTP/2, instead of Method, Body and Mix.
+	GRPC *GRPCCall
 	// Timeout bounds both waits of a start: for a free connection, or it is missed, and then for the whole answer
 	// (connecting included), or it has failed.
 	Timeout time.Duration
@@ -124,9 +135,9 @@ type Progress struct {
 	Target  float64 // starts per second that are intended now; 0 with a Pacer
 	Total   Report  // since the beginning
 	Last    Report  // since the previous Progress
-	// InFlight is how many requests are under way, Visits how many visits.
-	InFlight, Visits int
-	VisitRate        float64 // visits that started since the previous Progress, per second
+	// InFlight is how many requests are under way of Limit that may be, Visits how many visits.
+	InFlight, Limit, Visits int
+	VisitRate               float64 // visits that started since the previous Progress, per second
 }
 
 // Run drives the load and returns what happened. It blocks until the last start has ended, which is at most
@@ -148,7 +159,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 // complete returns c with its defaults in place.
 func (c Config) complete() (Config, *url.URL, error) {
 	target, err := url.Parse(c.URL)
-	if err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https" {
+	if err != nil || target.Host == "" || !slices.Contains([]string{"http", "https", "ws", "wss"}, target.Scheme) {
 		return c, nil, fmt.Errorf("load %q: %w: not a URL like http://host:port/path", c.URL, errdefs.ErrInvalid)
 	}
 	if c.Visits < 0 {
@@ -172,8 +183,11 @@ func (c Config) complete() (Config, *url.URL, error) {
 	if !httpguts.ValidHeaderFieldName(c.InstanceHeader) {
 		return c, nil, fmt.Errorf("load %s: %w: %q is not a header's name", c.URL, errdefs.ErrInvalid, c.InstanceHeader)
 	}
+	if err := c.protocol(); err != nil {
+		return c, nil, fmt.Errorf("load %s: %w", c.URL, err)
+	}
 	if c.Connections == 0 {
-		c.Connections = DefaultConnections
+		c.Connections = max(DefaultConnections/c.Streams, 1)
 	}
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
@@ -182,6 +196,33 @@ func (c Config) complete() (Config, *url.URL, error) {
 		c.Drain = DefaultDrain
 	}
 	return c, target, nil
+}
+
+func (c *Config) webSocket() bool {
+	return strings.HasPrefix(c.URL, "ws:") || strings.HasPrefix(c.URL, "wss:")
+}
+
+// protocol settles what is sent by which protocol.
+func (c *Config) protocol() error {
+	several := c.HTTP2 || c.GRPC != nil
+	switch {
+	case c.webSocket() && (several || c.Scenario != nil || c.Mix != nil):
+		return fmt.Errorf("%w: a WebSocket carries messages, and no HTTP/2, gRPC, scenario or mix", errdefs.ErrInvalid)
+	case c.GRPC != nil && (c.Scenario != nil || c.Mix != nil):
+		return fmt.Errorf("%w: a gRPC call is no scenario or mix", errdefs.ErrInvalid)
+	case c.Streams < 0:
+		return fmt.Errorf("%w: streams cannot be negative", errdefs.ErrInvalid)
+	case c.Streams == 0 && several:
+		c.Streams = DefaultStreams
+	case !several:
+		c.Streams = 1
+	}
+	if c.GRPC == nil {
+		return nil
+	}
+	call, err := c.GRPC.request()
+	c.Mix = []Request{call}
+	return err
 }
 
 // schedule makes the pacer.

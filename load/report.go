@@ -23,7 +23,8 @@ const (
 	Timeout     Kind = "timeout"      // no whole answer within the timeout
 	Reset       Kind = "reset"        // the connection ended before the first byte of an answer
 	Truncated   Kind = "truncated"    // the connection ended within the answer
-	BadResponse Kind = "bad-response" // the answer is not HTTP/1.1
+	Refused     Kind = "refused"      // the server said that it had not looked at it: an HTTP/2 GOAWAY that crossed it
+	BadResponse Kind = "bad-response" // the answer is of another protocol
 	Missed      Kind = "missed"       // never sent: no connection was free in time
 	Abandoned   Kind = "abandoned"    // the run was cancelled before it had ended
 	Unsendable  Kind = "unsendable"   // a saved value makes no request: a step of a scenario could not be sent
@@ -38,8 +39,8 @@ const (
 	Limited   Kind = "http-429"       // a rate limit refused it
 )
 
-// Report is the result of a run. A start is missed or sent (or tried: Connect, Unsendable); what was sent is completed, or failed without an answer, or
-// abandoned. Completed counts whole answers of any status, so the numbers in Status add up to it. The numbers in Errors
+// Report is the result of a run. A start is missed or sent (or tried: Connect, Unsendable); what was sent is completed, or
+// failed without an answer, or abandoned. Completed counts whole answers of any status, so the numbers in Status add up to it. The numbers in Errors
 // add up to Failed: requests without an answer, and answers with 429 or 5xx.
 type Report struct {
 	Sent      int `json:"sent"`
@@ -122,7 +123,7 @@ func (l Latency) Percentile(p float64) *float64 {
 // a 5xx in the program's place. The program's own 5xx, 429 and what the data plane's queue shed are not among them.
 func (r Report) Lost() int {
 	lost := r.Missed
-	for _, kind := range []Kind{Connect, Timeout, Reset, Truncated, BadResponse, Proxy5xx} {
+	for _, kind := range []Kind{Connect, Timeout, Reset, Truncated, Refused, BadResponse, Proxy5xx} {
 		lost += r.Errors[kind]
 	}
 	return lost

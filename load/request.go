@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -17,12 +18,13 @@ import (
 
 // template is a request with everything in place but what differs from start to start.
 type template struct {
-	index  int
-	method string
-	head   []byte // up to and with "X-Load-Seq: "
-	key    string // start of the Idempotency-Key, "" for none
-	tail   []byte // after the last line that differs: blank line and body
-	body   func(seq uint64) []byte
+	index   int
+	method  string
+	message message // of which the sequence number, the key and what body returns are missing
+	head    []byte  // up to and with "X-Load-Seq: "
+	key     string  // start of the Idempotency-Key, "" for none
+	tail    []byte  // after the last line that differs: blank line and body
+	body    func(seq uint64) []byte
 }
 
 // append writes the request of start seq behind b.
@@ -44,6 +46,18 @@ func (t *template) append(b []byte, seq uint64) []byte {
 	b = strconv.AppendInt(b, int64(len(body)), 10)
 	b = append(b, "\r\n\r\n"...)
 	return append(b, body...)
+}
+
+// whole is the request of start seq.
+func (t *template) whole(seq uint64) message {
+	m := t.message
+	if t.key != "" {
+		m.headers = append(slices.Clip(m.headers), fieldLine{IdempotencyHeader, t.key + strconv.FormatUint(seq, 10)})
+	}
+	if t.body != nil {
+		m.body = t.body(seq)
+	}
+	return m
 }
 
 // mix gives every start its request.
@@ -116,9 +130,17 @@ func (c Config) template(target *url.URL, q Request) (*template, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &template{method: method, body: q.BodyFunc, head: []byte(method + " " + uri + " HTTP/1.1\r\n" + lines + SeqHeader + ": ")}
+	t := &template{
+		method: method, body: q.BodyFunc, message: message{method: method, uri: uri, headers: lines, body: q.Body},
+		head: []byte(method + " " + uri + " HTTP/1.1\r\n"),
+	}
+	for _, line := range lines {
+		t.head = append(t.head, line.name+": "+line.value+"\r\n"...)
+	}
+	t.head = append(t.head, SeqHeader+": "...)
+	t.message.hasBody = hasBody || method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
 	if q.BodyFunc == nil {
-		if hasBody || method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch {
+		if t.message.hasBody {
 			t.tail = fmt.Appendf(nil, "Content-Length: %d\r\n", len(q.Body))
 		}
 		t.tail = append(append(t.tail, "\r\n"...), q.Body...)
@@ -138,12 +160,12 @@ func requestURI(target *url.URL, path string) (string, error) {
 	return strings.ReplaceAll(u.RequestURI(), " ", "%20"), nil
 }
 
-// headerLines are the header lines of all requests and of q, which wins, in the order of their names.
-func (c Config) headerLines(target *url.URL, q Request) (string, error) {
+// headerLines are the header lines of all requests and of q, which wins, in the order of their names, Host first.
+func (c Config) headerLines(target *url.URL, q Request) ([]fieldLine, error) {
 	all := commonHeader(target)
 	for _, header := range []http.Header{c.Header, q.Header} {
 		if err := checkHeader(header); err != nil {
-			return "", err
+			return nil, err
 		}
 		for name, values := range header {
 			all[http.CanonicalHeaderKey(name)] = values
@@ -156,11 +178,11 @@ func (c Config) headerLines(target *url.URL, q Request) (string, error) {
 		}
 	}
 	sort.Strings(names)
-	var b strings.Builder
+	var lines []fieldLine
 	for _, name := range append([]string{"Host"}, names...) {
 		for _, value := range all[name] {
-			b.WriteString(name + ": " + value + "\r\n")
+			lines = append(lines, fieldLine{name, value})
 		}
 	}
-	return b.String(), nil
+	return lines, nil
 }

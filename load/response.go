@@ -227,7 +227,7 @@ func (r *reader) discard(n int64) error {
 	for {
 		have := int64(r.w - r.r)
 		if r.tap != nil {
-			r.tap.write(r.buf[r.r : r.r+int(min(n, have))])
+			_, _ = r.tap.Write(r.buf[r.r : r.r+int(min(n, have))])
 		}
 		if n <= have {
 			r.r += int(n)
@@ -246,7 +246,7 @@ func (r *reader) toEnd() (total int64, err error) {
 	for {
 		total += int64(r.w - r.r)
 		if r.tap != nil {
-			r.tap.write(r.buf[r.r:r.w])
+			_, _ = r.tap.Write(r.buf[r.r:r.w])
 		}
 		r.r = r.w
 		if err := r.fill(); err == io.EOF {

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"net"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 )
@@ -37,6 +36,14 @@ func (s *start) append(b []byte) ([]byte, error) {
 	return m.append(b, s.seq), nil
 }
 
+// message makes the request.
+func (s *start) message() (message, error) {
+	if s.visit == nil {
+		return s.request.whole(s.seq), nil
+	}
+	return s.visit.request()
+}
+
 func (s *start) method() string {
 	if s.visit == nil {
 		return s.request.method
@@ -52,10 +59,22 @@ func (s *start) result() Result {
 	return Result{Seq: s.seq, Request: s.visit.step().index, Visit: s.visit.number, Intended: s.at}
 }
 
-// run is one Run. Three parties move it: each worker owns a connection, and after every answer takes the next start that
-// is due, so that a busy run is a closed loop without a hand-over; workers that find nothing due become idle; the pacer
-// sleeps until the next intended start and then writes the request itself, on the connection of a worker that is
-// already waiting in Read for the answer.
+// hand sees starts through, one at a time.
+type hand interface {
+	// loop sees through what begin gives it, and what the run has due after that, until the run is over.
+	loop(flight context.Context)
+	// begin gives an idle hand its start; the pacer calls it, and it does not block.
+	begin(s start, now time.Duration)
+	// rest is called with run.mu held before the hand becomes idle.
+	rest()
+	// abort ends whatever the hand does with a connection, now and later.
+	abort()
+}
+
+// run is one Run. Three parties move it: each hand has a connection or a share of one, and after every answer takes the next start that
+// is due, so that a busy run is a closed loop without a hand-over; hands that find nothing due become idle; the pacer
+// sleeps until the next intended start and gives it to an idle hand. A worker, the hand for HTTP/1.1, waits in Read
+// meanwhile, and the pacer writes the request itself.
 type run struct {
 	cfg     Config
 	target  *url.URL
@@ -63,7 +82,7 @@ type run struct {
 	tls     *tls.Config // nil for http
 	mix     *mix
 	epoch   time.Time
-	workers []*worker
+	hands   []hand
 	over    chan struct{} // closed when the last start has ended
 	rouse   chan struct{} // wakes the pacer that waits for an idle worker
 
@@ -85,32 +104,50 @@ func newRun(cfg Config, target *url.URL, requests *mix) *run {
 	r := &run{
 		cfg: cfg, target: target, mix: requests,
 		over: make(chan struct{}), rouse: make(chan struct{}, 1),
-		idle:  ring{slots: make([]*worker, cfg.Connections)},
+		idle:  ring{slots: make([]hand, cfg.Connections*cfg.Streams)},
 		total: newTally(),
 	}
-	port := target.Port()
-	if target.Scheme == "https" {
+	if target.Scheme == "https" || target.Scheme == "wss" {
 		r.tls = &tls.Config{ServerName: target.Hostname(), NextProtos: []string{"http/1.1"}, InsecureSkipVerify: cfg.Insecure}
-		if port == "" {
-			port = "443"
-		}
-	} else if port == "" {
-		port = "80"
 	}
-	r.address = net.JoinHostPort(target.Hostname(), port)
+	r.address = hostPort(target)
 	if cfg.OnProgress != nil {
 		r.lately = newTally()
 	}
 	if cfg.Scenario != nil {
 		r.visits = newVisits(cfg, target)
 	}
-	for range cfg.Connections {
-		w := &worker{run: r, wake: make(chan struct{}, 1), reader: reader{instanceHeader: strings.ToLower(cfg.InstanceHeader)}}
-		w.look = w.peek
-		r.workers = append(r.workers, w)
-		r.idle.push(w)
-	}
+	r.makeHands()
 	return r
+}
+
+// makeHands makes the idle hands, each of them with its own way to get an answer.
+func (r *run) makeHands() {
+	if way := r.exchanges(); way != nil {
+		for i := range r.cfg.Connections * r.cfg.Streams {
+			r.hands = append(r.hands, &caller{run: r, way: way(i), todo: make(chan start, 1)})
+		}
+	} else {
+		for range r.cfg.Connections {
+			r.hands = append(r.hands, newWorker(r))
+		}
+	}
+	for _, h := range r.hands {
+		r.idle.push(h)
+	}
+}
+
+// hostPort is the address to connect to.
+func hostPort(target *url.URL) string {
+	port := target.Port()
+	switch {
+	case port != "":
+	case target.Scheme == "https" || target.Scheme == "wss":
+		port = "443"
+	default:
+		port = "80"
+	}
+	return net.JoinHostPort(target.Hostname(), port)
 }
 
 func (r *run) since() time.Duration { return time.Since(r.epoch) }
@@ -136,7 +173,7 @@ func (r *run) drive(ctx context.Context) (Report, error) {
 	if !r.more {
 		r.endIfDone()
 	}
-	for _, w := range r.workers {
+	for _, w := range r.hands {
 		all.Go(func() { w.loop(flight) })
 	}
 	all.Go(r.pace)
@@ -156,14 +193,14 @@ func (r *run) drive(ctx context.Context) (Report, error) {
 			r.aborted = true
 			r.mu.Unlock()
 			abort()
-			for _, w := range r.workers {
+			for _, w := range r.hands {
 				w.abort()
 			}
 		}
 		grace.Stop()
 		<-r.over
 	}
-	for _, w := range r.workers {
+	for _, w := range r.hands {
 		w.abort() // idle connections: their workers wait in Read
 	}
 	all.Wait()
@@ -198,83 +235,10 @@ func (r *run) cancel() bool {
 
 // endIfDone is called with r.mu held wherever the run may have ended.
 func (r *run) endIfDone() {
-	if !r.more && !r.ended && r.idle.n == len(r.workers) && (r.visits == nil || r.visits.active == 0) {
+	if !r.more && !r.ended && r.idle.n == len(r.hands) && (r.visits == nil || r.visits.active == 0) {
 		r.ended = true
 		close(r.over)
 	}
-}
-
-// due takes the first start that is due and may still be sent, and counts those before it as missed. It is called with
-// r.mu held.
-func (r *run) due(now time.Duration) (start, bool) {
-	for {
-		s, ok := r.take(now)
-		if !ok {
-			return start{}, false
-		}
-		first := s.visit == nil || s.visit.next == 0
-		late := now-s.at >= r.cfg.Timeout || first && r.cfg.Duration > 0 && now >= r.cfg.Duration+r.cfg.Drain
-		if !late {
-			return s, true
-		}
-		r.missed = s.result()
-		r.missed.Done, r.missed.Kind = now, Missed
-		r.record(&r.missed)
-		if s.visit != nil {
-			r.visits.after(s.visit, &r.missed)
-		}
-	}
-}
-
-// take takes the first start that is due, of the schedule or of a visit under way.
-func (r *run) take(now time.Duration) (start, bool) {
-	for {
-		scheduled := r.more && r.next <= now
-		if r.visits == nil {
-			if !scheduled {
-				return start{}, false
-			}
-			return r.scheduled(), true
-		}
-		if v := r.visits.first(); v != nil && v.due <= now && !(scheduled && r.next < v.due) {
-			r.visits.pop()
-			r.seq++
-			return start{seq: r.seq - 1, at: v.due, visit: v}, true
-		}
-		if !scheduled {
-			return start{}, false
-		}
-		at := r.next
-		r.next, r.more = r.cfg.Pacer.Next()
-		if v := r.visits.open(at); v != nil { // one too many
-			r.missed = Result{Seq: r.seq, Visit: v.number, Intended: at, Done: now, Kind: Missed}
-			r.seq++
-			r.record(&r.missed)
-		}
-	}
-}
-
-// scheduled takes the next start of the schedule.
-func (r *run) scheduled() start {
-	s := start{seq: r.seq, at: r.next, request: r.mix.of(r.seq)}
-	r.seq++
-	r.next, r.more = r.cfg.Pacer.Next()
-	return s
-}
-
-// wait is how long nothing will be due; more is false when nothing ever will. It is called with r.mu held.
-func (r *run) wait(now time.Duration) (wait time.Duration, more bool) {
-	if r.visits == nil {
-		return r.next - now, r.more
-	}
-	wait = visitNap // a visit whose request is under way may be due again at any time
-	if r.more {
-		wait = min(wait, r.next-now)
-	}
-	if v := r.visits.first(); v != nil {
-		wait = min(wait, v.due-now)
-	}
-	return wait, !r.ended
 }
 
 // record is called with r.mu held.
@@ -294,78 +258,29 @@ func (r *run) record(result *Result) {
 	}
 }
 
-// settle records what became of w's start and gives it the next one. Without one w is idle from here on: the pacer may
+// settle records what became of h's start and gives it the next one. Without one h is idle from here on: the pacer may
 // give it one at any moment.
-func (r *run) settle(w *worker, result *Result) (start, bool) {
+func (r *run) settle(h hand, v *visit, result *Result) (start, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.aborted && result.Status == 0 {
 		result.Kind = Abandoned
 	}
 	r.record(result)
-	if v := w.start.visit; v != nil {
+	if v != nil {
 		r.visits.after(v, result)
 	}
 	if s, ok := r.due(result.Done); ok {
 		return s, true
 	}
-	w.sent, w.assigned = false, false
-	r.idle.push(w)
+	h.rest()
+	r.idle.push(h)
 	if r.blocked {
 		r.blocked = false
 		r.rouse <- struct{}{}
 	}
 	r.endIfDone()
 	return start{}, false
-}
-
-// pace gives due starts to idle workers until the schedule is over.
-func (r *run) pace() {
-	clock := newSleeper()
-	for {
-		w, s, wait := r.dispatch()
-		switch {
-		case w != nil:
-			w.begin(s, r.since())
-		case wait > 0:
-			clock.sleep(min(wait, nap))
-		case wait == 0:
-			select {
-			case <-r.rouse:
-			case <-r.over:
-				return
-			}
-		default:
-			return
-		}
-	}
-}
-
-// dispatch returns an idle worker and its start, or how long to wait for the next start; 0 is until a worker is idle,
-// below 0 for ever.
-func (r *run) dispatch() (*worker, start, time.Duration) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := r.since()
-	wait, more := r.wait(now)
-	switch {
-	case !more:
-		return nil, start{}, -1
-	case r.idle.n == 0:
-		r.blocked = true
-		return nil, start{}, 0
-	case wait > 0:
-		return nil, start{}, wait
-	}
-	s, ok := r.due(now)
-	if !ok {
-		r.endIfDone()
-		if wait, more = r.wait(now); !more {
-			return nil, start{}, -1
-		}
-		return nil, start{}, max(wait, 1)
-	}
-	return r.idle.pop(), s, 0
 }
 
 // progress reports once a second.
@@ -383,7 +298,7 @@ func (r *run) progress() {
 		now := r.since()
 		p := Progress{Elapsed: now, Total: r.total.report(now), Last: r.lately.report(now - last)}
 		p.Stage, p.Target = stageAt(r.cfg.Stages, now)
-		p.InFlight = len(r.workers) - r.idle.n
+		p.InFlight, p.Limit = len(r.hands)-r.idle.n, len(r.hands)
 		if r.visits != nil {
 			p.Visits = r.visits.active
 			p.VisitRate = float64(r.visits.counts.Started-started) / (now - last).Seconds()
@@ -395,22 +310,4 @@ func (r *run) progress() {
 		last = now
 		r.cfg.OnProgress(p)
 	}
-}
-
-// ring is a queue of fixed size: workers are used in turn, so that every connection is.
-type ring struct {
-	slots   []*worker
-	head, n int
-}
-
-func (q *ring) push(w *worker) {
-	q.slots[(q.head+q.n)%len(q.slots)] = w
-	q.n++
-}
-
-func (q *ring) pop() *worker {
-	w := q.slots[q.head]
-	q.head = (q.head + 1) % len(q.slots)
-	q.n--
-	return w
 }

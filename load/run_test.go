@@ -55,7 +55,7 @@ func run(t testing.TB, cfg load.Config) load.Report {
 	for kind, n := range report.Errors {
 		failures += n
 		switch kind {
-		case load.Connect, load.Timeout, load.Reset, load.Truncated, load.BadResponse, load.Unsendable:
+		case load.Connect, load.Timeout, load.Reset, load.Truncated, load.Refused, load.BadResponse, load.Unsendable:
 			unanswered += n
 		}
 	}

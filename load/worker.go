@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,7 +18,7 @@ import (
 // write cannot block the schedule.
 const small = 4 << 10
 
-// worker owns one connection at a time and sees each of its starts through. While it is idle it waits in Read, so that it
+// worker is the hand for HTTP/1.1. It owns one connection at a time and sees each of its starts through. While it is idle it waits in Read, so that it
 // notices a server that closes the connection, and the pacer may write a request meanwhile.
 type worker struct {
 	run    *run
@@ -43,13 +44,21 @@ type worker struct {
 	aborted  bool          // no connection may be kept; under mu always
 }
 
+func newWorker(r *run) *worker {
+	w := &worker{run: r, wake: make(chan struct{}, 1), reader: reader{instanceHeader: strings.ToLower(r.cfg.InstanceHeader)}}
+	w.look = w.peek
+	return w
+}
+
+func (w *worker) rest() { w.sent, w.assigned = false, false }
+
 // loop sees starts through until the run is over.
 func (w *worker) loop(flight context.Context) {
 	defer w.drop()
 	for w.await() {
 		for {
 			w.perform(flight)
-			next, ok := w.run.settle(w, &w.result)
+			next, ok := w.run.settle(w, w.start.visit, &w.result)
 			if !ok {
 				break
 			}

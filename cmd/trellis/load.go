@@ -19,19 +19,19 @@ import (
 
 // loadFlags are the flags of load.
 type loadFlags struct {
-	url, rate, method, body, scenario, out, instanceHeader string
-	length, ramp, timeout                                  span
-	connections, visits                                    int
-	seed                                                   uint64
-	headers, expect                                        []string
-	insecure, idempotent, quiet                            bool
-	arrivals                                               *choice
+	url, rate, method, body, scenario, out, instanceHeader, grpc string
+	length, ramp, timeout                                        span
+	connections, streams, visits                                 int
+	seed                                                         uint64
+	headers, expect                                              []string
+	insecure, idempotent, quiet, http2, raw                      bool
+	arrivals                                                     *choice
 }
 
 func (p *program) loadCommand() *cobra.Command {
 	f := loadFlags{
 		length: span(30 * time.Second), timeout: span(load.DefaultTimeout), rate: "50/s",
-		connections: load.DefaultConnections, visits: load.DefaultVisits,
+		visits:   load.DefaultVisits,
 		arrivals: &choice{value: "constant", allowed: []string{"constant", "poisson"}},
 	}
 	cmd := &cobra.Command{
@@ -69,6 +69,9 @@ visits, and the result counts visits and the requests of each step:
   trellis load http://localhost:8080/orders --method POST --body @order.json \
       --header 'Content-Type: application/json'
   trellis load http://localhost:8080/ --scenario load/visit.yaml --rate 20/s
+  trellis load https://localhost:8443/ --http2 -k
+  trellis load http://localhost:9000 --grpc shop.v1.Cart/Add --body '{"item": "book"}'
+  trellis load ws://localhost:8080/chat --body hello -c 100   messages on 100 WebSockets
   trellis load peak --expect 'p99<250ms,failed=0' --out peak.csv`,
 		Args: arguments(1, 1),
 	}
@@ -105,7 +108,11 @@ func (f *loadFlags) add(fs *pflag.FlagSet) {
 	fs.Var(&f.ramp, "ramp", "begin at 0 and reach the rate after this `DURATION`")
 	fs.Var(f.arrivals, "arrivals", "`HOW` starts arrive: constant (evenly spaced) or poisson (as independent visitors do)")
 	fs.Uint64Var(&f.seed, "seed", 0, "draw what is random from `N`, so that a second run is the same")
-	fs.IntVarP(&f.connections, "connections", "c", f.connections, "at most `N` requests at once, each on a connection of its own")
+	fs.IntVarP(&f.connections, "connections", "c", 0, "at most `N` requests at once, each on a connection of its own (default 64; 4 with --streams 16)")
+	fs.BoolVar(&f.http2, "http2", false, "send HTTP/2 only, in the clear to an http target")
+	fs.IntVar(&f.streams, "streams", 0, "at most `N` requests at once on a connection of HTTP/2 (default 16)")
+	fs.StringVar(&f.grpc, "grpc", "", "call the unary `METHOD` package.Service/Method with --body as JSON, by the server's reflection")
+	fs.BoolVar(&f.raw, "raw", false, "the body of --grpc is the encoded message itself")
 	fs.StringVar(&f.url, "url", "", "send a profile to `URL` instead of the project's gateway")
 	fs.StringVarP(&f.method, "method", "X", "", "HTTP `METHOD` (default GET, or POST with a body)")
 	fs.VarP((*list)(&f.headers), "header", "H", "send `'NAME: VALUE'`; repeatable")
@@ -143,7 +150,7 @@ func (p *program) loadConfig(cmd *cobra.Command, f *loadFlags, name string) (loa
 	cfg := load.Config{
 		URL: name, Connections: f.connections, Timeout: time.Duration(f.timeout), Seed: f.seed, Poisson: f.arrivals.value == "poisson",
 		Method: strings.ToUpper(f.method), Header: header, IdempotencyKey: f.idempotent, Insecure: f.insecure,
-		Visits: f.visits, InstanceHeader: f.instanceHeader,
+		Visits: f.visits, InstanceHeader: f.instanceHeader, HTTP2: f.http2, Streams: f.streams,
 	}
 	script := f.scenario
 	if strings.Contains(name, "://") {
@@ -168,14 +175,31 @@ func (p *program) loadConfig(cmd *cobra.Command, f *loadFlags, name string) (loa
 		}
 	}
 	if script != "" {
-		if f.method != "" || f.body != "" {
-			return wrong(errors.New("a scenario says itself what is sent: leave out --method and --body"))
+		if f.method != "" || f.body != "" || f.grpc != "" {
+			return wrong(errors.New("a scenario says itself what is sent: leave out --method, --body and --grpc"))
 		}
 		cfg.Scenario, err = load.ReadScenario(script)
 		return cfg, err
 	}
-	cfg.Body, err = bodyOf(f.body)
-	return cfg, err
+	if cfg.Body, err = bodyOf(f.body); err != nil || f.grpc == "" {
+		return cfg, err
+	}
+	return cfg, f.call(cmd.Context(), &cfg)
+}
+
+// call makes cfg a gRPC call.
+func (f *loadFlags) call(ctx context.Context, cfg *load.Config) (err error) {
+	message := cfg.Body
+	if !f.raw {
+		if message == nil {
+			message = []byte("{}")
+		}
+		if message, err = load.EncodeGRPC(ctx, cfg.URL, f.grpc, message, f.insecure); err != nil {
+			return plain{err}
+		}
+	}
+	cfg.GRPC, cfg.Body = &load.GRPCCall{Method: f.grpc, Message: message}, nil
+	return nil
 }
 
 // stages is the one stage that --rate, --for and --ramp say.

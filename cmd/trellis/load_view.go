@@ -47,6 +47,9 @@ func (v *loadView) unit() string {
 	if v.cfg.Scenario != nil {
 		return "visits/s"
 	}
+	if strings.HasPrefix(v.cfg.URL, "ws") {
+		return "messages/s"
+	}
 	return "requests/s"
 }
 
@@ -80,8 +83,8 @@ func (v *loadView) picture(now load.Progress, s style, width int) []string {
 	lines := []string{head + s.cyan(strings.Repeat(s.glyph("█", "#"), done)) + s.dim(strings.Repeat(s.glyph("░", "."), bar-done)) + stage}
 	rate := fmt.Sprintf("rate         %.0f %s, %.0f wanted", v.reached(now), v.unit(), now.Target)
 	flight := fmt.Sprintf("in flight    %d", now.InFlight)
-	if now.InFlight == v.cfg.Connections {
-		flight = s.yellow(flight + " (all connections: starts wait)")
+	if now.InFlight == now.Limit {
+		flight = s.yellow(flight + " (all there may be: starts wait)")
 	}
 	if v.cfg.Scenario != nil {
 		flight += fmt.Sprintf(", visits %d", now.Visits)

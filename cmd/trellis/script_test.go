@@ -38,11 +38,15 @@ func fakeMain() {
 
 // TestScripts runs the transcripts in testdata against the fake control plane.
 func TestScripts(t *testing.T) {
-	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	target := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/teapot" {
 			w.WriteHeader(http.StatusTeapot)
 		}
 	}))
+	target.Config.Protocols = new(http.Protocols)
+	target.Config.Protocols.SetHTTP1(true)
+	target.Config.Protocols.SetUnencryptedHTTP2(true)
+	target.Start()
 	t.Cleanup(target.Close) // the scripts run in parallel, after this function
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
