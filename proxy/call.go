@@ -186,6 +186,7 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 	if s.holding.Add(1) > maxHolding {
 		return nil, &failure{status: 503, kind: kindOverload, detail: "too many requests wait for " + s.name, retryAfter: 1}
 	}
+	s.waiting()
 	place := l.queue.enter()
 	defer l.queue.leave(place)
 	timer := time.NewTimer(time.Until(w.until))

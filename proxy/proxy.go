@@ -18,7 +18,7 @@ import (
 type Config struct {
 	Feed   Feed
 	Log    *slog.Logger // nil: nothing is logged
-	Status string       // path of the unix socket that answers GET /status; "": none
+	Status string       // path of the unix socket that answers GET /status and GET /demand; "": none
 
 	// Grace bounds how long requests and streams in flight may go on after the end of Run's context; 0: 30 s.
 	Grace time.Duration
@@ -66,7 +66,8 @@ type Proxy struct {
 	wg     sync.WaitGroup // everything that serves a client, and the listeners
 
 	conns    set[*clientConn]
-	handlers atomic.Int64 // running ones
+	handlers atomic.Int64  // running ones
+	waits    chan struct{} // capacity 1: a request of a measured service waits
 	streams  set[*stream]
 
 	mu        sync.Mutex // one update at a time
@@ -89,7 +90,7 @@ func New(cfg Config) *Proxy {
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, listeners: map[string]*listener{}}
+	p := &Proxy{cfg: cfg, log: cfg.Log, listeners: map[string]*listener{}, waits: make(chan struct{}, 1)}
 	p.table.Store(emptyTable())
 	p.front = newFront(p)
 	p.probing.p = p
@@ -223,7 +224,11 @@ func (p *Proxy) apply(s *Snapshot) {
 	// Services first: a request that the new routes send to one finds its instances there. The version is published
 	// last: who reads it in the status knows that no draining instance takes anything new any more.
 	for i := range s.Services {
-		t.services[s.Services[i].Name].apply(&s.Services[i], now)
+		svc := t.services[s.Services[i].Name]
+		if old.services[svc.name] != svc { // nobody else knows it yet
+			svc.waits = p.waits
+		}
+		svc.apply(&s.Services[i], now)
 	}
 	p.table.Store(t)
 	for name, svc := range old.services {

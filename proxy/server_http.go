@@ -435,13 +435,14 @@ func buffered(r *bufio.Reader) []byte {
 	return append([]byte(nil), b...)
 }
 
-// serveStatus answers GET /status on a unix socket until ctx is done.
+// serveStatus answers GET /status and GET /demand on a unix socket until ctx is done.
 func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(p.Status())
 	})
+	mux.HandleFunc("GET /demand", p.serveDemand)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readHeaderTime, IdleTimeout: clientIdleTime}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()

@@ -18,6 +18,7 @@ type service struct {
 	holding atomic.Int64
 	hints   sync.Map // port to kind: what was last spoken there
 	count   counters
+	waits   chan<- struct{} // to say that a request waits; capacity 1
 
 	mu        sync.Mutex
 	instances map[string]*instance // of the current snapshot

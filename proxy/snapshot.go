@@ -78,6 +78,8 @@ type Service struct {
 	// Wakes says that the service is scaled to nothing and started by the first request that waits for it. A browser that
 	// opens a page gets one that says so when it takes long, and asks again by itself.
 	Wakes bool `json:"wakes,omitempty"`
+	// Measured says that whoever scales the service is told its Demand.
+	Measured bool `json:"measured,omitempty"`
 	// ConnectTimeout bounds a connect to an instance; 0: 1 s.
 	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
 	// Retries bound the attempts after the first for requests that may be repeated; 0: 3; negative: none. All retries
