@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"os/exec"
 	"slices"
 	"sync"
 	"time"
@@ -101,6 +103,9 @@ func (p *program) buildAll(ctx context.Context, l loaded, names []string, force,
 	return project, err
 }
 
+// notFound is the exit code of a shell that does not find a program.
+const notFound = 127
+
 // buildOne builds one service: one line for what was built, none for what was known.
 func (p *program) buildOne(
 	ctx context.Context, store *artifact.Store, project, name string, svc compose.Service, force, quiet bool,
@@ -114,6 +119,10 @@ func (p *program) buildOne(
 		Project: project, Service: name, Process: *svc.Trellis.Process, Env: p.environ, Force: force,
 	})
 	if err != nil {
+		var ended *exec.ExitError
+		if errors.As(err, &ended) && ended.ExitCode() == notFound {
+			return "", withHint(err, "a program that it calls is not installed here, or not in PATH; the command is services.%s.x-trellis.process.build", name)
+		}
 		return "", withHint(err, "the command is services.%s.x-trellis.process.build, run in %s", name, svc.Trellis.Process.Dir)
 	}
 	if !quiet && !cached {
