@@ -2,10 +2,25 @@ package main
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 )
+
+// bareBash makes the script work where the package bash-completion is not installed: words are as bash splits them.
+const bareBash = `
+if ! declare -F _get_comp_words_by_ref >/dev/null 2>&1; then
+    __trellis_init_completion()
+    {
+        COMPREPLY=()
+        words=("${COMP_WORDS[@]}")
+        cword=$COMP_CWORD
+        cur=${COMP_WORDS[COMP_CWORD]}
+        prev=${COMP_WORDS[COMP_CWORD-1]}
+    }
+fi
+`
 
 func (p *program) completionCommand() *cobra.Command {
 	return &cobra.Command{
@@ -21,7 +36,11 @@ func (p *program) completionCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch args[0] {
 			case "bash":
-				return cmd.Root().GenBashCompletionV2(p.stdout, true)
+				if err := cmd.Root().GenBashCompletionV2(p.stdout, true); err != nil {
+					return err
+				}
+				_, err := io.WriteString(p.stdout, bareBash)
+				return err
 			case "zsh":
 				return cmd.Root().GenZshCompletion(p.stdout)
 			case "fish":
