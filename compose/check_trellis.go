@@ -22,6 +22,7 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 	x := at + ".x-trellis"
 	l.checkProcess(s, x+".process")
 	l.checkProbe(s, x+".probe")
+	l.checkBackup(s, x+".backup")
 	if o := s.Trellis.Objective; o != nil {
 		for name := range o.Latency {
 			if !percentile.MatchString(name) {
@@ -101,6 +102,27 @@ func (l *loading) checkProcess(s Service, at string) {
 	}
 	if p.Command != nil && (len(p.Command) == 0 || p.Command[0] == "") {
 		l.errorPath(at+".command", "is empty: write the program and its arguments as a list")
+	}
+}
+
+func (l *loading) checkBackup(s Service, at string) {
+	b := s.Trellis.Backup
+	if b == nil {
+		return
+	}
+	for _, c := range []struct {
+		key     string
+		command ShellCommand
+	}{{"command", b.Command}, {"restore", b.Restore}} {
+		if c.command == nil {
+			continue
+		}
+		if last := len(c.command) - 1; last < 0 || c.command[0] == "" || strings.TrimSpace(c.command[last]) == "" {
+			l.errorPath(at, "%s is empty: write a line for the shell, or a program and its arguments as a list", c.key)
+		}
+	}
+	if b.Command != nil && b.Restore == nil {
+		l.warnPath(at, "%s says how to save its data and not how to put it back: trellis restore will leave it in a file; add restore", s.Name)
 	}
 }
 

@@ -36,6 +36,9 @@ func (l *loading) decode(m *mark, path string, target reflect.Value) {
 		}
 		return
 	}
+	if l.decodeShort(m, path, target) {
+		return
+	}
 	switch target.Kind() {
 	case reflect.Interface:
 		target.Set(reflect.ValueOf(m.plain(nil)))
@@ -78,6 +81,24 @@ func (l *loading) decode(m *mark, path string, target reflect.Value) {
 			l.errorMark(m, path, "%v", err)
 		}
 	}
+}
+
+// decodeShort reads the short forms of what else is a mapping or a list: a backup that is its command, a command that is
+// a line for the shell.
+func (l *loading) decodeShort(m *mark, path string, target reflect.Value) bool {
+	switch at := target.Addr().Interface().(type) {
+	case *Backup:
+		if m.kind != mappingMark {
+			l.decode(m, path, reflect.ValueOf(&at.Command).Elem())
+			return true
+		}
+	case *ShellCommand:
+		if line, ok := m.value.(string); ok && m.kind == scalarMark {
+			*at = ShellCommand{"/bin/sh", "-c", line}
+			return true
+		}
+	}
+	return false
 }
 
 func decodeScalar(m *mark, target reflect.Value) error {

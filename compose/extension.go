@@ -190,7 +190,20 @@ type ServiceExtension struct {
 	Publishes []string `json:"publishes,omitempty"`
 	// Subscribes are the topics whose events are delivered to this service.
 	Subscribes []Subscription `json:"subscribes,omitempty"`
+	// Backup says how to save the data of the service's volumes while it runs; a command alone is its command.
+	Backup *Backup `json:"backup,omitempty"`
 }
+
+// Backup says how a running service's data is saved, in place of its volumes' files.
+type Backup struct {
+	// Command runs inside an instance; its standard output is the backup. A string is a line for the shell.
+	Command ShellCommand `json:"command"`
+	// Restore runs inside an instance of the restored project, with the backup as its standard input.
+	Restore ShellCommand `json:"restore,omitempty"`
+}
+
+// ShellCommand is a program and its arguments. The file may write it as a string, a line for /bin/sh.
+type ShellCommand []string
 
 // Process says how a service runs as a process of this machine.
 type Process struct {

@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/invopop/jsonschema"
@@ -49,6 +50,9 @@ func Schema() []byte {
 		p.Properties.Delete("artifact") // filled in by a build
 	}
 	shortProbe(defs["Probe"])
+	if b := defs["Backup"]; b != nil {
+		defs["Backup"] = &jsonschema.Schema{Description: b.Description, OneOf: append(slices.Clone(shellCommand().OneOf), b)}
+	}
 	root := map[string]any{
 		"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "x-trellis.schema.json",
 		"title": "x-trellis in a Compose file", "type": "object",
@@ -85,10 +89,20 @@ func mapType(t reflect.Type) *jsonschema.Schema {
 		return text(`^(\$\{.*|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h|d|w))+)$`, "250ms", "10s", "7d")
 	case reflect.TypeFor[Rate]():
 		return text(`^(\$\{.*|[0-9]+(\.[0-9]+)?/(s|m|h))$`, "50/s")
+	case reflect.TypeFor[ShellCommand]():
+		return shellCommand()
 	case reflect.TypeFor[Share]():
 		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{text(`^(\$\{.*|[0-9]+(\.[0-9]+)?%?)$`, "99.9%"), {Type: "number", Minimum: "0", Maximum: "1"}}}
 	}
 	return nil
+}
+
+// shellCommand is a line for the shell, or a list.
+func shellCommand() *jsonschema.Schema {
+	one := uint64(1)
+	return &jsonschema.Schema{OneOf: []*jsonschema.Schema{
+		{Type: "string", MinLength: &one}, {Type: "array", Items: &jsonschema.Schema{Type: "string"}, MinItems: &one},
+	}}
 }
 
 // shortProbe allows tcp: 5432 and grpc: true.

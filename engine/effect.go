@@ -16,6 +16,7 @@ var (
 		"dns_opt", "external_links", "pid", "ipc", "stdin_open", "tty", "build",
 		"deploy.labels", "deploy.placement", "deploy.resources.reservations", "deploy.rollback_config", "deploy.endpoint_mode",
 		"logging.driver", "x-trellis.process.build", "x-trellis.process.artifacts",
+		"x-trellis.backup",
 	}
 	inPlace = []string{
 		"deploy.replicas", "deploy.mode", "deploy.update_config", "deploy.restart_policy", "deploy.x-trellis", "restart",
