@@ -90,6 +90,18 @@ func (l Location) prepare() error {
 	if err := private(l.StateDir); err != nil {
 		return err
 	}
+	if err := ignored(l); err != nil {
+		return err
+	}
+	if err := writeJSON(l.registration(), l); err != nil {
+		return fmt.Errorf("register project %s: %w", l.Project, err)
+	}
+	_ = l.remember() // a home that cannot be written keeps no project from running
+	return nil
+}
+
+// ignored keeps the state beside the file out of version control.
+func ignored(l Location) error {
 	if parent := filepath.Dir(l.StateDir); filepath.Base(parent) == ".trellis" {
 		ignore := filepath.Join(parent, ".gitignore")
 		if _, err := os.Stat(ignore); errors.Is(err, fs.ErrNotExist) {
@@ -98,10 +110,6 @@ func (l Location) prepare() error {
 			}
 		}
 	}
-	if err := writeJSON(l.registration(), l); err != nil {
-		return fmt.Errorf("register project %s: %w", l.Project, err)
-	}
-	_ = l.remember() // a home that cannot be written keeps no project from running
 	return nil
 }
 
