@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,6 +27,13 @@ type settings struct {
 	roots    []string // directories that the project may read from
 	notes    []Diagnostic
 }
+
+// ErrNoFile is in the error of Load where there is no Compose file at all.
+var ErrNoFile = errors.New("there is no Compose file")
+
+type noFile struct{ Diagnostics }
+
+func (e noFile) Unwrap() []error { return []error{ErrNoFile, e.Diagnostics} }
 
 // discover finds the files and variables of a project, in the order in which Docker Compose does.
 func discover(opt Options) (settings, error) {
@@ -64,7 +72,8 @@ func discover(opt Options) (settings, error) {
 		s.findFiles(opt, s.env, early)
 	}
 	if len(s.files) == 0 {
-		return fail(shorten(filepath.Join(early, "compose.yaml"), s.cwd), "there is no compose.yaml here or in a directory above: go to the project's directory, or name the file with -f")
+		err := Diagnostics{{File: shorten(filepath.Join(early, "compose.yaml"), s.cwd), Message: "there is no compose.yaml here or in a directory above: go to the project's directory, or name the file with -f"}}
+		return s, noFile{err}
 	}
 	s.dir = s.projectDir(opt)
 	if info, err := os.Stat(s.dir); err != nil || !info.IsDir() {

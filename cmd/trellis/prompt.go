@@ -104,7 +104,12 @@ func (p *program) agree(ctx context.Context, what string, risks []string, yes bo
 		return withHint(fmt.Errorf("%s needs an agreement, and there is no terminal to ask", what), "repeat with --yes to agree to the above")
 	}
 	defer done()
-	fmt.Fprintf(question, "Go on? [y/N] ")
+	return p.answer(ctx, question, "Go on?")
+}
+
+// answer puts a question to the person at the terminal and waits; no is errDeclined.
+func (p *program) answer(ctx context.Context, w io.Writer, question string) error {
+	fmt.Fprint(w, question+" [y/N] ")
 	answer := make(chan string, 1)
 	go func() {
 		// Reading a terminal cannot be interrupted: after a signal this goroutine ends with the program.
@@ -113,7 +118,7 @@ func (p *program) agree(ctx context.Context, what string, risks []string, yes bo
 	}()
 	select {
 	case <-ctx.Done():
-		fmt.Fprintln(question)
+		fmt.Fprintln(w)
 		return context.Cause(ctx)
 	case line := <-answer:
 		switch strings.ToLower(strings.TrimSpace(line)) {

@@ -51,7 +51,7 @@ func (f *File) below(t trail, last, indent int, lines []string) []proposal {
 }
 
 func (f *File) insertFlow(t trail, in *yaml.Node, first step, value any) ([]proposal, error) {
-	open := f.offset(in)
+	open := f.content(in)
 	b, ok := f.bracket(open)
 	if !ok {
 		return nil, nil
@@ -90,9 +90,9 @@ func (f *File) replace(t trail, value any) ([]proposal, error) {
 		if !ok {
 			return nil, nil
 		}
-		return []proposal{{{f.offset(h.value), end, flow(value)}}}, nil
+		return []proposal{{{f.content(h.value), end, flow(value)}}}, nil
 	}
-	start, first, head, below := f.offset(h.value), 0, "", []string(nil)
+	start, first, head, below := f.content(h.value), 0, "", []string(nil)
 	r := renderer{f.style}
 	if h.key != nil {
 		at, ok := f.afterKey(h.key)
@@ -102,6 +102,9 @@ func (f *File) replace(t trail, value any) ([]proposal, error) {
 		indent := h.key.Column - 1
 		pre := len(quote(h.key.Value, false)) + 1 + indent
 		lines := r.entry(h.key.Value, value, indent)
+		if after := f.content(h.value); len(lines) == 1 && h.value.Anchor != "" && f.lineOf(after) == h.key.Line-1 {
+			at, lines[0] = after, lines[0][:pre]+strings.TrimPrefix(lines[0][pre:], " ")
+		}
 		start, first, head, below = at, h.key.Line-1, lines[0][pre:], lines[1:]
 	} else {
 		indent := h.in.Column - 1
@@ -194,7 +197,7 @@ func (f *File) removeFlow(h hop, size int) []proposal {
 	if next := h.index + 1; next < len(h.in.Content) {
 		return []proposal{{{start, f.offset(h.in.Content[next]), ""}}}
 	}
-	b, ok := f.bracket(f.offset(h.in))
+	b, ok := f.bracket(f.content(h.in))
 	if !ok {
 		return nil
 	}

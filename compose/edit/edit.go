@@ -10,6 +10,7 @@ package edit
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,26 @@ type Map []Entry
 type Entry struct {
 	Key   string
 	Value any
+}
+
+// MarshalJSON writes the mapping as a JSON object, in its order.
+func (m Map) MarshalJSON() ([]byte, error) {
+	b := []byte{'{'}
+	for i, e := range m {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		key, err := json.Marshal(e.Key)
+		if err != nil {
+			return nil, err
+		}
+		value, err := json.Marshal(e.Value)
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(append(b, key...), ':'), value...)
+	}
+	return append(b, '}'), nil
 }
 
 // Error is a file that cannot be edited, or a change that cannot be made. It is of the kind errdefs.ErrInvalid.
@@ -99,6 +120,19 @@ func (f *File) Has(path string) bool {
 	}
 	_, ok := lookup(f.data, steps)
 	return ok
+}
+
+// Len returns how many entries the list at a Compose path has, -1 where there is none.
+func (f *File) Len(path string) int {
+	steps, err := parsePath(path)
+	if err != nil {
+		return -1
+	}
+	v, _ := lookup(f.data, steps)
+	if list, ok := v.([]any); ok {
+		return len(list)
+	}
+	return -1
 }
 
 // Set gives a Compose path such as services.web.x-trellis.probe or services.web.ports[0].target a value: it replaces

@@ -25,6 +25,20 @@ func (f *File) offset(n *yaml.Node) int {
 	return at
 }
 
+// content returns where a node begins after its anchor and tag.
+func (f *File) content(n *yaml.Node) int {
+	at := f.offset(n)
+	for at < len(f.text) && (f.text[at] == '&' || f.text[at] == '!') {
+		end := strings.IndexAny(f.text[at:], " \t\r\n")
+		if end < 0 {
+			break
+		}
+		for at += end; at < len(f.text) && (f.text[at] == ' ' || f.text[at] == '\t'); at++ {
+		}
+	}
+	return at
+}
+
 // line returns a line without its end.
 func (f *File) line(i int) string {
 	if i < 0 || i+1 >= len(f.lines) {
@@ -130,7 +144,7 @@ func (f *File) afterKey(k *yaml.Node) (int, bool) {
 
 // endOf returns the offset after a scalar or a bracket that is closed; false for what ends by its indentation.
 func (f *File) endOf(n *yaml.Node, inFlow bool) (int, bool) {
-	at := f.offset(n)
+	at := f.content(n)
 	if at >= len(f.text) {
 		return 0, false
 	}
@@ -186,7 +200,7 @@ func (f *File) inBrackets(at int) bool {
 			return
 		}
 		if n.Style&yaml.FlowStyle != 0 && len(n.Content) > 0 {
-			from := f.offset(n)
+			from := f.content(n)
 			if b, ok := f.bracket(from); ok && from < at && at < b.end {
 				inside = true
 			}
@@ -225,7 +239,7 @@ type bracket struct {
 
 // bracket reads the flow collection that begins at an offset.
 func (f *File) bracket(at int) (bracket, bool) {
-	if f.text[at] != '[' && f.text[at] != '{' {
+	if at >= len(f.text) || f.text[at] != '[' && f.text[at] != '{' {
 		return bracket{}, false
 	}
 	depth, last := 0, at+1

@@ -13,15 +13,26 @@ import (
 // width is how long a line may become before a list or mapping of values is written in block style.
 const width = 110
 
-// Render returns a value as a block of YAML, two spaces a level, lists indented: for a file that is new. Values as for
-// Set.
-func Render(m Map) ([]byte, error) {
+// Render returns a value as a block of YAML, two spaces a level, lists indented: for a file that is new. Mappings down to
+// a depth are written as blocks, however short. Values as for Set.
+func Render(m Map, blocks int) ([]byte, error) {
 	v, err := normalMap(m, 0)
 	if err != nil {
 		return nil, err
 	}
 	r := renderer{style{step: 2, dash: 2, newline: "\n"}}
-	return []byte(strings.Join(r.entries(v.(Map), 0), "\n") + "\n"), nil
+	return []byte(strings.Join(r.entries(Map(asBlocks(v.(Map), blocks)), 0), "\n") + "\n"), nil
+}
+
+func asBlocks(m Map, depth int) blockMap {
+	out := make(blockMap, len(m))
+	for i, e := range m {
+		if below, ok := e.Value.(Map); ok && depth > 0 && len(below) > 0 {
+			e.Value = asBlocks(below, depth-1)
+		}
+		out[i] = e
+	}
+	return out
 }
 
 // blockMap is a Map that came about by a path: like the mappings of the file it is written as a block, however short.
@@ -169,7 +180,7 @@ func floatText(v float64) string {
 
 var (
 	// word is what no YAML takes for anything but a string, if it is none of notWords.
-	word    = regexp.MustCompile(`^[A-Za-z_/.][ -~]*$`)
+	word    = regexp.MustCompile(`^(?:[A-Za-z_/.]|--?[A-Za-z])[ -~]*$`)
 	amount  = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?([kKmMgG][bB]?|[KMG]iB|ms|s|m|h|d|%|/s)$`)
 	special = regexp.MustCompile(`: |:$| #| $|^\.[0-9.]|^\.(inf|nan|Inf|NaN|INF|NAN)$|^\.\.\.`)
 	notWord = regexp.MustCompile(`^(?i:true|false|yes|no|on|off|y|n|null|nan|inf)$`)
