@@ -180,6 +180,8 @@ type Autoscale struct {
 type ServiceExtension struct {
 	// Process says how the service runs as a process instead of a container.
 	Process *Process `json:"process,omitempty"`
+	// ImageID is what the image of the service was, by its content, when a deploy built or pulled it. Load leaves it empty.
+	ImageID string `json:"image_id,omitempty" trellis:"internal"`
 	// Probe is the readiness probe, asked for as long as an instance lives.
 	Probe *Probe `json:"probe,omitempty"`
 	// Objective is what the service promises.

@@ -71,7 +71,7 @@ func FuzzLoad(f *testing.F) {
 		if !reflect.DeepEqual(p, back) {
 			t.Errorf("the JSON loses something:\n%#v\n%#v", p, back)
 		}
-		Check(p, TargetProcess)
+		Check(p, TargetLocal)
 	})
 }
 

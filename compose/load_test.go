@@ -107,7 +107,7 @@ func TestGoodFiles(t *testing.T) {
 			}
 			base := filepath.Join("testdata", strings.TrimSuffix(file, ".good.yaml"))
 			golden(t, base+".json", indented(t, p))
-			golden(t, base+".warnings", portable(t, lines(warnings)+lines(Check(p, TargetProcess))+lines(Notes(p))))
+			golden(t, base+".warnings", portable(t, lines(warnings)+lines(Check(p, TargetProcess))+lines(Notes(p))+"as containers:\n"+lines(Check(p, TargetDocker))))
 		})
 	}
 }

@@ -49,6 +49,9 @@ func Schema() []byte {
 	if p := defs["Process"]; p != nil {
 		p.Properties.Delete("artifact") // filled in by a build
 	}
+	if s := defs["Service"]; s != nil {
+		s.Properties.Delete("image_id") // filled in by a deploy
+	}
 	shortProbe(defs["Probe"])
 	if b := defs["Backup"]; b != nil {
 		defs["Backup"] = &jsonschema.Schema{Description: b.Description, OneOf: append(slices.Clone(shellCommand().OneOf), b)}

@@ -41,18 +41,19 @@ const (
 func Targets() map[string]string {
 	return map[string]string{
 		TargetProcess:    "",
-		TargetDocker:     "the driver for Docker is not there yet: services without x-trellis.process cannot run",
+		TargetDocker:     "",
 		TargetKubernetes: "the engine for Kubernetes is not there yet: nothing can be run on a cluster",
 	}
 }
 
 // Matrix returns the support matrix: every attribute of the Compose specification and of x-trellis, sorted by path.
 func Matrix() []Support {
-	lookup := newVerdicts()
+	process, docker := newVerdicts(TargetProcess), newVerdicts(TargetDocker)
 	var out []Support
 	for _, a := range append(specAttributes(), trellisAttributes()...) {
-		if c, ok := lookup.of(a.path); ok {
-			out = append(out, Support{a.path, map[string]Carry{TargetProcess: {c.how, c.text}}})
+		if c, ok := process.of(a.path); ok {
+			d, _ := docker.of(a.path)
+			out = append(out, Support{a.path, map[string]Carry{TargetProcess: {c.how, c.text}, TargetDocker: {d.how, d.text}}})
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
@@ -60,11 +61,20 @@ func Matrix() []Support {
 }
 
 // verdicts answer what becomes of an attribute.
-type verdicts struct{ exact, below map[string]carry }
+type verdicts struct {
+	exact, below map[string]carry
+	base         *verdicts // what there is to say otherwise
+}
 
-func newVerdicts() verdicts {
-	v := verdicts{map[string]carry{}, map[string]carry{}}
-	for _, r := range matrix() {
+// newVerdicts returns those of a target. For docker the rows where it differs come first.
+func newVerdicts(target string) verdicts {
+	v := verdicts{exact: map[string]carry{}, below: map[string]carry{}}
+	all := matrix()
+	if target == TargetDocker {
+		base := newVerdicts(TargetProcess)
+		v.base, all = &base, dockerRows()
+	}
+	for _, r := range all {
 		if prefix, ok := strings.CutSuffix(r.path, ".**"); ok {
 			v.below[strings.TrimSuffix(prefix, "[]")] = r.carry
 			v.below[prefix] = r.carry
@@ -76,6 +86,14 @@ func newVerdicts() verdicts {
 }
 
 func (v verdicts) of(path string) (carry, bool) {
+	c, ok := v.own(path)
+	if !ok && v.base != nil {
+		return v.base.of(path)
+	}
+	return c, ok
+}
+
+func (v verdicts) own(path string) (carry, bool) {
 	if c, ok := v.exact[path]; ok {
 		return c, true
 	}
@@ -95,10 +113,14 @@ func parent(path string) string {
 	return path[:max(i, 0)]
 }
 
+// TargetLocal is each service's own: a process where it has x-trellis.process, a container otherwise.
+const TargetLocal = "local"
+
 // Check returns a warning, with its place, for everything that the project asks for and the target (process, docker,
-// kubernetes) changes or leaves. A target that is not there yet gives one warning for the whole project.
+// kubernetes, local) changes or leaves. A target that is not there yet gives one warning for the whole project.
 func Check(p Project, target string) []Diagnostic {
 	missing, known := Targets()[target]
+	known = known || target == TargetLocal
 	if !known || missing != "" {
 		if !known {
 			missing = "there is no target " + quoted(target) + didYouMean(target, []string{TargetProcess, TargetDocker, TargetKubernetes})
@@ -109,7 +131,9 @@ func Check(p Project, target string) []Diagnostic {
 		}
 		return []Diagnostic{d}
 	}
-	c := checker{p: p, verdicts: newVerdicts(), known: map[string]bool{}}
+	c := checker{p: p, target: target, known: map[string]bool{}, verdicts: map[string]verdicts{
+		TargetProcess: newVerdicts(TargetProcess), TargetDocker: newVerdicts(TargetDocker),
+	}}
 	for _, a := range append(specAttributes(), trellisAttributes()...) {
 		c.known[a.path] = true
 	}
@@ -137,8 +161,9 @@ func Check(p Project, target string) []Diagnostic {
 
 type checker struct {
 	p        Project
-	verdicts verdicts
-	known    map[string]bool // every attribute
+	target   string
+	verdicts map[string]verdicts // by target
+	known    map[string]bool     // every attribute
 	out      []Diagnostic
 }
 
@@ -152,18 +177,19 @@ func named(pattern string) bool {
 // walk visits what is set. Path is the place in the project, pattern the row of the matrix.
 func (c *checker) walk(v any, path, pattern string) {
 	if pattern != "" && pattern != "x-trellis" && !strings.HasSuffix(pattern, ".x-trellis") {
-		verdict, ok := c.verdicts.of(pattern)
+		target := c.targetOf(path)
+		verdict, ok := c.verdicts[target].of(pattern)
 		if !ok || !c.known[pattern] {
 			return // inside of a value that has no attributes, such as environment
 		}
-		if among("services.*.image services.*.build", pattern) {
+		if target == TargetProcess && among("services.*.image services.*.build", pattern) {
 			c.container(path, pattern)
 			return
 		}
-		if special := byValue(pattern, v); special.text != "" {
+		if special := byValue(target, pattern, v); special.how != "" {
 			verdict = special
 		}
-		if verdict.how != CarriedOut && matters(pattern, v) {
+		if verdict.how != CarriedOut && matters(target, pattern, v) {
 			c.say(path, pattern, verdict)
 			if verdict.how == Left {
 				return
@@ -192,14 +218,33 @@ func (c *checker) walk(v any, path, pattern string) {
 	}
 }
 
-// container says that a service needs a driver for containers. One with x-trellis.process does not: that it runs instead
-// of the image is what its file says.
+// targetOf returns what runs the thing at a path. What belongs to no service is as for processes, where there are any.
+func (c *checker) targetOf(path string) string {
+	if c.target != TargetLocal {
+		return c.target
+	}
+	if parts := splitPath(path); len(parts) >= 2 && parts[0] == "services" {
+		if c.p.Services[parts[1]].Trellis.Process != nil {
+			return TargetProcess
+		}
+		return TargetDocker
+	}
+	for _, s := range c.p.Services {
+		if s.Trellis.Process != nil {
+			return TargetProcess
+		}
+	}
+	return TargetDocker
+}
+
+// container says that a service cannot be a process. For one with x-trellis.process it does not matter: that it runs
+// instead of the image is what its file says.
 func (c *checker) container(path, pattern string) {
 	s := c.service(path)
 	if s.Trellis.Process != nil || pattern == "services.*.image" && s.Build != nil {
 		return
 	}
-	c.say(path, pattern, carry{Left, "no driver for containers is there yet; add x-trellis.process with the command that runs the service"})
+	c.say(path, pattern, carry{Left, "a process needs x-trellis.process with the command that runs the service; without it the service is a container"})
 }
 
 // walkOther visits what the model keeps without a field of its own.
@@ -251,8 +296,13 @@ func (c *checker) say(path, pattern string, verdict carry) {
 }
 
 // byValue gives the verdict of an attribute that is carried out for some of its values only.
-func byValue(pattern string, v any) carry {
+func byValue(target, pattern string, v any) carry {
 	text := fmt.Sprint(v)
+	if target == TargetDocker {
+		if special := ofContainer(pattern, text); special.how != "" {
+			return special
+		}
+	}
 	switch pattern {
 	case "services.*.network_mode":
 		switch {
@@ -294,9 +344,48 @@ func byValue(pattern string, v any) carry {
 	return carry{}
 }
 
+// ofContainer is byValue where a container fares otherwise than a process.
+func ofContainer(pattern, text string) carry {
+	shared := carry{Left, "what another container has is not shared"}
+	out := carry{CarriedOut, ""}
+	switch pattern {
+	case "services.*.network_mode":
+		if among("none bridge", text) {
+			return out
+		}
+	case "services.*.sysctls", "services.*.extra_hosts":
+		return out
+	case "services.*.pid":
+		if text != "host" {
+			return shared
+		}
+	case "services.*.ipc":
+		if !among("host shareable private none", text) {
+			return shared
+		}
+	}
+	return carry{}
+}
+
 // matters says whether a value asks for anything that is not done anyway.
-func matters(pattern string, v any) bool {
+func matters(target, pattern string, v any) bool {
 	text := fmt.Sprint(v)
+	if target == TargetDocker {
+		if strings.HasPrefix(pattern, "services.*.x-trellis.process") {
+			return false // who asks about containers knows
+		}
+		switch pattern {
+		case "services.*.pull_policy":
+			return pullsByAge(text)
+		case "services.*.entrypoint":
+			list, _ := v.([]any)
+			return len(list) == 0
+		case "services.*.devices":
+			return false // its keys are
+		case "services.*.pid", "services.*.ipc":
+			return true
+		}
+	}
 	switch pattern {
 	case "networks.*.driver":
 		return text != "bridge"
@@ -337,6 +426,11 @@ func matters(pattern string, v any) bool {
 		return text == "true"
 	}
 	return true
+}
+
+// pullsByAge says whether a pull policy depends on how old an image is.
+func pullsByAge(policy string) bool {
+	return among("daily weekly", policy) || strings.HasPrefix(policy, "every_")
 }
 
 func (c *checker) service(path string) Service {

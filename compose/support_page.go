@@ -30,30 +30,35 @@ data makes the warnings of ` + "`trellis check`" + ` and ` + "`trellis up`" + `.
 		}
 		fmt.Fprintf(&b, "| %s | %s |\n", t, state)
 	}
-	counts := map[Carried]int{}
 	matrix := Matrix()
-	for _, s := range matrix {
-		counts[s.Engines[TargetProcess].What]++
-	}
-	fmt.Fprintf(&b, "\n## process\n\n%d attributes: %d carried out, %d changed, %d left.\n\n| attribute | | how, or why not |\n|---|---|---|\n",
-		len(matrix), counts[CarriedOut], counts[Changed], counts[Left])
-	verdicts := newVerdicts()
-	for _, s := range matrix {
-		c := s.Engines[TargetProcess]
-		if strings.HasPrefix(s.Path, "jobs.") || uninteresting(verdicts, s) {
-			continue
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", s.Path, c.What, c.How)
+	for _, target := range []string{TargetProcess, TargetDocker} {
+		writeTarget(&b, matrix, target)
 	}
 	return b.String()
 }
 
+func writeTarget(b *strings.Builder, matrix []Support, target string) {
+	counts := map[Carried]int{}
+	for _, s := range matrix {
+		counts[s.Engines[target].What]++
+	}
+	fmt.Fprintf(b, "\n## %s\n\n%d attributes: %d carried out, %d changed, %d left.\n\n| attribute | | how, or why not |\n|---|---|---|\n",
+		target, len(matrix), counts[CarriedOut], counts[Changed], counts[Left])
+	verdicts := newVerdicts(target)
+	for _, s := range matrix {
+		c := s.Engines[target]
+		if strings.HasPrefix(s.Path, "jobs.") || uninteresting(verdicts, s.Path, c) {
+			continue
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s |\n", s.Path, c.What, c.How)
+	}
+}
+
 // uninteresting says that a row says only what the row above it said.
-func uninteresting(v verdicts, s Support) bool {
-	if strings.HasSuffix(s.Path, "*") || strings.HasSuffix(s.Path, "[]") {
+func uninteresting(v verdicts, path string, c Carry) bool {
+	if strings.HasSuffix(path, "*") || strings.HasSuffix(path, "[]") {
 		return true
 	}
-	up, ok := v.of(parent(s.Path))
-	c := s.Engines[TargetProcess]
+	up, ok := v.of(parent(path))
 	return ok && up == (carry{c.What, c.How}) && c.What != CarriedOut
 }

@@ -10,36 +10,40 @@ import (
 // the matrix speaks of one that is gone.
 func TestMatrixIsComplete(t *testing.T) {
 	known := map[string]bool{}
-	v := newVerdicts()
-	for _, a := range append(specAttributes(), trellisAttributes()...) {
-		known[a.path] = true
-		c, ok := v.of(a.path)
-		switch {
-		case !ok:
-			t.Errorf("%s: the matrix lacks it: say in matrix.go what becomes of it", a.path)
-		case c.how != CarriedOut && c.text == "":
-			t.Errorf("%s: %s, and nothing says how or why", a.path, c.how)
+	for _, target := range []string{TargetProcess, TargetDocker} {
+		v := newVerdicts(target)
+		for _, a := range append(specAttributes(), trellisAttributes()...) {
+			known[a.path] = true
+			c, ok := v.of(a.path)
+			switch {
+			case !ok:
+				t.Errorf("%s: the matrix lacks it: say in matrix.go what becomes of it", a.path)
+			case c.how != CarriedOut && c.text == "":
+				t.Errorf("%s: %s: %s, and nothing says how or why", target, a.path, c.how)
+			}
 		}
 	}
 	if len(known) < 500 {
 		t.Fatalf("only %d attributes were found: compose-go's types were not understood", len(known))
 	}
-	seen := map[string]bool{}
-	for _, r := range matrix() {
-		path := strings.TrimSuffix(strings.TrimSuffix(r.path, ".**"), "[]")
-		if !known[path] && !slices.Contains([]string{"include"}, path) {
-			t.Errorf("%s: the matrix speaks of an attribute that nothing knows", r.path)
+	for _, all := range [][]row{matrix(), dockerRows()} {
+		seen := map[string]bool{}
+		for _, r := range all {
+			path := strings.TrimSuffix(strings.TrimSuffix(r.path, ".**"), "[]")
+			if !known[path] && !slices.Contains([]string{"include"}, path) {
+				t.Errorf("%s: the matrix speaks of an attribute that nothing knows", r.path)
+			}
+			if seen[r.path] {
+				t.Errorf("%s: twice in the matrix", r.path)
+			}
+			seen[r.path] = true
 		}
-		if seen[r.path] {
-			t.Errorf("%s: twice in the matrix", r.path)
-		}
-		seen[r.path] = true
 	}
 }
 
 // TestMatrixNoticesNewAttributes proves that the test above can fail.
 func TestMatrixNoticesNewAttributes(t *testing.T) {
-	v := newVerdicts()
+	v := newVerdicts(TargetDocker)
 	for _, path := range []string{"services.*.brand_new", "brand_new", "services.*.deploy.brand_new", "services.*.ports[].brand_new", "networks.*.brand_new"} {
 		if _, ok := v.of(path); ok {
 			t.Errorf("%s: has a verdict, though nobody wrote one", path)

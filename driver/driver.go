@@ -133,6 +133,7 @@ type Spec struct {
 // over the image's, and what is empty of Command, Dir, User and StopSignal is as the image says.
 type Container struct {
 	Entrypoint  []string `json:",omitempty"` // nil: the image's; empty: none
+	Idle        bool     `json:",omitempty"` // run nothing but wait for Exec, whatever the image has
 	Networks    []Network
 	NetworkMode string   `json:",omitempty"` // "none", "bridge"; "" the Networks
 	DNS         []string `json:",omitempty"`
@@ -163,9 +164,9 @@ type Container struct {
 
 // Network is one network that a container joins.
 type Network struct {
-	Name     string // full
-	Key      string // in the file
-	Aliases  []string
+	Name     string            // full
+	Key      string            // in the file
+	Aliases  []string          // by which others in it find the instance
 	External bool              `json:",omitempty"` // it has to be there
 	Internal bool              `json:",omitempty"` // leads nowhere outside
 	Driver   string            `json:",omitempty"`

@@ -66,13 +66,16 @@ func (d *differ) services() {
 	}
 }
 
-// completed returns to with the digest that a build has yet to fill in taken from from.
+// completed returns to with the digests that a build has yet to fill in taken from from.
 func completed(from, to compose.Service) compose.Service {
 	a, b := from.Trellis.Process, to.Trellis.Process
 	if a != nil && b != nil && b.Artifact == "" {
 		p := *b
 		p.Artifact = a.Artifact
 		to.Trellis.Process = &p
+	}
+	if from.Image == to.Image && to.Trellis.ImageID == "" && b == nil {
+		to.Trellis.ImageID = from.Trellis.ImageID
 	}
 	return to
 }

@@ -85,7 +85,7 @@ func TestDiff(t *testing.T) {
 			p.Services["web"] = s
 		}, []string{
 			`change services.web.deploy.replicas 2 -> 5: in-place`,
-			`change services.web.labels.team "a" -> "b": none`,
+			`change services.web.labels.team "a" -> "b": rollout`,
 		}},
 		{"a single replica with a volume stops first", func(p *compose.Project) {
 			s := p.Services["db"]

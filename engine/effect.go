@@ -23,6 +23,12 @@ var (
 		"depends_on", "healthcheck", "networks", "links", "extra_hosts", "stop_grace_period", "container_name",
 		"x-trellis.objective", "x-trellis.calls", "x-trellis.publishes", "x-trellis.subscribes", "x-trellis.probe",
 	}
+	// ofContainer are those of the attributes above that are part of what a container is.
+	ofContainer = []string{
+		"labels", "annotations", "platform", "domainname", "dns", "dns_search", "dns_opt", "pid", "ipc", "stdin_open", "tty", "networks",
+		"deploy.resources.reservations.memory", "other.runtime", "other.cpuset", "other.cgroup_parent", "other.cpu_shares",
+		"other.memswap_limit", "other.devices",
+	}
 	// unread are attributes inside of lists that no instance gets to know.
 	unread = regexp.MustCompile(`^(volumes\[\d+\]\.(nocopy|propagation)|(post_start|pre_stop)\[\d+\]\.privileged)$`)
 	// ofPort are the attributes of a published port that the data plane alone carries out.
@@ -66,6 +72,10 @@ func (d *differ) serviceEffect(path string, c Change) string {
 		return slices.ContainsFunc(list, func(p string) bool { return under(attribute, p) })
 	}
 	switch {
+	case svc.Trellis.Process == nil && isAny(ofContainer):
+		return d.replaced(svc)
+	case attribute == "image" && svc.Trellis.ImageID != "" && svc.Trellis.ImageID == was.Trellis.ImageID:
+		return EffectNone
 	case isAny(untouched), unread.MatchString(attribute), svc.Trellis.Process != nil && was.Trellis.Process != nil && attribute == "image":
 		return EffectNone
 	case attribute == "x-trellis.probe.port" || attribute == "x-trellis.probe" && c.Action != Modify:

@@ -19,6 +19,7 @@ import (
 
 	"trellis/api"
 	"trellis/driver"
+	"trellis/driver/docker"
 	"trellis/driver/process"
 	"trellis/engine/local"
 	"trellis/errdefs"
@@ -95,6 +96,7 @@ type controlPlane struct {
 	location Location
 	holder   *holder.Client
 	process  *process.Driver
+	docker   *docker.Driver
 	engine   *local.Engine
 	control  *control
 	log      *slog.Logger
@@ -111,6 +113,13 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	if err != nil {
 		return nil, err
 	}
+	containers, err := docker.New(docker.Config{
+		Project: l.Project, StateDir: l.StateDir, RuntimeDir: l.RuntimeDir, Shim: shim, WorkingDir: l.WorkingDir, Log: log,
+		Published: os.Getenv(publishedEnv) == "1",
+	})
+	if err != nil {
+		return nil, err
+	}
 	own := log.With("project", l.Project) // driver and engine say it themselves
 	chosen, err := loadAddresses(l)
 	if err != nil {
@@ -123,7 +132,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	plane := &plane{holder: client, location: l, log: own, chosen: chosen, asked: map[string]string{}, bound: map[string]string{}}
 	eng, err := local.New(local.Config{
 		Project: l.Project, Store: store, Plane: plane, Block: block, Probe: probe.Do, Log: log,
-		Drivers:    map[string]driver.Driver{"process": processes},
+		Drivers:    map[string]driver.Driver{"process": processes, "docker": containers},
 		ContentDir: l.contents(), ArtifactDir: l.Artifacts(),
 	})
 	if err != nil {
@@ -146,13 +155,14 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 			}
 		}()
 	})
-	return &controlPlane{location: l, holder: client, process: processes, engine: eng, control: c, log: own}, nil
+	return &controlPlane{location: l, holder: client, process: processes, docker: containers, engine: eng, control: c, log: own}, nil
 }
 
 // run runs the parts until ctx is done or one of them fails, and returns when all have ended.
 func (s *controlPlane) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.process.Run(ctx) })
+	g.Go(func() error { return s.docker.Run(ctx) })
 	g.Go(func() error {
 		return s.engine.Run(ctx, func(string) { s.control.changed.wake() })
 	})

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"trellis/api"
+	"trellis/compose"
 )
 
 // backend is how the commands reach control planes; tests put another one in its place.
@@ -16,9 +17,17 @@ type backend interface {
 	Ensure(ctx context.Context, l location) (api.Control, io.Closer, error)
 	// Projects returns every project that runs on this machine, with down those that do not and whose state exists too.
 	Projects(ctx context.Context, down bool) ([]running, error)
-	// Look returns what this machine has for services that run as processes, as this user.
-	Look(l location) (machine, error)
+	// Look returns what this machine has for services that run as processes, as containers, or both, as this user.
+	Look(l location, processes, containers bool) (machine, error)
+	// Images reaches the Docker engine, ErrUnavailable where there is none.
+	Images(ctx context.Context, l location) (images, error)
 	// Serve and Proxy are the control plane and the data plane; they block until ctx is done.
 	Serve(ctx context.Context, location string, log *slog.Logger) error
 	Proxy(ctx context.Context, location string, log *slog.Logger) error
+}
+
+// images builds and pulls images of services.
+type images interface {
+	Get(ctx context.Context, project string, svc compose.Service, pull, force bool, output io.Writer) (image, error)
+	Close() error
 }

@@ -24,7 +24,8 @@ func (p *program) buildCommand() *cobra.Command {
 		Long: `Build runs x-trellis.process.build of each service, or of those named, and keeps
 the artefacts by the hash of their content. What did not change is not built
 again. Services with the same directory are built one after the other, all
-others at once. The end of a build's output is shown when it fails.`,
+others at once. Of services that run as containers it builds the images, with
+the Docker engine. The end of a build's output is shown when it fails.`,
 		Example: `  trellis build              build what changed
   trellis build api --force  build api in any case`,
 		Args: arguments(0, -1),
@@ -40,8 +41,14 @@ others at once. The end of a build's output is shown when it fails.`,
 				p.warn(l.warnings)
 			}
 			built, err := p.buildAll(cmd.Context(), l, names, force, quiet)
-			if err == nil && !quiet && len(builds(built, names)) == 0 {
-				p.progressf("nothing to build: no service has x-trellis.process.build or artifacts")
+			if err != nil {
+				return err
+			}
+			made := imageBuilds(l.project, names)
+			if len(made) > 0 {
+				_, err = p.pinned(cmd.Context(), l, alone(l.project, made), nil, imageFlags{force: force, quiet: quiet})
+			} else if !quiet && len(builds(built, names)) == 0 {
+				p.progressf("nothing to build: no service has build, x-trellis.process.build or artifacts")
 			}
 			return err
 		},
@@ -65,6 +72,18 @@ func builds(project compose.Project, names []string) map[string][]string {
 		}
 	}
 	return byDir
+}
+
+// imageBuilds returns the services whose image is built, in order of name.
+func imageBuilds(project compose.Project, names []string) []string {
+	var all []string
+	for _, name := range project.ServiceNames() {
+		svc := project.Services[name]
+		if svc.Trellis.Process == nil && svc.Build != nil && (len(names) == 0 || slices.Contains(names, name)) {
+			all = append(all, name)
+		}
+	}
+	return all
 }
 
 // buildAll builds the services that have something to build and returns the project with their artefacts' digests.

@@ -32,7 +32,8 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
   trellis check --strict          in CI: a warning is an error`,
 		Args: arguments(0, 0),
 	}
-	cmd.Flags().Var(on, "on", "check for `ENGINE`: local (processes), docker or kubernetes")
+	cmd.Flags().Var(on, "on", "check for `ENGINE`: local (each service by its own driver), process, docker or kubernetes")
+	driver := driverFlag(cmd)
 	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for errors")
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -46,6 +47,9 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 		case err != nil:
 			return err
 		default:
+			if l.project, err = driven(l.project, driver.value); err != nil {
+				return err
+			}
 			view.Warnings = diagnose(l, on.value)
 			scenarios, err := checkProfiles(l.project)
 			if err != nil {
@@ -82,10 +86,18 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 // notes, and errors of what cannot be had as this user.
 func (p *program) here(l loaded, engine string) (notes, broken []compose.Diagnostic, err error) {
 	notes = compose.Notes(l.project)
-	if engine != "local" && engine != "process" {
+	containers := len(contained(l.project, nil))
+	processes := len(l.project.Services) - containers
+	switch engine {
+	case "local":
+	case "process":
+		processes, containers = len(l.project.Services), 0
+	case "docker":
+		processes, containers = 0, len(l.project.Services)
+	default:
 		return notes, nil, nil
 	}
-	has, err := p.backend.Look(l.location)
+	has, err := p.backend.Look(l.location, processes > 0, containers > 0)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -42,12 +42,17 @@ type prepared struct {
 
 type prepareFlags struct {
 	strict, force, quiet bool
+	driver               string
 	silent               bool     // warnings are told elsewhere
 	services             []string // to build; none: all
 }
 
 // prepare checks and builds what was read for an engine.
 func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFlags) (prepared, error) {
+	var err error
+	if l.project, err = driven(l.project, f.driver); err != nil {
+		return prepared{}, err
+	}
 	warnings := diagnose(l, on)
 	if f.strict && len(warnings) > 0 {
 		return prepared{}, compose.Diagnostics(warnings)
@@ -55,7 +60,7 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if !f.quiet && !f.silent {
 		p.warn(warnings)
 	}
-	has, err := p.backend.Look(l.location)
+	has, err := p.backend.Look(l.location, len(contained(l.project, nil)) < len(l.project.Services), false)
 	if err != nil {
 		return prepared{}, err
 	}
@@ -67,6 +72,9 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 		return prepared{}, err
 	}
 	project, err := p.buildAll(ctx, l, f.services, f.force, f.quiet)
+	if err == nil {
+		project, err = p.pinned(ctx, l, project, f.services, imageFlags{force: f.force, quiet: f.quiet})
+	}
 	if err != nil {
 		return prepared{}, err
 	}

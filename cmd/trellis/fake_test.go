@@ -126,10 +126,21 @@ func (f *fake) Ensure(_ context.Context, l location) (api.Control, io.Closer, er
 	return f, f, f.failure("ensure")
 }
 
-func (f *fake) Look(location) (machine, error) { return machine{Unprivileged: f.Unprivileged}, nil }
+func (f *fake) Look(location, bool, bool) (machine, error) {
+	return machine{Unprivileged: f.Unprivileged}, nil
+}
 
 func (f *fake) Projects(_ context.Context, down bool) ([]running, error) {
 	return slices.DeleteFunc(slices.Clone(f.Others), func(r running) bool { return r.Down && !down }), nil
+}
+
+func (f *fake) Images(context.Context, location) (images, error) { return f, f.failure("images") }
+
+func (f *fake) Get(_ context.Context, _ string, svc compose.Service, pull, force bool, _ io.Writer) (image, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.called("image of %s, pull %v, force %v", svc.Name, pull, force)
+	return image{ID: "sha256:" + svc.Name}, errors.Join(err, f.failure("image "+svc.Name))
 }
 
 func (f *fake) Serve(_ context.Context, l string, _ *slog.Logger) error {

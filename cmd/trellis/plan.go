@@ -39,6 +39,7 @@ Values that look like secrets are masked.`,
 	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for errors")
 	cmd.Flags().BoolVar(&force, "build", false, "build even where nothing changed")
 	cmd.Flags().StringVar(&on, "on", "", "plan for `ENGINE`: local (default) or kubernetes")
+	driver := driverFlag(cmd)
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
@@ -50,7 +51,7 @@ Values that look like secrets are masked.`,
 		if err != nil {
 			return err
 		}
-		ready, err := p.prepare(ctx, l, engineName, prepareFlags{strict: strict, force: force, silent: format.json()})
+		ready, err := p.prepare(ctx, l, engineName, prepareFlags{strict: strict, force: force, silent: format.json(), driver: driver.value})
 		if err != nil {
 			return err
 		}

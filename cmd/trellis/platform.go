@@ -25,8 +25,11 @@ type location = server.Location
 // running is a project that runs on this machine.
 type running = server.Running
 
-// machine is what this machine has for services that run as processes.
+// machine is what this machine has for services.
 type machine = server.Machine
+
+// image is an image that is here.
+type image = server.Image
 
 // locate returns where a project keeps what it has.
 func locate(project, workingDir, stateDir string) (location, error) {
@@ -50,7 +53,13 @@ func (platform) Projects(ctx context.Context, down bool) ([]running, error) {
 	return server.Projects(ctx, down)
 }
 
-func (platform) Look(l location) (machine, error) { return server.Look(l) }
+func (platform) Look(l location, processes, containers bool) (machine, error) {
+	return server.Look(l, processes, containers)
+}
+
+func (platform) Images(ctx context.Context, l location) (images, error) {
+	return server.OpenImages(ctx, l)
+}
 
 func (platform) Serve(ctx context.Context, location string, log *slog.Logger) error {
 	return server.Serve(ctx, location, log)

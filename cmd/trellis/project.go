@@ -55,12 +55,8 @@ func (p *program) read(ctx context.Context) (loaded, error) {
 	return l, err
 }
 
-// diagnose returns everything that an engine does not carry out as written, and what else there was to warn of. The
-// local engine runs processes.
+// diagnose returns everything that an engine does not carry out as written, and what else there was to warn of.
 func diagnose(l loaded, engine string) []compose.Diagnostic {
-	if engine == "local" {
-		engine = "process"
-	}
 	warnings := append([]compose.Diagnostic{}, l.warnings...)
 	for _, w := range compose.Check(l.project, engine) {
 		if !slices.Contains(warnings, w) {

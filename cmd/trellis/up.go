@@ -12,6 +12,7 @@ type upFlags struct {
 	build  bool
 	strict bool
 	on     string
+	driver *choice
 }
 
 func (p *program) upCommand() *cobra.Command {
@@ -47,6 +48,7 @@ the other one has is replaced by one that is free, once, and printed.`,
 	cmd.Flags().BoolVar(&f.build, "build", false, "build even where nothing changed")
 	cmd.Flags().BoolVar(&f.strict, "strict", false, "take warnings for errors")
 	cmd.Flags().StringVar(&f.on, "on", "", "run on `ENGINE`: local (default) or kubernetes")
+	f.driver = driverFlag(cmd)
 	f.add(cmd)
 	return p.project(cmd)
 }
@@ -63,7 +65,7 @@ func (p *program) up(ctx context.Context, names []string, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	ready, err := p.prepare(ctx, l, on, prepareFlags{strict: f.strict, force: f.build, quiet: f.quiet, services: names})
+	ready, err := p.prepare(ctx, l, on, prepareFlags{strict: f.strict, force: f.build, quiet: f.quiet, services: names, driver: f.driver.value})
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"trellis/driver"
 	kinds "trellis/errdefs"
@@ -44,14 +43,7 @@ func (d *Driver) create(ctx context.Context, spec driver.Spec, holder string) (s
 		}
 	}
 	if p := containerOf(spec).Platform; p != "" {
-		parts := strings.Split(p, "/")
-		opt.Platform = &ocispec.Platform{OS: parts[0]}
-		if len(parts) > 1 {
-			opt.Platform.Architecture = parts[1]
-		}
-		if len(parts) > 2 {
-			opt.Platform.Variant = parts[2]
-		}
+		opt.Platform = platformOf(p)
 	}
 	mounts, err := d.mounts(ctx, spec)
 	if err != nil {
@@ -80,7 +72,10 @@ func (d *Driver) config(spec driver.Spec) *container.Config {
 		// Trellis probes by itself, from outside of the image.
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}
-	if ct.Entrypoint != nil && len(ct.Entrypoint) == 0 {
+	switch {
+	case ct.Idle:
+		c.Entrypoint, c.Cmd = append(d.pauseCommand(), "pause"), nil
+	case ct.Entrypoint != nil && len(ct.Entrypoint) == 0:
 		c.Entrypoint = []string{""}
 	}
 	return c
@@ -171,6 +166,9 @@ func (d *Driver) mounts(ctx context.Context, spec driver.Spec) ([]mount.Mount, e
 			return nil, fmt.Errorf("%w: mount of the kind %q", kinds.ErrUnsupported, m.Kind)
 		}
 		all = append(all, t)
+	}
+	if containerOf(spec).Idle {
+		all = append(all, mount.Mount{Type: mount.TypeBind, Source: d.cfg.Shim[0], Target: pauseProgram, ReadOnly: true})
 	}
 	for i, f := range spec.Files {
 		all = append(all, mount.Mount{Type: mount.TypeBind, Source: d.filePath(spec.ID, i), Target: f.Target, ReadOnly: true})

@@ -21,6 +21,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/client"
 
 	"trellis/driver"
@@ -71,6 +72,7 @@ type Driver struct {
 	starting  map[driver.ID]bool
 	stops     map[driver.ID]*stopping
 	sandboxes map[string]string // container that holds a network to the file of its namespace
+	first     chan struct{}     // closed when the first container is about to be made
 	pause     string            // the image of the network holders, once it is known to be there
 }
 
@@ -85,7 +87,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, engine: engine, locks: map[driver.ID]*sync.Mutex{}, starting: map[driver.ID]bool{},
-		stops: map[driver.ID]*stopping{}, sandboxes: map[string]string{},
+		stops: map[driver.ID]*stopping{}, sandboxes: map[string]string{}, first: make(chan struct{}),
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -149,6 +151,9 @@ func (d *Driver) lock(id driver.ID) func() {
 type Engine struct {
 	api  *client.Client
 	host string
+
+	mu      sync.Mutex
+	prefers build.BuilderVersion // as it said last
 }
 
 // Open returns the engine at host; "" is DOCKER_HOST, or else what the docker command's current context says, or else
@@ -167,9 +172,13 @@ func (e *Engine) Close() error { return e.api.Close() }
 
 // Ping asks whether the engine is there. It is not: ErrUnavailable, with what to do.
 func (e *Engine) Ping(ctx context.Context) error {
-	if _, err := e.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+	said, err := e.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
+	if err != nil {
 		return fmt.Errorf("reach the Docker engine at %s: %w: %w", e.host, kinds.ErrUnavailable, err)
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.prefers = said.BuilderVersion
 	return nil
 }
 

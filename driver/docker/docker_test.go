@@ -37,7 +37,7 @@ func testMain(m *testing.M) int {
 	if err == nil {
 		defer os.RemoveAll(dir)
 		shimFile = filepath.Join(dir, "shim")
-		err = build("trellis/cmd/trellis-shim", shimFile)
+		err = compile("trellis/cmd/trellis-shim", shimFile)
 	}
 	if err == nil {
 		testImage, err = programImage(dir)
@@ -67,8 +67,8 @@ func needsEngine(t *testing.T) {
 	}
 }
 
-// build builds a static program.
-func build(pkg, file string) error {
+// compile builds a static program.
+func compile(pkg, file string) error {
 	cmd := exec.Command("go", "build", "-o", file, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -80,7 +80,7 @@ func build(pkg, file string) error {
 // programImage makes the image of the suite's program.
 func programImage(dir string) (string, error) {
 	file := filepath.Join(dir, "program")
-	if err := build("trellis/driver/docker/testdata/program", file); err != nil {
+	if err := compile("trellis/driver/docker/testdata/program", file); err != nil {
 		return "", err
 	}
 	content, err := os.ReadFile(file)

@@ -30,6 +30,9 @@ const inspectAtOnce = 8
 
 // List implements driver.Driver.
 func (d *Driver) List(ctx context.Context, project string) ([]driver.Instance, error) {
+	if !d.used() {
+		return nil, nil
+	}
 	found, err := d.engine.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: d.mine(project)})
 	if err != nil {
 		return nil, fmt.Errorf("list the containers of %s: %w", project, kind(err))

@@ -28,6 +28,9 @@ func (d *Driver) Prepare(ctx context.Context, spec driver.Spec) (netns string, e
 		return "", nil
 	}
 	defer d.lock(spec.ID)()
+	if err := d.use(); err != nil {
+		return "", fmt.Errorf("prepare %s: %w", spec.ID, err)
+	}
 	id, err := d.holdNetwork(ctx, spec)
 	if err != nil {
 		return "", fmt.Errorf("prepare %s: %w", spec.ID, err)
@@ -85,7 +88,7 @@ func (d *Driver) makeHolder(ctx context.Context, spec driver.Spec) (string, erro
 		return "", fmt.Errorf("make the network: %w", kind(err))
 	}
 	for _, n := range others {
-		_, err := d.engine.api.NetworkConnect(ctx, n.Name, client.NetworkConnectOptions{Container: made.ID, EndpointConfig: endpoint(spec, n)})
+		_, err := d.engine.api.NetworkConnect(ctx, n.Name, client.NetworkConnectOptions{Container: made.ID, EndpointConfig: endpoint(n)})
 		if err != nil {
 			return "", fmt.Errorf("join the network %s: %w", n.Name, kind(err))
 		}
@@ -129,7 +132,7 @@ func (d *Driver) holderOptions(spec driver.Spec, image string, first *driver.Net
 		host.NetworkMode = container.NetworkMode(ct.NetworkMode)
 	case first != nil:
 		host.NetworkMode = container.NetworkMode(first.Name)
-		opt.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{first.Name: endpoint(spec, *first)}}
+		opt.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{first.Name: endpoint(*first)}}
 	}
 	if d.published && ct.NetworkMode != "none" {
 		config.ExposedPorts, host.PortBindings = network.PortSet{}, network.PortMap{}
@@ -236,11 +239,8 @@ func (d *Driver) makeNetwork(ctx context.Context, project string, n driver.Netwo
 }
 
 // endpoint is how an instance is found in a network by those whose names do not lead through the mesh.
-func endpoint(spec driver.Spec, n driver.Network) *network.EndpointSettings {
-	if strings.Contains(string(spec.ID), "-pre") && len(spec.Ports) == 0 {
-		return &network.EndpointSettings{}
-	}
-	return &network.EndpointSettings{Aliases: append([]string{spec.Service}, n.Aliases...)}
+func endpoint(n driver.Network) *network.EndpointSettings {
+	return &network.EndpointSettings{Aliases: n.Aliases}
 }
 
 // SetHosts makes the instance resolve these names to these addresses from now on, in place of what an earlier call or the

@@ -24,8 +24,40 @@ type record struct {
 	PreStop   []driver.Hook `json:"pre_stop,omitempty"`
 }
 
+// The directory of records is there from before the first container until after the last: where it is not, the engine is
+// not asked for any, so that a project of processes needs none.
+
+func (d *Driver) recordDir() string { return filepath.Join(d.cfg.StateDir, "containers") }
+
+// used says whether there may be containers of this driver.
+func (d *Driver) used() bool {
+	_, err := os.Stat(d.recordDir())
+	return err == nil
+}
+
+// use makes it known that there are going to be some.
+func (d *Driver) use() error {
+	if d.used() {
+		return nil
+	}
+	if err := os.MkdirAll(d.recordDir(), 0o700); err != nil {
+		return fmt.Errorf("keep records of containers: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	close(d.first)
+	d.first = make(chan struct{})
+	return nil
+}
+
+// unused makes it known that there are none any more. A start that is under way meanwhile has its record, or makes the
+// directory again.
+func (d *Driver) unused() {
+	_ = os.Remove(d.recordDir()) // refused while there are records
+}
+
 func (d *Driver) recordFile(id driver.ID) string {
-	return filepath.Join(d.cfg.StateDir, "containers", containerName(id)+".json")
+	return filepath.Join(d.recordDir(), containerName(id)+".json")
 }
 
 // record reads what is kept of a container; one of another container of that name does not count.

@@ -48,6 +48,9 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec) error {
 			return nil
 		}
 	}
+	if err := d.use(); err != nil {
+		return err
+	}
 	defer d.markStarting(spec.ID)()
 	holder := ""
 	if !spec.HostNetwork {

@@ -174,7 +174,11 @@ func (d *Driver) remove(ctx context.Context, id driver.ID) error {
 	if err != nil || len(left.Items) > 0 {
 		return kind(err)
 	}
-	return d.removeNetworks(ctx, project)
+	if err := d.removeNetworks(ctx, project); err != nil {
+		return err
+	}
+	d.unused()
+	return nil
 }
 
 // removeHolder removes a container that holds a network, if it is ours.

@@ -32,6 +32,16 @@ func (d *Driver) Watch(ctx context.Context, project string, changed func(driver.
 func (d *Driver) watch(ctx context.Context, project string, changed func(driver.ID)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	d.mu.Lock()
+	first := d.first
+	d.mu.Unlock()
+	if !d.used() {
+		select {
+		case <-first:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	stream := d.engine.api.Events(ctx, client.EventsListOptions{Filters: d.mine(project).Add("type", string(events.ContainerEventType))})
 	w := &watcher{listening: map[driver.ID][]int{}}
 	look := time.NewTimer(0)

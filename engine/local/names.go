@@ -117,7 +117,8 @@ func (d *desired) hostsOf(caller *service) map[string]string {
 	}
 	for _, name := range sortedKeys(caller.compose.ExtraHosts) {
 		for _, address := range caller.compose.ExtraHosts[name] {
-			if net.ParseIP(address) != nil { // host-gateway is for the driver's network to say
+			// host-gateway is for the driver's network to say.
+			if net.ParseIP(address) != nil || address == "host-gateway" && caller.template.spec.Container != nil {
 				hosts[name] = address
 			}
 		}

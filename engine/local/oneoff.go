@@ -45,6 +45,9 @@ func (e *Engine) RunOnce(ctx context.Context, project, service string, cmd drive
 	id := driver.ID(project + "/" + service + onceMark + hex.EncodeToString(random))
 	spec := e.place(svc.template.spec, svc.template.process, id, 0, svc.hash, d.rev.Number)
 	spec.Command, spec.Ports, spec.PostStart, spec.PreStop = []string{"sleep", "infinity"}, nil, nil, nil
+	if spec.Container = aside(spec.Container); spec.Container != nil {
+		spec.Container.Idle = true
+	}
 	spec.Hosts = svc.hosts
 	if svc.template.process {
 		spec.Env = mergeEnv(svc.extraEnv, spec.Env)

@@ -46,6 +46,9 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 		},
 	}
 	spec.Command = slices.Concat(svc.Entrypoint, svc.Command)
+	if !t.process {
+		spec.Command, spec.Image, spec.Container = svc.Command, imageOf(p, svc), containerOf(p, svc)
+	}
 	if pr := svc.Trellis.Process; pr != nil {
 		spec.Image = ""
 		if pr.Command != nil {
@@ -67,7 +70,7 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 	if spec.Files, err = filesOf(p, svc); err != nil {
 		return t, err
 	}
-	if len(spec.Command) == 0 && spec.Image == "" && svc.Build == nil {
+	if len(spec.Command) == 0 && spec.Image == "" {
 		return t, fmt.Errorf("service %s: %w: nothing says what to run", svc.Name, errdefs.ErrInvalid)
 	}
 	t.spec = spec
@@ -105,6 +108,7 @@ func hookSpec(spec driver.Spec, h compose.PreStart) driver.Spec {
 	spec.Dir, spec.User, spec.Image = cmp.Or(h.WorkingDir, spec.Dir), cmp.Or(h.User, spec.User), cmp.Or(h.Image, spec.Image)
 	spec.Privileged = spec.Privileged || h.Privileged
 	spec.Ports, spec.PostStart, spec.PreStop = nil, nil, nil
+	spec.Container = aside(spec.Container)
 	return spec
 }
 

@@ -20,6 +20,9 @@ func mountsOf(p compose.Project, svc compose.Service) []driver.Mount {
 			Kind: m.Type, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, CreateSource: m.CreateHostPath,
 			Subpath: m.Subpath, Size: m.TmpfsSize, Mode: m.TmpfsMode,
 		}
+		if svc.Trellis.Process == nil {
+			mount.Propagation, mount.NoCopy = m.Propagation, m.NoCopy
+		}
 		if m.Type == compose.MountVolume && m.Source != "" {
 			mount.Source = volumeName(p, m.Source)
 		}
