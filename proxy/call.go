@@ -42,11 +42,16 @@ func (c *caller) run(ctx context.Context) (*response, *instance, *failure) {
 		if f != nil {
 			return nil, nil, f
 		}
+		began := time.Now()
 		resp, err := p.roundTrip(ctx, c.q, c.timeout, c.again+c.repeats > 0)
 		if err == nil {
+			p.inst.tally.answered(resp.status, time.Since(began))
 			p.health.answered()
 			p.connected()
 			return resp, p.inst, nil
+		}
+		if err.sent && !err.gone {
+			p.inst.tally.broke(time.Since(began))
 		}
 		if f := c.after(p, err); f != nil {
 			return nil, nil, f

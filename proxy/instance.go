@@ -18,6 +18,7 @@ type instance struct {
 	inUse  atomic.Int64 // requests, streams and connections in flight
 	takes  atomic.Bool  // may take something new; set to false before anyone reads inUse for "drained"
 	probed atomic.Int32 // a verdict, of the data plane's own probe while the control plane is away
+	tally  tally
 
 	mu      sync.Mutex
 	pools   map[int]*pool

@@ -58,6 +58,7 @@ type Proxy struct {
 	cfg      Config
 	log      *slog.Logger
 	front    *front
+	boot     string
 	table    atomic.Pointer[table]
 	draining atomic.Bool
 
@@ -90,7 +91,7 @@ func New(cfg Config) *Proxy {
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, listeners: map[string]*listener{}, waits: make(chan struct{}, 1)}
+	p := &Proxy{cfg: cfg, log: cfg.Log, boot: newBoot(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1)}
 	p.table.Store(emptyTable())
 	p.front = newFront(p)
 	p.probing.p = p

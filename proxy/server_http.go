@@ -3,8 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -19,7 +17,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// This file and upstream_http.go are the two that know net/http. It reads requests from clients and writes responses.
+// This file, upstream_http.go and status_http.go are those that know net/http. It reads requests from clients and writes responses.
 
 // front is the HTTP side towards clients.
 type front struct {
@@ -122,6 +120,9 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	whole := f.forward(w, q, resp, inst)
+	if resp.status < 500 && (whole && q.grpc && blamesServer(resp.grpcStatus()) || !whole && r.Context().Err() == nil) {
+		inst.tally.failed.Add(1)
+	}
 	resp.close(whole)
 	if !whole {
 		s.count.failed.Add(1)
@@ -433,20 +434,4 @@ func (f *front) upgrade(w http.ResponseWriter, q *request, resp *response, inst 
 func buffered(r *bufio.Reader) []byte {
 	b, _ := r.Peek(r.Buffered())
 	return append([]byte(nil), b...)
-}
-
-// serveStatus answers GET /status and GET /demand on a unix socket until ctx is done.
-func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(p.Status())
-	})
-	mux.HandleFunc("GET /demand", p.serveDemand)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readHeaderTime, IdleTimeout: clientIdleTime}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		p.log.Error("status socket failed", "err", err)
-	}
 }

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// This file and server_http.go are the two that know net/http. It reads instances' answers: over HTTP/1.1 with
+// This file, server_http.go and status_http.go are those that know net/http. It reads instances' answers: over HTTP/1.1 with
 // net/http's parser on the pool's own connections, over HTTP/2 by its transport.
 
 // finalHead is a final response as net/http has it.

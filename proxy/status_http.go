@@ -1,0 +1,36 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+)
+
+// serveStatus answers on a unix socket until ctx is done: GET /status with a Status; GET /demand and GET /measures with
+// one object a line, pushed whenever there is news.
+func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(p.Status())
+	})
+	mux.HandleFunc("GET /demand", p.serveDemand)
+	mux.HandleFunc("GET /measures", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		enc, rc := json.NewEncoder(w), http.NewResponseController(w)
+		p.push(r.Context(), func(m Measures) error {
+			if err := enc.Encode(m); err != nil {
+				return err
+			}
+			return rc.Flush()
+		})
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readHeaderTime, IdleTimeout: clientIdleTime}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		p.log.Error("status socket failed", "err", err)
+	}
+}
