@@ -59,6 +59,9 @@ func BucketEnd(bucket int) time.Duration {
 	return time.Duration(bucket%subBuckets+subBuckets+1) << shift * time.Microsecond
 }
 
+// Add counts a duration.
+func (h Histogram) Add(d time.Duration) { h[bucketOf(d)]++ }
+
 // Count returns how many durations h holds.
 func (h Histogram) Count() uint64 {
 	var n uint64

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -303,24 +302,6 @@ func (p *plane) statuses(ctx context.Context) ([]proxy.Status, error) {
 		}
 	}
 	return all, nil
-}
-
-func statusOf(ctx context.Context, socket string) (proxy.Status, error) {
-	var s proxy.Status
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://proxy/status", nil)
-	if err != nil {
-		return s, err
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return s, err
-	}
-	defer resp.Body.Close()
-	return s, json.NewDecoder(resp.Body).Decode(&s)
 }
 
 // describe fills in what the holder and the data plane know: pids, the gateway's address, ports as bound, traffic.

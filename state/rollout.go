@@ -66,6 +66,14 @@ type Cohort struct {
 	P99      *float64 `json:"p99_ms"`
 }
 
+// Carry adds what was counted before; latencies stay as they were measured last.
+func (c *Cohort) Carry(before Cohort) {
+	c.Requests, c.Failed = c.Requests+before.Requests, c.Failed+before.Failed
+	if c.P99 == nil {
+		c.P50, c.P99 = before.P50, before.P99
+	}
+}
+
 // Failure is what is kept of the instance that made a rollout fail.
 type Failure struct {
 	Instance string   `json:"instance,omitempty"`

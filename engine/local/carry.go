@@ -16,9 +16,13 @@ import (
 // evidenceLimit bounds how long the last lines of a failed instance are waited for before its rollout goes back.
 const evidenceLimit = 2 * time.Second
 
-// writeDown writes what a plan decided about rollouts, in the background, and has the loop plan again on it. The caller
-// holds mu.
-func (l *loop) writeDown(d *desired, rollouts []state.Rollout) {
+// writeDown writes what a plan decided about rollouts, in the background, and has the loop plan again on it; where it
+// decided nothing, what was measured of those that go on. The caller holds mu.
+func (l *loop) writeDown(decided, grown []state.Rollout) {
+	rollouts := decided
+	if len(decided) == 0 {
+		rollouts = grown
+	}
 	if l.writing || len(rollouts) == 0 {
 		return
 	}
@@ -28,8 +32,13 @@ func (l *loop) writeDown(d *desired, rollouts []state.Rollout) {
 			if r.Failure != nil && r.Failure.Instance != "" && len(r.Failure.Log) == 0 {
 				l.addEvidence(&r)
 			}
+			l.mu.Lock()
+			r.Ledger = l.ledger(r)
+			l.mu.Unlock()
 			if _, err := l.cfg.Store.SetRollout(l.ctx, r); err == nil {
-				l.tellRollout(r)
+				if len(decided) > 0 {
+					l.tellRollout(r)
+				}
 			} else if !errors.Is(err, errdefs.ErrConflict) && l.ctx.Err() == nil { // else somebody promoted or aborted it: plan on that
 				l.log.Error("rollout could not be written", "service", r.Service, "err", err)
 				l.sleep(retryAfter)

@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"trellis/driver/fake"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/proxy"
 	"trellis/state"
 )
 
@@ -229,4 +231,89 @@ func TestAnApplyOvertakesARollout(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
+}
+
+// pushes sends traffic of so many requests a second to every instance that serves, of which the green version fails a
+// share, until the returned function is called.
+func (b *bench) pushes(rate uint64, failing float64) (stop func()) {
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		total := map[string]proxy.Measure{}
+		for {
+			m := proxy.Measures{Boot: "one"}
+			for _, s := range b.plane.snapshot().Services {
+				for _, i := range s.Instances {
+					if !i.Ready || i.Draining {
+						continue
+					}
+					c := total[i.ID]
+					c.Service, c.Instance, c.Requests = s.Name, i.ID, c.Requests+rate/5
+					if c.Latency == nil {
+						c.Latency = proxy.Histogram{}
+					}
+					c.Latency = maps.Clone(c.Latency)
+					for range rate / 5 {
+						c.Latency.Add(10 * time.Millisecond)
+					}
+					spec, _ := b.world.Spec(full(projectName, engine.InstanceID(i.ID)))
+					if slices.Contains(spec.Env, "COLOR=green") {
+						c.Failed = uint64(float64(c.Requests) * failing)
+					}
+					total[i.ID] = c
+					m.Instances = append(m.Instances, c)
+				}
+			}
+			select {
+			case b.plane.measures <- m:
+			case <-done:
+				return
+			}
+			select {
+			case <-time.After(200 * time.Millisecond):
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+func TestRolloutThatBurnsTheObjectiveGoesBack(t *testing.T) {
+	for _, failing := range []float64{0, 0.02} {
+		t.Run(fmt.Sprint(failing), func(t *testing.T) {
+			bubble(t, func(b *bench) {
+				monitored := func(s *compose.Service) {
+					s.Deploy.UpdateConfig = &compose.UpdateConfig{Monitor: duration(10 * time.Second)}
+				}
+				b.apply(project(server("web", 3, monitored)))
+				b.settled(state.Healthy)
+				b.watchServing("web", 3)
+				stop := b.pushes(100, failing)
+				defer stop()
+				b.apply(project(server("web", 3, monitored, env("COLOR", "green"))))
+				if failing == 0 {
+					b.settled(state.Healthy)
+					r := b.rollout("web")
+					l := r.Ledger
+					if r.Phase != state.Promoted || l.Failed != 0 || l.Requests < 3*100*30 || l.Old.P99 == nil || l.New.P99 == nil || *l.New.P99 < 10 || *l.New.P99 > 11 {
+						t.Errorf("%+v", r)
+					}
+					return
+				}
+				began := time.Now()
+				b.until("gone back", func() bool { return b.observe().Revision == 3 })
+				if took := time.Since(began); took > 8*time.Second {
+					t.Errorf("seen after %s", took)
+				}
+				b.settled(state.Healthy)
+				r := b.rollout("web")
+				if r.Phase != state.TakenBack || !strings.Contains(r.Reason, "new instances fail") || r.Ledger.New.Failed == 0 ||
+					r.Ledger.Old.Requests == 0 || r.Failure == nil || !strings.HasPrefix(r.Failure.Instance, "web-1-") {
+					t.Errorf("%+v", r)
+				}
+			})
+		})
+	}
 }

@@ -29,6 +29,8 @@ type Plane interface {
 	// InUse returns what is in flight by instance, and the lowest version of this epoch that every serving data plane has
 	// taken over.
 	InUse(ctx context.Context) (inUse map[string]int, version uint64, err error)
+	// Measures calls fn with what the data planes push about their instances, one call at a time, until ctx is done.
+	Measures(ctx context.Context, fn func(proxy.Measures)) error
 }
 
 // Told is the optional ability of a Plane to say where the listeners of Doors are bound, by name, so that instances are
@@ -106,6 +108,8 @@ type Engine struct {
 	built   built
 	records recorder
 	pub     publisher
+
+	tally tally
 }
 
 var _ engine.Engine = (*Engine)(nil)

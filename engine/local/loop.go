@@ -33,6 +33,7 @@ func (e *Engine) Run(ctx context.Context, changed func(project string)) error {
 	}
 	if e.cfg.Plane != nil {
 		others.Go(func() { e.publish(ctx) })
+		others.Go(l.followMeasures)
 	}
 	recorded := make(chan struct{})
 	stopRecording := make(chan struct{})
@@ -137,7 +138,8 @@ func (l *loop) round() (time.Time, error) {
 	now := time.Now()
 	l.mu.Lock()
 	l.takeOver(d, list, drivers, now)
-	dec := plan(d.want, l.have(d, list), now)
+	judged, grown := l.measure(d, list, now)
+	dec := plan(d.want, l.have(d, list, judged), now)
 	l.noteProgress(d, dec, now)
 	steps := l.routeNow(dec.steps, now)
 	if l.cfg.Plane != nil {
@@ -158,7 +160,7 @@ func (l *loop) round() (time.Time, error) {
 	l.probeAll(d, list)
 	l.setHosts(d, list)
 	l.keep(list)
-	l.writeDown(d, dec.rollouts)
+	l.writeDown(dec.rollouts, grown)
 	again := len(steps) < len(dec.steps) // what was carried out at once changes the next plan
 	l.mu.Unlock()
 	switch {

@@ -42,7 +42,7 @@ func bubble(t *testing.T, f func(b *bench)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := &bench{T: t, world: fake.NewWorld(), store: store, plane: &fakePlane{}}
+		b := &bench{T: t, world: fake.NewWorld(), store: store, plane: &fakePlane{measures: make(chan proxy.Measures)}}
 		b.run()
 		f(b)
 		b.kill()
@@ -84,6 +84,8 @@ type fakePlane struct {
 	inUse map[string]int
 	err   error
 	check func(proxy.Snapshot)
+	// measures are what is pushed.
+	measures chan proxy.Measures
 }
 
 func (p *fakePlane) Publish(_ context.Context, s proxy.Snapshot) error {
@@ -104,6 +106,17 @@ func (p *fakePlane) InUse(context.Context) (map[string]int, uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.inUse, p.last.Version, nil
+}
+
+func (p *fakePlane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
+	for {
+		select {
+		case m := <-p.measures:
+			fn(m)
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func (p *fakePlane) snapshot() proxy.Snapshot {

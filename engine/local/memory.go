@@ -17,6 +17,7 @@ type memory struct {
 	refused   map[driver.ID]refusal
 	listened  map[string][]int    // ports that instances of a service were seen to listen on
 	lastLog   map[string][]string // of the instance of a service that failed last
+	windows   map[string]*window  // of open rollouts, by service
 	once      map[driver.ID]bool  // one-off instances in which a command runs
 	revision  int64               // that progress is measured for
 }
@@ -25,7 +26,7 @@ func newMemory() memory {
 	return memory{
 		instances: map[driver.ID]*known{}, progress: map[string]time.Time{}, hooksDone: map[string]string{},
 		refused: map[driver.ID]refusal{}, listened: map[string][]int{}, lastLog: map[string][]string{},
-		once: map[driver.ID]bool{},
+		once: map[driver.ID]bool{}, windows: map[string]*window{},
 	}
 }
 
@@ -276,8 +277,8 @@ func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
 }
 
 // have puts together what the planner sees: what drivers list, and starts that no list shows yet.
-func (e *Engine) have(d *desired, list []driver.Instance) have {
-	h := have{progress: e.memory.progress, hooksDone: e.memory.hooksDone, refused: e.memory.refused, rollouts: d.rollouts}
+func (e *Engine) have(d *desired, list []driver.Instance, judged map[string]string) have {
+	h := have{progress: e.memory.progress, hooksDone: e.memory.hooksDone, refused: e.memory.refused, rollouts: d.rollouts, judged: judged}
 	listed := make(map[driver.ID]bool, len(list))
 	for _, inst := range list {
 		listed[inst.ID] = true

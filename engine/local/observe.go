@@ -56,10 +56,15 @@ func (e *Engine) Observe(ctx context.Context, project string) (engine.State, err
 	defer e.mu.Unlock()
 	s := engine.State{
 		Project: project, Revision: d.rev.Number, Engine: "local", Services: []engine.Service{}, ID: d.id(),
-		Outcome: d.rev.Outcome, Settled: d.rev.Outcome != state.Pending, Rollouts: d.told,
+		Outcome: d.rev.Outcome, Settled: d.rev.Outcome != state.Pending, Rollouts: slices.Clone(d.told),
 	}
 	if !d.deleting {
 		s.Desired = &d.rev.Project // what was deleted is there to be added again
+	}
+	for i, r := range s.Rollouts {
+		if !r.Over() {
+			s.Rollouts[i].Ledger = e.ledger(r)
+		}
 	}
 	dec := e.decide(d, list)
 	byService := map[string][]driver.Instance{}
@@ -85,7 +90,7 @@ func (e *Engine) Observe(ctx context.Context, project string) (engine.State, err
 // decide asks the planner how every service is doing.
 func (e *Engine) decide(d *desired, list []driver.Instance) map[string]verdict {
 	verdicts := map[string]verdict{}
-	for _, v := range plan(d.want, e.have(d, list), time.Now()).services {
+	for _, v := range plan(d.want, e.have(d, list, e.verdictsOfWindows()), time.Now()).services {
 		verdicts[v.name] = v
 	}
 	return verdicts

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/signal"
@@ -28,6 +29,9 @@ func main() {
 		n, _ := strconv.Atoi(code)
 		os.Exit(n)
 	}
+	if after, err := time.ParseDuration(os.Getenv("CRASH_AFTER")); err == nil {
+		time.AfterFunc(after, func() { log.Print("about to crash"); os.Exit(7) })
+	}
 	app := &app{version: os.Getenv("VERSION"), ledger: os.Getenv("LEDGER")}
 	port := os.Getenv("PORT")
 	if port == "" {
@@ -35,7 +39,7 @@ func main() {
 	}
 	delay, _ := time.ParseDuration(os.Getenv("START_DELAY"))
 	time.Sleep(delay)
-	server := &http.Server{Addr: ":" + port, Handler: app.routes()}
+	server := &http.Server{Addr: ":" + port, Handler: misbehaving(app.routes())}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	done := make(chan struct{})
@@ -52,6 +56,25 @@ func main() {
 	}
 	<-done
 	log.Print("testapp ended")
+}
+
+// misbehaving fails FAIL_PERCENT of the requests with 500, as a program does whose code is wrong, and takes SLOW longer
+// for each; its health stays what it is.
+func misbehaving(next http.Handler) http.Handler {
+	percent, _ := strconv.ParseFloat(os.Getenv("FAIL_PERCENT"), 64)
+	slow, _ := time.ParseDuration(os.Getenv("SLOW"))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/healthz" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		time.Sleep(slow)
+		if rand.Float64()*100 < percent {
+			http.Error(w, "told to fail", http.StatusInternalServerError)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 type app struct {

@@ -1,0 +1,191 @@
+package local
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/compose"
+	"trellis/proxy"
+)
+
+func TestFisherAndBinomial(t *testing.T) {
+	// Against R: fisher.test(matrix(c(a, m-a, b, n-b), 2), alternative = "greater"), and 1 - pbinom(a-1, m, p).
+	for _, c := range []struct {
+		a, m, b, n uint64
+		want       float64
+	}{{3, 4, 1, 4, 0.2428571}, {8, 10, 1, 6, 0.0244755}, {0, 100, 5, 100, 1}, {5, 100, 0, 0, 1}, {1, 10, 0, 10, 0.5}} {
+		if got := fisher(c.a, c.m, c.b, c.n); math.Abs(got-c.want) > 1e-6 {
+			t.Errorf("fisher(%d/%d, %d/%d) = %v, want %v", c.a, c.m, c.b, c.n, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		a, m uint64
+		p    float64
+		want float64
+	}{{0, 10, 0.1, 1}, {1, 10, 0.1, 0.6513216}, {3, 10, 0.1, 0.0701908}, {10, 10, 0.5, 0.0009766}} {
+		if got := binomial(c.a, c.m, c.p); math.Abs(got-c.want) > 1e-6 {
+			t.Errorf("binomial(%d, %d, %g) = %v, want %v", c.a, c.m, c.p, got, c.want)
+		}
+	}
+}
+
+// traffic is made-up traffic to the old and the new instances of a service.
+type traffic struct {
+	*rand.Rand
+	share                float64 // of the new ones
+	oldErrors, newErrors float64
+	oldScale, newScale   float64 // of latency
+}
+
+// watch sends n requests, looks whenever there are enough, and returns after how many to new instances it was seen that
+// these do worse, 0 where it never was.
+func (tr traffic) watch(n int, o *compose.Objective) (seen uint64, why string) {
+	olds, news := counted{latency: proxy.Histogram{}}, counted{latency: proxy.Histogram{}}
+	var l looks
+	for range n {
+		c, errors, scale := &olds, tr.oldErrors, tr.oldScale
+		if tr.Float64() < tr.share {
+			c, errors, scale = &news, tr.newErrors, tr.newScale
+		}
+		c.requests++
+		if tr.Float64() < errors {
+			c.failed++
+		}
+		// Log-normal with a p99 of about five times the median, as services have it.
+		c.latency.Add(time.Duration(scale * math.Exp(tr.NormFloat64()*0.7) * float64(time.Millisecond)))
+		alpha, due := l.due(news.requests)
+		if !due {
+			continue
+		}
+		why := worse(olds, news, alpha/2, o)
+		if why == "" {
+			why = slower(olds, news, alpha/2, o)
+		}
+		if why != "" {
+			return news.requests, why
+		}
+	}
+	return 0, ""
+}
+
+// TestJudgeErrsSeldom watches versions that are as good as the old one, which fails as well: no more than errorRate of
+// them may be taken back.
+func TestJudgeErrsSeldom(t *testing.T) {
+	const runs = 300
+	for _, errors := range []float64{0, 0.01, 0.2} {
+		wrong := 0
+		for seed := range runs {
+			tr := traffic{rand.New(rand.NewPCG(uint64(seed), 7)), 0.2, errors, errors, 20, 20}
+			if seen, why := tr.watch(5000, nil); seen > 0 {
+				wrong++
+				t.Logf("%g: after %d: %s", errors, seen, why)
+			}
+		}
+		// Three standard deviations above what is allowed.
+		if limit := errorRate*runs + 3*math.Sqrt(errorRate*runs); float64(wrong) > limit {
+			t.Errorf("%d of %d good versions were taken back where %g of requests fail, want at most %.0f", wrong, runs, errors, limit)
+		}
+	}
+}
+
+// TestJudgeSeesBadVersions watches versions that do worse: nearly all of them have to be seen, within so many requests.
+func TestJudgeSeesBadVersions(t *testing.T) {
+	objective := &compose.Objective{Availability: 0.999, Latency: map[string]compose.Duration{"p99": compose.Duration(250 * time.Millisecond)}}
+	for name, c := range map[string]struct {
+		tr     traffic
+		o      *compose.Objective
+		within uint64 // requests to new instances, at the median
+		says   string
+	}{
+		"2% of answers fail":            {traffic{nil, 0.15, 0, 0.02, 20, 20}, nil, 400, "new instances fail"},
+		"2% more fail than before":      {traffic{nil, 0.25, 0.01, 0.03, 20, 20}, nil, 3000, "new instances fail"},
+		"every answer fails":            {traffic{nil, 0.05, 0, 1, 20, 20}, nil, 30, "fail 100.0%"},
+		"latency x5":                    {traffic{nil, 0.15, 0, 0, 20, 100}, nil, 100, "slower"},
+		"latency x5 of a fast one":      {traffic{nil, 0.15, 0, 0, 2, 10}, nil, 100, "slower"},
+		"latency beyond its objective":  {traffic{nil, 0.15, 0, 0, 40, 70}, objective, 700, "objective of p99 250ms"},
+		"0.5% fail where 99.9% promise": {traffic{nil, 0.2, 0, 0.005, 20, 20}, objective, 2000, "new instances fail"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const runs = 40
+			seen, inTime := 0, 0
+			for seed := range runs {
+				c.tr.Rand = rand.New(rand.NewPCG(uint64(seed), 8))
+				n, why := c.tr.watch(40000, c.o)
+				if n > 0 {
+					seen++
+					if !strings.Contains(why, c.says) {
+						t.Fatalf("%q, want %q in it", why, c.says)
+					}
+					if n <= c.within {
+						inTime++
+					}
+				}
+			}
+			if seen < runs*95/100 || inTime < runs/2 {
+				t.Errorf("%d of %d seen, %d within %d requests", seen, runs, inTime, c.within)
+			}
+		})
+	}
+}
+
+// TestJudgeNeedsAComparison: with nothing from the old ones only a promise can be broken.
+func TestJudgeNeedsAComparison(t *testing.T) {
+	promise := &compose.Objective{Availability: 0.99}
+	for _, c := range []struct {
+		failed, requests uint64
+		o                *compose.Objective
+		bad              bool
+	}{{50, 100, nil, false}, {50, 100, promise, true}, {1, 100, promise, false}, {0, 0, promise, false}} {
+		why := worse(counted{}, counted{requests: c.requests, failed: c.failed}, 0.001, c.o)
+		if (why != "") != c.bad {
+			t.Errorf("%d of %d with %v: %q", c.failed, c.requests, c.o, why)
+		}
+	}
+	few := counted{requests: 50, latency: proxy.Histogram{1: 50}}
+	if why := slower(few, counted{latency: proxy.Histogram{300: 1000}}, 0.001, nil); why != "" {
+		t.Errorf("50 requests say %q", why)
+	}
+	if q := quantileOf("p999"); fmt.Sprintf("%.3f", q) != "0.999" {
+		t.Errorf("p999 is %v", q)
+	}
+}
+
+// TestTallyOutlivesDataPlanes: what a data plane had counted stays when another one takes its place, and what was done
+// before the loop ran is nobody's.
+func TestTallyOutlivesDataPlanes(t *testing.T) {
+	var tl tally
+	push := func(boot, id string, requests uint64) {
+		tl.take(proxy.Measures{Boot: boot, Instances: []proxy.Measure{{Instance: id, Requests: requests, Latency: proxy.Histogram{3: requests}}}})
+	}
+	want := func(id string, n uint64) {
+		t.Helper()
+		if got := tl.of([]string{id})[id]; got.requests != n || got.latency.Count() != n {
+			t.Errorf("%s: %d requests, %d latencies, want %d", id, got.requests, got.latency.Count(), n)
+		}
+	}
+	push("a", "old", 1000)
+	want("old", 0)
+	push("a", "old", 1010)
+	push("a", "new", 5)
+	want("old", 10)
+	want("new", 5)
+	push("b", "old", 7)
+	push("a", "old", 1012) // the one before still ends its requests
+	want("old", 19)
+	push("b", "new", 1)
+	want("new", 6)
+	tl.keep(map[string]bool{"new": true})
+	want("old", 0)
+	want("new", 6)
+}
+
+func BenchmarkJudge(b *testing.B) {
+	olds, news := counted{requests: 300_000, failed: 30}, counted{requests: 100_000, failed: 25}
+	for b.Loop() {
+		worse(olds, news, 1e-9, nil)
+	}
+}
