@@ -28,7 +28,7 @@ services:
     environment: {VERSION: "%s", LEDGER: /ledger/web}
     volumes: ["./ledger:/ledger"]
     healthcheck: {interval: 1s, timeout: 1s, retries: 3}
-    deploy: {replicas: %d}
+    deploy: {replicas: %d, update_config: {monitor: 500ms}}
     x-trellis:
       process: {command: [%s]}
       probe: {http: /healthz}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -13,8 +12,14 @@ import (
 	"trellis/proxy"
 )
 
-// Measures implements local.Plane. Data planes are found by their sockets, and each is listened to until it ends.
+// Measures implements local.Plane.
 func (p *plane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
+	return followPlanes(ctx, p.location.RuntimeDir, "/measures", fn)
+}
+
+// followPlanes calls fn with each object that any data plane sends at path, one call at a time, until ctx is done. Data
+// planes are found by their sockets in dir; each is listened to until it ends.
+func followPlanes[T any](ctx context.Context, dir, path string, fn func(T)) error {
 	var one sync.Mutex // fn is called by one at a time
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -23,7 +28,7 @@ func (p *plane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
 	tick := time.NewTicker(lookForPlanes)
 	defer tick.Stop()
 	for {
-		sockets, err := filepath.Glob(filepath.Join(p.location.RuntimeDir, "proxy-*.sock"))
+		sockets, err := filepath.Glob(filepath.Join(dir, "proxy-*.sock"))
 		if err != nil {
 			return err
 		}
@@ -33,10 +38,10 @@ func (p *plane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
 			}
 			followed[socket] = true
 			all.Go(func() {
-				followPlane(ctx, socket, func(m proxy.Measures) {
+				followPlane(ctx, socket, path, func(v T) {
 					one.Lock()
 					defer one.Unlock()
-					fn(m)
+					fn(v)
 				})
 				select {
 				case ended <- socket:
@@ -46,13 +51,11 @@ func (p *plane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
 		}
 		select {
 		case socket := <-ended:
-			delete(followed, socket)
-			if _, err := os.Stat(socket); err == nil { // it may still come up
-				select {
-				case <-tick.C:
-				case <-ctx.Done():
-				}
+			select { // one that does not answer may be about to
+			case <-tick.C:
+			case <-ctx.Done():
 			}
+			delete(followed, socket)
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
@@ -63,20 +66,20 @@ func (p *plane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
 // lookForPlanes is the pause between two looks for data planes that were started meanwhile.
 const lookForPlanes = 500 * time.Millisecond
 
-// followPlane calls fn with what one data plane pushes until it ends, or ctx is done.
-func followPlane(ctx context.Context, socket string, fn func(proxy.Measures)) {
-	resp, err := askPlane(ctx, socket, "/measures")
+// followPlane calls fn with what one data plane sends until it ends, or ctx is done.
+func followPlane[T any](ctx context.Context, socket, path string, fn func(T)) {
+	resp, err := askPlane(ctx, socket, path)
 	if err != nil {
-		return // it has ended, or is about to begin: it is looked for again
+		return
 	}
 	defer resp.Body.Close()
 	dec := json.NewDecoder(resp.Body)
 	for {
-		var m proxy.Measures
-		if dec.Decode(&m) != nil {
+		var v T
+		if dec.Decode(&v) != nil {
 			return
 		}
-		fn(m)
+		fn(v)
 	}
 }
 
