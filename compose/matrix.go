@@ -219,8 +219,7 @@ func trellisRows() []row {
 		left(s+"ports[].x-trellis.routes[].rate_limit.**", "requests are not limited yet"),
 		carried(s+"deploy.x-trellis.canary.**"),
 		left(s+"deploy.x-trellis.autoscale.**", "replicas stay at deploy.replicas; trellis scale changes them"),
-		carried(s+"x-trellis.process.**", s+"x-trellis.probe.**", s+"x-trellis.backup.**"),
-		left(s+"x-trellis.objective.**", "nothing is measured against it yet"),
+		carried(s+"x-trellis.process.**", s+"x-trellis.probe.**", s+"x-trellis.objective.**", s+"x-trellis.backup.**"),
 		left(s+"x-trellis.calls", "every service may call every other on its networks; nothing is denied yet"),
 		left(s+"x-trellis.publishes", "there is no broker yet"), left(s+"x-trellis.subscribes.**", "there is no broker yet: nothing is delivered"),
 	)
