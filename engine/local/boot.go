@@ -16,7 +16,8 @@ import (
 
 // BringBack writes down what runs after the machine was started again, for the loop that is started next: the newest
 // revision where it was healthy, otherwise the last healthy one, as a new revision; the newest one where none ever was.
-// Overrides stay: what was scaled is, what was stopped stays stopped. How often an instance crashed before is forgotten.
+// Overrides stay: what was scaled is, what was stopped stays stopped. How often an instance crashed before is forgotten,
+// and no rollout goes on: what the restart did to instances is no evidence against a revision.
 // It returns the revision that is wanted now, and false where the project was taken down, so that nothing is. Nothing
 // was ever applied: ErrNotFound. No loop of the project may run meanwhile.
 func BringBack(ctx context.Context, store state.Store, project, actor string) (rev state.Revision, wanted bool, err error) {
@@ -36,6 +37,9 @@ func BringBack(ctx context.Context, store state.Store, project, actor string) (r
 	}
 	rev, message, err := backTo(ctx, store, newest, actor)
 	if err != nil {
+		return fail(err)
+	}
+	if err := endRollouts(ctx, store, newest.Number); err != nil {
 		return fail(err)
 	}
 	if err := forgetFailures(ctx, store); err != nil {
@@ -65,8 +69,10 @@ func backTo(ctx context.Context, store state.Store, newest state.Revision, actor
 			newest.Number), nil
 	}
 	healthy := all[at]
+	// It was found healthy then, under traffic; nobody is to judge it again by what it does while the machine boots.
 	again := state.Revision{
 		Project: healthy.Project, Commit: healthy.Commit, AppliedAt: time.Now(), Actor: actor,
+		Outcome: state.Healthy, HealthyAt: healthy.HealthyAt, Undoes: newest.Number,
 		Cause: fmt.Sprintf("boot: back to %d", healthy.Number),
 	}
 	if again, err = store.Put(ctx, again, newest.Number); err != nil {
@@ -74,6 +80,25 @@ func backTo(ctx context.Context, store state.Store, newest state.Revision, actor
 	}
 	return again, fmt.Sprintf("the machine was started again while revision %d was %s: revision %d, the last healthy one, is brought back",
 		newest.Number, newest.Outcome, healthy.Number), nil
+}
+
+// endRollouts ends the open rollouts of a revision.
+func endRollouts(ctx context.Context, store state.Store, revision int64) error {
+	all, err := store.Rollouts(ctx, revision)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, r := range all {
+		if r.Over() {
+			continue
+		}
+		r.Phase, r.Ended, r.Reason = state.Overtaken, &now, "the machine was started again"
+		if _, err := store.SetRollout(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // forgetFailures lets every instance be started at once, however long its back-off was.

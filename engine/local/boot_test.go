@@ -27,6 +27,15 @@ func (b *bench) reboot() (state.Revision, bool) {
 	return rev, wanted
 }
 
+func (b *bench) rolloutsOf(revision int64) []state.Rollout {
+	b.Helper()
+	all, err := b.store.Rollouts(b.Context(), revision)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return all
+}
+
 func (b *bench) booted() string {
 	b.Helper()
 	message := ""
@@ -69,13 +78,18 @@ func TestBringBackGoesBackToTheLastHealthyOne(t *testing.T) {
 			}
 		}
 		rev, wanted := b.reboot() // in the middle of revision 2
-		if rev.Number != 3 || !wanted || rev.Cause != "boot: back to 1" || rev.Project.Services["web"].Command[0] != "web" {
+		if rev.Number != 3 || !wanted || rev.Cause != "boot: back to 1" || rev.Outcome != state.Healthy || rev.Project.Services["web"].Command[0] != "web" {
 			t.Fatalf("revision %d (%s), %v", rev.Number, rev.Cause, wanted)
 		}
 		if !strings.Contains(b.booted(), "while revision 2 was pending: revision 1, the last healthy one") {
 			t.Errorf("the event says: %s", b.booted())
 		}
-		b.settled(state.Healthy)
+		b.until("web is back", func() bool { return b.service("web").Ready == 3 })
+		for _, r := range b.rolloutsOf(2) {
+			if !r.Over() {
+				t.Errorf("the rollout of %s in revision 2 is %s", r.Service, r.Phase)
+			}
+		}
 		overrides, err := b.store.Overrides(b.Context())
 		if err != nil || len(overrides) != 2 || !overrides[0].Stopped || *overrides[1].Replicas != 3 {
 			t.Errorf("overrides %+v, %v", overrides, err)
