@@ -128,6 +128,9 @@ func Look(ctx context.Context, root fs.FS, base string, inside func(string) (str
 		t.propose(c, f, base, &r)
 	}
 	t.proposeRoutes(p, &r)
+	if len(p.DisabledServices) > 0 {
+		r.note("", "not looked at, because their profile is not active (--profile): %s", strings.Join(p.DisabledServices, ", "))
+	}
 	t.warn(&r)
 	if err := ctx.Err(); err != nil {
 		return Report{}, fmt.Errorf("look at the sources: %w", err)

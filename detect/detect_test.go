@@ -115,7 +115,7 @@ func TestPrograms(t *testing.T) {
 }
 
 func TestHealthChecks(t *testing.T) {
-	ports := []compose.Port{{Target: 8080, Protocol: "tcp"}}
+	ports := []compose.Port{{Target: 8080, Published: "8080", Protocol: "tcp"}}
 	for _, c := range []struct {
 		name string
 		test []string
@@ -167,6 +167,40 @@ func TestHealthPaths(t *testing.T) {
 			tr := newTree(t.Context(), files("d/"+c.file, c.text))
 			if got, _ := tr.healthPath(facts{language: c.language, sources: []string{"d"}}, nil); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	at := func(published string, target int) compose.Port {
+		return compose.Port{Target: target, Published: published, Protocol: "tcp"}
+	}
+	probed := compose.ServiceExtension{Probe: &compose.Probe{HTTP: "/"}}
+	for _, c := range []struct {
+		name     string
+		services map[string]compose.Service
+		want     string
+	}{
+		{"one without a door", map[string]compose.Service{"a": {Ports: []compose.Port{at("", 80)}, Trellis: probed}},
+			"services.a.ports[0].x-trellis.routes = [[{path /*} {auth none}]]\n"},
+		{"two without a door", map[string]compose.Service{"a": {Ports: []compose.Port{at("", 80)}, Trellis: probed}, "b": {Ports: []compose.Port{at("", 80)}, Trellis: probed}},
+			"services.a.ports[0].x-trellis.routes = [[{host a.localhost} {auth none}]]\nservices.b.ports[0].x-trellis.routes = [[{host b.localhost} {auth none}]]\n"},
+		{"one door", map[string]compose.Service{"a": {Ports: []compose.Port{at("80", 80)}, Trellis: probed}}, ""},
+		{"two doors", map[string]compose.Service{"a": {Ports: []compose.Port{at("81", 80)}, Trellis: probed}, "b": {Ports: []compose.Port{at("82", 80)}, Trellis: probed}},
+			"- no routes: the published ports are the doors (a at 81, b at 82); x-trellis.routes on a port in the long form puts several behind one address\n"},
+		{"not HTTP", map[string]compose.Service{"a": {Ports: []compose.Port{at("", 80)}, Trellis: compose.ServiceExtension{Probe: &compose.Probe{TCP: true}}}}, ""},
+		{"the gateway's address is taken", map[string]compose.Service{"a": {Ports: []compose.Port{at("", 80)}, Trellis: probed}, "b": {Ports: []compose.Port{at("8080", 80)}}}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for name, s := range c.services {
+				s.Name, s.Build = name, nil
+				c.services[name] = s
+			}
+			var r Report
+			newTree(t.Context(), files()).proposeRoutes(compose.Project{Services: c.services}, &r)
+			if d := cmp.Diff(c.want, told(r)); d != "" {
+				t.Errorf("(-want +got)\n%s", d)
 			}
 		})
 	}

@@ -168,7 +168,6 @@ func (t *tree) fromFile(file string, r *Report) []candidate {
 		c.service.Name = name
 		c.build = buildOf(context, file, args)
 		t.fromDockerfile(c.component, &c.facts, r)
-		c.env = nil
 		return c
 	}
 	if m := eachCommand.FindStringSubmatch(text); m != nil && t.isDir(path.Join(context, "cmd")) {

@@ -46,35 +46,52 @@ func memoryOf(c component, f facts) (value, reason string) {
 }
 
 // proposeRoutes proposes routes for the HTTP ports of a project that has none. A published port is a door already: where
-// there is one, a route would be a second one. Several services behind one address each get a host name.
+// there is one, a route would be a second one, and no more is said than how to put several behind one address. A port
+// that is published nowhere is mounted on the gateway: the only one for every path, several by host.
 func (t *tree) proposeRoutes(p compose.Project, r *Report) {
-	var doors []string
+	var doors, without []string
 	gateway := p.Trellis.Gateway != nil
+	taken := false
 	for _, name := range p.ServiceNames() {
-		for _, port := range p.Services[name].Ports {
+		s := p.Services[name]
+		for _, port := range s.Ports {
 			gateway = gateway || len(port.Trellis.Routes) > 0
+			taken = taken || port.Published == "8080"
 		}
-		if port, ok := httpPort(p.Services[name], r); ok {
-			doors = append(doors, fmt.Sprintf("%s at %s", name, port))
+		if !speaks(s, r) || len(s.Ports) == 0 || s.Ports[0].Protocol == "udp" {
+			continue
+		}
+		if published := s.Ports[0].Published; published != "" {
+			doors = append(doors, fmt.Sprintf("%s at %s", name, published))
+		} else if len(s.Ports) == 1 {
+			without = append(without, name)
 		}
 	}
-	if len(doors) > 1 && !gateway {
+	if gateway || taken && len(without) > 0 {
+		return
+	}
+	if len(doors) > 1 {
 		r.note("", "no routes: the published ports are the doors (%s); x-trellis.routes on a port in the long form puts several behind one address", strings.Join(doors, ", "))
+	}
+	for _, name := range without {
+		route := edit.Map{{Key: "path", Value: "/*"}, {Key: "auth", Value: "none"}}
+		if len(without) > 1 {
+			route[0] = edit.Entry{Key: "host", Value: name + ".localhost"}
+		}
+		r.Proposals = append(r.Proposals, Proposal{KindRoutes, name, serviceAt(name) + ".ports[0].x-trellis.routes", []any{route},
+			"it speaks HTTP and its port is published nowhere: the gateway is its door, and 'auth: none' lets everyone in"})
 	}
 }
 
-// httpPort returns the published port at which a service answers HTTP, as far as that is known.
-func httpPort(s compose.Service, r *Report) (string, bool) {
-	http := s.Trellis.Probe != nil && s.Trellis.Probe.HTTP != ""
+// speaks says that a service surely speaks HTTP: it is probed so.
+func speaks(s compose.Service, r *Report) bool {
+	if s.Trellis.Probe != nil {
+		return s.Trellis.Probe.HTTP != "" && s.Trellis.Probe.Scheme != "https"
+	}
 	for _, p := range r.Proposals {
 		if m, ok := p.Value.(edit.Map); ok && p.Service == s.Name && p.Kind == KindProbe {
-			http = http || m[0].Key == "http"
+			return m[0].Key == "http" && m[len(m)-1].Key != "scheme"
 		}
 	}
-	for _, p := range s.Ports {
-		if http && p.Protocol != "udp" && p.Published != "" {
-			return p.Published, true
-		}
-	}
-	return "", false
+	return false
 }

@@ -44,6 +44,8 @@ type initNote struct {
 type proposed struct {
 	view  initView
 	files []rewrite
+	paths []string // all files of the project
+	dir   string   // its directory
 }
 
 // rewrite is one file as it is and as it would be.
@@ -110,7 +112,7 @@ func (p *program) init(ctx context.Context, f initFlags) error {
 		return err
 	}
 	if len(all.files) > 0 {
-		if err := p.tryOut(ctx, all.files); err != nil {
+		if err := p.tryOut(ctx, all); err != nil {
 			return err
 		}
 	}
@@ -190,7 +192,7 @@ func (p *program) proposeNew(ctx context.Context, skip []string) (proposed, erro
 	}
 	leaveOut(&report, skip)
 	file := filepath.Join(dir, "compose.yaml")
-	all := proposed{files: []rewrite{{path: file, after: text}}}
+	all := proposed{files: []rewrite{{path: file, after: text}}, paths: []string{file}, dir: dir}
 	all.view = proposalView(report, func(detect.Proposal) string { return shortPath(file) })
 	all.view.Diff = diffOf(all.files)
 	return all, nil
@@ -242,7 +244,7 @@ func (p *program) proposeFor(ctx context.Context, l loaded, skip []string) (prop
 	if err != nil {
 		return proposed{}, err
 	}
-	var all proposed
+	all := proposed{paths: l.project.Files, dir: l.project.WorkingDir}
 	placed := placeAll(files, &report)
 	for _, f := range files {
 		if after := f.edit.Bytes(); !bytes.Equal(after, f.before) {

@@ -129,52 +129,15 @@ func (p *program) confirm(ctx context.Context, what string) error {
 	return p.answer(ctx, question, what)
 }
 
-// tryOut loads the files as they would be, beside those that are there: what init proposes must not be an error. Where
-// they cannot be loaded from another folder even as they are, nothing is known.
-func (p *program) tryOut(ctx context.Context, files []rewrite) error {
-	dir, err := os.MkdirTemp("", "trellis-init-")
-	if err != nil {
-		return fmt.Errorf("try the proposal out: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	load := func(after bool) (compose.Diagnostics, error) {
-		var paths []string
-		base := filepath.Dir(files[0].path)
-		given := p.flags.files
-		if len(given) == 0 {
-			given = []string{files[0].path}
-		}
-		for i, path := range given {
-			content, err := os.ReadFile(path)
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
-				return nil, err
-			}
-			for _, f := range files {
-				if abs, err := filepath.Abs(path); err == nil && abs == f.path && after {
-					content = f.after
-				}
-			}
-			to := filepath.Join(dir, fmt.Sprintf("%d.yaml", i))
-			if err := os.WriteFile(to, content, 0o600); err != nil {
-				return nil, err
-			}
-			paths = append(paths, to)
-		}
-		if p.flags.directory != "" {
-			base = p.flags.directory
-		}
-		_, _, err := compose.Load(ctx, compose.Options{Files: paths, ProjectDirectory: base, Name: p.flags.name, Profiles: p.flags.profiles,
-			EnvFiles: p.flags.envFiles, Environ: p.environ})
-		var broken compose.Diagnostics
-		errors.As(err, &broken)
-		return broken, ctx.Err()
-	}
-	if files[0].before != nil {
-		if broken, err := load(false); err != nil || len(broken) > 0 {
+// tryOut loads the project's files as they would be: what init proposes must not be an error. Where copies of them cannot
+// be loaded from another folder even as they are, nothing is known.
+func (p *program) tryOut(ctx context.Context, all proposed) error {
+	if all.files[0].before != nil {
+		if broken, err := p.loadCopies(ctx, all, false); err != nil || len(broken) > 0 {
 			return err
 		}
 	}
-	broken, err := load(true)
+	broken, err := p.loadCopies(ctx, all, true)
 	if err != nil {
 		return fmt.Errorf("try the proposal out: %w", err)
 	}
@@ -183,6 +146,37 @@ func (p *program) tryOut(ctx context.Context, files []rewrite) error {
 		return fmt.Errorf("init would write a file with an error, and writes nothing: %s: %s", d.Path, d.Message)
 	}
 	return nil
+}
+
+// loadCopies loads copies of a project's files, as they are or as they would be, and returns what is wrong with them.
+func (p *program) loadCopies(ctx context.Context, all proposed, after bool) (compose.Diagnostics, error) {
+	dir, err := os.MkdirTemp("", "trellis-init-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	var paths []string
+	for i, path := range all.paths {
+		content, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		for _, f := range all.files {
+			if f.path == path && after {
+				content = f.after
+			}
+		}
+		to := filepath.Join(dir, fmt.Sprintf("%d.yaml", i))
+		if err := os.WriteFile(to, content, 0o600); err != nil {
+			return nil, err
+		}
+		paths = append(paths, to)
+	}
+	_, _, err = compose.Load(ctx, compose.Options{Files: paths, ProjectDirectory: all.dir, Name: p.flags.name, Profiles: p.flags.profiles,
+		EnvFiles: p.flags.envFiles, Environ: p.environ})
+	var broken compose.Diagnostics
+	errors.As(err, &broken)
+	return broken, ctx.Err()
 }
 
 // writeAll writes the files, each whole or not at all. A file that changed since it was read stays.
@@ -220,8 +214,9 @@ func replaceFile(path string, content []byte) error {
 	if err == nil {
 		err = tmp.Chmod(mode)
 	}
-	if err == nil && info != nil {
-		err = keepOwner(tmp, info)
+	if err == nil && info != nil && keepOwner(tmp, info) != nil {
+		// Somebody else's file, which this user may write but not give away: its content is replaced, not the file.
+		return errors.Join(tmp.Close(), os.WriteFile(path, content, mode))
 	}
 	if err == nil {
 		err = tmp.Sync()

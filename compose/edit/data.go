@@ -178,7 +178,7 @@ func with(data any, steps []step, value any) (any, error) {
 		}
 		return append(slices.Clone(d[:s.index]), append([]any{v}, d[min(s.index+1, len(d)):]...)...), nil
 	}
-	return nil, fmt.Errorf("%s: what it would stand in is neither a mapping nor a list", s)
+	return nil, fmt.Errorf("%s would stand in a single value, which is neither a mapping nor a list: write that in its long form", s)
 }
 
 // without returns data without what stands at a path, which is there.
