@@ -81,6 +81,7 @@ type facts struct {
 	port     port
 	probe    probe
 	env      []variable // what the process needs of the image's environment
+	settings []variable // keys of the service that the image has as instructions
 }
 
 // process is how a component runs as a process.
@@ -203,6 +204,9 @@ func (t *tree) propose(c component, f facts, base string, r *Report) {
 		}
 	}
 	if value != nil {
+		for _, v := range f.settings {
+			add(KindProcess, "."+v.name, v.value, "in "+v.where+": a process does not get what the image says")
+		}
 		for _, v := range f.env {
 			if _, set := s.Environment[v.name]; !set {
 				add(KindProcess, ".environment."+v.name, escape(v.value), "ENV in "+v.where+": a process does not get the image's environment")

@@ -238,6 +238,7 @@ type image struct {
 	health     command
 	copies     []copied
 	runs       []run
+	user, stop variable // USER and STOPSIGNAL
 }
 
 // command is what an instruction runs.
@@ -293,6 +294,10 @@ func (img *image) take(ins instruction, args map[string]string) {
 		}
 	case "WORKDIR":
 		img.workdir = img.abs(ins.rest)
+	case "USER":
+		img.user = variable{"user", expand(ins.rest, img.vars), place(img.file.name, ins.line)}
+	case "STOPSIGNAL":
+		img.stop = variable{"stop_signal", expand(ins.rest, img.vars), place(img.file.name, ins.line)}
 	case "EXPOSE":
 		for _, w := range strings.Fields(expand(ins.rest, img.vars)) {
 			if n := portNumber(strings.TrimSuffix(w, "/tcp")); n > 0 {

@@ -367,6 +367,10 @@ func (c candidate) entries(project string, published int, routed bool, r *Report
 		m = append(m, edit.Entry{Key: "image", Value: project + "-" + c.name})
 		say(KindService, ".image", project+"-"+c.name, "a name for what docker compose runs")
 	}
+	for _, v := range c.facts.settings {
+		m = append(m, edit.Entry{Key: v.name, Value: v.value})
+		say(KindService, "."+v.name, v.value, "in "+v.where)
+	}
 	var env edit.Map
 	for _, v := range c.env {
 		env = append(env, edit.Entry{Key: v.name, Value: escape(v.value)})

@@ -44,7 +44,30 @@ func (t *tree) fromDockerfile(c component, f *facts, r *Report) {
 	}
 	if f.process != nil {
 		t.checkEnv(c, f, r)
+		f.settings = settings(c, img, r)
 	}
+}
+
+var (
+	numbers = regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
+	signals = regexp.MustCompile(`^(SIG[A-Z0-9+]+|[0-9]+)$`)
+)
+
+// settings are what an image says of how its program runs, and a process has to be told.
+func settings(c component, img image, r *Report) []variable {
+	var out []variable
+	name, _, _ := strings.Cut(img.user.value, ":")
+	switch {
+	case name == "" || name == "root" || name == "0" || c.service.User != "":
+	case numbers.MatchString(img.user.value):
+		out = append(out, img.user)
+	default:
+		r.note(c.name, "USER %s (%s) is left out: it is a user of the image; set user to one of this machine", cut(img.user.value), img.user.where)
+	}
+	if signals.MatchString(img.stop.value) && c.service.StopSignal == "" {
+		out = append(out, img.stop)
+	}
+	return out
 }
 
 // startedBy returns what a component starts, or why that is not known.

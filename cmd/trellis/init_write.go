@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -75,8 +76,8 @@ func (c initChange) label() string {
 	if _, name, ok := strings.Cut(c.Path, ".environment."); ok {
 		return oneLine(name)
 	}
-	if strings.HasSuffix(c.Path, ".build") || strings.HasSuffix(c.Path, ".image") || strings.HasSuffix(c.Path, ".ports") {
-		return c.Path[strings.LastIndexByte(c.Path, '.')+1:]
+	if last := c.Path[strings.LastIndexByte(c.Path, '.')+1:]; slices.Contains([]string{"build", "image", "ports", "user", "stop_signal"}, last) {
+		return last
 	}
 	return c.Kind
 }
