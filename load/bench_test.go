@@ -24,7 +24,7 @@ import (
 
 // The benchmarks of the instrument itself. They are not about time per operation: run each once or a few times,
 //
-//	go test ./load -run '^$' -bench 'Wrk|Stall|Pacing' -benchtime 3x
+//	go test ./load -run '^$' -bench 'Wrk|Stall|Pacing|Memory' -benchtime 3x
 //
 // and read the metrics. The tool, its target and wrk are processes of their own, so that each one's CPU time is known.
 
@@ -36,6 +36,8 @@ type job struct {
 	Rate        float64
 	Duration    time.Duration
 	Connections int
+	Scenario    string // of visits
+	Out         string // file for every result
 }
 
 // outcome is what the tool did.
@@ -53,9 +55,18 @@ func toolRole() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	report, err := load.Run(context.Background(), load.Config{
-		URL: j.URL, Rate: j.Rate, Duration: j.Duration, Connections: j.Connections, Drain: time.Second,
-	})
+	cfg := load.Config{URL: j.URL, Rate: j.Rate, Duration: j.Duration, Connections: j.Connections, Drain: time.Second}
+	var err error
+	if j.Scenario != "" {
+		cfg.Scenario, err = load.ParseScenario("scenario.yaml", []byte(j.Scenario))
+	}
+	if j.Out != "" && err == nil {
+		cfg.Record, err = load.CreateRecord(j.Out)
+	}
+	var report load.Report
+	if err == nil {
+		report, err = load.Run(context.Background(), cfg)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -269,6 +280,33 @@ func BenchmarkPacing(b *testing.B) {
 	b.ReportMetric(median(p50), "p50-us")
 	b.ReportMetric(median(p99), "p99-us")
 	b.ReportMetric(median(cpu), "cpu-us/req")
+}
+
+// BenchmarkMemory records every result of a saturated run and of one of visits, short and eight times as long: the memory
+// in use is the same, whatever the number of requests. The goal is a ratio of 1.
+func BenchmarkMemory(b *testing.B) {
+	url := startNginx(b)
+	for name, j := range map[string]job{
+		"requests": {URL: url, Rate: 200_000, Connections: 64},
+		"visits": {URL: url, Rate: 1000, Connections: 64,
+			Scenario: "steps: [{path: '/{random}', save: {body: {regexp: '0+'}}}, {path: '/{body}', think: 100ms}]"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			var short, long, requests []float64
+			for b.Loop() {
+				j.Out = filepath.Join(b.TempDir(), "results.csv")
+				j.Duration = time.Second
+				short = append(short, float64(j.run(b).rss)/1024)
+				j.Duration = 8 * time.Second
+				o := j.run(b)
+				long, requests = append(long, float64(o.rss)/1024), append(requests, float64(o.Report.Completed))
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(long), "MB-rss")
+			b.ReportMetric(median(long)/median(short), "ratio")
+			b.ReportMetric(median(requests), "requests")
+		})
+	}
 }
 
 func median(values []float64) float64 {

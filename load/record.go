@@ -15,6 +15,8 @@ import (
 const (
 	// maxPending bounds the results that wait for the disk. At 100,000 a second it is about half a second's worth.
 	maxPending = 8 << 20
+	// enoughPending are so many that they are written now.
+	enoughPending = 256 << 10
 	// recordEvery is how often results are written at least.
 	recordEvery = 250 * time.Millisecond
 )
@@ -136,7 +138,7 @@ func (r *Record) add(result *Result) {
 	} else {
 		r.line = r.appendJSON(r.line, result)
 	}
-	if len(r.line) > maxPending/4 {
+	if len(r.line) > enoughPending {
 		select {
 		case r.full <- struct{}{}:
 		default:
