@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var (
@@ -158,9 +159,18 @@ func (l *loading) checkProbe(s Service, at string) {
 	}
 }
 
+// minWindow is the shortest window of an autoscaler: a tenth of it still holds a few measurements.
+const minWindow = 10 * time.Second
+
 func (l *loading) checkAutoscale(s Service, a *Autoscale, at string) {
 	if a.Max < 1 {
 		l.errorPath(at, "max must be at least 1")
+	}
+	if a.Min < 0 {
+		l.errorPath(at+".min", "is %d: it must be 0 or more", a.Min)
+	}
+	if a.Window != nil && time.Duration(*a.Window) < minWindow {
+		l.errorPath(at+".window", "is %s: it must be at least %s", a.Window, minWindow)
 	}
 	if a.Min > a.Max {
 		l.errorPath(at, "min is %d and max is %d: min cannot be more", a.Min, a.Max)
@@ -172,8 +182,11 @@ func (l *loading) checkAutoscale(s Service, a *Autoscale, at string) {
 			l.errorPath(joinPath(at+".target", key), "must be more than 0")
 		}
 	}
-	if len(a.Target) != 1 {
-		l.errorPath(at, "needs exactly one target: concurrency, rps or cpu")
+	if len(a.Target) == 0 {
+		l.errorPath(at, "needs a target: concurrency, rps or cpu")
+	}
+	if _, cpu := a.Target["cpu"]; cpu && s.Deploy.Resources.Limits.CPUs <= 0 {
+		l.errorPath(at+".target.cpu", "is a share of the service's limit, and there is none: set deploy.resources.limits.cpus")
 	}
 	if s.ContainerName != "" && a.Max > 1 {
 		l.errorPath(joinPath("services", s.Name)+".container_name", "cannot be set on a service that is scaled: remove it")

@@ -167,13 +167,17 @@ type Canary struct {
 
 // Autoscale bounds and targets the replicas of a service.
 type Autoscale struct {
-	// Min is the least number of replicas.
+	// Min is the least number of replicas; with 0 the service sleeps while nobody calls, and the first request wakes it.
 	Min int `json:"min"`
 	// Max is the largest number of replicas.
 	Max int `json:"max"`
-	// Target is what one replica should carry: concurrency (requests at a time), rps (requests a second) or cpu (share
-	// of its limit).
+	// Target is what one replica should carry: concurrency (requests at a time, and no replica is given more), rps (requests
+	// a second) or cpu (share of its limit). Of several the one that asks for most replicas decides.
 	Target map[string]float64 `json:"target,omitempty"`
+	// Window is over how long the load is averaged; a tenth of it notices a sudden rise. Unset: 60s.
+	Window *Duration `json:"window,omitempty"`
+	// DownDelay is how long fewer replicas have to be enough before some are stopped. Unset: 30s.
+	DownDelay *Duration `json:"down_delay,omitempty"`
 }
 
 // ServiceExtension is x-trellis of a service.

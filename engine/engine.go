@@ -118,6 +118,16 @@ type Service struct {
 	Reason string `json:"reason,omitempty"`
 	// LastLog are the last lines (at most 50) of the instance that failed last, kept while the service is not healthy.
 	LastLog []string `json:"last_log,omitempty"`
+	// Autoscale is nil for a service that is not scaled by its load.
+	Autoscale *Autoscale `json:"autoscale,omitempty"`
+}
+
+// Autoscale says between which bounds a service is scaled by its load, and what was decided last.
+type Autoscale struct {
+	Min       int       `json:"min"`
+	Max       int       `json:"max"`
+	Reason    string    `json:"reason,omitempty"` // "" until something was decided
+	DecidedAt time.Time `json:"decided_at,omitzero"`
 }
 
 // Port is a published port as it is in force.

@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -14,20 +16,28 @@ type Demand struct {
 	Waiting     int     `json:"waiting"`      // requests that wait for an instance now
 }
 
+// Demands are the demand of every Measured service at one data plane.
+type Demands struct {
+	// Source tells data planes, and the answers of each, apart: the numbers of one only grow.
+	Source   string            `json:"source"`
+	Services map[string]Demand `json:"services"`
+}
+
 // How often demand is told and sampled.
 const (
 	demandPause  = 250 * time.Millisecond // between two lines
 	demandSample = 50 * time.Millisecond  // on average, while anything is in flight
 )
 
-// serveDemand answers with one JSON object a line, a map of every Measured service to its Demand: a line at once when
-// requests begin to wait, and otherwise four a second, until the client goes.
+// serveDemand answers with one Demands a line: at once when requests begin to wait, and otherwise four a second, until the
+// client goes.
 //
 // What is in flight is sampled, at times that are random so that no rhythm of the load's own is mistaken for its size;
 // the requests themselves pay nothing for it.
 func (p *Proxy) serveDemand(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	m := meter{p: p, services: map[string]*metered{}, last: time.Now()}
+	source := fmt.Sprintf("%d/%d", os.Getpid(), p.answers.Add(1))
 	out, flush := json.NewEncoder(w), http.NewResponseController(w)
 	sample := time.NewTimer(0)
 	defer sample.Stop()
@@ -43,7 +53,7 @@ func (p *Proxy) serveDemand(w http.ResponseWriter, r *http.Request) {
 		m.sample(time.Now())
 		if urgent || time.Since(told) >= demandPause {
 			told = time.Now()
-			if out.Encode(m.demand()) != nil || flush.Flush() != nil {
+			if out.Encode(Demands{source, m.demand()}) != nil || flush.Flush() != nil {
 				return
 			}
 		}

@@ -26,11 +26,11 @@ func demands(t *testing.T, socket string) <-chan map[string]Demand {
 	go func() {
 		defer close(done)
 		for dec := json.NewDecoder(res.Body); ; {
-			var one map[string]Demand
+			var one Demands
 			if dec.Decode(&one) != nil {
 				return
 			}
-			lines <- one
+			lines <- one.Services
 		}
 	}()
 	t.Cleanup(func() { res.Body.Close(); <-done; tr.CloseIdleConnections() })

@@ -69,6 +69,7 @@ type Proxy struct {
 	conns    set[*clientConn]
 	handlers atomic.Int64  // running ones
 	waits    chan struct{} // capacity 1: a request of a measured service waits
+	answers  atomic.Int64  // of serveDemand so far
 	streams  set[*stream]
 
 	mu        sync.Mutex // one update at a time

@@ -75,6 +75,11 @@ func (l Location) registration() string { return filepath.Join(l.RuntimeDir, "pr
 func (l Location) log() string          { return filepath.Join(l.StateDir, "trellis.log") }
 func (l Location) contents() string     { return filepath.Join(l.StateDir, "contents") }
 
+// dataPlanes returns the status sockets of every data plane that serves, and of some that have ended.
+func (l Location) dataPlanes() ([]string, error) {
+	return filepath.Glob(filepath.Join(l.RuntimeDir, "proxy-*.sock"))
+}
+
 // Artifacts is the folder of the artefact store, which the command line fills.
 func (l Location) Artifacts() string { return filepath.Join(l.StateDir, "artifacts") }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -14,12 +13,12 @@ import (
 
 // Measures implements local.Plane.
 func (p *plane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
-	return followPlanes(ctx, p.location.RuntimeDir, "/measures", fn)
+	return followPlanes(ctx, p.location, "/measures", fn)
 }
 
 // followPlanes calls fn with each object that any data plane sends at path, one call at a time, until ctx is done. Data
-// planes are found by their sockets in dir; each is listened to until it ends.
-func followPlanes[T any](ctx context.Context, dir, path string, fn func(T)) error {
+// planes are found by their sockets; each is listened to until it ends.
+func followPlanes[T any](ctx context.Context, l Location, path string, fn func(T)) error {
 	var one sync.Mutex // fn is called by one at a time
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -28,7 +27,7 @@ func followPlanes[T any](ctx context.Context, dir, path string, fn func(T)) erro
 	tick := time.NewTicker(lookForPlanes)
 	defer tick.Stop()
 	for {
-		sockets, err := filepath.Glob(filepath.Join(dir, "proxy-*.sock"))
+		sockets, err := l.dataPlanes()
 		if err != nil {
 			return err
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -289,7 +288,7 @@ func (p *plane) InUse(ctx context.Context) (map[string]int, uint64, error) {
 
 // statuses asks every data plane of the project.
 func (p *plane) statuses(ctx context.Context) ([]proxy.Status, error) {
-	sockets, err := filepath.Glob(filepath.Join(p.location.RuntimeDir, "proxy-*.sock"))
+	sockets, err := p.location.dataPlanes()
 	if err != nil {
 		return nil, err
 	}

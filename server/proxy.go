@@ -32,7 +32,7 @@ func Proxy(ctx context.Context, file string, log *slog.Logger) error {
 	if err := client.Hello(ctx, holder.RoleDataPlane); err != nil {
 		return fmt.Errorf("serve traffic of %s: %w", l.Project, err)
 	}
-	removeStale(l.RuntimeDir)
+	l.removeStale()
 	p := proxy.New(proxy.Config{
 		Feed:   &feed{client: client, log: log},
 		Status: filepath.Join(l.RuntimeDir, "proxy-"+strconv.Itoa(os.Getpid())+".sock"),
@@ -52,8 +52,8 @@ func Proxy(ctx context.Context, file string, log *slog.Logger) error {
 }
 
 // removeStale removes the status sockets of data planes that were killed.
-func removeStale(dir string) {
-	sockets, _ := filepath.Glob(filepath.Join(dir, "proxy-*.sock"))
+func (l Location) removeStale() {
+	sockets, _ := l.dataPlanes()
 	for _, socket := range sockets {
 		var pid int
 		if _, err := fmt.Sscanf(filepath.Base(socket), "proxy-%d.sock", &pid); err != nil {

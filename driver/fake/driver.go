@@ -295,8 +295,11 @@ func (s Script) write(cmd driver.Command, env []string) error {
 	return nil
 }
 
-// Stats is driver.Driver's: 1 MiB and 1 % of a CPU for each process.
+// Stats is driver.Driver's: 1 MiB for each process, and what CPU it was told to burn.
 func (d *Driver) Stats(_ context.Context, id driver.ID) (driver.Usage, error) {
+	if err := d.w.failing("stats", id); err != nil {
+		return driver.Usage{}, err
+	}
 	d.w.mu.Lock()
 	defer d.w.mu.Unlock()
 	inst := d.w.get(id)
@@ -304,8 +307,9 @@ func (d *Driver) Stats(_ context.Context, id driver.ID) (driver.Usage, error) {
 		return driver.Usage{}, fmt.Errorf("stats of %s: %w: it does not run", id, errdefs.ErrNotFound)
 	}
 	n := 1 + inst.script.Children
+	d.w.burn(inst)
 	return driver.Usage{
-		CPU:       time.Duration(n) * time.Since(inst.StartedAt) / 100,
+		CPU:       inst.burnt,
 		Memory:    int64(n) << 20,
 		Processes: n,
 		Why:       "nothing runs that could be limited",

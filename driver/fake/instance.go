@@ -10,6 +10,8 @@ import (
 
 // instance is one instance; the world's mutex guards it.
 type instance struct {
+	burnt   time.Duration // CPU time up to burntAt
+	burntAt time.Time
 	driver.Instance
 	spec     driver.Spec
 	script   Script

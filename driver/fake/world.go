@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"trellis/driver"
 )
@@ -24,7 +25,10 @@ type World struct {
 	hosts    map[string]*instance // by address
 	watchers map[*watcher]struct{}
 	starts   int
+	rates    map[string]float64 // CPUs that each process of a service uses; defaultRate where it is not in it
 }
+
+const defaultRate = 0.01
 
 type projectWorld struct {
 	instances map[driver.ID]*instance
@@ -39,6 +43,7 @@ func NewWorld() *World {
 		hosts:    map[string]*instance{},
 		watchers: map[*watcher]struct{}{},
 		nextPID:  1000,
+		rates:    map[string]float64{},
 	}
 }
 
@@ -57,7 +62,7 @@ func (w *World) Choose(service string, c Chooser) {
 	w.choosers[service] = c
 }
 
-// Fault makes f decide, at the beginning of every call of a driver ("start", "stop", "remove", "list"), whether the
+// Fault makes f decide, at the beginning of every call of a driver ("start", "stop", "remove", "list", "stats"), whether the
 // call fails and does nothing. nil: none does.
 func (w *World) Fault(f func(op string, id driver.ID) error) {
 	w.mu.Lock()
@@ -98,6 +103,34 @@ func (w *World) Hang(id driver.ID) {
 	if inst := w.get(id); inst != nil {
 		inst.hung = true
 	}
+}
+
+// Burn makes each process of a service use so many CPUs from now on.
+func (w *World) Burn(service string, cpus float64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.projects {
+		for _, inst := range p.instances {
+			if inst.Service == service {
+				w.burn(inst)
+			}
+		}
+	}
+	w.rates[service] = cpus
+}
+
+// burn brings an instance's CPU time up to date. The caller holds mu.
+func (w *World) burn(inst *instance) {
+	rate, ok := w.rates[inst.Service]
+	if !ok {
+		rate = defaultRate
+	}
+	if inst.burntAt.Before(inst.StartedAt) {
+		inst.burnt, inst.burntAt = 0, inst.StartedAt
+	}
+	now := time.Now()
+	inst.burnt += time.Duration(rate * float64(1+inst.script.Children) * float64(now.Sub(inst.burntAt)))
+	inst.burntAt = now
 }
 
 // Starts returns how many programs were started in this world so far.

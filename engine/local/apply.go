@@ -162,6 +162,10 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if o.Replicas != nil && *o.Replicas < 0 {
 		return fail(fmt.Errorf("%w: %d replicas", errdefs.ErrInvalid, *o.Replicas))
 	}
+	if a := d.services[o.Service].scaling; a != nil && o.Replicas != nil {
+		return fail(fmt.Errorf("%w: %s is scaled by its load, between %d and %d; change deploy.x-trellis.autoscale in the file and run up",
+			errdefs.ErrConflict, o.Service, a.Min, a.Max))
+	}
 	defer e.touch() // also where it is not known whether the store took it
 	if err := e.cfg.Store.SetOverride(ctx, o); err != nil {
 		return fail(err)

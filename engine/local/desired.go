@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"trellis/autoscale"
 	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
@@ -29,6 +30,7 @@ type desired struct {
 	rollouts  map[string]state.Rollout // of rev, by service
 	told      []state.Rollout          // these, and those of the revision that rev undoes
 	goal      int64                    // what a rollout that fails goes back to; 0: nothing
+	scaled    map[string]scaled        // what the autoscaler has decided, by service
 }
 
 // service is one wanted service.
@@ -41,6 +43,7 @@ type service struct {
 	probe    probe.Spec
 	ports    []int // TCP
 	want     wantService
+	scaling  *autoscale.Config // nil: not autoscaled
 	callees  []*service        // that it reaches by name
 	hosts    map[string]string // names that its instances resolve
 	extraEnv []string          // where names do not resolve
@@ -73,6 +76,9 @@ func (e *Engine) load(ctx context.Context) (*desired, error) {
 	}
 	d.deleting = deleted == rev.Number
 	if err := e.value(ctx, valueAddresses, &d.addresses); err != nil {
+		return nil, err
+	}
+	if err := e.value(ctx, valueScaled, &d.scaled); err != nil {
 		return nil, err
 	}
 	if d.allocate() {
@@ -111,6 +117,9 @@ func (e *Engine) resolve(d *desired) {
 		svc := p.Services[name]
 		svc.Name = name
 		s := e.resolveService(p, svc, overrides[name], awaited[name])
+		if s.scaling = autoscaled(svc); s.scaling != nil {
+			s.want.replicas = replicasOf(svc, *s.scaling, d.decided(name))
+		}
 		s.want.replacing(svc, d.rev.Undoes > 0)
 		// A program that cannot be given a port of its own cannot run beside its predecessor.
 		s.want.stopFirst = s.want.stopFirst || !s.spaces && len(s.template.spec.Ports) > 1
@@ -121,6 +130,14 @@ func (e *Engine) resolve(d *desired) {
 		s.callees = d.calleesOf(s)
 		s.hosts, s.extraEnv = d.hostsOf(s), d.endpointsOf(s)
 	}
+}
+
+// decided returns what the autoscaler has decided for a service, nil for nothing yet.
+func (d *desired) decided(service string) *scaled {
+	if was, ok := d.scaled[service]; ok {
+		return &was
+	}
+	return nil
 }
 
 // awaitedBy returns the services that others wait for to complete.

@@ -35,6 +35,9 @@ func (e *Engine) Run(ctx context.Context, changed func(project string)) error {
 		others.Go(func() { e.publish(ctx) })
 		others.Go(l.followMeasures)
 	}
+	if plane, ok := e.cfg.Plane.(Demander); ok {
+		others.Go(func() { (&scaling{e: e, services: map[string]*scalingService{}}).run(ctx, plane) })
+	}
 	recorded := make(chan struct{})
 	stopRecording := make(chan struct{})
 	go func() {

@@ -25,6 +25,7 @@ type bench struct {
 	world *fake.World
 	store state.Store
 	plane *fakePlane
+	load  *fakeLoad // nil: nothing is measured
 	eng   *Engine
 	stop  context.CancelFunc
 	done  chan error
@@ -36,6 +37,12 @@ const projectName = "shop"
 // bubble runs f in a bubble of fake time with a world of its own.
 func bubble(t *testing.T, f func(b *bench)) {
 	t.Helper()
+	bubbleUnder(t, nil, f)
+}
+
+// bubbleUnder is bubble with a data plane that tells load.
+func bubbleUnder(t *testing.T, load func() *fakeLoad, f func(b *bench)) {
+	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		store, err := state.Open(filepath.Join(dir, "state.db"))
@@ -43,6 +50,9 @@ func bubble(t *testing.T, f func(b *bench)) {
 			t.Fatal(err)
 		}
 		b := &bench{T: t, world: fake.NewWorld(), store: store, plane: &fakePlane{measures: make(chan proxy.Measures)}}
+		if load != nil {
+			b.load = load()
+		}
 		b.run()
 		f(b)
 		b.kill()
@@ -55,8 +65,12 @@ func bubble(t *testing.T, f func(b *bench)) {
 // run starts an engine; kill ends it as a crash would: what it knows is gone, the world goes on.
 func (b *bench) run() {
 	b.Helper()
+	var plane Plane = b.plane
+	if b.load != nil {
+		plane = measuring{b.plane, b.load}
+	}
 	eng, err := New(Config{
-		Project: projectName, Store: b.store, Drivers: map[string]driver.Driver{"fake": b.world.Driver()}, Plane: b.plane,
+		Project: projectName, Store: b.store, Drivers: map[string]driver.Driver{"fake": b.world.Driver()}, Plane: plane,
 		Probe: b.world.Probe, BaseEnv: []string{},
 	})
 	if err != nil {

@@ -156,7 +156,9 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 	}
 	for _, w := range d.want.services {
 		svc := d.services[w.name]
-		s.Services = append(s.Services, proxy.Service{Name: w.name, Instances: byService[w.name], Probe: svc.probe, HTTP2: http2Ports(svc.compose)})
+		one := proxy.Service{Name: w.name, Instances: byService[w.name], Probe: svc.probe, HTTP2: http2Ports(svc.compose)}
+		carryLoad(&one, svc.compose)
+		s.Services = append(s.Services, one)
 	}
 	s.Listeners = append(s.Listeners, e.nameListeners(d)...)
 	return s

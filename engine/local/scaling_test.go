@@ -1,0 +1,240 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/proxy"
+	"trellis/state"
+)
+
+// measuring is a data plane that tells demand.
+type measuring struct {
+	*fakePlane
+	*fakeLoad
+}
+
+// fakeLoad is the load of one service; a test sets what arrives and waits.
+type fakeLoad struct {
+	service string
+
+	mu          sync.Mutex
+	concurrency float64
+	waiting     int
+	silent      bool
+	asked       int
+	urgent      chan struct{}
+}
+
+// webLoad is made in the bubble: its channel belongs to it.
+func webLoad() *fakeLoad { return &fakeLoad{service: "web", urgent: make(chan struct{}, 1)} }
+
+func (l *fakeLoad) set(concurrency float64, waiting int) {
+	l.mu.Lock()
+	l.concurrency, l.waiting = concurrency, waiting
+	l.mu.Unlock()
+	l.urgent <- struct{}{}
+}
+
+func (l *fakeLoad) be(silent bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.silent = silent
+}
+
+// Demand implements Demander.
+func (l *fakeLoad) Demand(ctx context.Context, told func(proxy.Demands)) error {
+	l.mu.Lock()
+	l.asked++
+	source := string(rune('a' + l.asked))
+	l.mu.Unlock()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	var sum proxy.Demand
+	for last := time.Now(); ; last = time.Now() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-l.urgent:
+		}
+		l.mu.Lock()
+		sum.BusySeconds += l.concurrency * time.Since(last).Seconds()
+		sum.Requests += uint64(l.concurrency)
+		sum.Waiting = l.waiting
+		silent := l.silent
+		l.mu.Unlock()
+		if !silent {
+			told(proxy.Demands{Source: source, Services: map[string]proxy.Demand{l.service: sum, "unknown": {Requests: 5}}})
+		}
+	}
+}
+
+// autoscaledBubble is a bubble with a service "web" that is scaled between bounds by a concurrency of 10 a replica.
+func autoscaledBubble(t *testing.T, low, high int, f func(b *bench, p compose.Project)) {
+	bubbleUnder(t, webLoad, func(b *bench) {
+		f(b, project(server("web", 1, func(s *compose.Service) {
+			s.Deploy.Trellis.Autoscale = &compose.Autoscale{Min: low, Max: high, Target: map[string]float64{"concurrency": 10}}
+		})))
+	})
+}
+
+func (b *bench) wants(n int, within time.Duration) {
+	b.Helper()
+	began := time.Now()
+	b.until("another number of replicas", func() bool { return b.service("web").Want == n })
+	if took := time.Since(began); took > within {
+		b.Errorf("took %s to want %d, at most %s", took, n, within)
+	}
+}
+
+func TestAutoscalingFollowsItsTarget(t *testing.T) {
+	autoscaledBubble(t, 1, 6, func(b *bench, p compose.Project) {
+		b.apply(p)
+		b.settled(state.Healthy)
+		if s := b.service("web"); s.Want != 1 || s.Autoscale == nil || s.Autoscale.Max != 6 {
+			t.Errorf("%+v", s)
+		}
+		b.load.set(31, 0) // 7 a replica: 5
+		b.until("five are ready", func() bool { return b.plane.serving("web") == 5 })
+		if s := b.service("web"); !strings.Contains(s.Autoscale.Reason, "concurrency") {
+			t.Errorf("reason %q", s.Autoscale.Reason)
+		}
+		b.load.set(500, 0)
+		b.wants(6, 10*time.Second)
+		b.load.set(12, 0)
+		time.Sleep(30 * time.Second)
+		if s := b.service("web"); s.Want != 6 {
+			t.Errorf("%d replicas soon after a peak: %s", s.Want, s.Autoscale.Reason)
+		}
+		b.wants(2, 4*time.Minute)
+		b.until("four are gone", func() bool { return len(b.service("web").Instances) == 2 })
+		if n := len(b.events("service.scaled")); n < 3 {
+			t.Errorf("%d events of it", n)
+		}
+		one := b.plane.snapshot().Services[0]
+		if !one.Measured || one.Concurrency != 10 || one.Wakes || one.Hold != 0 {
+			t.Errorf("the data plane is told %+v", one)
+		}
+	})
+}
+
+// TestAnApplyNeverResetsTheScale, nor does another control plane, nor a rollout of the service itself.
+func TestAnApplyNeverResetsTheScale(t *testing.T) {
+	autoscaledBubble(t, 1, 9, func(b *bench, p compose.Project) {
+		b.apply(p)
+		b.load.set(31, 0)
+		b.until("five are ready", func() bool { return b.plane.serving("web") == 5 })
+		b.plane.mu.Lock()
+		b.plane.check = func(s proxy.Snapshot) {
+			n := 0
+			for _, i := range s.Services[0].Instances {
+				if i.Ready && !i.Draining {
+					n++
+				}
+			}
+			if n < 5 {
+				t.Errorf("%d serve, while five are needed", n)
+			}
+		}
+		b.plane.mu.Unlock()
+		next := p.Services["web"]
+		next.Environment = map[string]string{"COLOR": "green"}
+		p.Services = maps.Clone(p.Services)
+		p.Services["web"] = next
+		b.apply(p)
+		b.settled(state.Healthy)
+		b.load.be(true)
+		b.kill()
+		b.run()
+		time.Sleep(5 * time.Minute) // nothing is told
+		if s := b.service("web"); s.Want != 5 || s.Ready != 5 {
+			t.Errorf("want %d, ready %d: %s", s.Want, s.Ready, s.Autoscale.Reason)
+		}
+	})
+}
+
+func TestScaleToZeroAndBack(t *testing.T) {
+	autoscaledBubble(t, 0, 3, func(b *bench, p compose.Project) {
+		b.apply(p)
+		b.settled(state.Healthy)
+		for range 5 {
+			b.load.set(0, 0)
+			b.wants(0, 5*time.Minute)
+			b.until("none is left", func() bool { return len(b.service("web").Instances) == 0 })
+			if s := b.service("web"); s.State != engine.ServiceStopped {
+				t.Errorf("asleep it is %s", s.State)
+			}
+			b.load.set(1, 1)
+			b.wants(1, 100*time.Millisecond)
+			b.until("it serves", func() bool { return b.plane.serving("web") == 1 })
+			b.load.set(1, 0)
+			time.Sleep(20 * time.Second)
+			if s := b.service("web"); s.Want != 1 {
+				t.Errorf("%d replicas while it is used: %s", s.Want, s.Autoscale.Reason)
+			}
+		}
+		one := b.plane.snapshot().Services[0]
+		if !one.Wakes || one.Hold != wakeHold {
+			t.Errorf("the data plane is told %+v", one)
+		}
+	})
+}
+
+// TestAutoscalingByCPU reads what instances use from their driver; what cannot be read is no idleness.
+func TestAutoscalingByCPU(t *testing.T) {
+	bubbleUnder(t, webLoad, func(b *bench) {
+		b.apply(project(server("web", 2, func(s *compose.Service) {
+			s.Deploy.Resources.Limits.CPUs = 0.5
+			s.Deploy.Trellis.Autoscale = &compose.Autoscale{Min: 1, Max: 8, Target: map[string]float64{"cpu": 0.5}}
+		})))
+		b.settled(state.Healthy)
+		// Each of however many uses 0.4 CPUs of 0.5: 0.8 of it where 0.5 is aimed at, so there are never enough.
+		b.world.Burn("web", 0.4)
+		b.wants(8, 10*time.Minute)
+		b.world.Burn("web", 0.01)
+		b.wants(1, 10*time.Minute)
+		b.world.Burn("web", 0.4)
+		b.wants(8, 10*time.Minute)
+		b.world.Fault(func(op string, _ driver.ID) error {
+			if op == "stats" {
+				return errdefs.ErrUnavailable
+			}
+			return nil
+		})
+		time.Sleep(10 * time.Minute)
+		if s := b.service("web"); s.Want != 8 {
+			t.Errorf("%d replicas where nothing is known: %s", s.Want, s.Autoscale.Reason)
+		}
+	})
+}
+
+func TestScaleByHandIsRefusedWhereTheLoadDecides(t *testing.T) {
+	autoscaledBubble(t, 1, 3, func(b *bench, p compose.Project) {
+		b.apply(p)
+		b.settled(state.Healthy)
+		three := 3
+		err := b.eng.Override(b.Context(), projectName, state.Override{Service: "web", Replicas: &three})
+		if !errors.Is(err, errdefs.ErrConflict) || !strings.Contains(err.Error(), "deploy.x-trellis.autoscale") {
+			t.Errorf("%v", err)
+		}
+		if err := b.eng.Override(b.Context(), projectName, state.Override{Service: "web", Stopped: true}); err != nil {
+			t.Fatal(err)
+		}
+		b.load.set(100, 1)
+		b.until("stopped", func() bool { return b.plane.serving("web") == 0 && b.service("web").State == engine.ServiceStopped })
+		time.Sleep(time.Minute)
+		if s := b.service("web"); s.Want != 0 || s.State != engine.ServiceStopped || b.plane.serving("web") > 0 {
+			t.Errorf("what was stopped by hand is %s, want %d", s.State, s.Want)
+		}
+	})
+}
