@@ -33,7 +33,7 @@ lint: ## gofmt, go vet, staticcheck
 demo: build ## Evergreen, the example platform, on http://localhost:8080
 	scripts/demo.sh
 
-demo-down: ## end the demo and remove all but its volumes
+demo-down: ## end the demo and remove all but its data
 	cd examples/evergreen && ../../bin/trellis down
 
 fuzz: ## run every fuzz target for FUZZTIME (default 20s) each
