@@ -73,9 +73,8 @@ and formatting stay as they are. What it is not sure of it leaves out, and says
 so. It runs nothing.
 
 Without a Compose file it looks for Dockerfiles, a Procfile, go.mod, package.json
-and Python programs, and proposes a compose.yaml that docker compose reads too.
-
-  trellis init                look, ask, write
+and Python programs, and proposes a compose.yaml that docker compose reads too.`,
+		Example: `  trellis init                look, ask, write
   trellis init --dry-run      look
   trellis init --skip limits  without limits`,
 		Args: arguments(0, 0),

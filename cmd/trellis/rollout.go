@@ -20,9 +20,8 @@ func (p *program) rolloutCommand() *cobra.Command {
 		Use:   "rollout",
 		Short: "Look at a rollout, go on with it, or take it back",
 		Long: `A rollout is the passage of a service to another revision: new instances are
-started beside the old ones, watched, and promoted or taken back by what they do.
-
-  trellis rollout status     how the present ones stand, and why the last one failed
+started beside the old ones, watched, and promoted or taken back by what they do.`,
+		Example: `  trellis rollout status     how the present ones stand, and why the last one failed
   trellis rollout promote    stop watching and replace the rest, also where it is paused
   trellis rollout abort      go back to the revision before`,
 		Args: arguments(0, 0),
