@@ -20,7 +20,7 @@ func Unprivileged(p Project, self func(user string) bool) []Diagnostic {
 		}
 		say := func(key, what string) {
 			at := joinPath("services", name) + "." + key
-			d := Diagnostic{Path: at, Message: what + " needs root: run trellis as root, or remove it for a run as an ordinary user"}
+			d := Diagnostic{Path: at, Message: what + " needs root: run trellis as root, the service in Docker (--driver docker), or without it"}
 			d.File, d.Line, d.Column = p.Positions.short(at)
 			out = append(out, d)
 		}

@@ -203,6 +203,12 @@ func troubleCases() map[string]func(*scene) (string, int) {
 			s.service("volumes: [data:/data]", sleeps+"\nvolumes: {data: {}}")
 			return s.nobody().typed(up...)
 		},
+		"no Docker": func(s *scene) (string, int) {
+			s.service("image: nginx:1.27")
+			s.env = []string{"DOCKER_HOST=unix:///nowhere.sock"}
+			return s.typed(up...)
+		},
+		"image only":             simply([]string{"up", "-d", "--driver", "process"}, "image: nginx:1.27"),
 		"port taken":             func(s *scene) (string, int) { return s.taken() },
 		"port of another user's": func(s *scene) (string, int) { return s.nobody().taken() },
 		"port below 1024": func(s *scene) (string, int) {

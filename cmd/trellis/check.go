@@ -104,6 +104,9 @@ func (p *program) here(l loaded, engine string) (notes, broken []compose.Diagnos
 	for _, lack := range has.Lacks {
 		notes = append(notes, compose.Diagnostic{Path: "this machine", Message: lack})
 	}
+	if processes == 0 {
+		return notes, nil, nil
+	}
 	return notes, unprivileged(l.project, has), nil
 }
 

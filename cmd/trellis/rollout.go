@@ -43,6 +43,7 @@ func (p *program) rolloutStatusCommand() *cobra.Command {
 		Use:               "status [SERVICE...]",
 		Short:             "Say how rollouts stand, and why one failed",
 		Long:              "Status lists the rollouts of the present revision, and of the one that it undoes.",
+		Example:           "  trellis rollout status\n  trellis rollout status web --format json",
 		ValidArgsFunction: p.completeServices,
 	}
 	format := formatFlag(cmd.Flags())
@@ -163,6 +164,7 @@ func (p *program) instructCommand(action, short, long string) *cobra.Command {
 		Use:               action + " [SERVICE]",
 		Short:             short,
 		Long:              long,
+		Example:           "  trellis rollout " + action + "        every rollout under way\n  trellis rollout " + action + " web    only that of web",
 		Args:              arguments(0, 1),
 		ValidArgsFunction: p.completeServices,
 		RunE: func(cmd *cobra.Command, args []string) error {
