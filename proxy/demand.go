@@ -26,7 +26,7 @@ type Demands struct {
 // How often demand is told and sampled.
 const (
 	demandPause  = 250 * time.Millisecond // between two lines
-	demandSample = 50 * time.Millisecond  // on average, while anything is in flight
+	demandSample = 50 * time.Millisecond  // on average
 )
 
 // serveDemand answers with one Demands a line: at once when requests begin to wait, and otherwise four a second, until the
@@ -66,7 +66,6 @@ type meter struct {
 	p        *Proxy
 	services map[string]*metered
 	last     time.Time
-	busy     bool // something was in flight when last looked
 }
 
 type metered struct {
@@ -77,7 +76,7 @@ type metered struct {
 
 func (m *meter) sample(now time.Time) {
 	passed := now.Sub(m.last).Seconds()
-	m.last, m.busy = now, false
+	m.last = now
 	services := m.p.table.Load().services
 	for name := range m.services {
 		if services[name] == nil {
@@ -95,9 +94,7 @@ func (m *meter) sample(now time.Time) {
 			m.services[name] = one
 			continue
 		}
-		used := s.inFlight()
-		one.busy += float64(used) * passed
-		m.busy = m.busy || used > 0
+		one.busy += float64(s.inFlight()) * passed
 	}
 }
 
@@ -113,7 +110,7 @@ func (m *meter) demand() map[string]Demand {
 
 // pause is the time until the next sample.
 func (m *meter) pause() time.Duration {
-	if !m.busy {
+	if len(m.services) == 0 {
 		return demandPause
 	}
 	return demandSample/2 + rand.N(demandSample)

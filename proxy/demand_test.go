@@ -90,7 +90,7 @@ func TestDemandIsToldAtOnce(t *testing.T) {
 
 // TestSamplesFollowNoRhythm: load that comes and goes in time with a fixed sampling would be seen always or never.
 func TestSamplesFollowNoRhythm(t *testing.T) {
-	m := meter{busy: true}
+	m := meter{services: map[string]*metered{"app": nil}}
 	sum, square := 0.0, 0.0
 	const n = 1000
 	for range n {
