@@ -146,6 +146,9 @@ func (r Report) WriteText(w io.Writer) error {
 		millis(l.P50), millis(l.P90), millis(l.P99), millis(l.P999), millis(l.Max))
 	writeCounts(&b, "status", r.Status)
 	writeCounts(&b, "errors", r.Errors)
+	if len(r.Instances) <= maxShown {
+		writeCounts(&b, "instance", r.Instances)
+	}
 	r.writeVisits(&b)
 	for _, v := range r.Objectives {
 		word := "missed"
@@ -191,14 +194,14 @@ func (r Report) writeVisits(b *strings.Builder) {
 	}
 }
 
-func writeCounts[K int | Kind](b *strings.Builder, title string, of map[K]int) {
+func writeCounts[K int | Kind | string](b *strings.Builder, title string, of map[K]int) {
 	if len(of) > 0 {
 		fmt.Fprintf(b, "%-8s  %s\n", title, counts(of))
 	}
 }
 
 // counts lists numbers, the largest first.
-func counts[K int | Kind](of map[K]int) string {
+func counts[K int | Kind | string](of map[K]int) string {
 	keys := slices.Sorted(maps.Keys(of))
 	sort.SliceStable(keys, func(i, j int) bool { return of[keys[i]] > of[keys[j]] })
 	items := make([]string, len(keys))
@@ -236,6 +239,9 @@ const maxLatency = time.Hour
 
 // maxInstances bounds the instances that are counted.
 const maxInstances = 1000
+
+// maxShown is how many instances are shown to people.
+const maxShown = 20
 
 // tally counts results in constant memory.
 type tally struct {

@@ -39,6 +39,8 @@ const (
 //	  - chance: 40%                  # of the visits only; repeat: 2-5 does it so often
 //	    steps:
 //	      - {path: "/courses/{course}/pay", json: {card: "4242"}, expect: [201, 402]}
+//	  - when: course                 # only in visits that have a value for it, and not an empty one
+//	    path: /courses/{course}/help
 //	  - choose:                      # one of them
 //	      - {weight: 3, path: /lessons}
 //	      - {path: /help}
@@ -74,6 +76,7 @@ type step struct {
 	contains *text
 	saves    []save
 	think    span
+	when     []string // values that the visit has to have
 }
 
 // save says where a value is found in an answer; one of the four is set.
@@ -116,6 +119,7 @@ type stepFile struct {
 	Contains *text               `json:"contains,omitempty"`
 	Save     map[string]saveFile `json:"save,omitempty"`
 	Think    *span               `json:"think,omitempty"`
+	When     string              `json:"when,omitempty"`
 	Chance   *compose.Share      `json:"chance,omitempty"`
 	Repeat   *times              `json:"repeat,omitempty"`
 	Weight   *int                `json:"weight,omitempty"`
@@ -168,6 +172,7 @@ type scenarioBuilder struct {
 	scenario *Scenario
 	names    []string // values that are known by now
 	headers  map[string]text
+	when     []string // of the groups around
 }
 
 func (b *scenarioBuilder) variables(file map[string][]text) {
@@ -236,6 +241,14 @@ func (b *scenarioBuilder) node(at string, f *stepFile, depth int) (node, int) {
 			b.doc.Errorf(at+".weight", "is %d: 1 to 1000000", n.weight)
 		}
 	}
+	if f.When != "" {
+		if !slices.Contains(b.names, f.When) {
+			b.doc.Errorf(at+".when", "%q is no variable and no step before saves it%s", f.When, compose.DidYouMean(f.When, b.names))
+		}
+		outside := b.when
+		b.when = append(slices.Clip(b.when), f.When)
+		defer func() { b.when = outside }()
+	}
 	if f.Chance != nil {
 		n.chance = float64(*f.Chance)
 	}
@@ -288,7 +301,7 @@ func (b *scenarioBuilder) noRequest(at string, f *stepFile) {
 func (b *scenarioBuilder) step(at string, f *stepFile) *step {
 	s := &step{
 		index: len(b.scenario.steps), name: f.Name, method: strings.ToUpper(f.Method), path: *f.Path,
-		body: f.Body, form: f.Form, expect: f.Expect, contains: f.Contains,
+		body: f.Body, form: f.Form, expect: f.Expect, contains: f.Contains, when: b.when,
 	}
 	b.scenario.steps = append(b.scenario.steps, s)
 	if f.Think != nil {

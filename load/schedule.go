@@ -10,7 +10,7 @@ func (r *run) due(now time.Duration) (start, bool) {
 		if !ok {
 			return start{}, false
 		}
-		first := s.visit == nil || s.visit.next == 0
+		first := s.visit == nil || s.visit.next == s.visit.first
 		late := now-s.at >= r.cfg.Timeout || first && r.cfg.Duration > 0 && now >= r.cfg.Duration+r.cfg.Drain
 		if !late {
 			return s, true

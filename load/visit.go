@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -29,6 +30,7 @@ type visit struct {
 	jar    *cookiejar.Jar // nil until an answer sets a cookie
 	plan   []*step        // what it does, drawn at its start
 	next   int            // index into plan
+	first  int            // the first next
 	begun  time.Duration  // intended
 	due    time.Duration  // of the next request
 	tap    capture
@@ -115,9 +117,10 @@ func (j *journey) visit(number uint64, at time.Duration) *visit {
 		v.values[variable.name], _ = t.with(v.value) // needs only what every visit has
 	}
 	v.draw(j.scenario.nodes)
-	if len(v.plan) > 0 {
+	if v.next = -1; v.advance() {
 		v.due = at + v.pause()
 	}
+	v.first = v.next
 	return v
 }
 
@@ -148,6 +151,16 @@ func (v *visit) draw(nodes []node) {
 
 // step is the one that is next or under way.
 func (v *visit) step() *step { return v.plan[v.next] }
+
+// advance goes to the next step that the visit has the values for; false says that there is none.
+func (v *visit) advance() bool {
+	for v.next++; v.next < len(v.plan); v.next++ {
+		if !slices.ContainsFunc(v.step().when, func(name string) bool { value, _ := v.value(name); return value == "" }) {
+			return true
+		}
+	}
+	return false
+}
 
 // pause draws how long the visitor waits before the next step.
 func (v *visit) pause() time.Duration {

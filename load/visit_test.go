@@ -246,6 +246,36 @@ steps:
 	}
 }
 
+func TestStepsForVisitsWithAValue(t *testing.T) {
+	var n atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" && n.Add(1)%2 == 0 {
+			_, _ = io.WriteString(w, "key=7")
+		}
+	}))
+	defer server.Close()
+	report := visits(t, load.Config{
+		URL: server.URL, Rate: 1000, Duration: 20 * time.Millisecond, Connections: 2,
+		Scenario: scenario(t, `
+variables: {none: ""}
+steps:
+  - {path: /never-first, when: none}
+  - {path: /, save: {key: {regexp: "key=(.)", default: ""}}}
+  - when: key
+    steps:
+      - {path: "/{key}"}
+      - {path: /never, when: none}
+`),
+	})
+	sent := []int{}
+	for _, step := range report.Steps {
+		sent = append(sent, step.Sent)
+	}
+	if diff := cmp.Diff([]int{0, 20, 10, 0}, sent); diff != "" || report.Visits.Completed != 20 {
+		t.Errorf("visits: %+v\n%s", report.Visits, diff)
+	}
+}
+
 // A step's latency counts from when it was due: a stall in the first step is not counted again in the second.
 func TestStepsCountFromWhenTheyAreDue(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -41,7 +41,7 @@ func (v *visits) open(at time.Duration) (missed *visit) {
 		return next
 	}
 	v.counts.Started++
-	if len(next.plan) == 0 {
+	if next.next == len(next.plan) { // nothing to do
 		v.counts.Completed++
 		return nil
 	}
@@ -65,7 +65,7 @@ func (v *visits) after(at *visit, result *Result) {
 	switch {
 	case result.Kind == Abandoned:
 		v.counts.Abandoned++
-	case result.Kind == Missed && at.next == 0:
+	case result.Kind == Missed && at.next == at.first:
 		v.counts.Started--
 		v.counts.Missed++
 	case result.Kind != "":
@@ -73,13 +73,12 @@ func (v *visits) after(at *visit, result *Result) {
 		if why := &v.whys[result.Request]; *why == "" {
 			*why = at.why
 		}
-	case at.next+1 == len(at.plan):
+	case !at.advance():
 		v.counts.Completed++
 		v.duration.add(&Result{Intended: at.begun, Done: result.Done, Status: 200})
 	case v.ending:
 		v.counts.Abandoned++
 	default:
-		at.next++
 		at.due = result.Done + at.pause()
 		heap.Push(&v.waiting, at)
 		return

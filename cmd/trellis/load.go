@@ -73,7 +73,8 @@ visits, and the result counts visits and the requests of each step:
   trellis load http://localhost:9000 --grpc shop.v1.Cart/Add --body '{"item": "book"}'
   trellis load ws://localhost:8080/chat --body hello -c 100   messages on 100 WebSockets
   trellis load peak --expect 'p99<250ms,failed=0' --out peak.csv`,
-		Args: arguments(1, 1),
+		Args:              arguments(1, 1),
+		ValidArgsFunction: p.completeProfiles,
 	}
 	f.add(cmd.Flags())
 	format := formatFlag(cmd.Flags())

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"trellis/api"
 	"trellis/compose"
@@ -48,16 +51,23 @@ func scenarioPath(project compose.Project, profile compose.LoadProfile) string {
 }
 
 func noProfile(name string, project compose.Project) error {
-	var names []string
-	for n := range project.Trellis.Load {
-		names = append(names, n)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(project.Trellis.Load))
 	err := plain{fmt.Errorf("no load profile %q%s: %w", name, didYouMean(name, names), errdefs.ErrInvalid)}
 	if len(names) == 0 {
 		return withHint(err, "%s has no x-trellis.load; for a run without a profile name a URL, such as http://localhost:8080/", project.Name)
 	}
 	return withHint(err, "the profiles of %s are %s; anything else has to be a URL, such as http://localhost:8080/", project.Name, strings.Join(names, ", "))
+}
+
+// completeProfiles offers the load profiles of the file.
+func (p *program) completeProfiles(_ *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	l, err := p.load(ctx)
+	if err != nil || len(given) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return slices.Sorted(maps.Keys(l.project.Trellis.Load)), cobra.ShellCompDirectiveNoFileComp
 }
 
 // gatewayOf is where the gateway of the running project listens.
