@@ -160,7 +160,7 @@ func (b *backup) plan(ctx context.Context) error {
 		}
 		for _, m := range svc.Volumes {
 			if m.Type == compose.MountVolume {
-				b.report.LeftOut = append(b.report.LeftOut, fmt.Sprintf("the volume of %s at %s is not Trellis' own (the service is a container)", name, m.Target))
+				b.report.LeftOut = append(b.report.LeftOut, fmt.Sprintf("the volume of %s at %s belongs to Docker: say how it is saved (x-trellis.backup)", name, m.Target))
 			}
 		}
 	}
@@ -196,19 +196,6 @@ func (b *backup) running(ctx context.Context) (map[string]bool, error) {
 		err = fmt.Errorf("%w: its services run and Trellis does not: start it with `trellis up -d` first", errdefs.ErrUnavailable)
 	}
 	return running, err
-}
-
-// instances returns what runs of a project that has no control plane.
-func instances(ctx context.Context, l Location) ([]driver.Instance, error) {
-	if _, err := os.Stat(filepath.Join(l.StateDir, "instances")); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	drv, err := processDriver(l)
-	if err != nil {
-		return nil, err
-	}
-	list, err := drv.List(ctx, l.Project)
-	return slices.DeleteFunc(list, func(in driver.Instance) bool { return in.State == driver.Exited }), err
 }
 
 // volumesThere returns the full names of the volumes, in order.

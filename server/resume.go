@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
-	"trellis/driver/process"
 	"trellis/engine/local"
 	"trellis/errdefs"
 	"trellis/holder"
@@ -126,18 +126,9 @@ func Halt(ctx context.Context, stateDir string) error {
 		return fmt.Errorf("stop %s: %w", l.Project, err)
 	}
 	defer unlock()
-	drv, err := processDriver(l)
+	run, err := newDrivers(l, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return err
+		return fmt.Errorf("stop %s: %w", l.Project, err)
 	}
-	return local.Halt(ctx, newest.Project, drv)
-}
-
-// processDriver is a driver over a project's instances for a moment in which no control plane has one.
-func processDriver(l Location) (*process.Driver, error) {
-	shim, err := shimCommand(l)
-	if err != nil {
-		return nil, err
-	}
-	return process.New(process.Config{Project: l.Project, StateDir: l.StateDir, RuntimeDir: l.RuntimeDir, Shim: shim})
+	return local.Halt(ctx, newest.Project, run.byName())
 }

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"trellis/api"
-	"trellis/driver"
 	"trellis/driver/docker"
 	"trellis/driver/process"
 	"trellis/engine/local"
@@ -103,20 +102,7 @@ type controlPlane struct {
 }
 
 func build(l Location, store state.Store, contents *state.Contents, client *holder.Client, log *slog.Logger) (*controlPlane, error) {
-	shim, err := shimCommand(l)
-	if err != nil {
-		return nil, err
-	}
-	processes, err := process.New(process.Config{
-		Project: l.Project, StateDir: l.StateDir, RuntimeDir: l.RuntimeDir, Shim: shim, Log: log,
-	})
-	if err != nil {
-		return nil, err
-	}
-	containers, err := docker.New(docker.Config{
-		Project: l.Project, StateDir: l.StateDir, RuntimeDir: l.RuntimeDir, Shim: shim, WorkingDir: l.WorkingDir, Log: log,
-		Published: os.Getenv(publishedEnv) == "1",
-	})
+	run, err := newDrivers(l, log)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +118,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	plane := &plane{holder: client, location: l, log: own, chosen: chosen, asked: map[string]string{}, bound: map[string]string{}}
 	eng, err := local.New(local.Config{
 		Project: l.Project, Store: store, Plane: plane, Block: block, Probe: probe.Do, Log: log,
-		Drivers:    map[string]driver.Driver{"process": processes, "docker": containers},
+		Drivers:    run.byName(),
 		ContentDir: l.contents(), ArtifactDir: l.Artifacts(),
 	})
 	if err != nil {
@@ -155,7 +141,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 			}
 		}()
 	})
-	return &controlPlane{location: l, holder: client, process: processes, docker: containers, engine: eng, control: c, log: own}, nil
+	return &controlPlane{location: l, holder: client, process: run.process, docker: run.docker, engine: eng, control: c, log: own}, nil
 }
 
 // run runs the parts until ctx is done or one of them fails, and returns when all have ended.

@@ -121,34 +121,36 @@ func forgetFailures(ctx context.Context, store state.Store) error {
 // Halt stops every instance of p, those first that others do not depend on, each within its grace period, and returns
 // when nothing runs any more. They are stopped as asked for, so a loop that is started later starts them again. No loop
 // of the project may run meanwhile.
-func Halt(ctx context.Context, p compose.Project, drv driver.Driver) error {
-	list, err := drv.List(ctx, p.Name)
-	if err != nil {
-		return fmt.Errorf("stop %s: %w", p.Name, err)
-	}
-	left := map[string][]driver.ID{}
-	for _, inst := range list {
-		if inst.State != driver.Exited {
-			left[inst.Service] = append(left[inst.Service], inst.ID)
+func Halt(ctx context.Context, p compose.Project, drivers map[string]driver.Driver) error {
+	left, n := map[string][]running{}, 0
+	for _, name := range sortedKeys(drivers) {
+		list, err := drivers[name].List(ctx, p.Name)
+		if err != nil {
+			return fmt.Errorf("stop %s: %w", p.Name, err)
+		}
+		for _, inst := range list {
+			if inst.State != driver.Exited {
+				left[inst.Service] = append(left[inst.Service], running{drivers[name], inst.ID})
+				n++
+			}
 		}
 	}
-	var all []error
+	errs := make(chan error, n)
 	for len(left) > 0 {
-		now := undepended(p, left)
 		var stops sync.WaitGroup
-		errs := make(chan error, len(list))
-		for _, name := range now {
+		for _, name := range undepended(p, left) {
 			grace := p.Services[name].StopGracePeriod.Or(defaultGrace)
-			for _, id := range left[name] {
-				stops.Go(func() { errs <- drv.Stop(ctx, id, grace) })
+			for _, r := range left[name] {
+				stops.Go(func() { errs <- r.driver.Stop(ctx, r.id, grace) })
 			}
 			delete(left, name)
 		}
 		stops.Wait()
-		close(errs)
-		for err := range errs {
-			all = append(all, err)
-		}
+	}
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
 	}
 	if err := errors.Join(all...); err != nil {
 		return fmt.Errorf("stop %s: %w", p.Name, err)
@@ -156,8 +158,14 @@ func Halt(ctx context.Context, p compose.Project, drv driver.Driver) error {
 	return nil
 }
 
+// running is an instance and who runs it.
+type running struct {
+	driver driver.Driver
+	id     driver.ID
+}
+
 // undepended returns the services of left that no other one of them depends on; all of them where there is none.
-func undepended(p compose.Project, left map[string][]driver.ID) []string {
+func undepended(p compose.Project, left map[string][]running) []string {
 	names := sortedKeys(left)
 	free := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		return slices.ContainsFunc(names, func(other string) bool {

@@ -140,7 +140,7 @@ func TestHaltStopsInOrderAndWhatItStoppedStartsAgain(t *testing.T) {
 			}
 			return nil
 		})
-		if err := Halt(context.Background(), p, b.world.Driver()); err != nil {
+		if err := Halt(context.Background(), p, map[string]driver.Driver{"fake": b.world.Driver()}); err != nil {
 			t.Fatal(err)
 		}
 		b.world.Fault(nil)
