@@ -89,6 +89,8 @@ func TestPrograms(t *testing.T) {
 			"- no process: 'go build ./cmd/other' in web/Dockerfile:4: web/cmd/other has no package main\n"},
 		{"a shell script", goTree("FROM golang\nCMD sleep 1 && /app\n"), compose.Service{},
 			"- no process: its command is a shell script (sleep 1 && /app, CMD in web/Dockerfile:2), which is not taken apart\n"},
+		{"a script of its own", goTree("FROM golang\nCOPY start.sh /\nENTRYPOINT [\"/start.sh\"]\n"), compose.Service{},
+			"- no process: its start-up script /start.sh (ENTRYPOINT in web/Dockerfile:3) is not taken apart\n"},
 		{"nothing to run", goTree("FROM nginx\nCOPY . /usr/share/nginx/html\n"), compose.Service{},
 			"- no process: web/Dockerfile has neither CMD nor ENTRYPOINT, so the program is the one of nginx\n"},
 		{"the file's command wins", files("web/Dockerfile", nodeFile+"CMD [\"npm\", \"start\"]\n", "web/package.json", `{"dependencies":{"a":"1"}}`, "web/w.js", "x"), compose.Service{Command: []string{"node", "w.js"}},

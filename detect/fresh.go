@@ -89,6 +89,9 @@ func (t *tree) candidates(r *Report) []candidate {
 	return all
 }
 
+// maxMarkers is how many files are taken for a sign of a service: more are not one project.
+const maxMarkers = 300
+
 // markers are the files that tell of services.
 type markers struct{ docker, modules, packages, python []string }
 
@@ -97,6 +100,10 @@ var otherwise = regexp.MustCompile(`(?i)(^|[.-])(dev|devel|development|test|test
 func (t *tree) markers() markers {
 	var m markers
 	t.walk(".", nil, func(file string) bool {
+		if len(m.docker)+len(m.modules)+len(m.packages)+len(m.python) >= maxMarkers {
+			t.cut = true
+			return false
+		}
 		name, dir := path.Base(file), path.Dir(file)
 		suffix, named := strings.CutPrefix(name, "Dockerfile")
 		if !named {
@@ -140,7 +147,7 @@ func nameOf(dir, root string) string {
 }
 
 // generic are folders whose name says nothing of what is in them.
-var generic = []string{"src", "app", "code", "source", "docker", "build", "deploy", "package"}
+var generic = []string{"src", "app", "code", "source", "docker", "build", "deploy", "deployment", "package", "scripts", "container", "containers"}
 
 var eachCommand = regexp.MustCompile(`cmd/\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?`)
 

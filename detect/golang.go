@@ -16,6 +16,9 @@ func (t *tree) goFromImage(c component, img image, st *stage, s started, f *fact
 		return t.goRun(c, img, s, f)
 	}
 	b, ok := t.traced(c, st, programPath(img, s.argv[0]), 0)
+	if !ok && strings.HasSuffix(s.argv[0], ".sh") {
+		return fmt.Sprintf("its start-up script %s (%s) is not taken apart", s.argv[0], s.where)
+	}
 	if !ok {
 		return fmt.Sprintf("%s (%s) is a program of the image %s, or made in a way that is not understood", s.argv[0], s.where, img.base)
 	}

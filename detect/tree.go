@@ -34,7 +34,7 @@ func newTree(ctx context.Context, fsys fs.FS) *tree {
 
 func (t *tree) warn(r *Report) {
 	if t.cut {
-		r.note("", "the sources are more than what is looked at (%d files and folders, %d MiB): something may have been missed", maxEntries, maxTotalBytes>>20)
+		r.note("", "the sources are more than what is looked at (%d files and folders, %d MiB, %d programs): something may have been missed", maxEntries, maxTotalBytes>>20, maxMarkers)
 	}
 }
 

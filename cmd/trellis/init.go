@@ -67,8 +67,8 @@ func (p *program) initCommand() *cobra.Command {
 		Short: "Propose for your project what makes it run here: processes, probes, limits",
 		Long: `Init reads the Compose file and the sources of its services, and proposes what
 Trellis can use: how a service runs as a process, how it is asked whether it is
-ready, a limit for its memory, routes. It shows the change as a diff, each line
-of it with the place it comes from, and writes after a yes. Your comments, order
+ready, a limit for its memory, routes. It shows the change as a diff, with the
+place that each proposal comes from, and writes after a yes. Your comments, order
 and formatting stay as they are. What it is not sure of it leaves out, and says
 so. It runs nothing.
 
