@@ -41,7 +41,7 @@ func answer(w http.ResponseWriter, v any, err error) {
 		rest.WriteError(w, err)
 		return
 	}
-	w.Header().Set("Cache-Control", "public, max-age=5")
+	w.Header().Set("Cache-Control", "public, max-age=30")
 	rest.Write(w, http.StatusOK, v)
 }
 

@@ -35,7 +35,7 @@ func Handler(s *Store, v *identity.Verifier, admit enrollment.Admit) http.Handle
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/lessons/{course}", func(w http.ResponseWriter, r *http.Request) {
 		all, err := s.Lessons(r.Context(), r.PathValue("course"))
-		w.Header().Set("Cache-Control", "public, max-age=5")
+		w.Header().Set("Cache-Control", "public, max-age=30")
 		rest.Answer(w, http.StatusOK, all, err)
 	})
 	mux.HandleFunc("GET /api/lessons/{course}/{n}", func(w http.ResponseWriter, r *http.Request) {

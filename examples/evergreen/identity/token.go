@@ -80,15 +80,23 @@ func verify(token, issuer string, key ed25519.PublicKey, now time.Time) (Claims,
 	if err := decode(body, &c); err != nil {
 		return c, err
 	}
-	switch {
-	case c.Issuer != issuer, c.Audience != Audience, c.Subject == "":
-		return Claims{}, fmt.Errorf("%w: issued by %q for %q", errToken, c.Issuer, c.Audience)
-	case now.After(time.Unix(c.Expires, 0).Add(skew)):
-		return Claims{}, fmt.Errorf("%w: expired", errToken)
-	case now.Before(time.Unix(c.IssuedAt, 0).Add(-skew)):
-		return Claims{}, fmt.Errorf("%w: from the future", errToken)
+	if err := c.check(issuer, now); err != nil {
+		return Claims{}, err
 	}
 	return c, nil
+}
+
+// check returns what is wrong with claims whose signature is right.
+func (c Claims) check(issuer string, now time.Time) error {
+	switch {
+	case c.Issuer != issuer, c.Audience != Audience, c.Subject == "":
+		return fmt.Errorf("%w: issued by %q for %q", errToken, c.Issuer, c.Audience)
+	case now.After(time.Unix(c.Expires, 0).Add(skew)):
+		return fmt.Errorf("%w: expired", errToken)
+	case now.Before(time.Unix(c.IssuedAt, 0).Add(-skew)):
+		return fmt.Errorf("%w: from the future", errToken)
+	}
+	return nil
 }
 
 func decode(part string, v any) error {

@@ -23,6 +23,8 @@ type Verifier struct {
 	mu    sync.RWMutex
 	known map[string]ed25519.PublicKey
 	tried time.Time
+	// believed are the claims of tokens whose signature has been checked: a browser shows the same one for minutes.
+	believed map[string]Claims
 
 	fetching chan struct{} // holds one token: only one fetch at a time
 }
@@ -33,12 +35,21 @@ const refetch = 2 * time.Second
 // NewVerifier returns a Verifier of tokens of issuer whose keys are got by fetch.
 func NewVerifier(issuer string, fetch func(context.Context) (JWKS, error)) *Verifier {
 	return &Verifier{fetch: fetch, issuer: issuer, now: time.Now, known: map[string]ed25519.PublicKey{},
-		fetching: make(chan struct{}, 1)}
+		believed: map[string]Claims{}, fetching: make(chan struct{}, 1)}
 }
 
 // Verify returns what token says: rest.ErrUnauthorized if it is not to be believed, rest.ErrUnavailable if its key is
 // not known and identity cannot be asked.
 func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
+	v.mu.RLock()
+	c, believed := v.believed[token]
+	v.mu.RUnlock()
+	if believed {
+		if err := c.check(v.issuer, v.now()); err != nil {
+			return Claims{}, errors.Join(rest.ErrUnauthorized, err)
+		}
+		return c, nil
+	}
 	kid, err := keyID(token)
 	if err != nil {
 		return Claims{}, errors.Join(rest.ErrUnauthorized, err)
@@ -47,12 +58,20 @@ func (v *Verifier) Verify(ctx context.Context, token string) (Claims, error) {
 	if err != nil {
 		return Claims{}, err
 	}
-	c, err := verify(token, v.issuer, key, v.now())
-	if err != nil {
+	if c, err = verify(token, v.issuer, key, v.now()); err != nil {
 		return Claims{}, errors.Join(rest.ErrUnauthorized, err)
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.believed) >= maxBelieved {
+		clear(v.believed)
+	}
+	v.believed[token] = c
 	return c, nil
 }
+
+// maxBelieved bounds the tokens that are remembered: about half a kilobyte each.
+const maxBelieved = 10_000
 
 func (v *Verifier) lookup(kid string) (key ed25519.PublicKey, recent bool) {
 	v.mu.RLock()
@@ -104,6 +123,7 @@ func (v *Verifier) learn(set JWKS) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.known, v.tried = known, v.now()
+	clear(v.believed) // a key may have been withdrawn
 }
 
 // Caller returns who sent r, by its bearer token.

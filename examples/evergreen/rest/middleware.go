@@ -26,7 +26,7 @@ var forwarded = [...]string{"X-Request-Id", "Traceparent", "Tracestate"}
 type forwardKey struct{}
 
 // Serve wraps a service's handler: at most budget per request, or the caller's own budget where that is less; request
-// ids; one log record a request; a panic becomes a 500 and ends nothing but its request.
+// ids; a log record of what failed or was slow; a panic becomes a 500 and ends nothing but its request.
 func Serve(next http.Handler, budget time.Duration, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
@@ -93,15 +93,25 @@ func forward(r *http.Request) context.Context {
 	return context.WithValue(r.Context(), forwardKey{}, h)
 }
 
+// slow is how long a request takes that is worth a record by itself.
+const slow = time.Second
+
+// record writes down what failed or took long; all the rest with LOG_LEVEL=debug.
 func record(log *slog.Logger, r *http.Request, rec *recorder, took time.Duration) {
-	level := slog.LevelInfo
+	level := slog.LevelDebug
+	if rec.code() >= 400 || took > slow {
+		level = slog.LevelInfo
+	}
+	if !log.Enabled(r.Context(), level) && rec.err == nil {
+		return
+	}
 	args := []any{"method", r.Method, "path", r.URL.Path, "status", rec.code(), "ms", took.Milliseconds(),
 		"request", r.Header.Get("X-Request-Id")}
 	if rec.err != nil {
 		level, args = slog.LevelError, append(args, "err", rec.err)
 	}
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
-		level -= 4
+		level = slog.LevelDebug
 	}
 	log.Log(r.Context(), level, "request", args...)
 }

@@ -108,7 +108,11 @@ type Build func(context.Context, *Env) (App, error)
 // Main runs a service until SIGTERM or SIGINT and returns its exit code. With the argument -health it asks the service
 // that runs beside it whether it is ready instead: an image FROM scratch has no other program to do so.
 func Main(name string, build Build) int {
-	log := slog.New(slog.NewJSONHandler(os.Stdout, nil)).With("service", name)
+	level := slog.LevelInfo
+	if os.Getenv("LOG_LEVEL") == "debug" {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{Level: level})).With("service", name)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	config, err := Load(name, os.Getenv)

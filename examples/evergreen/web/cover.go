@@ -16,32 +16,38 @@ const (
 	coverHeight = 180
 )
 
-// covers keeps pictures that have been drawn.
-type covers struct {
-	mu    sync.RWMutex
-	drawn map[string]template.HTML
+// kept keeps what has been drawn, by what it shows.
+type kept struct {
+	mu sync.RWMutex
+	of map[string]template.HTML
 }
 
-// maxCovers bounds them: 5 kB each.
-const maxCovers = 2000
+// maxKept bounds it: at most 10 kB each.
+const maxKept = 3000
 
-// get returns the picture of a course.
-func (c *covers) get(topic, slug string) template.HTML {
-	key := topic + " " + slug
-	c.mu.RLock()
-	picture, ok := c.drawn[key]
-	c.mu.RUnlock()
+func (k *kept) get(key string, draw func() (template.HTML, error)) (template.HTML, error) {
+	k.mu.RLock()
+	drawn, ok := k.of[key]
+	k.mu.RUnlock()
 	if ok {
-		return picture
+		return drawn, nil
 	}
-	picture = cover(topic, slug)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.drawn) >= maxCovers {
-		clear(c.drawn)
+	drawn, err := draw()
+	if err != nil {
+		return "", err
 	}
-	c.drawn[key] = picture
-	return picture
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.of) >= maxKept {
+		clear(k.of)
+	}
+	k.of[key] = drawn
+	return drawn, nil
+}
+
+// cover returns the picture of a course.
+func (k *kept) cover(topic, slug string) (template.HTML, error) {
+	return k.get(topic+" "+slug, func() (template.HTML, error) { return cover(topic, slug), nil })
 }
 
 // cover draws a picture for a course: the topic chooses the motif and, in the style sheet, the colours; the slug chooses

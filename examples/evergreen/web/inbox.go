@@ -43,9 +43,6 @@ func (s *site) known(key string) (int, bool) {
 	return c.n, ok && time.Since(c.at) < newsFresh
 }
 
-// news says that there may be something new for the visitor.
-func (s *site) news(who *visitor) { s.memory.forget("news " + who.ID) }
-
 func (s *site) inbox(w http.ResponseWriter, r *http.Request, v *view) error {
 	return s.signedIn(w, r, v, "/inbox", reading, func(ctx context.Context, token string) error {
 		box, err := s.Notifications.Inbox(ctx, token)
@@ -72,7 +69,7 @@ func (s *site) seen(ctx context.Context, who *visitor, ids []string) {
 	if err := s.Notifications.Seen(ctx, who.token, ids); err != nil {
 		s.log.Warn("notices stay new", "err", err)
 	}
-	s.news(who)
+	s.memory.forget("news " + who.ID)
 }
 
 func euro(cents int) string { return notifications.Euro(cents) }

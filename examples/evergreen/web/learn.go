@@ -62,7 +62,6 @@ func (s *site) enrol(w http.ResponseWriter, r *http.Request, v *view) error {
 		if err != nil {
 			return err
 		}
-		s.news(v.User)
 		to := where + "?done=enrolled"
 		if e.Held() {
 			to = where + "/pay"

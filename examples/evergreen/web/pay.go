@@ -51,7 +51,6 @@ func (s *site) pay(w http.ResponseWriter, r *http.Request, v *view) error {
 		card := payments.Card{Number: r.PostFormValue("number"), Expiry: r.PostFormValue("expiry"), Code: r.PostFormValue("code")}
 		_, err := s.Payments.Pay(ctx, token, slug, card, key)
 		if err == nil || errors.Is(err, payments.ErrSettled) {
-			s.news(v.User)
 			http.Redirect(w, r, where+"?done=paid", http.StatusSeeOther)
 			return nil
 		}

@@ -34,6 +34,8 @@ type views struct {
 	pages  map[string]*template.Template
 	assets map[string]asset // by address
 	style  string           // address of the style sheet
+	one    *template.Template
+	cards  *kept
 }
 
 type asset struct {
@@ -43,12 +45,12 @@ type asset struct {
 }
 
 func newViews() (*views, error) {
-	v := &views{pages: map[string]*template.Template{}, assets: map[string]asset{}}
+	v := &views{pages: map[string]*template.Template{}, assets: map[string]asset{}, cards: &kept{of: map[string]template.HTML{}}}
 	if err := v.load(); err != nil {
 		return nil, err
 	}
 	base, err := template.New("").Funcs(template.FuncMap{
-		"cover": (&covers{drawn: map[string]template.HTML{}}).get, "style": func() string { return v.style }, "fields": fields, "count": count, "topic": catalog.TopicName,
+		"cover": (&kept{of: map[string]template.HTML{}}).cover, "card": v.card, "style": func() string { return v.style }, "fields": fields, "count": count, "topic": catalog.TopicName,
 		"listing": func(topic, level, text string) string {
 			return searchURL(catalog.Query{Topic: topic, Level: level, Text: text})
 		},
@@ -59,6 +61,7 @@ func newViews() (*views, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse templates: %w", err)
 	}
+	v.one = base.Lookup("card")
 	for _, name := range []string{"home", "courses", "course", "lesson", "pay", "mine", "inbox", "sign-in", "sign-up",
 		"sorry"} {
 		page, err := base.Clone()
@@ -132,6 +135,19 @@ func (v *views) render(w http.ResponseWriter, status int, name string, data *vie
 	w.WriteHeader(status)
 	w.Write(b.Bytes())
 	return nil
+}
+
+// card draws a course in a list. The same course with as many seats looks the same on every page.
+func (v *views) card(c card) (template.HTML, error) {
+	free := -1
+	if c.Seats != nil {
+		free = min(c.Seats.Free(), 11) // above ten it is not told
+	}
+	return v.cards.get(fmt.Sprintf("%s\n%s\n%s\n%s\n%d %d %d", c.Slug, c.Title, c.Summary, c.Teacher, c.Weeks, c.Price, free), func() (template.HTML, error) {
+		var b strings.Builder
+		err := v.one.Execute(&b, c)
+		return template.HTML(b.String()), err
+	})
 }
 
 // fields makes one value of several for a template that takes one.

@@ -17,10 +17,26 @@ import (
 type lessonPage struct {
 	Course  catalog.Course // no more than a slug and perhaps a title while the catalogue is away
 	Lesson  content.Lesson
-	Lessons []content.Lesson // nil: cannot be listed now
-	Done    *progress.Progress
-	Learner bool // has a seat, so that a lesson can be done
-	Next    int  // 0: this is the last one
+	Lessons []listed // nil: cannot be listed now
+	Learner bool   // has a seat, so that a lesson can be done
+	Next    int    // 0: this is the last one
+}
+
+// listed is a lesson in the list beside the one that is read.
+type listed struct {
+	N          int
+	Title      string
+	Done, Here bool
+	Open       bool // whether the visitor may read it
+}
+
+func list(lessons []content.Lesson, here int, done *progress.Progress, learner bool) []listed {
+	all := make([]listed, len(lessons))
+	for i, l := range lessons {
+		all[i] = listed{N: l.N, Title: l.Title, Here: l.N == here, Open: learner || l.N == content.Preview,
+			Done: done != nil && done.Has(l.N)}
+	}
+	return all
 }
 
 // outline returns the lessons of a course as content says or has said them.
@@ -73,12 +89,16 @@ func (s *site) showLesson(ctx context.Context, w http.ResponseWriter, v *view, s
 	if data.Course, _, err = s.describe(ctx, slug); err != nil {
 		data.Course = catalog.Course{Slug: slug}
 	}
-	if data.Lessons, err = s.outline(ctx, slug); err == nil && n < len(data.Lessons) {
-		data.Next = n + 1
-	}
+	var done *progress.Progress
 	if data.Learner {
-		if data.Done = s.progressIn(ctx, v.User, slug); data.Done == nil {
+		if done = s.progressIn(ctx, v.User, slug); done == nil {
 			v.Notice = "Your progress cannot be shown right now. None of it is lost, and you can go on."
+		}
+	}
+	if lessons, err := s.outline(ctx, slug); err == nil {
+		data.Lessons = list(lessons, n, done, data.Learner)
+		if n < len(lessons) {
+			data.Next = n + 1
 		}
 	}
 	v.Title, v.Data = lesson.Title, data
@@ -97,7 +117,6 @@ func (s *site) finish(w http.ResponseWriter, r *http.Request, v *view) error {
 		if err != nil {
 			return err
 		}
-		s.news(v.User)
 		to := address(slug) + "/learn"
 		if done.Completed != nil {
 			to = address(slug) + "?done=completed"

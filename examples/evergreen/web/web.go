@@ -48,7 +48,7 @@ type Services struct {
 // App is the pages as a part of a process. It reads CATALOG_FRESH: how long what the catalogue said is shown without
 // asking again.
 func App(_ context.Context, env *service.Env) (service.App, error) {
-	fresh, err := env.Duration("CATALOG_FRESH", 5*time.Second)
+	fresh, err := env.Duration("CATALOG_FRESH", 30*time.Second)
 	if err != nil {
 		return service.App{}, err
 	}

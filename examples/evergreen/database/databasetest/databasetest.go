@@ -59,7 +59,7 @@ func Main(m *testing.M) int {
 // narrowed reports whether this run is not about tests.
 func narrowed() bool {
 	for _, a := range os.Args[1:] {
-		for _, no := range []string{"-test.fuzz=", "-test.list=", "-test.fuzzworker"} {
+		for _, no := range []string{"-test.fuzz=", "-test.list=", "-test.fuzzworker", "-test.bench="} {
 			if strings.HasPrefix(a, no) {
 				return true
 			}
