@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test quick lint demo demo-down fuzz bench generate dist clean
+.PHONY: help build test quick lint demo demo-down evergreen-load browser fuzz bench generate dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,12 @@ demo: build ## Evergreen, the example platform, on http://localhost:8080
 
 demo-down: ## end the demo and remove all but its data
 	cd examples/evergreen && ../../bin/trellis down
+
+evergreen-load: ## Evergreen's visit at its full rate, services killed meanwhile; then the monolith
+	scripts/evergreen-load.sh
+
+browser: ## look at Evergreen's pages in Chromium; needs npm's registry
+	scripts/browser.sh
 
 fuzz: ## run every fuzz target for FUZZTIME (default 20s) each
 	scripts/fuzz.sh

@@ -38,7 +38,7 @@ services:
 func url(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
 
 // get returns the body of a GET that has to be answered with 200.
-func get(t *testing.T, url string) string {
+func get(t testing.TB, url string) string {
 	t.Helper()
 	body, err := fetch(url)
 	if err != nil {

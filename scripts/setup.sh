@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what the tests need from Debian's packages, if it is not there, and leaves none of it running as a service of
-# this machine. Quick when all is there; to install, it needs root.
+# this machine. Quick when all is there; to install, it needs root. With the argument "browser" also what looks at pages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
+what=${1:-tests}
 
 # program package: what the race detector links with, what the projects of e2e/projects run, what asks them, and what
 # the tests measure with.
@@ -24,6 +25,7 @@ wanted() {
 		wrk wrk
 		ip iproute2
 	END
+	[ "$what" != browser ] || printf '%s\n' 'chromium chromium' 'npm npm'
 }
 
 missing() {

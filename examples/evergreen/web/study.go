@@ -18,8 +18,8 @@ type lessonPage struct {
 	Course  catalog.Course // no more than a slug and perhaps a title while the catalogue is away
 	Lesson  content.Lesson
 	Lessons []listed // nil: cannot be listed now
-	Learner bool   // has a seat, so that a lesson can be done
-	Next    int    // 0: this is the last one
+	Learner bool     // has a seat, so that a lesson can be done
+	Next    int      // 0: this is the last one
 }
 
 // listed is a lesson in the list beside the one that is read.
