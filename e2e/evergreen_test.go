@@ -287,7 +287,7 @@ func (e *evergreen) audit() {
 	if len(ledger) == 0 {
 		e.t.Error("nobody has paid: this says nothing")
 	}
-	courses, taken := 0, 0
+	taken := map[string]int{}
 	for page := 1; page <= 32; page++ {
 		var query []string
 		for _, m := range courseLink.FindAllStringSubmatch(get(e.t, fmt.Sprintf("%s/courses?page=%d", e.url, page)), -1) {
@@ -304,10 +304,17 @@ func (e *evergreen) audit() {
 			if s.Taken > s.Seats {
 				e.t.Errorf("%s has %d seats and %d are taken", s.Course, s.Seats, s.Taken)
 			}
-			courses, taken = courses+1, taken+s.Taken
+			if _, twice := taken[s.Course]; twice {
+				e.t.Errorf("%s is on two pages", s.Course)
+			}
+			taken[s.Course] = s.Taken
 		}
 	}
-	e.t.Logf("%d payments of €%d, each once; %d seats of %d courses taken, none twice", len(ledger), sum/100, taken, courses)
+	seats := 0
+	for _, n := range taken {
+		seats += n
+	}
+	e.t.Logf("%d payments of €%d, each once; %d seats of %d courses taken, none twice", len(ledger), sum/100, seats, len(taken))
 }
 
 // load is a short visit of a modest rate, or with EVERGREEN_FULL=1 the one that Evergreen is meant to bear.

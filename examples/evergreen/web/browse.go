@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -75,7 +76,7 @@ func (s *site) shelves(ctx context.Context, q catalog.Query, v *view) (shelves, 
 			return s.Catalog.Topics(ctx)
 		})
 	})
-	key := "search " + searchURL(q)
+	key := fmt.Sprintf("search %d %s", q.Size, searchURL(q))
 	page, old, err := recall(s.memory, key, func() (catalog.Page, error) { return s.Catalog.Search(ctx, q) })
 	asked.Wait()
 	if err = errors.Join(err, topicsErr); err != nil {

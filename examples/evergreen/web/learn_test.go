@@ -142,11 +142,15 @@ func TestDecorationMayBeAway(t *testing.T) {
 
 func TestWhatManyAskIsAskedOnce(t *testing.T) {
 	w := newWorldFresh(t, time.Minute)
+	w.browser(t).get("/").want(t, 200)
+	if n := strings.Count(w.browser(t).get("/courses").body, "<article"); n != 12 {
+		t.Errorf("%d courses on a page", n)
+	}
 	for range 5 {
 		w.browser(t).get("/courses").want(t, 200)
 		w.browser(t).get(free).want(t, 200)
 	}
-	if n := w.catalog.calls.Load(); n != 4 { // topics, the list, the course, what is like it
+	if n := w.catalog.calls.Load(); n != 5 { // topics, what home shows, the list, the course, what is like it
 		t.Errorf("the catalogue was asked %d times", n)
 	}
 }
