@@ -19,7 +19,8 @@ type Objective struct {
 	percent float64 // with measure "p": which percentile
 	compare string
 	bound   float64
-	share   bool // of the starts, instead of a number
+	share   bool   // of the starts, instead of a number
+	step    string // of a scenario; "" for the whole run
 }
 
 // Verdict is what became of an objective.
@@ -40,12 +41,13 @@ var measures = []string{"p50", "p90", "p95", "p99", "p99.9", "max", "rate", "com
 //	failed=0, lost<0.1%    a number, or a share of all starts
 //	rate>=490/s            completed requests per second
 //	visits.failed<1%       of a scenario
+//	p99[sign in]<500ms     of one of its steps: a percentile, max, completed, failed or missed
 //
 // What was not measured, such as the latency of nothing, misses its objective. The error is of kind errdefs.ErrInvalid.
 func ParseObjectives(s string) ([]Objective, error) {
 	var all []Objective
 	for _, item := range strings.Split(s, ",") {
-		o, err := parseObjective(strings.ReplaceAll(item, " ", ""))
+		o, err := parseObjective(strings.TrimSpace(item))
 		if err != nil {
 			return nil, fmt.Errorf("objective %q: %v: %w", strings.TrimSpace(item), err, errdefs.ErrInvalid)
 		}
@@ -55,13 +57,27 @@ func ParseObjectives(s string) ([]Objective, error) {
 }
 
 func parseObjective(s string) (Objective, error) {
-	at := strings.IndexAny(s, "<>=")
-	if at <= 0 {
-		return Objective{}, fmt.Errorf("write one such as p99<250ms or failed=0")
+	var o Objective
+	after := 0 // the name of a step may hold anything
+	if open, end := strings.IndexByte(s, '['), strings.LastIndexByte(s, ']'); open > 0 && end > open {
+		o.step, after = s[open+1:end], end
 	}
-	o := Objective{text: s, measure: s[:at]}
+	at := strings.IndexAny(s[after:], "<>=") + after
+	if at <= after-1 || at == 0 {
+		return o, fmt.Errorf("write one such as p99<250ms or failed=0")
+	}
+	o.measure, _, _ = strings.Cut(strings.TrimSpace(s[:at]), "[")
+	o.measure = strings.TrimSpace(o.measure)
+	if o.step == "" && strings.ContainsAny(s[:at], "[]") {
+		return o, fmt.Errorf("a step is named as in p99[sign in]<500ms")
+	}
 	rest := strings.TrimLeft(s[at:], "<>=")
 	o.compare = s[at : len(s)-len(rest)]
+	rest = strings.TrimSpace(rest)
+	o.text = strings.TrimSpace(s[:at]) + o.compare + rest
+	if o.step != "" && !o.ofStep() {
+		return o, fmt.Errorf("%s is not measured of a step: it may be a percentile, max, completed, failed or missed", o.measure)
+	}
 	if o.compare == "==" {
 		o.compare = "="
 	}
@@ -88,6 +104,29 @@ func parseObjective(s string) (Objective, error) {
 		return o, o.number(rest)
 	}
 	return o, fmt.Errorf("%s is not measured%s", o.measure, compose.DidYouMean(o.measure, measures))
+}
+
+// ofStep says whether the measure is one of a single step.
+func (o *Objective) ofStep() bool {
+	_, err := strconv.ParseFloat(strings.TrimPrefix(o.measure, "p"), 64)
+	return strings.HasPrefix(o.measure, "p") && err == nil || slices.Contains([]string{"max", "completed", "failed", "missed"}, o.measure)
+}
+
+// Of says whether the objective can be judged of a run of s, which is nil for one without a scenario.
+func (o Objective) Of(s *Scenario) error {
+	var names []string
+	if s != nil {
+		for _, step := range s.steps {
+			names = append(names, step.name)
+		}
+	}
+	switch {
+	case s == nil && (o.step != "" || strings.HasPrefix(o.measure, "visits.")):
+		return fmt.Errorf("objective %q: there is no scenario: %w", o.text, errdefs.ErrInvalid)
+	case o.step != "" && !slices.Contains(names, o.step):
+		return fmt.Errorf("objective %q: the scenario has no step %q%s: %w", o.text, o.step, compose.DidYouMean(o.step, names), errdefs.ErrInvalid)
+	}
+	return nil
 }
 
 func (o *Objective) duration(s string) error {
@@ -131,6 +170,14 @@ func (o Objective) Judge(r Report) Verdict {
 }
 
 func (o Objective) value(r Report) (value *float64, unit string) {
+	if o.step != "" {
+		i := slices.IndexFunc(r.Steps, func(s Step) bool { return s.Name == o.step })
+		if i < 0 {
+			return nil, ""
+		}
+		s := r.Steps[i]
+		r = Report{Sent: s.Sent, Completed: s.Completed, Missed: s.Missed, Failed: s.Failed, Latency: s.Latency}
+	}
 	starts := r.Sent + r.Missed
 	n := 0
 	switch o.measure {

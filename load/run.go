@@ -303,7 +303,8 @@ func (r *run) progress() {
 			p.Visits = r.visits.active
 			p.VisitRate = float64(r.visits.counts.Started-started) / (now - last).Seconds()
 			started = r.visits.counts.Started
-			r.visits.report(&p.Total, now)
+			counts := r.visits.counts // the whole report would take its time, and the lock is held
+			p.Total.Visits = &counts
 		}
 		r.lately.reset()
 		r.mu.Unlock()

@@ -94,7 +94,7 @@ func (v *visits) cancel() {
 	v.waiting = nil
 }
 
-// report adds what is known of the visits to r.
+// report adds all that is known of the visits to r.
 func (v *visits) report(r *Report, elapsed time.Duration) {
 	counts := v.counts
 	all := v.duration.report(elapsed)

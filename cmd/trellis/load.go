@@ -87,6 +87,11 @@ visits, and the result counts visits and the requests of each step:
 		if err != nil {
 			return err
 		}
+		for _, o := range objectives {
+			if err := o.Of(cfg.Scenario); err != nil {
+				return usageError{"--expect: " + plain{err}.Error(), cmd.CommandPath()}
+			}
+		}
 		report, err := p.drive(cmd.Context(), &f, cfg)
 		if err != nil && report.Sent+report.Missed == 0 {
 			return err
