@@ -38,7 +38,7 @@ var measures = []string{"p50", "p90", "p95", "p99", "p99.9", "max", "rate", "com
 // ParseObjectives reads conditions joined by commas. Each is a measure, one of < <= > >= =, and a bound:
 //
 //	p99<250ms, max<2s      latency in milliseconds, from the intended start
-//	failed=0, lost<0.1%    a number, or a share of all starts
+//	failed=0, lost<0.1%    a number, or a share of all starts; what was missed counts as failed and as lost
 //	rate>=490/s            completed requests per second
 //	visits.failed<1%       of a scenario
 //	p99[sign in]<500ms     of one of its steps: a percentile, max, completed, failed or missed
@@ -57,59 +57,70 @@ func ParseObjectives(s string) ([]Objective, error) {
 }
 
 func parseObjective(s string) (Objective, error) {
-	var o Objective
-	after := 0 // the name of a step may hold anything
-	if open, end := strings.IndexByte(s, '['), strings.LastIndexByte(s, ']'); open > 0 && end > open {
-		o.step, after = s[open+1:end], end
-	}
-	at := strings.IndexAny(s[after:], "<>=") + after
-	if at <= after-1 || at == 0 {
-		return o, fmt.Errorf("write one such as p99<250ms or failed=0")
-	}
-	o.measure, _, _ = strings.Cut(strings.TrimSpace(s[:at]), "[")
-	o.measure = strings.TrimSpace(o.measure)
-	if o.step == "" && strings.ContainsAny(s[:at], "[]") {
-		return o, fmt.Errorf("a step is named as in p99[sign in]<500ms")
-	}
-	rest := strings.TrimLeft(s[at:], "<>=")
-	o.compare = s[at : len(s)-len(rest)]
-	rest = strings.TrimSpace(rest)
-	o.text = strings.TrimSpace(s[:at]) + o.compare + rest
-	if o.step != "" && !o.ofStep() {
+	o, bound, err := cutObjective(s)
+	switch {
+	case err != nil:
+		return o, err
+	case o.step != "" && !o.ofStep():
 		return o, fmt.Errorf("%s is not measured of a step: it may be a percentile, max, completed, failed or missed", o.measure)
+	case o.measure == "max":
+		return o, o.duration(bound)
+	case o.measure == "rate":
+		return o, o.number(strings.TrimSuffix(bound, "/s"))
+	case percentile(o.measure) > 0:
+		o.measure, o.percent = "p", percentile(o.measure)
+		return o, o.duration(bound)
+	case slices.Contains(measures, o.measure):
+		number, share := strings.CutSuffix(bound, "%")
+		err := o.number(number)
+		if o.share = share; share {
+			o.bound /= 100
+		}
+		return o, err
+	}
+	return o, fmt.Errorf("%s is not measured%s", o.measure, compose.DidYouMean(o.measure, measures))
+}
+
+// cutObjective takes s apart.
+func cutObjective(s string) (o Objective, bound string, err error) {
+	named := 0 // the name of a step may hold anything
+	if open, end := strings.IndexByte(s, '['), strings.LastIndexByte(s, ']'); open > 0 && end > open {
+		o.step, named = s[open+1:end], end
+	}
+	i := strings.IndexAny(s[named:], "<>=")
+	if i < 0 || named+i == 0 {
+		return o, "", fmt.Errorf("write one such as p99<250ms or failed=0")
+	}
+	left, right := strings.TrimSpace(s[:named+i]), strings.TrimLeft(s[named+i:], "<>=")
+	o.compare, bound = s[named+i:len(s)-len(right)], strings.TrimSpace(right)
+	o.text = left + o.compare + bound
+	measure, _, stepped := strings.Cut(left, "[")
+	o.measure = strings.TrimSpace(measure)
+	if stepped && o.step == "" {
+		return o, "", fmt.Errorf("a step is named as in p99[sign in]<500ms")
 	}
 	if o.compare == "==" {
 		o.compare = "="
 	}
 	if !slices.Contains([]string{"<", "<=", ">", ">=", "="}, o.compare) {
-		return o, fmt.Errorf("%s is none of < <= > >= =", o.compare)
+		return o, "", fmt.Errorf("%s is none of < <= > >= =", o.compare)
 	}
-	digits, percentile := strings.CutPrefix(o.measure, "p")
+	return o, bound, nil
+}
+
+// percentile is 99.9 of p99.9, and 0 of what is none.
+func percentile(measure string) float64 {
+	digits, ok := strings.CutPrefix(measure, "p")
 	p, err := strconv.ParseFloat(digits, 64)
-	switch {
-	case percentile && err == nil && p > 0 && p <= 100:
-		o.measure, o.percent = "p", p
-		return o, o.duration(rest)
-	case o.measure == "max":
-		return o, o.duration(rest)
-	case o.measure == "rate":
-		return o, o.number(strings.TrimSuffix(rest, "/s"))
-	case slices.Contains(measures, o.measure):
-		if number, ok := strings.CutSuffix(rest, "%"); ok {
-			o.share = true
-			err = o.number(number)
-			o.bound /= 100
-			return o, err
-		}
-		return o, o.number(rest)
+	if !ok || err != nil || !(p > 0 && p <= 100) {
+		return 0
 	}
-	return o, fmt.Errorf("%s is not measured%s", o.measure, compose.DidYouMean(o.measure, measures))
+	return p
 }
 
 // ofStep says whether the measure is one of a single step.
 func (o *Objective) ofStep() bool {
-	_, err := strconv.ParseFloat(strings.TrimPrefix(o.measure, "p"), 64)
-	return strings.HasPrefix(o.measure, "p") && err == nil || slices.Contains([]string{"max", "completed", "failed", "missed"}, o.measure)
+	return percentile(o.measure) > 0 || slices.Contains([]string{"max", "completed", "failed", "missed"}, o.measure)
 }
 
 // Of says whether the objective can be judged of a run of s, which is nil for one without a scenario.
