@@ -142,7 +142,7 @@ func goBuild(cmd simple) (b built, out string, ok bool) {
 	}
 	for _, kv := range cmd.env {
 		if strings.HasPrefix(kv, "CGO_ENABLED=") {
-			b.env = append(b.env, kv)
+			b.env = append(b.env, quote(kv))
 		}
 	}
 	name := path.Base(path.Join(cmd.dir, b.pkg))
@@ -171,12 +171,9 @@ func (b *built) flag(flag, value string, out *string) {
 	case flag == "-ldflags" && strings.Contains(value, "-static"):
 		b.left = append(b.left, flag)
 	case value != "":
-		if strings.ContainsAny(value, " '\"") {
-			value = "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
-		}
-		b.flags = append(b.flags, flag+"="+value)
+		b.flags = append(b.flags, flag+"="+quote(value))
 	default:
-		b.flags = append(b.flags, flag)
+		b.flags = append(b.flags, quote(flag))
 	}
 }
 
@@ -217,7 +214,7 @@ func (t *tree) goProcess(c component, img image, dir string, b built, s started,
 }
 
 func goCommand(b built, bin string) string {
-	parts := slices.Concat(b.env, []string{"go", "build", "-trimpath", "-buildvcs=false"}, b.flags, []string{"-o", bin, b.pkg})
+	parts := slices.Concat(b.env, []string{"go", "build", "-trimpath", "-buildvcs=false"}, b.flags, []string{"-o", quote(bin), quote(b.pkg)})
 	return strings.Join(parts, " ")
 }
 

@@ -85,9 +85,9 @@ func nodeBuild(cmd simple) (string, bool) {
 	case "cache", "config", "set", "audit", "version", "prune", "dlx", "exec":
 		return "", false
 	case "":
-		return strings.Join(w, " "), w[0] == "yarn"
+		return quoteAll(w), w[0] == "yarn"
 	}
-	return strings.Join(w, " "), true
+	return quoteAll(w), true
 }
 
 // nodeProcess makes a process of a command in a package's folder.

@@ -80,16 +80,13 @@ func (t *tree) pipInstall(c component, img image, cmd simple, dir string) (line,
 		case w[i] == "." || strings.HasPrefix(w[i], "."):
 			return "", "its own code is installed as a package"
 		default:
-			if strings.ContainsAny(w[i], "<>=~!") {
-				w[i] = "'" + w[i] + "'"
-			}
 			args = append(args, w[i])
 		}
 	}
 	if len(args) == 6 {
 		return "", ""
 	}
-	return strings.Join(args, " "), ""
+	return quoteAll(args), ""
 }
 
 func absolute(p, dir string) string {

@@ -102,3 +102,22 @@ func plainWords(line string) ([]string, bool) {
 	}
 	return list, true
 }
+
+var needsNoQuotes = regexp.MustCompile(`^[A-Za-z0-9_./=,:@%+-]+$`)
+
+// quote writes a word for a shell.
+func quote(word string) string {
+	if needsNoQuotes.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// quoteAll writes words as a command line for a shell.
+func quoteAll(list []string) string {
+	out := make([]string, len(list))
+	for i, w := range list {
+		out[i] = quote(w)
+	}
+	return strings.Join(out, " ")
+}

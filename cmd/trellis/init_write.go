@@ -56,7 +56,7 @@ func (p *program) showProposal(all proposed) error {
 	}
 	lines := strings.SplitAfter(all.view.Diff, "\n")
 	for _, line := range lines {
-		b.WriteString(paintDiff(s, line))
+		b.WriteString(paintDiff(s, line, terminal(p.stdout)))
 	}
 	if len(all.view.Notes) > 0 {
 		if len(all.files) > 0 {
@@ -89,11 +89,11 @@ func noteLine(n initNote) string {
 	return oneLine(n.Service + ": " + n.Message)
 }
 
-// paintDiff colours a line of a diff. What the file holds cannot move the cursor.
-func paintDiff(s style, line string) string {
+// paintDiff colours a line of a diff. On a terminal, what the file holds cannot move the cursor.
+func paintDiff(s style, line string, onTerminal bool) string {
 	text := strings.TrimRight(line, "\r\n")
 	end := strings.TrimPrefix(line, text)
-	if s.color {
+	if onTerminal {
 		text = visible(text)
 		end = strings.TrimPrefix(end, "\r")
 	}
