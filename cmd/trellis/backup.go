@@ -113,14 +113,21 @@ func (p *program) backedUp(b server.Backup, to string, quiet bool, err error) er
 	if info, err := os.Stat(to); err == nil {
 		size = ", " + bytesOf(info.Size())
 	}
-	parts := []string{counted(b.Revisions, "revision"), counted(b.Artifacts, "artefact"), counted(b.Contents, "content") + " of secrets and configs"}
+	parts := []string{counted(b.Revisions, "revision")}
+	if b.Artifacts > 0 {
+		parts = append(parts, counted(b.Artifacts, "artefact"))
+	}
+	secrets := ""
+	if b.Contents > 0 {
+		parts, secrets = append(parts, counted(b.Contents, "content")+" of secrets and configs"), "; secrets lie in it in clear"
+	}
 	if len(b.Volumes) > 0 {
 		parts = append(parts, counted(len(b.Volumes), "volume")+" ("+strings.Join(b.Volumes, ", ")+")")
 	}
 	if len(b.Dumps) > 0 {
 		parts = append(parts, "the data of "+strings.Join(b.Dumps, ", ")+" by its own command")
 	}
-	p.progressf("%s is backed up to %s%s: %s; secrets lie in it in clear", b.Project, to, size, strings.Join(parts, ", "))
+	p.progressf("%s is backed up to %s%s: %s%s", b.Project, to, size, strings.Join(parts, ", "), secrets)
 	return nil
 }
 

@@ -124,7 +124,8 @@ func (p *program) guess(cause error) (location, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && (p.flags.name == "" || p.flags.name == e.Name()) {
+		// No project has a dot in its name; what a restore moved aside has.
+		if e.IsDir() && !strings.Contains(e.Name(), ".") && (p.flags.name == "" || p.flags.name == e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
