@@ -130,6 +130,9 @@ type RolloutRequest struct {
 	Actor   string `json:"actor"`
 }
 
+// CauseWatch is the Cause of an apply by `up --watch`, which takes the place of one of its own that is under way.
+const CauseWatch = "watch"
+
 // OverrideRequest changes the overrides of one service.
 type OverrideRequest struct {
 	Service  string `json:"service"`

@@ -223,6 +223,9 @@ type Process struct {
 	Dir string `json:"dir,omitempty"`
 	// Artifact is the digest of the artefacts' content in the artefact store. Load leaves it empty; a build fills it.
 	Artifact string `json:"artifact,omitempty" trellis:"internal"`
+	// Watched says that the instances work in a copy of the artefacts that may be written to, as develop.watch asks while
+	// somebody watches. Load leaves it false.
+	Watched bool `json:"watched,omitempty" trellis:"internal"`
 }
 
 // Probe is the readiness probe; exactly one of HTTP, TCP and GRPC is set.

@@ -95,7 +95,12 @@ func runRows() []row {
 		carried(s+"pre_start", s+"pre_start[]", s+"pre_start[].command", s+"pre_start[].environment", s+"pre_start[].user",
 			s+"pre_start[].working_dir", s+"pre_start[].per_replica"),
 		changed(s+"pre_start[].image", "the step runs as a process of this machine, not in the image"),
-		left(s+"develop.**", "files are not watched yet; trellis up again rolls out what changed"),
+		carried(s+"develop", s+"develop.watch", s+"develop.watch[]", s+"develop.watch[].path", s+"develop.watch[].action",
+			s+"develop.watch[].ignore", s+"develop.watch[].include", s+"develop.watch[].initial_sync",
+			s+"develop.watch[].exec", s+"develop.watch[].exec.command", s+"develop.watch[].exec.environment",
+			s+"develop.watch[].exec.user", s+"develop.watch[].exec.working_dir"),
+		changed(s+"develop.watch[].target", "a process has synced files where its artefacts have them, seen from its working directory"),
+		left(s+"develop.watch[].exec.privileged", "the command has the privileges of the service"),
 		left(s+"models.**", "no model runner is started; run it as a service"),
 		left(s+"provider.**", "no provider is called; the service does not run"),
 	)

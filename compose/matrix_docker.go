@@ -24,6 +24,7 @@ func dockerRunRows() []row {
 		changed(s+"pull_refresh_after", "pull_policy: always asks the registry each time"),
 		changed(s+"pre_start[].image", "the image has to be on this machine: it is not pulled"),
 		changed(s+"entrypoint", "an empty one does not take the image's away"),
+		left(s+"develop.**", "only services that run as processes are watched; trellis up again rolls out what changed"),
 		changed(s+"x-trellis.process.**", "a service with it runs as a process; --driver docker leaves it out"),
 	)
 }

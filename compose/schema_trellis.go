@@ -48,6 +48,7 @@ func Schema() []byte {
 	}
 	if p := defs["Process"]; p != nil {
 		p.Properties.Delete("artifact") // filled in by a build
+		p.Properties.Delete("watched")  // and by whoever watches
 	}
 	if s := defs["Service"]; s != nil {
 		s.Properties.Delete("image_id") // filled in by a deploy

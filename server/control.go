@@ -225,6 +225,9 @@ func (c *control) Down(ctx context.Context, opt engine.DeleteOptions) error {
 	if err := c.giveUp(ctx); err != nil {
 		return err
 	}
+	if err := os.RemoveAll(c.location.Watched()); err != nil {
+		return fmt.Errorf("remove what was watched of %s: %w", c.location.Project, err)
+	}
 	if opt.Volumes {
 		if err := c.plane.forget(); err != nil {
 			return fmt.Errorf("give up the ports of %s: %w", c.location.Project, err)
@@ -337,7 +340,7 @@ func (c *control) deploy(ctx context.Context, rev state.Revision, base engine.St
 		c.deploying.Lock()
 		next := c.changed.next()
 		busy, err := c.underWay(ctx)
-		if err == nil && busy == nil {
+		if err == nil && (busy == nil || continues(rev, *busy)) {
 			defer c.deploying.Unlock()
 			if err := c.plane.reserve(ctx, rev.Project); err != nil {
 				return state.Revision{}, err
@@ -358,6 +361,12 @@ func (c *control) deploy(ctx context.Context, rev state.Revision, base engine.St
 		case <-next:
 		}
 	}
+}
+
+// continues says whether whoever deploys rev also deploys what is under way, file by file as it is saved: a watch does not
+// wait for a version of its own that does not become healthy.
+func continues(rev, busy state.Revision) bool {
+	return rev.Cause == api.CauseWatch && busy.Cause == api.CauseWatch && rev.Actor == busy.Actor
 }
 
 // underWay returns the revision whose deploy goes on. One that visibly fails, or that waits for somebody, does not count:

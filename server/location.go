@@ -83,6 +83,9 @@ func (l Location) dataPlanes() ([]string, error) {
 // Artifacts is the folder of the artefact store, which the command line fills.
 func (l Location) Artifacts() string { return filepath.Join(l.StateDir, "artifacts") }
 
+// Watched is the folder of the copies of artefacts that the command line writes to while it watches.
+func (l Location) Watched() string { return filepath.Join(l.StateDir, "watched") }
+
 // prepare makes the two folders and what lies in them from the start.
 func (l Location) prepare() error {
 	if l.Copy == "" {

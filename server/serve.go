@@ -119,7 +119,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	eng, err := local.New(local.Config{
 		Project: l.Project, Store: store, Plane: plane, Block: block, Probe: probe.Do, Log: log,
 		Drivers:    run.byName(),
-		ContentDir: l.contents(), ArtifactDir: l.Artifacts(),
+		ContentDir: l.contents(), ArtifactDir: l.Artifacts(), WatchedDir: l.Watched(),
 	})
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -210,13 +211,12 @@ func deployer(ctx context.Context, control api.Control) (string, error) {
 	return fmt.Sprintf("%s deploys revision %d (%s) since %s", rev.Actor, rev.Number, rev.Cause, rev.AppliedAt.Local().Format(time.TimeOnly)), nil
 }
 
-// only returns running with the named services of want, and what they depend on, in place of its own: what
-// `up SERVICE` makes of the project. Services that run already stay as they are.
-func only(want compose.Project, running *compose.Project, there []string, names []string) compose.Project {
+// withDependencies returns names and what they depend on, sorted; none where there are no names, which stands for all.
+func withDependencies(project compose.Project, names []string) []string {
 	chosen := map[string]bool{}
 	var choose func(string)
 	choose = func(name string) {
-		svc, ok := want.Services[name]
+		svc, ok := project.Services[name]
 		if !ok || chosen[name] {
 			return
 		}
@@ -228,6 +228,12 @@ func only(want compose.Project, running *compose.Project, there []string, names 
 	for _, name := range names {
 		choose(name)
 	}
+	return slices.Sorted(maps.Keys(chosen))
+}
+
+// only returns running with the named services of want, and what they depend on, in place of its own: what
+// `up SERVICE` makes of the project. Services that run already stay as they are.
+func only(want compose.Project, running *compose.Project, there []string, names []string) compose.Project {
 	services := map[string]compose.Service{}
 	if running != nil {
 		for _, name := range there {
@@ -240,7 +246,7 @@ func only(want compose.Project, running *compose.Project, there []string, names 
 		want.Secrets = merged(running.Secrets, want.Secrets)
 		want.Configs = merged(running.Configs, want.Configs)
 	}
-	for name := range chosen {
+	for _, name := range withDependencies(want, names) {
 		services[name] = want.Services[name]
 	}
 	want.Services = services

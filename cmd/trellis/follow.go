@@ -56,7 +56,7 @@ func (f *follower) run(ctx context.Context) (api.Status, error) {
 		watching, stop = context.WithTimeoutCause(watching, f.timeout, errTimeout)
 		defer stop()
 	}
-	statuses, ended := watch(watching, f.control)
+	statuses, ended := statuses(watching, f.control)
 	live := !f.quiet && terminal(p.stderr) && p.getenv("TERM") != "dumb"
 	canvas := &screen{w: p.stderr, size: func() (int, int) { return sizeOf(p.stderr) }}
 	tick := time.NewTicker(redraw)
@@ -133,9 +133,9 @@ func (f *follower) draw(canvas *screen, live bool, frame int) {
 	canvas.draw(view.lines(fitting{width, height - 1, f.program.styleOf(f.program.stderr)}))
 }
 
-// watch sends the newest Status whenever there is a newer one, and at the end why it ended. A control plane that goes
+// statuses sends the newest Status whenever there is a newer one, and at the end why it ended. A control plane that goes
 // away is waited for.
-func watch(ctx context.Context, control api.Control) (<-chan api.Status, <-chan error) {
+func statuses(ctx context.Context, control api.Control) (<-chan api.Status, <-chan error) {
 	statuses, ended := make(chan api.Status), make(chan error, 1)
 	go func() {
 		alive := time.Now()

@@ -123,7 +123,7 @@ func (f *flapping) Watch(ctx context.Context, fn func(api.Status) error) error {
 }
 
 func TestWatchOutlivesTheControlPlane(t *testing.T) {
-	statuses, ended := watch(t.Context(), &flapping{ends: 3})
+	statuses, ended := statuses(t.Context(), &flapping{ends: 3})
 	if s := <-statuses; s.Version != "back" {
 		t.Errorf("got %+v", s)
 	}

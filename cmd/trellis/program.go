@@ -97,7 +97,7 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 	}{
 		{groupRun, []*cobra.Command{
 			p.upCommand(), p.downCommand(), p.psCommand(), p.logsCommand(), p.execCommand(), p.runCommand(),
-			p.startCommand(), p.stopCommand(), p.restartCommand(), p.scaleCommand(), p.buildCommand(), p.pullCommand(),
+			p.watchCommand(), p.startCommand(), p.stopCommand(), p.restartCommand(), p.scaleCommand(), p.buildCommand(), p.pullCommand(),
 			p.configCommand(), p.lsCommand(), p.eventsCommand(), p.topCommand(),
 		}},
 		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand(), p.rolloutCommand()}},

@@ -169,6 +169,13 @@ func (u *session) attach(ctx context.Context, names []string) error {
 	return nil
 }
 
+// wait blocks until a signal, and lets go of the project.
+func (u *session) wait(ctx context.Context) error {
+	<-ctx.Done()
+	u.program.progressf("%s goes on; 'trellis down' stops it", u.ready.project.Name)
+	return nil
+}
+
 // stop removes the project from this machine; a second signal kills what has not yet ended.
 func (u *session) stop(ctx context.Context) error {
 	p := u.program

@@ -11,6 +11,8 @@ type upFlags struct {
 	detach bool
 	build  bool
 	strict bool
+	watch  bool
+	mute   bool // the output of the services is not shown, and the end stops nothing
 	on     string
 	driver *choice
 }
@@ -32,11 +34,18 @@ It asks only where the plan loses data, removes a service or opens a route
 without auth; where there is no terminal to ask, exactly these need --yes.
 
 A second checkout of the project, or a --copy, runs beside the first: a port that
-the other one has is replaced by one that is free, once, and printed.`,
+the other one has is replaced by one that is free, once, and printed.
+
+With --watch it goes on to do what develop.watch says of each file that is saved:
+sync copies it to where the instances of the service work, rebuild builds and
+rolls the service out without losing a request, restart replaces its instances.
+A service that has no develop section is rebuilt when its sources change. A build
+that fails changes nothing; the next save tries again.`,
 		Example: `  trellis up -d                  start, wait for health, return
   trellis up -d web              only web and what it depends on
   trellis up -d --environment staging
                                  with compose.staging.yaml, as NAME-staging
+  trellis up --watch             and follow the files while you write them
   trellis up -d --copy fix       beside what runs of it already, as NAME-fix`,
 		Args: arguments(0, -1),
 		RunE: func(cmd *cobra.Command, names []string) error {
@@ -47,6 +56,7 @@ the other one has is replaced by one that is free, once, and printed.`,
 	cmd.Flags().BoolVarP(&f.detach, "detach", "d", false, "return when the project is healthy")
 	cmd.Flags().BoolVar(&f.build, "build", false, "build even where nothing changed")
 	cmd.Flags().BoolVar(&f.strict, "strict", false, "take warnings for errors")
+	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "carry out develop.watch: sync, rebuild and restart as files are saved")
 	cmd.Flags().StringVar(&f.on, "on", "", "run on `ENGINE`: local (default) or kubernetes")
 	f.driver = driverFlag(cmd)
 	f.add(cmd)
@@ -54,6 +64,9 @@ the other one has is replaced by one that is free, once, and printed.`,
 }
 
 func (p *program) up(ctx context.Context, names []string, f upFlags) error {
+	if f.watch && f.detach {
+		return usageError{"--watch stays in the foreground, --detach does not: leave out one", "trellis up"}
+	}
 	l, err := p.read(ctx)
 	if err != nil {
 		return err
@@ -65,11 +78,25 @@ func (p *program) up(ctx context.Context, names []string, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	ready, err := p.prepare(ctx, l, on, prepareFlags{strict: f.strict, force: f.build, quiet: f.quiet, services: names, driver: f.driver.value})
+	ready, err := p.prepare(ctx, l, on, prepareFlags{
+		strict: f.strict, force: f.build, quiet: f.quiet, services: withDependencies(l.project, names), driver: f.driver.value,
+	})
 	if err != nil {
 		return err
 	}
 	u := &session{program: p, ready: ready, flags: f.deployFlags, begin: p.now()}
+	var w *watching
+	if f.watch {
+		if l.project, err = driven(l.project, f.driver.value); err != nil {
+			return err
+		}
+		if w, err = p.watch(u, l, names); err != nil {
+			return err
+		}
+		if u.ready.project, err = w.writable(ready.project); err != nil {
+			return err
+		}
+	}
 	closer, err := u.open(ctx, true)
 	if err != nil {
 		return err
@@ -78,5 +105,12 @@ func (p *program) up(ctx context.Context, names []string, f upFlags) error {
 	if err := u.finish(ctx, u.deploy(ctx, names), f.detach); err != nil || f.detach {
 		return err
 	}
-	return u.attach(ctx, names)
+	show := func(ctx context.Context) error { return u.attach(ctx, names) }
+	if f.mute {
+		show = u.wait
+	}
+	if w != nil {
+		return w.beside(ctx, show)
+	}
+	return show(ctx)
 }

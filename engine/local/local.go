@@ -65,9 +65,11 @@ type Config struct {
 	Block   int                      // of the names' loopback addresses outside of namespaces, below Blocks; see BlockOf
 	// Probe asks an instance once; nil: probe.Do.
 	Probe func(ctx context.Context, s probe.Spec, host string, port int, exec probe.Executor) probe.Result
-	// ContentDir holds the contents of secrets and configs by Ref, ArtifactDir the artefacts by digest.
+	// ContentDir holds the contents of secrets and configs by Ref, ArtifactDir the artefacts by digest, WatchedDir the
+	// copies of those that `up --watch` writes to: see WatchedCopy.
 	ContentDir  string
 	ArtifactDir string
+	WatchedDir  string
 	// BaseEnv are the variables that a process gets where its file does not set them; nil: PATH and HOME of this process.
 	BaseEnv []string
 	// Patience is what a service gets beyond its start period and probes until an apply has failed; 0: 60 s.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -57,6 +58,9 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 		spec.Dir = cmp.Or(pr.Dir, svc.WorkingDir, p.WorkingDir)
 		if pr.Artifact != "" {
 			spec.Dir = artifactMark + pr.Artifact
+			if pr.Watched {
+				spec.Dir = watchedMark + pr.Artifact
+			}
 		}
 	}
 	for name, u := range svc.Ulimits {
@@ -81,7 +85,15 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 }
 
 // artifactMark stands before a digest in Dir until it becomes a path.
-const artifactMark = "artifact:"
+const (
+	artifactMark = "artifact:"
+	watchedMark  = "watched:"
+)
+
+// WatchedCopy returns the folder of the copy of an artefact that the instances of a watched service work in.
+func WatchedCopy(dir, service, digest string) string {
+	return filepath.Join(dir, service+"-"+digest[:min(len(digest), 16)])
+}
 
 // hash returns what identifies the instances of t after so many asked restarts.
 func (t template) hash(restarts int64) string {
@@ -187,6 +199,12 @@ func (e *Engine) place(t driver.Spec, process bool, id driver.ID, slot int, hash
 	t.ID, t.Slot, t.Hash, t.Revision = id, slot, hash, revision
 	if digest, ok := strings.CutPrefix(t.Dir, artifactMark); ok {
 		t.Dir = filepath.Join(e.cfg.ArtifactDir, digest)
+	}
+	if digest, ok := strings.CutPrefix(t.Dir, watchedMark); ok {
+		t.Dir = WatchedCopy(e.cfg.WatchedDir, t.Service, digest)
+		if _, err := os.Stat(t.Dir); err != nil {
+			t.Dir = filepath.Join(e.cfg.ArtifactDir, digest) // nobody watches it any more
+		}
 	}
 	if process {
 		t.Env = mergeEnv(e.cfg.BaseEnv, t.Env)
