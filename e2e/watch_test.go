@@ -59,7 +59,7 @@ func (w *watcher) says(text string) {
 	w.p.t.Helper()
 	eventually(w.p.t, 30*time.Second, "the watch says "+text, func() string {
 		if out := w.output(); !strings.Contains(out, text) {
-			return out
+			return "it said: " + out
 		}
 		return ""
 	})
@@ -85,14 +85,14 @@ func shows(t *testing.T, port int, file, want string) {
 			return err.Error()
 		}
 		if strings.TrimSpace(body) != want {
-			return body
+			return "it shows " + body
 		}
 		return ""
 	})
 }
 
-// watchedShop is web at port, built from src/page.txt by build.sh; more goes into the service.
-func watchedShop(port int, more string) map[string]string {
+// editedShop is web at port, built from src/page.txt by build.sh; more goes into the service.
+func editedShop(port int, more string) map[string]string {
 	return map[string]string{
 		"compose.yaml": fmt.Sprintf(`name: shop
 services:
@@ -120,7 +120,7 @@ services:
 // one changes nothing, and what is no source is not noticed.
 func TestWatchRebuildsUnderLoad(t *testing.T) {
 	port := freePort(t)
-	p := newProject(t, watchedShop(port, ""))
+	p := newProject(t, editedShop(port, ""))
 	w := p.watch("up", "--watch")
 	shows(t, port, "out/page.txt", "one")
 	tr := underLoad(t, url(port), 150, func() {
@@ -142,7 +142,7 @@ func TestWatchRebuildsUnderLoad(t *testing.T) {
 	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
 	eventually(t, 20*time.Second, "the last rollout ends", func() string {
 		if s := p.ps(); s.Outcome != "healthy" {
-			return s.Outcome
+			return "it is " + s.Outcome
 		}
 		return ""
 	})
@@ -168,7 +168,7 @@ func TestWatchRebuildsUnderLoad(t *testing.T) {
 // TestWatchSyncsRestartsAndExecutes has a rule of each other kind.
 func TestWatchSyncsRestartsAndExecutes(t *testing.T) {
 	port := freePort(t)
-	p := newProject(t, watchedShop(port, `    develop:
+	p := newProject(t, editedShop(port, `    develop:
       watch:
         - {path: ./public, action: sync, target: /app/public, ignore: ["*.tmp"]}
         - {path: ./conf, action: sync+restart, target: /app/conf}
@@ -193,7 +193,7 @@ func TestWatchSyncsRestartsAndExecutes(t *testing.T) {
 		}
 		eventually(t, 10*time.Second, "what is removed is gone", func() string {
 			if body, err := fetch(url(port) + "/file?path=public/deep/new.txt"); err == nil {
-				return body
+				return "it is " + body
 			}
 			return ""
 		})
@@ -227,7 +227,7 @@ func TestWatchSyncsRestartsAndExecutes(t *testing.T) {
 // TestWatchExecutesAfterASync has sources that are artefacts too.
 func TestWatchExecutesAfterASync(t *testing.T) {
 	port := freePort(t)
-	p := newProject(t, watchedShop(port, `    develop:
+	p := newProject(t, editedShop(port, `    develop:
       watch:
         - {path: ./conf, action: sync+exec, target: /app/conf, exec: {command: [sh, -c, "cat conf/app.conf > ran.txt"]}}
 `))
@@ -252,7 +252,7 @@ func replacedAll(t *testing.T, p *project, was map[string]int) {
 			}
 		}
 		if web := serviceOf(t, s, "web"); web.Ready != 2 || web.State != "healthy" {
-			return web.State
+			return "web is " + web.State
 		}
 		return ""
 	})
