@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -121,6 +122,16 @@ func (e engine) local() bool {
 	return err == nil && u.Scheme == "unix" && !strings.Contains(u.Path, "/.docker/desktop/")
 }
 
+// elsewhere says whether the engine is another machine's.
+func (e engine) elsewhere() bool {
+	u, err := url.Parse(string(e))
+	if err != nil || u.Scheme == "unix" || u.Scheme == "npipe" {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback())
+}
+
 // Capabilities says what this driver can do here.
 func (d *Driver) Capabilities() driver.Capabilities {
 	return driver.Capabilities{
@@ -170,8 +181,12 @@ func Open(host string) (*Engine, error) {
 // Close lets go of the connections.
 func (e *Engine) Close() error { return e.api.Close() }
 
-// Ping asks whether the engine is there. It is not: ErrUnavailable, with what to do.
+// Ping asks whether the engine is there. It is not: ErrUnavailable. It is another machine's, whose containers cannot be
+// reached from here: ErrUnsupported.
 func (e *Engine) Ping(ctx context.Context) error {
+	if engine(e.host).elsewhere() {
+		return fmt.Errorf("use the Docker engine at %s: %w: it is on another machine, and services run on this one", e.host, kinds.ErrUnsupported)
+	}
 	said, err := e.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
 	if err != nil {
 		return fmt.Errorf("reach the Docker engine at %s: %w: %w", e.host, kinds.ErrUnavailable, err)

@@ -108,7 +108,7 @@ func (d *Driver) holderOptions(spec driver.Spec, image string, first *driver.Net
 	}
 	pids := int64(16)
 	host := &container.HostConfig{
-		NetworkMode: "none", ReadonlyRootfs: true, CapDrop: []string{"ALL"}, SecurityOpt: []string{"no-new-privileges"},
+		NetworkMode: "none", CapDrop: []string{"ALL"}, SecurityOpt: []string{"no-new-privileges"},
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		LogConfig:     container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "100k", "max-file": "1"}},
 		Resources:     container.Resources{PidsLimit: &pids}, DNSOptions: ct.DNSOptions, DNSSearch: ct.DNSSearch, Init: new(bool),
