@@ -24,6 +24,9 @@ wanted() {
 		setpriv util-linux
 		wrk wrk
 		ip iproute2
+		dockerd docker.io
+		docker docker.io
+		docker-compose docker-compose
 	END
 	[ "$what" != browser ] || printf '%s\n' 'chromium chromium' 'npm npm'
 }
@@ -51,12 +54,15 @@ if [ ! -e "$policy" ]; then
 fi
 trap '[ -z "$made" ] || rm -f "$policy"' EXIT
 apt-get update -qq
+# Later releases of Debian have the docker command in a package of its own.
+case $want in *docker.io*) if apt-cache show docker-cli >/dev/null 2>&1; then want="$want docker-cli"; fi ;; esac
 # shellcheck disable=SC2086
 apt-get install -y -qq --no-install-recommends $want >/dev/null
 if [ -d /run/systemd/system ]; then
 	for unit in nginx postgresql redis-server mariadb; do
 		systemctl disable --now "$unit" >/dev/null 2>&1 || true
 	done
+	case $want in *docker.io*) systemctl disable --now docker.socket docker containerd >/dev/null 2>&1 || true ;; esac
 fi
 want=$(missing)
 [ -z "$want" ] || { printf 'installed, and still not there:\n%s\n' "$want"; exit 1; }

@@ -1,0 +1,316 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// dockerProject is a project whose folder has what its images are built from. The test is skipped where there is no
+// engine and DRIVERS does not name docker.
+func dockerProject(t testing.TB, files map[string]string) *project {
+	t.Helper()
+	needsDocker(t)
+	t.Cleanup(func() { // after the project is taken down
+		for what, list := range leftInDocker(t, "shop") {
+			if len(list) > 0 {
+				t.Errorf("left in Docker: %s %v", what, list)
+			}
+			for _, name := range list {
+				_ = exec.Command("docker", what, "rm", "-f", name).Run()
+			}
+		}
+	})
+	p := newProject(t, files)
+	p.imageFiles(".")
+	return p
+}
+
+func needsDocker(t testing.TB) {
+	t.Helper()
+	if err := exec.Command("docker", "version").Run(); err != nil {
+		if slices.Contains(strings.Split(os.Getenv("DRIVERS"), ","), "docker") {
+			t.Fatalf("DRIVERS names docker, and no engine is reachable: %v", err)
+		}
+		t.Skip("no Docker engine is reachable (DRIVERS=docker makes this fail)")
+	}
+}
+
+// imageFiles writes what the image of testapp is built from.
+func (p *project) imageFiles(dir string) {
+	p.t.Helper()
+	content, err := os.ReadFile(built.app)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.write(filepath.Join(dir, "Dockerfile"), "FROM scratch\nCOPY testapp /testapp\nENTRYPOINT [\"/testapp\"]\n")
+	p.write(filepath.Join(dir, ".dockerignore"), "ledger\ncompose*.yaml\n")
+	p.write(filepath.Join(dir, "testapp"), string(content))
+	if err := os.Chmod(filepath.Join(p.dir, dir, "testapp"), 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// docker runs the docker command.
+func docker(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("docker", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// leftInDocker names what the engine has of a project.
+func leftInDocker(t testing.TB, project string) map[string][]string {
+	t.Helper()
+	left := map[string][]string{}
+	for what, args := range map[string][]string{"container": {"-a"}, "network": nil, "volume": nil} {
+		format := "{{.Name}}"
+		if what == "container" {
+			format = "{{.Names}}"
+		}
+		list := append([]string{what, "ls", "--filter", "name=" + project, "--format", format}, args...)
+		left[what] = strings.Fields(docker(t, list...))
+	}
+	return left
+}
+
+// plainShop is a Compose file as anybody has it: nothing of Trellis in it.
+func plainShop(port int, version string) string {
+	return fmt.Sprintf(`name: shop
+services:
+  web:
+    build: .
+    ports: ["%d:80"]
+    environment: {VERSION: "%s", LEDGER: /ledger/web}
+    volumes: ["./ledger:/ledger"]
+    deploy: {replicas: 2}
+    depends_on: [api]
+  api:
+    build: .
+    environment: {VERSION: api}
+    volumes: ["data:/data"]
+    expose: ["80"]
+volumes:
+  data:
+`, port, version)
+}
+
+// TestDockerPlainFile: a Compose file without a word of Trellis runs, is redeployed and killed under load, survives its
+// control plane, and leaves nothing but its volumes.
+func TestDockerPlainFile(t *testing.T) {
+	port := freePort(t)
+	p := dockerProject(t, map[string]string{"compose.yaml": plainShop(port, "v0"), "ledger/.keep": ""})
+	if out := p.run("check"); strings.Contains(out, "has no effect") {
+		t.Errorf("check says of a plain file:\n%s", out)
+	}
+	p.run("up", "-d")
+	if v := version(t, port); v != "v0" {
+		t.Errorf("version %q", v)
+	}
+	if got := get(t, url(port)+"/fetch?url=http://api/"); !strings.Contains(got, `"version":"api"`) {
+		t.Errorf("web does not reach api by name: %s", got)
+	}
+	tr := underLoad(t, url(port), 150, func() {
+		for i := 1; i <= 3; i++ {
+			p.write("compose.yaml", plainShop(port, fmt.Sprint("v", i)))
+			p.run("up", "-d")
+		}
+	})
+	tr.noneLost(t)
+	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	if v := version(t, port); v != "v3" {
+		t.Errorf("version %q after the last deploy", v)
+	}
+	if out := p.run("up", "-d"); strings.Contains(out, "r5") {
+		t.Errorf("an up without a change made a revision:\n%s", out)
+	}
+
+	tr = underLoad(t, url(port), 150, func() {
+		for range 3 {
+			killed := p.instances("web")[0].PID
+			signal(t, killed, "KILL")
+			eventually(t, 30*time.Second, "the killed instance replaced", func() string {
+				live := p.instances("web")
+				if len(live) == 2 && live[0].PID != killed && live[1].PID != killed && serviceOf(t, p.ps(), "web").Ready == 2 {
+					return ""
+				}
+				return fmt.Sprint(pids(p.ps()))
+			})
+		}
+	})
+	tr.noGetLost(t)
+
+	before := pids(p.ps())
+	tr = underLoad(t, url(port), 150, func() {
+		pid := own(p.ps())["control"]
+		signal(t, pid, "KILL")
+		p.back(map[string]int{"control": pid}, 2)
+	})
+	tr.noneLost(t)
+	if after := pids(p.ps()); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("containers restarted with the control plane: %v, then %v", before, after)
+	}
+
+	p.run("down")
+	left := leftInDocker(t, "shop")
+	if len(left["container"])+len(left["network"]) > 0 || !slices.Equal(left["volume"], []string{"shop_data"}) {
+		t.Errorf("down left %v, want the volume alone", left)
+	}
+}
+
+// TestDockerImageBehindTheSameName: what was built anew is a new revision although no line of the file changed, and a
+// rollback brings the image back.
+func TestDockerImageBehindTheSameName(t *testing.T) {
+	port := freePort(t)
+	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf("name: shop\nservices:\n  web:\n    build: .\n    ports: [\"%d:80\"]\n", port)})
+	dockerfile := func(version string) {
+		p.write("Dockerfile", "FROM scratch\nENV VERSION="+version+"\nCOPY testapp /testapp\nENTRYPOINT [\"/testapp\"]\n")
+	}
+	dockerfile("one")
+	p.run("up", "-d")
+	dockerfile("two")
+	if out := p.run("plan"); !strings.Contains(out, "image_id") || !strings.Contains(out, "rollout") {
+		t.Errorf("the plan does not speak of the image:\n%s", out)
+	}
+	p.run("up", "-d")
+	if v := version(t, port); v != "two" {
+		t.Errorf("version %q", v)
+	}
+	p.run("rollback", "--yes")
+	if v := version(t, port); v != "one" {
+		t.Errorf("version %q after the rollback", v)
+	}
+	p.write("Dockerfile", "FROM scratch\nCOPY nothing /\n")
+	if out, err := p.try("up", "-d"); err == nil || !strings.Contains(out, "nothing") || !strings.Contains(out, "services.web.build") {
+		t.Errorf("a build that fails: %v\n%s", err, out)
+	}
+}
+
+// TestDockerAndProcessesTogether: containers and processes of one project reach each other by name, and secrets, configs
+// and one-off commands are there.
+func TestDockerAndProcessesTogether(t *testing.T) {
+	port, other := freePort(t), freePort(t)
+	p := dockerProject(t, map[string]string{"token": "sesame", "compose.yaml": fmt.Sprintf(`name: shop
+services:
+  web:
+    build: .
+    ports: ["%d:80"]
+    environment: {VERSION: container}
+    secrets: [token]
+    user: "1234"
+    read_only: true
+    configs: [{source: motd, target: /motd, mode: 0440, uid: "1234"}]
+  tool:
+    ports: ["%d:80"]
+    environment: {VERSION: process}
+    x-trellis: {process: {command: [%s]}}
+secrets:
+  token: {file: ./token}
+configs:
+  motd: {content: "good day"}
+`, port, other, built.app)})
+	p.run("up", "-d")
+	for from, want := range map[string]string{url(port) + "/fetch?url=http://tool/": "process", url(other) + "/fetch?url=http://web/": "container"} {
+		if got := get(t, from); !strings.Contains(got, fmt.Sprintf(`"version":%q`, want)) {
+			t.Errorf("%s: %s", from, got)
+		}
+	}
+	for path, want := range map[string]string{"/run/secrets/token": "sesame", "/motd": "good day"} {
+		if got := get(t, url(port)+"/file?path="+path); !strings.Contains(got, want) {
+			t.Errorf("%s: %q", path, got)
+		}
+	}
+	// The service is moved from one driver to the other without a request lost.
+	tr := underLoad(t, url(port), 100, func() {
+		p.write("compose.yaml", strings.Replace(string(p.read("compose.yaml")), "    read_only: true\n",
+			"    x-trellis: {process: {command: ["+built.app+"]}}\n", 1))
+		p.run("up", "-d")
+	})
+	tr.noneLost(t)
+	if left := leftInDocker(t, "shop"); len(left["container"]) > 0 {
+		t.Errorf("containers are left of what is a process now: %v", left["container"])
+	}
+	out, err := p.try("up", "-d", "--driver", "docker")
+	if err == nil || !strings.Contains(out, "tool") {
+		t.Errorf("a service without an image as a container: %v\n%s", err, out)
+	}
+}
+
+func (p *project) read(name string) []byte {
+	p.t.Helper()
+	b, err := os.ReadFile(filepath.Join(p.dir, name))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return b
+}
+
+// TestDockerThroughPublishedPorts: where containers cannot be reached at their addresses everything but the mesh works.
+func TestDockerThroughPublishedPorts(t *testing.T) {
+	port := freePort(t)
+	p := dockerProject(t, map[string]string{"compose.yaml": plainShop(port, "v1"), "ledger/.keep": ""})
+	p.env = append(p.env, "TRELLIS_DOCKER_PUBLISHED=1")
+	if out := p.run("check"); !strings.Contains(out, "published on 127.0.0.1") {
+		t.Errorf("check does not say how containers are reached:\n%s", out)
+	}
+	p.run("up", "-d")
+	if got := get(t, url(port)+"/fetch?url=http://api/"); !strings.Contains(got, `"version":"api"`) {
+		t.Errorf("web does not reach api by name: %s", got)
+	}
+	tr := underLoad(t, url(port), 100, func() {
+		p.write("compose.yaml", plainShop(port, "v2"))
+		p.run("up", "-d")
+	})
+	tr.noneLost(t)
+}
+
+// TestDockerWithoutAnEngine: one error with what to do, and nothing is begun.
+func TestDockerWithoutAnEngine(t *testing.T) {
+	p := newProject(t, map[string]string{"compose.yaml": plainShop(freePort(t), "v1")})
+	p.env = append(p.env, "DOCKER_HOST=unix:///nonexistent/docker.sock")
+	p.run("check")
+	out, err := p.try("up", "-d")
+	if err == nil || !strings.Contains(out, "/nonexistent/docker.sock") || !strings.Contains(out, "start Docker") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(p.dir, ".trellis")); err == nil {
+		t.Error("state was made for a project that cannot run")
+	}
+}
+
+// inspected is a part of `docker inspect`.
+type inspected struct {
+	HostConfig struct {
+		Memory        int64
+		NanoCpus      int64
+		RestartPolicy struct{ Name string }
+	}
+}
+
+// TestDockerLimits: what the file bounds the engine bounds, and an instance that used up its memory is said to have.
+func TestDockerLimits(t *testing.T) {
+	p := dockerProject(t, map[string]string{"compose.yaml": `name: shop
+services:
+  web:
+    build: .
+    deploy: {resources: {limits: {cpus: "0.5", memory: 64M}}}
+`})
+	p.run("up", "-d")
+	var all []inspected
+	if err := json.Unmarshal([]byte(docker(t, "inspect", p.instances("web")[0].Container)), &all); err != nil {
+		t.Fatal(err)
+	}
+	if h := all[0].HostConfig; h.Memory != 64<<20 || h.NanoCpus != 5e8 || h.RestartPolicy.Name != "no" {
+		t.Errorf("%+v", h)
+	}
+}

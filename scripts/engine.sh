@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# usage: engine.sh COMMAND...   runs a command with a Docker engine: the one that answers, or else one of its own, whose
+# images, containers and networks are gone afterwards. To start one it needs root.
+set -euo pipefail
+export PATH="$PATH:/usr/sbin:/sbin"
+
+if docker version >/dev/null 2>&1; then
+	exec "$@"
+fi
+if [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null; then
+	echo "no Docker engine answers, and none can be started here (that needs root and dockerd); DRIVERS=process tests without" >&2
+	exit 1
+fi
+dir=$(mktemp -d)
+engine=
+end() {
+	if [ -n "$engine" ] && kill -0 "$engine" 2>/dev/null; then
+		kill "$engine"
+		wait "$engine" 2>/dev/null || true
+	fi
+	umount -R "$dir"/data/* 2>/dev/null || true
+	rm -rf "$dir"
+}
+trap end EXIT
+
+# start STORAGE...: waits until the engine answers, up to 30 s.
+start() {
+	dockerd --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" "$@" >"$dir/log" 2>&1 &
+	engine=$!
+	for _ in $(seq 150); do
+		if docker version >/dev/null 2>&1; then return 0; fi
+		kill -0 "$engine" 2>/dev/null || return 1
+		sleep 0.2
+	done
+	return 1
+}
+export DOCKER_HOST="unix://$dir/docker.sock"
+if ! start --storage-driver overlay2; then
+	kill "$engine" 2>/dev/null || true
+	wait "$engine" 2>/dev/null || true
+	if ! start --storage-driver vfs; then
+		echo "the Docker engine does not start:" >&2
+		tail -n 20 "$dir/log" >&2
+		exit 1
+	fi
+fi
+"$@"
