@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"io"
+	"time"
 
 	"trellis/compose"
 	"trellis/driver/docker"
@@ -44,6 +45,26 @@ func (i Images) Get(ctx context.Context, project string, svc compose.Service, pu
 	got, err := i.engine.Image(ctx, project, svc, docker.ImageOptions{Pull: pull, Force: force, Output: output, Ignore: i.ignore})
 	return Image{got.ID, got.Done, got.Healthcheck}, err
 }
+
+// ComposeContainer is a running container that docker compose started.
+type ComposeContainer = docker.ComposeContainer
+
+// Compose returns the running containers that docker compose started for a project.
+func (i Images) Compose(ctx context.Context, project string) ([]ComposeContainer, error) {
+	return i.engine.Compose(ctx, project)
+}
+
+// Halt stops such containers, each within grace, and keeps them; Resume starts them again, Discard removes them and leaves
+// their volumes.
+func (i Images) Halt(ctx context.Context, ids []string, grace time.Duration) error {
+	return i.engine.Halt(ctx, ids, grace)
+}
+
+// Resume starts containers that were halted.
+func (i Images) Resume(ctx context.Context, ids []string) error { return i.engine.Resume(ctx, ids) }
+
+// Discard removes containers that were halted; their volumes stay.
+func (i Images) Discard(ctx context.Context, ids []string) error { return i.engine.Discard(ctx, ids) }
 
 // Close lets go of the engine.
 func (i Images) Close() error { return i.engine.Close() }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"time"
 
 	"trellis/api"
 	"trellis/compose"
@@ -26,8 +27,13 @@ type backend interface {
 	Proxy(ctx context.Context, location string, log *slog.Logger) error
 }
 
-// images builds and pulls images of services.
+// images is a Docker engine as far as commands need it: it builds and pulls images of services, and has the containers
+// that docker compose started.
 type images interface {
 	Get(ctx context.Context, project string, svc compose.Service, pull, force bool, output io.Writer) (image, error)
+	Compose(ctx context.Context, project string) ([]composeContainer, error)
+	Halt(ctx context.Context, ids []string, grace time.Duration) error
+	Resume(ctx context.Context, ids []string) error
+	Discard(ctx context.Context, ids []string) error
 	Close() error
 }

@@ -143,6 +143,11 @@ func (f *fake) Get(_ context.Context, _ string, svc compose.Service, pull, force
 	return image{ID: "sha256:" + svc.Name}, errors.Join(err, f.failure("image "+svc.Name))
 }
 
+func (f *fake) Compose(context.Context, string) ([]composeContainer, error) { return nil, nil }
+func (f *fake) Halt(context.Context, []string, time.Duration) error         { return nil }
+func (f *fake) Resume(context.Context, []string) error                      { return nil }
+func (f *fake) Discard(context.Context, []string) error                     { return nil }
+
 func (f *fake) Serve(_ context.Context, l string, _ *slog.Logger) error {
 	return f.called("serve %s", l)
 }

@@ -31,6 +31,9 @@ type machine = server.Machine
 // image is an image that is here.
 type image = server.Image
 
+// composeContainer is a running container that docker compose started.
+type composeContainer = server.ComposeContainer
+
 // locate returns where a project keeps what it has.
 func locate(project, workingDir, stateDir string) (location, error) {
 	return server.Locate(project, workingDir, stateDir)

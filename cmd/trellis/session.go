@@ -89,6 +89,10 @@ func (u *session) deploy(ctx context.Context, names []string) error {
 		}
 		project = only(project, last, serviceNames(u.before.State), names)
 	}
+	done, err := u.takeover(ctx, project)
+	if err != nil {
+		return err
+	}
 	rev, changes, err := p.deploy(ctx, u.control, api.ApplyRequest{
 		Project: project, Contents: u.ready.contents, Commit: commitOf(ctx, project.WorkingDir, p.environ),
 		Cause: "up", Actor: p.actor(),
@@ -97,7 +101,10 @@ func (u *session) deploy(ctx context.Context, names []string) error {
 		return err
 	}
 	u.applied = true
-	return u.follow(ctx, rev.Number, project, len(changes))
+	if err := u.follow(ctx, rev.Number, project, len(changes)); err != nil {
+		return err
+	}
+	return done(ctx)
 }
 
 // arrive follows the project until done, and says why where it does not come to that. took is by service.
