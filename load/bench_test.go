@@ -24,7 +24,7 @@ import (
 
 // The benchmarks of the instrument itself. They are not about time per operation: run each once or a few times,
 //
-//	go test ./load -run '^$' -bench 'Wrk|Stall|Pacing|Memory' -benchtime 3x
+//	go test ./load -run '^$' -bench 'Wrk|Stall|Pacing|Memory|Protocols' -benchtime 3x
 //
 // and read the metrics. The tool, its target and wrk are processes of their own, so that each one's CPU time is known.
 
@@ -38,6 +38,7 @@ type job struct {
 	Connections int
 	Scenario    string // of visits
 	Out         string // file for every result
+	HTTP2       bool
 }
 
 // outcome is what the tool did.
@@ -55,7 +56,7 @@ func toolRole() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	cfg := load.Config{URL: j.URL, Rate: j.Rate, Duration: j.Duration, Connections: j.Connections, Drain: time.Second}
+	cfg := load.Config{URL: j.URL, Rate: j.Rate, Duration: j.Duration, Connections: j.Connections, HTTP2: j.HTTP2, Drain: time.Second}
 	var err error
 	if j.Scenario != "" {
 		cfg.Scenario, err = load.ParseScenario("scenario.yaml", []byte(j.Scenario))
@@ -93,7 +94,16 @@ func serverRole() int {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		l.Close()
 	}()
-	_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "ok") }))
+	s := http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/chat" {
+			chat(w, r)
+			return
+		}
+		_, _ = io.WriteString(w, "ok")
+	})}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
+	_ = s.Serve(l)
 	return 0
 }
 
@@ -306,6 +316,33 @@ func BenchmarkMemory(b *testing.B) {
 			b.ReportMetric(median(long)/median(short), "ratio")
 			b.ReportMetric(median(requests), "requests")
 		})
+	}
+}
+
+// BenchmarkProtocols drives a server of net/http to saturation by each protocol in turn, and reports what a request costs
+// in CPU time of the tool, beside HTTP/1.1.
+func BenchmarkProtocols(b *testing.B) {
+	url, _ := startServer(b)
+	jobs := map[string]job{
+		"http1":     {URL: url, Connections: 64},
+		"http2":     {URL: url, Connections: 4, HTTP2: true},
+		"websocket": {URL: "ws" + strings.TrimPrefix(url, "http") + "chat", Connections: 64},
+		"visit":     {URL: url, Connections: 64, Scenario: "steps: [{path: '/{random}', save: {ok: {regexp: ok}}}, {path: '/{ok}', contains: ok}]"},
+	}
+	costs := map[string][]float64{}
+	for b.Loop() {
+		for name, j := range jobs {
+			j.Rate, j.Duration = 100_000, 2*time.Second
+			o := j.run(b)
+			if o.Report.Failed != 0 {
+				b.Fatalf("%s: %+v", name, o.Report)
+			}
+			costs[name] = append(costs[name], float64(o.cpu.Microseconds())/float64(o.Report.Completed))
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	for name := range jobs {
+		b.ReportMetric(median(costs[name]), name+"-us/req")
 	}
 }
 

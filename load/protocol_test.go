@@ -269,25 +269,8 @@ func echo(t testing.TB, secure bool, after func(n int, c *websocket.Conn) (goOn 
 	t.Helper()
 	opened = &atomic.Int64{}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set(load.InstanceHeader, "chat-1")
-		c, err := websocket.Accept(w, r, nil)
-		if err != nil {
-			return
-		}
-		defer func() { _ = c.CloseNow() }()
 		opened.Add(1)
-		for n := 1; ; n++ {
-			kind, message, err := c.Read(r.Context())
-			if err != nil {
-				return
-			}
-			if after != nil && !after(n, c) {
-				return
-			}
-			if err := c.Write(r.Context(), kind, message); err != nil {
-				return
-			}
-		}
+		converse(w, r, after)
 	}))
 	if secure {
 		server.TLS = &tls.Config{}
@@ -297,6 +280,26 @@ func echo(t testing.TB, secure bool, after func(n int, c *websocket.Conn) (goOn 
 	}
 	t.Cleanup(server.Close)
 	return "ws" + strings.TrimPrefix(server.URL, "http"), opened
+}
+
+func chat(w http.ResponseWriter, r *http.Request) { converse(w, r, nil) }
+
+func converse(w http.ResponseWriter, r *http.Request, after func(n int, c *websocket.Conn) (goOn bool)) {
+	w.Header().Set(load.InstanceHeader, "chat-1")
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer func() { _ = c.CloseNow() }()
+	for n := 1; ; n++ {
+		kind, message, err := c.Read(r.Context())
+		if err != nil || after != nil && !after(n, c) {
+			return
+		}
+		if err := c.Write(r.Context(), kind, message); err != nil {
+			return
+		}
+	}
 }
 
 func TestWebSocket(t *testing.T) {
