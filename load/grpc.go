@@ -181,9 +181,9 @@ const maxDescriptors = 1000
 
 // reflectOne asks for files and adds those that are not known.
 func reflectOne(stream reflection.ServerReflection_ServerReflectionInfoClient, q *reflection.ServerReflectionRequest, set *descriptorpb.FileDescriptorSet, known map[string]bool) error {
-	err := stream.Send(q)
-	var answer *reflection.ServerReflectionResponse
-	if answer, err = stream.Recv(); err != nil { // says more than the error of Send
+	_ = stream.Send(q) // the error of Recv says more
+	answer, err := stream.Recv()
+	if err != nil {
 		if strings.Contains(err.Error(), codes.Unimplemented.String()) {
 			return fmt.Errorf("the server has no reflection: send the encoded message instead: %w", errdefs.ErrUnsupported)
 		}
