@@ -72,7 +72,7 @@ func (l *loop) begin(d *desired, st step) {
 			}
 		}
 		l.mu.Lock()
-		m.busy, m.trouble = "", ""
+		m.ended, m.trouble = true, ""
 		if err != nil {
 			m.trouble = err.Error()
 		}

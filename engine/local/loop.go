@@ -133,6 +133,7 @@ func (l *loop) round() (time.Time, error) {
 	if err != nil || d == nil {
 		return time.Time{}, err
 	}
+	l.endSteps()
 	list, drivers, err := l.list(l.ctx)
 	if err != nil {
 		return time.Time{}, err
@@ -230,6 +231,17 @@ func (e *Engine) list(ctx context.Context) ([]driver.Instance, map[driver.ID]str
 		slices.SortFunc(all, func(a, b driver.Instance) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	}
 	return all, drivers, nil
+}
+
+// endSteps lets go of the instances whose step has ended: what is listed from now on shows what it did.
+func (l *loop) endSteps() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range l.memory.instances {
+		if m.ended {
+			m.busy, m.ended = "", false
+		}
+	}
 }
 
 // findFormer looks for the definitions of instances that are not as wanted, once for each.

@@ -25,11 +25,13 @@ type bench struct {
 	world *fake.World
 	store state.Store
 	plane *fakePlane
-	load  *fakeLoad // nil: nothing is measured
-	eng   *Engine
-	stop  context.CancelFunc
-	done  chan error
-	rev   state.Revision
+	// lateLists is how much older than its arrival what the driver lists is.
+	lateLists time.Duration
+	load      *fakeLoad // nil: nothing is measured
+	eng       *Engine
+	stop      context.CancelFunc
+	done      chan error
+	rev       state.Revision
 }
 
 const projectName = "shop"
@@ -70,7 +72,7 @@ func (b *bench) run() {
 		plane = measuring{b.plane, b.load}
 	}
 	eng, err := New(Config{
-		Project: projectName, Store: b.store, Drivers: map[string]driver.Driver{"fake": b.world.Driver()}, Plane: plane,
+		Project: projectName, Store: b.store, Drivers: map[string]driver.Driver{"fake": b.driver()}, Plane: plane,
 		Probe: b.world.Probe, BaseEnv: []string{},
 	})
 	if err != nil {
@@ -88,6 +90,25 @@ func (b *bench) kill() {
 	if err := <-b.done; err != nil {
 		b.Errorf("run: %v", err)
 	}
+}
+
+// driver returns the driver of the bench: with lateLists one whose lists arrive a moment after they were made.
+func (b *bench) driver() driver.Driver {
+	if b.lateLists == 0 {
+		return b.world.Driver()
+	}
+	return lateLists{b.world.Driver(), b.lateLists}
+}
+
+type lateLists struct {
+	driver.Driver
+	late time.Duration
+}
+
+func (d lateLists) List(ctx context.Context, project string) ([]driver.Instance, error) {
+	list, err := d.Driver.List(ctx, project)
+	time.Sleep(d.late)
+	return list, err
 }
 
 // fakePlane takes every snapshot; what is in flight is what the test says.
@@ -308,6 +329,35 @@ func TestFirstDeployFollowsDependsOn(t *testing.T) {
 		b.settled(state.Healthy)
 		if n := b.world.Starts() - starts; n != 0 {
 			t.Errorf("applying the same again started %d instances", n)
+		}
+	})
+}
+
+// TestNoStepIsTakenTwice: a list that is older than the step that has just ended leads to no second one.
+func TestNoStepIsTakenTwice(t *testing.T) {
+	bubble(t, func(b *bench) {
+		synctest.Wait()
+		b.kill()
+		b.lateLists = 30 * time.Millisecond
+		b.run()
+		b.world.Script("web", fake.Script{StartAfter: 10 * time.Millisecond, ReadyAfter: 20 * time.Millisecond})
+		b.apply(project(server("web", 5), server("api", 3)))
+		b.settled(state.Healthy)
+		b.apply(project(server("web", 5, env("COLOR", "green")), server("api", 3)))
+		b.settled(state.Healthy)
+		counts := map[string]int{}
+		for ev, err := range b.store.Events(b.Context(), state.EventFilter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ev.Instance != "" {
+				counts[ev.Kind+" "+ev.Instance]++
+			}
+		}
+		for what, n := range counts {
+			if n > 1 {
+				t.Errorf("%s: %d times", what, n)
+			}
 		}
 	})
 }

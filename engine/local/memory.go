@@ -39,6 +39,7 @@ type known struct {
 	driver  string
 	run     run
 	busy    stepKind
+	ended   bool   // busy has ended; it stands until drivers are asked anew, because what they listed may be older
 	trouble string // why the last step failed
 	netns   string // made before it was started
 	listed  bool   // by a driver
