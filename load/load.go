@@ -44,6 +44,9 @@ const (
 	DefaultVisits      = 10_000
 )
 
+// maxHands bounds the requests in flight: one machine has about as many ports for connections to one address.
+const maxHands = 65_536
+
 // Config is one run. URL and either Rate and Duration or Pacer are needed; all else has useful zero values.
 type Config struct {
 	// URL is http or https, whose redirects are not followed; or ws or wss: then each connection is a WebSocket, each
@@ -188,6 +191,9 @@ func (c Config) complete() (Config, *url.URL, error) {
 	}
 	if c.Connections == 0 {
 		c.Connections = max(DefaultConnections/c.Streams, 1)
+	}
+	if c.Connections > maxHands/c.Streams {
+		return c, nil, fmt.Errorf("load %s: %w: %d connections with %d requests at once: at most %d in all", c.URL, errdefs.ErrInvalid, c.Connections, c.Streams, maxHands)
 	}
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout

@@ -437,6 +437,8 @@ func TestInvalidConfigs(t *testing.T) {
 		"other scheme":       func(c *load.Config) { c.URL = "ftp://host/" },
 		"no rate":            func(c *load.Config) { c.Rate = 0 },
 		"no duration":        func(c *load.Config) { c.Duration = 0 },
+		"too much at once":   func(c *load.Config) { c.Connections = 1 << 40 },
+		"too many streams":   func(c *load.Config) { c.HTTP2, c.Streams = true, 1<<40 },
 		"negative timeout":   func(c *load.Config) { c.Timeout = -1 },
 		"method":             func(c *load.Config) { c.Method = "GET /\r\n" },
 		"tunnel":             func(c *load.Config) { c.Method = "CONNECT" },
