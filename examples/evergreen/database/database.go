@@ -41,21 +41,32 @@ type writer interface {
 func Open(ctx context.Context, location, dir, name string) (*DB, error) {
 	scheme, rest, _ := strings.Cut(location, ":")
 	var db *DB
-	var err error
-	switch scheme {
-	case "":
-		db, err = openSQLite(ctx, dir, name+".db")
-	case "sqlite":
-		db, err = openSQLite(ctx, "", strings.TrimPrefix(rest, "//"))
-	case "postgres", "postgresql":
+	dialect, err := DialectOf(location)
+	switch {
+	case err != nil:
+	case dialect == Postgres:
 		db, err = openPostgres(ctx, location, name)
+	case scheme == "":
+		db, err = openSQLite(ctx, dir, name+".db")
 	default:
-		err = fmt.Errorf("DATABASE_URL has scheme %q: sqlite:<path> or postgres://… is needed", scheme)
+		db, err = openSQLite(ctx, "", strings.TrimPrefix(rest, "//"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", name, err)
 	}
 	return db, nil
+}
+
+// DialectOf tells which kind of database location names.
+func DialectOf(location string) (Dialect, error) {
+	scheme, _, _ := strings.Cut(location, ":")
+	switch scheme {
+	case "", "sqlite":
+		return SQLite, nil
+	case "postgres", "postgresql":
+		return Postgres, nil
+	}
+	return "", fmt.Errorf("DATABASE_URL has scheme %q: sqlite:<path> or postgres://… is needed", scheme)
 }
 
 // Dialect tells which kind of database it is.

@@ -15,7 +15,7 @@ import (
 type Env struct {
 	Config
 	Log    *slog.Logger
-	one    string                  // the name of the database that all share; "" each its own
+	one    string                  // the name of the file that all share; "" each its own
 	open   map[string]*database.DB // by name
 	inside map[string]http.RoundTripper
 }
@@ -25,7 +25,8 @@ func NewEnv(c Config, log *slog.Logger) *Env {
 	return &Env{Config: c, Log: log, open: map[string]*database.DB{}, inside: map[string]http.RoundTripper{}}
 }
 
-// Share has all domains use one database from now on.
+// Share has all domains use one SQLite file from now on, and with it one writer. In PostgreSQL they share what DATABASE_URL
+// names anyway, and write side by side.
 func (e *Env) Share(name string) { e.one = name }
 
 // Inside has calls to a domain answered by a handler of this process from now on.
@@ -35,7 +36,11 @@ func (e *Env) Inside(domain string, h http.Handler) {
 
 // DB returns the database of a domain, opened once. It stays open until Close.
 func (e *Env) DB(ctx context.Context, domain string) (*database.DB, error) {
-	if e.one != "" {
+	dialect, err := database.DialectOf(e.Database)
+	if err != nil {
+		return nil, err
+	}
+	if e.one != "" && dialect == database.SQLite {
 		domain = e.one
 	}
 	if db := e.open[domain]; db != nil {
