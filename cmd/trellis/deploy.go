@@ -44,6 +44,7 @@ type prepared struct {
 type prepareFlags struct {
 	strict, force, quiet bool
 	driver               string
+	look                 bool     // nothing is going to be started from it
 	silent               bool     // warnings are told elsewhere
 	services             []string // to build; none: all
 }
@@ -74,7 +75,7 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	}
 	project, err := p.buildAll(ctx, l, f.services, f.force, f.quiet)
 	if err == nil {
-		project, err = p.pinned(ctx, l, project, f.services, imageFlags{force: f.force, quiet: f.quiet})
+		project, err = p.pinned(ctx, l, project, f.services, imageFlags{force: f.force, quiet: f.quiet, look: f.look})
 	}
 	if err != nil {
 		return prepared{}, err

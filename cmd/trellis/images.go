@@ -79,7 +79,10 @@ func contained(project compose.Project, names []string) []string {
 // imagesAtOnce bounds how many images are built or pulled at a time.
 const imagesAtOnce = 4
 
-type imageFlags struct{ pull, force, quiet bool }
+type imageFlags struct {
+	pull, force, quiet bool
+	look               bool // pull nothing, and do without an engine: nothing is going to be started
+}
 
 // pinned builds or pulls the images of the services that run as containers, and returns the project with each image by
 // its content. Without a Docker engine it fails before anything is started.
@@ -89,6 +92,10 @@ func (p *program) pinned(ctx context.Context, l loaded, project compose.Project,
 		return project, nil
 	}
 	images, err := p.backend.Images(ctx, l.location)
+	if err != nil && f.look {
+		p.progressf("%s images were not looked at: %v", p.styleOf(p.stderr).dim("note:"), err)
+		return project, nil
+	}
 	if err != nil {
 		return project, noEngine(err, services)
 	}
@@ -153,9 +160,14 @@ func (p *program) oneImage(ctx context.Context, images images, project string, s
 		announce := time.AfterFunc(2*time.Second, func() { p.progressf("%s %s ...", verb, svc.Name) })
 		defer announce.Stop()
 	}
+	if f.look && svc.Build == nil {
+		svc.PullPolicy = "never"
+	}
 	got, err := images.Get(ctx, project, svc, f.pull, f.force, nil)
 	switch {
 	case err == nil:
+	case f.look && errors.Is(err, errdefs.ErrNotFound):
+		return image{}, nil // up is going to pull it
 	case svc.Build != nil:
 		return got, withHint(err, "the build is services.%s.build, in %s", svc.Name, svc.Build.Context)
 	case errors.Is(err, errdefs.ErrUnsupported), errors.Is(err, errdefs.ErrInvalid):

@@ -27,7 +27,8 @@ func (p *program) planCommand() *cobra.Command {
 		Long: `Plan compares the file with what runs and prints the difference in Compose paths,
 each with its effect: none, in-place (nothing restarts), rollout (replaced under
 traffic, without loss), stop-first (stopped before the replacement starts) or
-data-loss. What services run is built, because a changed artefact is a change.
+data-loss. What services run is built, because a changed artefact is a change;
+images are not pulled, unless the plan is kept.
 Values that look like secrets are masked.`,
 		Example: `  trellis plan                      look
   trellis plan -o change.plan       keep the plan, for 'trellis apply change.plan'
@@ -51,7 +52,7 @@ Values that look like secrets are masked.`,
 		if err != nil {
 			return err
 		}
-		ready, err := p.prepare(ctx, l, engineName, prepareFlags{strict: strict, force: force, silent: format.json(), driver: driver.value})
+		ready, err := p.prepare(ctx, l, engineName, prepareFlags{strict: strict, force: force, silent: format.json(), driver: driver.value, look: out == ""})
 		if err != nil {
 			return err
 		}
