@@ -34,7 +34,8 @@ It asks only where the plan loses data, removes a service or opens a route
 without auth; where there is no terminal to ask, exactly these need --yes.
 
 A second checkout of the project, or a --copy, runs beside the first: a port that
-the other one has is replaced by one that is free, once, and printed.
+the other one has is replaced by one that is free, once, and printed. A checkout
+whose services are containers needs --copy, because Docker's names are the machine's.
 
 With --watch it goes on to do what develop.watch says of each file that is saved:
 sync copies it to where the instances of the service work, rebuild builds and
