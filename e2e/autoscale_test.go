@@ -15,8 +15,14 @@ import (
 )
 
 // autoscaled is a shop whose web is scaled by its load.
-func autoscaled(port int, autoscale string) string {
-	return strings.Replace(shop(port, 1, "v1", ""), "deploy: {replicas: 1}", "deploy: {x-trellis: {autoscale: "+autoscale+"}}", 1)
+func autoscaled(t testing.TB, port int, autoscale string) string {
+	t.Helper()
+	file := shop(port, 1, "v1", "")
+	changed := strings.Replace(file, "deploy: {replicas: 1", "deploy: {x-trellis: {autoscale: "+autoscale+"}", 1)
+	if changed == file {
+		t.Fatalf("the shop has another deploy section:\n%s", file)
+	}
+	return changed
 }
 
 // scalings are what the autoscaler has decided so far.
@@ -35,7 +41,7 @@ func (p *project) scalings() []string {
 // ten times of what one can do arrives at once. What cannot be worked on waits in line until there are more replicas.
 func TestAStepOfLoadIsMetWithReplicasAndLosesNothing(t *testing.T) {
 	port := freePort(t)
-	p := newProject(t, map[string]string{"compose.yaml": autoscaled(port, "{min: 1, max: 8, target: {concurrency: 4}, window: 20s}"), "ledger/.keep": ""})
+	p := newProject(t, map[string]string{"compose.yaml": autoscaled(t, port, "{min: 1, max: 8, target: {concurrency: 4}, window: 20s}"), "ledger/.keep": ""})
 	p.run("up", "-d")
 	slow := []load.Request{{Method: "GET", Path: "/slow?for=50ms"}}
 	quiet := underLoadOf(t, url(port), 15, slow, func() { time.Sleep(3 * time.Second) })
@@ -66,7 +72,7 @@ func TestAStepOfLoadIsMetWithReplicasAndLosesNothing(t *testing.T) {
 func TestScaledToNothingAServiceWakesAndLosesNothing(t *testing.T) {
 	port := freePort(t)
 	p := newProject(t, map[string]string{
-		"compose.yaml": autoscaled(port, "{min: 0, max: 3, target: {concurrency: 10}, window: 10s, down_delay: 1s}"), "ledger/.keep": "",
+		"compose.yaml": autoscaled(t, port, "{min: 0, max: 3, target: {concurrency: 10}, window: 10s, down_delay: 1s}"), "ledger/.keep": "",
 	})
 	p.run("up", "-d")
 	for range 2 {

@@ -130,7 +130,7 @@ func writeReasons(w io.Writer, s style, services []engine.Service) {
 	first := true
 	for _, svc := range services {
 		note := noteOf(svc)
-		if settledWell(svc) || note == "" {
+		if note == "" || settledWell(svc) && svc.Reason == "" {
 			continue
 		}
 		if first {

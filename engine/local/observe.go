@@ -76,6 +76,9 @@ func (e *Engine) Observe(ctx context.Context, project string) (engine.State, err
 		if v, ok := dec[w.name]; ok {
 			svc.State, svc.Reason = v.state, v.reason
 		}
+		if svc.Want == 0 && svc.Autoscale != nil && !w.stopped && svc.Reason == "" {
+			svc.Reason = "asleep: the first request wakes it"
+		}
 		if problem != "" && len(svc.Ports) > 0 && svc.Reason == "" {
 			svc.Reason = problem
 		}

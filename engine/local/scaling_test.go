@@ -171,8 +171,8 @@ func TestScaleToZeroAndBack(t *testing.T) {
 			b.load.set(0, 0)
 			b.wants(0, 5*time.Minute)
 			b.until("none is left", func() bool { return len(b.service("web").Instances) == 0 })
-			if s := b.service("web"); s.State != engine.ServiceStopped {
-				t.Errorf("asleep it is %s", s.State)
+			if s := b.service("web"); s.State != engine.ServiceStopped || !strings.Contains(s.Reason, "asleep") {
+				t.Errorf("asleep it is %s: %q", s.State, s.Reason)
 			}
 			b.load.set(1, 1)
 			b.wants(1, 100*time.Millisecond)
