@@ -147,7 +147,7 @@ func (p *program) explainRollout(r state.Rollout) {
 		if f.Probe != "" {
 			say("last answer", s.fit(f.Instance+"  "+oneLine(f.Probe), 500))
 		}
-		for i, line := range f.Log {
+		for i, line := range folded(f.Log) {
 			what := ""
 			if i == 0 {
 				what = "last output"
