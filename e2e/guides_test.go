@@ -112,7 +112,6 @@ func TestReadmeIsTrue(t *testing.T) {
 	out := typeInExamples(t, script+`trellis plan
 for c in logs events routes history "scale web=3" "restart web" "rollout status"; do trellis $c; done
 trellis exec web sh -c 'echo reached in'
-trellis rollback
 `)
 	for _, want := range []string{"is well", "web r1  2/2 healthy", "nothing to change", "web  3/3 healthy", "reached in"} {
 		if !strings.Contains(out, want) {
