@@ -49,6 +49,7 @@ func dockerBuildRows() []row {
 func dockerNetworkRows() []row {
 	const s = "services.*."
 	return rows(
+		changed(s+"ports[].mode", "host is as ingress: every published port is Trellis' own, and leads to the instances"),
 		carried(s+"domainname", s+"dns", s+"dns_opt", s+"dns_search"),
 		left(s+"networks.*.ipv4_address", "an instance and its successor cannot have the same address: use the service's name"),
 		left(s+"networks.*.ipv6_address", "an instance and its successor cannot have the same address: use the service's name"),

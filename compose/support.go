@@ -375,6 +375,8 @@ func matters(target, pattern string, v any) bool {
 			return false // who asks about containers knows
 		}
 		switch pattern {
+		case "services.*.ports[].mode":
+			return text == "host"
 		case "services.*.pull_policy":
 			return pullsByAge(text)
 		case "services.*.entrypoint":

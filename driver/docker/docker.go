@@ -104,7 +104,7 @@ func (d *Driver) look() {
 	d.published = d.cfg.Published || !here
 	switch {
 	case d.published:
-		d.lacks = append(d.lacks, "containers are reached through ports published on 127.0.0.1, those that the file names, because "+
+		d.lacks = append(d.lacks, "containers are reached through ports published on 127.0.0.1, the TCP ports that the file names, because "+
 			"their own addresses cannot be reached from here")
 		fallthrough
 	case !d.enter:

@@ -46,7 +46,8 @@ func Doors(p compose.Project) []proxy.Listener {
 // door returns the listener of one published port. There is none where the instance holds the port itself, or where
 // the gateway alone mounts it.
 func door(name string, svc compose.Service, p compose.Port) (proxy.Listener, bool) {
-	if svc.NetworkMode == "host" || p.Mode == "host" || p.Published == "" && len(p.Trellis.Routes) > 0 {
+	held := p.Mode == "host" && svc.Trellis.Process != nil // a container's ports are in a network of its own
+	if svc.NetworkMode == "host" || held || p.Published == "" && len(p.Trellis.Routes) > 0 {
 		return proxy.Listener{}, false
 	}
 	port := enginePort(p)

@@ -42,12 +42,14 @@ func TestDoors(t *testing.T) {
 			compose.Port{Target: 9000, Protocol: "tcp", AppProtocol: "tcp"},
 			compose.Port{Target: 7000, Published: "7000-7010", Protocol: "tcp"},
 			compose.Port{Target: 22, Published: "2222", Protocol: "tcp", Mode: "host"},
-		)),
+		), func(s *compose.Service) { s.Trellis.Process = &compose.Process{} }),
+		server("box", 1, ports(compose.Port{Target: 23, Published: "2323", Protocol: "tcp", Mode: "host"})), // a container
 		server("api", 1, ports(compose.Port{Target: 8080, Protocol: "tcp", Trellis: compose.PortExtension{
 			Routes: []compose.Route{{Path: "/api/*"}}}})),
 		server("raw", 1, ports(compose.Port{Target: 99, Published: "99", Protocol: "tcp"}), func(s *compose.Service) { s.NetworkMode = "host" }),
 	)
 	want := []string{
+		"port/0.0.0.0:2323/tcp at :2323: detect to box:23",
 		"port/0.0.0.0:8080/tcp at :8080: detect to web:80",
 		"port/127.0.0.1:8443/tcp at 127.0.0.1:8443: http to web:443",
 		"port/0.0.0.0:5353/udp at :5353: udp to web:53",
