@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test quick lint demo demo-down evergreen-load browser fuzz picture bench generate dist clean
+.PHONY: help build test quick lint demo demo-down evergreen-load browser fuzz faults picture bench generate dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ fuzz: ## run every fuzz target for FUZZTIME (default 20s) each
 
 picture: build ## make docs/demo.svg from a run of the demo: load, a kill, a deploy
 	scripts/picture.sh
+
+faults: ## the long form of the tests under load: every bad version, 20 rollouts over each protocol (30 minutes)
+	scripts/faults.sh
 
 bench: build ## run the benchmarks
 	scripts/bench.sh

@@ -30,8 +30,8 @@ var badVersions = []badVersion{
 	{name: "never listens", env: `START_DELAY: "1h"`, says: "was not ready within"},
 	{name: "ready, then crashes after 5 s", env: `CRASH_AFTER: "5s"`, says: "exited with code 7", dies: true},
 	{name: "ready, then crashes after 1 s", env: `CRASH_AFTER: "1s"`, says: "exited with code 7", quick: true, dies: true},
-	{name: "2 % of answers fail", env: `FAIL_PERCENT: "2"`, says: "new instances fail", quick: true},
-	{name: "10 % of answers fail", env: `FAIL_PERCENT: "10"`, says: "new instances fail"},
+	{name: "2 of 100 answers fail", env: `FAIL_PERCENT: "2"`, says: "new instances fail", quick: true},
+	{name: "10 of 100 answers fail", env: `FAIL_PERCENT: "10"`, says: "new instances fail"},
 	{name: "latency x5", env: `SLOW: "100ms"`, says: "new instances are slower", quick: true},
 	{name: "latency x25", env: `SLOW: "500ms"`, says: "new instances are slower"},
 	{name: "exits at once", env: `EXIT: "1"`, says: "exited with code 1", quick: true},
@@ -167,8 +167,9 @@ func TestCanaryPassesAndIsAborted(t *testing.T) {
 		done := make(chan string)
 		go func() { out, _ := p.try("up", "-d"); done <- out }()
 		eventually(t, 20*time.Second, "the first step", func() string {
-			if r := rolloutOf(t, p, "web"); r.Revision != 3 || r.Share == nil || len(p.instances("web")) != 5 {
-				return asJSON(r)
+			var all []state.Rollout
+			if p.json(&all, "rollout", "status", "web"); len(all) == 0 || all[0].Revision != 3 || all[0].Share == nil || len(p.instances("web")) != 5 {
+				return asJSON(all)
 			}
 			return ""
 		})

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/coder/websocket"
 )
 
 func main() {
@@ -39,7 +41,9 @@ func main() {
 	}
 	delay, _ := time.ParseDuration(os.Getenv("START_DELAY"))
 	time.Sleep(delay)
-	server := &http.Server{Addr: ":" + port, Handler: misbehaving(app.routes())}
+	server := &http.Server{Addr: ":" + port, Handler: misbehaving(app.routes()), Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true) // gRPC needs it
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	done := make(chan struct{})
@@ -93,19 +97,24 @@ func (a *app) routes() http.Handler {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
-		d, _ := time.ParseDuration(r.URL.Query().Get("for"))
-		time.Sleep(d)
-		a.hello(w, r)
-	})
+	mux.HandleFunc("GET /slow", a.slow)
+	mux.HandleFunc("POST /slow", a.slow)
 	mux.HandleFunc("POST /ledger", a.record)
 	mux.HandleFunc("GET /fetch", a.fetch)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(os.Environ()) })
 	mux.HandleFunc("GET /file", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, r.URL.Query().Get("path"))
 	})
+	mux.HandleFunc("GET /ws", echo)
+	mux.HandleFunc("POST /grpc.health.v1.Health/Check", serving)
 	mux.HandleFunc("GET /", a.hello)
 	return mux
+}
+
+func (a *app) slow(w http.ResponseWriter, r *http.Request) {
+	d, _ := time.ParseDuration(r.URL.Query().Get("for"))
+	time.Sleep(d)
+	a.hello(w, r)
 }
 
 func (a *app) hello(w http.ResponseWriter, _ *http.Request) {
@@ -132,6 +141,30 @@ func (a *app) record(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusCreated)
+}
+
+// echo sends back every message of a WebSocket.
+func echo(w http.ResponseWriter, r *http.Request) {
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer c.CloseNow()
+	for {
+		kind, message, err := c.Read(context.Background())
+		if err != nil || c.Write(context.Background(), kind, message) != nil {
+			return
+		}
+	}
+}
+
+// serving answers gRPC's health check, which is a unary call like any other.
+func serving(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Trailer", "Grpc-Status")
+	_, _ = w.Write([]byte{0, 0, 0, 0, 2, 8, 1}) // a frame of two bytes: status SERVING
+	w.Header().Set("Grpc-Status", "0")
 }
 
 // fetch asks another service by its name.

@@ -1,0 +1,140 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"trellis/load"
+)
+
+// protocols are the ways in which clients reach a service while it is replaced.
+var protocols = map[string]struct {
+	config func(c *load.Config)
+	rate   float64
+	file   func(string) string // what else the file needs
+	quick  bool
+}{
+	"HTTP 1": {func(c *load.Config) {
+		c.Mix = []load.Request{{Weight: 9, Method: "GET", Path: "/"}, {Weight: 1, Method: "POST", Path: "/ledger", Body: []byte("x")}}
+	}, 300, nil, false},
+	"HTTP 2": {func(c *load.Config) {
+		c.HTTP2, c.Connections = true, 4
+		c.Mix = []load.Request{{Weight: 9, Method: "GET", Path: "/"}, {Weight: 1, Method: "POST", Path: "/ledger", Body: []byte("x")}}
+	}, 300, nil, true},
+	"gRPC": {func(c *load.Config) { c.GRPC, c.Connections = &load.GRPCCall{Method: "grpc.health.v1.Health/Check"}, 4 }, 300, grpcPort, true},
+	"WebSocket": {func(c *load.Config) {
+		c.URL, c.Body, c.Connections = strings.Replace(c.URL, "http:", "ws:", 1)+"/ws", []byte("hello"), 16
+	}, 200, func(file string) string {
+		return strings.Replace(file, "    image: testapp", "    image: testapp\n    stop_grace_period: 1s", 1)
+	}, true},
+	"requests of 10 s": {func(c *load.Config) { c.URL, c.Connections, c.Timeout = c.URL+"/slow?for=10s", 200, 20*time.Second }, 10, func(file string) string {
+		return strings.Replace(file, "    image: testapp", "    image: testapp\n    stop_grace_period: 15s", 1)
+	}, false},
+}
+
+func grpcPort(file string) string {
+	before, after, _ := strings.Cut(file, `ports: ["`)
+	port, after, _ := strings.Cut(after, `:80"]`)
+	return fmt.Sprintf(`%sports: [{target: 80, published: "%s", app_protocol: grpc}]%s`, before, port, after)
+}
+
+// TestRolloutsLoseNothing replaces a service of three again and again under load, over every protocol: nothing is lost.
+func TestRolloutsLoseNothing(t *testing.T) {
+	for name, c := range protocols {
+		if !c.quick && !long(t) {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			rollouts := 2
+			if long(t) {
+				rollouts = 20
+			}
+			port := freePort(t)
+			file := func(version string) string {
+				f := strings.Replace(shop(port, 3, version, ""), "500ms", "100ms", 1)
+				if c.file != nil {
+					f = c.file(f)
+				}
+				return f
+			}
+			p := newProject(t, map[string]string{"compose.yaml": file("v0"), "ledger/.keep": ""})
+			p.run("up", "-d")
+			cfg := load.Config{URL: url(port), Connections: 32, Timeout: 15 * time.Second, Pacer: load.Constant(c.rate, 30*time.Minute)}
+			c.config(&cfg)
+			tr := drive(t, cfg, func() {
+				for i := range rollouts {
+					p.write("compose.yaml", file(fmt.Sprintf("v%d", i+1)))
+					p.run("up", "-d")
+				}
+			})
+			tr.noneLost(t)
+			if len(cfg.Mix) > 0 {
+				tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+			}
+			t.Logf("%s: %d rollouts tried, %d requests held, %d lost", name, rollouts, tr.report.Completed, len(tr.lost[0])+len(tr.lost[1]))
+		})
+	}
+}
+
+// TestWithoutDrainRolloutsLoseRequests is the twin: instances that are stopped with requests in flight lose them.
+func TestWithoutDrainRolloutsLoseRequests(t *testing.T) {
+	port := freePort(t)
+	file := func(version string) string {
+		f := strings.Replace(shop(port, 3, version, ""), "500ms", "100ms", 1)
+		return strings.Replace(f, "    image: testapp", "    image: testapp\n    stop_grace_period: 10ms", 1)
+	}
+	p := newProject(t, map[string]string{"compose.yaml": file("v0"), "ledger/.keep": ""})
+	p.run("up", "-d")
+	cfg := load.Config{URL: url(port) + "/slow?for=1s", Connections: 100, Timeout: 15 * time.Second, Pacer: load.Constant(50, 5*time.Minute), Method: "POST"}
+	tr := drive(t, cfg, func() {
+		p.write("compose.yaml", file("v1"))
+		p.run("up", "-d")
+	})
+	if len(tr.lost[0]) == 0 {
+		t.Error("nothing was lost without a drain: the other tests say nothing")
+	}
+}
+
+// drive runs a load while during runs, and for a moment before and after it.
+func drive(t *testing.T, cfg load.Config, during func()) traffic {
+	t.Helper()
+	result := traffic{lost: map[int][]load.Result{}, posted: map[string]bool{}}
+	cfg.OnResult = func(r *load.Result) {
+		switch r.Kind {
+		case "":
+			if r.Request == 1 {
+				result.posted[fmt.Sprint(r.Seq)] = true
+			}
+		case load.Abandoned, load.Server5xx:
+		default:
+			result.lost[r.Request] = append(result.lost[r.Request], *r)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var running sync.WaitGroup
+	var failed error
+	running.Go(func() { result.report, failed = load.Run(ctx, cfg) })
+	time.Sleep(500 * time.Millisecond)
+	during()
+	time.Sleep(500 * time.Millisecond)
+	cancel()
+	running.Wait()
+	if failed != nil {
+		t.Fatal(failed)
+	}
+	var text strings.Builder
+	_ = result.report.WriteText(&text)
+	t.Log(text.String())
+	if result.report.Completed == 0 {
+		t.Fatal("no request was answered: this says nothing")
+	}
+	return result
+}
