@@ -26,11 +26,13 @@ const (
 	// worseErrors is the share of failed requests that matters where the file has no availability objective.
 	worseErrors = 0.005
 	// A request is slow when it takes longer than slowRatio times the p99 of the old instances, and slowFloor longer than
-	// it; worseLatency is the share of these that matters. An objective of the file is judged besides: the share of
-	// requests that may take longer than its percentile says.
+	// it; worseLatency is the share of these that matters. A machine that is short of CPU has a p99 that hides a lot, so
+	// the median is judged in the same way: worseMedian is the share beyond it that matters. An objective of the file is
+	// judged besides: the share of requests that may take longer than its percentile says.
 	slowRatio    = 2
 	slowFloor    = 5 * time.Millisecond
 	worseLatency = 0.05
+	worseMedian  = 0.75
 	// enoughOld is how many requests old instances need for their percentiles to say something.
 	enoughOld = 100
 )
@@ -107,10 +109,15 @@ func slower(olds, news counted, alpha float64, o *compose.Objective) string {
 	if olds.latency.Count() < enoughOld {
 		return ""
 	}
-	p99 := olds.latency.Quantile(0.99)
-	limit := max(slowRatio*p99, p99+slowFloor)
-	if more(olds, news, limit, worseLatency, alpha) {
-		return fmt.Sprintf("new instances are slower: p99 %s, old ones %s", brief(news.latency.Quantile(0.99)), brief(p99))
+	for _, c := range []struct {
+		name    string
+		q       float64
+		matters float64
+	}{{"p99", 0.99, worseLatency}, {"median", 0.5, worseMedian}} {
+		was := olds.latency.Quantile(c.q)
+		if more(olds, news, max(slowRatio*was, was+slowFloor), c.matters, alpha) {
+			return fmt.Sprintf("new instances are slower: %s %s, old ones %s", c.name, brief(news.latency.Quantile(c.q)), brief(was))
+		}
 	}
 	if o == nil {
 		return ""

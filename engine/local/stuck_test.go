@@ -54,7 +54,7 @@ func TestNoApplyIsLost(t *testing.T) {
 		}
 		for change := range 3 {
 			rev, err := eng.Apply(ctx, state.Revision{
-				Project: project(server("web", 1, env("N", strconv.Itoa(3*i+change)))), Cause: "up", Actor: "me@here",
+				Project: project(server("web", 1, env("N", strconv.Itoa(3*i+change)), unwatched)), Cause: "up", Actor: "me@here",
 			}, "")
 			if err != nil {
 				t.Fatal(err)
@@ -116,4 +116,9 @@ func TestReadyAsSoonAsItListens(t *testing.T) {
 			}
 		})
 	}
+}
+
+// unwatched has rollouts go on as soon as new instances are ready.
+func unwatched(s *compose.Service) {
+	s.Deploy.UpdateConfig = &compose.UpdateConfig{Monitor: duration(0)}
 }
