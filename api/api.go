@@ -131,7 +131,7 @@ type RolloutRequest struct {
 }
 
 // CauseWatch is the Cause of an apply by `up --watch`, which takes the place of one of its own that is under way.
-const CauseWatch = "watch"
+const CauseWatch = state.CauseWatch
 
 // OverrideRequest changes the overrides of one service.
 type OverrideRequest struct {

@@ -34,6 +34,10 @@ type Revision struct {
 	Undoes int64 `json:"undoes,omitempty"`
 }
 
+// CauseWatch is the Cause of a revision that follows an edit under `up --watch`: its rollouts are watched for a moment
+// only, so that what was edited is seen soon.
+const CauseWatch = "watch"
+
 // Commit is the version control's revision of the project directory.
 type Commit struct {
 	SHA         string    `json:"sha"`

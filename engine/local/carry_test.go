@@ -317,3 +317,30 @@ func TestRolloutThatBurnsTheObjectiveGoesBack(t *testing.T) {
 		})
 	}
 }
+
+// TestEditsAreSeenSoon: what `up --watch` applies is watched for a moment only, and goes back where it does not start.
+func TestEditsAreSeenSoon(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.green(badly["exits"].script)
+		b.apply(project(server("web", 2)))
+		b.settled(state.Healthy)
+		b.watchServing("web", 2)
+		edit := func(colour string) {
+			t.Helper()
+			rev := state.Revision{Project: project(server("web", 2, env("COLOR", colour))), Cause: state.CauseWatch, Actor: "me@here"}
+			if _, err := b.eng.Apply(b.Context(), rev, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		edit("red")
+		b.settled(state.Healthy)
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("an edit takes %s", took)
+		}
+		edit("green")
+		b.until("gone back", func() bool { return b.observe().Revision == 4 })
+		b.settled(state.Healthy)
+		b.checkExactly(t, map[string]int{"web": 2})
+	})
+}

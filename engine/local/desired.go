@@ -121,6 +121,9 @@ func (e *Engine) resolve(d *desired) {
 			s.want.replicas = replicasOf(svc, *s.scaling, d.decided(name))
 		}
 		s.want.replacing(svc, d.rev.Undoes > 0)
+		if d.rev.Cause == state.CauseWatch {
+			s.want.monitor, s.want.monitorAll, s.want.canary = min(s.want.monitor, provenAfter), false, nil
+		}
 		// A program that cannot be given a port of its own cannot run beside its predecessor.
 		s.want.stopFirst = s.want.stopFirst || !s.spaces && len(s.template.spec.Ports) > 1
 		d.services[name] = s
