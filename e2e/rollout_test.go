@@ -30,8 +30,8 @@ var badVersions = []badVersion{
 	{name: "never listens", env: `START_DELAY: "1h"`, says: "was not ready within"},
 	{name: "ready, then crashes after 5 s", env: `CRASH_AFTER: "5s"`, says: "exited with code 7", dies: true},
 	{name: "ready, then crashes after 1 s", env: `CRASH_AFTER: "1s"`, says: "exited with code 7", quick: true, dies: true},
-	{name: "2 of 100 answers fail", env: `FAIL_PERCENT: "2"`, says: "new instances fail", quick: true},
-	{name: "10 of 100 answers fail", env: `FAIL_PERCENT: "10"`, says: "new instances fail"},
+	{name: "2 of 100 answers fail", env: `FAIL_PERCENT: "2"`, says: "new instances fail"},
+	{name: "10 of 100 answers fail", env: `FAIL_PERCENT: "10"`, says: "new instances fail", quick: true},
 	{name: "latency x5", env: `SLOW: "100ms"`, says: "new instances are slower", quick: true},
 	{name: "latency x25", env: `SLOW: "500ms"`, says: "new instances are slower"},
 	{name: "exits at once", env: `EXIT: "1"`, says: "exited with code 1", quick: true},
@@ -41,7 +41,7 @@ var badVersions = []badVersion{
 // watchedShop is the shop whose new instances are watched for long enough to see all of the bad versions for what they are.
 func watchedShop(port int, version, env string) string {
 	file := shop(port, 3, version, "")
-	file = strings.Replace(file, "monitor: 500ms", "monitor: 12s", 1)
+	file = strings.Replace(file, "monitor: 500ms", "monitor: 20s", 1)
 	return strings.Replace(file, "environment: {", "environment: {"+env+", ", 1)
 }
 
