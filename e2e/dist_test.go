@@ -75,7 +75,7 @@ func TestArchiveIsTheSameTwiceAndInstalls(t *testing.T) {
 func TestCompletionInRealBash(t *testing.T) {
 	p := newProject(t, map[string]string{"compose.yaml": "services: {web: {image: web}, worker: {image: worker}, db: {image: db}}\n"})
 	for _, tc := range []struct{ line, want string }{
-		{"trellis rest", "restart"},
+		{"trellis resta", "restart"},
 		{"trellis restart w", "web worker"},
 		{"trellis up --det", "--detach"},
 		{"trellis completion z", "zsh"},
