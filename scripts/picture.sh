@@ -37,8 +37,9 @@ awk -v lines="$(wc -l <"$transcript")" '
 	BEGIN {
 		height = lines * 20 + 44
 		printf "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 900 %d\" role=\"img\" aria-label=\"A terminal: Evergreen under load, an instance killed, a deploy, no request failed\">\n", height
+		print "<style>text { white-space: pre }</style>"
 		printf "<rect width=\"900\" height=\"%d\" rx=\"8\" fill=\"#14201b\"/>\n", height
-		print "<g font-family=\"ui-monospace, SFMono-Regular, Menlo, Consolas, monospace\" font-size=\"13.5\" fill=\"#c9d6cf\" xml:space=\"preserve\">"
+		print "<g font-family=\"ui-monospace, SFMono-Regular, Menlo, Consolas, monospace\" font-size=\"13.5\" fill=\"#c9d6cf\">"
 		y = 36
 	}
 	{
