@@ -31,6 +31,7 @@ func openWay(log *slog.Logger) error {
 	if err := openForwarding(log); err != nil {
 		return err
 	}
+	passDocker(log)
 	c, err := nftables.New()
 	if err != nil {
 		return err
@@ -110,6 +111,7 @@ func openForwarding(log *slog.Logger) error {
 
 // closeWay undoes openWay after the last instance of the machine.
 func closeWay() error {
+	leaveDocker()
 	if err := os.Remove(forwardMark()); err == nil {
 		if err := os.WriteFile(forwardIP, []byte("0"), 0); err != nil {
 			return fmt.Errorf("switch IP forwarding off: %w", err)

@@ -22,6 +22,9 @@ const (
 // Run implements engine.Engine. It returns after everything it started has ended; instances go on.
 func (e *Engine) Run(ctx context.Context, changed func(project string)) error {
 	before, err := e.prepare(ctx)
+	if ctx.Err() != nil {
+		return nil // it was over before it began
+	}
 	if err != nil {
 		return fmt.Errorf("run %s: %w", e.cfg.Project, err)
 	}
