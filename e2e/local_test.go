@@ -317,6 +317,10 @@ volumes: {data: {}}
 		key, _, _ := strings.Cut(e, "=")
 		switch key {
 		case "PATH", "HOME", "VERSION", "LEDGER", "HOSTNAME":
+		case "TRELLIS_PUBLISHED_WEB_80": // where the project is reached from outside
+			if want := fmt.Sprintf("%s=localhost:%d", key, port); e != want {
+				t.Errorf("%s, want %s", e, want)
+			}
 		default:
 			t.Errorf("environment has %s, which the file does not", e)
 		}
