@@ -147,7 +147,7 @@ text { font: 12px system-ui, sans-serif; fill: #333 }
 	fmt.Fprintf(&w, "<line class=\"goal\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>\n", left, width-left, goal, goal)
 	fmt.Fprintf(&w, "<text x=\"4\" y=\"%.1f\">%d ms</text>\n", goal+4, objective.Milliseconds())
 	fmt.Fprintf(&w, "<text x=\"4\" y=\"%.1f\">%d ms</text>\n", y(1)+4, worst.Milliseconds())
-	fmt.Fprintf(&w, "<text x=\"%d\" y=\"%.1f\">%d ready</text>\n", width-left+4, y(1)+4, most)
+	fmt.Fprintf(&w, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%d ready</text>\n", width-left, y(1)-8, most)
 	fmt.Fprintf(&w, "<polyline class=\"line\" points=\"%s\"/>\n", strings.TrimSpace(line.String()))
 	fmt.Fprintf(&w, "<text x=\"%d\" y=\"18\">20, then 400 requests a second: p99 of each second (bars), replicas that serve (line)</text>\n</svg>\n", left)
 	return w.String()
