@@ -16,6 +16,7 @@ dist=$(cd "$DIST" && pwd)
 rm -f "$dist"/trellis-*.tar.gz "$dist/SHA256SUMS"
 
 # What is the same everywhere: man pages, completions, documents.
+# Paths are trimmed here too, so that what was compiled in another folder serves.
 share=$work/share
 mkdir -p "$share"/man/man1 "$share"/bash-completion/completions "$share"/zsh/site-functions \
 	"$share"/fish/vendor_completions.d "$share"/doc/trellis
@@ -23,7 +24,7 @@ $GO build -trimpath -buildvcs=false -o "$work/trellis" ./cmd/trellis
 "$work/trellis" completion bash >"$share/bash-completion/completions/trellis"
 "$work/trellis" completion zsh >"$share/zsh/site-functions/_trellis"
 "$work/trellis" completion fish >"$share/fish/vendor_completions.d/trellis.fish"
-$GO test ./cmd/trellis -count=1 -run '^TestManPages$' -args -man "$share/man/man1" >"$work/man.log" || { cat "$work/man.log"; exit 1; }
+$GO test -trimpath -buildvcs=false ./cmd/trellis -count=1 -run '^TestManPages$' -args -man "$share/man/man1" >"$work/man.log" || { cat "$work/man.log"; exit 1; }
 cp -R README.md docs "$share/doc/trellis/"
 
 for platform in $PLATFORMS; do
