@@ -60,9 +60,14 @@ func (c *Client) Close() error {
 func (c *Client) Done() <-chan struct{} { return c.done }
 
 // Hello tells the holder that this process is its control plane or data plane (RoleControlPlane, RoleDataPlane) for
-// as long as it lives or until Close. Say it once per Client.
+// as long as it lives or until Close. Say it once per Client. A holder that did not start this process answers
+// ErrStranger: the one that did was killed before it could be told hello, and the new one has programs of its own.
 func (c *Client) Hello(ctx context.Context, role string) error {
-	conn, _, err := c.ask(ctx, request{Op: opHello, Role: role}, nil)
+	return c.sayHello(ctx, role, os.Getppid())
+}
+
+func (c *Client) sayHello(ctx context.Context, role string, parent int) error {
+	conn, _, err := c.ask(ctx, request{Op: opHello, Role: role, Parent: parent}, nil)
 	if err != nil {
 		return fmt.Errorf("say hello as %s: %w", role, err)
 	}

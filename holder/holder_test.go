@@ -350,7 +350,10 @@ func TestKilledHolderIsNoticedAndStartedAgain(t *testing.T) {
 	w := start(t)
 	until(t, "both programs run", func() bool { i := w.info(); return i.ControlPlane.PID > 0 && i.DataPlane.PID > 0 })
 	info := w.info()
-	if err := w.client.Hello(t.Context(), RoleControlPlane); err != nil {
+	if err := w.client.Hello(t.Context(), RoleControlPlane); !errors.Is(err, ErrStranger) {
+		t.Errorf("hello of a program of another holder: %v", err)
+	}
+	if err := w.client.sayHello(t.Context(), RoleControlPlane, 0); err != nil {
 		t.Fatal(err)
 	}
 	followed := make(chan error, 1)

@@ -92,7 +92,7 @@ func (h *holder) serve(conn *net.UnixConn) {
 	}
 	switch req.Op {
 	case opHello:
-		h.hello(conn, req.Role)
+		h.hello(conn, req.Role, req.Parent)
 	case opFollow:
 		h.follow(conn)
 	case opStop:
@@ -191,9 +191,16 @@ func (h *holder) replace(role string, command []string) error {
 }
 
 // hello counts the client as connected until its connection ends.
-func (h *holder) hello(conn *net.UnixConn, role string) {
-	if role != RoleControlPlane && role != RoleDataPlane {
-		_ = writeMessage(conn, errorResponse(fmt.Errorf("%w: there is no role %q", ErrProtocol, role)), nil)
+func (h *holder) hello(conn *net.UnixConn, role string, parent int) {
+	var err error
+	switch {
+	case role != RoleControlPlane && role != RoleDataPlane:
+		err = fmt.Errorf("%w: there is no role %q", ErrProtocol, role)
+	case parent != 0 && parent != os.Getpid():
+		err = fmt.Errorf("%w: process %d started it, this is %d", ErrStranger, parent, os.Getpid())
+	}
+	if err != nil {
+		_ = writeMessage(conn, errorResponse(err), nil)
 		return
 	}
 	count := func(n int) {

@@ -46,6 +46,7 @@ type request struct {
 	Protocol int      `json:"protocol"`
 	Op       string   `json:"op"`
 	Role     string   `json:"role,omitempty"`
+	Parent   int      `json:"parent,omitempty"` // of a hello: the process that started the caller, 0: not known
 	Sockets  []Socket `json:"sockets,omitempty"`
 	Names    []string `json:"names,omitempty"`
 	Command  []string `json:"command,omitempty"`
@@ -84,10 +85,12 @@ var (
 	ErrStopping = errors.New("the holder is stopping")
 	// ErrGone says that the holder has ended.
 	ErrGone = errors.New("the holder is gone")
+	// ErrStranger says that another holder, gone by now, started the program that says hello.
+	ErrStranger = errors.New("not a program of this holder")
 )
 
 func kinds() map[string]error {
-	return map[string]error{"stale": ErrStale, "protocol": ErrProtocol, "stopping": ErrStopping}
+	return map[string]error{"stale": ErrStale, "protocol": ErrProtocol, "stopping": ErrStopping, "stranger": ErrStranger}
 }
 
 func errorResponse(err error) response {

@@ -49,6 +49,10 @@ func Serve(ctx context.Context, file string, log *slog.Logger) error {
 	}
 	answered := false
 	err = serve(ctx, l, log, func() { answered = true })
+	if errors.Is(err, holder.ErrStranger) { // the new holder has a control plane of its own, which waits for the lock
+		log.Warn("the holder that started this control plane was killed; ending", "project", l.Project, "err", err)
+		return nil
+	}
 	if err != nil && !answered && ctx.Err() == nil {
 		l.tellFailure(err, log)
 	}
