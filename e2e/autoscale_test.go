@@ -70,6 +70,7 @@ func TestAStepOfLoadIsMetWithReplicasAndLosesNothing(t *testing.T) {
 
 // TestScaledToNothingAServiceWakesAndLosesNothing: the requests that come first wait for the service to be started.
 func TestScaledToNothingAServiceWakesAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{
 		"compose.yaml": autoscaled(t, port, "{min: 0, max: 3, target: {concurrency: 10}, window: 10s, down_delay: 1s}"), "ledger/.keep": "",

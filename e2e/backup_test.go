@@ -62,6 +62,7 @@ func git(t *testing.T, dir string, args ...string) {
 }
 
 func TestNewMachineGitAndTheBackupServeAgain(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{
 		"compose.yaml": archived(port, "v1"), "token.txt": "s3cret", ".gitignore": "token.txt\nbin\n",

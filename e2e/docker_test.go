@@ -10,17 +10,23 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
+
+// kiosk is the one project that these tests have in the engine, in turn.
+var kiosk sync.Mutex
 
 // dockerProject is a project whose folder has what its images are built from. The test is skipped where there is no
 // engine and DRIVERS does not name docker.
 func dockerProject(t testing.TB, files map[string]string) *project {
 	t.Helper()
 	needsDocker(t)
+	kiosk.Lock()
+	t.Cleanup(kiosk.Unlock)
 	t.Cleanup(func() { // after the project is taken down
-		for what, list := range leftInDocker(t, "shop") {
+		for what, list := range leftInDocker(t, "kiosk") {
 			if len(list) > 0 {
 				t.Errorf("left in Docker: %s %v", what, list)
 			}
@@ -86,7 +92,7 @@ func leftInDocker(t testing.TB, project string) map[string][]string {
 
 // plainShop is a Compose file as anybody has it: nothing of Trellis in it.
 func plainShop(port int, version string) string {
-	return fmt.Sprintf(`name: shop
+	return fmt.Sprintf(`name: kiosk
 services:
   web:
     build: .
@@ -108,6 +114,7 @@ volumes:
 // TestDockerPlainFile: a Compose file without a word of Trellis runs, is redeployed and killed under load, survives its
 // control plane, and leaves nothing but its volumes.
 func TestDockerPlainFile(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := dockerProject(t, map[string]string{"compose.yaml": plainShop(port, "v0"), "ledger/.keep": ""})
 	if out := p.run("check"); strings.Contains(out, "has no effect") {
@@ -162,8 +169,8 @@ func TestDockerPlainFile(t *testing.T) {
 	}
 
 	p.run("down")
-	left := leftInDocker(t, "shop")
-	if len(left["container"])+len(left["network"]) > 0 || !slices.Equal(left["volume"], []string{"shop_data"}) {
+	left := leftInDocker(t, "kiosk")
+	if len(left["container"])+len(left["network"]) > 0 || !slices.Equal(left["volume"], []string{"kiosk_data"}) {
 		t.Errorf("down left %v, want the volume alone", left)
 	}
 }
@@ -171,8 +178,9 @@ func TestDockerPlainFile(t *testing.T) {
 // TestDockerImageBehindTheSameName: what was built anew is a new revision although no line of the file changed, and a
 // rollback brings the image back.
 func TestDockerImageBehindTheSameName(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
-	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf("name: shop\nservices:\n  web:\n    build: .\n    ports: [\"%d:80\"]\n", port)})
+	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf("name: kiosk\nservices:\n  web:\n    build: .\n    ports: [\"%d:80\"]\n", port)})
 	dockerfile := func(version string) {
 		p.write("Dockerfile", "FROM scratch\nENV VERSION="+version+"\nCOPY testapp /testapp\nENTRYPOINT [\"/testapp\"]\n")
 	}
@@ -199,8 +207,9 @@ func TestDockerImageBehindTheSameName(t *testing.T) {
 // TestDockerAndProcessesTogether: containers and processes of one project reach each other by name, and secrets, configs
 // and one-off commands are there.
 func TestDockerAndProcessesTogether(t *testing.T) {
+	t.Parallel()
 	port, other := freePort(t), freePort(t)
-	p := dockerProject(t, map[string]string{"token": "sesame", "compose.yaml": fmt.Sprintf(`name: shop
+	p := dockerProject(t, map[string]string{"token": "sesame", "compose.yaml": fmt.Sprintf(`name: kiosk
 services:
   web:
     build: .
@@ -237,7 +246,7 @@ configs:
 		p.run("up", "-d")
 	})
 	tr.noneLost(t)
-	if left := leftInDocker(t, "shop"); len(left["container"]) > 0 {
+	if left := leftInDocker(t, "kiosk"); len(left["container"]) > 0 {
 		t.Errorf("containers are left of what is a process now: %v", left["container"])
 	}
 	out, err := p.try("up", "-d", "--driver", "docker")
@@ -257,6 +266,7 @@ func (p *project) read(name string) []byte {
 
 // TestDockerThroughPublishedPorts: where containers cannot be reached at their addresses everything but the mesh works.
 func TestDockerThroughPublishedPorts(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := dockerProject(t, map[string]string{"compose.yaml": plainShop(port, "v1"), "ledger/.keep": ""})
 	p.env = append(p.env, "TRELLIS_DOCKER_PUBLISHED=1")
@@ -276,6 +286,7 @@ func TestDockerThroughPublishedPorts(t *testing.T) {
 
 // TestDockerWithoutAnEngine: one error with what to do, and nothing is begun.
 func TestDockerWithoutAnEngine(t *testing.T) {
+	t.Parallel()
 	p := newProject(t, map[string]string{"compose.yaml": plainShop(freePort(t), "v1")})
 	p.env = append(p.env, "DOCKER_HOST=unix:///nonexistent/docker.sock")
 	p.run("check")
@@ -299,7 +310,8 @@ type inspected struct {
 
 // TestDockerLimits: what the file bounds the engine bounds, and an instance that used up its memory is said to have.
 func TestDockerLimits(t *testing.T) {
-	p := dockerProject(t, map[string]string{"compose.yaml": `name: shop
+	t.Parallel()
+	p := dockerProject(t, map[string]string{"compose.yaml": `name: kiosk
 services:
   web:
     build: .

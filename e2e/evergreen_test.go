@@ -95,6 +95,7 @@ func (e *evergreen) replaced(service string, meanwhile func()) {
 var courseLink = regexp.MustCompile(`href="(/courses/[a-z0-9-]+)"`)
 
 func TestEvergreenServesItsPagesWhateverIsKilled(t *testing.T) {
+	t.Parallel()
 	e := newEvergreen(t)
 	e.run("up", "-d", "--yes")
 	if home := get(t, e.url+"/"); !strings.Contains(home, "Evergreen") {

@@ -40,6 +40,7 @@ func blocksOf(t *testing.T, file string) []block {
 // TestGuidesAreTrue types every command of every guide as it stands, in a copy of the examples: none may fail, and what
 // a guide shows has to be printed, in this order.
 func TestGuidesAreTrue(t *testing.T) {
+	t.Parallel()
 	guides, err := filepath.Glob("../docs/guides/*.md")
 	if err != nil || len(guides) < 5 {
 		t.Fatalf("guides: %v, %v", guides, err)
@@ -50,6 +51,7 @@ func TestGuidesAreTrue(t *testing.T) {
 			continue // they have tests of their own, and the last one needs Docker
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			script := "set -eu\n"
 			var shown []string
 			for _, b := range blocksOf(t, guide) {
@@ -74,7 +76,7 @@ func TestGuidesAreTrue(t *testing.T) {
 }
 
 // typeInExamples runs a script where the repository's examples are, with trellis in the path, and returns what it
-// printed.
+// printed. It has a network of its own, because every guide uses the same ports.
 func typeInExamples(t *testing.T, script string) string {
 	t.Helper()
 	root, err := os.MkdirTemp(built.dir, "guide-")
@@ -84,14 +86,15 @@ func typeInExamples(t *testing.T, script string) string {
 	dir := filepath.Join(root, "examples", "hello")
 	copyTree(t, "../examples/hello", dir)
 	t.Cleanup(func() {
+		// Of a guide that failed halfway.
 		cmd := exec.Command(built.trellis, "down", "--now", "--volumes", "--yes")
 		cmd.Dir = dir
-		_ = cmd.Run() // of a guide that failed halfway
+		_ = cmd.Run()
 		_ = os.RemoveAll(root)
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-c", script)
+	cmd := exec.CommandContext(ctx, "unshare", "--net", "bash", "-c", "ip link set lo up\n"+script)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "PATH="+built.dir+":"+os.Getenv("PATH"), "NO_COLOR=1", "LANG=C.UTF-8")
 	out, err := cmd.CombinedOutput()
@@ -103,6 +106,7 @@ func typeInExamples(t *testing.T, script string) string {
 
 // TestReadmeIsTrue types what README.md has for one's own application, against the smallest one there is.
 func TestReadmeIsTrue(t *testing.T) {
+	t.Parallel()
 	script := "set -eu\ncp -R examples/hello yourapp\ntrap 'trellis down --now' EXIT\n"
 	for _, b := range blocksOf(t, "../README.md") {
 		if b.language == "sh" {
@@ -122,6 +126,7 @@ trellis exec web sh -c 'echo reached in'
 
 // TestEvergreenNeedsNoRoot asks as an ordinary user what is missing for the demo as scripts/demo.sh starts it then.
 func TestEvergreenNeedsNoRoot(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	dir := filepath.Join(s.dir, "evergreen")
 	copyTree(t, "../examples/evergreen", dir)

@@ -45,6 +45,7 @@ func (p *project) back(killed map[string]int, ready int) api.Status {
 }
 
 func TestKillingControlOrDataPlaneRefusesNoConnection(t *testing.T) {
+	t.Parallel()
 	for _, victim := range []string{"control", "data"} {
 		t.Run(victim, func(t *testing.T) {
 			port := freePort(t)
@@ -76,6 +77,7 @@ func TestKillingControlOrDataPlaneRefusesNoConnection(t *testing.T) {
 }
 
 func TestKillingTheHolderOrAllRestartsNoInstance(t *testing.T) {
+	t.Parallel()
 	for _, victims := range [][]string{{"holder"}, {"control", "data", "holder"}} {
 		t.Run(strings.Join(victims, "+"), func(t *testing.T) {
 			port := freePort(t)
@@ -101,8 +103,18 @@ func TestKillingTheHolderOrAllRestartsNoInstance(t *testing.T) {
 	}
 }
 
-// TestTrellisSurvivesFiftyKills kills Trellis again and again: idle, in the middle of a plan, while an instance dies.
+// TestTrellisSurvivesFiftyKills kills Trellis again and again: idle, in the middle of a plan, while an instance dies. Five
+// projects are killed ten times each, side by side.
 func TestTrellisSurvivesFiftyKills(t *testing.T) {
+	for i := range 5 {
+		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
+			t.Parallel()
+			killAgainAndAgain(t, 10)
+		})
+	}
+}
+
+func killAgainAndAgain(t *testing.T, times int) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -110,7 +122,7 @@ func TestTrellisSurvivesFiftyKills(t *testing.T) {
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v0", "")})
 	p.run("up", "-d")
 	current := "v0"
-	for i := range 50 {
+	for i := range times {
 		before := p.ps()
 		dead := "" // the instance that died meanwhile, if one did
 		switch i % 3 {
@@ -160,20 +172,31 @@ func alive(pid int) bool {
 	return pid > 1 && err == nil
 }
 
-// programs counts the test's programs that run with a ledger in dir: a second copy of an instance would be one more.
+// programs counts the test's programs that the shims of the project in dir have started: a second copy of an instance
+// would be one more.
 func programs(t *testing.T, dir string) int {
 	t.Helper()
 	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
 	n := 0
 	for _, exe := range exes {
-		if target, err := os.Readlink(exe); err == nil && target == built.app {
+		if target, err := os.Readlink(exe); err == nil && target == built.app && strings.Contains(parent(filepath.Dir(exe)), dir) {
 			n++
 		}
 	}
 	return n
 }
 
+// parent is the command line of the process that started the one at proc, "" when it is gone.
+func parent(proc string) string {
+	status, _ := os.ReadFile(filepath.Join(proc, "status"))
+	_, rest, _ := strings.Cut(string(status), "\nPPid:\t")
+	pid, _, _ := strings.Cut(rest, "\n")
+	cmdline, _ := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+	return string(cmdline)
+}
+
 func TestWhatHappenedMeanwhileIsKnownAfterwards(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	more := fmt.Sprintf(`
   worker:
@@ -208,6 +231,7 @@ func TestWhatHappenedMeanwhileIsKnownAfterwards(t *testing.T) {
 }
 
 func TestAnotherBuildTakesOverAndRestartsNoInstance(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
 	p.run("up", "-d")
@@ -229,6 +253,7 @@ func TestAnotherBuildTakesOverAndRestartsNoInstance(t *testing.T) {
 }
 
 func TestTrellisLeaksNothing(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v0", "")})
 	p.run("up", "-d")

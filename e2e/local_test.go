@@ -74,6 +74,7 @@ func version(t *testing.T, port int) string {
 }
 
 func TestPlainFileAnswersAtItsPublishedPort(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", "")})
 	out := p.run("up", "-d")
@@ -109,6 +110,7 @@ func pids(s api.Status) map[string]int {
 }
 
 func TestServicesReachEachOtherByNameOnTheirOwnPorts(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	more := fmt.Sprintf(`
   api:
@@ -134,6 +136,7 @@ func TestServicesReachEachOtherByNameOnTheirOwnPorts(t *testing.T) {
 }
 
 func TestRedeployUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	for _, replicas := range []int{1, 3} {
 		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
 			port := freePort(t)
@@ -155,6 +158,7 @@ func TestRedeployUnderLoadLosesNothing(t *testing.T) {
 }
 
 func TestScaleUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", ""), "ledger/.keep": ""})
 	p.run("up", "-d")
@@ -174,6 +178,7 @@ func TestScaleUnderLoadLosesNothing(t *testing.T) {
 }
 
 func TestRestartUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
 	p.run("up", "-d")
@@ -198,6 +203,7 @@ func TestRestartUnderLoadLosesNothing(t *testing.T) {
 }
 
 func TestCrashedInstanceIsReplacedAndNoRepeatableRequestIsLost(t *testing.T) {
+	t.Parallel()
 	for _, replicas := range []int{1, 3} {
 		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
 			port := freePort(t)
@@ -238,6 +244,7 @@ func TestCrashedInstanceIsReplacedAndNoRepeatableRequestIsLost(t *testing.T) {
 }
 
 func TestCrashLoopIsNamedAndLeavesTheOthersAlone(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	more := fmt.Sprintf(`
   broken:
@@ -268,6 +275,7 @@ func TestCrashLoopIsNamedAndLeavesTheOthersAlone(t *testing.T) {
 }
 
 func TestBadVersionDoesNotReplaceTheGoodOne(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
 	p.run("up", "-d")
@@ -292,6 +300,7 @@ func TestBadVersionDoesNotReplaceTheGoodOne(t *testing.T) {
 }
 
 func TestSecretsConfigsVolumesAndEnvironmentArriveAsTheFileSays(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	compose := strings.Replace(shop(port, 1, "v1", `
 secrets: {token: {file: ./token.txt}}
@@ -350,6 +359,7 @@ volumes: {data: {}}
 }
 
 func TestTakenPortNamesItsHolder(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
@@ -364,6 +374,7 @@ func TestTakenPortNamesItsHolder(t *testing.T) {
 }
 
 func TestRollbackBringsBackConfigurationAndContents(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	file := func(version, motd string) string {
 		return strings.Replace(shop(port, 2, version, "\nconfigs: {motd: {content: \""+motd+"\"}}\n"),

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -167,15 +168,26 @@ func (p *project) dump() {
 	}
 }
 
-// freePort returns a TCP port that nothing listens on.
+// ports are what freePort has given away: the kernel would give a port to two tests that both have not used it yet.
+var ports = struct {
+	sync.Mutex
+	last int
+}{last: 10000 + os.Getpid()%10000}
+
+// freePort returns a TCP port that nothing listens on, once only, from below those that the kernel gives to connections.
 func freePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	ports.Lock()
+	defer ports.Unlock()
+	for range 10000 {
+		ports.last++
+		if l, err := net.Listen("tcp", fmt.Sprintf(":%d", ports.last)); err == nil {
+			_ = l.Close()
+			return ports.last
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 // inventory is everything on the machine that Trellis could leave behind.

@@ -228,6 +228,7 @@ func (s *standIn) goes() {
 }
 
 func TestProjectsNotWrittenForTrellis(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name, backEnd string
 		programs      []string
@@ -248,6 +249,7 @@ func TestProjectsNotWrittenForTrellis(t *testing.T) {
 }
 
 func TestNginxGoPostgresRedeploysUnderLoadAndKeepsItsData(t *testing.T) {
+	t.Parallel()
 	needPrograms(t, "nginx", "postgres", "pg_isready")
 	s := newStandIn(t, "nginx-go-postgres")
 	s.up()

@@ -47,6 +47,7 @@ func grpcPort(file string) string {
 
 // TestRolloutsLoseNothing replaces a service of three again and again under load, over every protocol: nothing is lost.
 func TestRolloutsLoseNothing(t *testing.T) {
+	t.Parallel()
 	for name, c := range protocols {
 		if !c.quick && !long(t) {
 			continue
@@ -88,6 +89,7 @@ func TestRolloutsLoseNothing(t *testing.T) {
 
 // TestWithoutDrainRolloutsLoseRequests is the twin: instances that are stopped with requests in flight lose them.
 func TestWithoutDrainRolloutsLoseRequests(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	file := func(version string) string {
 		f := strings.Replace(shop(port, 3, version, ""), "500ms", "100ms", 1)

@@ -48,6 +48,7 @@ func watchedShop(port int, version, env string) string {
 // TestBadVersionsGoBackByThemselves deploys bad versions under load. Each goes back by itself, the old instances are not
 // touched, users see no more of its errors than its share of the traffic, and nothing is lost to the going back.
 func TestBadVersionsGoBackByThemselves(t *testing.T) {
+	t.Parallel()
 	for _, bad := range badVersions {
 		if !bad.quick && !long(t) {
 			continue
@@ -132,6 +133,7 @@ func rolloutOf(t *testing.T, p *project, service string) state.Rollout {
 
 // TestRolloutEndsWithItsLedger looks at the line that a deploy under load ends with.
 func TestRolloutEndsWithItsLedger(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 3, "v1", ""), "ledger/.keep": ""})
 	p.run("up", "-d")
@@ -153,6 +155,7 @@ func TestRolloutEndsWithItsLedger(t *testing.T) {
 
 // TestCanaryPassesAndIsAborted sends a growing part of the traffic to a new version, then none.
 func TestCanaryPassesAndIsAborted(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	canary := func(version string, interval time.Duration) string {
 		return strings.Replace(shop(port, 4, version, ""), "update_config: {monitor: 500ms}",
@@ -193,6 +196,7 @@ func TestCanaryPassesAndIsAborted(t *testing.T) {
 // TestRolloutOutlivesItsControlPlane kills the control plane again and again while a version that works is rolled out,
 // and then one that does not.
 func TestRolloutOutlivesItsControlPlane(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 3, "v1", ""), "ledger/.keep": ""})
 	p.run("up", "-d")

@@ -27,6 +27,7 @@ func composeCommand(t *testing.T, dir string, args ...string) {
 // TestDockerTakesOverFromDockerCompose: a project that docker compose runs becomes ours, with what it had written, and
 // goes back.
 func TestDockerTakesOverFromDockerCompose(t *testing.T) {
+	t.Parallel()
 	port, data := freePort(t), freePort(t)
 	file := func(version string) string {
 		return fmt.Sprintf(`version: "3.8"
@@ -46,9 +47,9 @@ volumes:
 `, port, version, data, version)
 	}
 	p := dockerProject(t, map[string]string{"compose.yaml": file("theirs")})
-	p.flags = []string{"-p", "shop"}
-	composeCommand(t, p.dir, "-p", "shop", "-f", "compose.yaml", "up", "-d")
-	t.Cleanup(func() { composeCommand(t, p.dir, "-p", "shop", "-f", "compose.yaml", "down", "-v") })
+	p.flags = []string{"-p", "kiosk"}
+	composeCommand(t, p.dir, "-p", "kiosk", "-f", "compose.yaml", "up", "-d")
+	t.Cleanup(func() { composeCommand(t, p.dir, "-p", "kiosk", "-f", "compose.yaml", "down", "-v") })
 	post := func() {
 		t.Helper()
 		req, _ := http.NewRequest("POST", url(data)+"/ledger", strings.NewReader("{}"))
@@ -73,7 +74,7 @@ volumes:
 
 	p.write("compose.yaml", file("ours"))
 	out, err := p.try("up", "-d")
-	if err == nil || !strings.Contains(out, "--yes") || !strings.Contains(out, "shop_kept") {
+	if err == nil || !strings.Contains(out, "--yes") || !strings.Contains(out, "kiosk_kept") {
 		t.Errorf("without --yes and a terminal it has to refuse and say what it would do: %v\n%s", err, out)
 	}
 	if v := version(t, port); v != "theirs" {
@@ -89,7 +90,7 @@ volumes:
 	if after := get(t, url(data)+"/file?path=/data/ledger"); after != before || after == "" {
 		t.Errorf("what was written before: %q, now %q", before, after)
 	}
-	if left := docker(t, "ps", "-aq", "--filter", "label=com.docker.compose.project=shop"); left != "" {
+	if left := docker(t, "ps", "-aq", "--filter", "label=com.docker.compose.project=kiosk"); left != "" {
 		t.Errorf("containers of docker compose are left: %s", left)
 	}
 	if out := p.run("up", "-d", "--yes"); strings.Contains(out, "docker compose") {
@@ -98,7 +99,7 @@ volumes:
 	post() // as ours
 
 	p.run("down")
-	composeCommand(t, p.dir, "-p", "shop", "-f", "compose.yaml", "up", "-d")
+	composeCommand(t, p.dir, "-p", "kiosk", "-f", "compose.yaml", "up", "-d")
 	eventually(t, 20e9, "docker compose serves again", func() string {
 		got, err := fetch(url(data) + "/file?path=/data/ledger")
 		if err != nil || len(got) <= len(before) {

@@ -58,6 +58,7 @@ func said(message string) *regexp.Regexp {
 }
 
 func TestEveryErrorOfTheTableIsSaidAndHasItsRemedy(t *testing.T) {
+	t.Parallel()
 	cases := troubleCases()
 	rows := troubles(t)
 	for _, row := range rows {

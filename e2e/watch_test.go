@@ -119,6 +119,7 @@ services:
 // TestWatchRebuildsUnderLoad saves files while requests come: each good save is rolled out without a lost request, a bad
 // one changes nothing, and what is no source is not noticed.
 func TestWatchRebuildsUnderLoad(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, editedShop(port, ""))
 	w := p.watch("up", "--watch")
@@ -167,6 +168,7 @@ func TestWatchRebuildsUnderLoad(t *testing.T) {
 
 // TestWatchSyncsRestartsAndExecutes has a rule of each other kind.
 func TestWatchSyncsRestartsAndExecutes(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, editedShop(port, `    develop:
       watch:
@@ -226,6 +228,7 @@ func TestWatchSyncsRestartsAndExecutes(t *testing.T) {
 
 // TestWatchExecutesAfterASync has sources that are artefacts too.
 func TestWatchExecutesAfterASync(t *testing.T) {
+	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, editedShop(port, `    develop:
       watch:
