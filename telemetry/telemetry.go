@@ -1,0 +1,167 @@
+// Package telemetry holds the nouns of what a project tells of itself (metric, span, log record) and the contracts of
+// the stores that keep it.
+//
+// A store takes what it is given without making the giver wait: Add copies into a queue that one writer empties in
+// batches. What does not fit, what is too large or too old, and what a full disk refused is dropped, and counted by
+// reason (Loss): nothing is lost unseen, and nothing that is lost stops the program that told it.
+package telemetry
+
+import (
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"trellis/errdefs"
+)
+
+// TraceID names a trace, SpanID a span within it, as W3C Trace Context and OpenTelemetry have them. Their text form is
+// lower-case hex; zero is none and its text is "".
+type (
+	TraceID [16]byte
+	SpanID  [8]byte
+)
+
+// IsZero says whether there is none.
+func (id TraceID) IsZero() bool { return id == TraceID{} }
+
+// IsZero says whether there is none.
+func (id SpanID) IsZero() bool { return id == SpanID{} }
+
+func (id TraceID) String() string { return text(id[:], id.IsZero()) }
+func (id SpanID) String() string  { return text(id[:], id.IsZero()) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id TraceID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id SpanID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *TraceID) UnmarshalText(b []byte) error { return parse("trace ID", id[:], string(b)) }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *SpanID) UnmarshalText(b []byte) error { return parse("span ID", id[:], string(b)) }
+
+// ParseTraceID reads the 32 hex digits of a trace's ID.
+func ParseTraceID(s string) (id TraceID, err error) {
+	if err := id.UnmarshalText([]byte(s)); err != nil {
+		return id, err
+	}
+	if id.IsZero() {
+		return id, fmt.Errorf("trace ID %q: %w: want 32 hex digits", s, errdefs.ErrInvalid)
+	}
+	return id, nil
+}
+
+func text(id []byte, zero bool) string {
+	if zero {
+		return ""
+	}
+	return hex.EncodeToString(id)
+}
+
+func parse(what string, to []byte, s string) error {
+	if s == "" {
+		clear(to)
+		return nil
+	}
+	if len(s) != 2*len(to) {
+		return fmt.Errorf("%s %q: %w: want %d hex digits", what, s, errdefs.ErrInvalid, 2*len(to))
+	}
+	if _, err := hex.Decode(to, []byte(s)); err != nil {
+		return fmt.Errorf("%s %q: %w: want %d hex digits", what, s, errdefs.ErrInvalid, 2*len(to))
+	}
+	return nil
+}
+
+// The kinds of a Span.
+const (
+	KindInternal = "internal"
+	KindServer   = "server"
+	KindClient   = "client"
+	KindProducer = "producer"
+	KindConsumer = "consumer"
+)
+
+// The statuses of a Span; "" is not set.
+const (
+	StatusOK    = "ok"
+	StatusError = "error"
+)
+
+// Span is one piece of work within a trace. Attributes follow OpenTelemetry's semantic conventions; their values are
+// strings, bools, int64s, float64s and slices and maps of those.
+type Span struct {
+	Trace      TraceID        `json:"trace_id"`
+	ID         SpanID         `json:"span_id"`
+	Parent     SpanID         `json:"parent_id"` // "" of a root
+	Service    string         `json:"service"`
+	Instance   string         `json:"instance,omitempty"`
+	Revision   int64          `json:"revision,omitempty"`
+	Name       string         `json:"name"`
+	Kind       string         `json:"kind"`
+	Start      time.Time      `json:"start"`
+	Duration   time.Duration  `json:"duration_ns"`
+	Status     string         `json:"status"`
+	Message    string         `json:"message,omitempty"` // of Status
+	Scope      string         `json:"scope,omitempty"`   // the instrumentation library
+	Attributes map[string]any `json:"attributes,omitempty"`
+	Events     []SpanEvent    `json:"events,omitempty"`
+	Links      []SpanLink     `json:"links,omitempty"`
+}
+
+// SpanEvent is something that happened during a span.
+type SpanEvent struct {
+	Time       time.Time      `json:"time"`
+	Name       string         `json:"name"`
+	Attributes map[string]any `json:"attributes,omitempty"`
+}
+
+// SpanLink names a span of another trace that this one has to do with.
+type SpanLink struct {
+	Trace      TraceID        `json:"trace_id"`
+	Span       SpanID         `json:"span_id"`
+	Attributes map[string]any `json:"attributes,omitempty"`
+}
+
+// The severities of a Record, in order.
+const (
+	SeverityTrace = "trace"
+	SeverityDebug = "debug"
+	SeverityInfo  = "info"
+	SeverityWarn  = "warn"
+	SeverityError = "error"
+	SeverityFatal = "fatal"
+)
+
+// The streams that a Record may come from.
+const (
+	StreamStdout = "stdout"
+	StreamStderr = "stderr"
+	StreamOTLP   = "otlp"   // sent by the program over OTLP
+	StreamAccess = "access" // written by the data plane of a request
+	StreamSystem = "system" // written by whoever runs the instance
+)
+
+// Record is one log record: a line that an instance wrote (several where they belong together), a record that a program
+// sent over OTLP, or a request that the data plane saw.
+type Record struct {
+	Seq        int64          `json:"seq"` // within the store, later ones are larger; 0 until it is kept
+	Time       time.Time      `json:"time"`
+	Service    string         `json:"service"`
+	Instance   string         `json:"instance,omitempty"`
+	Revision   int64          `json:"revision,omitempty"`
+	Stream     string         `json:"stream"`
+	Severity   string         `json:"severity"` // "" where none was found
+	Body       string         `json:"body"`
+	Trace      TraceID        `json:"trace_id"` // "" none
+	Span       SpanID         `json:"span_id"`
+	Attributes map[string]any `json:"attributes,omitempty"`
+}
+
+// Sample is the value of one series at one moment. Labels hold the metric's name as "__name__".
+type Sample struct {
+	Labels map[string]string
+	Time   time.Time
+	Value  float64
+}
