@@ -83,7 +83,7 @@ func TestSecondHolderIsRefused(t *testing.T) {
 	w := start(t)
 	out, err := exec.Command(exe(t), "hold", filepath.Join(w.cfg.Dir, configFile)).CombinedOutput()
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+	if !errors.As(err, &exit) || exit.ExitCode() != exitHeld {
 		t.Errorf("the second holder ended with %v", err)
 	}
 	if want := fmt.Sprintf("pid %d", w.info().PID); !strings.Contains(string(out), want) {
@@ -115,6 +115,21 @@ func TestConcurrentStartsShareOneHolder(t *testing.T) {
 		if pid != pids[0] {
 			t.Fatalf("more than one holder: %v", pids)
 		}
+	}
+}
+
+// TestStartOutlivesAHolderThatWasKilledWhileItStarted holds the lock as one does that does not answer yet, and lets go.
+func TestStartOutlivesAHolderThatWasKilledWhileItStarted(t *testing.T) {
+	w := start(t)
+	w.stop()
+	starting, err := takeLock(w.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(2*heldPatience, func() { starting.Close() })
+	w.start()
+	if pid := w.info().PID; pid == os.Getpid() {
+		t.Errorf("the holder is %d, the test itself", pid)
 	}
 }
 

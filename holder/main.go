@@ -38,12 +38,25 @@ func Main(args []string) int {
 		fmt.Fprintln(os.Stderr, "usage: trellis-shim hold FILE")
 		return 64
 	}
-	if err := hold(args[0], defaultTiming(), log); err != nil {
+	return exitCode(hold(args[0], defaultTiming(), log), log)
+}
+
+func exitCode(err error, log *slog.Logger) int {
+	switch {
+	case errors.Is(err, errHeld): // whoever started this one finds the other: nothing is wrong
+		log.Info("holder not needed", "err", err)
+		return exitHeld
+	case err != nil:
 		log.Error("holder ended", "err", err)
 		return 1
 	}
 	return 0
 }
+
+// errHeld says that the project has a holder; the process ends with exitHeld then.
+var errHeld = errors.New("it has a holder already")
+
+const exitHeld = 75 // EX_TEMPFAIL of sysexits.h
 
 func hold(file string, times timing, log *slog.Logger) error {
 	detach()
@@ -197,7 +210,7 @@ func takeLock(cfg Config) (*os.File, error) {
 			if !errors.Is(err, unix.EWOULDBLOCK) {
 				return nil, fmt.Errorf("lock %s: %w", path, err)
 			}
-			return nil, fmt.Errorf("project %s has a holder already: pid %s holds %s", cfg.Project, strings.TrimSpace(string(pid)), path)
+			return nil, fmt.Errorf("project %s: %w: pid %s holds %s", cfg.Project, errHeld, strings.TrimSpace(string(pid)), path)
 		}
 		// A holder that stops removes the file: the one that is locked may not be the one that others find.
 		mine, err := f.Stat()

@@ -23,11 +23,8 @@ func TestMain(m *testing.M) {
 			times := defaultTiming()
 			times.firstDelay, times.maxDelay, times.livedLong = 10*time.Millisecond, 50*time.Millisecond, time.Second
 			times.ready, times.grace = 5*time.Second, 2*time.Second
-			if err := hold(os.Args[2], times, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				os.Exit(1)
-			}
-			os.Exit(0)
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			os.Exit(exitCode(hold(os.Args[2], times, log), log))
 		case "control":
 			os.Exit(controlProgram(os.Args[2]))
 		case "data":

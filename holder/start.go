@@ -14,8 +14,12 @@ import (
 	"time"
 )
 
-// startTimeout is how long a new holder may take to answer.
-const startTimeout = 10 * time.Second
+// startTimeout is how long a new holder may take to answer; another one that was found to be starting gets heldPatience
+// before this one is tried again.
+const (
+	startTimeout = 10 * time.Second
+	heldPatience = 250 * time.Millisecond
+)
 
 // Start returns a client of the project's holder, which it starts if none runs: shim is the command line of
 // trellis-shim, to which "hold FILE" is appended. The holder is detached: it has its own session, no file of the
@@ -37,15 +41,22 @@ func Start(ctx context.Context, shim []string, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, wrap(op, err)
 	}
-	ended, err := spawn(shim, file, cfg.Log)
-	if err != nil {
-		return nil, wrap(op, err)
+	within, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		ended, err := spawn(shim, file, cfg.Log)
+		if err != nil {
+			return nil, wrap(op, err)
+		}
+		c, err := awaitAnswer(within, socket, ended)
+		if errors.Is(err, errHeld) && within.Err() == nil {
+			continue // the one that was starting was killed before it answered, or its last moment goes on
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w; its log %s ends with: %s", op, err, cfg.Log, lastLines(cfg.Log))
+		}
+		return c, nil
 	}
-	c, err := awaitAnswer(ctx, socket, ended)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w; its log %s ends with: %s", op, err, cfg.Log, lastLines(cfg.Log))
-	}
-	return c, nil
 }
 
 // dialRunning returns a client of the holder that runs, and waits for one that is stopping to be gone.
@@ -82,24 +93,24 @@ func spawn(shim []string, file, log string) (ended <-chan error, err error) {
 	return done, nil
 }
 
-// awaitAnswer waits for the holder to answer. One that ended may have lost the race against another, which answers.
+// awaitAnswer waits for the holder to answer. One that lost the race against another ends: the other is about to answer,
+// and errHeld says that it has not.
 func awaitAnswer(ctx context.Context, socket string, ended <-chan error) (*Client, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	var exit error
+	var until time.Time // once it has ended
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		c, err := Dial(ctx, socket)
 		if err == nil {
 			return c, nil
 		}
-		if exit != nil {
+		if exit != nil && !time.Now().Before(until) {
 			return nil, exit
 		}
 		select {
 		case err := <-ended:
-			exit = fmt.Errorf("it ended: %w", err)
-			if err == nil {
-				exit = errors.New("it ended at once")
+			exit, until, ended = howItEnded(err), time.Now(), nil
+			if errors.Is(exit, errHeld) {
+				until = until.Add(heldPatience)
 			}
 			pause = 0
 		case <-ctx.Done():
@@ -107,6 +118,17 @@ func awaitAnswer(ctx context.Context, socket string, ended <-chan error) (*Clien
 		case <-time.After(pause):
 		}
 	}
+}
+
+func howItEnded(err error) error {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return errors.New("it ended at once")
+	case errors.As(err, &exit) && exit.ExitCode() == exitHeld:
+		return errHeld
+	}
+	return fmt.Errorf("it ended: %w", err)
 }
 
 func writeConfig(cfg Config) (file string, err error) {
