@@ -10,21 +10,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
-
-// kiosk is the one project that these tests have in the engine, in turn.
-var kiosk sync.Mutex
 
 // dockerProject is a project whose folder has what its images are built from. The test is skipped where there is no
 // engine and DRIVERS does not name docker.
 func dockerProject(t testing.TB, files map[string]string) *project {
 	t.Helper()
 	needsDocker(t)
-	kiosk.Lock()
-	t.Cleanup(kiosk.Unlock)
 	t.Cleanup(func() { // after the project is taken down
 		for what, list := range leftInDocker(t, "kiosk") {
 			if len(list) > 0 {
@@ -38,6 +32,18 @@ func dockerProject(t testing.TB, files map[string]string) *project {
 	p := newProject(t, files)
 	p.imageFiles(".")
 	return p
+}
+
+// TestDocker runs its tests one after the other, beside those of processes: they have one project in one engine.
+func TestDocker(t *testing.T) {
+	t.Parallel()
+	t.Run("plain file", dockerPlainFile)
+	t.Run("image behind the same name", dockerImageBehindTheSameName)
+	t.Run("and processes together", dockerAndProcessesTogether)
+	t.Run("through published ports", dockerThroughPublishedPorts)
+	t.Run("without an engine", dockerWithoutAnEngine)
+	t.Run("limits", dockerLimits)
+	t.Run("takes over from docker compose", dockerTakesOverFromDockerCompose)
 }
 
 func needsDocker(t testing.TB) {
@@ -111,10 +117,9 @@ volumes:
 `, port, version)
 }
 
-// TestDockerPlainFile: a Compose file without a word of Trellis runs, is redeployed and killed under load, survives its
+// dockerPlainFile: a Compose file without a word of Trellis runs, is redeployed and killed under load, survives its
 // control plane, and leaves nothing but its volumes.
-func TestDockerPlainFile(t *testing.T) {
-	t.Parallel()
+func dockerPlainFile(t *testing.T) {
 	port := freePort(t)
 	p := dockerProject(t, map[string]string{"compose.yaml": plainShop(port, "v0"), "ledger/.keep": ""})
 	if out := p.run("check"); strings.Contains(out, "has no effect") {
@@ -175,10 +180,9 @@ func TestDockerPlainFile(t *testing.T) {
 	}
 }
 
-// TestDockerImageBehindTheSameName: what was built anew is a new revision although no line of the file changed, and a
+// dockerImageBehindTheSameName: what was built anew is a new revision although no line of the file changed, and a
 // rollback brings the image back.
-func TestDockerImageBehindTheSameName(t *testing.T) {
-	t.Parallel()
+func dockerImageBehindTheSameName(t *testing.T) {
 	port := freePort(t)
 	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf("name: kiosk\nservices:\n  web:\n    build: .\n    ports: [\"%d:80\"]\n", port)})
 	dockerfile := func(version string) {
@@ -204,10 +208,9 @@ func TestDockerImageBehindTheSameName(t *testing.T) {
 	}
 }
 
-// TestDockerAndProcessesTogether: containers and processes of one project reach each other by name, and secrets, configs
+// dockerAndProcessesTogether: containers and processes of one project reach each other by name, and secrets, configs
 // and one-off commands are there.
-func TestDockerAndProcessesTogether(t *testing.T) {
-	t.Parallel()
+func dockerAndProcessesTogether(t *testing.T) {
 	port, other := freePort(t), freePort(t)
 	p := dockerProject(t, map[string]string{"token": "sesame", "compose.yaml": fmt.Sprintf(`name: kiosk
 services:
@@ -264,9 +267,8 @@ func (p *project) read(name string) []byte {
 	return b
 }
 
-// TestDockerThroughPublishedPorts: where containers cannot be reached at their addresses everything but the mesh works.
-func TestDockerThroughPublishedPorts(t *testing.T) {
-	t.Parallel()
+// dockerThroughPublishedPorts: where containers cannot be reached at their addresses everything but the mesh works.
+func dockerThroughPublishedPorts(t *testing.T) {
 	port := freePort(t)
 	p := dockerProject(t, map[string]string{"compose.yaml": plainShop(port, "v1"), "ledger/.keep": ""})
 	p.env = append(p.env, "TRELLIS_DOCKER_PUBLISHED=1")
@@ -284,9 +286,8 @@ func TestDockerThroughPublishedPorts(t *testing.T) {
 	tr.noneLost(t)
 }
 
-// TestDockerWithoutAnEngine: one error with what to do, and nothing is begun.
-func TestDockerWithoutAnEngine(t *testing.T) {
-	t.Parallel()
+// dockerWithoutAnEngine: one error with what to do, and nothing is begun.
+func dockerWithoutAnEngine(t *testing.T) {
 	p := newProject(t, map[string]string{"compose.yaml": plainShop(freePort(t), "v1")})
 	p.env = append(p.env, "DOCKER_HOST=unix:///nonexistent/docker.sock")
 	p.run("check")
@@ -308,9 +309,8 @@ type inspected struct {
 	}
 }
 
-// TestDockerLimits: what the file bounds the engine bounds, and an instance that used up its memory is said to have.
-func TestDockerLimits(t *testing.T) {
-	t.Parallel()
+// dockerLimits: what the file bounds the engine bounds, and an instance that used up its memory is said to have.
+func dockerLimits(t *testing.T) {
 	p := dockerProject(t, map[string]string{"compose.yaml": `name: kiosk
 services:
   web:

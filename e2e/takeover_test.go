@@ -24,10 +24,9 @@ func composeCommand(t *testing.T, dir string, args ...string) {
 	}
 }
 
-// TestDockerTakesOverFromDockerCompose: a project that docker compose runs becomes ours, with what it had written, and
+// dockerTakesOverFromDockerCompose: a project that docker compose runs becomes ours, with what it had written, and
 // goes back.
-func TestDockerTakesOverFromDockerCompose(t *testing.T) {
-	t.Parallel()
+func dockerTakesOverFromDockerCompose(t *testing.T) {
 	port, data := freePort(t), freePort(t)
 	file := func(version string) string {
 		return fmt.Sprintf(`version: "3.8"
