@@ -92,7 +92,7 @@ func (c *clientConn) look() (kind, error) {
 			return k, nil
 		}
 		if len(c.first) > maxMethod { // a request line that takes its time
-			return http1, nil
+			return plainHTTP, nil
 		}
 		return opaque, nil
 	}

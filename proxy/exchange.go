@@ -123,7 +123,7 @@ func (x *exchange) run() (*response, *callError) {
 		x.c.learnKeepAlive(resp.header)
 		return resp, nil
 	}
-	if !resp.header.hasToken("Upgrade", lower(x.q.upgrade)) || x.q.upgrade == "" {
+	if !resp.header.HasToken("Upgrade", x.q.upgrade) || x.q.upgrade == "" {
 		return nil, x.failed(&malformedError{errors.New("upgraded without being asked")}, true)
 	}
 	if !x.stop() {
@@ -219,12 +219,9 @@ func (q *request) writeHead(w *bufio.Writer) {
 	w.WriteString(" HTTP/1.1\r\nHost: ")
 	w.WriteString(q.authority)
 	w.WriteString("\r\n")
-	for k, values := range q.header {
-		if !q.passes(k) {
-			continue
-		}
-		for _, v := range values {
-			writeField(w, k, v)
+	for i := range q.header {
+		if f := &q.header[i]; q.passes(f) {
+			writeField(w, f.Name, f.Value)
 		}
 	}
 	writeField(w, "X-Request-Id", q.id)
@@ -321,10 +318,8 @@ func (x *exchange) copyBody() error {
 	}
 	w.WriteString("0\r\n")
 	if len(x.q.declared) > 0 {
-		for k, values := range x.q.trailer() {
-			for _, v := range values {
-				writeField(w, k, v)
-			}
+		for _, f := range x.q.trailer() {
+			writeField(w, f.Name, f.Value)
 		}
 	}
 	w.WriteString("\r\n")
@@ -357,7 +352,7 @@ func (x *exchange) close(whole bool) {
 
 // learnKeepAlive takes over how long the instance says that it keeps an idle connection, less a second.
 func (c *upstream) learnKeepAlive(h header) {
-	v := h.get("Keep-Alive")
+	v := h.Get("Keep-Alive")
 	if v == "" {
 		return
 	}

@@ -1,110 +1,67 @@
 package proxy
 
-import "strings"
+import (
+	"net/http"
+	"strings"
 
-// header holds the fields of a request or response; keys are in canonical form ("Content-Type").
-type header map[string][]string
+	"trellis/proxy/http1"
+)
 
-// get returns the first value of the field, "" if there is none; key is canonical.
-func (h header) get(key string) string {
-	if v := h[key]; len(v) > 0 {
-		return v[0]
-	}
-	return ""
-}
-
-// count returns how many field lines there are.
-func (h header) count() int {
-	n := 0
-	for _, v := range h {
-		n += len(v)
-	}
-	return n
-}
-
-// hasToken says whether the comma-separated field lists token, in any case; key is canonical, token lower-case.
-func (h header) hasToken(key, token string) bool {
-	for _, v := range h[key] {
-		for v != "" {
-			var part string
-			part, v, _ = strings.Cut(v, ",")
-			if strings.EqualFold(strings.Trim(part, " \t"), token) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// hopByHop says whether the field is about one connection only and never travels on (RFC 9110, section 7.6.1).
-func hopByHop(key string) bool {
-	switch key {
-	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
-		"Transfer-Encoding", "Upgrade", "Http2-Settings":
-		return true
-	}
-	return false
-}
+// header holds the fields of a request or response, in the order in which they came.
+type header = http1.Header
 
 // forwarding says whether the field claims where a request came from, in any spelling that a CGI-like server would
 // take for it: "X_Forwarded_For" is "X-Forwarded-For" to such a server.
-func forwarding(key string) bool {
-	if len(key) < 9 || key[0] != 'X' && key[0] != 'F' {
+func forwarding(name string) bool {
+	if len(name) < 9 || name[0]|0x20 != 'x' && name[0]|0x20 != 'f' {
 		return false
 	}
-	if strings.IndexByte(key, '_') >= 0 {
-		key = strings.ReplaceAll(key, "_", "-")
+	if strings.IndexByte(name, '_') >= 0 {
+		name = strings.ReplaceAll(name, "_", "-")
 	}
-	return len(key) >= 12 && strings.EqualFold(key[:12], "X-Forwarded-") || strings.EqualFold(key, "Forwarded") ||
-		strings.EqualFold(key, "X-Real-Ip")
+	return len(name) >= 12 && strings.EqualFold(name[:12], "X-Forwarded-") || strings.EqualFold(name, "Forwarded") ||
+		strings.EqualFold(name, "X-Real-Ip")
 }
 
 // named returns the fields that Connection names, nil as a rule. Fields that the data plane sets or needs are never in
 // it: a client could otherwise take them away from the upstream.
-func (h header) named() []string {
-	var keys []string
-	for _, v := range h["Connection"] {
-		for v != "" {
-			var part string
-			part, v, _ = strings.Cut(v, ",")
-			part = canonical(strings.Trim(part, " \t"))
-			switch part {
-			case "", "Close", "Keep-Alive", "Upgrade", "Te", "Host", "Content-Length", "X-Request-Id", "Authorization",
-				"Cookie", "Traceparent", "Tracestate":
+func named(h header) []string {
+	var names []string
+	for _, f := range h {
+		if f.Kind != http1.Connection {
+			continue
+		}
+		for name := range http1.Tokens(f.Value) {
+			switch strings.ToLower(name) {
+			case "close", "keep-alive", "upgrade", "te", "host", "content-length", "x-request-id", "authorization", "cookie",
+				"traceparent", "tracestate":
 				continue
 			}
-			if !forwarding(part) {
-				keys = append(keys, part)
+			if !forwarding(name) {
+				names = append(names, name)
 			}
 		}
 	}
-	return keys
+	return names
 }
 
-// canonical returns the field name as net/textproto writes it.
-func canonical(name string) string {
-	upper, changed := true, false
-	for i := range len(name) {
-		c := name[i]
-		if upper && 'a' <= c && c <= 'z' || !upper && 'A' <= c && c <= 'Z' {
-			changed = true
-			break
+// anyIs says whether one of the names is that of the field.
+func anyIs(list []string, f *http1.Field) bool {
+	for _, n := range list {
+		if f.Is(n) {
+			return true
 		}
-		upper = c == '-'
 	}
-	if !changed {
-		return name
-	}
-	b := []byte(name)
-	upper = true
-	for i, c := range b {
-		switch {
-		case upper && 'a' <= c && c <= 'z':
-			b[i] = c - 'a' + 'A'
-		case !upper && 'A' <= c && c <= 'Z':
-			b[i] = c - 'A' + 'a'
+	return false
+}
+
+// ofHTTP makes ours of net/http's.
+func ofHTTP(from http.Header) header {
+	h := make(header, 0, len(from)+4)
+	for name, values := range from {
+		for _, v := range values {
+			h.Add(name, v)
 		}
-		upper = c == '-'
 	}
-	return string(b)
+	return h
 }

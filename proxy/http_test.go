@@ -389,7 +389,7 @@ func TestContinue(t *testing.T) {
 		}
 		switch mode.Load() {
 		case "refuse":
-			io.WriteString(c, "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+			io.WriteString(c, "HTTP/1.1 403 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 			n, _ := br.Read(make([]byte, 10))
 			if n > 0 {
 				t.Error("the body came though it was refused")
@@ -399,7 +399,7 @@ func TestContinue(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n")
 		}
 		n, _ := io.CopyN(io.Discard, br, 100_000)
-		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%d", len(fmt.Sprint(n)), n)
+		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%d", len(fmt.Sprint(n)), n)
 	})
 	r := newRig(t, Config{})
 	addr := r.gateway(instanceAt("app-1", up))

@@ -165,10 +165,10 @@ func newBoot() string { return rand.Text() }
 
 // grpcStatus returns the status of a gRPC answer whose body has been read.
 func (r *response) grpcStatus() string {
-	if s := r.header.get("Grpc-Status"); s != "" {
+	if s := r.header.Get("Grpc-Status"); s != "" {
 		return s
 	}
-	return r.trailer().get("Grpc-Status")
+	return r.trailer().Get("Grpc-Status")
 }
 
 // blamesServer says whether a gRPC status is the server's fault: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL,

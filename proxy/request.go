@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"trellis/proxy/http1"
 )
 
 // Bounds of a request.
@@ -57,7 +59,7 @@ func repeatable(method string, h header) bool {
 	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
 		return true
 	}
-	return h.get("Idempotency-Key") != ""
+	return h.Get("Idempotency-Key") != ""
 }
 
 // opensPage says whether a person waits for a page: a browser's navigation (Fetch Metadata), or what an older browser
@@ -66,10 +68,10 @@ func (q *request) opensPage() bool {
 	if q.method != "GET" || q.upgrade != "" {
 		return false
 	}
-	if mode := q.header.get("Sec-Fetch-Mode"); mode != "" {
+	if mode := q.header.Get("Sec-Fetch-Mode"); mode != "" {
 		return mode == "navigate"
 	}
-	return strings.HasPrefix(q.header.get("Accept"), "text/html")
+	return strings.HasPrefix(q.header.Get("Accept"), "text/html")
 }
 
 // setTarget splits and checks a request target. A strict one is put in normal form; one that is not strict is passed on
@@ -111,8 +113,8 @@ func (q *request) setTarget(target string, strict bool) *failure {
 
 // setID keeps the client's request id when it is one, else makes one.
 func (q *request) setID() {
-	if v := q.header["X-Request-Id"]; len(v) == 1 && validID(v[0]) {
-		q.id = v[0]
+	if v, ok := q.header.Only("X-Request-Id"); ok && validID(v) {
+		q.id = v
 		return
 	}
 	var b [16]byte
@@ -137,31 +139,32 @@ func validID(id string) bool {
 
 // upgradeTo returns the one protocol that an Upgrade field asks for, "" when there is none to be passed on: h2c would
 // let a client speak to the instance past every decision of ours.
-func upgradeTo(field []string) string {
-	if len(field) != 1 || field[0] == "" || strings.ContainsAny(field[0], ", \t") {
+func upgradeTo(h header) string {
+	field, ok := h.Only("Upgrade")
+	if !ok || field == "" || strings.ContainsAny(field, ", \t") {
 		return ""
 	}
-	if p := lower(field[0]); p == "h2c" || p == "h2" || strings.HasPrefix(p, "tls") || strings.HasPrefix(p, "http") {
+	if p := lower(field); p == "h2c" || p == "h2" || strings.HasPrefix(p, "tls") || strings.HasPrefix(p, "http") {
 		return ""
 	}
-	return field[0]
+	return field
 }
 
 // passes says whether a field of the client goes to the upstream as it is.
-func (q *request) passes(key string) bool {
-	switch key {
-	case "Host", "Content-Length", "X-Request-Id", "Expect":
+func (q *request) passes(f *http1.Field) bool {
+	switch f.Kind {
+	case http1.Other:
+		if f.Is("X-Request-Id") || q.outside && forwarding(f.Name) {
+			return false
+		}
+	case http1.Host, http1.ContentLength, http1.Expect:
 		return false
-	}
-	if hopByHop(key) || q.outside && forwarding(key) {
-		return false
-	}
-	for _, n := range q.named {
-		if n == key {
+	default:
+		if f.Kind.HopByHop() {
 			return false
 		}
 	}
-	return true
+	return q.named == nil || !anyIs(q.named, f)
 }
 
 // replay is a request body that can be read again from its start, as long as no more than 64 KiB of it were read.

@@ -133,7 +133,7 @@ func compileRoute(in Route) (*route, string, error) {
 	slices.Sort(c.methods)
 	c.methods = slices.Compact(c.methods)
 	for k, v := range in.Headers {
-		c.headers = append(c.headers, headerMatch{canonical(k), v})
+		c.headers = append(c.headers, headerMatch{k, v})
 	}
 	path, err := c.compilePath(in.Path)
 	return c, path, err
@@ -296,7 +296,7 @@ func (c *route) matchPath(path string) bool {
 // takes says whether headers and method match; with allow it notes the methods instead and never does.
 func (c *route) takes(method string, h header, allow *[]string) bool {
 	for _, m := range c.headers {
-		if v := h[m.key]; len(v) != 1 || v[0] != m.value {
+		if v, ok := h.Only(m.key); !ok || v != m.value {
 			return false
 		}
 	}

@@ -62,7 +62,7 @@ func TestRoutePrecedence(t *testing.T) {
 	} {
 		h := header{}
 		if c.header != "" {
-			h["X-V"] = []string{c.header}
+			h.Add("X-V", c.header)
 		}
 		got, _ := r.match(c.host, c.path, c.method, h)
 		if got == nil || got.service != c.want {
@@ -76,7 +76,7 @@ func TestRouteHeaderTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := r.match("x", "/", "GET", header{"X-V": {"1", "2"}}); got != nil {
+	if got, _ := r.match("x", "/", "GET", header{{Name: "X-V", Value: "1"}, {Name: "X-V", Value: "2"}}); got != nil {
 		t.Error("a header that is there twice matched: the upstream may see the other one")
 	}
 }
@@ -107,7 +107,7 @@ func TestInvalidRoutes(t *testing.T) {
 
 func TestMatchAllocatesNothing(t *testing.T) {
 	r := manyRoutes(t, 500)
-	h := header{"Accept": {"*/*"}}
+	h := header{{Name: "Accept", Value: "*/*"}}
 	if n := testing.AllocsPerRun(100, func() { r.match("host7.example.org", "/api/r250/x/items", "GET", h) }); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -319,11 +319,11 @@ func plainPath(pattern, path string) bool {
 func TestSniff(t *testing.T) {
 	for in, want := range map[string]kind{
 		"": undecided, "G": undecided, "GET": undecided, "GET ": undecided, "GET /": undecided, "GET / HTTP/1.1": undecided,
-		"GET / HTTP/1.1\r\n": http1, "POST http://a/ HTTP/1.0\n": http1, "OPTIONS * HTTP/1.1\r\n": http1, "M-SEARCH * HTTP/1.1\r\n": http1,
+		"GET / HTTP/1.1\r\n": plainHTTP, "POST http://a/ HTTP/1.0\n": plainHTTP, "OPTIONS * HTTP/1.1\r\n": plainHTTP, "M-SEARCH * HTTP/1.1\r\n": plainHTTP,
 		"GET /key\r\n": opaque, "GET key\r\n": opaque, "*1\r\n$4\r\nPING\r\n": opaque, "\x16\x03\x01": opaque, "\x00\x00\x00\x08": opaque,
 		"PING\r\n": opaque, "EHLO a\r\n": opaque, "get / HTTP/1.1\r\n": opaque, "PRI": undecided, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": http2Preface,
 		"PRI * HTTP/2.0\r\n\r\nXX": opaque, "SSH-2.0-x\r\n": opaque, " GET": opaque, strings.Repeat("A", 30): opaque,
-		"GET /" + strings.Repeat("a", 9000): http1, preface + "more": http2Preface,
+		"GET /" + strings.Repeat("a", 9000): plainHTTP, preface + "more": http2Preface,
 	} {
 		if got := sniff([]byte(in)); got != want {
 			t.Errorf("%.30q: %d, want %d", in, got, want)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"trellis/proxy/http1"
 )
 
 // This file, upstream_http.go and status_http.go are those that know net/http. It reads requests from clients and writes responses.
@@ -144,7 +146,7 @@ func (f *front) survive() {
 
 // view makes the data plane's view of a request.
 func (f *front) view(q *request, r *http.Request, l *Listener) *failure {
-	q.method, q.authority, q.header = r.Method, r.Host, header(r.Header)
+	q.method, q.authority, q.header = r.Method, r.Host, ofHTTP(r.Header)
 	q.setID()
 	if l == nil {
 		return &failure{status: 404, kind: kindNoRoute, detail: "this address is not served any more"}
@@ -157,7 +159,7 @@ func (f *front) view(q *request, r *http.Request, l *Listener) *failure {
 	if r.Method == http.MethodConnect {
 		return &failure{status: 501, kind: kindBadRequest, detail: "CONNECT is not supported"}
 	}
-	if n := q.header.count(); n > maxHeaderCount {
+	if n := len(q.header); n > maxHeaderCount {
 		return &failure{status: 431, kind: kindBadRequest, detail: "more than 100 header fields"}
 	}
 	var ok bool
@@ -171,14 +173,14 @@ func (f *front) view(q *request, r *http.Request, l *Listener) *failure {
 	if fail := q.setTarget(target, l.Service == ""); fail != nil {
 		return fail
 	}
-	if q.header["Connection"] != nil {
-		q.named = q.header.named()
-		if r.ProtoMajor == 1 && q.header.hasToken("Connection", "upgrade") {
-			q.upgrade = upgradeTo(q.header["Upgrade"])
+	if q.header.Has("Connection") {
+		q.named = named(q.header)
+		if r.ProtoMajor == 1 && q.header.HasToken("Connection", "upgrade") {
+			q.upgrade = upgradeTo(q.header)
 		}
 	}
-	q.trailers = q.header["Te"] != nil && q.header.hasToken("Te", "trailers")
-	q.grpc = strings.HasPrefix(q.header.get("Content-Type"), "application/grpc") && r.ProtoMajor == 2
+	q.trailers = q.header.HasToken("Te", "trailers")
+	q.grpc = strings.HasPrefix(q.header.Get("Content-Type"), "application/grpc") && r.ProtoMajor == 2
 	q.safe = repeatable(q.method, q.header)
 	q.length = r.ContentLength
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
@@ -186,9 +188,9 @@ func (f *front) view(q *request, r *http.Request, l *Listener) *failure {
 		return nil
 	}
 	q.upgrade = "" // a body and a tunnel exclude each other
-	q.expect = q.header.hasToken("Expect", "100-continue")
+	q.expect = q.header.HasToken("Expect", "100-continue")
 	q.body = &replay{}
-	q.trailer = func() header { return header(r.Trailer) }
+	q.trailer = func() header { return ofHTTP(r.Trailer) }
 	for k := range r.Trailer {
 		q.declared = append(q.declared, k)
 	}
@@ -284,7 +286,7 @@ func (f *front) forward(w http.ResponseWriter, q *request, resp *response, inst 
 // followDrain ends a response that would go on for ever when its instance's drain time is over: events and gRPC
 // streams. ended, to be called once, says whether it did; such a response has no length that it could fall short of.
 func (f *front) followDrain(q *request, resp *response, inst *instance) (ended func() bool) {
-	if !q.grpc && !strings.HasPrefix(resp.header.get("Content-Type"), "text/event-stream") {
+	if !q.grpc && !strings.HasPrefix(resp.header.Get("Content-Type"), "text/event-stream") {
 		return func() bool { return false }
 	}
 	var done atomic.Bool
@@ -337,37 +339,24 @@ func (f *front) copyBody(w http.ResponseWriter, resp *response) error {
 }
 
 func copyHeader(to http.Header, from header) {
-	named := []string(nil)
-	if from["Connection"] != nil {
-		named = from.named()
-	}
-next:
-	for k, v := range from {
-		if hopByHop(k) {
-			continue
+	named := named(from)
+	for i := range from {
+		if f := &from[i]; !f.Kind.HopByHop() && !anyIs(named, f) {
+			to.Add(f.Name, f.Value)
 		}
-		for _, n := range named {
-			if n == k {
-				continue next
-			}
-		}
-		to[k] = v
 	}
-	if from["Content-Type"] == nil {
+	if !from.Has("Content-Type") {
 		to["Content-Type"] = nil // net/http would guess one
 	}
 }
 
 func setTrailers(w http.ResponseWriter, resp *response) {
-	for k, v := range resp.trailer() {
-		known := false
-		for _, d := range resp.declared {
-			known = known || d == k
+	for _, f := range resp.trailer() {
+		name := f.Name
+		if !anyIs(resp.declared, &f) {
+			name = http.TrailerPrefix + name
 		}
-		if !known {
-			k = http.TrailerPrefix + k
-		}
-		w.Header()[k] = v
+		w.Header().Add(name, f.Value)
 	}
 }
 
@@ -407,12 +396,9 @@ func (f *front) upgrade(w http.ResponseWriter, q *request, resp *response, inst 
 	conn.SetDeadline(time.Time{})
 	out := bufio.NewWriter(conn)
 	out.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n")
-	for k, values := range resp.header {
-		if hopByHop(k) && k != "Upgrade" {
-			continue
-		}
-		for _, v := range values {
-			writeField(out, k, v)
+	for _, f := range resp.header {
+		if !f.Kind.HopByHop() || f.Kind == http1.Upgrade {
+			writeField(out, f.Name, f.Value)
 		}
 	}
 	if f.p.cfg.ExposeInstance {
@@ -427,7 +413,7 @@ func (f *front) upgrade(w http.ResponseWriter, q *request, resp *response, inst 
 	c := conn.(*clientConn)
 	client := end{conn: c.tcp, first: append(buffered(rw.Reader), c.first...)}
 	server := end{conn: resp.tunnel.conn, first: buffered(resp.tunnel.br)}
-	f.p.connect(inst, client, server, strings.EqualFold(resp.header.get("Upgrade"), "websocket"))
+	f.p.connect(inst, client, server, strings.EqualFold(resp.header.Get("Upgrade"), "websocket"))
 	conn.Close()
 }
 

@@ -7,7 +7,7 @@ type kind int32
 
 const (
 	undecided kind = iota
-	http1
+	plainHTTP
 	http2Preface
 	opaque      // anything else
 	serverFirst // opaque, and the server spoke first
@@ -51,14 +51,14 @@ func sniff(b []byte) kind {
 	line := bytes.IndexByte(target, '\n')
 	if line < 0 {
 		if len(target) > maxURI {
-			return http1 // HTTP's own bound answers it
+			return plainHTTP // HTTP's own bound answers it
 		}
 		return undecided
 	}
 	target = bytes.TrimSuffix(target[:line], []byte{'\r'})
 	version := bytes.LastIndexByte(target, ' ')
 	if version > 0 && bytes.HasPrefix(target[version+1:], []byte("HTTP/1.")) {
-		return http1
+		return plainHTTP
 	}
 	return opaque
 }

@@ -315,7 +315,7 @@ func TestDetect(t *testing.T) {
 func TestDetectChangesItsMind(t *testing.T) {
 	mysql := rawServer(t, func(c net.Conn) { io.WriteString(c, "banner"); io.Copy(c, c) })
 	r, addr := tcpRig(t, Detect, mysql)
-	r.proxy.table.Load().services["db"].setHint(80, http1)
+	r.proxy.table.Load().services["db"].setHint(80, plainHTTP)
 	if got := talk(t, addr, "", "banner"); got != "banner" {
 		t.Errorf("got %q", got)
 	}

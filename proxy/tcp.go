@@ -60,7 +60,7 @@ func (p *Proxy) serveHTTP(c *clientConn) {
 func (p *Proxy) detect(ctx context.Context, c *clientConn, s *service, port int) {
 	wait := speakFirst
 	switch s.hint(port) {
-	case http1:
+	case plainHTTP:
 		wait = speakHTTP
 	case serverFirst:
 		wait = time.Nanosecond
@@ -83,7 +83,7 @@ func (p *Proxy) serveKind(ctx context.Context, c *clientConn, s *service, port i
 		p.passThrough(ctx, c, s, port)
 		return
 	}
-	s.setHint(port, http1)
+	s.setHint(port, plainHTTP)
 	if k == http2Preface {
 		p.front.serve2(c)
 		c.Close()

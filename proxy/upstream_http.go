@@ -63,7 +63,7 @@ func (x *exchange) readHead() (*response, error) {
 
 // newResponse makes ours of net/http's.
 func newResponse(res *http.Response, from source) *response {
-	r := &response{status: res.StatusCode, header: header(res.Header), length: res.ContentLength, body: res.Body, source: from}
+	r := &response{status: res.StatusCode, header: ofHTTP(res.Header), length: res.ContentLength, body: res.Body, source: from}
 	if res.Body == http.NoBody {
 		r.body = nil
 	}
@@ -73,7 +73,7 @@ func newResponse(res *http.Response, from source) *response {
 	return r
 }
 
-func (x *exchange) trailer() header { return header(x.final.res.Trailer) }
+func (x *exchange) trailer() header { return ofHTTP(x.final.res.Trailer) }
 
 // transport returns the pool's HTTP/2 side.
 func (p *pool) transport() *http2.Transport {
@@ -106,9 +106,9 @@ func (p *pool) roundTrip2(ctx context.Context, q *request, timeout time.Duration
 		Method: q.method, Host: q.authority, URL: target2(p.inst.address(p.port), q),
 		Header: make(http.Header, len(q.header)+4), ContentLength: q.length, Proto: "HTTP/2.0", ProtoMajor: 2,
 	}
-	for k, v := range q.header {
-		if q.passes(k) {
-			req.Header[k] = v
+	for i := range q.header {
+		if f := &q.header[i]; q.passes(f) {
+			req.Header.Add(f.Name, f.Value)
 		}
 	}
 	req.Header["X-Request-Id"] = []string{q.id}
@@ -158,7 +158,7 @@ type exchange2 struct {
 	cancel    context.CancelCauseFunc
 }
 
-func (x *exchange2) trailer() header { return header(x.res.Trailer) }
+func (x *exchange2) trailer() header { return ofHTTP(x.res.Trailer) }
 func (x *exchange2) waiting() bool   { return true }
 func (x *exchange2) abort()          { x.cancel(nil) }
 
@@ -217,9 +217,9 @@ type watchedBody struct {
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
 	if err == io.EOF && b.req.Trailer != nil {
-		for k, v := range b.q.trailer() {
-			if _, ok := b.req.Trailer[k]; ok {
-				b.req.Trailer[k] = v
+		for _, f := range b.q.trailer() {
+			if k := http.CanonicalHeaderKey(f.Name); b.req.Trailer[k] != nil || anyIs(b.q.declared, &f) {
+				b.req.Trailer.Add(k, f.Value)
 			}
 		}
 	}
