@@ -11,7 +11,13 @@ if [ "$(id -u)" != 0 ] || ! command -v dockerd >/dev/null; then
 	echo "no Docker engine answers, and none can be started here (that needs root and dockerd); DRIVERS=process tests without" >&2
 	exit 1
 fi
-dir=$(mktemp -d)
+# The same place each time, so that the results of tests that nothing has changed are kept; another run may have it.
+dir=${TMPDIR:-/tmp}/trellis-engine-$(pwd | cksum | cut -d' ' -f1)
+mkdir -p "$dir"
+exec 9>"$dir/lock"
+if ! flock -n 9; then
+	dir=$(mktemp -d)
+fi
 engine=
 end() {
 	if [ -n "$engine" ] && kill -0 "$engine" 2>/dev/null; then
@@ -25,7 +31,7 @@ trap end EXIT
 
 # start STORAGE...: waits until the engine answers, up to 30 s.
 start() {
-	dockerd --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" "$@" >"$dir/log" 2>&1 &
+	dockerd --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/pid" -H "unix://$dir/docker.sock" "$@" >"$dir/log" 2>&1 9>&- &
 	engine=$!
 	for _ in $(seq 150); do
 		if docker version >/dev/null 2>&1; then return 0; fi
@@ -44,4 +50,4 @@ if ! start --storage-driver overlay2; then
 		exit 1
 	fi
 fi
-"$@"
+"$@" 9>&-
