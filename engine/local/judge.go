@@ -35,6 +35,9 @@ const (
 	worseMedian  = 0.75
 	// enoughOld is how many requests old instances need for their percentiles to say something.
 	enoughOld = 100
+	// lasting is how long slowness has to last: a machine that stands still for a moment hits most whoever has the most
+	// requests in flight just then, and while old instances are drained these are the new ones.
+	lasting = time.Second
 )
 
 // looks counts the looks at something.
@@ -64,6 +67,9 @@ func (l *loop) judge(r state.Rollout, svc *service, w *window, now time.Time) st
 	if w.judged != "" || r.Phase != state.Rolling || r.Forced || w.served.IsZero() {
 		return w.judged
 	}
+	if w.slow.due(now) {
+		w.slow.note(l.oldSince(w, w.settled), l.since(w.news, w.settled), now)
+	}
 	news := l.since(w.news, nil)
 	alpha, due := w.looks.due(news.requests)
 	if !due {
@@ -72,7 +78,7 @@ func (l *loop) judge(r state.Rollout, svc *service, w *window, now time.Time) st
 	objective := svc.compose.Trellis.Objective
 	w.judged = worse(l.oldSince(w, w.compared), news, alpha/2, objective)
 	if w.judged == "" && w.settled != nil {
-		w.judged = slower(l.oldSince(w, w.settled), l.since(w.news, w.settled), alpha/2, objective)
+		w.judged = w.slow.look(l.oldSince(w, w.settled), l.since(w.news, w.settled), alpha/2, objective, now)
 	}
 	return w.judged
 }
@@ -104,9 +110,43 @@ func worse(olds, news counted, alpha float64, o *compose.Objective) string {
 		news.failed, news.requests, percent(olds.failed, olds.requests), olds.failed, olds.requests)
 }
 
-// slower compares the shares of slow requests.
-func slower(olds, news counted, alpha float64, o *compose.Objective) string {
-	if olds.latency.Count() < enoughOld {
+// slowness is a finding of slower that has yet to be made again, of the requests that come when lasting is over.
+type slowness struct {
+	found, over time.Time // zero: it was not
+	olds, news  counted   // when it was over
+	enough      uint64    // requests to new ones after that: half of those that it was found in
+}
+
+// due says that lasting is just over, and that note is to be told what was done until then.
+func (s *slowness) due(now time.Time) bool {
+	return !s.found.IsZero() && s.over.IsZero() && now.Sub(s.found) >= lasting
+}
+
+func (s *slowness) note(olds, news counted, now time.Time) { s.over, s.olds, s.news = now, olds, news }
+
+// look says why the new instances are slower once that was found twice.
+func (s *slowness) look(olds, news counted, alpha float64, o *compose.Objective, now time.Time) string {
+	if s.found.IsZero() {
+		if slower(olds, olds, news, alpha, o) != "" {
+			s.found, s.enough = now, max(firstLook, news.latency.Count()/2)
+		}
+		return ""
+	}
+	lateOlds, lateNews := olds.minus(s.olds), news.minus(s.news)
+	if s.over.IsZero() || lateNews.latency.Count() < s.enough {
+		return ""
+	}
+	if lateOlds.latency.Count() < firstLook { // they are gone
+		lateOlds = olds
+	}
+	*s = slowness{}
+	return slower(olds, lateOlds, lateNews, alpha, o)
+}
+
+// slower compares the shares of slow requests of old and new instances. What is slow is what base says, all requests to
+// old ones that are known.
+func slower(base, olds, news counted, alpha float64, o *compose.Objective) string {
+	if base.latency.Count() < enoughOld {
 		return ""
 	}
 	for _, c := range []struct {
@@ -114,7 +154,7 @@ func slower(olds, news counted, alpha float64, o *compose.Objective) string {
 		q       float64
 		matters float64
 	}{{"p99", 0.99, worseLatency}, {"median", 0.5, worseMedian}} {
-		was := olds.latency.Quantile(c.q)
+		was := base.latency.Quantile(c.q)
 		if more(olds, news, max(slowRatio*was, was+slowFloor), c.matters, alpha) {
 			return fmt.Sprintf("new instances are slower: %s %s, old ones %s", c.name, brief(news.latency.Quantile(c.q)), brief(was))
 		}
@@ -126,7 +166,7 @@ func slower(olds, news counted, alpha float64, o *compose.Objective) string {
 		limit := time.Duration(o.Latency[name])
 		if more(olds, news, limit, 1-quantileOf(name), alpha) {
 			return fmt.Sprintf("new instances miss the objective of %s %s: %s, old ones %s", name, limit,
-				brief(news.latency.Quantile(quantileOf(name))), brief(olds.latency.Quantile(quantileOf(name))))
+				brief(news.latency.Quantile(quantileOf(name))), brief(base.latency.Quantile(quantileOf(name))))
 		}
 	}
 	return ""

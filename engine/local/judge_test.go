@@ -40,16 +40,26 @@ type traffic struct {
 	oldErrors, newErrors float64
 	oldScale, newScale   float64       // of latency
 	noise                time.Duration // by which one in twenty takes longer, at whatever instance
+	stall                int           // from this request on the machine stands still for a second: 0 never
 }
+
+// pace is the time between two requests of the made-up traffic.
+const pace = 5 * time.Millisecond
 
 // watch sends n requests, looks whenever there are enough, and returns after how many to new instances it was seen that
 // these do worse, 0 where it never was.
 func (tr traffic) watch(n int, o *compose.Objective) (seen uint64, why string) {
 	olds, news := counted{latency: proxy.Histogram{}}, counted{latency: proxy.Histogram{}}
 	var l looks
-	for range n {
+	var slow slowness
+	for i := range n {
 		c, errors, scale := &olds, tr.oldErrors, tr.oldScale
-		if tr.Float64() < tr.share {
+		stalls := tr.stall > 0 && i >= tr.stall && i < tr.stall+int(time.Second/pace)
+		share := tr.share
+		if stalls { // when most of the old ones were just drained
+			share = 0.9
+		}
+		if tr.Float64() < share {
 			c, errors, scale = &news, tr.newErrors, tr.newScale
 		}
 		c.requests++
@@ -61,20 +71,47 @@ func (tr traffic) watch(n int, o *compose.Objective) (seen uint64, why string) {
 		if tr.noise > 0 && tr.Float64() < 0.05 {
 			took += tr.noise
 		}
+		if stalls {
+			took += 400 * time.Millisecond
+		}
 		c.latency.Add(took)
+		now := time.Unix(0, int64(i)*int64(pace))
+		if slow.due(now) {
+			slow.note(copied(olds), copied(news), now)
+		}
 		alpha, due := l.due(news.requests)
 		if !due {
 			continue
 		}
 		why := worse(olds, news, alpha/2, o)
 		if why == "" {
-			why = slower(olds, news, alpha/2, o)
+			why = slow.look(copied(olds), copied(news), alpha/2, o, now)
 		}
 		if why != "" {
 			return news.requests, why
 		}
 	}
 	return 0, ""
+}
+
+// copied is what a tally hands out: later requests do not change it.
+func copied(c counted) counted { return counted{}.plus(c) }
+
+// TestJudgeForgivesAStall watches versions that are as good as the old one while the machine stands still for a second,
+// which hits nearly only the new ones.
+func TestJudgeForgivesAStall(t *testing.T) {
+	const runs = 200
+	wrong := 0
+	for seed := range runs {
+		tr := traffic{rand.New(rand.NewPCG(uint64(seed), 9)), 0.2, 0, 0, 20, 20, 0, 200 + 10*seed}
+		if seen, why := tr.watch(5000, nil); seen > 0 {
+			wrong++
+			t.Logf("%d: after %d: %s", seed, seen, why)
+		}
+	}
+	if limit := errorRate*runs + 3*math.Sqrt(errorRate*runs); float64(wrong) > limit {
+		t.Errorf("%d of %d good versions were taken back for a stall of the machine, want at most %.0f", wrong, runs, limit)
+	}
 }
 
 // TestJudgeErrsSeldom watches versions that are as good as the old one, which fails as well: no more than errorRate of
@@ -84,7 +121,7 @@ func TestJudgeErrsSeldom(t *testing.T) {
 	for _, errors := range []float64{0, 0.01, 0.2} {
 		wrong := 0
 		for seed := range runs {
-			tr := traffic{rand.New(rand.NewPCG(uint64(seed), 7)), 0.2, errors, errors, 20, 20, 0}
+			tr := traffic{rand.New(rand.NewPCG(uint64(seed), 7)), 0.2, errors, errors, 20, 20, 0, 0}
 			if seen, why := tr.watch(5000, nil); seen > 0 {
 				wrong++
 				t.Logf("%g: after %d: %s", errors, seen, why)
@@ -106,14 +143,14 @@ func TestJudgeSeesBadVersions(t *testing.T) {
 		within uint64 // requests to new instances, at the median
 		says   string
 	}{
-		"2% of answers fail":            {traffic{nil, 0.15, 0, 0.02, 20, 20, 0}, nil, 400, "new instances fail"},
-		"2% more fail than before":      {traffic{nil, 0.25, 0.01, 0.03, 20, 20, 0}, nil, 3000, "new instances fail"},
-		"every answer fails":            {traffic{nil, 0.05, 0, 1, 20, 20, 0}, nil, 30, "fail 100.0%"},
-		"latency x5":                    {traffic{nil, 0.15, 0, 0, 20, 100, 0}, nil, 100, "slower"},
-		"latency x5 on a noisy machine": {traffic{nil, 0.15, 0, 0, 20, 100, time.Second}, nil, 200, "slower"},
-		"latency x5 of a fast one":      {traffic{nil, 0.15, 0, 0, 2, 10, 0}, nil, 100, "slower"},
-		"latency beyond its objective":  {traffic{nil, 0.15, 0, 0, 40, 60, 0}, objective, 3000, "objective of p99 250ms"},
-		"0.5% fail where 99.9% promise": {traffic{nil, 0.2, 0, 0.005, 20, 20, 0}, objective, 2000, "new instances fail"},
+		"2% of answers fail":            {traffic{nil, 0.15, 0, 0.02, 20, 20, 0, 0}, nil, 400, "new instances fail"},
+		"2% more fail than before":      {traffic{nil, 0.25, 0.01, 0.03, 20, 20, 0, 0}, nil, 3000, "new instances fail"},
+		"every answer fails":            {traffic{nil, 0.05, 0, 1, 20, 20, 0, 0}, nil, 30, "fail 100.0%"},
+		"latency x5":                    {traffic{nil, 0.15, 0, 0, 20, 100, 0, 0}, nil, 100, "slower"},
+		"latency x5 on a noisy machine": {traffic{nil, 0.15, 0, 0, 20, 100, time.Second, 0}, nil, 200, "slower"},
+		"latency x5 of a fast one":      {traffic{nil, 0.15, 0, 0, 2, 10, 0, 0}, nil, 100, "slower"},
+		"latency beyond its objective":  {traffic{nil, 0.15, 0, 0, 40, 60, 0, 0}, objective, 3000, "objective of p99 250ms"},
+		"0.5% fail where 99.9% promise": {traffic{nil, 0.2, 0, 0.005, 20, 20, 0, 0}, objective, 2000, "new instances fail"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			const runs = 40
@@ -152,7 +189,7 @@ func TestJudgeNeedsAComparison(t *testing.T) {
 		}
 	}
 	few := counted{requests: 50, latency: proxy.Histogram{1: 50}}
-	if why := slower(few, counted{latency: proxy.Histogram{300: 1000}}, 0.001, nil); why != "" {
+	if why := slower(few, few, counted{latency: proxy.Histogram{300: 1000}}, 0.001, nil); why != "" {
 		t.Errorf("50 requests say %q", why)
 	}
 	if q := quantileOf("p999"); fmt.Sprintf("%.3f", q) != "0.999" {

@@ -118,6 +118,7 @@ type window struct {
 	settled  map[string]counted // and a little later: so are latencies
 	served   time.Time          // when new ones first served
 	looks    looks
+	slow     slowness
 	judged   string
 	saved    time.Time
 }
