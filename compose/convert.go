@@ -279,7 +279,7 @@ func (l *loading) mount(v types.ServiceVolumeConfig) Mount {
 	other := map[string]any{"consistency": v.Consistency}
 	if b := v.Bind; b != nil && v.Type == types.VolumeTypeBind {
 		m.CreateHostPath, m.Propagation = bool(b.CreateHostPath), b.Propagation
-		other["bind"] = map[string]any{"selinux": b.SELinux, "recursive": b.Recursive}
+		other["bind"] = rest(map[string]any{"selinux": b.SELinux, "recursive": b.Recursive}, nil)
 	}
 	if b := v.Volume; b != nil {
 		m.NoCopy, m.Subpath = b.NoCopy, b.Subpath

@@ -8,6 +8,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/compose-spec/compose-go/v2/validation"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -146,6 +147,9 @@ func (l *loading) load(ctx context.Context) Project {
 // that are wrong, so that later checks have something to look at.
 func (l *loading) resolve(ctx context.Context) *types.Project {
 	if len(l.errors) == 0 {
+		l.validate(l.root) // each file is valid; what they make together may not be
+	}
+	if len(l.errors) == 0 {
 		details := types.ConfigDetails{WorkingDir: l.dir, Environment: l.mapping()}
 		for _, file := range l.files {
 			details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: file, Content: l.contents[file]})
@@ -187,11 +191,16 @@ func (l *loading) composeGo(ctx context.Context, details types.ConfigDetails, pa
 		}
 	}()
 	prepareLibrary()
+	if !partly {
+		if err := validation.Validate(l.root.plain(nil).(map[string]any)); err != nil {
+			return nil, err
+		}
+	}
 	return loader.LoadWithContext(ctx, details, func(o *loader.Options) {
 		o.SetProjectName(l.name, true)
 		o.Profiles = l.profiles
 		o.SkipConsistencyCheck = true
-		o.SkipValidation = partly
+		o.SkipValidation = true // by schema: validate has done so, with places; its own schema depends on the working directory
 		o.SkipResolveEnvironment = partly
 		o.SkipResolveLabels = partly
 		o.SkipExtends = partly

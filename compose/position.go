@@ -50,6 +50,30 @@ func (p Positions) find(path string) (*mark, bool) {
 	return m, true
 }
 
+// written returns the way to path as far as the file has it, where that ends at a single value.
+func (p Positions) written(path string) string {
+	m, way := p.root, ""
+	if m == nil {
+		return path
+	}
+	for _, s := range splitPath(path) {
+		next := m.child(s)
+		if next == nil {
+			break
+		}
+		if m.kind == listMark {
+			way += s
+		} else {
+			way = joinPath(way, s)
+		}
+		m = next
+	}
+	if m.kind == mappingMark || m.kind == listMark {
+		return path
+	}
+	return way
+}
+
 // splitPath takes a Compose path apart: keys as they are, indexes as "[0]". Keys that hold dots or brackets are written
 // in double quotes.
 func splitPath(path string) []string {

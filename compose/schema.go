@@ -45,8 +45,11 @@ var spec = sync.OnceValue(func() specification {
 		}
 		return nil
 	}})
-	if s.err = c.AddResource("compose-spec.json", doc); s.err == nil {
-		s.compiled, s.err = c.Compile("compose-spec.json")
+	// The address is a whole one: a name alone would be resolved against the working directory, which may not make an
+	// address, as with a "%" in its name.
+	const address = "file:///compose-spec.json"
+	if s.err = c.AddResource(address, doc); s.err == nil {
+		s.compiled, s.err = c.Compile(address)
 	}
 	return s
 })

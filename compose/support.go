@@ -272,7 +272,9 @@ func older() map[string]string {
 	}
 }
 
+// say names what the file says: of what is written short, as a:b:ro is, the whole, and not the attribute that it comes to.
 func (c *checker) say(path, pattern string, verdict carry) {
+	path = c.p.Positions.written(path)
 	if _, exact := c.p.Positions.find(path); !exact {
 		parts := splitPath(path)
 		if len(parts) > 2 {
@@ -313,6 +315,8 @@ func byValue(target, pattern string, v any) carry {
 		case text != "host":
 			return carry{Left, "the network of another instance is not shared: no name of another service resolves"}
 		}
+	case "services.*.volumes[].bind.selinux":
+		return carry{Left, text + " asks for labels of SELinux, which are left as they are"}
 	case "services.*.sysctls":
 		m, _ := v.(map[string]any)
 		for name := range m {
