@@ -95,7 +95,7 @@ func (c *Client) once(ctx context.Context, call Call, body []byte, out any) erro
 		return fmt.Errorf("%s %s: %w", call.Method, req.URL.Redacted(), errors.Join(ErrUnavailable, err))
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	data, err := read(resp)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", call.Method, req.URL.Redacted(), errors.Join(ErrUnavailable, err))
 	}
@@ -113,6 +113,18 @@ func (c *Client) once(ctx context.Context, call Call, body []byte, out any) erro
 		return fmt.Errorf("decode %s %s: %w", call.Method, req.URL.Redacted(), err)
 	}
 	return nil
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 8 << 20
+
+func read(resp *http.Response) ([]byte, error) {
+	if n := resp.ContentLength; n >= 0 && n <= maxAnswer {
+		data := make([]byte, n)
+		_, err := io.ReadFull(resp.Body, data)
+		return data, err
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 }
 
 func (c *Client) request(ctx context.Context, call Call, body []byte) (*http.Request, error) {
@@ -175,4 +187,5 @@ var pool = &http.Transport{
 	DialContext:         (&net.Dialer{Timeout: time.Second, KeepAlive: 30 * time.Second}).DialContext,
 	MaxIdleConnsPerHost: 64,
 	IdleConnTimeout:     60 * time.Second,
+	DisableCompression:  true, // no service compresses
 }

@@ -57,9 +57,17 @@ func Write(w http.ResponseWriter, status int, v any) {
 		WriteError(w, fmt.Errorf("encode response: %w", err))
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
+	Send(w, status, "application/json", append(body, '\n'))
+}
+
+// Send answers with a body that is there as a whole. Its length is told: what is sent in chunks is read and written in more
+// pieces by everybody on its way.
+func Send(w http.ResponseWriter, status int, kind string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	w.Write(append(body, '\n'))
+	w.Write(body)
 }
 
 // Answer answers with v, or with err where there is one.
@@ -85,9 +93,7 @@ func WriteError(w http.ResponseWriter, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(int((p.RetryAfter+time.Second-1)/time.Second)))
 	}
 	body, _ := json.Marshal(p)
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(p.Status)
-	w.Write(append(body, '\n'))
+	Send(w, p.Status, "application/problem+json", append(body, '\n'))
 }
 
 const maxBody = 64 << 10

@@ -7,7 +7,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"strings"
-	"sync"
 )
 
 // The size of a cover in its own units.
@@ -15,40 +14,6 @@ const (
 	coverWidth  = 320
 	coverHeight = 180
 )
-
-// kept keeps what has been drawn, by what it shows.
-type kept struct {
-	mu sync.RWMutex
-	of map[string]template.HTML
-}
-
-// maxKept bounds it: at most 10 kB each.
-const maxKept = 3000
-
-func (k *kept) get(key string, draw func() (template.HTML, error)) (template.HTML, error) {
-	k.mu.RLock()
-	drawn, ok := k.of[key]
-	k.mu.RUnlock()
-	if ok {
-		return drawn, nil
-	}
-	drawn, err := draw()
-	if err != nil {
-		return "", err
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.of) >= maxKept {
-		clear(k.of)
-	}
-	k.of[key] = drawn
-	return drawn, nil
-}
-
-// cover returns the picture of a course.
-func (k *kept) cover(topic, slug string) (template.HTML, error) {
-	return k.get(topic+" "+slug, func() (template.HTML, error) { return cover(topic, slug), nil })
-}
 
 // cover draws a picture for a course: the topic chooses the motif and, in the style sheet, the colours; the slug chooses
 // everything else, so that a course looks the same on every page and every machine.

@@ -10,8 +10,11 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"sync"
 
 	"evergreen/catalog"
+	"evergreen/content"
+	"evergreen/rest"
 )
 
 //go:embed templates/*.html static/*
@@ -31,11 +34,12 @@ type view struct {
 
 // views are the parsed templates and the files beside them.
 type views struct {
-	pages  map[string]*template.Template
-	assets map[string]asset // by address
-	style  string           // address of the style sheet
-	one    *template.Template
-	cards  *kept
+	pages   map[string]*template.Template
+	assets  map[string]asset   // by address
+	style   string             // address of the style sheet
+	buffers sync.Pool          // that pages are made in
+	parts   *template.Template // those of which pages consist
+	kept    *kept
 }
 
 type asset struct {
@@ -45,12 +49,23 @@ type asset struct {
 }
 
 func newViews() (*views, error) {
-	v := &views{pages: map[string]*template.Template{}, assets: map[string]asset{}, cards: &kept{of: map[string]template.HTML{}}}
+	v := &views{pages: map[string]*template.Template{}, assets: map[string]asset{}, kept: newKept()}
+	v.buffers.New = func() any { return new(bytes.Buffer) }
 	if err := v.load(); err != nil {
 		return nil, err
 	}
 	base, err := template.New("").Funcs(template.FuncMap{
-		"cover": (&kept{of: map[string]template.HTML{}}).cover, "card": v.card, "style": func() string { return v.style }, "fields": fields, "count": count, "topic": catalog.TopicName,
+		"cover": v.cover, "cards": v.cards, "style": func() string { return v.style }, "fields": fields, "count": count,
+		"topic": catalog.TopicName,
+		"about": func(c catalog.Course) (template.HTML, error) { return v.draw("about", about{c}) },
+		"text":  func(b *content.Body) (template.HTML, error) { return v.draw("text", text{*b}) },
+		"outline": func(course string, lessons []listed) (template.HTML, error) {
+			return v.draw("outline", outline{course, lessons})
+		},
+		"topics": func(all []catalog.Topic) (template.HTML, error) { return v.draw("topics", topicList{Topics: all}) },
+		"choice": func(all []catalog.Topic, chosen string) (template.HTML, error) {
+			return v.draw("choice", topicList{all, true, chosen})
+		},
 		"listing": func(topic, level, text string) string {
 			return searchURL(catalog.Query{Topic: topic, Level: level, Text: text})
 		},
@@ -61,7 +76,9 @@ func newViews() (*views, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse templates: %w", err)
 	}
-	v.one = base.Lookup("card")
+	if v.parts, err = base.Clone(); err != nil {
+		return nil, fmt.Errorf("parse templates: %w", err)
+	}
 	for _, name := range []string{"home", "courses", "course", "lesson", "pay", "mine", "inbox", "sign-in", "sign-up",
 		"sorry"} {
 		page, err := base.Clone()
@@ -112,42 +129,28 @@ func (v *views) static() http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		w.Header().Set("Content-Type", a.kind)
 		w.Header().Set("Cache-Control", "public, max-age=300")
 		if a.keep {
 			w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 		}
-		w.Write(a.body)
+		rest.Send(w, http.StatusOK, a.kind, a.body)
 	})
 }
 
 // render answers with a page. Nothing is sent before all of it could be made.
 func (v *views) render(w http.ResponseWriter, status int, name string, data *view) error {
-	var b bytes.Buffer
-	if err := v.pages[name].ExecuteTemplate(&b, "layout", data); err != nil {
+	b := v.buffers.Get().(*bytes.Buffer)
+	defer v.buffers.Put(b)
+	b.Reset()
+	if err := v.pages[name].ExecuteTemplate(b, "layout", data); err != nil {
 		return fmt.Errorf("render %s: %w", name, err)
 	}
 	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
 	if h.Get("Cache-Control") == "" {
 		h.Set("Cache-Control", "private, no-cache")
 	}
-	w.WriteHeader(status)
-	w.Write(b.Bytes())
+	rest.Send(w, status, "text/html; charset=utf-8", b.Bytes())
 	return nil
-}
-
-// card draws a course in a list. The same course with as many seats looks the same on every page.
-func (v *views) card(c card) (template.HTML, error) {
-	free := -1
-	if c.Seats != nil {
-		free = min(c.Seats.Free(), 11) // above ten it is not told
-	}
-	return v.cards.get(fmt.Sprintf("%s\n%s\n%s\n%s\n%d %d %d", c.Slug, c.Title, c.Summary, c.Teacher, c.Weeks, c.Price, free), func() (template.HTML, error) {
-		var b strings.Builder
-		err := v.one.Execute(&b, c)
-		return template.HTML(b.String()), err
-	})
 }
 
 // fields makes one value of several for a template that takes one.
