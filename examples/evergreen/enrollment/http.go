@@ -20,7 +20,7 @@ type enroll struct {
 //	GET    /api/enrollments/{course}      the learner's Enrollment in one course
 //	DELETE /api/enrollments/{course}      gives the seat back
 //	POST   /api/enrollments/{id}/confirm  a held seat is its learner's for good; for services
-//	GET    /api/seats?course=a&course=b   Seats, public; at most 100 courses
+//	GET    /api/seats?course=a&course=b   Seats, public; at most 100 courses, or, where none is named, all
 func Handler(s *Store, v *identity.Verifier, secret string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /api/enrollments", v.Learner(func(w http.ResponseWriter, r *http.Request, who identity.Claims) error {
@@ -115,7 +115,8 @@ func (c *Client) Mine(ctx context.Context, token string) ([]Enrollment, error) {
 	return all, err
 }
 
-// Taken returns the seats of courses, by slug.
+// Taken returns the seats of courses, or of all where none is named, by slug. Those that nobody has asked a seat of yet are
+// left out.
 func (c *Client) Taken(ctx context.Context, courses ...string) (map[string]Seats, error) {
 	var all []Seats
 	err := c.REST.Do(ctx, rest.Call{Method: http.MethodGet, Path: "/api/seats", Query: url.Values{"course": courses}}, &all)

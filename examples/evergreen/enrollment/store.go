@@ -386,23 +386,24 @@ func (s *Store) Of(ctx context.Context, account string) ([]Enrollment, error) {
 	return all, rows.Err()
 }
 
-// Taken returns how many seats of each course are taken. Courses that nobody has asked for yet are left out.
+// Taken returns how many seats of each course are taken, or of all courses where none is named. Courses that nobody has
+// asked for yet are left out.
 func (s *Store) Taken(ctx context.Context, courses []string) ([]Seats, error) {
-	all := []Seats{}
-	if len(courses) == 0 {
-		return all, nil
-	}
+	which := ""
 	args := make([]any, len(courses))
-	marks := make([]string, len(courses))
-	for i, c := range courses {
-		args[i], marks[i] = c, fmt.Sprintf("$%d", i+1)
+	if len(courses) > 0 {
+		marks := make([]string, len(courses))
+		for i, c := range courses {
+			args[i], marks[i] = c, fmt.Sprintf("$%d", i+1)
+		}
+		which = `WHERE course IN (` + strings.Join(marks, ", ") + `) `
 	}
-	rows, err := s.db.Read().Query(ctx, `SELECT course, seats, taken FROM offerings WHERE course IN (`+
-		strings.Join(marks, ", ")+`) ORDER BY course`, args...)
+	rows, err := s.db.Read().Query(ctx, `SELECT course, seats, taken FROM offerings `+which+`ORDER BY course`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("seats: %w", err)
 	}
 	defer rows.Close()
+	all := []Seats{}
 	for rows.Next() {
 		var n Seats
 		if err := rows.Scan(&n.Course, &n.Seats, &n.Taken); err != nil {

@@ -24,7 +24,7 @@ type secret struct {
 
 // Handler serves identity.
 //
-//	POST /api/accounts              makes an Account; the address makes it safe to repeat
+//	POST /api/accounts              makes an Account and signs it in: a Session; the address makes it safe to repeat
 //	GET  /api/accounts/me           the caller's Account
 //	POST /api/sessions              signs in: a Session
 //	POST /api/sessions/refresh      a Session with a new token
@@ -40,8 +40,8 @@ func Handler(s *Store) http.Handler {
 			rest.WriteError(w, err)
 			return
 		}
-		a, err := s.SignUp(r.Context(), in.Email, in.Name, in.Password)
-		answer(w, http.StatusCreated, a, err)
+		session, err := s.SignUp(r.Context(), in.Email, in.Name, in.Password)
+		answer(w, http.StatusCreated, session, err)
 	})
 	mux.HandleFunc("GET /api/accounts/me", func(w http.ResponseWriter, r *http.Request) {
 		c, err := verifier.Caller(r)
@@ -102,12 +102,13 @@ func answer(w http.ResponseWriter, status int, v any, err error) {
 // Client asks identity over the network.
 type Client struct{ REST *rest.Client }
 
-// SignUp makes an account. ErrTaken may mean that an earlier attempt, whose answer was lost, has made it.
-func (c *Client) SignUp(ctx context.Context, email, name, password string) (Account, error) {
-	var a Account
+// SignUp makes an account and opens a session. ErrTaken may mean that an earlier attempt, whose answer was lost, has made
+// the account.
+func (c *Client) SignUp(ctx context.Context, email, name, password string) (Session, error) {
+	var s Session
 	err := c.REST.Do(ctx, rest.Call{Method: http.MethodPost, Path: "/api/accounts", Repeatable: true,
-		Body: signUp{Email: email, Name: name, Password: password}}, &a)
-	return a, err
+		Body: signUp{Email: email, Name: name, Password: password}}, &s)
+	return s, err
 }
 
 // SignIn opens a session. It is tried again when identity was away: a session too many does no harm and expires.

@@ -341,9 +341,13 @@ func TestOverTheNetwork(t *testing.T) {
 	server := httptest.NewServer(Handler(s))
 	defer server.Close()
 	c := &Client{REST: &rest.Client{Base: server.URL}}
-	account, err := c.SignUp(t.Context(), "ada@example.org", "Ada", "a short sentence")
+	first, err := c.SignUp(t.Context(), "ada@example.org", "Ada", "a short sentence")
 	if err != nil {
 		t.Fatal(err)
+	}
+	account := first.Account
+	if again, err := c.Refresh(t.Context(), first.Secret); err != nil || again.Account != account {
+		t.Errorf("who signs up is not signed in: %+v, %v", again, err)
 	}
 	if _, err := c.SignUp(t.Context(), "ada@example.org", "Ada", "a short sentence"); !errors.Is(err, ErrTaken) {
 		t.Errorf("got %v", err)

@@ -102,25 +102,26 @@ func NewStore(ctx context.Context, db *database.DB, c Config, log *slog.Logger) 
 	return s, s.Rotate(ctx, s.now())
 }
 
-// SignUp makes an account. ErrTaken if the address has one; a Problem with a Field where something is missing.
-func (s *Store) SignUp(ctx context.Context, email, name, password string) (Account, error) {
+// SignUp makes an account and opens a session. ErrTaken if the address has one; a Problem with a Field where something is
+// missing.
+func (s *Store) SignUp(ctx context.Context, email, name, password string) (Session, error) {
 	email, err := address(email)
 	if err != nil {
-		return Account{}, err
+		return Session{}, err
 	}
 	name = strings.Join(strings.Fields(name), " ")
 	switch {
 	case name == "" || utf8.RuneCountInString(name) > 80:
-		return Account{}, rest.Invalid("name", "A name of at most 80 characters is needed.")
+		return Session{}, rest.Invalid("name", "A name of at most 80 characters is needed.")
 	case utf8.RuneCountInString(password) < 8 || len(password) > 256:
-		return Account{}, rest.Invalid("password", "A password of at least 8 characters is needed.")
+		return Session{}, rest.Invalid("password", "A password of at least 8 characters is needed.")
 	}
 	hash, err := s.hasher.hash(ctx, password)
 	if err != nil {
-		return Account{}, err
+		return Session{}, err
 	}
 	a := Account{ID: "acc_" + rand.Text(), Email: email, Name: name}
-	err = s.db.Write(ctx, func(tx *database.Tx) error {
+	return s.open(ctx, a, func(tx *database.Tx) error {
 		r, err := tx.Exec(ctx, `INSERT INTO accounts (id, email, name, password, created)
 			VALUES ($1, $2, $3, $4, $5) ON CONFLICT (email) DO NOTHING`, a.ID, a.Email, a.Name, hash, s.now().Unix())
 		if err != nil {
@@ -131,7 +132,6 @@ func (s *Store) SignUp(ctx context.Context, email, name, password string) (Accou
 		}
 		return nil
 	})
-	return a, err
 }
 
 func address(s string) (string, error) {
@@ -165,7 +165,10 @@ func (s *Store) SignIn(ctx context.Context, email, password string) (Session, er
 	if !right || a.ID == "" {
 		return Session{}, errors.Join(ErrWrong, s.failed(ctx, email))
 	}
-	return s.open(ctx, a)
+	return s.open(ctx, a, func(tx *database.Tx) error {
+		_, err := tx.Exec(ctx, `DELETE FROM failures WHERE email = $1`, a.Email)
+		return err
+	})
 }
 
 func when(cond bool, p *rest.Problem) error {
@@ -175,10 +178,11 @@ func when(cond bool, p *rest.Problem) error {
 	return nil
 }
 
-func (s *Store) open(ctx context.Context, a Account) (Session, error) {
+// open opens a session, in one transaction with before.
+func (s *Store) open(ctx context.Context, a Account, before func(*database.Tx) error) (Session, error) {
 	secret := rand.Text() + rand.Text()
 	err := s.db.Write(ctx, func(tx *database.Tx) error {
-		if _, err := tx.Exec(ctx, `DELETE FROM failures WHERE email = $1`, a.Email); err != nil {
+		if err := before(tx); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `INSERT INTO sessions (hash, account, expires) VALUES ($1, $2, $3)`,

@@ -50,7 +50,7 @@ func (o *Outbox) Add(ctx context.Context, tx *database.Tx, e Event) error {
 // How long Run waits: to gather what happens at about the same time, before it looks by itself, and between two attempts
 // while notifications is away: twice as long each time.
 const (
-	gather   = 100 * time.Millisecond
+	gather   = 400 * time.Millisecond
 	look     = 2 * time.Second
 	minRetry = 200 * time.Millisecond
 	maxRetry = 10 * time.Second

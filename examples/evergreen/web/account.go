@@ -69,16 +69,15 @@ func (s *site) signUp(w http.ResponseWriter, r *http.Request, v *view) error {
 	return nil
 }
 
-// join makes an account and signs in. Where the account is there already and the password is right, an earlier attempt
+// join makes an account, which signs in. Where the account is there already and the password is right, an earlier attempt
 // has made it and its answer was lost.
 func (s *site) join(ctx context.Context, data accountPage, password string) (identity.Session, error) {
-	_, taken := s.Identity.SignUp(ctx, data.Email, data.Name, password)
-	if taken != nil && !errors.Is(taken, identity.ErrTaken) {
-		return identity.Session{}, taken
+	session, err := s.Identity.SignUp(ctx, data.Email, data.Name, password)
+	if !errors.Is(err, identity.ErrTaken) {
+		return session, err
 	}
-	session, err := s.Identity.SignIn(ctx, data.Email, password)
-	if err != nil && taken != nil {
-		return session, taken
+	if session, again := s.Identity.SignIn(ctx, data.Email, password); again == nil {
+		return session, nil
 	}
 	return session, err
 }

@@ -92,15 +92,14 @@ func (s *site) shelves(ctx context.Context, q catalog.Query, v *view) (shelves, 
 
 // cards adds the seats to courses, as far as they can be told in time.
 func (s *site) cards(ctx context.Context, courses []catalog.Course) []card {
-	slugs := make([]string, len(courses))
 	all := make([]card, len(courses))
 	for i, c := range courses {
-		slugs[i], all[i].Course = c.Slug, c
+		all[i].Course = c
 	}
-	if len(slugs) == 0 {
+	if len(all) == 0 {
 		return all
 	}
-	taken, err := s.taken(ctx, slugs)
+	taken, err := s.seats.get(ctx)
 	if err != nil {
 		s.log.Warn("courses without seats", "err", err)
 		return all
@@ -109,33 +108,6 @@ func (s *site) cards(ctx context.Context, courses []catalog.Course) []card {
 		all[i].Seats = seatsOf(all[i].Course, taken)
 	}
 	return all
-}
-
-// taken asks for the seats of those courses of which they are not known from a moment ago.
-func (s *site) taken(ctx context.Context, slugs []string) (map[string]enrollment.Seats, error) {
-	all := make(map[string]enrollment.Seats, len(slugs))
-	var ask []string
-	for _, slug := range slugs {
-		if n, fresh := s.seats.get(slug); fresh {
-			all[slug] = n.(enrollment.Seats)
-		} else {
-			ask = append(ask, slug)
-		}
-	}
-	if len(ask) == 0 {
-		return all, nil
-	}
-	ctx, cancel := within(ctx, extra)
-	defer cancel()
-	asked, err := s.Enrollment.Taken(ctx, ask...)
-	for _, slug := range ask {
-		n := asked[slug] // one that nobody has asked a seat of is not known, and empty
-		all[slug] = n
-		if err == nil {
-			s.seats.put(slug, n)
-		}
-	}
-	return all, err
 }
 
 // seatsOf returns a course's seats; one that nobody has asked a seat of is empty.
@@ -285,7 +257,7 @@ func (s *site) seat(ctx context.Context, data *coursePage, who *visitor) {
 		}
 		return
 	}
-	taken, err := s.taken(ctx, []string{slug})
+	taken, err := s.seats.get(ctx)
 	if err != nil {
 		s.log.Warn("course without seats", "err", err)
 		return

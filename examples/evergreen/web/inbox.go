@@ -3,24 +3,26 @@ package web
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"evergreen/notifications"
 )
 
-// newsFresh is how long the number of a visitor's new notices is shown without asking again.
+// newsFresh is how long the number of a visitor's new notices is shown without asking again. The browser keeps it, in a
+// cookie that lives as long: whichever web the next page comes from knows it, and nobody's pages but the visitor's own show
+// it.
 const newsFresh = 10 * time.Second
 
 // unread tells how many notices the visitor has not seen; 0 if that cannot be told in time.
-func (s *site) unread(ctx context.Context, who *visitor) int {
-	key := "news " + who.ID
-	if n, ok := s.known(key); ok {
-		return n
+func (s *site) unread(w http.ResponseWriter, r *http.Request, who *visitor) int {
+	if n, err := strconv.ParseUint(cookie(r, newsCookie), 10, 16); err == nil {
+		return int(n)
 	}
 	if s.away.resting("notifications") {
 		return 0
 	}
-	ctx, cancel := within(ctx, extra)
+	ctx, cancel := within(r.Context(), extra)
 	defer cancel()
 	n, err := s.Notifications.Unread(ctx, who.token)
 	if err != nil {
@@ -28,19 +30,8 @@ func (s *site) unread(ctx context.Context, who *visitor) int {
 		s.log.Warn("page without news", "err", err)
 		return 0
 	}
-	s.memory.put(key, counted{n, time.Now()})
+	setCookie(w, r, newsCookie, strconv.Itoa(n), newsFresh)
 	return n
-}
-
-type counted struct {
-	n  int
-	at time.Time
-}
-
-func (s *site) known(key string) (int, bool) {
-	answer, _ := s.memory.get(key)
-	c, ok := answer.(counted)
-	return c.n, ok && time.Since(c.at) < newsFresh
 }
 
 func (s *site) inbox(w http.ResponseWriter, r *http.Request, v *view) error {
@@ -54,6 +45,9 @@ func (s *site) inbox(w http.ResponseWriter, r *http.Request, v *view) error {
 			if n.New {
 				fresh = append(fresh, n.ID)
 			}
+		}
+		if len(fresh) > 0 {
+			unsetCookie(w, r, newsCookie)
 		}
 		v.Title, v.Data, v.News = "Inbox", box, 0
 		if err := s.views.render(w, http.StatusOK, "inbox", v); err != nil || len(fresh) == 0 {
@@ -69,7 +63,6 @@ func (s *site) seen(ctx context.Context, who *visitor, ids []string) {
 	if err := s.Notifications.Seen(ctx, who.token, ids); err != nil {
 		s.log.Warn("notices stay new", "err", err)
 	}
-	s.memory.forget("news " + who.ID)
 }
 
 func euro(cents int) string { return notifications.Euro(cents) }

@@ -1,6 +1,8 @@
 package web
 
 import (
+	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -112,6 +114,57 @@ func TestTheInboxShowsANoticeAsNewOnce(t *testing.T) {
 	if strings.Contains(again.body, `class="new"`) || strings.Count(again.body, "You have a seat in") != 1 {
 		t.Errorf("shown again:\n%s", again.body)
 	}
+}
+
+func TestTheBrowserKeepsTheNumberOfNewNotices(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser(t)
+	b.join()
+	asked := func(path, want string) int64 {
+		t.Helper()
+		before := w.notifications.calls.Load()
+		page := b.get(path)
+		page.want(t, 200)
+		if got := strings.Contains(page.body, `class="news"`); got != (want != "") || !strings.Contains(page.body, want) {
+			t.Errorf("%s tells of news: %v, want %q", path, got, want)
+		}
+		return w.notifications.calls.Load() - before
+	}
+	base, _ := url.Parse(w.url)
+	set := func(value string) {
+		b.http.Jar.SetCookies(base, []*http.Cookie{{Name: newsCookie, Value: value, Path: "/"}})
+	}
+	asked("/courses", "")
+	if n := asked("/courses", ""); n != 0 {
+		t.Errorf("notifications were asked %d times although the browser knows", n)
+	}
+	set("3")
+	if n := asked("/courses", `class="news">3<`); n != 0 {
+		t.Errorf("notifications were asked %d times although the browser knows", n)
+	}
+	set("<b>")
+	if n := asked("/courses", ""); n != 1 {
+		t.Errorf("what is no number is believed: asked %d times", n)
+	}
+	set("3")
+	b.post("/sign-up", "name", "Eve", "email", "eve@example.org", "password", "another sentence")
+	if n := asked("/courses", ""); n != 0 { // asked by the page that the sign-up led to
+		t.Errorf("notifications were asked %d times", n)
+	}
+	set("3")
+	b.post("/sign-out").want(t, 200, "Sign in")
+	for _, c := range b.http.Jar.Cookies(base) {
+		t.Errorf("cookie %s is left after the sign-out", c.Name)
+	}
+}
+
+func TestTheFirstLessonOutlivesContent(t *testing.T) {
+	w := newWorld(t)
+	b := w.browser(t)
+	b.get(free+"/lessons/1").want(t, 200, "Your turn")
+	w.content.away.Store(true)
+	b.get(free+"/lessons/1").want(t, 200, "Your turn", "Take a seat to go on")
+	b.get(paid+"/lessons/1").want(t, 503, "One moment, please")
 }
 
 // TestDecorationMayBeAway takes away what a learner can do without, each alone, and looks at every page.

@@ -46,12 +46,6 @@ func (m *memory) put(key string, v any) {
 	m.last[key] = remembered{v, time.Now()}
 }
 
-func (m *memory) forget(key string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.last, key)
-}
-
 // recall returns what ask answers and remembers it; an answer that is fresh saves the question. If the service is away
 // it returns the last answer instead, and says that it is old.
 func recall[T any](m *memory, key string, ask func() (T, error)) (v T, old bool, err error) {

@@ -81,7 +81,7 @@ func (s *site) lesson(w http.ResponseWriter, r *http.Request, v *view) error {
 }
 
 func (s *site) showLesson(ctx context.Context, w http.ResponseWriter, v *view, slug string, n int, token string) error {
-	lesson, err := s.Content.Lesson(ctx, token, slug, n)
+	lesson, err := s.read(ctx, token, slug, n)
 	if err != nil {
 		return err
 	}
@@ -103,6 +103,16 @@ func (s *site) showLesson(ctx context.Context, w http.ResponseWriter, v *view, s
 	}
 	v.Title, v.Data = lesson.Title, data
 	return s.views.render(w, http.StatusOK, "lesson", v)
+}
+
+// read returns a lesson. The one that is the same for everybody is remembered.
+func (s *site) read(ctx context.Context, token, slug string, n int) (content.Lesson, error) {
+	ask := func() (content.Lesson, error) { return s.Content.Lesson(ctx, token, slug, n) }
+	if n != content.Preview {
+		return ask()
+	}
+	l, _, err := recall(s.memory, "preview "+slug, ask)
+	return l, err
 }
 
 // finish notes that a lesson is done, and leads to the next one.

@@ -11,11 +11,15 @@ import (
 	"evergreen/rest"
 )
 
-// The cookies of a signed-in browser. Both are out of reach for scripts.
+// The cookies of a signed-in browser. They are out of reach for scripts.
 const (
 	tokenCookie   = "evergreen_token"
 	sessionCookie = "evergreen_session"
+	newsCookie    = "evergreen_news" // how many notices are new
 )
+
+// signedInFor is how long a browser stays signed in.
+const signedInFor = 30 * 24 * time.Hour
 
 // visitor is who asks for a page.
 type visitor struct {
@@ -66,7 +70,7 @@ func (s *site) renew(w http.ResponseWriter, r *http.Request, secret string) *vis
 	session, err := s.Identity.Refresh(ctx, secret)
 	switch {
 	case err == nil:
-		setCookie(w, r, tokenCookie, session.Token)
+		setCookie(w, r, tokenCookie, session.Token, signedInFor)
 		return &visitor{Name: session.Account.Name, ID: session.Account.ID, token: session.Token, secret: secret}
 	case errors.Is(err, identity.ErrNoSession):
 		forget(w, r)
@@ -85,19 +89,25 @@ func cookie(r *http.Request, name string) string {
 }
 
 func remember(w http.ResponseWriter, r *http.Request, session identity.Session) {
-	setCookie(w, r, tokenCookie, session.Token)
-	setCookie(w, r, sessionCookie, session.Secret)
+	setCookie(w, r, tokenCookie, session.Token, signedInFor)
+	setCookie(w, r, sessionCookie, session.Secret, signedInFor)
+	if cookie(r, newsCookie) != "" { // of whoever was signed in before
+		unsetCookie(w, r, newsCookie)
+	}
 }
 
-func setCookie(w http.ResponseWriter, r *http.Request, name, value string) {
-	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: int((30 * 24 * time.Hour).Seconds()),
+func setCookie(w http.ResponseWriter, r *http.Request, name, value string, life time.Duration) {
+	http.SetCookie(w, &http.Cookie{Name: name, Value: value, Path: "/", MaxAge: int(life.Seconds()),
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: encrypted(r)})
 }
 
+func unsetCookie(w http.ResponseWriter, r *http.Request, name string) {
+	setCookie(w, r, name, "", -time.Second)
+}
+
 func forget(w http.ResponseWriter, r *http.Request) {
-	for _, name := range []string{tokenCookie, sessionCookie} {
-		http.SetCookie(w, &http.Cookie{Name: name, Path: "/", MaxAge: -1, HttpOnly: true,
-			SameSite: http.SameSiteLaxMode, Secure: encrypted(r)})
+	for _, name := range []string{tokenCookie, sessionCookie, newsCookie} {
+		unsetCookie(w, r, name)
 	}
 }
 

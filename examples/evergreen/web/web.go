@@ -27,7 +27,7 @@ const (
 	write  = 8 * time.Second
 )
 
-// seatsFresh is how long the seats of a course are shown without asking again.
+// seatsFresh is how long the seats of courses are shown without asking again.
 const seatsFresh = time.Second
 
 // Services are what the pages are made of. Those behind the line are decoration: pages do without them.
@@ -72,7 +72,7 @@ type site struct {
 	log    *slog.Logger
 	views  *views
 	memory *memory
-	seats  *memory // of courses; kept for a moment only
+	seats  *board
 	away   *pauses
 }
 
@@ -82,8 +82,10 @@ func New(s Services, fresh time.Duration, log *slog.Logger) (http.Handler, error
 	if err != nil {
 		return nil, err
 	}
-	w := &site{Services: s, log: log, views: v, memory: newMemory(3000, fresh),
-		seats: newMemory(3000, min(fresh, seatsFresh)), away: newPauses()}
+	w := &site{Services: s, log: log, views: v, memory: newMemory(3000, fresh), away: newPauses()}
+	w.seats = &board{fresh: min(fresh, seatsFresh), ask: func(ctx context.Context) (map[string]enrollment.Seats, error) {
+		return s.Enrollment.Taken(ctx)
+	}}
 	mux := http.NewServeMux()
 	for pattern, page := range map[string]func(http.ResponseWriter, *http.Request, *view) error{
 		"GET /{$}":                            w.home,
@@ -120,7 +122,7 @@ func (s *site) page(do func(http.ResponseWriter, *http.Request, *view) error) ht
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := &view{Path: r.URL.Path, User: s.visitor(w, r)}
 		if v.User != nil && !v.User.Unsure && r.Method == http.MethodGet {
-			v.News = s.unread(r.Context(), v.User)
+			v.News = s.unread(w, r, v.User)
 		}
 		if err := do(w, r, v); err != nil {
 			s.sorry(w, r, v, err)

@@ -442,7 +442,7 @@ func TestHeaders(t *testing.T) {
 			}
 		}
 	}
-	if len(signed.header["Set-Cookie"]) != 2 {
+	if len(signed.header["Set-Cookie"]) != 3 { // and the number of notices of before is forgotten
 		t.Errorf("%d cookies", len(signed.header["Set-Cookie"]))
 	}
 }
