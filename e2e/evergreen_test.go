@@ -35,7 +35,7 @@ type evergreen struct {
 // secret is what the services of a test's platform know each other by.
 const secret = "of the end-to-end tests"
 
-func newEvergreen(t *testing.T) *evergreen {
+func newEvergreen(t testing.TB) *evergreen {
 	t.Helper()
 	e, ports := evergreenIn(t, 3)
 	e.payments, e.seats = url(ports[1]), url(ports[2])
@@ -48,7 +48,7 @@ services:
 	return e
 }
 
-func newMonolith(t *testing.T) *evergreen {
+func newMonolith(t testing.TB) *evergreen {
 	t.Helper()
 	e, ports := evergreenIn(t, 1)
 	e.payments, e.seats = e.url, e.url
@@ -57,7 +57,7 @@ func newMonolith(t *testing.T) *evergreen {
 	return e
 }
 
-func evergreenIn(t *testing.T, n int) (*evergreen, []int) {
+func evergreenIn(t testing.TB, n int) (*evergreen, []int) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "evergreen")
 	copyTree(t, filepath.Join("..", "examples", "evergreen"), dir)
