@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test quick lint demo demo-down evergreen-load browser fuzz faults picture bench generate dist clean
+.PHONY: help build test quick lint demo demo-down evergreen-load console browser fuzz faults picture bench generate dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ demo-down: ## end the demo and remove all but its data
 
 evergreen-load: ## Evergreen's visit at its full rate, services killed meanwhile; then the monolith
 	scripts/evergreen-load.sh
+
+console: ## build the web console from web/ into console/dist; needs Node and npm's registry
+	scripts/console.sh
 
 browser: ## look at Evergreen's pages in Chromium; needs npm's registry
 	scripts/browser.sh

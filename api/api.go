@@ -66,6 +66,7 @@ type Operator interface {
 // Control is a whole control plane.
 type Control interface {
 	Observer
+	Viewer
 	Deployer
 	Operator
 }

@@ -28,6 +28,10 @@ func Handler(c Control, log *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /v1/watch", h.watch)
 	mux.HandleFunc("GET /v1/events", h.events)
 	mux.HandleFunc("GET /v1/logs", h.logs)
+	mux.HandleFunc("GET /v1/deployments", h.deployments)
+	mux.HandleFunc("GET /v1/changes", h.compare)
+	mux.HandleFunc("GET /v1/traffic", h.traffic)
+	mux.HandleFunc("GET /v1/door", get(c.Door))
 	mux.HandleFunc("POST /v1/plan", post(c.Plan))
 	mux.HandleFunc("POST /v1/apply", post(c.Apply))
 	mux.HandleFunc("POST /v1/rollback", post(func(ctx context.Context, r rollbackRequest) (state.Revision, error) {

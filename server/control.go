@@ -26,6 +26,8 @@ type control struct {
 	contents *state.Contents
 	plane    *plane
 	changed  *broadcast
+	traffic  *traffic
+	console  *consoleDoor
 	stop     func() // ends holder, data plane and this process, after the answer that is being given
 	once     func(ctx context.Context, project, service string, cmd driver.Command) (int, error)
 	stopping atomic.Bool
@@ -46,6 +48,9 @@ func (c *control) Status(ctx context.Context) (api.Status, error) {
 	}
 	status := api.Status{State: s, Version: c.build, ControlPlane: api.Process{PID: os.Getpid()}}
 	c.plane.describe(ctx, &status)
+	if url := c.console.url(); url != "" {
+		status.Console = &url
+	}
 	return status, nil
 }
 

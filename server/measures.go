@@ -13,7 +13,10 @@ import (
 
 // Measures implements local.Plane.
 func (p *plane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
-	return followPlanes(ctx, p.location, "/measures", fn)
+	return followPlanes(ctx, p.location, "/measures", func(m proxy.Measures) {
+		p.traffic.take(m)
+		fn(m)
+	})
 }
 
 // followPlanes calls fn with each object that any data plane sends at path, one call at a time, until ctx is done. Data

@@ -34,6 +34,8 @@ type plane struct {
 	bound  map[string]string // and as bound
 	last   proxy.Snapshot
 
+	traffic traffic // what Measures has heard
+
 	doors atomic.Pointer[map[string]string] // of bound, those that lead in from outside: read without mu
 }
 

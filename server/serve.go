@@ -132,9 +132,13 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	if err != nil {
 		return nil, err
 	}
+	key, err := l.consoleKey()
+	if err != nil {
+		return nil, err
+	}
 	c := &control{
 		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{},
-		once: eng.RunOnce, log: own, build: id,
+		once: eng.RunOnce, log: own, build: id, traffic: &plane.traffic, console: &consoleDoor{key: key},
 	}
 	c.stop = sync.OnceFunc(func() {
 		c.stopping.Store(true)
@@ -157,7 +161,9 @@ func (s *controlPlane) run(ctx context.Context) error {
 		return s.engine.Run(ctx, func(string) { s.control.changed.wake() })
 	})
 	g.Go(func() error { return s.serveAPI(ctx) })
+	g.Go(func() error { return s.serveConsole(ctx) })
 	g.Go(func() error { return s.control.retain(ctx) })
+	g.Go(func() error { return s.control.measureTraffic(ctx) })
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -206,8 +212,13 @@ func (s *controlPlane) serveAPI(ctx context.Context) error {
 	if err := os.Chmod(socket, 0o600); err != nil {
 		return fmt.Errorf("serve the API: %w", err)
 	}
+	return s.serveHTTP(ctx, listener, api.Handler(s.control, s.log))
+}
+
+// serveHTTP serves handler until ctx is done, and gives what is under way two seconds.
+func (s *controlPlane) serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
-		Handler: api.Handler(s.control, s.log), ReadHeaderTimeout: 10 * time.Second,
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
@@ -220,9 +231,9 @@ func (s *controlPlane) serveAPI(ctx context.Context) error {
 			_ = server.Close()
 		}
 	})
-	err = server.Serve(listener)
+	err := server.Serve(listener)
 	if stop() { // it ended by itself
-		return fmt.Errorf("serve the API: %w", err)
+		return fmt.Errorf("serve at %s: %w", listener.Addr(), err)
 	}
 	<-done
 	return nil

@@ -31,6 +31,7 @@ type world struct {
 	Events    []state.Event
 	Changes   []engine.Change // of every plan
 	Routes    []api.Route
+	Door      api.Door
 	Top       [][]engine.Usage // one measurement after the other
 	Lines     []api.LogLine
 	Others    []running // for ls
@@ -55,6 +56,8 @@ type execAnswer struct {
 
 // fake is a backend and the one control plane of it.
 type fake struct {
+	api.Viewer // but for Door no command uses it
+
 	dir string
 	mu  sync.Mutex
 	world
@@ -107,6 +110,8 @@ func (f *fake) failure(method string) error {
 }
 
 func (f *fake) Close() error { return nil }
+
+func (f *fake) Door(context.Context) (api.Door, error) { return f.world.Door, f.failure("door") }
 
 func (f *fake) Connect(_ context.Context, l location) (api.Control, io.Closer, error) {
 	if !f.Running {

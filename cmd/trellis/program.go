@@ -101,7 +101,7 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 			p.configCommand(), p.lsCommand(), p.eventsCommand(), p.topCommand(),
 		}},
 		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand(), p.rolloutCommand()}},
-		{groupSee, []*cobra.Command{p.routesCommand()}},
+		{groupSee, []*cobra.Command{p.routesCommand(), p.consoleCommand()}},
 		{groupProve, []*cobra.Command{p.checkCommand(), p.loadCommand()}},
 		{groupSetUp, []*cobra.Command{p.initCommand(), p.bootCommand(), p.backupCommand(), p.restoreCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
 	} {

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trellis/api"
+)
+
+func (p *program) consoleCommand() *cobra.Command {
+	var open bool
+	cmd := &cobra.Command{
+		Use:   "console",
+		Short: "Print the address of the web console",
+		Long: `Console prints the address of the project's web console, with the key that signs a
+browser in. The key stands behind a #, so that no server and no log gets to see
+it; whoever has the address may do what the console can.
+
+The console listens on this machine only. From another one, forward its port:
+ssh -L PORT:127.0.0.1:PORT HOST, and open the address as it is printed here.`,
+		Example: `  trellis console
+  trellis console --open    show it in this machine's browser`,
+		Args: arguments(0, 0),
+	}
+	cmd.Flags().BoolVar(&open, "open", false, "open it in the browser")
+	format := formatFlag(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
+			door, err := control.Door(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if format.json() {
+				return p.writeJSON(door)
+			}
+			address := door.URL + "/#key=" + door.Key
+			if open {
+				if err := browse(cmd.Context(), address); err != nil {
+					return withHint(err, "open %s yourself", address)
+				}
+			}
+			fmt.Fprintln(p.stdout, address)
+			return nil
+		})
+	}
+	return p.project(cmd)
+}
+
+// browse shows an address in the browser of this machine.
+func browse(ctx context.Context, address string) error {
+	opener := "xdg-open"
+	if runtime.GOOS == "darwin" {
+		opener = "open"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := exec.CommandContext(ctx, opener, address).Run(); err != nil {
+		return fmt.Errorf("open the browser with %s: %w", opener, err)
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// Deployments implements api.Viewer.
+func (c *control) Deployments(ctx context.Context, limit int) ([]api.Deployment, error) {
+	revs, err := c.store.History(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]api.Deployment, 0, len(revs))
+	for _, rev := range revs {
+		rollouts, err := c.store.Rollouts(ctx, rev.Number)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, api.Deployment{
+			Number: rev.Number, Commit: rev.Commit, AppliedAt: rev.AppliedAt, HealthyAt: rev.HealthyAt, Outcome: rev.Outcome,
+			Cause: rev.Cause, Actor: rev.Actor, Undoes: rev.Undoes, Services: rev.Project.ServiceNames(),
+			Rollouts: append([]state.Rollout{}, rollouts...),
+		})
+	}
+	return all, nil
+}
+
+// Compare implements api.Viewer.
+func (c *control) Compare(ctx context.Context, from, to int64) ([]engine.Change, error) {
+	have := engine.State{}
+	if from != 0 {
+		before, err := c.store.Get(ctx, from)
+		if err != nil {
+			return nil, fmt.Errorf("compare revisions: %w", err)
+		}
+		have.Desired = &before.Project
+	}
+	want := compose.Project{}
+	if to != 0 {
+		after, err := c.store.Get(ctx, to)
+		if err != nil {
+			return nil, fmt.Errorf("compare revisions: %w", err)
+		}
+		want = after.Project
+	}
+	return engine.Diff(want, have), nil
+}
+
+// Traffic implements api.Viewer.
+func (c *control) Traffic(ctx context.Context, fn func([]api.TrafficStep) error) error {
+	return c.traffic.follow(ctx, fn)
+}
+
+// Door implements api.Viewer.
+func (c *control) Door(context.Context) (api.Door, error) {
+	url := c.console.url()
+	if url == "" {
+		return api.Door{}, fmt.Errorf("open the console of %s: %w: it does not listen", c.location.Project, errdefs.ErrUnavailable)
+	}
+	return api.Door{URL: url, Key: c.console.key}, nil
+}

@@ -1,0 +1,3 @@
+module trellis.invalid/web
+
+go 1.26.0
