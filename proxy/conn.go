@@ -1,12 +1,16 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"trellis/proxy/http1"
 )
 
 // clientConn is a connection of a client, with the bytes that were read to see what it is. Reading gives them first.
@@ -19,6 +23,88 @@ type clientConn struct {
 	waiting  atomic.Bool // nothing came yet
 	once     sync.Once
 	closed   func()
+
+	client netip.Addr
+	in     http1.Reader
+	state  atomic.Int32 // of an HTTP/1.1 connection
+	place  int          // in the pulse's list
+
+	readBy, writeBy, lookAt limit // 0 while there is nothing to wait for
+
+	ctx    context.Context // of an HTTP/1.1 connection: it ends with the client
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	left   bool      // the client has gone
+	up     *upstream // what is aborted when it goes
+}
+
+// States of an HTTP/1.1 connection.
+const (
+	connBusy    = iota
+	connIdle    // it waits for a request
+	connClosing // it waited for one when the data plane ended
+)
+
+func newClientConn(tcp *net.TCPConn, l *listener) *clientConn {
+	c := &clientConn{Conn: tcp, tcp: tcp, listener: l}
+	if a, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
+		c.client = a.AddrPort().Addr().Unmap()
+	}
+	c.waiting.Store(true)
+	return c
+}
+
+// closeIdle closes the connection if it waits for a request.
+func (c *clientConn) closeIdle() {
+	if c.state.CompareAndSwap(connIdle, connClosing) {
+		c.tcp.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// forget ends every time limit.
+func (c *clientConn) forget() {
+	c.readBy.set(0)
+	c.writeBy.set(0)
+	c.lookAt.set(0)
+}
+
+// awaits has the exchange over u aborted when the client goes away; false says that it has gone already.
+func (c *clientConn) awaits(u *upstream) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left {
+		return false
+	}
+	c.up = u
+	return true
+}
+
+// letGo undoes awaits; false says that the exchange was aborted.
+func (c *clientConn) letGo() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.up = nil
+	return !c.left
+}
+
+// gone notes that the client has gone away.
+func (c *clientConn) gone() {
+	c.mu.Lock()
+	c.left = true
+	if c.up != nil {
+		c.up.abort()
+	}
+	c.mu.Unlock()
+	c.cancel()
+}
+
+// hungUp says whether the client has closed its end, of a connection from which nobody else reads.
+func (c *clientConn) hungUp() (yes bool) {
+	raw, err := c.tcp.SyscallConn()
+	if err != nil {
+		return true
+	}
+	return raw.Control(func(fd uintptr) { yes = nothingWillCome(int(fd)) }) != nil || yes
 }
 
 func (c *clientConn) Read(b []byte) (int, error) {
@@ -97,38 +183,6 @@ func (c *clientConn) look() (kind, error) {
 		return opaque, nil
 	}
 }
-
-// handover is a net.Listener whose connections are given to it.
-type handover struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newHandover() *handover {
-	return &handover{conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (h *handover) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// give hands a connection over; without anyone to take it any more it is closed.
-func (h *handover) give(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.done:
-		c.Close()
-	}
-}
-
-func (h *handover) Close() error   { h.once.Do(func() { close(h.done) }); return nil }
-func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
 
 // set is a set of things to be closed together.
 type set[T comparable] struct {

@@ -16,11 +16,13 @@ import (
 // response is an instance's answer: the head, and a body to be read. The one who gets it closes it.
 type response struct {
 	status   int
+	reason   string // "" is that of the status
 	header   header
 	length   int64     // of the body; -1 when unknown
 	body     io.Reader // nil for none
 	declared []string  // trailers that were announced
 	tunnel   *upstream // after 101: the connection, the caller's until close
+	named    []string  // fields that Connection names
 	source
 }
 

@@ -127,13 +127,12 @@ func (p *Proxy) accept(ctx context.Context, l *listener) {
 			continue
 		}
 		pause = 0
-		c := &clientConn{Conn: conn, tcp: conn, listener: l}
-		c.waiting.Store(true)
+		c := newClientConn(conn, l)
 		c.closed = func() {
-			p.conns.remove(c)
+			p.pulse.remove(c)
 			<-l.slots
 		}
-		p.conns.add(c)
+		p.pulse.add(c)
 		p.wg.Go(func() { p.serveConn(p.life, c) })
 	}
 }

@@ -3,6 +3,9 @@ package proxy
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
 )
 
 // ErrorHeader is set on every answer that the data plane wrote itself; its value is the kind. A response without it is
@@ -70,10 +73,26 @@ body { font: 1.1rem/1.5 system-ui, sans-serif; display: grid; place-items: cente
 </html>
 `
 
-func (f *failure) body(title, requestID string) []byte {
-	b, err := json.Marshal(problem{"about:blank", title, f.status, f.detail, requestID})
-	if err != nil {
-		return []byte(`{"type":"about:blank"}`) // strings and an int always marshal
+// content returns the answer's body and its type: problem+json, but for the page of a service that is being started.
+func (f *failure) content(requestID string) (contentType string, body []byte) {
+	if f.kind == kindWaking {
+		return "text/html; charset=utf-8", []byte(waitingPage)
 	}
-	return append(b, '\n')
+	b, err := json.Marshal(problem{"about:blank", http.StatusText(f.status), f.status, f.detail, requestID})
+	if err != nil {
+		b = []byte(`{"type":"about:blank"}`) // strings and an int always marshal
+	}
+	return "application/problem+json", append(b, '\n')
+}
+
+// fields returns the answer's header, without what belongs to its body.
+func (f *failure) fields(requestID string) header {
+	h := header{{Name: ErrorHeader, Value: f.kind}, {Name: "Cache-Control", Value: "no-store"}, {Name: "X-Request-Id", Value: requestID}}
+	if f.retryAfter > 0 {
+		h.Add("Retry-After", strconv.Itoa(f.retryAfter))
+	}
+	if len(f.allow) > 0 {
+		h.Add("Allow", strings.Join(f.allow, ", "))
+	}
+	return h
 }

@@ -66,7 +66,7 @@ type Proxy struct {
 	cutoff context.CancelFunc
 	wg     sync.WaitGroup // everything that serves a client, and the listeners
 
-	conns    set[*clientConn]
+	pulse    *pulse        // every client's connection
 	handlers atomic.Int64  // running ones
 	waits    chan struct{} // capacity 1: a request of a measured service waits
 	answers  atomic.Int64  // of serveDemand so far
@@ -92,7 +92,7 @@ func New(cfg Config) *Proxy {
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, boot: newBoot(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1)}
+	p := &Proxy{cfg: cfg, log: cfg.Log, boot: newBoot(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
 	p.table.Store(emptyTable())
 	p.front = newFront(p)
 	p.probing.p = p
@@ -118,7 +118,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	background.Go(func() { p.follow(p.life) })
 	background.Go(func() { p.expire(p.life) })
-	background.Go(p.front.run)
+	background.Go(func() { p.pulse.run(p.life) })
 
 	<-ctx.Done()
 	p.drain()
@@ -271,13 +271,13 @@ func (p *Proxy) drain() {
 		}
 	}
 	p.mu.Unlock()
-	p.front.drain()
+	p.front.drainStreams()
 	grace, cancel := context.WithTimeout(p.life, p.cfg.Grace)
 	defer cancel()
 	if len(p.table.Load().listeners) > 0 { // otherwise the project is gone, and there is nowhere else to go
 		p.waitIdle(grace, min(p.cfg.Linger, p.cfg.Grace))
 	}
-	for _, c := range p.conns.list() {
+	for _, c := range p.pulse.list() {
 		if c.waiting.Load() {
 			c.tcp.Close() // who peeks at it sees that and lets go of it
 		}
@@ -287,7 +287,9 @@ func (p *Proxy) drain() {
 			go s.finish()
 		}
 	}
-	p.front.stop(grace)
+	for _, c := range p.pulse.list() {
+		c.closeIdle()
+	}
 	p.waitIdle(grace, p.cfg.Grace)
 	streams := p.streams.list()
 	for _, s := range streams {
@@ -305,7 +307,7 @@ func (p *Proxy) waitIdle(ctx context.Context, limit time.Duration) {
 	end := time.After(limit)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for p.conns.len()+p.streams.len() > 0 {
+	for p.pulse.len()+p.streams.len() > 0 {
 		select {
 		case <-tick.C:
 		case <-end:
@@ -324,7 +326,7 @@ func (p *Proxy) close() {
 	for _, l := range p.listeners {
 		l.close()
 	}
-	for _, c := range p.conns.list() {
+	for _, c := range p.pulse.list() {
 		c.Close()
 	}
 	for _, s := range p.table.Load().services {

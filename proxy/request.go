@@ -52,6 +52,22 @@ type request struct {
 	over    atomic.Bool     // nobody needs the rest of the body
 }
 
+// finish lets go of the request's body: nobody needs the rest of it. wake is called where something may still be waiting
+// for the client to send more of it, and has to have that return.
+func (q *request) finish(wake func()) {
+	if q.ended != nil {
+		close(q.ended)
+	}
+	if len(q.pending) == 0 && !q.unread {
+		return
+	}
+	q.over.Store(true)
+	wake()
+	for _, done := range q.pending {
+		<-done
+	}
+}
+
 // repeatable says whether a request may be sent again though it may have been carried out: RFC 9110, section 9.2.2, and
 // the Idempotency-Key of draft-ietf-httpapi-idempotency-key-header.
 func repeatable(method string, h header) bool {
@@ -169,18 +185,26 @@ func (q *request) passes(f *http1.Field) bool {
 
 // replay is a request body that can be read again from its start, as long as no more than 64 KiB of it were read.
 type replay struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // held while something is read
 	src  io.Reader
 	buf  []byte
-	read int  // bytes read from src
-	over bool // more was read than is kept
+	read int // bytes read from src
 	err  error
+
+	over  atomic.Bool // more was read than is kept
+	ended atomic.Bool // it was read to its end
+}
+
+// have takes over a body that was read already.
+func (r *replay) have(b []byte) {
+	r.buf, r.read, r.err = b, len(b), io.EOF
+	r.ended.Store(true)
 }
 
 // fill reads the body whole, of which the length is known to be at most replayLimit.
 func (r *replay) fill(length int64) error {
-	r.buf = make([]byte, length)
-	if _, err := io.ReadFull(r.src, r.buf); err != nil {
+	buf := make([]byte, length)
+	if _, err := io.ReadFull(r.src, buf); err != nil {
 		return err
 	}
 	// The end has to be seen too: it is where trailers and a body longer than announced show.
@@ -188,26 +212,32 @@ func (r *replay) fill(length int64) error {
 	if n, err := r.src.Read(one[:]); n > 0 || err != nil && err != io.EOF {
 		return io.ErrUnexpectedEOF
 	}
-	r.err, r.read = io.EOF, int(length)
+	r.have(buf)
+	return nil
+}
+
+// gather reads what there is without waiting: as long as ready says so, and no more than can be kept.
+func (r *replay) gather(ready func() bool) error {
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	in := r.reader()
+	for ready() && r.read < replayLimit {
+		_, err := in.Read((*buf)[:min(len(*buf), replayLimit-r.read)])
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 // complete says whether the whole body is at hand.
-func (r *replay) complete() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.err == io.EOF && !r.over
-}
+func (r *replay) complete() bool { return r.ended.Load() && !r.over.Load() }
 
 // rewindable says whether a new reader would see the whole body.
-func (r *replay) rewindable() bool {
-	if r == nil {
-		return true
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return !r.over
-}
+func (r *replay) rewindable() bool { return r == nil || !r.over.Load() }
 
 // reader returns a reader of the body from its start.
 func (r *replay) reader() *replayReader { return &replayReader{body: r} }
@@ -233,13 +263,17 @@ func (r *replayReader) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	n, err := b.src.Read(p)
-	if !b.over && b.read+n <= replayLimit {
+	if !b.over.Load() && b.read+n <= replayLimit {
 		b.buf = append(b.buf, p[:n]...)
 	} else {
-		b.over, b.buf = true, nil
+		b.over.Store(true)
+		b.buf = nil
 	}
 	b.read += n
 	r.off += n
 	b.err = err
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
 	return n, err
 }

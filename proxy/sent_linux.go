@@ -18,6 +18,19 @@ func nothingToRead(fd int) bool {
 	}
 }
 
+// nothingWillCome says whether a socket's other end has closed it, in one direction at least, and all that it sent
+// before was read.
+func nothingWillCome(fd int) bool {
+	var b [1]byte
+	for {
+		n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err == unix.EINTR {
+			continue
+		}
+		return err == nil && n == 0 || err != nil && err != unix.EAGAIN
+	}
+}
+
 // acknowledged returns how many bytes the other end's kernel has taken so far.
 func acknowledged(c *net.TCPConn) (bytes uint64, reset, ok bool) {
 	raw, err := c.SyscallConn()

@@ -52,7 +52,7 @@ func (p *Proxy) serveHTTP(c *clientConn) {
 		p.front.serve2(c)
 		c.Close()
 	default:
-		p.front.conns.give(c)
+		p.front.serve1(c)
 	}
 }
 
@@ -89,7 +89,7 @@ func (p *Proxy) serveKind(ctx context.Context, c *clientConn, s *service, port i
 		c.Close()
 		return
 	}
-	p.front.conns.give(c)
+	p.front.serve1(c)
 }
 
 // race connects to an instance and serves by who speaks first.

@@ -66,6 +66,12 @@ func (c *upstream) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// unread returns what was read of the connection and not used.
+func (c *upstream) unread() []byte {
+	b, _ := c.br.Peek(c.br.Buffered())
+	return append([]byte(nil), b...)
+}
+
 // limitRead and limitWrite set until when reading and writing may take; the zero time is for ever.
 func (c *upstream) limitRead(t time.Time) {
 	c.mu.Lock()

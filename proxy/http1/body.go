@@ -51,12 +51,44 @@ func (b *Body) Ready() bool {
 	if b.err != nil {
 		return true
 	}
-	n := b.r.w - b.r.r
-	if b.state == plainBody || b.state == chunkData {
-		return n > 0
+	in := b.r.buf[b.r.r:b.r.w]
+	switch b.state {
+	case chunkTail:
+		if len(in) < 2 || in[0] != '\r' || in[1] != '\n' {
+			return len(in) > 1 || len(in) > 0 && in[0] != '\r'
+		}
+		return chunkReady(in[2:])
+	case chunkHead:
+		return chunkReady(in)
+	case trailerPart:
+		return trailerReady(in)
 	}
-	// In between lines: what is buffered may be less than a whole one, and a wait for its rest then.
-	return n > 0 && bytes.IndexByte(b.r.buf[b.r.r:b.r.w], '\n') >= 0
+	return len(in) > 0
+}
+
+// chunkReady says whether in, which begins with a chunk's head, has something of the chunk too, or of what is wrong.
+func chunkReady(in []byte) bool {
+	if !headBegins(in) {
+		return true
+	}
+	end := bytes.IndexByte(in, '\n')
+	if end < 0 {
+		return false
+	}
+	for _, c := range in[:end] {
+		if c != '0' {
+			if c == '\r' || c == ';' {
+				return trailerReady(in[end+1:])
+			}
+			break
+		}
+	}
+	return len(in) > end+1
+}
+
+// trailerReady says whether in has a whole trailer.
+func trailerReady(in []byte) bool {
+	return len(in) > 1 && in[0] == '\r' || bytes.Contains(in, []byte("\r\n\r\n"))
 }
 
 // Whole returns all of the body's rest, if it is of known length and was read already: the bytes are valid until the
@@ -173,8 +205,8 @@ func (b *Body) step() (bool, error) {
 		if n := len(in); n > 0 && in[n-1] == '\r' {
 			in = in[:n-1]
 		}
-		if !text(in) {
-			return false, bad("control character between chunks")
+		if !text(in) || b.state == chunkHead && !headBegins(in) {
+			return false, bad("malformed chunk size")
 		}
 		return false, nil
 	}
@@ -221,6 +253,18 @@ func (b *Body) chunkHead(l []byte) *Error {
 		b.state = trailerPart
 	}
 	return nil
+}
+
+// headBegins says whether in may be the beginning of a chunk's head.
+func headBegins(in []byte) bool {
+	n := 0
+	for n < len(in) && n < 16 {
+		if _, ok := hex(in[n]); !ok {
+			break
+		}
+		n++
+	}
+	return n == len(in) || n > 0 && (in[n] == ';' || in[n] == '\r')
 }
 
 func hex(c byte) (byte, bool) {

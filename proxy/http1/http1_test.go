@@ -333,3 +333,39 @@ func BenchmarkRequest(b *testing.B) {
 		}
 	}
 }
+
+// TestReady: what is said to be there can be read without another read of the source, whatever is there.
+func TestReady(t *testing.T) {
+	const raw = "3;a\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nX: y\r\n\r\n"
+	for cut := range len(raw) + 1 {
+		src := &countingReader{Reader: strings.NewReader(raw[:cut])}
+		var r Reader
+		r.Init(src, SmallBuffer)
+		var b Body
+		b.Init(&r, -1, true, limits)
+		if cut > 0 {
+			r.Fill()
+		}
+		got, reads := "", src.n
+		for !b.Ended() && b.Ready() {
+			p := make([]byte, 5)
+			n, err := b.Read(p)
+			if got += string(p[:n]); err != nil && err != io.EOF || src.n != reads {
+				t.Fatalf("%q: %v after %d reads too many", raw[:cut], err, src.n-reads)
+			}
+		}
+		if whole := "abc0123456789abcdef"; !strings.HasPrefix(whole, got) || cut == len(raw) && (got != whole || !b.Ended()) {
+			t.Errorf("%q: %q", raw[:cut], got)
+		}
+	}
+}
+
+type countingReader struct {
+	io.Reader
+	n int
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	r.n++
+	return r.Reader.Read(p)
+}

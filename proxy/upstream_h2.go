@@ -17,7 +17,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// This file, server_http.go and status_http.go are those that know net/http. It reads instances' answers: over HTTP/1.1 with
+// This file, server_h2.go and status_http.go are those that know net/http. It reads instances' answers: over HTTP/1.1 with
 // net/http's parser on the pool's own connections, over HTTP/2 by its transport.
 
 // finalHead is a final response as net/http has it.
@@ -66,6 +66,9 @@ func newResponse(res *http.Response, from source) *response {
 	r := &response{status: res.StatusCode, header: ofHTTP(res.Header), length: res.ContentLength, body: res.Body, source: from}
 	if res.Body == http.NoBody {
 		r.body = nil
+	}
+	if r.header.Has("Connection") {
+		r.named = named(r.header)
 	}
 	for k := range res.Trailer {
 		r.declared = append(r.declared, k)

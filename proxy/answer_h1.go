@@ -1,0 +1,174 @@
+package proxy
+
+import (
+	"io"
+	"net/http"
+	"strings"
+
+	"trellis/proxy/http1"
+)
+
+// forward writes an instance's answer; it says whether it is whole.
+//
+// What is at hand goes out in one write, head and all; what has to be waited for is waited for with everything before it
+// on its way.
+func (t *turn) forward(q *request, resp *response, inst *instance) bool {
+	t.begin()
+	framing := t.framing(resp)
+	b := t.answerHead(resp, inst, framing)
+	if resp.body == nil {
+		t.out = b
+		return t.write(b) == nil
+	}
+	ended := t.f.followDrain(q, resp, inst)
+	w := bodyWriter{t: t, resp: resp, chunked: framing == asChunks, head: b}
+	err := w.copy()
+	t.out = b[:0]
+	if ended() {
+		return w.finish() == nil
+	}
+	return err == nil
+}
+
+// framing is how the client learns where the body ends.
+type framing int
+
+const (
+	asLength   framing = iota // a Content-Length, or no body at all
+	asChunks                  // chunked
+	untilClose                // it lasts until the connection's end
+)
+
+func (t *turn) framing(resp *response) framing {
+	switch {
+	case resp.body == nil || resp.length >= 0:
+		return asLength
+	case t.head.Minor == 1:
+		return asChunks
+	}
+	t.last = true
+	return untilClose
+}
+
+// answerHead makes the head of an answer, in t.out.
+func (t *turn) answerHead(resp *response, inst *instance, as framing) []byte {
+	reason := resp.reason
+	if reason == "" {
+		reason = http.StatusText(resp.status)
+	}
+	b := http1.AppendStatusLine(t.out[:0], t.head.Minor, resp.status, reason)
+	dated, measured := false, false
+	for i := range resp.header {
+		f := &resp.header[i]
+		if f.Kind == http1.ContentLength {
+			if as != asLength || resp.body == nil && resp.length > 0 && t.q.method != "HEAD" && resp.status != http.StatusNotModified {
+				continue
+			}
+			measured = true
+		} else if !resp.passesBack(f) {
+			continue
+		}
+		dated = dated || len(f.Name) == 4 && f.Is("Date")
+		b = http1.AppendField(b, f.Name, f.Value)
+	}
+	if t.f.p.cfg.ExposeInstance {
+		b = http1.AppendField(b, InstanceHeader, inst.id)
+	}
+	switch {
+	case as == asChunks:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+		if len(resp.declared) > 0 {
+			b = http1.AppendField(b, "Trailer", strings.Join(resp.declared, ", "))
+		}
+	case resp.body == nil && !measured && t.q.method != "HEAD" && resp.status >= 200 && resp.status != http.StatusNoContent &&
+		resp.status != http.StatusNotModified:
+		b = append(b, "Content-Length: 0\r\n"...)
+	}
+	return t.endHead(b, dated)
+}
+
+// bodyWriter writes the body of an answer, behind its head.
+type bodyWriter struct {
+	t       *turn
+	resp    *response
+	chunked bool
+	head    []byte // not written yet
+}
+
+// copy writes the body to its end.
+func (w *bodyWriter) copy() error {
+	if b, ok := w.resp.body.(*http1.Body); ok && !w.chunked {
+		if rest, ok := b.Whole(); ok && len(w.head)+len(rest) <= http1.LargeBuffer {
+			return w.t.write(append(w.head, rest...))
+		}
+	}
+	own := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(own)
+	const room, tail = http1.ChunkRoom, 2
+	buf := (*own)[room : len(*own)-tail]
+	n := 0
+	for {
+		if w.resp.waiting() {
+			if err := w.flush(*own, n); err != nil {
+				return err
+			}
+			n = 0
+		}
+		m, err := w.resp.body.Read(buf[n:])
+		n += m
+		switch {
+		case err == io.EOF:
+			if err := w.flush(*own, n); err != nil {
+				return err
+			}
+			return w.finish()
+		case err != nil:
+			w.flush(*own, n)
+			return err
+		case n == len(buf):
+			if err := w.flush(*own, n); err != nil {
+				return err
+			}
+			n = 0
+		}
+	}
+}
+
+// flush writes the head, if it wasn't yet, and n bytes of the body, which are in own behind the room for a chunk's head.
+func (w *bodyWriter) flush(own []byte, n int) error {
+	from, to := http1.ChunkRoom, http1.ChunkRoom+n
+	if w.chunked && n > 0 {
+		from = http1.PutChunkHead(own[:from], n)
+		to += copy(own[to:], "\r\n")
+	}
+	piece := own[from:to]
+	if n == 0 {
+		piece = nil
+	}
+	switch {
+	case w.head != nil && len(piece) <= http1.LargeBuffer:
+		piece = append(w.head, piece...)
+		w.head = nil
+	case w.head != nil:
+		if err := w.t.write(w.head); err != nil {
+			return err
+		}
+		w.head = nil
+	}
+	if len(piece) == 0 {
+		return nil
+	}
+	return w.t.write(piece)
+}
+
+// finish ends the body as one that is whole.
+func (w *bodyWriter) finish() error {
+	if !w.chunked {
+		return nil
+	}
+	b := append(w.head, "0\r\n"...)
+	for _, f := range w.resp.trailer() {
+		b = http1.AppendField(b, f.Name, f.Value)
+	}
+	return w.t.write(append(b, "\r\n"...))
+}

@@ -1,0 +1,127 @@
+package proxy
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"trellis/proxy/http1"
+)
+
+// front is the HTTP side towards clients.
+type front struct {
+	p  *Proxy
+	h2 *http2.Server
+	// h2base gives h2 its settings and its graceful end; it serves nothing itself.
+	h2base *http.Server
+
+	head  time.Duration // how long the head of a request may take from its first byte
+	idle  time.Duration // how long a connection may wait for one
+	stall time.Duration // how long a client may neither send more of a body that it owes nor take more of one that it gets
+}
+
+const (
+	readHeaderTime = 10 * time.Second
+	clientIdleTime = 60 * time.Second
+	stallTime      = 60 * time.Second
+)
+
+// peer is the client's side of one request: over HTTP/1.1 or HTTP/2.
+type peer interface {
+	// readBody reads the request's body if it is small, and gets a large one ready to be read while it is sent on.
+	readBody(q *request) *failure
+	// refuse writes an answer of the data plane itself.
+	refuse(q *request, fail *failure)
+	// forward passes the answer on, and says whether it is whole.
+	forward(q *request, resp *response, inst *instance) bool
+	// upgrade passes a 101 on and connects both ends until one of them closes.
+	upgrade(q *request, resp *response, inst *instance)
+}
+
+// handle is one request, from its view to the last byte of the answer. It says whether the client has got a whole one.
+func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fail *failure) bool {
+	f.p.handlers.Add(1)
+	defer f.p.handlers.Add(-1)
+	var s *service
+	var port int
+	var timeout time.Duration
+	if fail == nil {
+		s, port, timeout, fail = f.p.route(l, q)
+	}
+	if fail == nil {
+		fail = to.readBody(q)
+	}
+	var resp *response
+	var inst *instance
+	if fail == nil {
+		resp, inst, fail = f.p.call(ctx, s, port, q, timeout)
+	}
+	if fail != nil {
+		to.refuse(q, fail)
+		return fail.kind != kindClient
+	}
+	defer inst.release()
+	if resp.tunnel != nil {
+		to.upgrade(q, resp, inst)
+		return true
+	}
+	whole := to.forward(q, resp, inst)
+	if resp.status < 500 && (whole && q.grpc && blamesServer(resp.grpcStatus()) || !whole && ctx.Err() == nil) {
+		inst.tally.failed.Add(1)
+	}
+	resp.close(whole)
+	if !whole {
+		s.count.failed.Add(1)
+	}
+	return whole
+}
+
+// describe makes the view of a request whose method, authority, header and length are there already. target is what
+// the client sent.
+func (q *request) describe(l *Listener, target string) *failure {
+	q.setID()
+	if l == nil {
+		return &failure{status: 404, kind: kindNoRoute, detail: "this address is not served any more"}
+	}
+	q.outside = l.Caller == ""
+	q.scheme = "http"
+	if q.method == http.MethodConnect {
+		return &failure{status: 501, kind: kindBadRequest, detail: "CONNECT is not supported"}
+	}
+	var ok bool
+	if q.host, ok = normalHost(q.authority); !ok && q.authority != "" {
+		return badRequest("malformed Host")
+	}
+	if fail := q.setTarget(target, l.Service == ""); fail != nil {
+		return fail
+	}
+	q.safe = repeatable(q.method, q.header)
+	return nil
+}
+
+// followDrain ends a response that would go on for ever when its instance's drain time is over: events and gRPC
+// streams. ended, to be called once, says whether it did; such a response has no length that it could fall short of.
+func (f *front) followDrain(q *request, resp *response, inst *instance) (ended func() bool) {
+	if !q.grpc && !strings.HasPrefix(resp.header.Get("Content-Type"), "text/event-stream") {
+		return never
+	}
+	var done atomic.Bool
+	st := inst.track(func() { done.Store(true); resp.abort() }, false)
+	f.p.streams.add(st)
+	return func() bool {
+		f.p.streams.remove(st)
+		inst.untrack(st)
+		return done.Load()
+	}
+}
+
+func never() bool { return false }
+
+// passesBack says whether a field of an instance's answer goes to the client as it is.
+func (r *response) passesBack(f *http1.Field) bool {
+	return !f.Kind.HopByHop() && (r.named == nil || !anyIs(r.named, f))
+}
