@@ -16,8 +16,10 @@ func (t *turn) forward(q *request, resp *response, inst *instance) bool {
 	t.begin()
 	framing := t.framing(resp)
 	b := t.answerHead(resp, inst, framing)
-	if resp.body == nil {
+	if rest, ok := atHand(resp); ok {
+		b = append(b, rest...)
 		t.out = b
+		resp.close(true) // first: the next request may come on another connection, and use this one again
 		return t.write(b) == nil
 	}
 	ended := t.f.followDrain(q, resp, inst)
@@ -25,9 +27,21 @@ func (t *turn) forward(q *request, resp *response, inst *instance) bool {
 	err := w.copy()
 	t.out = b[:0]
 	if ended() {
-		return w.finish() == nil
+		err = w.finish()
 	}
+	resp.close(err == nil)
 	return err == nil
+}
+
+// atHand returns a body that was read already, with the head.
+func atHand(resp *response) ([]byte, bool) {
+	if resp.body == nil {
+		return nil, true
+	}
+	if b, ok := resp.body.(*http1.Body); ok {
+		return b.Whole()
+	}
+	return nil, false
 }
 
 // framing is how the client learns where the body ends.
@@ -97,11 +111,6 @@ type bodyWriter struct {
 
 // copy writes the body to its end.
 func (w *bodyWriter) copy() error {
-	if b, ok := w.resp.body.(*http1.Body); ok && !w.chunked {
-		if rest, ok := b.Whole(); ok && len(w.head)+len(rest) <= http1.LargeBuffer {
-			return w.t.write(append(w.head, rest...))
-		}
-	}
 	own := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(own)
 	const room, tail = http1.ChunkRoom, 2

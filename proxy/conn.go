@@ -90,12 +90,12 @@ func (c *clientConn) letGo() bool {
 // gone notes that the client has gone away.
 func (c *clientConn) gone() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.left = true
+	c.cancel()
 	if c.up != nil {
 		c.up.abort()
 	}
-	c.mu.Unlock()
-	c.cancel()
 }
 
 // hungUp says whether the client has closed its end, of a connection from which nobody else reads.

@@ -1,16 +1,18 @@
 package proxy
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"trellis/proxy/http1"
 )
 
 // response is an instance's answer: the head, and a body to be read. The one who gets it closes it.
@@ -68,10 +70,12 @@ func (p *pool) roundTrip(ctx context.Context, q *request, timeout time.Duration,
 	if err != nil {
 		return nil, connectFailed(ctx, err)
 	}
-	x := &exchange{c: c, q: q, ctx: ctx, timeout: timeout, reused: reused, before: c.written.Load()}
+	x := &c.x
+	x.start(ctx, q, timeout, reused)
 	resp, cerr := x.run()
 	if cerr != nil {
 		c.Close()
+		c.in.Close()
 		x.leaveBody()
 	}
 	return resp, cerr
@@ -88,7 +92,8 @@ func connectFailed(ctx context.Context, err error) *callError {
 	return &callError{err: err, kind: kindClient, gone: true}
 }
 
-// exchange is one HTTP/1.1 request and its answer on one connection. It is the source of its response.
+// exchange is one HTTP/1.1 request and its answer on one connection. It is the source of its response. Each connection has
+// one, used again and again.
 type exchange struct {
 	c       *upstream
 	q       *request
@@ -97,7 +102,7 @@ type exchange struct {
 	reused  bool
 	before  int64       // bytes written on the connection before this request
 	began   bool        // something of the answer was read
-	stop    func() bool // lets go of ctx; false when it is done
+	stop    func() bool // lets go of ctx; false when it is done. nil where the client's connection does that
 
 	goOn     chan struct{} // closed when the instance said 100 Continue; nil unless the body waits for it
 	bodyDone chan struct{} // closed when the body's goroutine has let go; nil when there is none
@@ -105,13 +110,38 @@ type exchange struct {
 	srcErr   atomic.Bool   // reading the client's body failed
 	whole    atomic.Bool   // the request was written to its end
 
-	final finalHead // as the HTTP parser has it
+	head http1.Response
+	body http1.Body
+	resp response
+}
+
+// start makes x the exchange of a request.
+func (x *exchange) start(ctx context.Context, q *request, timeout time.Duration, reused bool) {
+	fields := x.head.Header[:0]
+	*x = exchange{c: x.c, q: q, ctx: ctx, timeout: timeout, reused: reused, before: x.c.written.Load()}
+	x.head.Header = fields
+}
+
+// watch has the exchange aborted when the client goes away, until unwatch, which is false when it was.
+func (x *exchange) watch() {
+	if x.q.conn == nil {
+		x.stop = context.AfterFunc(x.ctx, x.c.abort)
+	} else if !x.q.conn.awaits(x.c) {
+		x.c.abort()
+	}
+}
+
+func (x *exchange) unwatch() bool {
+	if x.q.conn == nil {
+		return x.stop()
+	}
+	return x.q.conn.letGo()
 }
 
 func (x *exchange) run() (*response, *callError) {
-	x.stop = context.AfterFunc(x.ctx, x.c.abort)
+	x.watch()
 	x.expectAnswer()
-	x.c.limitWrite(x.until())
+	x.c.limitWrite(x.timeout)
 	if err := x.write(); err != nil && x.c.written.Load() == x.before {
 		return nil, x.failed(err, false)
 	} // after any other error there may still be an answer to read: the instance said no early, and closed
@@ -120,28 +150,23 @@ func (x *exchange) run() (*response, *callError) {
 		return nil, x.failed(err, x.c.written.Load() > x.before)
 	}
 	x.answered.Store(true)
-	x.c.limitRead(time.Time{})
+	if resp.body != nil && !x.body.AtHand() {
+		x.c.limitRead(0)
+	}
 	if resp.status != 101 {
 		x.c.learnKeepAlive(resp.header)
 		return resp, nil
 	}
-	if !resp.header.HasToken("Upgrade", x.q.upgrade) || x.q.upgrade == "" {
+	if x.q.upgrade == "" || !resp.header.HasToken("Upgrade", x.q.upgrade) {
 		return nil, x.failed(&malformedError{errors.New("upgraded without being asked")}, true)
 	}
-	if !x.stop() {
+	if !x.unwatch() {
 		return nil, x.failed(x.ctx.Err(), true)
 	}
-	x.c.limitWrite(time.Time{})
-	resp.body, resp.tunnel = nil, x.c
+	x.c.limitRead(0)
+	x.c.limitWrite(0)
+	resp.tunnel = x.c
 	return resp, nil
-}
-
-// until returns when a wait that begins now is over; the zero time is never.
-func (x *exchange) until() time.Time {
-	if x.timeout <= 0 {
-		return time.Time{}
-	}
-	return time.Now().Add(x.timeout)
 }
 
 // expectAnswer gives the instance its time for the head of the response from now on, unless that is there.
@@ -149,15 +174,15 @@ func (x *exchange) expectAnswer() {
 	if x.answered.Load() {
 		return
 	}
-	x.c.limitRead(x.until())
+	x.c.limitRead(x.timeout)
 	if x.answered.Load() { // since just now
-		x.c.limitRead(time.Time{})
+		x.c.limitRead(0)
 	}
 }
 
 // failed classifies an error before the head of a response.
 func (x *exchange) failed(err error, sent bool) *callError {
-	x.stop()
+	x.unwatch()
 	var ne net.Error
 	switch {
 	case x.ctx.Err() != nil || x.srcErr.Load():
@@ -166,7 +191,7 @@ func (x *exchange) failed(err error, sent bool) *callError {
 		return &callError{err: err, kind: kindTimeout, sent: sent}
 	case sent && x.reused && err == io.EOF && !x.began && neverArrived(x.c.conn, x.before):
 		return &callError{err: err, kind: kindReset, sent: false}
-	case errors.Is(err, errHeadTooLarge), errors.As(err, new(*malformedError)):
+	case errors.As(err, new(*malformedError)):
 		return &callError{err: err, kind: kindProtocol, sent: sent}
 	}
 	return &callError{err: err, kind: kindReset, sent: sent}
@@ -174,38 +199,39 @@ func (x *exchange) failed(err error, sent bool) *callError {
 
 // write sends the head and as much of the body as is at hand; the rest follows from another goroutine.
 func (x *exchange) write() error {
-	q, w := x.q, x.c.bw
-	q.writeHead(w)
+	q := x.q
+	b := q.appendHead(x.c.out[:0])
 	switch {
 	case q.body == nil:
 		if q.length == 0 && (q.method == "POST" || q.method == "PUT" || q.method == "PATCH") {
-			w.WriteString("Content-Length: 0\r\n")
+			b = append(b, "Content-Length: 0\r\n"...)
 		}
-		w.WriteString("\r\n")
-		x.whole.Store(true)
-		return w.Flush()
+		return x.writeWhole(append(b, "\r\n"...))
 	case q.length < 0:
-		w.WriteString("Transfer-Encoding: chunked\r\n")
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 		if len(q.declared) > 0 {
-			writeField(w, "Trailer", strings.Join(q.declared, ", "))
+			b = http1.AppendField(b, "Trailer", strings.Join(q.declared, ", "))
 		}
 	default:
-		w.WriteString("Content-Length: ")
-		w.Write(strconv.AppendInt(w.AvailableBuffer(), q.length, 10))
-		w.WriteString("\r\n")
-		if q.body.complete() {
-			w.WriteString("\r\n")
-			w.Write(q.body.buf)
-			x.whole.Store(true)
-			return w.Flush()
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, q.length, 10)
+		b = append(b, "\r\n"...)
+	}
+	if q.body.complete() {
+		b = append(b, "\r\n"...)
+		if q.length >= 0 {
+			return x.writeWhole(append(b, q.body.buf...))
 		}
+		if len(q.body.buf) > 0 {
+			b = http1.AppendChunk(b, q.body.buf)
+		}
+		return x.writeWhole(x.appendEnd(b))
 	}
 	if q.expect {
-		w.WriteString("Expect: 100-continue\r\n")
+		b = append(b, "Expect: 100-continue\r\n"...)
 		x.goOn = make(chan struct{})
 	}
-	w.WriteString("\r\n")
-	if err := w.Flush(); err != nil {
+	if err := x.c.send(append(b, "\r\n"...)); err != nil {
 		return err
 	}
 	x.bodyDone = make(chan struct{})
@@ -213,41 +239,55 @@ func (x *exchange) write() error {
 	return nil
 }
 
-// writeHead writes the request line and the fields that have nothing to do with the body.
-func (q *request) writeHead(w *bufio.Writer) {
-	w.WriteString(q.method)
-	w.WriteByte(' ')
-	w.WriteString(q.target)
-	w.WriteString(" HTTP/1.1\r\nHost: ")
-	w.WriteString(q.authority)
-	w.WriteString("\r\n")
-	for i := range q.header {
-		if f := &q.header[i]; q.passes(f) {
-			writeField(w, f.Name, f.Value)
+// writeWhole writes the last of the request.
+func (x *exchange) writeWhole(b []byte) error {
+	if err := x.c.send(b); err != nil {
+		return err
+	}
+	x.whole.Store(true)
+	return nil
+}
+
+// appendEnd appends the end of a chunked body.
+func (x *exchange) appendEnd(b []byte) []byte {
+	b = append(b, "0\r\n"...)
+	for _, f := range x.q.trailer() {
+		if anyIs(x.q.declared, &f) {
+			b = http1.AppendField(b, f.Name, f.Value)
 		}
 	}
-	writeField(w, "X-Request-Id", q.id)
+	return append(b, "\r\n"...)
+}
+
+// appendHead appends the request line and the fields that have nothing to do with the body.
+func (q *request) appendHead(b []byte) []byte {
+	b = append(b, q.method...)
+	b = append(b, ' ')
+	b = append(b, q.target...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, q.authority...)
+	b = append(b, "\r\n"...)
+	for i := range q.header {
+		if f := &q.header[i]; q.passes(f) {
+			b = http1.AppendField(b, f.Name, f.Value)
+		}
+	}
+	b = http1.AppendField(b, "X-Request-Id", q.id)
 	if q.outside {
-		w.WriteString("X-Forwarded-For: ")
-		w.Write(q.client.AppendTo(w.AvailableBuffer()))
-		w.WriteString("\r\n")
-		writeField(w, "X-Forwarded-Host", q.authority)
-		writeField(w, "X-Forwarded-Proto", q.scheme)
+		b = append(b, "X-Forwarded-For: "...)
+		b = q.client.AppendTo(b)
+		b = append(b, "\r\n"...)
+		b = http1.AppendField(b, "X-Forwarded-Host", q.authority)
+		b = http1.AppendField(b, "X-Forwarded-Proto", q.scheme)
 	}
 	switch {
 	case q.upgrade != "":
-		w.WriteString("Connection: Upgrade\r\n")
-		writeField(w, "Upgrade", q.upgrade)
+		b = append(b, "Connection: Upgrade\r\n"...)
+		b = http1.AppendField(b, "Upgrade", q.upgrade)
 	case q.trailers:
-		w.WriteString("Connection: TE\r\nTe: trailers\r\n")
+		b = append(b, "Connection: TE\r\nTe: trailers\r\n"...)
 	}
-}
-
-func writeField(w *bufio.Writer, k, v string) {
-	w.WriteString(k)
-	w.WriteString(": ")
-	w.WriteString(v)
-	w.WriteString("\r\n")
+	return b
 }
 
 // writeBody sends the body while the response is already being waited for.
@@ -287,23 +327,22 @@ func (x *exchange) continued() {
 
 // copyBody writes the body, each piece as soon as it is there.
 func (x *exchange) copyBody() error {
-	buf := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buf)
-	src, w, chunked := x.q.body.reader(), x.c.bw, x.q.length < 0
+	own := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(own)
+	const room, tail = http1.ChunkRoom, 2
+	buf := (*own)[room : len(*own)-tail]
+	src, chunked := x.q.body.reader(), x.q.length < 0
 	for {
-		n, err := src.Read(*buf)
+		n, err := src.Read(buf)
 		if n > 0 {
-			x.c.limitWrite(x.until())
+			x.c.limitWrite(x.timeout)
 			x.expectAnswer()
+			from, to := room, room+n
 			if chunked {
-				w.Write(strconv.AppendInt(w.AvailableBuffer(), int64(n), 16))
-				w.WriteString("\r\n")
+				from = http1.PutChunkHead((*own)[:room], n)
+				to += copy((*own)[to:], "\r\n")
 			}
-			w.Write((*buf)[:n])
-			if chunked {
-				w.WriteString("\r\n")
-			}
-			if err := w.Flush(); err != nil {
+			if _, err := x.c.Write((*own)[from:to]); err != nil {
 				return err
 			}
 		}
@@ -318,14 +357,8 @@ func (x *exchange) copyBody() error {
 	if !chunked {
 		return nil
 	}
-	w.WriteString("0\r\n")
-	if len(x.q.declared) > 0 {
-		for _, f := range x.q.trailer() {
-			writeField(w, f.Name, f.Value)
-		}
-	}
-	w.WriteString("\r\n")
-	return w.Flush()
+	_, err := x.c.Write(x.appendEnd((*own)[:0]))
+	return err
 }
 
 // leaveBody has the end of the request wait until the body's goroutine has let go of the body.
@@ -335,20 +368,88 @@ func (x *exchange) leaveBody() {
 	}
 }
 
-func (x *exchange) waiting() bool { return x.c.br.Buffered() == 0 }
-func (x *exchange) abort()        { x.c.abort() }
+// responseLimits are those of http1 for responses.
+var responseLimits = http1.Limits{Head: maxResponseHead, Fields: 1000}
 
-// close gives the connection back, if both messages were whole and both sides want to go on.
+// readHead reads the final response's head; informational ones are dropped.
+func (x *exchange) readHead() (*response, error) {
+	for range maxInformal {
+		if err := x.readOne(); err != nil {
+			return nil, err
+		}
+		if x.head.Status == http.StatusSwitchingProtocols || x.head.Status >= 200 {
+			return x.response(), nil
+		}
+		if x.head.Status == http.StatusContinue {
+			x.continued()
+		}
+	}
+	return nil, &malformedError{errors.New("too many informational responses")}
+}
+
+// readOne reads one head.
+func (x *exchange) readOne() error {
+	in := &x.c.in
+	for seen := 0; ; {
+		b := in.Buffered()
+		n, err := x.head.Parse(b, seen, x.q.method, responseLimits)
+		if err != nil {
+			return &malformedError{err}
+		}
+		if n > 0 {
+			in.Use(n, true)
+			return nil
+		}
+		seen = len(b)
+		if err := in.Fill(); err != nil {
+			return err
+		}
+		x.began = true
+	}
+}
+
+// response makes the response of the head that was read.
+func (x *exchange) response() *response {
+	h := &x.head
+	x.resp = response{status: h.Status, reason: h.Reason, header: h.Header, length: h.Length, source: x}
+	if h.Named {
+		x.resp.named = named(h.Header)
+	}
+	if !h.HasBody(x.q.method) || h.Length == 0 {
+		return &x.resp
+	}
+	x.body.Init(&x.c.in, h.Length, h.Chunked, responseLimits)
+	x.resp.body = &x.body
+	if h.Chunked {
+		for i := range h.Header {
+			if h.Header[i].Kind == http1.Trailer {
+				for name := range http1.Tokens(h.Header[i].Value) {
+					x.resp.declared = append(x.resp.declared, name)
+				}
+			}
+		}
+	}
+	return &x.resp
+}
+
+func (x *exchange) trailer() header { return x.body.Trailer() }
+func (x *exchange) waiting() bool   { return !x.body.Ready() }
+func (x *exchange) abort()          { x.c.abort() }
+
+// close gives the connection back, if both messages were whole, nothing else came, and both sides want to go on.
 func (x *exchange) close(whole bool) {
-	alive := x.stop() && !x.c.isAborted()
-	if whole && alive && x.whole.Load() && x.final.reusable() {
+	alive := x.unwatch() && !x.c.isAborted()
+	if whole && alive && x.whole.Load() && !x.head.Close && (x.resp.body == nil || x.body.Ended()) && len(x.c.in.Buffered()) == 0 {
 		if x.bodyDone != nil {
 			<-x.bodyDone // it is returning
 		}
+		x.c.in.Release()
+		x.q, x.ctx, x.stop, x.resp = nil, nil, nil, response{}
 		x.c.pool.put(x.c, time.Now())
 		return
 	}
 	x.c.Close()
+	x.c.in.Close()
 	x.leaveBody()
 }
 

@@ -36,7 +36,7 @@ type peer interface {
 	readBody(q *request) *failure
 	// refuse writes an answer of the data plane itself.
 	refuse(q *request, fail *failure)
-	// forward passes the answer on, and says whether it is whole.
+	// forward passes the answer on, closes it, and says whether the client has got it whole.
 	forward(q *request, resp *response, inst *instance) bool
 	// upgrade passes a 101 on and connects both ends until one of them closes.
 	upgrade(q *request, resp *response, inst *instance)
@@ -69,11 +69,11 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 		to.upgrade(q, resp, inst)
 		return true
 	}
+	status := resp.status
 	whole := to.forward(q, resp, inst)
-	if resp.status < 500 && (whole && q.grpc && blamesServer(resp.grpcStatus()) || !whole && ctx.Err() == nil) {
+	if status < 500 && (q.blamed || !whole && ctx.Err() == nil) {
 		inst.tally.failed.Add(1)
 	}
-	resp.close(whole)
 	if !whole {
 		s.count.failed.Add(1)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"trellis/proxy/http1"
 )
@@ -22,8 +23,12 @@ const (
 )
 
 // request is the data plane's one view of a request: routing, balancing, retry, limits and the upstream see this.
+//
+// Over HTTP/1.1 its strings, and those of its header, are parts of the connection's buffer: they are valid until the
+// answer is written. Who keeps one for longer clones it.
 type request struct {
 	id        string
+	made      [32]byte // what id is made of when the client has none
 	method    string
 	authority string // as the client sent it; goes to the upstream as Host
 	host      string // of authority, in normal form
@@ -32,6 +37,7 @@ type request struct {
 	header    header
 	named     []string // fields that Connection names
 	client    netip.Addr
+	conn      *clientConn // that the client speaks HTTP/1.1 over; nil for HTTP/2
 	scheme    string
 	outside   bool // the caller is not one of the project's services: what it says about itself is dropped
 
@@ -40,6 +46,7 @@ type request struct {
 	grpc     bool
 	expect   bool // the client waits for 100 Continue before it sends its body
 	safe     bool // may be repeated
+	blamed   bool // the answer was whole, and a gRPC status that is the server's fault
 
 	length   int64 // of the body; -1 when unknown
 	body     *replay
@@ -136,9 +143,8 @@ func (q *request) setID() {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
 	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
-	var text [32]byte
-	hex.Encode(text[:], b[:])
-	q.id = string(text[:])
+	hex.Encode(q.made[:], b[:])
+	q.id = unsafe.String(&q.made[0], len(q.made))
 }
 
 func validID(id string) bool {

@@ -2,32 +2,32 @@ package proxy
 
 import (
 	"net"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // nothingToRead says whether a socket is open in the reading direction and has nothing to read.
 func nothingToRead(fd int) bool {
-	var b [1]byte
-	for {
-		_, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if err == unix.EINTR {
-			continue
-		}
-		return err == unix.EAGAIN
-	}
+	_, err := peek(fd)
+	return err == unix.EAGAIN
 }
 
 // nothingWillCome says whether a socket's other end has closed it, in one direction at least, and all that it sent
 // before was read.
 func nothingWillCome(fd int) bool {
+	n, err := peek(fd)
+	return err == 0 && n == 0 || err != 0 && err != unix.EAGAIN
+}
+
+// peek looks at the first byte that a socket has to read, without waiting. unix.Recvfrom would allocate an address.
+func peek(fd int) (n int, err unix.Errno) {
 	var b [1]byte
 	for {
-		n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if err == unix.EINTR {
-			continue
+		n, _, err := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+		if err != unix.EINTR {
+			return int(n), err
 		}
-		return err == nil && n == 0 || err != nil && err != unix.EAGAIN
 	}
 }
 

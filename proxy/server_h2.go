@@ -147,6 +147,14 @@ func (s *stream2) finish(q *request) {
 }
 
 func (s *stream2) forward(q *request, resp *response, inst *instance) bool {
+	whole := s.pass(q, resp, inst)
+	q.blamed = whole && q.grpc && blamesServer(resp.grpcStatus())
+	resp.close(whole)
+	return whole
+}
+
+// pass writes the answer.
+func (s *stream2) pass(q *request, resp *response, inst *instance) bool {
 	h := s.w.Header()
 	for i := range resp.header {
 		if f := &resp.header[i]; resp.passesBack(f) {

@@ -1,14 +1,13 @@
 package proxy
 
 import (
-	"bufio"
-	"errors"
-	"math"
 	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"trellis/proxy/http1"
 )
 
 // upstream is one HTTP/1.1 connection to an instance.
@@ -16,29 +15,27 @@ type upstream struct {
 	conn *net.TCPConn
 	pool *pool
 	gen  int
-	br   *bufio.Reader
-	bw   *bufio.Writer
+	in   http1.Reader
+	out  []byte // what is written next
+	x    exchange
 
 	written   atomic.Int64  // bytes that the kernel took
-	mayRead   int64         // bytes that may still be read: bounds a response head
-	readErr   error         // what reading ended with
 	keep      time.Duration // how long it may be idle
 	keepUntil time.Time
 
-	mu      sync.Mutex
-	aborted bool // no time limit may be set any more
+	mu              sync.Mutex
+	aborted         bool // no time limit may be set any more
+	readBy, writeBy time.Time
 
 	raw   syscall.RawConn
-	peek  func(fd uintptr) bool // asks the kernel without waiting; made once
-	quiet bool                  // peek's answer: open, and nothing to read
+	peek  func(fd uintptr) // asks the kernel without waiting; made once
+	quiet bool             // peek's answer: open, and nothing to read
 }
 
-var errHeadTooLarge = errors.New("response head too large")
-
 func newUpstream(conn *net.TCPConn, p *pool) *upstream {
-	c := &upstream{conn: conn, pool: p, keep: idleTime, mayRead: math.MaxInt64}
-	c.br = bufio.NewReaderSize(c, 4<<10)
-	c.bw = bufio.NewWriterSize(c, 4<<10)
+	c := &upstream{conn: conn, pool: p, keep: idleTime}
+	c.x.c = c
+	c.in.Init(conn, http1.LargeBuffer)
 	c.raw, _ = conn.SyscallConn()
 	c.peek = c.peekFD
 	return c
@@ -46,47 +43,54 @@ func newUpstream(conn *net.TCPConn, p *pool) *upstream {
 
 func (c *upstream) Close() error { return c.conn.Close() }
 
-func (c *upstream) Read(b []byte) (int, error) {
-	if c.mayRead < int64(len(b)) {
-		if c.mayRead <= 0 {
-			c.readErr = errHeadTooLarge
-			return 0, c.readErr
-		}
-		b = b[:c.mayRead]
-	}
-	n, err := c.conn.Read(b)
-	c.mayRead -= int64(n)
-	c.readErr = err
-	return n, err
-}
-
 func (c *upstream) Write(b []byte) (int, error) {
 	n, err := c.conn.Write(b)
 	c.written.Add(int64(n))
 	return n, err
 }
 
-// unread returns what was read of the connection and not used.
-func (c *upstream) unread() []byte {
-	b, _ := c.br.Peek(c.br.Buffered())
-	return append([]byte(nil), b...)
+// send writes b, which was made in out.
+func (c *upstream) send(b []byte) error {
+	if c.out = b; cap(b) > http1.LargeBuffer {
+		c.out = nil
+	}
+	_, err := c.Write(b)
+	return err
 }
 
-// limitRead and limitWrite set until when reading and writing may take; the zero time is for ever.
-func (c *upstream) limitRead(t time.Time) {
+// unread returns what was read of the connection and not used.
+func (c *upstream) unread() []byte { return append([]byte(nil), c.in.Buffered()...) }
+
+// limitRead and limitWrite set how long reading and writing may take from now on; 0 is for ever. They may take an eighth
+// longer: a connection that is used again and again has its limit set a few times only.
+func (c *upstream) limitRead(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.aborted {
+	if t, set := nearby(c.readBy, d); set && !c.aborted {
+		c.readBy = t
 		c.conn.SetReadDeadline(t)
 	}
 }
 
-func (c *upstream) limitWrite(t time.Time) {
+func (c *upstream) limitWrite(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.aborted {
+	if t, set := nearby(c.writeBy, d); set && !c.aborted {
+		c.writeBy = t
 		c.conn.SetWriteDeadline(t)
 	}
+}
+
+// nearby returns the deadline to set for something that may take d from now on, or that the one there is will do.
+func nearby(is time.Time, d time.Duration) (t time.Time, set bool) {
+	if d <= 0 {
+		return time.Time{}, !is.IsZero()
+	}
+	want := time.Now().Add(d)
+	if left := is.Sub(want); left >= 0 && left <= d/8 {
+		return is, false
+	}
+	return want.Add(d / 8), true
 }
 
 // abort makes everything that waits on the connection, now or later, fail.
@@ -106,17 +110,14 @@ func (c *upstream) isAborted() bool {
 // alive says whether the other end has neither closed nor written anything since the last response. It costs one
 // system call, and asks the kernel rather than a goroutine that may not have run yet.
 func (c *upstream) alive() bool {
-	if c.br.Buffered() > 0 || c.raw == nil {
+	if c.raw == nil {
 		return false
 	}
 	c.quiet = false
-	if err := c.raw.Read(c.peek); err != nil {
+	if err := c.raw.Control(c.peek); err != nil {
 		return false
 	}
 	return c.quiet
 }
 
-func (c *upstream) peekFD(fd uintptr) bool {
-	c.quiet = nothingToRead(int(fd))
-	return true
-}
+func (c *upstream) peekFD(fd uintptr) { c.quiet = nothingToRead(int(fd)) }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -17,49 +16,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// This file, server_h2.go and status_http.go are those that know net/http. It reads instances' answers: over HTTP/1.1 with
-// net/http's parser on the pool's own connections, over HTTP/2 by its transport.
-
-// finalHead is a final response as net/http has it.
-type finalHead struct{ res *http.Response }
-
-func (f finalHead) reusable() bool { return f.res != nil && !f.res.Close }
-
-var (
-	forHEAD  = &http.Request{Method: "HEAD"}
-	forOther = &http.Request{Method: "GET"}
-)
-
-// readHead reads the final response's head; informational ones are dropped.
-func (x *exchange) readHead() (*response, error) {
-	req := forOther
-	if x.q.method == "HEAD" {
-		req = forHEAD
-	}
-	for range maxInformal {
-		x.c.mayRead = maxResponseHead
-		if _, err := x.c.br.Peek(1); err != nil {
-			return nil, err
-		}
-		x.began = true
-		res, err := http.ReadResponse(x.c.br, req)
-		if err != nil {
-			if x.c.readErr != nil { // not what was read is wrong, there was too little of it
-				return nil, x.c.readErr
-			}
-			return nil, &malformedError{err}
-		}
-		x.c.mayRead = math.MaxInt64
-		if res.StatusCode == http.StatusSwitchingProtocols || res.StatusCode >= 200 {
-			x.final = finalHead{res}
-			return newResponse(res, x), nil
-		}
-		if res.StatusCode == http.StatusContinue {
-			x.continued()
-		}
-	}
-	return nil, &malformedError{errors.New("too many informational responses")}
-}
+// This file, server_h2.go and status_http.go are those that know net/http. It speaks HTTP/2 to instances.
 
 // newResponse makes ours of net/http's.
 func newResponse(res *http.Response, from source) *response {
@@ -75,8 +32,6 @@ func newResponse(res *http.Response, from source) *response {
 	}
 	return r
 }
-
-func (x *exchange) trailer() header { return ofHTTP(x.final.res.Trailer) }
 
 // transport returns the pool's HTTP/2 side.
 func (p *pool) transport() *http2.Transport {

@@ -91,6 +91,11 @@ func trailerReady(in []byte) bool {
 	return len(in) > 1 && in[0] == '\r' || bytes.Contains(in, []byte("\r\n\r\n"))
 }
 
+// AtHand says whether all of the body's rest was read already; it may say no of one that is chunked.
+func (b *Body) AtHand() bool {
+	return b.state == ended || b.state == plainBody && b.left >= 0 && int64(b.r.w-b.r.r) >= b.left
+}
+
 // Whole returns all of the body's rest, if it is of known length and was read already: the bytes are valid until the
 // Reader's next Fill or Release. ok is false otherwise, and nothing has happened.
 func (b *Body) Whole() (rest []byte, ok bool) {
