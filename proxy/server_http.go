@@ -13,7 +13,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// This file, upstream_h2.go and status_http.go are those that know net/http. It serves clients that speak HTTP/2.
+// This file, upstream_http.go and status_http.go are those that know net/http. It serves clients that speak HTTP/2.
 
 const maxStreams = 250
 
