@@ -65,7 +65,7 @@ func (e *evergreen) spent(b *testing.B) map[string]time.Duration {
 		for _, in := range svc.Instances {
 			if in.State != engine.InstanceExited {
 				all[svc.Name] += cpu(b, in.PID)
-				all["shims"] += cpu(b, parent(b, in.PID))
+				all["shims"] += cpu(b, parentOf(b, in.PID))
 			}
 		}
 	}
@@ -74,7 +74,7 @@ func (e *evergreen) spent(b *testing.B) map[string]time.Duration {
 
 var parentLine = regexp.MustCompile(`(?m)^PPid:\s+(\d+)$`)
 
-func parent(b *testing.B, pid int) int {
+func parentOf(b *testing.B, pid int) int {
 	b.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
