@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -155,15 +156,48 @@ func large(n int, color string) compose.Project {
 	return p
 }
 
+// BenchmarkDiff measures how a plan grows with the number of services, of which none or all are changed. cpu-ms/op is CPU
+// time, garbage collection included: on a busy machine ns/op says how long others were served.
 func BenchmarkDiff(b *testing.B) {
-	for _, n := range []int{50, 500} {
+	for _, n := range []int{50, 500, 5000} {
 		for name, color := range map[string]string{"same": "blue", "all": "green"} {
 			from, to := large(n, "blue"), large(n, color)
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				begin := cpuTime(b)
 				for b.Loop() {
 					engine.Diff(to, engine.State{Desired: &from})
 				}
+				b.ReportMetric(float64((cpuTime(b)-begin).Microseconds())/1000/float64(b.N), "cpu-ms/op")
 			})
 		}
+	}
+}
+
+// cpuTime is the CPU time that this process has used.
+func cpuTime(tb testing.TB) time.Duration {
+	tb.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestDiffGrowsEvenly: ten times the services cost about ten times the time, with room for a noisy machine.
+func TestDiffGrowsEvenly(t *testing.T) {
+	cost := func(n int) time.Duration {
+		from, to := large(n, "blue"), large(n, "green")
+		best := time.Duration(1 << 62)
+		for range 5 {
+			begin := cpuTime(t)
+			engine.Diff(to, engine.State{Desired: &from})
+			best = min(best, cpuTime(t)-begin)
+		}
+		return best
+	}
+	small, large := cost(50), cost(500)
+	t.Logf("50 services: %s, 500 services: %s", small, large)
+	if limit := 40 * max(small, time.Millisecond); large > limit {
+		t.Errorf("500 services cost %s, 50 cost %s", large, small)
 	}
 }

@@ -82,10 +82,11 @@ func (c *choice) Set(s string) error {
 func (c *choice) Type() string   { return strings.Join(c.allowed, "|") }
 func (c *choice) String() string { return c.value }
 
-// formatFlag adds --format table|json and returns where its value will be.
-func formatFlag(fs *pflag.FlagSet) *choice {
-	c := &choice{value: "table", allowed: []string{"table", "json"}}
-	fs.Var(c, "format", "`FORMAT` of the output: table or json")
+// formatFlag adds --format table|json, and more where a command has more, and returns where its value will be.
+func formatFlag(fs *pflag.FlagSet, more ...string) *choice {
+	c := &choice{value: "table", allowed: append([]string{"table", "json"}, more...)}
+	last := len(c.allowed) - 1
+	fs.Var(c, "format", "`FORMAT` of the output: "+strings.Join(c.allowed[:last], ", ")+" or "+c.allowed[last])
 	return c
 }
 

@@ -29,10 +29,12 @@ each with its effect: none, in-place (nothing restarts), rollout (replaced under
 traffic, without loss), stop-first (stopped before the replacement starts) or
 data-loss. What services run is built, because a changed artefact is a change;
 images are not pulled, unless the plan is kept.
-Values that look like secrets are masked.`,
+Values that look like secrets are masked. As Markdown it is made to stand in a pull
+request, with the consequences in words.`,
 		Example: `  trellis plan                      look
   trellis plan -o change.plan       keep the plan, for 'trellis apply change.plan'
-  trellis plan --detailed-exitcode  0: nothing to change, 2: changes, 1: failed`,
+  trellis plan --detailed-exitcode  0: nothing to change, 2: changes, 1: failed
+  trellis plan --format markdown    for the page of a pull request`,
 		Args: arguments(0, 0),
 	}
 	cmd.Flags().StringVarP(&out, "out", "o", "", "write the plan to `FILE`, which only its owner can read")
@@ -41,7 +43,7 @@ Values that look like secrets are masked.`,
 	cmd.Flags().BoolVar(&force, "build", false, "build even where nothing changed")
 	cmd.Flags().StringVar(&on, "on", "", "plan for `ENGINE`: local (default) or kubernetes")
 	driver := driverFlag(cmd)
-	format := formatFlag(cmd.Flags())
+	format := formatFlag(cmd.Flags(), "markdown")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
 		l, err := p.read(ctx)
@@ -52,7 +54,7 @@ Values that look like secrets are masked.`,
 		if err != nil {
 			return err
 		}
-		ready, err := p.prepare(ctx, l, engineName, prepareFlags{strict: strict, force: force, silent: format.json(), driver: driver.value, look: out == ""})
+		ready, err := p.prepare(ctx, l, engineName, prepareFlags{strict: strict, force: force, silent: format.value != "table", driver: driver.value, look: out == ""})
 		if err != nil {
 			return err
 		}
@@ -69,9 +71,12 @@ Values that look like secrets are masked.`,
 				return err
 			}
 		}
-		if format.json() {
+		switch format.value {
+		case "json":
 			err = p.writeJSON(plan)
-		} else {
+		case "markdown":
+			err = writeMarkdown(p.stdout, "Plan for "+l.project.Name, plan.Changes, plan.Warnings)
+		default:
 			err = writePlan(p.stdout, p.styleOf(p.stdout), l.project.Name, plan.Changes)
 		}
 		if err == nil && detailed && len(plan.Changes) > 0 {
@@ -152,10 +157,7 @@ func changeLine(s style, c engine.Change) string {
 	if rest != "" {
 		line += " " + rest
 	}
-	from, to := valueText(c.From), valueText(c.To)
-	if strings.HasPrefix(c.Path, "services.") && rest == "" {
-		from, to = serviceText(c.From), serviceText(c.To)
-	}
+	from, to := wordsOf(c)
 	switch {
 	case c.Action == engine.Modify:
 		line += "  " + from + " " + s.glyph("→", "->") + " " + to
@@ -173,16 +175,26 @@ func changeLine(s style, c engine.Change) string {
 	return line + "  " + s.dim("("+c.Effect+")")
 }
 
+// wordsOf writes what a change goes from and to, each in at most one short line.
+func wordsOf(c engine.Change) (from, to string) {
+	if _, rest := groupOf(c.Path); strings.HasPrefix(c.Path, "services.") && rest == "" {
+		return serviceText(c.From), serviceText(c.To)
+	}
+	return valueText(c.From), valueText(c.To)
+}
+
 // valueText writes a value of a change in at most one short line.
 func valueText(v any) string {
 	if v == nil {
 		return ""
 	}
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
 		return "?"
 	}
-	return style{}.fit(oneLine(string(b)), 60)
+	return style{}.fit(oneLine(strings.TrimSpace(b.String())), 60)
 }
 
 // serviceText says in a few words what a whole service is: what it runs, how often, and its doors.
