@@ -32,6 +32,8 @@ type Observer interface {
 	Routes(ctx context.Context) ([]Route, error)
 	// Top returns what the instances use.
 	Top(ctx context.Context) ([]engine.Usage, error)
+	// Drift returns where the world is not what the revision in force says. Nothing was ever applied: none.
+	Drift(ctx context.Context) (Drift, error)
 }
 
 // Deployer changes what is wanted.
@@ -49,6 +51,9 @@ type Deployer interface {
 	// Override writes a durable wish beside the file. Only the fields that are set change; Restart > 0 counts the
 	// generation up.
 	Override(ctx context.Context, c OverrideRequest) error
+	// Revert brings back what Drift tells of the services named, all where none is, and returns what it set out to bring
+	// back, without waiting for it.
+	Revert(ctx context.Context, req RevertRequest) (Drift, error)
 	// Down removes the project from this machine and blocks until it is gone; revisions stay, the control plane ends.
 	Down(ctx context.Context, opt engine.DeleteOptions) error
 }
@@ -109,6 +114,19 @@ type Plan struct {
 	Changes []engine.Change `json:"changes"`
 	// Warnings are the loader's; the CLI fills them in.
 	Warnings []compose.Diagnostic `json:"warnings"`
+}
+
+// Drift is where the world is not what a revision says. Its JSON is the shape of `trellis drift --format json`.
+type Drift struct {
+	Project  string         `json:"project"`
+	Revision int64          `json:"revision"` // 0: nothing was ever applied
+	Changes  []engine.Drift `json:"changes"`  // in order of path
+}
+
+// RevertRequest names the services whose drift is brought back.
+type RevertRequest struct {
+	Services []string `json:"services,omitempty"` // none: all
+	Actor    string   `json:"actor"`
 }
 
 // ApplyRequest asks for a project to be made the desired one.

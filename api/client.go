@@ -86,6 +86,16 @@ func (c *Client) Top(ctx context.Context) ([]engine.Usage, error) {
 	return call[[]engine.Usage](ctx, c, http.MethodGet, "/v1/top", nil)
 }
 
+// Drift implements Observer.
+func (c *Client) Drift(ctx context.Context) (Drift, error) {
+	return call[Drift](ctx, c, http.MethodGet, "/v1/drift", nil)
+}
+
+// Revert implements Deployer.
+func (c *Client) Revert(ctx context.Context, req RevertRequest) (Drift, error) {
+	return call[Drift](ctx, c, http.MethodPost, "/v1/revert", req)
+}
+
 // Plan implements Deployer.
 func (c *Client) Plan(ctx context.Context, req ApplyRequest) (Plan, error) {
 	return call[Plan](ctx, c, http.MethodPost, "/v1/plan", req)

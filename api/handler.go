@@ -24,6 +24,7 @@ func Handler(c Control, log *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /v1/status", get(c.Status))
 	mux.HandleFunc("GET /v1/routes", get(c.Routes))
 	mux.HandleFunc("GET /v1/top", get(c.Top))
+	mux.HandleFunc("GET /v1/drift", get(c.Drift))
 	mux.HandleFunc("GET /v1/history", h.history)
 	mux.HandleFunc("GET /v1/watch", h.watch)
 	mux.HandleFunc("GET /v1/events", h.events)
@@ -34,6 +35,7 @@ func Handler(c Control, log *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /v1/door", get(c.Door))
 	mux.HandleFunc("POST /v1/plan", post(c.Plan))
 	mux.HandleFunc("POST /v1/apply", post(c.Apply))
+	mux.HandleFunc("POST /v1/revert", post(c.Revert))
 	mux.HandleFunc("POST /v1/rollback", post(func(ctx context.Context, r rollbackRequest) (state.Revision, error) {
 		return c.Rollback(ctx, r.Number, r.Actor)
 	}))

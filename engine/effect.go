@@ -73,17 +73,17 @@ func (d *differ) serviceEffect(path string, c Change) string {
 	}
 	switch {
 	case svc.Trellis.Process == nil && isAny(ofContainer):
-		return d.replaced(svc)
+		return ReplacedEffect(svc)
 	case attribute == "image" && svc.Trellis.ImageID != "" && svc.Trellis.ImageID == was.Trellis.ImageID:
 		return EffectNone
 	case isAny(untouched), unread.MatchString(attribute), svc.Trellis.Process != nil && was.Trellis.Process != nil && attribute == "image":
 		return EffectNone
 	case attribute == "x-trellis.probe.port" || attribute == "x-trellis.probe" && c.Action != Modify:
-		return d.replaced(svc) // the port may be one that the instance does not know of yet
+		return ReplacedEffect(svc) // the port may be one that the instance does not know of yet
 	case isAny(inPlace), ofPort.MatchString(attribute):
 		return EffectInPlace
 	}
-	return d.replaced(svc)
+	return ReplacedEffect(svc)
 }
 
 // contentEffect is that of a secret or config: whoever uses it gets new instances.
@@ -105,18 +105,11 @@ func (d *differ) contentEffect(section, path string) string {
 		if _, ran := d.from.Services[user]; !ran {
 			continue
 		}
-		if effect = d.replaced(svc); effect == EffectStopFirst {
+		if effect = ReplacedEffect(svc); effect == EffectStopFirst {
 			return effect
 		}
 	}
 	return effect
-}
-
-func (d *differ) replaced(svc compose.Service) string {
-	if first, _ := StopFirst(svc, Replicas(svc)); first {
-		return EffectStopFirst
-	}
-	return EffectRollout
 }
 
 // under says whether path is prefix or stands below it.

@@ -33,6 +33,13 @@ type Engine interface {
 	// Instruct promotes or aborts the open rollouts of the newest revision, service "" all of them. None is open:
 	// ErrConflict.
 	Instruct(ctx context.Context, project, service, action, actor string) error
+	// Drift returns where the world is not what the revision in force says, in order of path: what was changed behind
+	// the engine's back, and the overrides that hold. A file that was edited and not applied is no drift. Never applied:
+	// ErrNotFound.
+	Drift(ctx context.Context, project string) ([]Drift, error)
+	// Revert brings back what Drift tells of services (none: all), as a durable wish that the loop carries out, and
+	// returns what it set out to bring back. What heals by itself is left to heal.
+	Revert(ctx context.Context, project string, services []string, actor string) ([]Drift, error)
 	// Logs, Exec and Stats reach an instance; unknown: ErrNotFound.
 	Logs(ctx context.Context, project string, id InstanceID, opt driver.LogOptions) (io.ReadCloser, error)
 	Exec(ctx context.Context, project string, id InstanceID, cmd driver.Command) (exitCode int, err error)

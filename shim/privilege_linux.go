@@ -158,6 +158,25 @@ func KnownUlimit(name string) bool {
 	return ok
 }
 
+// ReadUlimit returns what a resource limit of a process is now.
+func ReadUlimit(pid int, name string) (Ulimit, error) {
+	resource, ok := limits[name]
+	if !ok {
+		return Ulimit{}, fmt.Errorf("ulimit %q is not known", name)
+	}
+	var now unix.Rlimit
+	if err := unix.Prlimit(pid, resource, nil, &now); err != nil {
+		return Ulimit{}, fmt.Errorf("read ulimit %s of process %d: %w", name, pid, err)
+	}
+	value := func(n uint64) int64 {
+		if n > math.MaxInt64 {
+			return -1
+		}
+		return int64(n)
+	}
+	return Ulimit{Soft: value(now.Cur), Hard: value(now.Max)}, nil
+}
+
 func setUlimits(all map[string]Ulimit) error {
 	for name, l := range all {
 		resource, ok := limits[name]

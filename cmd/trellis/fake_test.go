@@ -30,6 +30,7 @@ type world struct {
 	Revisions []state.Revision
 	Events    []state.Event
 	Changes   []engine.Change // of every plan
+	Drifted   []engine.Drift
 	Routes    []api.Route
 	Door      api.Door
 	Top       [][]engine.Usage // one measurement after the other
@@ -220,6 +221,32 @@ func (f *fake) Top(context.Context) ([]engine.Usage, error) {
 		f.world.Top = f.world.Top[1:]
 	}
 	return now, nil
+}
+
+func (f *fake) Drift(context.Context) (api.Drift, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return api.Drift{Project: f.world.Status.Project, Revision: f.world.Status.Revision, Changes: append([]engine.Drift{}, f.Drifted...)}, f.failure("drift")
+}
+
+func (f *fake) Revert(_ context.Context, req api.RevertRequest) (api.Drift, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.failure("revert"); err != nil {
+		return api.Drift{}, err
+	}
+	asked := api.Drift{Project: f.world.Status.Project, Revision: f.world.Status.Revision}
+	var left []engine.Drift
+	for _, d := range f.Drifted {
+		if !d.Heals && (len(req.Services) == 0 || slices.Contains(req.Services, d.Service)) {
+			asked.Changes = append(asked.Changes, d)
+		} else if !d.Heals {
+			left = append(left, d)
+		}
+	}
+	f.Drifted = left
+	f.arrive()
+	return asked, f.called("revert %s by %s", strings.Join(req.Services, ","), req.Actor)
 }
 
 func (f *fake) Plan(_ context.Context, req api.ApplyRequest) (api.Plan, error) {

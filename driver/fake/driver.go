@@ -101,7 +101,7 @@ func (w *World) place(spec driver.Spec) (*instance, time.Duration, error) {
 	}
 	inst.spec, inst.script = spec, w.script(spec, inst.Restarts)
 	inst.State, inst.Exit, inst.StartedAt = driver.Starting, nil, time.Now()
-	inst.Revision, inst.stopping, inst.hung = spec.Revision, false, false
+	inst.Revision, inst.stopping, inst.hung, inst.deviations = spec.Revision, false, false, nil
 	missing := inst.script.StartError
 	if missing != "" {
 		w.end(inst, driver.Exit{Code: 127, Error: missing})
@@ -314,4 +314,18 @@ func (d *Driver) Stats(_ context.Context, id driver.ID) (driver.Usage, error) {
 		Processes: n,
 		Why:       "nothing runs that could be limited",
 	}, nil
+}
+
+// Examine is driver.Examiner's: it says what the world was told with Deviate.
+func (d *Driver) Examine(_ context.Context, spec driver.Spec) ([]driver.Deviation, error) {
+	if err := d.w.failing("examine", spec.ID); err != nil {
+		return nil, err
+	}
+	d.w.mu.Lock()
+	defer d.w.mu.Unlock()
+	inst := d.w.get(spec.ID)
+	if inst == nil || inst.State != driver.Running || inst.Hash != spec.Hash {
+		return nil, fmt.Errorf("examine %s: %w: it does not run", spec.ID, errdefs.ErrNotFound)
+	}
+	return slices.Clone(inst.deviations), nil
 }

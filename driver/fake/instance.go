@@ -20,7 +20,9 @@ type instance struct {
 	stopping bool
 	killAt   time.Time // while stopping
 	hung     bool
-	moved    chan struct{} // closed and replaced at each change, new output included
+	// deviations are what Examine says.
+	deviations []driver.Deviation
+	moved      chan struct{} // closed and replaced at each change, new output included
 }
 
 const maxLines = 10000 // of output kept, the cap of the log files that do not exist

@@ -62,7 +62,7 @@ func (w *World) Choose(service string, c Chooser) {
 	w.choosers[service] = c
 }
 
-// Fault makes f decide, at the beginning of every call of a driver ("start", "stop", "remove", "list", "stats"), whether the
+// Fault makes f decide, at the beginning of every call of a driver ("start", "stop", "remove", "list", "stats", "examine"), whether the
 // call fails and does nothing. nil: none does.
 func (w *World) Fault(f func(op string, id driver.ID) error) {
 	w.mu.Lock()
@@ -235,5 +235,14 @@ func (d *Driver) Watch(ctx context.Context, project string, changed func(driver.
 			}
 			changed(id)
 		}
+	}
+}
+
+// Deviate makes Examine say that a running instance is otherwise than it was started, until it is started again.
+func (w *World) Deviate(id driver.ID, all ...driver.Deviation) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if inst := w.get(id); inst != nil {
+		inst.deviations = all
 	}
 }

@@ -111,7 +111,8 @@ type Engine struct {
 	records recorder
 	pub     publisher
 
-	tally tally
+	tally  tally
+	drifts drifts
 }
 
 var _ engine.Engine = (*Engine)(nil)

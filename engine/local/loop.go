@@ -41,6 +41,7 @@ func (e *Engine) Run(ctx context.Context, changed func(project string)) error {
 	if plane, ok := e.cfg.Plane.(Demander); ok {
 		others.Go(func() { (&scaling{e: e, services: map[string]*scalingService{}}).run(ctx, plane) })
 	}
+	others.Go(l.watchDrift)
 	recorded := make(chan struct{})
 	stopRecording := make(chan struct{})
 	go func() {

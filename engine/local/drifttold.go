@@ -1,0 +1,79 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"trellis/engine"
+)
+
+// valueDrift is what was found and told, in the store: a drift is told once, whatever becomes of the control plane.
+const valueDrift = "engine/drift"
+
+// drifts remembers which drift was told as an event.
+type drifts struct {
+	mu    sync.Mutex
+	read  bool
+	known map[string]string // what is there, by place
+}
+
+// tell records an event for each drift that was not there before, and for each that is gone. What heals by itself is told
+// by the events of healing.
+func (t *drifts) tell(ctx context.Context, e *Engine, all []engine.Drift) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.read {
+		t.known = map[string]string{}
+		if err := e.value(ctx, valueDrift, &t.known); err != nil {
+			return err
+		}
+		t.read = true
+	}
+	now := map[string]string{}
+	moved := false
+	for _, one := range all {
+		if one.Heals {
+			continue
+		}
+		place, there := one.Path, fmt.Sprint(one.To)
+		if one.Instance != "" {
+			place += " of " + string(one.Instance)
+		}
+		now[place] = there
+		if was, known := t.known[place]; known && was == there {
+			continue
+		}
+		moved = true
+		ev := event{kind: "drift.found", service: one.Service, reason: one.Kind, message: place + ": " + driftWords(one)}
+		if one.Instance != "" {
+			ev.id = full(e.cfg.Project, one.Instance)
+		}
+		e.record(ev)
+	}
+	for _, place := range sortedKeys(t.known) {
+		if _, still := now[place]; !still {
+			moved = true
+			e.record(event{kind: "drift.gone", reason: "observed", message: place + ": as the revision says again"})
+		}
+	}
+	if !moved {
+		return nil
+	}
+	t.known = now
+	if err := e.cfg.Store.SetValue(ctx, valueDrift, now); err != nil {
+		return fmt.Errorf("keep what was found: %w", err)
+	}
+	return nil
+}
+
+// driftWords says in words what a drift is.
+func driftWords(d engine.Drift) string {
+	value := func(v any) string {
+		if v == nil {
+			return "nothing"
+		}
+		return fmt.Sprint(v)
+	}
+	return fmt.Sprintf("%s in place of %s: %s", value(d.To), value(d.From), d.Reason)
+}
