@@ -21,6 +21,12 @@ func copies(a, b Location) bool {
 		slices.ContainsFunc(a.Origins, func(origin string) bool { return slices.Contains(b.Origins, origin) })
 }
 
+// beside says whether l is an environment of the same folder's project as other, which is another one or none: then the
+// one that is none keeps the ports of the file.
+func (l Location) beside(other Location) bool {
+	return l.Environment != "" && l.WorkingDir == other.WorkingDir && l.Environment != other.Environment
+}
+
 // original is the name of the project that l is a copy of, its own where it is none.
 func (l Location) original() string {
 	if l.Copy == "" {

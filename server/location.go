@@ -27,6 +27,8 @@ type Location struct {
 	Files []string `json:"files,omitempty"`
 	// Copy is the name after --copy, "" where the project is none: it is the end of Project.
 	Copy string `json:"copy,omitempty"`
+	// Environment is the name after --environment, "" where there is none.
+	Environment string `json:"environment,omitempty"`
 	// Origins tell the checkouts of one repository, see copies. They are found out when the project is started.
 	Origins []string `json:"origins,omitempty"`
 }

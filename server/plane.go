@@ -216,14 +216,14 @@ func (p *plane) take(ctx context.Context, wanted []proxy.Listener) error {
 	return p.chosen.save()
 }
 
-// yields says whether a listener whose address is taken may have another one: that of a copy, and one that was chosen
-// before and has been taken meanwhile.
+// yields says whether a listener whose address is taken may have another one: that of a copy, that of an environment beside
+// others of the same project, and one that was chosen before and has been taken meanwhile.
 func (p *plane) yields(ctx context.Context, l proxy.Listener, r unopened) bool {
 	if _, chosen := p.chosen.Ports[choiceOf(l)]; !r.why.InUse || chosen || p.location.Copy != "" {
 		return r.why.InUse
 	}
 	other, pid := neighbour(ctx, p.location, r.Network, portOf(r.Address))
-	return pid != 0 && copies(p.location, other)
+	return pid != 0 && (copies(p.location, other) || p.location.beside(other))
 }
 
 // choose opens a listener at a port that is free.

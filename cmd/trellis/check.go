@@ -56,6 +56,7 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 				return err
 			}
 			view.Errors = append(view.Errors, scenarios...)
+			view.Errors = append(view.Errors, p.borrowed(l.project)...)
 		}
 		if strict {
 			view.Errors, view.Warnings = append(view.Errors, view.Warnings...), []compose.Diagnostic{}

@@ -55,6 +55,9 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if l.project, err = driven(l.project, f.driver); err != nil {
 		return prepared{}, err
 	}
+	if broken := p.borrowed(l.project); len(broken) > 0 {
+		return prepared{}, compose.Diagnostics(broken)
+	}
 	warnings := diagnose(l, on)
 	if f.strict && len(warnings) > 0 {
 		return prepared{}, compose.Diagnostics(warnings)

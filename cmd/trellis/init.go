@@ -127,7 +127,7 @@ func (p *program) init(ctx context.Context, f initFlags) error {
 		}
 	}
 	if write {
-		if err := writeAll(all.files); err != nil {
+		if err := writeAll(all.files, "trellis init"); err != nil {
 			return err
 		}
 		all.view.Written = true

@@ -134,11 +134,11 @@ func (p *program) confirm(ctx context.Context, what string) error {
 // be loaded from another folder even as they are, nothing is known.
 func (p *program) tryOut(ctx context.Context, all proposed) error {
 	if all.files[0].before != nil {
-		if broken, err := p.loadCopies(ctx, all, false); err != nil || len(broken) > 0 {
+		if _, broken, err := p.loadCopies(ctx, all.paths, nil, all.dir); err != nil || len(broken) > 0 {
 			return err
 		}
 	}
-	broken, err := p.loadCopies(ctx, all, true)
+	_, broken, err := p.loadCopies(ctx, all.paths, all.files, all.dir)
 	if err != nil {
 		return fmt.Errorf("try the proposal out: %w", err)
 	}
@@ -149,43 +149,45 @@ func (p *program) tryOut(ctx context.Context, all proposed) error {
 	return nil
 }
 
-// loadCopies loads copies of a project's files, as they are or as they would be, and returns what is wrong with them.
-func (p *program) loadCopies(ctx context.Context, all proposed, after bool) (compose.Diagnostics, error) {
-	dir, err := os.MkdirTemp("", "trellis-init-")
+// loadCopies loads copies of a project's files, with rewritten ones as they would be, and returns what is wrong with them.
+func (p *program) loadCopies(
+	ctx context.Context, paths []string, rewritten []rewrite, projectDir string,
+) (compose.Project, compose.Diagnostics, error) {
+	dir, err := os.MkdirTemp("", "trellis-copies-")
 	if err != nil {
-		return nil, err
+		return compose.Project{}, nil, err
 	}
 	defer os.RemoveAll(dir)
-	var paths []string
-	for i, path := range all.paths {
+	var copies []string
+	for i, path := range paths {
 		content, err := os.ReadFile(path)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
+			return compose.Project{}, nil, err
 		}
-		for _, f := range all.files {
-			if f.path == path && after {
+		for _, f := range rewritten {
+			if f.path == path {
 				content = f.after
 			}
 		}
 		to := filepath.Join(dir, fmt.Sprintf("%d.yaml", i))
 		if err := os.WriteFile(to, content, 0o600); err != nil {
-			return nil, err
+			return compose.Project{}, nil, err
 		}
-		paths = append(paths, to)
+		copies = append(copies, to)
 	}
-	_, _, err = compose.Load(ctx, compose.Options{Files: paths, ProjectDirectory: all.dir, Name: p.flags.name, Profiles: p.flags.profiles,
+	project, _, err := compose.Load(ctx, compose.Options{Files: copies, ProjectDirectory: projectDir, Name: p.flags.name, Profiles: p.flags.profiles,
 		EnvFiles: p.flags.envFiles, Environ: p.environ})
 	var broken compose.Diagnostics
 	errors.As(err, &broken)
-	return broken, ctx.Err()
+	return project, broken, ctx.Err()
 }
 
 // writeAll writes the files, each whole or not at all. A file that changed since it was read stays.
-func writeAll(files []rewrite) error {
+func writeAll(files []rewrite, again string) error {
 	for _, f := range files {
 		now, err := os.ReadFile(f.path)
 		if f.before == nil && !errors.Is(err, os.ErrNotExist) || f.before != nil && !bytes.Equal(now, f.before) {
-			return withHint(plain{fmt.Errorf("%s changed while init looked at it: %w", shortPath(f.path), errdefs.ErrConflict)}, "run 'trellis init' again")
+			return withHint(plain{fmt.Errorf("%s changed while it was looked at: %w", shortPath(f.path), errdefs.ErrConflict)}, "run '%s' again", again)
 		}
 	}
 	for _, f := range files {

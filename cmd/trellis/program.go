@@ -100,10 +100,10 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 			p.watchCommand(), p.startCommand(), p.stopCommand(), p.restartCommand(), p.scaleCommand(), p.buildCommand(), p.pullCommand(),
 			p.configCommand(), p.lsCommand(), p.eventsCommand(), p.topCommand(),
 		}},
-		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand(), p.rolloutCommand()}},
+		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand(), p.rolloutCommand(), p.driftCommand(), p.diffCommand()}},
 		{groupSee, []*cobra.Command{p.routesCommand(), p.consoleCommand()}},
 		{groupProve, []*cobra.Command{p.checkCommand(), p.loadCommand()}},
-		{groupSetUp, []*cobra.Command{p.initCommand(), p.bootCommand(), p.backupCommand(), p.restoreCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
+		{groupSetUp, []*cobra.Command{p.initCommand(), p.bootCommand(), p.exportCommand(), p.backupCommand(), p.restoreCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
 	} {
 		for _, cmd := range group.commands {
 			cmd.GroupID = group.id

@@ -25,13 +25,18 @@ type loaded struct {
 
 // load reads the project that the flags mean.
 func (p *program) load(ctx context.Context) (loaded, error) {
+	return p.loadAs(ctx, p.flags.environment)
+}
+
+// loadAs is load with another environment than that of the flags, "" for none.
+func (p *program) loadAs(ctx context.Context, environment string) (loaded, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return loaded{}, fmt.Errorf("find the working directory: %w", err)
 	}
 	project, warnings, err := compose.Load(ctx, compose.Options{
 		Files: p.flags.files, ProjectDirectory: p.flags.directory, Name: p.flags.name, Profiles: p.flags.profiles,
-		EnvFiles: p.flags.envFiles, Environ: p.environ, Environment: p.flags.environment, Copy: p.flags.copy,
+		EnvFiles: p.flags.envFiles, Environ: p.environ, Environment: environment, Copy: p.flags.copy,
 		WorkingDir: dir,
 	})
 	if err != nil {
@@ -41,7 +46,7 @@ func (p *program) load(ctx context.Context) (loaded, error) {
 	if err != nil {
 		return loaded{}, err
 	}
-	l.Files, l.Copy = project.Files, p.flags.copy
+	l.Files, l.Copy, l.Environment = project.Files, p.flags.copy, environment
 	return loaded{project, warnings, l}, nil
 }
 
