@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test quick lint demo demo-down evergreen-load console browser fuzz faults picture bench generate dist clean
+.PHONY: help build test quick lint demo demo-down evergreen-load console browser fuzz faults picture bench bench-gateway generate dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ faults: ## the long form of the tests under load: every bad version, 20 rollouts
 
 bench: build ## run the benchmarks
 	scripts/bench.sh
+
+bench-gateway: ## what a request costs the gateway, beside nginx, HAProxy and Caddy; installs them (10 minutes)
+	scripts/bench-gateway.sh
 
 generate: ## write the files that are made from code: schema, support table
 	$(GO) test ./compose -run 'Test(SupportPage|SchemaFile)IsCurrent' -update

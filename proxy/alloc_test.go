@@ -2,14 +2,15 @@ package proxy
 
 import (
 	"bufio"
+	"io"
 	"net"
 	"runtime"
 	"strings"
 	"testing"
 )
 
-// TestNothingIsAllocated: a request over HTTP/1.1 and its answer cost no allocation, with routing, balancing and
-// measuring on.
+// TestNothingIsAllocated: a request over HTTP/1.1 and its answer cost no allocation, with routing, balancing,
+// measuring and the access log on.
 func TestNothingIsAllocated(t *testing.T) {
 	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n" + strings.Repeat("x", 100))
 	head := make([]byte, 4096)
@@ -24,7 +25,8 @@ func TestNothingIsAllocated(t *testing.T) {
 			c.Write(answer)
 		}
 	})
-	r := newRig(t, Config{})
+	r := newRig(t, Config{AccessLog: io.Discard})
+	r.snap.AccessLog = 1
 	addr := r.gateway(instanceAt("app-1", up))
 	for name, request := range map[string]string{
 		"GET":  "GET /api/courses/12?a=b HTTP/1.1\r\nHost: evergreen.localhost\r\nUser-Agent: test\r\nAccept: */*\r\nCookie: a=b\r\n\r\n",

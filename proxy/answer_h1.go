@@ -18,6 +18,7 @@ func (t *turn) forward(q *request, resp *response, inst *instance) bool {
 	b := t.answerHead(resp, inst, framing)
 	if rest, ok := atHand(resp); ok {
 		b = append(b, rest...)
+		q.sent = int64(len(rest))
 		t.out = b
 		resp.close(true) // first: the next request may come on another connection, and use this one again
 		return t.write(b) == nil
@@ -146,6 +147,7 @@ func (w *bodyWriter) copy() error {
 // flush writes the head, if it wasn't yet, and n bytes of the body, which are in own behind the room for a chunk's head.
 func (w *bodyWriter) flush(own []byte, n int) error {
 	from, to := http1.ChunkRoom, http1.ChunkRoom+n
+	w.t.q.sent += int64(n)
 	if w.chunked && n > 0 {
 		from = http1.PutChunkHead(own[:from], n)
 		to += copy(own[to:], "\r\n")

@@ -46,6 +46,10 @@ type peer interface {
 func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fail *failure) bool {
 	f.p.handlers.Add(1)
 	defer f.p.handlers.Add(-1)
+	if f.p.access != nil {
+		q.began = time.Now()
+		defer f.p.logAccess(q)
+	}
 	var s *service
 	var port int
 	var timeout time.Duration
@@ -61,10 +65,12 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 		resp, inst, fail = f.p.call(ctx, s, port, q, timeout)
 	}
 	if fail != nil {
+		q.status, q.failure = fail.status, fail.kind
 		to.refuse(q, fail)
 		return fail.kind != kindClient
 	}
 	defer inst.release()
+	q.service, q.instance, q.status = s.name, inst.id, resp.status
 	if resp.tunnel != nil {
 		to.upgrade(q, resp, inst)
 		return true
@@ -78,6 +84,13 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 		s.count.failed.Add(1)
 	}
 	return whole
+}
+
+// logAccess writes a request that has ended into the access log, if it is to be there.
+func (p *Proxy) logAccess(q *request) {
+	if chosen(p.table.Load().logged, q.status) {
+		p.access.add(q, time.Now())
+	}
 }
 
 // describe makes the view of a request whose method, authority, header and length are there already. target is what

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -27,6 +28,9 @@ type Config struct {
 	Linger time.Duration
 	// MaxConns bounds the open connections of a listener; 0: 16,384.
 	MaxConns int
+	// AccessLog gets the lines of the access log, many at a time; nil: nobody wants them. Snapshot.AccessLog says of which
+	// requests.
+	AccessLog io.Writer
 	// ExposeInstance sets InstanceHeader on responses.
 	ExposeInstance bool
 }
@@ -58,6 +62,7 @@ type Proxy struct {
 	cfg      Config
 	log      *slog.Logger
 	front    *front
+	access   *accessLog
 	boot     string
 	table    atomic.Pointer[table]
 	draining atomic.Bool
@@ -95,6 +100,9 @@ func New(cfg Config) *Proxy {
 	p := &Proxy{cfg: cfg, log: cfg.Log, boot: newBoot(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
 	p.table.Store(emptyTable())
 	p.front = newFront(p)
+	if cfg.AccessLog != nil {
+		p.access = newAccessLog(cfg.AccessLog)
+	}
 	p.probing.p = p
 	return p
 }
@@ -119,6 +127,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	background.Go(func() { p.follow(p.life) })
 	background.Go(func() { p.expire(p.life) })
 	background.Go(func() { p.pulse.run(p.life) })
+	if p.access != nil {
+		background.Go(func() {
+			p.access.run(p.life, func(err error) { p.log.Error("access log not written", "err", err) })
+		})
+	}
 
 	<-ctx.Done()
 	p.drain()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"trellis/proxy/http1"
@@ -47,6 +48,13 @@ type request struct {
 	expect   bool // the client waits for 100 Continue before it sends its body
 	safe     bool // may be repeated
 	blamed   bool // the answer was whole, and a gRPC status that is the server's fault
+
+	// For the access log.
+	began             time.Time
+	service, instance string // that it went to
+	status            int    // of the answer; 0 there was none
+	sent              int64  // bytes of the answer's body
+	failure           string // kind of the data plane's own answer
 
 	length   int64 // of the body; -1 when unknown
 	body     *replay

@@ -180,7 +180,7 @@ func (s *stream2) pass(q *request, resp *response, inst *instance) bool {
 	}
 	s.w.WriteHeader(resp.status)
 	ended := s.f.followDrain(q, resp, inst)
-	err := s.copyBody(resp)
+	err := s.copyBody(q, resp)
 	switch {
 	case !ended():
 		if err == nil {
@@ -195,7 +195,7 @@ func (s *stream2) pass(q *request, resp *response, inst *instance) bool {
 }
 
 // copyBody copies the response's body. It flushes whenever reading on would have to wait for the instance.
-func (s *stream2) copyBody(resp *response) error {
+func (s *stream2) copyBody(q *request, resp *response) error {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	left := resp.length
@@ -208,6 +208,7 @@ func (s *stream2) copyBody(resp *response) error {
 			flushed = true
 		}
 		n, err := resp.body.Read(*buf)
+		q.sent += int64(n)
 		if n > 0 {
 			if !first { // the first always finds room somewhere on the way
 				s.rc.SetWriteDeadline(time.Now().Add(s.f.stall))

@@ -20,7 +20,9 @@ type Snapshot struct {
 
 	Listeners []Listener `json:"listeners,omitempty"`
 	Routes    []Route    `json:"routes,omitempty"` // of the gateway
-	Services  []Service  `json:"services,omitempty"`
+	// AccessLog is the share of requests that the access log has, 0 to 1; what fails is in it in any case unless it is 0.
+	AccessLog float64   `json:"access_log,omitempty"`
+	Services  []Service `json:"services,omitempty"`
 }
 
 // Protocols of a Listener.

@@ -14,6 +14,7 @@ type table struct {
 	router         *router
 	services       map[string]*service
 	listeners      map[string]*Listener
+	logged         float64 // share of the requests
 }
 
 func emptyTable() *table {
@@ -30,7 +31,7 @@ func (t *table) older(s *Snapshot) bool {
 // have their new configuration yet.
 func compile(s *Snapshot, old *table, now time.Time) (*table, error) {
 	t := &table{
-		epoch: s.Epoch, version: s.Version,
+		epoch: s.Epoch, version: s.Version, logged: s.AccessLog,
 		services: make(map[string]*service, len(s.Services)), listeners: make(map[string]*Listener, len(s.Listeners)),
 	}
 	var errs []error

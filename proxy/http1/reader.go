@@ -51,6 +51,7 @@ func take(size int) *[]byte {
 }
 
 func give(b *[]byte) {
+	poison(*b)
 	switch len(*b) {
 	case SmallBuffer:
 		small.Put(b)
