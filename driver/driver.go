@@ -258,6 +258,7 @@ type Instance struct {
 	StartedAt time.Time
 	Restarts  int // how often this ID was started again
 	Exit      *Exit
+	Before    *Exit // how the run before ended, nil where there was none or nothing is known of it
 
 	// Host is the address where the instance is reached from this machine, "" before it has one.
 	Host string
@@ -278,6 +279,17 @@ type Exit struct {
 	Error  string // why it could not be started, or why nothing is known (machine restarted, supervisor killed)
 	Asked  bool   // Stop was called
 }
+
+// Revival says after which end of a run by itself a driver begins the next one at once, without being told. Only the run
+// that was known when it was said is meant: the one that follows is again somebody's decision.
+type Revival string
+
+// The values of a Revival.
+const (
+	ReviveNever        Revival = ""
+	ReviveAfterFailure Revival = "failure"
+	ReviveAlways       Revival = "always" // after exit code 0 too
+)
 
 // LogOptions select a part of the output.
 type LogOptions struct {

@@ -19,6 +19,9 @@ func newTestService(conf Service) *service {
 	return s
 }
 
+// untold is a probe that a data plane cannot ask by itself.
+var untold = probe.Spec{Kind: probe.Exec, Command: []string{"true"}}
+
 // shares draws n times without anything in flight and returns what each instance got.
 func shares(s *service, n int, keep bool) map[string]int {
 	got := map[string]int{}
@@ -100,7 +103,7 @@ func TestEjection(t *testing.T) {
 		for i := range 4 {
 			list = append(list, Instance{ID: fmt.Sprint(i), Host: "h", Ready: true})
 		}
-		s := newTestService(Service{Instances: list})
+		s := newTestService(Service{Instances: list, Probe: untold})
 		defer s.close()
 		eject := func(id string) {
 			for range breaksToEject {
@@ -137,7 +140,7 @@ func TestEjection(t *testing.T) {
 // TestPortsAreJudgedApart: nobody listens on one port of an instance; the callers of another don't notice.
 func TestPortsAreJudgedApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
+		s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}, Probe: untold})
 		defer s.close()
 		for range 5 {
 			s.instances["a"].pool(9999).unreachable()
@@ -170,7 +173,7 @@ func TestBreaksInARowOnly(t *testing.T) {
 // TestTrial: after a failed connect exactly one request may try, and the rest waits for what it finds out.
 func TestTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
+		s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}, Probe: untold})
 		defer s.close()
 		a := s.instances["a"].pool(80)
 		a.unreachable()

@@ -9,12 +9,13 @@ import (
 // health is what the data plane itself found out about one port of an instance. Two things count: connections that fail, which say
 // at once that nobody is there, and answers that break off, which say so only in a row.
 type health struct {
-	mu       sync.Mutex
-	until    time.Time // out of the choice until then
-	hard     bool      // because it could not be connected to
-	connects int       // failed connects in a row
-	breaks   int       // broken answers in a row
-	ejected  int       // ejections in a row
+	mu      sync.Mutex
+	until   time.Time // out of the choice until then
+	hard    bool      // because it could not be connected to
+	since   time.Time // when the first of the connects failed that did so in a row
+	asked   bool      // a probe finds out when it is back, in place of a trial
+	breaks  int       // broken answers in a row
+	ejected int       // ejections in a row
 
 	broken atomic.Int32 // breaks, readable without the lock
 	silent atomic.Int32 // connects in a row that timed out
@@ -29,13 +30,21 @@ const (
 )
 
 const (
-	silentToEject  = 3 // connects that time out, where none succeeds in between
-	breaksToEject  = 5 // Envoy's consecutive_gateway_failure
-	firstEjection  = time.Second
-	longestOut     = 30 * time.Second
-	firstReconnect = 5 * time.Millisecond
-	longestBackoff = time.Second
+	silentToEject = 3 // connects that time out, where none succeeds in between
+	breaksToEject = 5 // Envoy's consecutive_gateway_failure
+	firstEjection = time.Second
+	longestOut    = 30 * time.Second
+	// The pause between two looks whether an instance is back that refused a connection: a part of the time since, so that
+	// one that is started again at once is taken again at once, and one that stays away costs next to nothing.
+	shortestPause = time.Millisecond
+	pauseShare    = 8
+	longestPause  = time.Second
 )
+
+// awayPause returns the pause before the next look at an instance that has been away for so long.
+func awayPause(away time.Duration) time.Duration {
+	return min(max(away/pauseShare, shortestPause), longestPause)
+}
 
 // out returns until when the instance is out of the choice (zero: it is not), and whether it can't be connected to.
 func (h *health) out(now time.Time) (until time.Time, hard bool) {
@@ -43,6 +52,9 @@ func (h *health) out(now time.Time) (until time.Time, hard bool) {
 	defer h.mu.Unlock()
 	if h.until.IsZero() {
 		return time.Time{}, false
+	}
+	if h.asked {
+		return time.Time{}, true
 	}
 	if h.until.After(now) {
 		return h.until, h.hard
@@ -55,18 +67,49 @@ func (h *health) out(now time.Time) (until time.Time, hard bool) {
 	return time.Time{}, false
 }
 
-// unreachable notes a failed connect: out for 5 ms, doubled each time up to 1 s. It says whether that was news.
-func (h *health) unreachable(now time.Time) bool {
+// unreachable notes a failed connect, and says whether that was news. asked: somebody finds out when the instance is
+// back, and calls returned; otherwise it is out for awayPause.
+func (h *health) unreachable(now time.Time, asked bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.hard && h.until.After(now) {
+	if h.hard && (h.asked || h.until.After(now)) {
 		return false // others tried at the same moment
 	}
-	h.hard = true
-	h.until = now.Add(min(firstReconnect<<min(h.connects, 10), longestBackoff))
-	h.connects++
+	if h.since.IsZero() {
+		h.since = now
+	}
+	h.hard, h.asked = true, asked
+	h.until = now.Add(awayPause(now.Sub(h.since)))
 	h.trial.Store(trialNone)
 	return true
+}
+
+// away returns for how long connects have failed.
+func (h *health) away(now time.Time) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.since.IsZero() {
+		return 0
+	}
+	return now.Sub(h.since)
+}
+
+// waiting says whether somebody still has to find out when the instance is back.
+func (h *health) waiting() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.asked
+}
+
+// returned notes that the instance answers again, or that nobody asks any more. The first request goes alone: it may
+// have been another port that answered.
+func (h *health) returned() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.asked {
+		h.asked, h.hard, h.until = false, false, time.Time{}
+		h.trial.CompareAndSwap(trialNone, trialOpen)
+	}
 }
 
 // unanswered notes a connect that timed out; it says whether that makes the instance unreachable. One that times out
@@ -100,7 +143,7 @@ func (h *health) connected() bool {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.connects = 0
+	h.since = time.Time{}
 	return h.trial.Swap(trialNone) == trialBusy
 }
 
@@ -119,7 +162,7 @@ func (h *health) answered() {
 func (h *health) reset() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.until, h.hard, h.connects, h.breaks, h.ejected = time.Time{}, false, 0, 0, 0
+	h.until, h.hard, h.asked, h.since, h.breaks, h.ejected = time.Time{}, false, false, time.Time{}, 0, 0
 	h.broken.Store(0)
 	h.silent.Store(0)
 	h.trial.Store(trialNone)
@@ -134,5 +177,5 @@ func (h *health) abandon() bool { return h.trial.CompareAndSwap(trialBusy, trial
 func (h *health) ejectedAt(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.until.After(now) || h.trial.Load() != trialNone
+	return h.until.After(now) || h.asked || h.trial.Load() != trialNone
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"strconv"
 	"sync"
@@ -18,12 +19,16 @@ type instance struct {
 	inUse  atomic.Int64 // requests, streams and connections in flight
 	takes  atomic.Bool  // may take something new; set to false before anyone reads inUse for "drained"
 	probed atomic.Int32 // a verdict, of the data plane's own probe while the control plane is away
+	seen   atomic.Bool  // the data plane saw it come back: that counts until a snapshot that knows, or trust is over
 	tally  tally
+	life   context.Context // ends when the instance is retired
+	retire context.CancelFunc
 
 	mu      sync.Mutex
 	pools   map[int]*pool
 	streams map[*stream]struct{}
 	drainBy *time.Timer
+	doubt   *time.Timer // the end of seen
 }
 
 // verdict is what a probe said last.
@@ -51,6 +56,7 @@ func (s *stream) finish() { s.once.Do(s.end) }
 func newInstance(s *service, c *Instance) *instance {
 	i := &instance{id: c.ID, host: c.Host, svc: s, pools: map[int]*pool{}, streams: map[*stream]struct{}{}}
 	i.conf.Store(c)
+	i.life, i.retire = context.WithCancel(context.Background())
 	return i
 }
 
@@ -66,13 +72,16 @@ func (i *instance) ready() bool {
 	case failed:
 		return false
 	}
-	return c.Ready
+	return c.Ready || i.seen.Load()
 }
 
 // update takes over what a snapshot says. An instance that turns unready or begins to drain loses its idle connections
 // at once, so that no request is ever written to one that it is about to close.
 func (i *instance) update(c *Instance, now time.Time) {
 	was := i.conf.Swap(c)
+	if c.Ready {
+		i.seen.Store(false)
+	}
 	i.settle()
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -110,8 +119,10 @@ func (i *instance) settle() {
 func (i *instance) stopTimer() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.drainBy != nil {
-		i.drainBy.Stop()
+	for _, t := range []*time.Timer{i.drainBy, i.doubt} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 }
 

@@ -213,17 +213,12 @@ func (p *pool) admit() bool {
 }
 
 // unreachable takes the pool out after a connect that was refused: nobody is there, not for idle connections either.
-func (p *pool) unreachable() {
-	if p.health.unreachable(time.Now()) {
-		p.drop()
-		p.inst.svc.refresh(p.port)
-	}
-}
+func (p *pool) unreachable() { p.away(true) }
 
 // unanswered notes a connect that timed out.
 func (p *pool) unanswered() {
-	if p.health.unanswered() && p.health.unreachable(time.Now()) {
-		p.inst.svc.refresh(p.port)
+	if p.health.unanswered() {
+		p.away(false)
 	}
 }
 

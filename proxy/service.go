@@ -24,6 +24,7 @@ type service struct {
 	instances map[string]*instance // of the current snapshot
 	leaving   map[*instance]bool   // of earlier ones, still in use
 	closed    bool
+	asking    sync.WaitGroup // those who ask instances that refused connections; none begins once closed
 }
 
 // lane is one port of a service. Each port is judged by itself: a caller that asks for one where nobody listens takes
@@ -164,12 +165,18 @@ func (s *service) rebuildAll(now time.Time) {
 // retire takes an instance out for good. What is in flight goes on. s.mu is held.
 func (s *service) retire(inst *instance) {
 	inst.takes.Store(false)
+	inst.retire()
 	inst.dropIdle()
 	s.leaving[inst] = true
 }
 
-// close retires all instances.
+// close retires all instances, and returns when nothing of the service runs any more.
 func (s *service) close() {
+	s.end()
+	s.asking.Wait()
+}
+
+func (s *service) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, inst := range s.instances {
@@ -189,6 +196,15 @@ func (s *service) refresh(port int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.rebuild(l, time.Now())
+}
+
+// ask runs f beside, until the service is closed.
+func (s *service) ask(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.asking.Go(f)
+	}
 }
 
 // refreshAll rebuilds the choices of all ports after an instance's readiness has changed.

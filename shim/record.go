@@ -162,6 +162,14 @@ type Stop struct {
 	Deadline time.Time `json:"deadline"`
 }
 
+// Again allows the shim to begin another run at once when run Run ends by itself, without being told. It holds once: the
+// run that follows has another number.
+type Again struct {
+	Version int  `json:"version"`
+	Run     int  `json:"run"`
+	Always  bool `json:"always"` // after exit code 0 too
+}
+
 // LogLine is one line of the log.
 type LogLine struct {
 	Time   time.Time `json:"t"`
@@ -212,6 +220,13 @@ func ParseStop(b []byte) (Stop, error) {
 	return s, err
 }
 
+// ParseAgain reads an Again.
+func ParseAgain(b []byte) (Again, error) {
+	var a Again
+	err := parse(b, &a, &a.Version)
+	return a, err
+}
+
 func parse(b []byte, v any, version *int) error {
 	if err := json.Unmarshal(b, v); err != nil {
 		return err
@@ -225,12 +240,13 @@ func parse(b []byte, v any, version *int) error {
 	return nil
 }
 
-// ReadSpec, ReadRunning, ReadExit and ReadStop read a file of an instance directory. A file that is missing is
+// ReadSpec, ReadRunning, ReadExit, ReadStop and ReadAgain read a file of an instance directory. A file that is missing is
 // fs.ErrNotExist; one that is empty or torn is an error of its own.
 func ReadSpec(dir string) (Spec, error)       { return read(dir, SpecFile, ParseSpec) }
 func ReadRunning(dir string) (Running, error) { return read(dir, RunningFile, ParseRunning) }
 func ReadExit(dir string) (Exit, error)       { return read(dir, ExitFile, ParseExit) }
 func ReadStop(dir string) (Stop, error)       { return read(dir, StopFile, ParseStop) }
+func ReadAgain(dir string) (Again, error)     { return read(dir, AgainFile, ParseAgain) }
 
 func read[T any](dir, name string, parse func([]byte) (T, error)) (T, error) {
 	path := filepath.Join(dir, name)
@@ -256,8 +272,8 @@ func read[T any](dir, name string, parse func([]byte) (T, error)) (T, error) {
 // Write replaces a file of dir by v as JSON and returns when that is on disk.
 func Write(dir, name string, v any) error { return write(dir, name, v, true) }
 
-// publish is Write without waiting for the disk: what it wrote outlives every process, not the machine. persist waits.
-func publish(dir, name string, v any) error { return write(dir, name, v, false) }
+// Publish is Write without waiting for the disk: what it wrote outlives every process, not the machine.
+func Publish(dir, name string, v any) error { return write(dir, name, v, false) }
 
 func write(dir, name string, v any, durable bool) error {
 	b, err := json.Marshal(v)

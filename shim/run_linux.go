@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,21 +16,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// supervisor runs one instance once.
-type supervisor struct {
+// place is what outlives a run: the directory, taken, and what all runs write to.
+type place struct {
 	dir    string
 	prefix []string // arguments of this binary before its verb
 	spec   Spec
-	run    Running
 	out    *output
+	synced sync.WaitGroup // records on their way to the disk
+	held   int            // the lock
+	first  int            // the run that this shim was started for
+
+	turn     sync.Mutex
+	now      *supervisor // whom a wish to stop is for
+	stopping bool        // there was one: no run follows any more
+}
+
+// supervisor runs one instance once.
+type supervisor struct {
+	*place
+	run    Running
 	groups groups
 	// The pipes of the program's standard output and error, and what reads them.
 	write, readers [2]*os.File
 	drain          sync.WaitGroup
-	synced         sync.WaitGroup // records on their way to the disk
 
-	held    int // the lock
 	program int // pidfd
+	mounts  int // descriptor of the program's mount namespace
 
 	mu      sync.Mutex
 	waits   map[int]chan unix.WaitStatus // children that somebody waits for
@@ -47,11 +57,16 @@ type supervisor struct {
 	done     chan struct{}  // closed when no child is left
 }
 
-func run(dir string, prefix []string) int {
-	s := &supervisor{
-		dir: dir, prefix: prefix, program: -1, waits: map[int]chan unix.WaitStatus{},
+func newSupervisor(p *place) *supervisor {
+	return &supervisor{
+		place: p, program: -1, mounts: -1, waits: map[int]chan unix.WaitStatus{},
 		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), deadline: make(chan time.Time, 8),
 	}
+}
+
+func run(dir string, prefix []string) int {
+	p := &place{dir: dir, prefix: prefix}
+	s := newSupervisor(p)
 	stops := make(chan os.Signal, 8)
 	signal.Notify(stops, unix.SIGTERM)
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
@@ -64,23 +79,37 @@ func run(dir string, prefix []string) int {
 		fmt.Println(err)
 		return exitError
 	}
-	go s.listen(stops)
+	p.now, p.first = s, s.run.Run
+	go p.listen(stops)
+	for {
+		failure := s.live()
+		next := s.successor(failure)
+		if next == nil {
+			return s.end(failure)
+		}
+		s = next
+	}
+}
+
+// live starts the program and returns when nothing of the run is left. An error is why the program does not run.
+func (s *supervisor) live() error {
 	failure := s.start()
 	close(s.begun)
 	s.keepNamespaces()
-	if failure == nil {
-		s.run.StartedAt = time.Now()
+	if failure != nil {
+		return failure
 	}
-	if failure == nil {
-		if err := s.publish(); err != nil {
-			s.fail("the record of the start could not be written: %v", err)
-		}
+	s.run.StartedAt = time.Now()
+	if err := s.publish(); err != nil {
+		s.fail("the record of the start could not be written: %v", err)
+	}
+	if s.run.Run == s.first {
 		s.tell()
-		go s.postStart()
-		<-s.over
-		s.clear()
 	}
-	return s.end(failure)
+	go s.postStart()
+	<-s.over
+	s.clear()
+	return nil
 }
 
 // begin takes the directory and writes the first record. Nothing of the instance runs yet.
@@ -119,13 +148,13 @@ func (s *supervisor) begin() error {
 	if s.out, err = openOutput(s.dir, spec.Log); err != nil {
 		return err
 	}
-	return publish(s.dir, RunningFile, s.run)
+	return Publish(s.dir, RunningFile, s.run)
 }
 
 // publish writes who runs. The disk is waited for in the background: a record that a failing machine loses speaks of
 // processes that it has lost too.
 func (s *supervisor) publish() error {
-	if err := publish(s.dir, RunningFile, s.run); err != nil {
+	if err := Publish(s.dir, RunningFile, s.run); err != nil {
 		return err
 	}
 	s.synced.Go(func() {
@@ -203,11 +232,11 @@ func (s *supervisor) start() error {
 	return <-result
 }
 
-// keepNamespaces holds the instance's mount namespace until this process ends: taking it apart would otherwise come
+// keepNamespaces holds the run's mount namespace until its end is written down: taking it apart would otherwise come
 // before the kernel tells of the program's end.
 func (s *supervisor) keepNamespaces() {
 	if s.spec.Isolate && s.run.Program.PID != 0 {
-		_, _ = unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", s.run.Program.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		s.mounts, _ = unix.Open(fmt.Sprintf("/proc/%d/ns/mnt", s.run.Program.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	}
 }
 
@@ -327,79 +356,4 @@ func (s *supervisor) reap(program int) {
 			s.mu.Unlock()
 		}
 	}
-}
-
-// end writes down how it went.
-func (s *supervisor) end(failure error) int {
-	for _, w := range s.write {
-		if w != nil {
-			w.Close()
-		}
-	}
-	// The tree is gone; a descriptor that was passed elsewhere must not keep this waiting.
-	for _, r := range s.readers {
-		if r != nil {
-			_ = r.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-		}
-	}
-	s.drain.Wait()
-	exit := s.exit(failure)
-	if failure != nil {
-		s.out.say("could not be started: %v", failure)
-	}
-	s.out.close()
-	err := publish(s.dir, ExitFile, exit)
-	if failure != nil {
-		s.tell()
-	}
-	unix.Close(s.held) // the next run need not wait for the disk
-	if err == nil {
-		err = persist(s.dir, ExitFile)
-	}
-	s.synced.Wait()
-	s.groups.remove()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "write the exit:", err)
-		return exitError
-	}
-	return exitDone
-}
-
-func (s *supervisor) exit(failure error) Exit {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := Exit{
-		Version: Version, ID: s.spec.ID, Run: s.run.Run, PID: s.run.Program.PID, StartTime: s.run.Program.StartTime,
-		BootID: s.run.BootID, Time: time.Now(), Asked: s.asked, Error: s.trouble,
-	}
-	var f Failure
-	switch {
-	case errors.As(failure, &f):
-		e.Code, e.Error = f.Code, f.Message
-	case failure != nil:
-		e.Code, e.Error = 126, failure.Error()
-	case s.status.Signaled():
-		e.Code, e.Signal = 128+int(s.status.Signal()), SignalName(s.status.Signal())
-		e.OOM = s.status.Signal() == unix.SIGKILL && !s.killed && s.groups.outOfMemory()
-	default:
-		e.Code = s.status.ExitStatus()
-	}
-	return e
-}
-
-// SignalName returns "SIGKILL" for 9, and "SIG40" for a signal that has no name.
-func SignalName(sig unix.Signal) string {
-	return cmp.Or(unix.SignalName(sig), fmt.Sprintf("SIG%d", int(sig)))
-}
-
-// SignalNumber returns the number of a signal by its name, with or without "SIG", or by its number; 0 if there is none.
-func SignalNumber(name string) unix.Signal {
-	var n int
-	if _, err := fmt.Sscanf(name, "%d", &n); err == nil && n > 0 && n < 65 && fmt.Sprint(n) == name {
-		return unix.Signal(n)
-	}
-	if sig := unix.SignalNum(name); sig != 0 {
-		return sig
-	}
-	return unix.SignalNum("SIG" + name)
 }

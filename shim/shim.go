@@ -13,6 +13,7 @@
 //	running.json  who runs (Running), by the shim
 //	exit.json     how it ended (Exit), by the shim
 //	stop.json     a wish to stop (Stop), by whoever then sends the shim SIGTERM
+//	again.json    the run that another one follows at once if it ends by itself (Again), by whoever supervises
 //	log, log.1 …  the output, one JSON object a line, newest in log
 //	shim.err      what the shim itself has to say when it fails
 //
@@ -31,6 +32,7 @@ const (
 	RunningFile = "running.json"
 	ExitFile    = "exit.json"
 	StopFile    = "stop.json"
+	AgainFile   = "again.json"
 	LogFile     = "log"
 	ErrorFile   = "shim.err"
 	// SkeletonDir and FilesDir are empty directories that serve as mount points inside the instance's own mount

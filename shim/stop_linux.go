@@ -15,11 +15,15 @@ import (
 const defaultGrace = 10 * time.Second
 
 // listen takes wishes to stop: SIGTERM, with the deadline in StopFile.
-func (s *supervisor) listen(signals <-chan os.Signal) {
-	stopping := false
+func (p *place) listen(signals <-chan os.Signal) {
 	for range signals {
+		p.turn.Lock()
+		s, again := p.now, p.stopping
+		p.stopping = true // no run follows this one
+		p.turn.Unlock()
 		deadline := time.Now().Add(defaultGrace)
-		if wish, err := ReadStop(s.dir); err == nil && wish.Run == s.run.Run {
+		// Whoever wished may have seen the run before: this shim began it too.
+		if wish, err := ReadStop(p.dir); err == nil && wish.Run >= p.first && wish.Run <= s.run.Run {
 			deadline = wish.Deadline
 		}
 		s.mu.Lock()
@@ -29,8 +33,7 @@ func (s *supervisor) listen(signals <-chan os.Signal) {
 		case s.deadline <- deadline:
 		default: // as many wishes are waiting as anybody can mean
 		}
-		if !stopping {
-			stopping = true
+		if !again {
 			go s.stop(deadline)
 		}
 	}

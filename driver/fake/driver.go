@@ -75,6 +75,20 @@ func (d *Driver) Prepare(_ context.Context, spec driver.Spec) (string, error) {
 	return netns(spec.ID), nil
 }
 
+// Revive lets the run of an instance that is known by its Restarts be followed at once by the next.
+func (d *Driver) Revive(id driver.ID, restarts int, when driver.Revival) error {
+	d.w.mu.Lock()
+	defer d.w.mu.Unlock()
+	inst := d.w.get(id)
+	if inst == nil {
+		return fmt.Errorf("let %s revive: %w: no such instance", id, errdefs.ErrNotFound)
+	}
+	if inst.Restarts == restarts {
+		inst.revival = when
+	}
+	return nil
+}
+
 func netns(id driver.ID) string { return "/run/fake/netns/" + string(id) }
 
 // place makes or renews an instance; nil: it runs already.
@@ -100,7 +114,10 @@ func (w *World) place(spec driver.Spec) (*instance, time.Duration, error) {
 		inst.Restarts++
 	}
 	inst.spec, inst.script = spec, w.script(spec, inst.Restarts)
-	inst.State, inst.Exit, inst.StartedAt = driver.Starting, nil, time.Now()
+	if inst.Exit != nil {
+		inst.Before = inst.Exit
+	}
+	inst.State, inst.Exit, inst.StartedAt, inst.revival = driver.Starting, nil, time.Now(), driver.ReviveNever
 	inst.Revision, inst.stopping, inst.hung, inst.deviations = spec.Revision, false, false, nil
 	missing := inst.script.StartError
 	if missing != "" {

@@ -20,6 +20,7 @@ type instance struct {
 	stopping bool
 	killAt   time.Time // while stopping
 	hung     bool
+	revival  driver.Revival // of the run that goes on
 	// deviations are what Examine says.
 	deviations []driver.Deviation
 	moved      chan struct{} // closed and replaced at each change, new output included
@@ -135,7 +136,24 @@ func (w *World) end(inst *instance, exit driver.Exit) {
 		t.Stop()
 	}
 	inst.timers = nil
+	if w.revives(inst) {
+		w.revive(inst)
+	}
 	w.changed(inst)
+}
+
+func (w *World) revives(inst *instance) bool {
+	e := inst.Exit
+	return inst.revival != driver.ReviveNever && !e.Asked && e.Error == "" && (e.Code != 0 || inst.revival == driver.ReviveAlways)
+}
+
+// revive begins the next run of an instance that has just ended, before anybody is told of the end.
+func (w *World) revive(inst *instance) {
+	inst.Before, inst.Exit, inst.revival = inst.Exit, nil, driver.ReviveNever
+	inst.Restarts++
+	inst.script = w.script(inst.spec, inst.Restarts)
+	inst.State, inst.StartedAt, inst.hung = driver.Starting, time.Now(), false
+	w.after(inst, inst.script.StartAfter, func() { w.begin(inst) })
 }
 
 // signal sends the stop signal to the program.
@@ -167,6 +185,10 @@ func (inst *instance) view() driver.Instance {
 	if v.Exit != nil {
 		e := *v.Exit
 		v.Exit = &e
+	}
+	if v.Before != nil {
+		e := *v.Before
+		v.Before = &e
 	}
 	return v // Listening and PortMap are replaced, never changed
 }

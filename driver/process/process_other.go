@@ -60,6 +60,9 @@ func (d *Driver) SetHosts(id driver.ID, _ map[string]string) error {
 	return refuse("set the names of", id)
 }
 
+// Revive has nothing to revive.
+func (d *Driver) Revive(driver.ID, int, driver.Revival) error { return nil }
+
 // Prepare is refused.
 func (d *Driver) Prepare(_ context.Context, spec driver.Spec) (string, error) {
 	return "", refuse("prepare", spec.ID)

@@ -39,6 +39,7 @@ type record struct {
 	state   driver.State
 	running shim.Running // zero before the first start
 	exit    *shim.Exit
+	before  *shim.Exit // of the run before
 }
 
 type cachedSpec struct {
@@ -175,7 +176,13 @@ func (r record) shim() (int, error) {
 // over says whether the exit of the last run is recorded, and takes it.
 func (r *record) over() bool {
 	exit, err := shim.ReadExit(r.dir)
-	if err != nil || r.running.Run != 0 && exit.Run != r.running.Run {
+	if err != nil {
+		return false
+	}
+	if r.running.Run != 0 && exit.Run != r.running.Run {
+		if exit.Run == r.running.Run-1 {
+			r.before = &exit
+		}
 		return false
 	}
 	r.exit, r.state = &exit, driver.Exited
@@ -369,17 +376,20 @@ func (r record) instance(look *socketView) driver.Instance {
 	if r.own.Shared {
 		inst.Host = "127.0.0.1"
 	}
-	if r.exit != nil {
-		inst.Exit = &driver.Exit{
-			Code: r.exit.Code, Signal: r.exit.Signal, OOM: r.exit.OOM, Time: r.exit.Time, Error: r.exit.Error, Asked: r.exit.Asked,
-		}
-	}
+	inst.Exit, inst.Before = exitOf(r.exit), exitOf(r.before)
 	if r.state == driver.Running {
 		inst.PID = r.running.Program.PID
 		inst.Listening = look.listening(r)
 	}
 	inst.PortMap = r.portMap(inst.Listening)
 	return inst
+}
+
+func exitOf(e *shim.Exit) *driver.Exit {
+	if e == nil {
+		return nil
+	}
+	return &driver.Exit{Code: e.Code, Signal: e.Signal, OOM: e.OOM, Time: e.Time, Error: e.Error, Asked: e.Asked}
 }
 
 // portMap says where the first port of the file is: at the one allocated, unless the program listens on the file's own.

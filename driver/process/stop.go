@@ -91,6 +91,31 @@ func (d *Driver) askToStop(dir string, grace time.Duration) (int, error) {
 	return fd, nil
 }
 
+// Revive says whether the shim of an instance begins another run at once when the one that the caller knows by its
+// Restarts ends by itself. What is said holds for that run alone. Unknown: ErrNotFound.
+func (d *Driver) Revive(id driver.ID, restarts int, when driver.Revival) error {
+	dir, err := d.directory(id)
+	if err != nil {
+		return fmt.Errorf("let %s revive: %w", id, err)
+	}
+	if when == driver.ReviveNever {
+		err = os.Remove(filepath.Join(dir, shim.AgainFile))
+		if isMissing(err) {
+			return nil
+		}
+	} else {
+		again := shim.Again{Version: shim.Version, Run: restarts + 1, Always: when == driver.ReviveAlways}
+		err = shim.Publish(dir, shim.AgainFile, again)
+		if isMissing(err) {
+			err = fmt.Errorf("%w: no such instance", errdefs.ErrNotFound)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("let %s revive: %w", id, err)
+	}
+	return nil
+}
+
 // await returns when the process of a pidfd has ended.
 func await(ctx context.Context, pidfd int) error {
 	for {

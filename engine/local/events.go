@@ -75,10 +75,7 @@ func (l *loop) keep(list []driver.Instance) {
 		if m == nil {
 			continue
 		}
-		k := kept{Failures: m.failures}
-		if m.exitSeen && inst.Exit != nil {
-			k.Exit = inst.Exit.Time.Round(0)
-		}
+		k := kept{Failures: m.failures, Exit: m.told}
 		if m.ready || inst.State == driver.Exited {
 			k.ReadySince = m.readySince.Round(0) // without the monotonic clock, as it is read back
 		}

@@ -50,6 +50,11 @@ type (
 	Preparer interface {
 		Prepare(ctx context.Context, spec driver.Spec) (netns string, err error)
 	}
+	// Reviver begins the next run of an instance by itself, sooner than anybody could tell it to. restarts says which run
+	// is meant: that one's end, and no later one's.
+	Reviver interface {
+		Revive(id driver.ID, restarts int, when driver.Revival) error
+	}
 	// VolumeRemover removes volumes by their full names. Unknown ones: nil.
 	VolumeRemover interface {
 		RemoveVolumes(ctx context.Context, names []string) error

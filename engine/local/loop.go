@@ -167,6 +167,7 @@ func (l *loop) round() (time.Time, error) {
 	l.sweep(d, list)
 	l.probeAll(d, list)
 	l.setHosts(d, list)
+	dec.wake = sooner(dec.wake, l.letRevive(d, list, now))
 	l.keep(list)
 	l.writeDown(dec.rollouts, grown)
 	again := len(steps) < len(dec.steps) // what was carried out at once changes the next plan

@@ -56,9 +56,11 @@ type known struct {
 	drainedBy  uint64 // version of the first snapshot that says so; 0: none yet
 	idle       bool
 	exitSeen   bool
-	formerOf   int64     // the revision of former
-	former     *template // its definition, where it is not the one that is wanted
-	formerDone bool      // looked for
+	told       time.Time      // the end of a run that was counted and told last
+	revival    driver.Revival // what the driver was told of this run
+	formerOf   int64          // the revision of former
+	former     *template      // its definition, where it is not the one that is wanted
+	formerDone bool           // looked for
 	probing    context.CancelFunc
 	listens    chan struct{}     // closed when it listens where it is asked; nil: told already
 	hosts      map[string]string // as last set
@@ -93,12 +95,16 @@ func (l *loop) observe(d *desired, name string, inst driver.Instance, before map
 		}
 		l.memory.instances[inst.ID] = m
 		m.run = this
+		if !m.ready && inst.State == driver.Running && l.revived(svc, inst, m) {
+			m.begin(this)
+		}
 	}
 	m.listed = true
 	if inst.Netns != "" {
 		m.netns = inst.Netns
 	}
 	if m.run.restarts != this.restarts || !m.run.started.Equal(this.started) {
+		l.revived(svc, inst, m)
 		m.begin(this)
 	}
 	if isOnce(inst.ID) {
@@ -124,7 +130,7 @@ func (l *loop) adopt(name string, inst driver.Instance, before map[driver.ID]kep
 		m.hook = i + 1
 	}
 	k := before[inst.ID]
-	m.failures = k.Failures
+	m.failures, m.told, m.revival = k.Failures, k.Exit, unknownRevival
 	if !k.ReadySince.IsZero() && inst.State == driver.Running && !k.ReadySince.Before(inst.StartedAt) {
 		// It was ready when the loop before ended, and is until a probe says otherwise.
 		m.ready, m.wasReady, m.readySince = true, true, k.ReadySince
@@ -143,6 +149,7 @@ func (m *known) begin(r run) {
 	m.run = r
 	m.ready, m.wasReady, m.hung, m.replace, m.idle, m.exitSeen = false, false, false, false, false, false
 	m.readySince, m.drainSince, m.drainedBy, m.fails, m.said = time.Time{}, time.Time{}, 0, 0, probe.Result{}
+	m.revival = driver.ReviveNever
 	m.stopProbing()
 }
 
@@ -209,9 +216,12 @@ func (e *Engine) setReady(id driver.ID, m *known, ready bool, now time.Time) {
 // exited counts and tells the end of a run.
 func (l *loop) exited(svc *service, inst driver.Instance, m *known) {
 	m.exitSeen = true
+	if inst.Exit != nil {
+		m.told = inst.Exit.Time.Round(0)
+	}
 	window := goodAfter
-	if svc != nil && svc.want.restart.window > 0 {
-		window = svc.want.restart.window
+	if svc != nil {
+		window = svc.want.restart.good()
 	}
 	exit := driver.Exit{}
 	if inst.Exit != nil {

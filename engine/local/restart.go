@@ -72,6 +72,14 @@ func restartOf(svc compose.Service, awaited bool) restartPolicy {
 	return restartPolicy{condition: restartOnFailure}
 }
 
+// good returns how long a run has to be ready until the failures before it are forgotten.
+func (r restartPolicy) good() time.Duration {
+	if r.window > 0 {
+		return r.window
+	}
+	return goodAfter
+}
+
 // wants says whether an exited instance is to be started again at all.
 func (r restartPolicy) wants(inst seen) bool {
 	if inst.exit == nil || inst.stoppedOnPurpose() || inst.replace {

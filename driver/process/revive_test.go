@@ -1,0 +1,129 @@
+//go:build linux
+
+package process_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"trellis/driver"
+)
+
+func (w *world) revive(id driver.ID, restarts int, when driver.Revival) {
+	w.Helper()
+	if err := w.d.Revive(id, restarts, when); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// awaitRun returns an instance when its run after so many restarts runs.
+func (w *world) awaitRun(id driver.ID, restarts int) driver.Instance {
+	w.Helper()
+	var last driver.Instance
+	await(w.T, fmt.Sprintf("%s runs after %d restarts", id, restarts), func() bool {
+		inst, ok := w.find(id)
+		last = inst
+		return ok && inst.State == driver.Running && inst.Restarts == restarts
+	})
+	return last
+}
+
+// TestRevive: the run that it was said of, and no other, is followed by the next at once; how it ended is known.
+func TestRevive(t *testing.T) {
+	both(t, func(w *world) {
+		spec := w.spec("web", "sh", "-c", "echo begins; printf 'no end of line'; exec sleep 1000")
+		w.start(spec)
+		first := w.awaitState(spec.ID, driver.Running)
+		await(w.T, "its output", func() bool { return len(w.output(spec.ID, "stdout")) >= 1 })
+		w.revive(spec.ID, first.Restarts, driver.ReviveAlways)
+		if err := unix.Kill(first.PID, unix.SIGKILL); err != nil {
+			w.Fatal(err)
+		}
+		second := w.awaitRun(spec.ID, 1)
+		if second.PID == first.PID || second.Exit != nil || second.Before == nil || second.Before.Signal != "SIGKILL" || second.Before.Asked {
+			w.Errorf("after it: %+v, before %+v", second, second.Before)
+		}
+		if second.Host != first.Host || second.Netns != first.Netns || second.StartedAt.Before(second.Before.Time) {
+			w.Errorf("it came back as %+v, and was %+v", second, first)
+		}
+		await(w.T, "the output of both", func() bool {
+			return slices.Equal(w.output(spec.ID, "stdout"), []string{"begins", "no end of line", "begins"})
+		})
+		// What was said holds for one run.
+		if err := unix.Kill(second.PID, unix.SIGKILL); err != nil {
+			w.Fatal(err)
+		}
+		over := w.awaitState(spec.ID, driver.Exited)
+		if over.Restarts != 1 || over.Exit == nil || over.Exit.Signal != "SIGKILL" {
+			w.Errorf("after the second: %+v, exit %+v", over, over.Exit)
+		}
+		end(w.T, w.d, spec.ID)
+	})
+}
+
+// TestNoRevival: a run that was stopped, that nobody meant any more, or that ended well where only failures count, is
+// the last.
+func TestNoRevival(t *testing.T) {
+	w := newWorld(t, true)
+	begin := func(name string, command ...string) (driver.Spec, driver.Instance) {
+		spec := w.spec(name, command...)
+		w.start(spec)
+		return spec, w.awaitState(spec.ID, driver.Running)
+	}
+	over := func(what string, id driver.ID, code int) {
+		t.Helper()
+		if inst := w.awaitState(id, driver.Exited); inst.Restarts != 0 || inst.Exit.Code != code {
+			t.Errorf("%s: %d restarts, exit %+v", what, inst.Restarts, inst.Exit)
+		}
+		end(t, w.d, id)
+	}
+	spec, inst := begin("stopped", "sleep", "1000")
+	w.revive(spec.ID, inst.Restarts, driver.ReviveAlways)
+	w.stop(spec.ID, 10*time.Second)
+	over("stopped", spec.ID, 143)
+
+	spec, inst = begin("revoked", "sleep", "1000")
+	w.revive(spec.ID, inst.Restarts, driver.ReviveAlways)
+	w.revive(spec.ID, inst.Restarts, driver.ReviveNever)
+	_ = unix.Kill(inst.PID, unix.SIGKILL)
+	over("revoked", spec.ID, 137)
+
+	spec, inst = begin("another", "sleep", "1000")
+	w.revive(spec.ID, inst.Restarts+1, driver.ReviveAlways)
+	_ = unix.Kill(inst.PID, unix.SIGKILL)
+	over("another run's", spec.ID, 137)
+
+	spec, inst = begin("well", "sh", "-c", "trap 'exit 0' USR1; while :; do sleep 0.01; done")
+	w.revive(spec.ID, inst.Restarts, driver.ReviveAfterFailure)
+	await(t, "its end", func() bool { return unix.Kill(inst.PID, unix.SIGUSR1) != nil || w.ended(spec.ID) })
+	over("ended well", spec.ID, 0)
+}
+
+func (w *world) ended(id driver.ID) bool {
+	inst, ok := w.find(id)
+	return ok && inst.State == driver.Exited
+}
+
+// TestStopWhileItComesBack: a stop at any moment of a revival ends the instance for good.
+func TestStopWhileItComesBack(t *testing.T) {
+	w := newWorld(t, true)
+	for n := range 10 {
+		spec := w.spec(fmt.Sprint("web", n), "sleep", "1000")
+		w.start(spec)
+		inst := w.awaitState(spec.ID, driver.Running)
+		w.revive(spec.ID, inst.Restarts, driver.ReviveAlways)
+		_ = unix.Kill(inst.PID, unix.SIGKILL)
+		for range n * 200 { // some microseconds more each time
+			_ = unix.Getpid()
+		}
+		w.stop(spec.ID, 0)
+		if inst, ok := w.find(spec.ID); !ok || inst.State != driver.Exited {
+			t.Errorf("round %d: it is %s after its stop", n, inst.State)
+		}
+		end(t, w.d, spec.ID)
+	}
+}

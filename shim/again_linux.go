@@ -1,0 +1,58 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// successor is the run that follows at once where that is allowed, nil if this one is the last. The end of this run is
+// visible before anything of the next one is; the disk is waited for in the background.
+func (s *supervisor) successor(failure error) *supervisor {
+	if failure != nil {
+		return nil
+	}
+	again, err := ReadAgain(s.dir)
+	if err != nil || again.Run != s.run.Run {
+		return nil
+	}
+	exit := s.exit(nil)
+	if exit.Asked || exit.Error != "" || exit.Code == 0 && !again.Always {
+		return nil
+	}
+	next := newSupervisor(s.place)
+	next.run = s.run
+	next.run.Run, next.run.Program, next.run.StartedAt = s.run.Run+1, Process{}, exit.Time
+	if !s.giveWay(next) {
+		return nil
+	}
+	// The number of the next run first: who looks in between sees an instance that starts, not one that has ended.
+	if err := Publish(s.dir, RunningFile, next.run); err != nil {
+		fmt.Fprintln(os.Stderr, "write the next run:", err)
+	}
+	if err := Publish(s.dir, ExitFile, exit); err != nil {
+		fmt.Fprintln(os.Stderr, "write the exit:", err)
+	}
+	s.synced.Go(func() {
+		s.drained()
+		unix.Close(s.mounts)
+		unix.Close(s.program)
+		if err := persist(s.dir, ExitFile); err != nil {
+			fmt.Fprintln(os.Stderr, "make the record of the exit durable:", err)
+		}
+		s.groups.remove()
+	})
+	return next
+}
+
+// giveWay makes next the run that a wish to stop is for; it says whether there was none before.
+func (s *supervisor) giveWay(next *supervisor) bool {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if s.stopping {
+		return false
+	}
+	s.now = next
+	return true
+}
