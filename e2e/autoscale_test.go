@@ -45,7 +45,7 @@ func TestAStepOfLoadIsMetWithReplicasAndLosesNothing(t *testing.T) {
 	p.run("up", "-d")
 	slow := []load.Request{{Method: "GET", Path: "/slow?for=50ms"}}
 	quiet := underLoadOf(t, url(port), 15, slow, func() { time.Sleep(3 * time.Second) })
-	quiet.noneLost(t)
+	quiet.NoneLost(t)
 	if web := serviceOf(t, p.ps(), "web"); web.Want != 1 {
 		t.Errorf("%d replicas for 15 requests a second: %+v", web.Want, web.Autoscale)
 	}
@@ -61,7 +61,7 @@ func TestAStepOfLoadIsMetWithReplicasAndLosesNothing(t *testing.T) {
 		took = time.Since(began)
 		time.Sleep(3 * time.Second)
 	})
-	step.noneLost(t)
+	step.NoneLost(t)
 	t.Logf("three replicas served %v after the step: %v", took, p.scalings())
 	if len(p.scalings()) == 0 {
 		t.Error("no event tells why")
@@ -84,7 +84,7 @@ func TestScaledToNothingAServiceWakesAndLosesNothing(t *testing.T) {
 			return ""
 		})
 		woken := underLoad(t, url(port), 50, func() { time.Sleep(2 * time.Second) })
-		woken.noneLost(t)
+		woken.NoneLost(t)
 	}
 	if out, err := p.try("scale", "web=2"); err == nil || !strings.Contains(out, "deploy.x-trellis.autoscale") {
 		t.Errorf("scale by hand: %v\n%s", err, out)

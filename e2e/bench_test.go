@@ -204,7 +204,7 @@ func BenchmarkCrash(b *testing.B) {
 		}
 		p := newProject(b, map[string]string{"compose.yaml": farm(ports[:kills])})
 		p.run("up", "-d")
-		time.Sleep(time.Second) // what starting caused is over
+		time.Sleep(time.Second)              // what starting caused is over
 		for _, port := range ports[:kills] { // one of each in turn: whatever else the machine does meets both
 			stop := supervise(b, ports[kills])
 			floor = append(floor, crash(ports[kills]))

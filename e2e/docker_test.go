@@ -138,8 +138,8 @@ func dockerPlainFile(t *testing.T) {
 			p.run("up", "-d")
 		}
 	})
-	tr.noneLost(t)
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.NoneLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 	if v := version(t, port); v != "v3" {
 		t.Errorf("version %q after the last deploy", v)
 	}
@@ -160,7 +160,7 @@ func dockerPlainFile(t *testing.T) {
 			})
 		}
 	})
-	tr.noGetLost(t)
+	tr.NoGetLost(t)
 
 	before := pids(p.ps())
 	tr = underLoad(t, url(port), 150, func() {
@@ -168,7 +168,7 @@ func dockerPlainFile(t *testing.T) {
 		signal(t, pid, "KILL")
 		p.back(map[string]int{"control": pid}, 2)
 	})
-	tr.noneLost(t)
+	tr.NoneLost(t)
 	if after := pids(p.ps()); fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("containers restarted with the control plane: %v, then %v", before, after)
 	}
@@ -248,7 +248,7 @@ configs:
 			"    x-trellis: {process: {command: ["+built.app+"]}}\n", 1))
 		p.run("up", "-d")
 	})
-	tr.noneLost(t)
+	tr.NoneLost(t)
 	if left := leftInDocker(t, "kiosk"); len(left["container"]) > 0 {
 		t.Errorf("containers are left of what is a process now: %v", left["container"])
 	}
@@ -283,7 +283,7 @@ func dockerThroughPublishedPorts(t *testing.T) {
 		p.write("compose.yaml", plainShop(port, "v2"))
 		p.run("up", "-d")
 	})
-	tr.noneLost(t)
+	tr.NoneLost(t)
 }
 
 // dockerWithoutAnEngine: one error with what to do, and nothing is begun.

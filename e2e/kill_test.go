@@ -60,15 +60,15 @@ func TestKillingControlOrDataPlaneRefusesNoConnection(t *testing.T) {
 				}
 			})
 			if victim == "control" {
-				tr.noneLost(t)
+				tr.NoneLost(t)
 			}
 			// What was inside a data plane when it was killed is cut off; no connection is refused.
 			for _, kind := range []load.Kind{load.Connect, load.Timeout, load.Missed, load.Proxy5xx} {
-				if n := tr.report.Errors[kind]; n > 0 {
+				if n := tr.Report.Errors[kind]; n > 0 {
 					t.Errorf("%d requests failed with %s", n, kind)
 				}
 			}
-			tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+			tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 			if after := pids(p.ps()); fmt.Sprint(after) != fmt.Sprint(before) {
 				t.Errorf("instances restarted: %v, then %v", before, after)
 			}
@@ -241,8 +241,8 @@ func TestAnotherBuildTakesOverAndRestartsNoInstance(t *testing.T) {
 		p.run("up", "-d")
 		p.back(map[string]int{"control": own(before)["control"], "data": own(before)["data"]}, 2)
 	})
-	tr.noneLost(t)
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.NoneLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 	after := p.ps()
 	if fmt.Sprint(pids(after)) != fmt.Sprint(pids(before)) {
 		t.Errorf("instances restarted: %v, then %v", pids(before), pids(after))

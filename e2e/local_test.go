@@ -135,28 +135,6 @@ func TestServicesReachEachOtherByNameOnTheirOwnPorts(t *testing.T) {
 	}
 }
 
-func TestRedeployUnderLoadLosesNothing(t *testing.T) {
-	t.Parallel()
-	for _, replicas := range []int{1, 3} {
-		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
-			port := freePort(t)
-			p := newProject(t, map[string]string{"compose.yaml": shop(port, replicas, "v1", ""), "ledger/.keep": ""})
-			p.run("up", "-d")
-			tr := underLoad(t, url(port), 200, func() {
-				for i := range 3 {
-					p.write("compose.yaml", shop(port, replicas, fmt.Sprintf("v%d", i+2), ""))
-					p.run("up", "-d")
-				}
-			})
-			tr.noneLost(t)
-			tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
-			if v := version(t, port); v != "v4" {
-				t.Errorf("version %q after the last deploy", v)
-			}
-		})
-	}
-}
-
 func TestScaleUnderLoadLosesNothing(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
@@ -173,8 +151,8 @@ func TestScaleUnderLoadLosesNothing(t *testing.T) {
 			})
 		}
 	})
-	tr.noneLost(t)
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.NoneLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 }
 
 func TestRestartUnderLoadLosesNothing(t *testing.T) {
@@ -198,105 +176,8 @@ func TestRestartUnderLoadLosesNothing(t *testing.T) {
 			return ""
 		})
 	})
-	tr.noneLost(t)
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
-}
-
-func TestCrashedInstanceIsReplacedAndNoRepeatableRequestIsLost(t *testing.T) {
-	t.Parallel()
-	for _, replicas := range []int{1, 3} {
-		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
-			port := freePort(t)
-			p := newProject(t, map[string]string{"compose.yaml": shop(port, replicas, "v1", ""), "ledger/.keep": ""})
-			p.run("up", "-d")
-			const kills = 5
-			tr := underLoad(t, url(port), 200, func() {
-				for range kills {
-					victim := p.instances("web")[0]
-					signal(t, victim.PID, "KILL")
-					eventually(t, 20*time.Second, "replaced", func() string {
-						for _, in := range p.instances("web") {
-							if in.PID == victim.PID {
-								return "still listed"
-							}
-						}
-						if web := serviceOf(t, p.ps(), "web"); web.Ready != replicas {
-							return fmt.Sprintf("%d ready of %d: %s", web.Ready, replicas, web.Reason)
-						}
-						return ""
-					})
-				}
-			})
-			tr.noGetLost(t)
-			// A POST that was with the program when it was killed cannot be repeated: it is answered with an error that
-			// says so, it is never sent twice, and there is at most one such moment a kill and connection.
-			for _, r := range tr.lost[1] {
-				if r.Status != http.StatusBadGateway {
-					t.Errorf("POST lost without an honest answer: %+v", r)
-				}
-			}
-			if len(tr.lost[1]) > kills {
-				t.Errorf("%d POSTs lost in %d kills", len(tr.lost[1]), kills)
-			}
-			tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
-		})
-	}
-}
-
-func TestCrashLoopIsNamedAndLeavesTheOthersAlone(t *testing.T) {
-	t.Parallel()
-	port := freePort(t)
-	more := fmt.Sprintf(`
-  broken:
-    image: testapp
-    environment: {EXIT: "3"}
-    x-trellis: {process: {command: [%s]}}
-`, built.app)
-	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", more)})
-	out, err := p.try("up", "-d", "--timeout", "15s")
-	if err == nil {
-		t.Errorf("up succeeds with a service that only crashes:\n%s", out)
-	}
-	if !strings.Contains(out, "about to exit with 3") {
-		t.Errorf("up does not show the last log lines:\n%s", out)
-	}
-	eventually(t, 20*time.Second, "named", func() string {
-		if s := serviceOf(t, p.ps(), "broken").State; s != engine.ServiceCrashLooping {
-			return s
-		}
-		return ""
-	})
-	if v := version(t, port); v != "v1" {
-		t.Errorf("web: %q", v)
-	}
-	if s := serviceOf(t, p.ps(), "broken"); len(s.LastLog) == 0 || !strings.Contains(s.Reason, "3") {
-		t.Errorf("no reason, no log: %+v", s)
-	}
-}
-
-func TestBadVersionDoesNotReplaceTheGoodOne(t *testing.T) {
-	t.Parallel()
-	port := freePort(t)
-	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
-	p.run("up", "-d")
-	tr := underLoad(t, url(port), 200, func() {
-		bad := strings.Replace(shop(port, 2, "v2", ""), "VERSION:", `EXIT: "1", VERSION:`, 1)
-		p.write("compose.yaml", bad)
-		if out, err := p.try("up", "-d", "--timeout", "10s"); err == nil {
-			t.Errorf("up succeeds with a version that crashes:\n%s", out)
-		}
-	})
-	tr.noneLost(t)
-	if v := version(t, port); v != "v1" {
-		t.Errorf("version %q serves", v)
-	}
-	p.run("rollback")
-	if v := version(t, port); v != "v1" {
-		t.Errorf("version %q serves after the rollback", v)
-	}
-	if web := serviceOf(t, p.ps(), "web"); web.State != engine.ServiceHealthy {
-		t.Errorf("web is %s: %s", web.State, web.Reason)
-	}
+	tr.NoneLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 }
 
 func TestSecretsConfigsVolumesAndEnvironmentArriveAsTheFileSays(t *testing.T) {
@@ -370,28 +251,5 @@ func TestTakenPortNamesItsHolder(t *testing.T) {
 	out, err := p.try("up", "-d")
 	if want := fmt.Sprintf(":%d is taken by e2e.test (pid %d)", port, os.Getpid()); err == nil || !strings.Contains(out, want) {
 		t.Errorf("up on a taken port: %v\n%s", err, out)
-	}
-}
-
-func TestRollbackBringsBackConfigurationAndContents(t *testing.T) {
-	t.Parallel()
-	port := freePort(t)
-	file := func(version, motd string) string {
-		return strings.Replace(shop(port, 2, version, "\nconfigs: {motd: {content: \""+motd+"\"}}\n"),
-			`volumes: ["./ledger:/ledger"]`, `volumes: ["./ledger:/ledger"]
-    configs: [{source: motd, target: /etc/motd-of-shop}]`, 1)
-	}
-	p := newProject(t, map[string]string{"compose.yaml": file("v1", "one"), "ledger/.keep": ""})
-	for i, motd := range []string{"one", "two", "three"} {
-		p.write("compose.yaml", file(fmt.Sprintf("v%d", i+1), motd))
-		p.run("up", "-d")
-	}
-	tr := underLoad(t, url(port), 200, func() { p.run("rollback", "1") })
-	tr.noneLost(t)
-	if v, motd := version(t, port), get(t, url(port)+"/file?path=/etc/motd-of-shop"); v != "v1" || motd != "one" {
-		t.Errorf("version %q with %q serves after the rollback to 1", v, motd)
-	}
-	if s := p.ps(); s.Revision != 4 {
-		t.Errorf("revision %d, want 4: a rollback is a new one", s.Revision)
 	}
 }

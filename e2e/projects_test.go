@@ -258,10 +258,10 @@ func TestNginxGoPostgresRedeploysUnderLoadAndKeepsItsData(t *testing.T) {
 	s.write("next.yaml", "services: {backend: {environment: {RELEASE: \"2\"}}}\n")
 	s.flags = append(s.flags, "-f", "next.yaml")
 	tr := underLoadOf(t, s.url(), 100, []load.Request{{Weight: 1, Method: "GET", Path: "/"}}, func() { s.up() })
-	tr.noGetLost(t)
+	tr.NoGetLost(t)
 	// Behind nginx a lost request is nginx's own 502: no answer but 200 is good enough.
-	if tr.report.Failed > 0 || tr.report.Completed != tr.report.Status[http.StatusOK] {
-		t.Errorf("answers other than 200: %v, %v", tr.report.Status, tr.report.Errors)
+	if tr.Report.Failed > 0 || tr.Report.Completed != tr.Report.Status[http.StatusOK] {
+		t.Errorf("answers other than 200: %v, %v", tr.Report.Status, tr.Report.Errors)
 	}
 	if after := s.instances("backend"); len(after) != 1 || len(before) != 1 || after[0].PID == before[0].PID {
 		t.Errorf("nothing was redeployed: %+v, then %+v", before, after)

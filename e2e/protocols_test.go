@@ -3,14 +3,13 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"trellis/engine/enginetest"
 	"trellis/load"
 )
 
@@ -69,77 +68,20 @@ func TestRolloutsLoseNothing(t *testing.T) {
 			p.run("up", "-d")
 			cfg := load.Config{URL: url(port), Connections: 32, Timeout: 15 * time.Second, Pacer: load.Constant(c.rate, 30*time.Minute)}
 			c.config(&cfg)
-			tr := drive(t, cfg, func() {
+			tr := enginetest.Drive(t, cfg, func() {
 				for i := range rollouts {
 					p.write("compose.yaml", file(fmt.Sprintf("v%d", i+1)))
 					p.run("up", "-d")
 				}
 			})
 			// A message that crosses the close of its WebSocket at the end of the drain is answered by nobody: one a socket.
-			if cfg.Body == nil || len(tr.lost[0]) > cfg.Connections*rollouts {
-				tr.noneLost(t)
+			if cfg.Body == nil || len(tr.Lost[0]) > cfg.Connections*rollouts {
+				tr.NoneLost(t)
 			}
 			if len(cfg.Mix) > 0 {
-				tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+				tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 			}
-			t.Logf("%s: %d rollouts tried, %d requests held, %d lost", name, rollouts, tr.report.Completed, len(tr.lost[0])+len(tr.lost[1]))
+			t.Logf("%s: %d rollouts tried, %d requests held, %d lost", name, rollouts, tr.Report.Completed, len(tr.Lost[0])+len(tr.Lost[1]))
 		})
 	}
-}
-
-// TestWithoutDrainRolloutsLoseRequests is the twin: instances that are stopped with requests in flight lose them.
-func TestWithoutDrainRolloutsLoseRequests(t *testing.T) {
-	t.Parallel()
-	port := freePort(t)
-	file := func(version string) string {
-		f := strings.Replace(shop(port, 3, version, ""), "500ms", "100ms", 1)
-		return strings.Replace(f, "    image: testapp", "    image: testapp\n    stop_grace_period: 10ms", 1)
-	}
-	p := newProject(t, map[string]string{"compose.yaml": file("v0"), "ledger/.keep": ""})
-	p.run("up", "-d")
-	cfg := load.Config{URL: url(port) + "/slow?for=1s", Connections: 100, Timeout: 15 * time.Second, Pacer: load.Constant(50, 5*time.Minute), Method: "POST"}
-	tr := drive(t, cfg, func() {
-		p.write("compose.yaml", file("v1"))
-		p.run("up", "-d")
-	})
-	if len(tr.lost[0]) == 0 {
-		t.Error("nothing was lost without a drain: the other tests say nothing")
-	}
-}
-
-// drive runs a load while during runs, and for a moment before and after it.
-func drive(t *testing.T, cfg load.Config, during func()) traffic {
-	t.Helper()
-	result := traffic{lost: map[int][]load.Result{}, posted: map[string]bool{}}
-	cfg.OnResult = func(r *load.Result) {
-		switch r.Kind {
-		case "":
-			if r.Request == 1 {
-				result.posted[fmt.Sprint(r.Seq)] = true
-			}
-		case load.Abandoned, load.Server5xx:
-		default:
-			result.lost[r.Request] = append(result.lost[r.Request], *r)
-		}
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var running sync.WaitGroup
-	var failed error
-	running.Go(func() { result.report, failed = load.Run(ctx, cfg) })
-	time.Sleep(500 * time.Millisecond)
-	during()
-	time.Sleep(500 * time.Millisecond)
-	cancel()
-	running.Wait()
-	if failed != nil {
-		t.Fatal(failed)
-	}
-	var text strings.Builder
-	_ = result.report.WriteText(&text)
-	t.Log(text.String())
-	if result.report.Completed == 0 {
-		t.Fatal("no request was answered: this says nothing")
-	}
-	return result
 }

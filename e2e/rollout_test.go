@@ -86,13 +86,13 @@ func (bad badVersion) test(t *testing.T) {
 		}
 	}
 	if bad.dies {
-		tr.noGetLost(t)
+		tr.NoGetLost(t)
 	} else {
-		tr.noneLost(t)
+		tr.NoneLost(t)
 	}
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 	// One of four instances, of which 2 % or 10 % fail, for as long as it takes to see it.
-	if share := float64(tr.report.Errors[load.Server5xx]) / float64(tr.report.Completed); share > 0.03 {
+	if share := float64(tr.Report.Errors[load.Server5xx]) / float64(tr.Report.Completed); share > 0.03 {
 		t.Errorf("%.1f %% of all answers were errors", share*100)
 	}
 	s := p.ps()
@@ -142,7 +142,7 @@ func TestRolloutEndsWithItsLedger(t *testing.T) {
 		p.write("compose.yaml", shop(port, 3, "v2", ""))
 		out = p.run("up", "-d")
 	})
-	tr.noneLost(t)
+	tr.NoneLost(t)
 	for _, want := range []string{"web r1→r2  3/3 healthy", "requests, 0 failed, p99 ", " ms"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -186,8 +186,8 @@ func TestCanaryPassesAndIsAborted(t *testing.T) {
 			t.Errorf("up says\n%s", out)
 		}
 	})
-	tr.noneLost(t)
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.NoneLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 	if v := version(t, port); v != "v2" {
 		t.Errorf("version %s", v)
 	}
@@ -224,8 +224,8 @@ func TestRolloutOutlivesItsControlPlane(t *testing.T) {
 		deploy(strings.Replace(shop(port, 3, "v2", ""), "500ms", "1s", 1), 2)
 		deploy(strings.Replace(strings.Replace(shop(port, 3, "v3", ""), "500ms", "5s", 1), "VERSION:", `CRASH_AFTER: "3s", VERSION:`, 1), 4)
 	})
-	tr.noGetLost(t)
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.NoGetLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 	if v := version(t, port); v != "v2" {
 		t.Errorf("version %s serves", v)
 	}

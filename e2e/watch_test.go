@@ -139,8 +139,8 @@ func TestWatchRebuildsUnderLoad(t *testing.T) {
 		}
 		shows(t, port, "out/page.txt", "three")
 	})
-	tr.noneLost(t)
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.NoneLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 	eventually(t, 20*time.Second, "the last rollout ends", func() string {
 		if s := p.ps(); s.Outcome != "healthy" {
 			return "it is " + s.Outcome
@@ -212,7 +212,7 @@ func TestWatchSyncsRestartsAndExecutes(t *testing.T) {
 		p.write("restart.txt", "again")
 		replacedAll(t, p, running)
 	})
-	tr.noneLost(t)
+	tr.NoneLost(t)
 	shows(t, port, "public/index.txt", "second") // which a restart does not lose
 	w.stop()
 	if s := p.ps(); s.Outcome != "healthy" || s.Revision != before.Revision {

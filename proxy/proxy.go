@@ -33,6 +33,28 @@ type Config struct {
 	AccessLog io.Writer
 	// ExposeInstance sets InstanceHeader on responses.
 	ExposeInstance bool
+	// Without switches mechanisms off, so that tests can show what they are worth.
+	Without Without
+}
+
+// Without names what a data plane does not do: let requests wait for an instance, try a request again.
+type Without struct{ Hold, Retry bool }
+
+// from returns the services as they are without it.
+func (w Without) from(services []Service) []Service {
+	if w == (Without{}) {
+		return services
+	}
+	services = slices.Clone(services)
+	for i := range services {
+		if w.Hold {
+			services[i].Hold = -1
+		}
+		if w.Retry {
+			services[i].Retries = -1
+		}
+	}
+	return services
 }
 
 // Feed gives a data plane its snapshots and sockets.
@@ -231,6 +253,7 @@ func (p *Proxy) apply(s *Snapshot) {
 		return
 	}
 	now := time.Now()
+	services := p.cfg.Without.from(s.Services)
 	t, err := compile(s, old, now)
 	if err != nil {
 		p.log.Error("snapshot refused", "project", s.Project, "epoch", s.Epoch, "version", s.Version, "err", err)
@@ -243,7 +266,7 @@ func (p *Proxy) apply(s *Snapshot) {
 		if old.services[svc.name] != svc { // nobody else knows it yet
 			svc.waits = p.waits
 		}
-		svc.apply(&s.Services[i], now)
+		svc.apply(&services[i], now)
 	}
 	p.table.Store(t)
 	for name, svc := range old.services {

@@ -206,7 +206,7 @@ func startHolder(ctx context.Context, l Location) (*holder.Client, error) {
 func environment() []string {
 	var env []string
 	for _, key := range []string{"PATH", "HOME", "LANG", "TZ", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "GOTRACEBACK", "GORACE", "GOCOVERDIR",
-		"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION", publishedEnv} {
+		"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION", publishedEnv, withoutEnv} {
 		if v, ok := os.LookupEnv(key); ok {
 			env = append(env, key+"="+v)
 		}

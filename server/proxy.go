@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"trellis/errdefs"
 	"trellis/holder"
@@ -34,9 +35,10 @@ func Proxy(ctx context.Context, file string, log *slog.Logger) error {
 	}
 	l.removeStale()
 	p := proxy.New(proxy.Config{
-		Feed:   &feed{client: client, log: log},
-		Status: filepath.Join(l.RuntimeDir, "proxy-"+strconv.Itoa(os.Getpid())+".sock"),
-		Log:    log,
+		Feed:    &feed{client: client, log: log},
+		Status:  filepath.Join(l.RuntimeDir, "proxy-"+strconv.Itoa(os.Getpid())+".sock"),
+		Log:     log,
+		Without: without(os.Getenv(withoutEnv), log),
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -85,4 +87,23 @@ func (f *feed) Follow(ctx context.Context, update func(proxy.Update)) error {
 		update(u)
 		return nil
 	})
+}
+
+// withoutEnv names, with commas between, what the data plane is to do without: "hold", "retry". It is for tests that show
+// what these are worth.
+const withoutEnv = "TRELLIS_WITHOUT"
+
+func without(words string, log *slog.Logger) (w proxy.Without) {
+	for word := range strings.SplitSeq(words, ",") {
+		switch word {
+		case "":
+			continue
+		case "hold":
+			w.Hold = true
+		case "retry":
+			w.Retry = true
+		}
+		log.Warn("a mechanism is switched off", "mechanism", word)
+	}
+	return w
 }

@@ -80,6 +80,7 @@ func (l *loop) keep(list []driver.Instance) {
 			k.ReadySince = m.readySince.Round(0) // without the monotonic clock, as it is read back
 		}
 		if k != (kept{}) {
+			k.Run = inst.Restarts + 1
 			now[inst.ID] = k
 		}
 	}

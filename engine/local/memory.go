@@ -75,6 +75,7 @@ type run struct {
 
 // kept is what the store keeps of an instance for the next loop.
 type kept struct {
+	Run        int       `json:"run,omitempty"` // from 1; 0 in what an earlier version kept
 	ReadySince time.Time `json:"ready_since,omitzero"`
 	Failures   int       `json:"failures,omitempty"`
 	Exit       time.Time `json:"exit,omitzero"` // of the last run whose end was counted and told
@@ -131,7 +132,8 @@ func (l *loop) adopt(name string, inst driver.Instance, before map[driver.ID]kep
 	}
 	k := before[inst.ID]
 	m.failures, m.told, m.revival = k.Failures, k.Exit, unknownRevival
-	if !k.ReadySince.IsZero() && inst.State == driver.Running && !k.ReadySince.Before(inst.StartedAt) {
+	same := k.Run == inst.Restarts+1 || k.Run == 0 && !k.ReadySince.Before(inst.StartedAt)
+	if !k.ReadySince.IsZero() && inst.State == driver.Running && same {
 		// It was ready when the loop before ended, and is until a probe says otherwise.
 		m.ready, m.wasReady, m.readySince = true, true, k.ReadySince
 	}

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -24,6 +25,15 @@ import (
 
 func main() {
 	log.SetFlags(0)
+	if len(os.Args) == 4 && os.Args[1] == "note" { // testapp note FILE WORD, for hooks
+		if err := note(os.Args[2], os.Args[3]); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
+	if file := os.Getenv("DEAF"); file != "" { // heeds no SIGTERM, nor does its child
+		deaf(file)
+	}
 	if code := os.Getenv("EXIT"); code != "" { // crash, after DELAY
 		delay, _ := time.ParseDuration(os.Getenv("DELAY"))
 		log.Printf("about to exit with %s", code)
@@ -44,8 +54,12 @@ func main() {
 	server := &http.Server{Addr: ":" + port, Handler: misbehaving(app.routes()), Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true) // gRPC needs it
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
+	ctx := context.Background()
+	if os.Getenv("DEAF") == "" {
+		var stop func()
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM)
+		defer stop()
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -59,7 +73,35 @@ func main() {
 		log.Fatal(err)
 	}
 	<-done
+	if file := os.Getenv("NOTE"); file != "" {
+		_ = note(file, "SIGTERM")
+	}
 	log.Print("testapp ended")
+}
+
+// note appends a word to a file.
+func note(file, word string) error {
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o666)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(word + "\n")
+	return err
+}
+
+// deaf ignores SIGTERM and has a child that does too. The child lives until it is killed.
+func deaf(file string) {
+	signal.Ignore(syscall.SIGTERM)
+	if os.Getenv("CHILD") != "" {
+		select {}
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "CHILD=1")
+	if err := cmd.Start(); err != nil {
+		log.Fatal(err)
+	}
+	_ = note(file, strconv.Itoa(cmd.Process.Pid))
 }
 
 // misbehaving fails FAIL_PERCENT of the requests with 500, as a program does whose code is wrong, and takes SLOW longer
@@ -85,13 +127,29 @@ type app struct {
 	version string
 	ledger  string // file that each POST is appended to
 
-	mu sync.Mutex
+	mu    sync.Mutex
+	sound time.Time // when it is healthy again
+}
+
+// unready says no to health checks for some time, and who says so.
+func (a *app) unready(w http.ResponseWriter, r *http.Request) {
+	d, _ := time.ParseDuration(r.URL.Query().Get("for"))
+	a.mu.Lock()
+	a.sound = time.Now().Add(d)
+	a.mu.Unlock()
+	a.hello(w, r)
+}
+
+func (a *app) unhealthy() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return os.Getenv("UNHEALTHY") != "" || time.Now().Before(a.sound)
 }
 
 func (a *app) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
-		if os.Getenv("UNHEALTHY") != "" {
+		if a.unhealthy() {
 			http.Error(w, "told to be unhealthy", http.StatusServiceUnavailable)
 			return
 		}
@@ -100,6 +158,7 @@ func (a *app) routes() http.Handler {
 	mux.HandleFunc("GET /slow", a.slow)
 	mux.HandleFunc("POST /slow", a.slow)
 	mux.HandleFunc("POST /ledger", a.record)
+	mux.HandleFunc("POST /unready", a.unready)
 	mux.HandleFunc("GET /fetch", a.fetch)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(os.Environ()) })
 	mux.HandleFunc("GET /file", func(w http.ResponseWriter, r *http.Request) {

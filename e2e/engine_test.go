@@ -1,0 +1,127 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/engine"
+	"trellis/engine/enginetest"
+)
+
+// TestEngine runs the suite of every engine on each engine and driver that is here. ENGINES and DRIVERS name those that
+// have to be: one that is not fails.
+func TestEngine(t *testing.T) {
+	for _, name := range strings.FieldsFunc(os.Getenv("ENGINES"), func(r rune) bool { return r == ',' }) {
+		if name != "local" {
+			t.Errorf("ENGINES names %s, which this suite cannot reach", name)
+		}
+	}
+	for _, name := range strings.FieldsFunc(os.Getenv("DRIVERS"), func(r rune) bool { return r == ',' }) {
+		if !slices.Contains([]string{"process", "docker"}, name) {
+			t.Errorf("DRIVERS names %s, which this suite cannot reach", name)
+		}
+	}
+	t.Run("local process", func(t *testing.T) {
+		t.Parallel()
+		enginetest.Run(t, enginetest.Target{
+			Service: []string{"image: testapp"}, Trellis: []string{"process: {command: [" + built.app + "]}"}, Program: built.app,
+			New: func(t *testing.T, without ...string) enginetest.Project {
+				return newEngineProject(newProject(t, map[string]string{"ledger/.keep": "", "secret.txt": enginetest.Secret}), without)
+			},
+		})
+	})
+	t.Run("local docker", func(t *testing.T) {
+		t.Parallel()
+		enginetest.Run(t, enginetest.Target{
+			Service: []string{"build: ."}, Program: "/testapp",
+			New: func(t *testing.T, without ...string) enginetest.Project {
+				return newEngineProject(dockerProject(t, map[string]string{"ledger/.keep": "", "secret.txt": enginetest.Secret}), without)
+			},
+		})
+	})
+}
+
+// engineProject is a project as enginetest wants it, carried out by the command.
+type engineProject struct {
+	*project
+	port int
+}
+
+func newEngineProject(p *project, without []string) *engineProject {
+	if len(without) > 0 {
+		p.env = append(p.env, "TRELLIS_WITHOUT="+strings.Join(without, ","))
+	}
+	return &engineProject{p, freePort(p.t)}
+}
+
+func (p *engineProject) Port() int       { return p.port }
+func (p *engineProject) Address() string { return url(p.port) }
+
+func (p *engineProject) do(args ...string) error {
+	if out, err := p.try(args...); err != nil {
+		return fmt.Errorf("trellis %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func (p *engineProject) Apply(file string) error {
+	p.write("compose.yaml", file)
+	return p.do("up", "-d", "--yes", "--timeout", "45s")
+}
+
+func (p *engineProject) Rollback(revision int64) error {
+	return p.do("rollback", strconv.FormatInt(revision, 10))
+}
+
+func (p *engineProject) Observe() (engine.State, error) {
+	if _, err := os.Stat(p.dir + "/compose.yaml"); err != nil {
+		return engine.State{}, err
+	}
+	if out, err := p.try("ps"); err != nil {
+		return engine.State{}, fmt.Errorf("trellis ps: %w\n%s", err, out)
+	}
+	s := p.ps()
+	state := s.State
+	return state, nil
+}
+
+func (p *engineProject) Crash(id engine.InstanceID) error {
+	for _, svc := range p.ps().Services {
+		for _, in := range svc.Instances {
+			if in.ID == id && in.PID > 1 {
+				return exec.Command("kill", "-KILL", strconv.Itoa(in.PID)).Run()
+			}
+		}
+	}
+	return fmt.Errorf("%s does not run", id)
+}
+
+// Interrupt kills control plane, data plane and holder, and calls them back as a user does.
+func (p *engineProject) Interrupt() error {
+	killed := own(p.ps())
+	for _, pid := range killed {
+		if pid > 1 {
+			_ = exec.Command("kill", "-KILL", strconv.Itoa(pid)).Run() // gone already: as well
+		}
+	}
+	if err := p.do("up", "-d", "--yes", "--timeout", "45s"); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if _, err := p.Observe(); err == nil && own(p.ps())["data"] != 0 {
+			return nil
+		}
+	}
+	return errors.New("Trellis did not come back")
+}
+
+func (p *engineProject) Delete() error { return p.do("down", "--volumes", "--yes") }
