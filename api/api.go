@@ -197,6 +197,8 @@ type Route struct {
 	Service string   `json:"service"`
 	Port    int      `json:"port"`
 	Auth    string   `json:"auth"`
-	Source  string   `json:"source"` // file:line:column
+	Rules   []string `json:"rules"`            // what else is asked of requests and done to them, in words
+	Closed  string   `json:"closed,omitempty"` // why nobody can use it; "": somebody can
+	Source  string   `json:"source"`           // file:line:column
 	Address string   `json:"address"`
 }

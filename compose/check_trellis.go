@@ -34,6 +34,9 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 	for i, name := range s.Trellis.Calls {
 		l.known("services", name, indexPath(x+".calls", i))
 	}
+	if len(s.Trellis.Calls) > 0 && s.NetworkMode == "host" {
+		l.warnPath(x+".calls", "is not enforced for %s: on the machine's own network nobody can tell who calls", s.Name)
+	}
 	for i, topic := range s.Trellis.Publishes {
 		l.knownTopic(topic, indexPath(x+".publishes", i))
 	}
@@ -212,44 +215,6 @@ func (l *loading) checkCanary(s Service, c *Canary, deploy string) {
 	}
 }
 
-func (l *loading) checkRoute(p Project, r Route, at string) {
-	if r.Host != "" && !routeHost.MatchString(r.Host) {
-		l.errorPath(at+".host", "%s is not a host name: write one such as shop.example.org or *.example.org, without port or scheme", quoted(r.Host))
-	}
-	if r.Path != "" {
-		if message := badRoutePath(r.Path); message != "" {
-			l.errorPath(at+".path", "%s %s", quoted(r.Path), message)
-		}
-	}
-	for i, m := range r.Methods {
-		if !httpToken.MatchString(m) || m != strings.ToUpper(m) {
-			l.errorPath(indexPath(at+".methods", i), "%s is not a method: write it in capitals, such as GET", quoted(m))
-		}
-	}
-	for h := range r.Headers {
-		if !httpToken.MatchString(h) {
-			l.errorPath(joinPath(at+".headers", h), "%s is not the name of a header", quoted(h))
-		}
-	}
-	l.checkRateLimit(r.RateLimit, at+".rate_limit")
-	switch {
-	case r.Auth != "":
-		l.checkAuth(r.Auth, at+".auth")
-	case p.Trellis.Gateway == nil || p.Trellis.Gateway.Policy == nil || p.Trellis.Gateway.Policy.Auth == "":
-		l.errorPath(at, "has no auth and the gateway has no policy: write auth: none to let everyone in, here or as x-trellis.gateway.policy")
-	}
-}
-
-func (l *loading) checkRateLimit(r *RateLimit, at string) {
-	switch {
-	case r == nil:
-	case r.Rate <= 0:
-		l.errorPath(at, "needs a rate, such as 50/s")
-	case r.Per != "" && r.Per != "client" && r.Per != "route":
-		l.errorPath(at+".per", "%s is not known: it may be client or route", quoted(r.Per))
-	}
-}
-
 // badRoutePath says what is wrong with a path of a route, "" where nothing is.
 func badRoutePath(path string) string {
 	if !strings.HasPrefix(path, "/") {
@@ -273,20 +238,6 @@ func badRoutePath(path string) string {
 	return ""
 }
 
-func (l *loading) checkAuth(name, at string) {
-	if name == "none" || l.root.at("x-trellis", "auth", name) != nil {
-		return
-	}
-	l.errorPath(at, "there is no scheme %s%s", quoted(name), orDeclareAuth(didYouMean(name, append(l.root.at("x-trellis", "auth").keys(), "none"))))
-}
-
-func orDeclareAuth(hint string) string {
-	if hint == "" {
-		return ": declare it under x-trellis.auth"
-	}
-	return hint
-}
-
 // checkGateway checks the x-trellis keys of the project.
 func (l *loading) checkGateway(p Project) {
 	if g := p.Trellis.Gateway; g != nil {
@@ -308,20 +259,11 @@ func (l *loading) checkGateway(p Project) {
 			if g.Policy.Auth != "" {
 				l.checkAuth(g.Policy.Auth, "x-trellis.gateway.policy.auth")
 			}
-			l.checkRateLimit(g.Policy.RateLimit, "x-trellis.gateway.policy.rate_limit")
+			l.checkPolicy(*g.Policy, "x-trellis.gateway.policy")
 		}
 	}
 	for name, a := range p.Trellis.Auth {
-		at := joinPath("x-trellis.auth", name)
-		if (a.JWT == nil) == (a.APIKeys == nil) {
-			l.errorPath(at, "must have exactly one of jwt and api_keys")
-		}
-		if a.JWT != nil && a.JWT.JWKS == "" && a.JWT.Issuer == "" {
-			l.errorPath(at+".jwt", "needs jwks or issuer: where the keys are")
-		}
-		if a.APIKeys != nil {
-			l.known("secrets", a.APIKeys.Secret, at+".api_keys.secret")
-		}
+		l.checkScheme(p, a, joinPath("x-trellis.auth", name))
 	}
 	for name, e := range p.Trellis.Environments {
 		if e.On != "" && e.On != "local" && e.On != "kubernetes" {

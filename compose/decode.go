@@ -92,6 +92,11 @@ func (l *loading) decodeShort(m *mark, path string, target reflect.Value) bool {
 			l.decode(m, path, reflect.ValueOf(&at.Command).Elem())
 			return true
 		}
+	case *Words:
+		if m.kind == scalarMark {
+			*at = Words{m.text()}
+			return true
+		}
 	case *ShellCommand:
 		if line, ok := m.value.(string); ok && m.kind == scalarMark {
 			*at = ShellCommand{"/bin/sh", "-c", line}

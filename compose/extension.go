@@ -47,24 +47,54 @@ type Policy struct {
 	Auth string `json:"auth,omitempty"`
 	// RateLimit is the limit of routes that have none of their own.
 	RateLimit *RateLimit `json:"rate_limit,omitempty"`
+	// Limits are those of routes that have none of their own.
+	Limits *Limits `json:"limits,omitempty"`
+	// CORS is that of routes that have none of their own.
+	CORS *CORS `json:"cors,omitempty"`
+	// ResponseHeaders are edited on routes that do not edit any themselves.
+	ResponseHeaders *HeaderEdit `json:"response_headers,omitempty"`
+	// SecurityHeaders tells browsers to be careful: X-Content-Type-Options and the like, where the program says nothing.
+	SecurityHeaders bool `json:"security_headers,omitempty"`
+	// Compress makes texts smaller with zstd or gzip, as the client takes it.
+	Compress bool `json:"compress,omitempty"`
 }
 
-// AuthScheme is one way to prove who calls; exactly one of its fields is set.
+// AuthScheme is one way to prove who calls; exactly one of jwt, api_keys and forward is set.
 type AuthScheme struct {
 	// JWT accepts signed tokens of an issuer.
 	JWT *JWT `json:"jwt,omitempty"`
 	// APIKeys accepts the keys listed in a secret.
 	APIKeys *APIKeys `json:"api_keys,omitempty"`
+	// Forward asks a service whether a request may pass.
+	Forward *Forward `json:"forward,omitempty"`
+	// Claims are passed on to the program, by the request header they are in; unset: X-Trellis-Subject has the claim sub.
+	// No client can set these headers.
+	Claims map[string]string `json:"claims,omitempty"`
+}
+
+// Forward asks a service of the project, which sees the request's header: an answer 2xx lets it in, anything else below 500
+// is the client's answer.
+type Forward struct {
+	// Service is the one that is asked.
+	Service string `json:"service"`
+	// Port is its port; unset: its only or first one.
+	Port int `json:"port,omitempty"`
+	// Path is what is asked for.
+	Path string `json:"path"`
+	// Headers of its answer are passed on to the program. No client can set them.
+	Headers []string `json:"headers,omitempty"`
 }
 
 // JWT says which tokens are accepted.
 type JWT struct {
 	// Issuer is what the token's iss claim must be.
-	Issuer string `json:"issuer,omitempty"`
-	// JWKS is the URL of the issuer's public keys.
+	Issuer string `json:"issuer"`
+	// JWKS is the URL of the issuer's public keys; unset: as its discovery document says.
 	JWKS string `json:"jwks,omitempty"`
 	// Audience is what the token's aud claim must contain.
-	Audience string `json:"audience,omitempty"`
+	Audience string `json:"audience"`
+	// Algorithms are the signatures that are accepted; unset: RS256, PS256, ES256 and EdDSA.
+	Algorithms []string `json:"algorithms,omitempty"`
 }
 
 // APIKeys says where the accepted keys are.
@@ -133,20 +163,112 @@ type Route struct {
 	Headers map[string]string `json:"headers,omitempty"`
 	// Auth names a scheme of x-trellis.auth, or none; unset: the gateway's policy.
 	Auth string `json:"auth,omitempty"`
+	// Require are claims that the caller must have, each with one of the values: {role: staff}.
+	Require map[string]Words `json:"require,omitempty"`
 	// RateLimit answers 429 to what goes beyond it.
 	RateLimit *RateLimit `json:"rate_limit,omitempty"`
+	// Limits bound the size and number of requests.
+	Limits *Limits `json:"limits,omitempty"`
+	// CORS lets pages of other origins use the route.
+	CORS *CORS `json:"cors,omitempty"`
+	// RequestHeaders are edited before the program sees a request.
+	RequestHeaders *HeaderEdit `json:"request_headers,omitempty"`
+	// ResponseHeaders are edited before the client sees an answer.
+	ResponseHeaders *HeaderEdit `json:"response_headers,omitempty"`
+	// SecurityHeaders is the policy's where it is unset.
+	SecurityHeaders *bool `json:"security_headers,omitempty"`
+	// Compress is the policy's where it is unset.
+	Compress *bool `json:"compress,omitempty"`
+	// Redirect sends clients elsewhere instead of to the program.
+	Redirect *Redirect `json:"redirect,omitempty"`
+	// Rewrite takes the place of what path begins with, up to its first parameter or wildcard: / takes /v1 away from /v1/*.
+	Rewrite string `json:"rewrite,omitempty"`
+	// Mirror sends copies of requests to another service, whose answers are dropped.
+	Mirror *Mirror `json:"mirror,omitempty"`
+	// Split sends a part of the requests to other services; the first that takes a request has it.
+	Split []Split `json:"split,omitempty"`
 	// Timeout is how long a response's headers may take; unset: 30s.
 	Timeout *Duration `json:"timeout,omitempty"`
 }
 
 // RateLimit is a token bucket.
 type RateLimit struct {
-	// Per says who shares a bucket: client (default) or route.
+	// Per says who shares a bucket: client (default; an IPv4 address or an IPv6 /64), route (everyone), key (an
+	// authenticated caller) or claim:NAME (callers with the same value of a claim).
 	Per string `json:"per,omitempty"`
 	// Rate is how fast the bucket fills, such as 50/s.
 	Rate Rate `json:"rate"`
 	// Burst is the size of the bucket; unset: one second's worth.
 	Burst int `json:"burst,omitempty"`
+}
+
+// Words is a list of words. The file may write one as it is.
+type Words []string
+
+// Limits bound requests.
+type Limits struct {
+	// Body is how long a request's body may be, such as 10MiB; a longer one is answered 413.
+	Body Size `json:"body,omitempty"`
+	// Concurrency is how many requests may be under way at a time; the next ones are answered 503.
+	Concurrency int `json:"concurrency,omitempty"`
+}
+
+// CORS says which pages may use a route (cross-origin resource sharing).
+type CORS struct {
+	// Origins are those of the pages, such as https://shop.example.org; "*" is any.
+	Origins []string `json:"origins"`
+	// Methods may be used; none: the one that is asked for.
+	Methods []string `json:"methods,omitempty"`
+	// Headers may be sent; none: those that are asked for, unless credentials are allowed.
+	Headers []string `json:"headers,omitempty"`
+	// Expose are the headers of an answer that a page may read.
+	Expose []string `json:"expose,omitempty"`
+	// Credentials lets cookies through; the origins have to be named then.
+	Credentials bool `json:"credentials,omitempty"`
+	// MaxAge is how long a browser may remember the answer.
+	MaxAge *Duration `json:"max_age,omitempty"`
+}
+
+// HeaderEdit changes header fields.
+type HeaderEdit struct {
+	// Set gives fields a value, in place of those that are there.
+	Set map[string]string `json:"set,omitempty"`
+	// Remove takes fields away.
+	Remove []string `json:"remove,omitempty"`
+}
+
+// Redirect sends clients elsewhere.
+type Redirect struct {
+	// To is a URL or a path, in which {host}, {path} and {query} (with its question mark) stand for those of the request.
+	To string `json:"to"`
+	// Status is 301, 302, 303, 307 or 308; unset: 308.
+	Status int `json:"status,omitempty"`
+}
+
+// Mirror sends copies of requests to a service.
+type Mirror struct {
+	// Service gets the copies.
+	Service string `json:"service"`
+	// Port is its port; unset: its only or first one.
+	Port int `json:"port,omitempty"`
+	// Share is the part of the requests that is copied; unset: 100%.
+	Share *Share `json:"share,omitempty"`
+}
+
+// Split sends a part of a route's requests to another service: those with a header or cookie, or a share.
+type Split struct {
+	// Service gets them.
+	Service string `json:"service"`
+	// Port is its port; unset: its only or first one.
+	Port int `json:"port,omitempty"`
+	// Share is the part of the requests that are left by the splits before.
+	Share Share `json:"share,omitempty"`
+	// Header is one that requests have to have, with value.
+	Header string `json:"header,omitempty"`
+	// Cookie is one that requests have to have, with value.
+	Cookie string `json:"cookie,omitempty"`
+	// Value is that of the header or cookie.
+	Value string `json:"value,omitempty"`
 }
 
 // DeployExtension is x-trellis of deploy.

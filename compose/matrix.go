@@ -207,23 +207,17 @@ func deployRows() []row {
 func trellisRows() []row {
 	const s = "services.*."
 	return rows(
-		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy", "x-trellis.gateway.policy.auth"),
+		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy.**", "x-trellis.auth.**"),
 		left("x-trellis.gateway.https", "the gateway has no TLS yet: nothing listens there"),
 		left("x-trellis.gateway.acme.**", "no certificate is asked for yet"),
-		left("x-trellis.gateway.policy.rate_limit.**", "requests are not limited yet"),
-		left("x-trellis.auth.**", "no caller can prove itself yet: a route that asks for it cannot be served"),
 		left("x-trellis.topics.**", "there is no broker yet"), left("x-trellis.alerts.**", "no alert is raised yet"),
 		carried("x-trellis.environments", "x-trellis.environments.*", "x-trellis.environments.*.on"),
 		left("x-trellis.environments.*.context", "the local engine is the only one yet"),
 		left("x-trellis.environments.*.namespace", "the local engine is the only one yet"),
 		carried("x-trellis.load.**"),
-		carried(s+"ports[].x-trellis.routes", s+"ports[].x-trellis.routes[]", s+"ports[].x-trellis.routes[].host",
-			s+"ports[].x-trellis.routes[].path", s+"ports[].x-trellis.routes[].methods", s+"ports[].x-trellis.routes[].headers",
-			s+"ports[].x-trellis.routes[].timeout", s+"ports[].x-trellis.routes[].auth"),
-		left(s+"ports[].x-trellis.routes[].rate_limit.**", "requests are not limited yet"),
+		carried(s+"ports[].x-trellis.routes.**", s+"ports[].x-trellis.routes[].**"),
 		carried(s+"deploy.x-trellis.canary.**", s+"deploy.x-trellis.autoscale.**"),
-		carried(s+"x-trellis.process.**", s+"x-trellis.probe.**", s+"x-trellis.objective.**", s+"x-trellis.backup.**"),
-		left(s+"x-trellis.calls", "every service may call every other on its networks; nothing is denied yet"),
+		carried(s+"x-trellis.process.**", s+"x-trellis.probe.**", s+"x-trellis.objective.**", s+"x-trellis.backup.**", s+"x-trellis.calls"),
 		left(s+"x-trellis.publishes", "there is no broker yet"), left(s+"x-trellis.subscribes.**", "there is no broker yet: nothing is delivered"),
 	)
 }

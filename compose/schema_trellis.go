@@ -93,6 +93,11 @@ func mapType(t reflect.Type) *jsonschema.Schema {
 		return text(`^(\$\{.*|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h|d|w))+)$`, "250ms", "10s", "7d")
 	case reflect.TypeFor[Rate]():
 		return text(`^(\$\{.*|[0-9]+(\.[0-9]+)?/(s|m|h))$`, "50/s")
+	case reflect.TypeFor[Size]():
+		return &jsonschema.Schema{OneOf: []*jsonschema.Schema{text(`^(\$\{.*|[0-9]+(\.[0-9]+)? ?([kKmMgGtTpP]i?)?[bB]?)$`, "10MiB"), {Type: "integer"}}}
+	case reflect.TypeFor[Words]():
+		one := []*jsonschema.Schema{{Type: "string"}, {Type: "number"}, {Type: "boolean"}}
+		return &jsonschema.Schema{AnyOf: append(one, &jsonschema.Schema{Type: "array", Items: &jsonschema.Schema{Type: "string"}})}
 	case reflect.TypeFor[ShellCommand]():
 		return shellCommand()
 	case reflect.TypeFor[Share]():

@@ -340,10 +340,6 @@ func byValue(target, pattern string, v any) carry {
 		if !among("bind volume tmpfs", text) {
 			return carry{Left, "only bind, volume and tmpfs can be mounted"}
 		}
-	case "x-trellis.gateway.policy.auth", "services.*.ports[].x-trellis.routes[].auth":
-		if text != "none" {
-			return carry{Left, "no caller can prove itself yet: the route cannot be served; auth: none lets everyone in"}
-		}
 	}
 	return carry{}
 }

@@ -48,6 +48,7 @@ func Unprivileged(p Project, self func(user string) bool) []Diagnostic {
 			{s.Privileged, "privileged", "a privileged service"},
 			{len(s.CapAdd) > 0, "cap_add", "a capability"},
 			{len(s.Sysctls) > 0, "sysctls", "a network of its own, whose sysctls these are,"},
+			{len(s.Trellis.Calls) > 0, "x-trellis.calls", "to know who calls"},
 			{s.ShmSize > 0, "shm_size", "a /dev/shm of its own"},
 		} {
 			if other.asked {

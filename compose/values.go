@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/xhit/go-str2duration/v2"
 )
 
@@ -85,6 +86,18 @@ func (r *Rate) fromFile(v any) error {
 		return fmt.Errorf("%v is not a rate: write a number per s, m or h, such as 50/s", v)
 	}
 	*r = Rate(n / seconds)
+	return nil
+}
+
+// Size is a number of bytes, written as Compose writes it ("64MiB", "10mb").
+type Size int64
+
+func (s *Size) fromFile(v any) error {
+	n, err := units.RAMInBytes(fmt.Sprint(v))
+	if err != nil || n <= 0 {
+		return fmt.Errorf("%v is not a size: write a number with a unit, such as 512KiB or 10MiB", v)
+	}
+	*s = Size(n)
 	return nil
 }
 

@@ -7,14 +7,15 @@ import (
 
 // call sends a request to an instance of s and returns its answer, with the instance it is from. It waits while none is
 // ready, and tries again what may be repeated and what provably did not arrive. The answer's close releases the
-// instance. timeout is the route's, 0 for the default.
-func (p *Proxy) call(ctx context.Context, s *service, port int, q *request, timeout time.Duration) (*response, *instance, *failure) {
+// instance.
+func (p *Proxy) call(ctx context.Context, to destination, q *request) (*response, *instance, *failure) {
+	s, timeout := to.svc, to.timeout
 	s.count.requests.Add(1)
 	s.budget.deposit()
 	if timeout <= 0 && !q.grpc { // a gRPC server sends its head with its first message, which may take any time
 		timeout = defaultTimeout
 	}
-	c := caller{s: s, lane: s.lane(port), q: q, timeout: timeout, wait: waiter{q: q}}
+	c := caller{s: s, lane: s.lane(to.port), q: q, timeout: timeout, wait: waiter{q: q}}
 	resp, inst, f := c.run(ctx)
 	if f != nil && f.status >= 500 {
 		s.count.failed.Add(1)

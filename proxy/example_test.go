@@ -43,7 +43,7 @@ func Example() {
 	data := proxy.New(proxy.Config{Feed: once{gateway: file, snapshot: proxy.Snapshot{
 		Project: "evergreen", Epoch: 1, Version: 1,
 		Listeners: []proxy.Listener{{Name: "gateway", Protocol: proxy.HTTP1}},
-		Routes:    []proxy.Route{{Path: "/api/courses/*", Service: "catalog", Port: 8080, Auth: "none"}},
+		Routes:    []proxy.Route{{Path: "/api/courses/*", Service: "catalog", Port: 8080, Decision: proxy.Decision{Auth: "none"}}},
 		Services: []proxy.Service{{Name: "catalog", Instances: []proxy.Instance{
 			{ID: "catalog-1", Host: at.IP.String(), PortMap: map[int]int{8080: at.Port}, Ready: true},
 		}}},

@@ -50,11 +50,13 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 		q.began = time.Now()
 		defer f.p.logAccess(q)
 	}
-	var s *service
-	var port int
-	var timeout time.Duration
+	var dest destination
 	if fail == nil {
-		s, port, timeout, fail = f.p.route(l, q)
+		dest, fail = f.p.route(l, q)
+	}
+	if fail == nil && dest.policy != nil {
+		defer dest.done()
+		fail = f.p.admit(ctx, &dest, q)
 	}
 	if fail == nil {
 		fail = to.readBody(q)
@@ -62,26 +64,32 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 	var resp *response
 	var inst *instance
 	if fail == nil {
-		resp, inst, fail = f.p.call(ctx, s, port, q, timeout)
+		f.p.mirror(&dest, q)
+		resp, inst, fail = f.p.call(ctx, dest, q)
 	}
 	if fail != nil {
+		if fail.kind == kindClient && q.body.exceeded() {
+			fail = tooLarge(q.body.most)
+		}
+		dest.shapeFailure(q, fail)
 		q.status, q.failure = fail.status, fail.kind
 		to.refuse(q, fail)
 		return fail.kind != kindClient
 	}
 	defer inst.release()
-	q.service, q.instance, q.status = s.name, inst.id, resp.status
+	q.service, q.instance, q.status = dest.svc.name, inst.id, resp.status
 	if resp.tunnel != nil {
 		to.upgrade(q, resp, inst)
 		return true
 	}
+	dest.shape(q, resp)
 	status := resp.status
 	whole := to.forward(q, resp, inst)
 	if status < 500 && (q.blamed || !whole && ctx.Err() == nil) {
 		inst.tally.failed.Add(1)
 	}
 	if !whole {
-		s.count.failed.Add(1)
+		dest.svc.count.failed.Add(1)
 	}
 	return whole
 }

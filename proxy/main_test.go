@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -124,7 +125,7 @@ func (r *rig) push() {
 func (r *rig) gateway(instances ...Instance) string {
 	r.t.Helper()
 	r.snap.Services = []Service{{Name: "app", Instances: instances}}
-	r.snap.Routes = []Route{{Service: "app", Port: 80, Auth: "none"}}
+	r.snap.Routes = []Route{{Service: "app", Port: 80, Decision: Decision{Auth: "none"}}}
 	addr := r.listen(Listener{Name: "gateway", Protocol: HTTP1})
 	r.push()
 	return addr
@@ -228,4 +229,18 @@ func TestGatewayPassesARequestOn(t *testing.T) {
 	if len(seen.Header.Get("X-Request-Id")) != 32 {
 		t.Errorf("X-Request-Id: %q", seen.Header.Get("X-Request-Id"))
 	}
+}
+
+// parseAddrs reads addresses.
+func parseAddrs(t testing.TB, texts ...string) []netip.Addr {
+	t.Helper()
+	var all []netip.Addr
+	for _, text := range texts {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, a)
+	}
+	return all
 }

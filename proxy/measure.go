@@ -15,7 +15,8 @@ import (
 type Measures struct {
 	// Boot tells data planes apart: the counts of another one began anew.
 	Boot      string    `json:"boot"`
-	Instances []Measure `json:"instances"` // whose counts have grown since the push before; all in the first
+	Instances []Measure `json:"instances"`         // whose counts have grown since the push before; all in the first
+	Refused   []Refusal `json:"refused,omitempty"` // all, where one has grown since the push before
 }
 
 // Measure is what one instance did since its data plane started, cumulative. A request that was tried at several
@@ -135,8 +136,10 @@ func (p *Proxy) push(ctx context.Context, send func(Measures) error) error {
 	tick := time.NewTicker(pushInterval)
 	defer tick.Stop()
 	sent := map[*instance]uint64{}
+	var told uint64
 	for first := true; ; first = false {
 		m := Measures{Boot: p.boot, Instances: []Measure{}}
+		m.Refused, told = p.refusals.since(told)
 		seen := make(map[*instance]uint64, len(sent))
 		for name, s := range p.table.Load().services {
 			for _, inst := range s.all() {
@@ -147,7 +150,7 @@ func (p *Proxy) push(ctx context.Context, send func(Measures) error) error {
 			}
 		}
 		sent = seen
-		if first || len(m.Instances) > 0 {
+		if first || len(m.Instances)+len(m.Refused) > 0 {
 			if err := send(m); err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -23,7 +24,12 @@ const (
 	kindNoInstance = "no-instance" // 503: none was ready within the hold
 	kindOverload   = "overload"    // 503: too many requests are held, or waited too long for a place
 	kindWaking     = "waking"      // 503: a page for a browser, that the service is being started
-	kindAuth       = "auth"        // 503: the route asks for an auth scheme that is not available
+	kindAuth       = "auth"        // 503: the route is closed, because its policy can't be enforced
+	kindDenied     = "denied"      // 401, 403: the caller has not proven who it is, or may not
+	kindLimit      = "rate-limit"  // 429
+	kindTooLarge   = "too-large"   // 413
+	kindRedirect   = "redirect"    // 3xx: the route's own
+	kindPreflight  = "preflight"   // 200: to a browser that asks whether a page may send a request
 	kindConnect    = "connect"     // 502: no instance accepted a connection
 	kindReset      = "reset"       // 502: the instance broke off, the request may have been carried out
 	kindProtocol   = "protocol"    // 502: the instance's answer is not HTTP
@@ -38,6 +44,8 @@ type failure struct {
 	detail     string
 	retryAfter int // seconds; 0: the header is left out
 	allow      []string
+	header     header // more fields
+	body       []byte // nil: a problem (RFC 9457)
 }
 
 func (f *failure) Error() string { return fmt.Sprintf("%d %s: %s", f.status, f.kind, f.detail) }
@@ -78,6 +86,9 @@ func (f *failure) content(requestID string) (contentType string, body []byte) {
 	if f.kind == kindWaking {
 		return "text/html; charset=utf-8", []byte(waitingPage)
 	}
+	if f.body != nil {
+		return cmp.Or(f.header.Get("Content-Type"), "text/plain; charset=utf-8"), f.body
+	}
 	b, err := json.Marshal(problem{"about:blank", http.StatusText(f.status), f.status, f.detail, requestID})
 	if err != nil {
 		b = []byte(`{"type":"about:blank"}`) // strings and an int always marshal
@@ -87,12 +98,20 @@ func (f *failure) content(requestID string) (contentType string, body []byte) {
 
 // fields returns the answer's header, without what belongs to its body.
 func (f *failure) fields(requestID string) header {
-	h := header{{Name: ErrorHeader, Value: f.kind}, {Name: "Cache-Control", Value: "no-store"}, {Name: "X-Request-Id", Value: requestID}}
+	h := header{{Name: ErrorHeader, Value: f.kind}, {Name: "X-Request-Id", Value: requestID}}
 	if f.retryAfter > 0 {
 		h.Add("Retry-After", strconv.Itoa(f.retryAfter))
 	}
 	if len(f.allow) > 0 {
 		h.Add("Allow", strings.Join(f.allow, ", "))
+	}
+	for _, one := range f.header {
+		if !one.Is("Content-Type") {
+			h = append(h, one)
+		}
+	}
+	if !h.Has("Cache-Control") {
+		h.Add("Cache-Control", "no-store")
 	}
 	return h
 }

@@ -98,6 +98,8 @@ type Proxy struct {
 	waits    chan struct{} // capacity 1: a request of a measured service waits
 	answers  atomic.Int64  // of serveDemand so far
 	streams  set[*stream]
+	mirrors  atomic.Int64
+	refusals refusals
 
 	mu        sync.Mutex // one update at a time
 	listeners map[string]*listener
@@ -254,7 +256,7 @@ func (p *Proxy) apply(s *Snapshot) {
 	}
 	now := time.Now()
 	services := p.cfg.Without.from(s.Services)
-	t, err := compile(s, old, now)
+	t, err := p.compile(s, old, now)
 	if err != nil {
 		p.log.Error("snapshot refused", "project", s.Project, "epoch", s.Epoch, "version", s.Version, "err", err)
 		return

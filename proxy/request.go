@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/netip"
@@ -202,7 +203,8 @@ type replay struct {
 	mu   sync.Mutex // held while something is read
 	src  io.Reader
 	buf  []byte
-	read int // bytes read from src
+	read int   // bytes read from src
+	most int64 // bytes that the route takes; 0: any number
 	err  error
 
 	over  atomic.Bool // more was read than is kept
@@ -213,6 +215,21 @@ type replay struct {
 func (r *replay) have(b []byte) {
 	r.buf, r.read, r.err = b, len(b), io.EOF
 	r.ended.Store(true)
+}
+
+var errBodyTooLong = errors.New("the body is longer than the route takes")
+
+// limit has reading fail beyond most bytes.
+func (r *replay) limit(most int64) { r.most = most }
+
+// exceeded says whether the body was longer than its limit.
+func (r *replay) exceeded() bool {
+	if r == nil || r.most == 0 {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err == errBodyTooLong
 }
 
 // fill reads the body whole, of which the length is known to be at most replayLimit.
@@ -277,6 +294,10 @@ func (r *replayReader) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	n, err := b.src.Read(p)
+	if b.most > 0 && int64(b.read+n) > b.most {
+		b.err = errBodyTooLong
+		return 0, b.err
+	}
 	if !b.over.Load() && b.read+n <= replayLimit {
 		b.buf = append(b.buf, p[:n]...)
 	} else {

@@ -21,6 +21,7 @@ type router struct {
 	exact    map[string]*hostRoutes
 	wildcard map[string]*hostRoutes // by the suffix, with its dot
 	any      *hostRoutes
+	all      []*route // in the order of the snapshot
 }
 
 // hostRoutes are the routes of one host. An exact path is never less specific than a pattern that matches too, so
@@ -37,7 +38,7 @@ type route struct {
 	port    int
 	timeout time.Duration // 0: the default
 	source  string
-	auth    string // the scheme that callers have to pass, "" none
+	policy  *policy // nil: none
 
 	segments []string // of a pattern; "{" stands for any one segment
 	tail     bool     // ends in "/*"
@@ -58,6 +59,7 @@ func newRouter(routes []Route) (*router, error) {
 	var errs []error
 	for i, in := range routes {
 		c, literal, err := compileRoute(in)
+		r.all = append(r.all, c)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("route %d %s: %w", i, in.Source, err))
 			continue
@@ -77,6 +79,14 @@ func newRouter(routes []Route) (*router, error) {
 	}
 	r.each((*hostRoutes).sort)
 	return r, errors.Join(errs...)
+}
+
+// ofSnapshot returns the i-th route of the snapshot, nil where it was refused.
+func (r *router) ofSnapshot(i int) *route {
+	if i < len(r.all) {
+		return r.all[i]
+	}
+	return nil
 }
 
 func newHostRoutes() *hostRoutes {
@@ -118,9 +128,6 @@ func (r *router) host(name string) (*hostRoutes, error) {
 // compileRoute returns the compiled route and the literal beginning of its path, in normal form: all of an exact one.
 func compileRoute(in Route) (*route, string, error) {
 	c := &route{service: in.Service, port: in.Port, timeout: in.Timeout, source: in.Source}
-	if in.Auth != "" && in.Auth != "none" {
-		c.auth = in.Auth
-	}
 	for _, m := range in.Methods {
 		if m == "" || strings.ContainsAny(m, " \t\r\n,") {
 			return nil, "", fmt.Errorf("%w: method %q", errdefs.ErrInvalid, m)

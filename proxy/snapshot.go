@@ -23,6 +23,8 @@ type Snapshot struct {
 	// AccessLog is the share of requests that the access log has, 0 to 1; what fails is in it in any case unless it is 0.
 	AccessLog float64   `json:"access_log,omitempty"`
 	Services  []Service `json:"services,omitempty"`
+	// Auth are the ways to prove who calls, by the name that routes use.
+	Auth map[string]Auth `json:"auth,omitempty"`
 }
 
 // Protocols of a Listener.
@@ -49,6 +51,8 @@ type Listener struct {
 	// Names makes the listener the one that connections to names are redirected to inside a namespace: the address that
 	// a client connected to names the service, its port the service's port. Service and Port are empty then.
 	Names map[string]string `json:"names,omitempty"`
+	// Refused are services of Names that Caller may not call.
+	Refused []string `json:"refused,omitempty"`
 	// Netns is the namespace's path, for whoever opens the socket; "" is the machine's own.
 	Netns string `json:"netns,omitempty"`
 }
@@ -64,8 +68,8 @@ type Route struct {
 	Service string            `json:"service"`
 	Port    int               `json:"port"`
 	Timeout time.Duration     `json:"timeout,omitempty"` // until the response's headers; 0: 30 s
-	Auth    string            `json:"auth"`              // "none"; a scheme: refused with 503, none is available yet
 	Source  string            `json:"source,omitempty"`  // file:line:column
+	Decision
 }
 
 // Service is a set of instances and the policy of calling them.

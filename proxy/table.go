@@ -12,9 +12,12 @@ import (
 type table struct {
 	epoch, version uint64
 	router         *router
+	schemes        map[string]*scheme
+	reserved       reserved // header fields that no client sets; nil: none
 	services       map[string]*service
 	listeners      map[string]*Listener
-	logged         float64 // share of the requests
+	logged         float64            // share of the requests
+	policies       map[string]*policy // by Route.key; what is counted for a route outlives the table
 }
 
 func emptyTable() *table {
@@ -29,7 +32,7 @@ func (t *table) older(s *Snapshot) bool {
 
 // compile checks a snapshot whole and makes a table of it, in which the services of old live on. The services do not
 // have their new configuration yet.
-func compile(s *Snapshot, old *table, now time.Time) (*table, error) {
+func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) {
 	t := &table{
 		epoch: s.Epoch, version: s.Version, logged: s.AccessLog,
 		services: make(map[string]*service, len(s.Services)), listeners: make(map[string]*Listener, len(s.Listeners)),
@@ -74,6 +77,7 @@ func compile(s *Snapshot, old *table, now time.Time) (*table, error) {
 		}
 		t.listeners[l.Name] = l
 	}
+	t.compileSchemes(p, s, old)
 	for _, r := range s.Routes {
 		if t.services[r.Service] == nil {
 			invalid("route %s: no service %q", r.Source, r.Service)
@@ -83,31 +87,84 @@ func compile(s *Snapshot, old *table, now time.Time) (*table, error) {
 	if t.router, err = newRouter(s.Routes); err != nil {
 		errs = append(errs, err)
 	}
+	if err := t.compilePolicies(p, s, old, now); err != nil {
+		errs = append(errs, err)
+	}
 	return t, errors.Join(errs...)
 }
 
-// route returns where a request goes, and the route's own time-out.
-func (p *Proxy) route(l *Listener, q *request) (*service, int, time.Duration, *failure) {
-	t := p.table.Load()
-	if l.Service != "" {
-		if s := t.services[l.Service]; s != nil {
-			return s, l.Port, 0, nil
+// compileSchemes makes the ways to prove who calls; keys that were fetched live on.
+func (t *table) compileSchemes(p *Proxy, s *Snapshot, old *table) {
+	if len(s.Auth) == 0 {
+		return
+	}
+	t.schemes = make(map[string]*scheme, len(s.Auth))
+	for name, conf := range s.Auth {
+		c := newScheme(p, name, conf, old.schemes[name])
+		t.schemes[name] = c
+		if was := old.schemes[name]; c.problem != "" && (was == nil || was.problem != c.problem) {
+			p.log.Error("auth scheme can't be used: routes that need it are closed", "project", s.Project, "auth", name, "err", c.problem)
 		}
-		return nil, 0, 0, &failure{status: 404, kind: kindNoRoute, detail: "no service " + l.Service}
+	}
+	t.reserved = reservedBy(t.schemes)
+}
+
+// compilePolicies gives every route its policy; what is counted for a route lives on.
+func (t *table) compilePolicies(p *Proxy, s *Snapshot, old *table, now time.Time) error {
+	var errs []error
+	t.policies = map[string]*policy{}
+	for i := range s.Routes {
+		r := &s.Routes[i]
+		if r.Decision.plain() {
+			continue
+		}
+		key := r.key()
+		pol, err := newPolicy(r.Decision, t, old.policies[key], now)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("route %d %s: %w", i, r.Source, err))
+			continue
+		}
+		if was := old.policies[key]; pol.closed != "" && (was == nil || was.closed != pol.closed) {
+			p.log.Error("route is closed", "project", s.Project, "host", r.Host, "path", r.Path, "source", r.Source, "err", pol.closed)
+		}
+		t.policies[key] = pol
+		if c := t.router.ofSnapshot(i); c != nil {
+			c.policy = pol
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// route returns where a request goes.
+func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
+	t := p.table.Load()
+	if q.outside && t.reserved != nil {
+		q.strip(t.reserved)
+	}
+	if l.Service != "" {
+		if t.refuses(l) {
+			return destination{}, &failure{status: 403, kind: kindDenied, detail: p.refused(l)}
+		}
+		if s := t.services[l.Service]; s != nil {
+			return destination{svc: s, port: l.Port}, nil
+		}
+		return destination{}, &failure{status: 404, kind: kindNoRoute, detail: "no service " + l.Service}
 	}
 	var r *route
 	var allow []string
 	if q.path[0] == '/' { // "OPTIONS *" asks about the server as a whole: there is none here
 		r, allow = t.router.match(q.host, q.path, q.method, q.header)
+		if r == nil && preflight(q) { // it is about the method that will follow
+			if r, _ = t.router.match(q.host, q.path, q.header.Get("Access-Control-Request-Method"), q.header); r != nil && (r.policy == nil || r.policy.cors == nil) {
+				r = nil
+			}
+		}
 	}
 	if r == nil {
 		if allow != nil {
-			return nil, 0, 0, &failure{status: 405, kind: kindMethod, detail: "no route takes this method here", allow: allow}
+			return destination{}, &failure{status: 405, kind: kindMethod, detail: "no route takes this method here", allow: allow}
 		}
-		return nil, 0, 0, &failure{status: 404, kind: kindNoRoute, detail: "no route matches"}
+		return destination{}, &failure{status: 404, kind: kindNoRoute, detail: "no route matches"}
 	}
-	if r.auth != "" { // nobody is let in whom nothing here can ask who they are
-		return nil, 0, 0, &failure{status: 503, kind: kindAuth, detail: fmt.Sprintf("auth scheme %q is not available here", r.auth)}
-	}
-	return t.services[r.service], r.port, r.timeout, nil
+	return destination{svc: t.services[r.service], port: r.port, timeout: r.timeout, policy: r.policy}, nil
 }

@@ -26,7 +26,12 @@ func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 		c.Close()
 		return
 	}
-	s := p.table.Load().services[l.Service]
+	t := p.table.Load()
+	if t.refuses(l) {
+		p.refuse(c, l)
+		return
+	}
+	s := t.services[l.Service]
 	if l.Service == "" || l.Protocol == HTTP1 {
 		p.serveHTTP(c)
 		return

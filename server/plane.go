@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -358,7 +359,7 @@ func (p *plane) routes() []api.Route {
 		}
 		routes = append(routes, api.Route{
 			Host: r.Host, Path: r.Path, Methods: methods, Service: r.Service, Port: r.Port, Auth: r.Auth, Source: r.Source,
-			Address: address,
+			Address: address, Rules: r.Rules(), Closed: cmp.Or(r.Problem, p.last.Auth[r.Auth].Problem),
 		})
 	}
 	return routes

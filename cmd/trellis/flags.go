@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"github.com/xhit/go-str2duration/v2"
 )
 
 // projectFlags say which project a command means. They stand before or after the command's name.
@@ -100,8 +101,8 @@ func (d *span) Set(s string) error {
 		*d = span(n * float64(time.Second))
 		return nil
 	}
-	v, err := time.ParseDuration(s)
-	if err != nil || v < 0 {
+	v, err := str2duration.ParseDuration(s) // days and weeks too, as in the file
+	if err != nil || v < 0 || s == "" {
 		return fmt.Errorf("want a duration such as 90s or 5m")
 	}
 	*d = span(v)

@@ -103,7 +103,7 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand(), p.rolloutCommand(), p.driftCommand(), p.diffCommand()}},
 		{groupSee, []*cobra.Command{p.routesCommand(), p.consoleCommand()}},
 		{groupProve, []*cobra.Command{p.checkCommand(), p.loadCommand()}},
-		{groupSetUp, []*cobra.Command{p.initCommand(), p.bootCommand(), p.exportCommand(), p.backupCommand(), p.restoreCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
+		{groupSetUp, []*cobra.Command{p.initCommand(), p.keyCommand(), p.bootCommand(), p.exportCommand(), p.backupCommand(), p.restoreCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
 	} {
 		for _, cmd := range group.commands {
 			cmd.GroupID = group.id

@@ -14,7 +14,8 @@ func (p *program) routesCommand() *cobra.Command {
 		Use:   "routes",
 		Short: "List the gateway's routes as they are in force",
 		Long: `Routes lists what the gateway sends where, most specific first, with the decision
-who may use it and the place in the file that says so.`,
+who may use it, what else is asked of requests or done to them, and the place in the
+file that says so. A route whose decision can't be carried out is closed, and says why.`,
 		Example: `  trellis routes`,
 		Args:    arguments(0, 0),
 	}
@@ -38,7 +39,7 @@ who may use it and the place in the file that says so.`,
 				return nil
 			}
 			s := p.styleOf(p.stdout)
-			t := table{head: []string{"HOST", "PATH", "METHODS", "TO", "AUTH", "ADDRESS", "SOURCE"}}
+			t := table{head: []string{"HOST", "PATH", "METHODS", "TO", "AUTH", "RULES", "ADDRESS", "SOURCE"}}
 			for _, r := range routes {
 				host, methods, auth := r.Host, strings.Join(r.Methods, ","), r.Auth
 				if host == "" {
@@ -47,10 +48,13 @@ who may use it and the place in the file that says so.`,
 				if methods == "" {
 					methods = "*"
 				}
-				if auth == "none" {
+				switch {
+				case r.Closed != "":
+					auth = s.red(auth + " (closed: " + r.Closed + ")")
+				case auth == "none":
 					auth = s.yellow(auth)
 				}
-				t.add(host, r.Path, methods, fmt.Sprintf("%s:%d", r.Service, r.Port), orDash(auth), orDash(r.Address), orDash(r.Source))
+				t.add(host, r.Path, methods, fmt.Sprintf("%s:%d", r.Service, r.Port), orDash(auth), orDash(strings.Join(r.Rules, ", ")), orDash(r.Address), orDash(r.Source))
 			}
 			return t.write(p.stdout, s)
 		})

@@ -15,6 +15,7 @@ import (
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/probe"
+	"trellis/proxy"
 	"trellis/state"
 )
 
@@ -31,6 +32,8 @@ type desired struct {
 	told      []state.Rollout          // these, and those of the revision that rev undoes
 	goal      int64                    // what a rollout that fails goes back to; 0: nothing
 	scaled    map[string]scaled        // what the autoscaler has decided, by service
+	routes    []proxy.Route
+	schemes   map[string]proxy.Auth
 }
 
 // service is one wanted service.
@@ -90,6 +93,7 @@ func (e *Engine) load(ctx context.Context) (*desired, error) {
 		return nil, err
 	}
 	e.resolve(d)
+	d.routes, d.schemes = routesOf(rev.Project), schemesOf(rev.Project, e.cfg.ContentDir)
 	return d, nil
 }
 

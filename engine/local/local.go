@@ -116,8 +116,9 @@ type Engine struct {
 	records recorder
 	pub     publisher
 
-	tally  tally
-	drifts drifts
+	tally    tally
+	drifts   drifts
+	refusals refusals
 }
 
 var _ engine.Engine = (*Engine)(nil)

@@ -240,6 +240,9 @@ func (l *loop) followMeasures() {
 	for l.ctx.Err() == nil {
 		err := l.cfg.Plane.Measures(l.ctx, func(m proxy.Measures) {
 			l.tally.take(m)
+			for _, ev := range l.refusals.note(m, time.Now()) {
+				l.record(ev)
+			}
 			l.mu.Lock()
 			open := len(l.memory.windows) > 0
 			l.mu.Unlock()

@@ -94,36 +94,6 @@ func isHTTP(appProtocol string) bool {
 	return false
 }
 
-// routesOf returns the gateway's routes: one for each host that a route of the file stands for.
-func routesOf(p compose.Project) []proxy.Route {
-	var hosts []string
-	policy := ""
-	if g := p.Trellis.Gateway; g != nil {
-		hosts = g.Hosts
-		if g.Policy != nil {
-			policy = g.Policy.Auth
-		}
-	}
-	var all []proxy.Route
-	for _, name := range p.ServiceNames() {
-		for _, port := range p.Services[name].Ports {
-			for _, r := range port.Trellis.Routes {
-				at := []string{r.Host}
-				if r.Host == "" && len(hosts) > 0 {
-					at = hosts
-				}
-				for _, host := range at {
-					all = append(all, proxy.Route{
-						Host: host, Path: cmp.Or(r.Path, "/*"), Methods: r.Methods, Headers: r.Headers, Service: name,
-						Port: port.Target, Timeout: r.Timeout.Or(0), Auth: cmp.Or(r.Auth, policy),
-					})
-				}
-			}
-		}
-	}
-	return all
-}
-
 // snapshot builds what the data plane has to know from what is wanted and what is there. Epoch and version are left to
 // the publisher. The caller holds e.mu.
 func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
@@ -131,7 +101,7 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 	if d.deleting {
 		return s
 	}
-	s.Listeners, s.Routes = Doors(d.rev.Project), routesOf(d.rev.Project)
+	s.Listeners, s.Routes, s.Auth = Doors(d.rev.Project), d.routes, d.schemes
 	byService := map[string][]proxy.Instance{}
 	weights := map[string]shares{}
 	for name, r := range d.rollouts {
@@ -260,6 +230,7 @@ type built struct {
 func (e *Engine) nameListeners(d *desired) []proxy.Listener {
 	var all []proxy.Listener
 	byCaller := map[string]map[string]string{} // address to service
+	allowed := d.allowed()
 	onHost := map[string]bool{}
 	for _, id := range sortedKeys(e.memory.instances) {
 		m := e.memory.instances[id]
@@ -275,7 +246,7 @@ func (e *Engine) nameListeners(d *desired) []proxy.Listener {
 		if m.netns != "" {
 			all = append(all, proxy.Listener{
 				Name: "name/" + string(short(e.cfg.Project, id)), Address: driver.NamesListener, Protocol: proxy.Detect,
-				Names: names, Caller: m.service, Netns: m.netns,
+				Names: names, Caller: m.service, Netns: m.netns, Refused: caller.refused(allowed),
 			})
 		}
 	}
