@@ -43,6 +43,7 @@ func TestDocker(t *testing.T) {
 	t.Run("through published ports", dockerThroughPublishedPorts)
 	t.Run("without an engine", dockerWithoutAnEngine)
 	t.Run("limits", dockerLimits)
+	t.Run("drift", dockerDrift)
 	t.Run("takes over from docker compose", dockerTakesOverFromDockerCompose)
 }
 
