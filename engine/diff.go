@@ -1,12 +1,12 @@
 package engine
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"trellis/compose"
@@ -57,13 +57,44 @@ func (d *differ) services() {
 		case !is:
 			d.add(Change{Path: path, Action: Remove, From: tree(from)})
 		default:
-			to = completed(from, to)
-			a, b := encode(from), encode(to)
-			if !bytes.Equal(a, b) {
-				d.walk(path, decode(a), decode(b))
-			}
+			d.attributes(path, from, completed(from, to))
 		}
 	}
+}
+
+// attributes compares two definitions of a service field by field. Only what differs is written down as the file has it:
+// that is what costs.
+func (d *differ) attributes(path string, from, to compose.Service) {
+	if reflect.DeepEqual(from, to) {
+		return
+	}
+	a, b := reflect.ValueOf(from), reflect.ValueOf(to)
+	differing := map[string]int{} // field by key
+	for i := range a.NumField() {
+		key, _, _ := strings.Cut(a.Type().Field(i).Tag.Get("json"), ",")
+		if key != "-" && !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			differing[key] = i
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(differing)) {
+		i := differing[key]
+		d.walk(join(path, key), written(a.Field(i)), written(b.Field(i)))
+	}
+}
+
+// written is a field as a tree, nil where its JSON leaves it out: every field of a service is left out when it is empty.
+func written(v reflect.Value) any {
+	switch v.Kind() {
+	case reflect.Map, reflect.Slice, reflect.String:
+		if v.Len() == 0 {
+			return nil
+		}
+	default:
+		if v.IsZero() {
+			return nil
+		}
+	}
+	return tree(v.Interface())
 }
 
 // completed returns to with the digests that a build has yet to fill in taken from from.
@@ -208,13 +239,14 @@ func action(from, to any) string {
 	return Modify
 }
 
-// leaf says whether v is a value rather than a structure that is walked into.
+// leaf says whether v is a value rather than a structure that is walked into. An empty one says by being there: a service
+// joins a network with it.
 func leaf(v any) bool {
 	switch v := v.(type) {
 	case map[string]any:
-		return false
+		return len(v) == 0
 	case []any:
-		return !objects(v)
+		return len(v) == 0 || !objects(v)
 	}
 	return true
 }
@@ -229,9 +261,10 @@ func objects(list []any) bool {
 	return true
 }
 
+// join adds a key to a Compose path; one that holds dots, brackets or quotes stands in double quotes.
 func join(path, key string) string {
-	if strings.ContainsAny(key, ".[]") {
-		return fmt.Sprintf("%s[%q]", path, key)
+	if strings.ContainsAny(key, ".[]\"") {
+		key = strconv.Quote(key)
 	}
 	return path + "." + key
 }

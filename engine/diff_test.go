@@ -3,6 +3,8 @@ package engine_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -88,6 +90,19 @@ func TestDiff(t *testing.T) {
 			`change services.web.deploy.replicas 2 -> 5: in-place`,
 			`change services.web.labels.team "a" -> "b": rollout`,
 		}},
+		{"a network more", func(p *compose.Project) {
+			s := p.Services["web"]
+			s.Networks = map[string]compose.Attachment{"back": {}}
+			p.Services["web"] = s
+		}, []string{`add services.web.networks.back null -> {}: rollout`}},
+		{"a label with dots in its name", func(p *compose.Project) {
+			s := p.Services["web"]
+			s.Labels = map[string]string{"team": "a", "org.example.token": "hunter2", "org.example.note": "x"}
+			p.Services["web"] = s
+		}, []string{
+			`add services.web.labels."org.example.note" null -> "x": rollout`,
+			`add services.web.labels."org.example.token" null -> "***": rollout`,
+		}},
 		{"a single replica with a volume stops first", func(p *compose.Project) {
 			s := p.Services["db"]
 			s.Image = "postgres:18"
@@ -117,6 +132,41 @@ func TestDiff(t *testing.T) {
 				t.Errorf("-want +got:\n%s", d)
 			}
 		})
+	}
+}
+
+// TestDiffSeesEveryAttribute: each field of a service is compared under the key that its JSON has, and one that is empty on
+// both sides is no difference.
+func TestDiffSeesEveryAttribute(t *testing.T) {
+	text, err := os.ReadFile("../compose/testdata/full.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var full compose.Project
+	if err := json.Unmarshal(text, &full); err != nil {
+		t.Fatal(err)
+	}
+	for name, svc := range full.Services {
+		want := map[string]json.RawMessage{}
+		line, err := json.Marshal(svc)
+		if err == nil {
+			err = json.Unmarshal(line, &want)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		empty := compose.Service{Name: name, Labels: map[string]string{}, Command: []string{}}
+		from := compose.Project{Services: map[string]compose.Service{name: empty}}
+		to := compose.Project{Services: map[string]compose.Service{name: svc}}
+		got := map[string]bool{}
+		for _, c := range engine.Diff(to, engine.State{Desired: &from}) {
+			key, _, _ := strings.Cut(strings.TrimPrefix(c.Path, "services."+name+"."), ".")
+			key, _, _ = strings.Cut(key, "[")
+			got[key] = true
+		}
+		if d := cmp.Diff(slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got))); d != "" {
+			t.Errorf("%s: -has +seen:\n%s", name, d)
+		}
 	}
 }
 

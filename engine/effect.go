@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"trellis/compose"
@@ -179,13 +180,30 @@ func hideUser(prefix string) string {
 
 // parentOf returns the last two keys of a path, without indexes.
 func parentOf(path string) (parent, key string) {
-	keys := strings.FieldsFunc(path, func(r rune) bool { return r == '.' || r == '[' || r == ']' || r == '"' })
-	if len(keys) == 0 {
-		return "", ""
-	}
-	key = keys[len(keys)-1]
-	if len(keys) > 1 {
-		parent = keys[len(keys)-2]
+	for path != "" {
+		next := ""
+		switch path[0] {
+		case '.':
+			path = path[1:]
+			continue
+		case '[':
+			_, path, _ = strings.Cut(path, "]")
+			continue
+		case '"':
+			quoted, err := strconv.QuotedPrefix(path)
+			if err != nil {
+				return key, path
+			}
+			next, _ = strconv.Unquote(quoted)
+			path = path[len(quoted):]
+		default:
+			end := strings.IndexAny(path, ".[")
+			if end < 0 {
+				end = len(path)
+			}
+			next, path = path[:end], path[end:]
+		}
+		parent, key = key, next
 	}
 	return parent, key
 }

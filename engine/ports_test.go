@@ -30,3 +30,26 @@ func FuzzExposed(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParentOf reads Compose paths: whatever they are, it ends.
+func FuzzParentOf(f *testing.F) {
+	for _, seed := range []string{"services.web.ports[0].target", `services.web.labels."a.b"`, `"`, "[", "a..b", ""} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		if parent, key := parentOf(path); parent != "" && key == "" && path == "" {
+			t.Errorf("parentOf(%q) = %q, %q", path, parent, key)
+		}
+	})
+}
+
+func TestParentOf(t *testing.T) {
+	for path, want := range map[string][2]string{
+		"services.web.environment.A": {"environment", "A"}, `services.web.labels."a.b"`: {"labels", "a.b"},
+		"services.web.ports[0].target": {"ports", "target"}, "services.web.command[1]": {"web", "command"}, "x": {"", "x"}, "": {"", ""},
+	} {
+		if parent, key := parentOf(path); parent != want[0] || key != want[1] {
+			t.Errorf("parentOf(%q) = %q, %q, want %q", path, parent, key, want)
+		}
+	}
+}
