@@ -10,7 +10,7 @@ status=0
 go test -count=1 -timeout 30m ./engine/local -run 'TestRolloutsAreFinishedOrUndone|TestPlanConverges|TestRolloutsNeverServeLess|TestDrainsLeaveEnough' \
 	-seeds "${SEEDS:-20000}" || status=1
 FAULTS=long go test -tags e2e -count=1 -timeout 90m -v ./e2e \
-	-run "${RUN:-TestBadVersions|TestRolloutsLoseNothing|TestWithoutDrain|TestCanary|TestRolloutOutlives|TestCrashed|TestRedeploy}" \
+	-run "${RUN:-TestEngine|TestBadVersions|TestRolloutsLoseNothing|TestCanary|TestRolloutOutlives|TestTrellisSurvives|TestKilling|TestHung}" \
 	2>&1 | tee "$log" | grep -E '^ *--- |tried|seen after' || true
 echo
 grep -hoE '[A-Za-z0-9 ]+: [0-9]+ rollouts tried, [0-9]+ requests held, [0-9]+ lost' "$log" || true

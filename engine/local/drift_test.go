@@ -210,7 +210,9 @@ func TestDriftOfWhatIsGone(t *testing.T) {
 			}
 			return nil
 		})
-		b.world.Crash(b.instance("web", 2), 0, "SIGKILL")
+		b.world.Crash(b.instance("web", 2), 0, "SIGKILL") // answered by the driver itself
+		b.until("back", func() bool { return b.service("web").Ready == 2 })
+		b.world.Crash(b.instance("web", 2), 0, "SIGKILL") // and this one by the loop, which is refused
 		want := []string{"gone: change services.web.deploy.replicas 2 -> 1 (in-place) heals"}
 		if d := cmp.Diff(want, b.drift()); d != "" {
 			t.Fatalf("-want +got:\n%s", d)
