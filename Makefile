@@ -42,7 +42,7 @@ evergreen-load: ## Evergreen's visit at its full rate, services killed meanwhile
 console: ## build the web console from web/ into console/dist; needs Node and npm's registry
 	scripts/console.sh
 
-browser: ## look at Evergreen's pages in Chromium; needs npm's registry
+browser: ## look at Evergreen's pages and the console in Chromium; needs npm's registry
 	scripts/browser.sh
 
 fuzz: ## run every fuzz target for FUZZTIME (default 20s) each

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -16,19 +15,7 @@ func TestEvergreenInABrowser(t *testing.T) {
 	if pictures == "" {
 		pictures = t.TempDir()
 	}
-	tools := t.TempDir()
-	copyTree(t, "browser", tools)
-	run := func(name string, args ...string) {
-		t.Helper()
-		cmd := exec.Command(name, args...)
-		cmd.Dir = tools
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-		} else {
-			t.Logf("%s", out)
-		}
-	}
-	run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	tools := browserTools(t)
 	e := newEvergreen(t)
 	e.flags = append(e.flags, "--profile", "polyglot")
 	e.run("up", "-d", "--yes")
@@ -37,5 +24,5 @@ func TestEvergreenInABrowser(t *testing.T) {
 	if err := os.WriteFile(away, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	run("node", "check.mjs", e.url, pictures, away)
+	runIn(t, tools, "node", "check.mjs", e.url, pictures, away)
 }

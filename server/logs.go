@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -19,7 +20,7 @@ import (
 func (c *control) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	r, w := io.Pipe()
-	out := &logMerger{control: c, req: req, out: w}
+	out := &logMerger{control: c, req: req, out: bufio.NewWriterSize(w, logBatch)}
 	go func() {
 		defer cancel()
 		if req.Follow {
@@ -30,6 +31,13 @@ func (c *control) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser,
 	}()
 	return pipeCloser{r, cancel}, nil
 }
+
+// Lines are handed on so many bytes at a time: one by one each would be a packet and a wake-up of everybody on its way.
+// While it follows, a line waits no longer than logPause.
+const (
+	logBatch = 32 << 10
+	logPause = 20 * time.Millisecond
+)
 
 type pipeCloser struct {
 	*io.PipeReader
@@ -46,7 +54,7 @@ type logMerger struct {
 	req     api.LogsRequest
 
 	mu  sync.Mutex
-	out io.Writer
+	out *bufio.Writer
 }
 
 // source is one instance whose output is asked for.
@@ -128,13 +136,36 @@ func (m *logMerger) all(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return m.flush()
+}
+
+// flush hands on what is waiting.
+func (m *logMerger) flush() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.out.Flush()
+}
+
+// handOn flushes again and again until ctx is done or nobody reads any more.
+func (m *logMerger) handOn(ctx context.Context) {
+	tick := time.NewTicker(logPause)
+	defer tick.Stop()
+	for m.flush() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // follow joins each instance as it appears, and again when it is started again, and goes on until ctx is done.
 func (m *logMerger) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
+	defer cancel()
+	running.Go(func() { m.handOn(ctx) })
 	var mu sync.Mutex
 	joined := map[engine.InstanceID]*reading{}
 	for {

@@ -140,7 +140,7 @@ function Theme() {
     <label className="theme">
       <span className="visually-hidden">Colours</span>
       <select value={chosen} onChange={(e) => choose(e.target.value as Choice)}>
-        <option value="">Colours: system</option>
+        <option value="">System</option>
         <option value="light">Light</option>
         <option value="dark">Dark</option>
       </select>

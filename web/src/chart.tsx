@@ -57,7 +57,7 @@ const toneColor = { main: "--chart-1", second: "--chart-2", bad: "--bad", warn: 
 const palette = ["--chart-1", "--chart-2", "--chart-3", "--chart-4", "--chart-5", "--chart-6"];
 
 /** Chart draws lines over time. What it shows is in its table too, for whoever does not see it. */
-export function Chart({ title, times, lines, format, height = 180 }: { title: string; times: number[]; lines: Line[]; format: (v: number) => string; height?: number }) {
+export function Chart({ title, times, lines, format, height = 180, legend = true }: { title: string; times: number[]; lines: Line[]; format: (v: number) => string; height?: number; legend?: boolean }) {
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const theme = useTheme();
@@ -78,6 +78,7 @@ export function Chart({ title, times, lines, format, height = 180 }: { title: st
         width: element.clientWidth || 300,
         height,
         legend: { show: false },
+        padding: [10, 12, 0, 0],
         cursor: { y: false, points: { size: 6 } },
         scales: { y: { range: (_u, _min, max) => [0, max > 0 ? max * 1.1 : 1] } },
         axes: [{ ...axis, size: 28, space: 80, values: (_u, at) => stamps(at) },
@@ -111,14 +112,14 @@ export function Chart({ title, times, lines, format, height = 180 }: { title: st
     <figure className="chart">
       <figcaption>
         <span className="chart-title">{title}</span>
-        <ul className="legend">
+        {legend && <ul className="legend">
           {lines.map((line, i) => (
             <li key={line.label}>
               <span className={`swatch ${line.tone ?? "p" + (i % palette.length)}`} aria-hidden="true" />
               {line.label} <b>{last(line.values)}</b>
             </li>
           ))}
-        </ul>
+        </ul>}
       </figcaption>
       <div ref={box} className="chart-box" aria-hidden="true" />
     </figure>

@@ -64,7 +64,12 @@ export function bytes(n: number): string {
   return `${n >= 100 || i === 0 ? n.toFixed(0) : n.toFixed(1)} ${units[i]}`;
 }
 
-/** seconds reads a duration as Compose writes it: "250ms", "1m30s". */
+/** goal writes the share that is aimed at, with all its nines. */
+export function goal(share: number): string {
+  return `${Number((share * 100).toFixed(6))} %`;
+}
+
+/** milliseconds reads a duration as Compose writes it: "250ms", "1m30s". */
 export function milliseconds(text: string): number {
   const unit: Record<string, number> = { us: 0.001, ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
   let sum = 0;

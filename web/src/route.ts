@@ -1,5 +1,5 @@
 // The page that is shown stands behind the # of the address: "#/services/web?tab=logs".
-import { useSyncExternalStore } from "react";
+import { useEffect, useRef, useState, useSyncExternalStore } from "react";
 
 export interface Place {
   path: string[];
@@ -52,4 +52,23 @@ export function refine(query: Record<string, string | undefined>) {
   }
   history.replaceState(null, "", href(place.path, Object.fromEntries(next)));
   dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
+/** useText is a text of the query that somebody types: it holds at once, and stands in the address a moment later. */
+export function useText(key: string): [string, (text: string) => void] {
+  const asked = usePlace().query.get(key) ?? "";
+  const [text, setText] = useState(asked);
+  const timer = useRef(0);
+  useEffect(() => {
+    if (!timer.current) setText(asked);
+  }, [asked]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  return [text, (next) => {
+    setText(next);
+    clearTimeout(timer.current);
+    timer.current = window.setTimeout(() => {
+      timer.current = 0;
+      refine({ [key]: next });
+    }, 300);
+  }];
 }

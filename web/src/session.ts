@@ -74,7 +74,8 @@ export async function signIn(key: string): Promise<Identity> {
   return whoami();
 }
 
-export function whoami(): Promise<Identity> {
+export async function whoami(): Promise<Identity> {
+  if (!proof) throw new Refused(401, "Not signed in."); // nobody has to be asked
   return getJSON<Identity>("session");
 }
 

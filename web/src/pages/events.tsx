@@ -2,7 +2,7 @@
 import { useDeferredValue, useMemo } from "react";
 import { date, time } from "../format";
 import { useLive } from "../live";
-import { href, refine, usePlace } from "../route";
+import { href, refine, usePlace, useText } from "../route";
 import type { Event } from "../types";
 import { Empty, Title } from "../ui";
 
@@ -12,14 +12,15 @@ export function Events() {
   const { query } = usePlace();
   const { events, status } = useLive();
   const service = query.get("service") ?? "";
-  const filter = useDeferredValue(query.get("filter") ?? "");
+  const [text, setText] = useText("filter");
+  const filter = useDeferredValue(text);
   const found = useMemo(() => select(events, service, filter), [events, service, filter]);
   return (
     <>
       <Title text="Events" />
       <div className="filters" role="search">
         <label>Filter
-          <input type="search" placeholder="words, or a time such as 14:02" value={query.get("filter") ?? ""} onChange={(e) => refine({ filter: e.target.value })} />
+          <input type="search" placeholder="words, or a time such as 14:02" value={text} onChange={(e) => setText(e.target.value)} />
         </label>
         <label>Service
           <select value={service} onChange={(e) => refine({ service: e.target.value })}>

@@ -3,7 +3,7 @@ import { useMemo } from "react";
 import { useLive } from "../live";
 import { type Query, useLogs } from "../logs";
 import { LogView, type Wanted } from "../logview";
-import { refine, usePlace } from "../route";
+import { refine, usePlace, useText } from "../route";
 import { Title } from "../ui";
 
 export function Logs() {
@@ -11,16 +11,18 @@ export function Logs() {
   const { status } = useLive();
   const service = query.get("service") ?? "";
   const instance = query.get("instance") ?? "";
-  const asked: Query = useMemo(() => ({ services: service ? [service] : [], instance, tail: service ? 20_000 : 5000 }), [service, instance]);
+  const asked: Query = useMemo(() => ({ services: service ? [service] : [], instance, tail: service ? 100_000 : 5000 }), [service, instance]);
   const ring = useLogs(asked);
-  const wanted: Wanted = useMemo(() => ({ text: query.get("filter") ?? "", errors: query.get("errors") === "yes" }), [query]);
+  const [text, setText] = useText("filter");
+  const errors = query.get("errors") === "yes";
+  const wanted: Wanted = useMemo(() => ({ text, errors }), [text, errors]);
   const instances = status?.services?.find((s) => s.name === service)?.instances ?? [];
   return (
     <>
       <Title text="Logs" />
       <div className="filters" role="search">
         <label>Filter
-          <input type="search" placeholder="words, or /a regular expression/" value={wanted.text} onChange={(e) => refine({ filter: e.target.value })} />
+          <input type="search" placeholder="words, or /a regular expression/" value={text} onChange={(e) => setText(e.target.value)} />
         </label>
         <label>Service
           <select value={service} onChange={(e) => refine({ service: e.target.value, instance: "" })}>
@@ -36,7 +38,7 @@ export function Logs() {
             </select>
           </label>
         )}
-        <label className="check"><input type="checkbox" checked={wanted.errors} onChange={(e) => refine({ errors: e.target.checked ? "yes" : "" })} /> Errors only</label>
+        <label className="check"><input type="checkbox" checked={errors} onChange={(e) => refine({ errors: e.target.checked ? "yes" : "" })} /> Errors only</label>
       </div>
       <LogView ring={ring} wanted={wanted} showInstance tall />
     </>

@@ -2,11 +2,10 @@
 import { useMemo } from "react";
 import { Spark } from "../chart";
 import { useConfig } from "../config";
-import { milliseconds, ms, percent, rate } from "../format";
+import { goal, milliseconds, ms, percent, rate } from "../format";
 import { useLive } from "../live";
 import { href } from "../route";
-import { recent } from "../traffic";
-import { useServiceTraffic } from "../traffic";
+import { recent, useServiceTraffic } from "../traffic";
 import type { Config, Service } from "../types";
 import { Empty, State, Title, urgency } from "../ui";
 
@@ -93,7 +92,7 @@ function Objective({ config, errors, p99 }: { config: Config | undefined; errors
     (bound !== undefined && p99 !== null && p99 > milliseconds(bound));
   return (
     <span>
-      {objective.availability !== undefined && percent(objective.availability)}
+      {objective.availability !== undefined && goal(objective.availability)}
       {Object.entries(objective.latency ?? {}).map(([q, d]) => <span key={q} className="sub">{q} {d}</span>)}
       {missed && <span className="sub bad">missed in the last 30 s</span>}
     </span>

@@ -7,7 +7,7 @@ import { bytes, ms, percent, rate, span } from "../format";
 import { useLive } from "../live";
 import { type Query, useLogs } from "../logs";
 import { LogView, type Wanted } from "../logview";
-import { href, refine, usePlace } from "../route";
+import { href, refine, usePlace, useText } from "../route";
 import { getJSON, post } from "../session";
 import { recent, useServiceTraffic } from "../traffic";
 import type { Instance, Route, Service, Usage } from "../types";
@@ -213,12 +213,14 @@ function ServiceLogs({ service: s }: { service: Service }) {
   const { query } = usePlace();
   const asked: Query = useMemo(() => ({ services: [s.name], instance: "", tail: 5000 }), [s.name]);
   const ring = useLogs(asked);
-  const wanted: Wanted = useMemo(() => ({ text: query.get("filter") ?? "", errors: query.get("errors") === "yes" }), [query]);
+  const [text, setText] = useText("filter");
+  const errors = query.get("errors") === "yes";
+  const wanted: Wanted = useMemo(() => ({ text, errors }), [text, errors]);
   return (
     <>
       <div className="filters" role="search">
-        <label>Filter <input type="search" placeholder="words, or /a regular expression/" value={wanted.text} onChange={(e) => refine({ filter: e.target.value })} /></label>
-        <label className="check"><input type="checkbox" checked={wanted.errors} onChange={(e) => refine({ errors: e.target.checked ? "yes" : "" })} /> Errors only</label>
+        <label>Filter <input type="search" placeholder="words, or /a regular expression/" value={text} onChange={(e) => setText(e.target.value)} /></label>
+        <label className="check"><input type="checkbox" checked={errors} onChange={(e) => refine({ errors: e.target.checked ? "yes" : "" })} /> Errors only</label>
       </div>
       <LogView ring={ring} wanted={wanted} showInstance />
     </>

@@ -1,0 +1,328 @@
+// Uses the console in a real browser: clicks through every page, light and dark, on a phone and on a desktop, looks at each
+// with axe, carries out what it can do, and does the tasks that it is for in at most three clicks. It leaves pictures.
+//
+//   node console.mjs ADDRESS FOLDER [command that kills the control plane]
+//
+// ADDRESS is what `trellis console` prints, of Evergreen with a service "chatty" that has written 120,000 lines, and of
+// which a second revision was deployed. CHROMIUM is the browser, /usr/bin/chromium if it is not set.
+import { execSync } from "node:child_process";
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+
+const [address, folder, kill] = process.argv.slice(2);
+if (!address || !folder) {
+	console.error("usage: node console.mjs ADDRESS FOLDER [COMMAND]");
+	process.exit(64);
+}
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+let findings = 0;
+let looks = 0;
+
+function finding(where, text) {
+	findings++;
+	console.log(`FINDING ${where}: ${text}`);
+}
+
+// complaints are what the browser's console says while an answer of the control plane is not there on purpose.
+let expected = /$^/;
+
+async function open(browser, mode, scheme, width, url = address) {
+	const context = await browser.newContext({ colorScheme: scheme, viewport: { width, height: width < 500 ? 844 : 860 }, reducedMotion: "reduce" });
+	const tab = await context.newPage();
+	tab.setDefaultTimeout(30_000);
+	tab.on("console", (m) => ["error", "warning"].includes(m.type()) && !expected.test(m.text()) && finding(`${mode} ${tab.url()}`, m.text()));
+	tab.on("pageerror", (err) => finding(`${mode} ${tab.url()}`, String(err)));
+	tab.on("dialog", (d) => (finding(mode, `a dialog of the browser: ${d.message()}`), d.dismiss()));
+	await tab.goto(url);
+	await heading(tab);
+	return { tab, mode, width, context };
+}
+
+function heading(tab, name) {
+	return tab.getByRole("heading", { level: 1, name }).waitFor();
+}
+
+async function look(page, name) {
+	const { tab, mode, width } = page;
+	await tab.waitForTimeout(700);
+	const wide = await tab.evaluate(() => document.documentElement.scrollWidth);
+	if (wide > width) finding(`${mode} ${name}`, `is ${wide} wide in a window of ${width}`);
+	await tab.evaluate(axe);
+	const found = await tab.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+	for (const v of found.violations) {
+		for (const n of v.nodes) finding(`${mode} ${name}`, `${v.id}: ${n.target.join(" ")}: ${n.failureSummary.split("\n").slice(1, 3).join(" ").trim()}`);
+	}
+	await tab.screenshot({ path: join(folder, `console-${mode}-${name}.png`) });
+	looks++;
+}
+
+const pages = ["Logs", "Deployments", "Events", "Overview"];
+const tabs = ["Metrics", "Logs", "Rollouts", "Scaling", "Events", "Configuration", "Instances"];
+
+// everything clicks through every page.
+async function everything(page) {
+	const { tab } = page;
+	await tab.getByRole("row", { name: /web/ }).first().waitFor();
+	await look(page, "overview");
+	for (const name of pages) {
+		await tab.getByRole("navigation", { name: "Pages" }).getByRole("link", { name }).click();
+		await heading(tab, name);
+		await look(page, name.toLowerCase());
+	}
+	await tab.getByRole("link", { name: "web", exact: true }).click();
+	await heading(tab, /web/);
+	await look(page, "service");
+	for (const name of tabs) {
+		await tab.getByRole("navigation", { name: "About web" }).getByRole("link", { name }).click();
+		await look(page, `service-${name.toLowerCase()}`);
+	}
+	await tab.getByRole("navigation", { name: "Pages" }).getByRole("link", { name: "Deployments" }).click();
+	await tab.getByRole("list", { name: /Revisions/ }).getByRole("link").last().click();
+	await tab.getByRole("button", { name: /Go back to/ }).click();
+	await look(page, "go-back");
+	await tab.keyboard.press("Escape");
+	if (await tab.getByRole("dialog").count()) finding(page.mode, "Escape does not close the question");
+}
+
+// stranger has no key.
+async function stranger(browser) {
+	const page = await open(browser, "stranger", "light", 1360, address.replace(/#.*/, ""));
+	await heading(page.tab, "Sign in to Trellis");
+	await look(page, "sign-in");
+	expected = /401/; // the browser says so of an answer
+	await page.tab.getByLabel("Address or key").fill("not the key");
+	await page.tab.getByRole("button", { name: "Sign in" }).click();
+	await page.tab.getByRole("alert").waitFor();
+	await look(page, "sign-in-refused");
+	expected = /$^/;
+	await page.tab.getByLabel("Address or key").fill(address);
+	await page.tab.getByRole("button", { name: "Sign in" }).click();
+	await heading(page.tab, "Overview");
+	await page.context.close();
+}
+
+// keyboard goes to a page, into a service and through a question without a mouse.
+async function keyboard(page) {
+	const { tab } = page;
+	await tab.goto(address.replace(/#.*/, "") + "#/");
+	await heading(tab, "Overview");
+	const tabTo = async (name) => {
+		for (let i = 0; i < 80; i++) {
+			await tab.keyboard.press("Tab");
+			const at = await tab.evaluate(() => {
+				const e = document.activeElement;
+				const s = e && getComputedStyle(e);
+				return { text: e?.textContent?.trim() ?? "", ring: Boolean(s && s.outlineStyle !== "none" && s.outlineWidth !== "0px") };
+			});
+			if (at.text === name) {
+				if (!at.ring) finding("keyboard", `${name} shows no focus`);
+				return;
+			}
+		}
+		finding("keyboard", `${name} cannot be reached`);
+	};
+	await tabTo("Events");
+	await tab.keyboard.press("Enter");
+	await heading(tab, "Events");
+	await tabTo("Overview");
+	await tab.keyboard.press("Enter");
+	await heading(tab, "Overview");
+	await tabTo("catalog");
+	await tab.keyboard.press("Enter");
+	await heading(tab, /catalog/);
+	await tabTo("Restart");
+	await tab.keyboard.press("Enter");
+	await tab.getByRole("dialog").waitFor();
+	const inside = await tab.evaluate(() => document.querySelector("dialog")?.contains(document.activeElement));
+	if (!inside) finding("keyboard", "the question does not take the focus");
+	await tab.keyboard.press("Escape");
+	await tab.getByRole("dialog").waitFor({ state: "detached" });
+	const back = await tab.evaluate(() => document.activeElement?.textContent);
+	if (back !== "Restart") finding("keyboard", `after the question the focus is at ${back}`);
+}
+
+// acts carries out what the console can do, and looks whether it was done.
+async function acts(page) {
+	const { tab } = page;
+	const home = address.replace(/#.*/, "");
+	await tab.goto(home + "#/services/catalog");
+	await tab.getByRole("button", { name: "Scale" }).click();
+	await tab.getByRole("spinbutton", { name: "Replicas" }).fill("3");
+	await tab.getByRole("dialog").getByRole("button", { name: "Scale" }).click();
+	await tab.getByText("3 of 3 ready").waitFor({ timeout: 90_000 });
+	await tab.getByRole("button", { name: "Stop" }).click();
+	await look(page, "question");
+	await tab.getByRole("button", { name: "Cancel" }).click();
+	await tab.goto(home + "#/deployments");
+	await tab.getByRole("list", { name: /Revisions/ }).getByRole("link").last().click();
+	await tab.getByRole("button", { name: "Go back to 1" }).click();
+	await tab.getByRole("button", { name: "Deploy revision 1 again" }).click();
+	await tab.getByRole("list", { name: /Revisions/ }).getByRole("link", { name: /^3/ }).waitFor({ timeout: 90_000 });
+	await look(page, "went-back");
+}
+
+// flood reads 100,000 lines and types into the filter above them.
+async function flood(page) {
+	const { tab } = page;
+	await tab.goto(address.replace(/#.*/, "") + "#/logs?service=chatty");
+	const began = Date.now();
+	await tab.getByText(/^100 k lines/).waitFor({ timeout: 120_000 });
+	const loaded = Date.now() - began;
+	const text = "<img src=x onerror=alert(1)>";
+	await tab.getByText(text).first().waitFor(); // written by the service: shown as it is, and nothing more
+	await tab.evaluate(() => {
+		globalThis.inputs = [];
+		new PerformanceObserver((list) => {
+			for (const e of list.getEntries()) if (e.name === "keydown" || e.name === "input" || e.name === "keyup") globalThis.inputs.push(e.duration);
+		}).observe({ type: "event", durationThreshold: 16 });
+	});
+	await tab.getByRole("searchbox", { name: "Filter" }).click();
+	await tab.keyboard.type("line 99999 of", { delay: 120 });
+	await tab.getByText(/^1 lines? of/).waitFor();
+	await tab.waitForTimeout(500);
+	await look(page, "flood");
+	const inputs = (await tab.evaluate(() => globalThis.inputs)).sort((a, b) => a - b);
+	const median = inputs[Math.floor(inputs.length / 2)] ?? 0;
+	console.log(`100,000 lines open after ${loaded} ms; ${inputs.length} inputs of 16 ms or more, median ${median} ms, longest ${inputs.at(-1) ?? 0} ms`);
+	if (median >= 100) finding("flood", `an input takes ${median} ms`);
+	await tab.getByRole("searchbox", { name: "Filter" }).fill("");
+	const rows = await tab.locator(".log-row").count();
+	if (rows > 200) finding("flood", `${rows} lines are elements of the page`);
+	const [jump, idle] = await tab.evaluate(async () => {
+		const box = document.querySelector(".log-box");
+		const times = [[], []];
+		for (let i = 0; i < 120; i++) {
+			const at = performance.now();
+			if (i % 2 === 0) box.scrollTop = (box.scrollHeight * ((i * 37) % 120)) / 120;
+			await new Promise(requestAnimationFrame);
+			await new Promise((done) => setTimeout(done));
+			times[i % 2].push(performance.now() - at);
+		}
+		return times.map((t) => t.sort((a, b) => a - b)[30]);
+	});
+	console.log(`a jump to anywhere among them is drawn in ${jump.toFixed(1)} ms, a frame in which nothing changes in ${idle.toFixed(1)} ms (medians)`);
+	if (jump - idle >= 100) finding("flood", `a jump takes ${jump} ms`);
+}
+
+// tasks are what people come for. Each begins at the overview and has three clicks.
+async function tasks(page) {
+	const { tab } = page;
+	let clicks = 0;
+	const click = async (locator) => {
+		clicks++;
+		await locator.click();
+	};
+	const nav = (name) => tab.getByRole("navigation", { name: "Pages" }).getByRole("link", { name });
+	const about = (name) => tab.getByRole("navigation", { name: /^About/ }).getByRole("link", { name });
+	const service = (name) => tab.getByRole("link", { name, exact: true }).first();
+	const all = {
+		"which replica is slow": async () => {
+			await click(service("web"));
+			await tab.getByRole("columnheader", { name: "p99" }).waitFor();
+			await tab.getByRole("row", { name: /web-1-/ }).waitFor();
+		},
+		"what changed at that time": async () => {
+			await click(nav("Events"));
+			const at = (await tab.locator(".event time").first().textContent()).slice(0, 5);
+			await tab.getByRole("searchbox", { name: "Filter" }).fill(at);
+			await tab.locator(".event").first().waitFor();
+		},
+		"what a deployment changed": async () => {
+			await click(nav("Deployments"));
+			await click(tab.getByRole("list", { name: /Revisions/ }).getByRole("link", { name: /^2/ }));
+			await tab.getByText("services.web.environment.GREETING").waitFor();
+		},
+		"how to go back": async () => {
+			await click(nav("Deployments"));
+			await click(tab.getByRole("list", { name: /Revisions/ }).getByRole("link").last());
+			await click(tab.getByRole("button", { name: /Go back to/ }));
+			await tab.getByRole("dialog").waitFor();
+			await tab.keyboard.press("Escape");
+		},
+		"why there are so many replicas": async () => {
+			await click(service("catalog"));
+			await click(about("Scaling"));
+			await tab.getByText(/replica/).first().waitFor();
+		},
+		"what a service said when it failed": async () => {
+			await click(service("chatty"));
+			await click(about("Logs"));
+			await click(tab.getByRole("checkbox", { name: "Errors only" }));
+			await tab.getByText("could not be read").first().waitFor();
+		},
+		"what an instance needs of the machine": async () => {
+			await click(service("web"));
+			await tab.getByRole("row", { name: /web-1-.*MiB/ }).waitFor();
+		},
+		"whether a rollout lost a request": async () => {
+			await click(service("web"));
+			await click(about("Rollouts"));
+			await tab.getByRole("row", { name: /promoted/ }).waitFor();
+		},
+		"how fast a service answers now": async () => {
+			await click(service("web"));
+			await click(about("Metrics"));
+			await tab.locator(".chart canvas").first().waitFor();
+		},
+		"who may ask a service for what": async () => {
+			await click(service("web"));
+			await click(about("Configuration"));
+			await tab.getByRole("heading", { name: "Routes" }).waitFor();
+		},
+	};
+	for (const [name, task] of Object.entries(all)) {
+		await tab.goto(address.replace(/#.*/, "") + "#/");
+		await tab.getByRole("row", { name: /web/ }).first().waitFor();
+		clicks = 0;
+		try {
+			await task();
+			if (clicks > 3) finding("tasks", `${name}: ${clicks} clicks`);
+			else console.log(`task: ${name}: ${clicks} ${clicks === 1 ? "click" : "clicks"}`);
+		} catch (err) {
+			finding("tasks", `${name}: ${String(err).split("\n")[0]}`);
+			await tab.screenshot({ path: join(folder, `console-task-${name.replace(/\W+/g, "-")}.png`) });
+		}
+	}
+}
+
+// outage kills the control plane under an open page.
+async function outage(page) {
+	const { tab } = page;
+	await tab.goto(address.replace(/#.*/, "") + "#/");
+	await heading(tab, "Overview");
+	expected = /Failed to load resource|net::ERR/;
+	execSync(kill, { stdio: ["ignore", "ignore", "inherit"] });
+	await tab.getByText("reconnecting").waitFor({ timeout: 30_000 });
+	await tab.getByText("live", { exact: true }).waitFor({ timeout: 60_000 });
+	expected = /$^/;
+}
+
+mkdirSync(folder, { recursive: true });
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || "/usr/bin/chromium", args: process.getuid() === 0 ? ["--no-sandbox"] : [] });
+try {
+	await stranger(browser);
+	const desk = await open(browser, "light", "light", 1360);
+	if (desk.tab.url().includes("key=")) finding("light", "the key stays in the address");
+	await desk.tab.reload();
+	await heading(desk.tab, "Overview");
+	const paint = await desk.tab.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime);
+	console.log(`first paint after ${Math.round(paint)} ms`);
+	if (!(paint < 1000)) finding("light", `first paint after ${paint} ms`);
+	await everything(desk);
+	await tasks(desk);
+	await keyboard(desk);
+	await flood(desk);
+	await acts(desk);
+	for (const [mode, scheme, width] of [["dark", "dark", 1360], ["phone", "light", 390], ["phone-dark", "dark", 390], ["wide", "light", 2200]]) {
+		const page = await open(browser, mode, scheme, width);
+		await everything(page);
+		await page.context.close();
+	}
+	if (kill) await outage(desk);
+} finally {
+	await browser.close();
+}
+console.log(`${looks} pages looked at, ${findings} findings; pictures in ${folder}`);
+process.exit(findings ? 1 : 0);
