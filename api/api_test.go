@@ -72,6 +72,11 @@ func (f *fakeControl) Exec(ctx context.Context, req api.ExecRequest, cmd driver.
 // serve serves f on a unix socket and returns a client of it.
 func serve(t *testing.T, f *fakeControl) *api.Client {
 	t.Helper()
+	return serveControl(t, f)
+}
+
+func serveControl(t *testing.T, f api.Control) *api.Client {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
 	if err != nil {

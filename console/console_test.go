@@ -296,3 +296,26 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// FuzzProof: nobody gets in with a proof that was not given, whatever it looks like, and nothing panics.
+func FuzzProof(f *testing.F) {
+	for _, seed := range []string{"", ".", "9999999999.", "-1.x", "9999999999.AAAA", "99999999999999999999.AAAA", "1.2.3"} {
+		f.Add(seed)
+	}
+	api := &recorded{}
+	h, err := console.New(console.Config{API: api, Key: key, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, proof string) {
+		r := httptest.NewRequest("GET", "/v1/status", nil)
+		r.Host = "127.0.0.1:4000"
+		r.Header.Set("Cookie", "trellis-4000="+proof)
+		r.Header["X-Trellis-Page"] = []string{proof}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != 401 || len(api.paths) > 0 {
+			t.Errorf("%q: %d", proof, w.Code)
+		}
+	})
+}
