@@ -44,12 +44,20 @@ type Deployment struct {
 type TrafficStep struct {
 	Time    time.Time `json:"time"` // its end
 	Seconds float64   `json:"seconds"`
-	// Services and Instances are flows by name and by ID. What was tried at two instances counts at both.
-	Services  map[string]Flow `json:"services"`
-	Instances map[string]Flow `json:"instances"`
+	// Services are flows by name. What was tried at two instances counts at both.
+	Services map[string]Flow `json:"services"`
+	// Recent is the half minute that ends with the step; only the newest step has it.
+	Recent *Recent `json:"recent,omitempty"`
 }
 
-// Flow is what one service or instance was asked in a step.
+// Recent is what was measured over several steps, as one.
+type Recent struct {
+	Seconds   float64         `json:"seconds"`
+	Services  map[string]Flow `json:"services"`
+	Instances map[string]Flow `json:"instances"` // by ID
+}
+
+// Flow is what one service or instance was asked in some time.
 type Flow struct {
 	Requests uint64 `json:"requests"`
 	Failed   uint64 `json:"failed"` // of these: answered with 5xx, cut off or not answered in time

@@ -51,7 +51,7 @@ func (f *fakeViewer) Door(context.Context) (api.Door, error) {
 }
 
 func TestViewerArrivesWhole(t *testing.T) {
-	step := api.TrafficStep{Time: time.Unix(5, 0).UTC(), Seconds: 2, Services: map[string]api.Flow{"web": {Requests: 4, Failed: 1, P50: 1.5, P99: 9}}, Instances: map[string]api.Flow{}}
+	step := api.TrafficStep{Time: time.Unix(5, 0).UTC(), Seconds: 2, Services: map[string]api.Flow{"web": {Requests: 4, Failed: 1, P50: 1.5, P99: 9}}, Recent: &api.Recent{Seconds: 2, Services: map[string]api.Flow{}, Instances: map[string]api.Flow{"web-1": {Requests: 4}}}}
 	f := &fakeViewer{steps: [][]api.TrafficStep{{step, step}, {step}}}
 	client := serveControl(t, f)
 	got, err := client.Deployments(t.Context(), 7)

@@ -13,9 +13,9 @@ import (
 // What is remembered of the traffic: enough for a line that says whether something has just changed. It costs a few
 // kilobytes for each service, and is empty after a restart of the control plane.
 const (
-	trafficStep          = 2 * time.Second
-	trafficSteps         = 150 // of services
-	trafficInstanceSteps = 15  // of instances, of which there are many more
+	trafficStep   = 2 * time.Second
+	trafficSteps  = 150
+	trafficRecent = 15 // steps
 )
 
 // traffic makes steps of what the data planes have counted. It is safe for concurrent use.
@@ -26,8 +26,15 @@ type traffic struct {
 	last  map[string]map[string]proxy.Measure // as pushed last, by boot and instance
 	now   map[string]proxy.Measure            // since the last step, by instance
 	began time.Time                           // of the step
+	raw   []rawStep                           // the last trafficRecent ones
 	steps []api.TrafficStep
 	cut   int // how many steps there have been
+}
+
+// rawStep is a step of which sums can still be made.
+type rawStep struct {
+	seconds   float64
+	instances map[string]proxy.Measure
 }
 
 // take adds a push. The first one of a data plane only says where its counts are.
@@ -35,7 +42,10 @@ func (t *traffic) take(m proxy.Measures) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.last == nil {
-		t.last, t.now = map[string]map[string]proxy.Measure{}, map[string]proxy.Measure{}
+		t.last = map[string]map[string]proxy.Measure{}
+	}
+	if t.now == nil {
+		t.now = map[string]proxy.Measure{}
 	}
 	before, again := t.last[m.Boot]
 	if !again {
@@ -77,30 +87,50 @@ func plus(sum, more proxy.Measure) proxy.Measure {
 // step ends a step.
 func (t *traffic) step(now time.Time) {
 	t.mu.Lock()
-	s := api.TrafficStep{Time: now, Seconds: now.Sub(t.began).Seconds(), Services: map[string]api.Flow{}, Instances: map[string]api.Flow{}}
-	services := map[string]proxy.Measure{}
-	for id, m := range t.now {
-		if m.Requests == 0 && m.Failed == 0 {
-			continue
-		}
-		s.Instances[id] = flow(m)
-		services[m.Service] = plus(services[m.Service], m)
+	last := rawStep{instances: t.now}
+	if !t.began.IsZero() {
+		last.seconds = now.Sub(t.began).Seconds()
 	}
-	for name, m := range services {
-		s.Services[name] = flow(m)
+	t.raw = append(t.raw, last)
+	t.raw = t.raw[max(0, len(t.raw)-trafficRecent):]
+	services, _ := flows([]rawStep{last})
+	s := api.TrafficStep{Time: now, Seconds: last.seconds, Services: services, Recent: &api.Recent{}}
+	s.Recent.Services, s.Recent.Instances = flows(t.raw)
+	for _, r := range t.raw {
+		s.Recent.Seconds += r.seconds
 	}
-	if n := len(t.steps) - trafficInstanceSteps; n >= 0 {
-		t.steps[n].Instances = map[string]api.Flow{}
+	if n := len(t.steps); n > 0 {
+		t.steps[n-1].Recent = nil
 	}
 	t.steps = append(t.steps, s)
 	if len(t.steps) > trafficSteps {
 		t.steps = append(t.steps[:0:0], t.steps[1:]...)
 	}
 	t.cut++
-	t.began = now
-	clear(t.now)
+	t.began, t.now = now, map[string]proxy.Measure{}
 	t.mu.Unlock()
 	t.changed.wake()
+}
+
+// flows sums steps up by service and by instance.
+func flows(steps []rawStep) (services, instances map[string]api.Flow) {
+	byService, byInstance := map[string]proxy.Measure{}, map[string]proxy.Measure{}
+	for _, s := range steps {
+		for id, m := range s.instances {
+			if m.Requests > 0 || m.Failed > 0 {
+				byService[m.Service] = plus(byService[m.Service], m)
+				byInstance[id] = plus(byInstance[id], m)
+			}
+		}
+	}
+	all := func(of map[string]proxy.Measure) map[string]api.Flow {
+		flows := make(map[string]api.Flow, len(of))
+		for name, m := range of {
+			flows[name] = flow(m)
+		}
+		return flows
+	}
+	return all(byService), all(byInstance)
 }
 
 func flow(m proxy.Measure) api.Flow {

@@ -30,7 +30,7 @@ func TestTrafficIsWhatGrewInAStep(t *testing.T) {
 		steps, _ := tr.since(0)
 		last := steps[len(steps)-1]
 		got := map[string][2]uint64{}
-		for _, flows := range []map[string]api.Flow{last.Services, last.Instances} {
+		for _, flows := range []map[string]api.Flow{last.Services, diffs(t, tr)} {
 			for name, f := range flows {
 				got[name] = [2]uint64{f.Requests, f.Failed}
 			}
@@ -63,6 +63,13 @@ func TestTrafficIsWhatGrewInAStep(t *testing.T) {
 	}
 }
 
+// diffs returns the flows of the instances in the last step alone.
+func diffs(t *testing.T, tr *traffic) map[string]api.Flow {
+	t.Helper()
+	_, instances := flows(tr.raw[len(tr.raw)-1:])
+	return instances
+}
+
 func TestTrafficOfAServiceIsThatOfItsInstances(t *testing.T) {
 	tr := &traffic{}
 	tr.take(proxy.Measures{Boot: "a"})
@@ -78,7 +85,7 @@ func TestTrafficOfAServiceIsThatOfItsInstances(t *testing.T) {
 	}
 	near("p50", steps[0].Services["web"].P50, 10)
 	near("p99", steps[0].Services["web"].P99, 1000)
-	near("p99 of web-1", steps[0].Instances["web-1"].P99, 10)
+	near("p99 of web-1", steps[0].Recent.Instances["web-1"].P99, 10)
 }
 
 func TestTrafficRemembersSoMuchAndNoMore(t *testing.T) {
@@ -92,15 +99,14 @@ func TestTrafficRemembersSoMuchAndNoMore(t *testing.T) {
 	if len(steps) != trafficSteps || n != 2*trafficSteps || steps[len(steps)-1].Time != time.Unix(2*trafficSteps-1, 0) {
 		t.Fatalf("%d steps of %d, the last at %v", len(steps), n, steps[len(steps)-1].Time)
 	}
-	instances := 0
-	for _, s := range steps {
-		instances += len(s.Instances)
-		if s.Services["web"].Requests != 1 {
-			t.Errorf("%v: %v", s.Time, s.Services)
+	for i, s := range steps {
+		if s.Services["web"].Requests != 1 || (s.Recent != nil) != (i == len(steps)-1) {
+			t.Errorf("%v: %v, recent %v", s.Time, s.Services, s.Recent)
 		}
 	}
-	if instances != trafficInstanceSteps {
-		t.Errorf("instances in %d steps, want %d", instances, trafficInstanceSteps)
+	recent := steps[len(steps)-1].Recent
+	if recent.Seconds != trafficRecent || recent.Services["web"].Requests != trafficRecent || recent.Instances["web-1"].Requests != trafficRecent {
+		t.Errorf("recent: %+v, want %d requests in as many seconds", recent, trafficRecent)
 	}
 	if steps, _ := tr.since(n - 3); len(steps) != 3 {
 		t.Errorf("%d steps are new to one who knows all but three", len(steps))

@@ -12,7 +12,6 @@ export interface Live {
 
 const keepEvents = 5000;
 const keepSteps = 150;
-const instanceSteps = 15;
 
 let now: Live = { connection: "connecting", status: null, events: [], traffic: [] };
 let due = false;
@@ -56,7 +55,6 @@ function receive(name: string, data: string) {
       break;
     case "traffic": {
       const steps = [...now.traffic, ...(frame.value as TrafficStep[])].slice(-keepSteps);
-      for (const step of steps.slice(0, -instanceSteps)) step.instances = {};
       change({ traffic: steps });
     }
   }

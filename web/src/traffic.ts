@@ -11,8 +11,8 @@ export interface Series {
   p99: (number | null)[];
 }
 
-/** Recent sums up the last half minute; what was not measured is null. */
-export interface Recent {
+/** Summary is the last half minute; what was not measured is null. */
+export interface Summary {
   rate: number;
   requests: number;
   failed: number;
@@ -20,8 +20,6 @@ export interface Recent {
   p50: number | null;
   p99: number | null;
 }
-
-const recentSteps = 15;
 
 export function series(steps: TrafficStep[], of: (step: TrafficStep) => Flow | undefined): Series {
   const out: Series = { times: [], rate: [], failed: [], p50: [], p99: [] };
@@ -37,35 +35,23 @@ export function series(steps: TrafficStep[], of: (step: TrafficStep) => Flow | u
   return out;
 }
 
-export function recent(steps: TrafficStep[], of: (step: TrafficStep) => Flow | undefined): Recent {
-  let requests = 0;
-  let failed = 0;
-  let seconds = 0;
-  let weighted = 0;
-  let p99 = 0;
-  for (const step of steps.slice(-recentSteps)) {
-    const flow = of(step);
-    seconds += step.seconds > 0 && step.seconds < 60 ? step.seconds : 0;
-    if (!flow) continue;
-    requests += flow.requests;
-    failed += flow.failed;
-    weighted += flow.p50_ms * flow.requests;
-    p99 = Math.max(p99, flow.p99_ms);
-  }
+/** summary reads a flow of the last half minute. */
+export function summary(flow: Flow | undefined, seconds: number): Summary {
+  if (!flow || flow.requests === 0) return { rate: 0, requests: 0, failed: flow?.failed ?? 0, errors: null, p50: null, p99: null };
   return {
-    rate: seconds > 0 ? requests / seconds : 0,
-    requests,
-    failed,
-    errors: requests > 0 ? Math.min(1, failed / requests) : null,
-    p50: requests > 0 ? weighted / requests : null,
-    p99: requests > 0 ? p99 : null,
+    rate: seconds > 0 ? flow.requests / seconds : 0,
+    requests: flow.requests,
+    failed: flow.failed,
+    errors: Math.min(1, flow.failed / flow.requests),
+    p50: flow.p50_ms,
+    p99: flow.p99_ms,
   };
 }
 
-export function useServiceTraffic(service: string): { series: Series; recent: Recent } {
+export function useServiceTraffic(service: string): { series: Series; recent: Summary } {
   const { traffic } = useLive();
   return useMemo(() => {
-    const of = (step: TrafficStep) => step.services[service];
-    return { series: series(traffic, of), recent: recent(traffic, of) };
+    const last = traffic.at(-1)?.recent;
+    return { series: series(traffic, (step) => step.services[service]), recent: summary(last?.services[service], last?.seconds ?? 0) };
   }, [traffic, service]);
 }

@@ -117,6 +117,12 @@ export interface TrafficStep {
   time: string;
   seconds: number;
   services: Record<string, Flow>;
+  recent?: Recent; // of the newest step only
+}
+
+export interface Recent {
+  seconds: number;
+  services: Record<string, Flow>;
   instances: Record<string, Flow>;
 }
 

@@ -47,7 +47,11 @@ function select(events: Event[], service: string, filter: string): Event[] {
     .reverse();
 }
 
-const bad = /exited|failed|crash|unready|taken-back|incomplete|oom|rolled-back/;
+/** troubles says whether an event is one that somebody would rather not have seen. */
+function troubles(e: Event): boolean {
+  if (e.kind === "instance.exited") return e.reason !== "stopped" && !/ code 0$/.test(e.message);
+  return /failed|crash|unready|taken-back|incomplete|rolled-back/.test(e.kind);
+}
 
 export function EventList({ events, bare }: { events: Event[]; bare?: boolean }) {
   if (events.length === 0) {
@@ -61,7 +65,7 @@ export function EventList({ events, bare }: { events: Event[]; bare?: boolean })
         const first = d !== day;
         day = d;
         return (
-          <li key={`${e.time} ${e.kind} ${e.instance} ${i}`} className={bad.test(e.kind + e.reason) ? "event trouble" : "event"}>
+          <li key={`${e.time} ${e.kind} ${e.instance} ${i}`} className={troubles(e) ? "event trouble" : "event"}>
             <span className="event-when"><time dateTime={e.time} title={new Date(e.time).toLocaleString()}>{time(e.time)}</time>{first && <span className="sub">{d}</span>}</span>
             <span className="event-what">
               <b>{e.kind}</b>

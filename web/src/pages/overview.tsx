@@ -5,8 +5,8 @@ import { useConfig } from "../config";
 import { goal, milliseconds, ms, percent, rate } from "../format";
 import { useLive } from "../live";
 import { href } from "../route";
-import { recent, useServiceTraffic } from "../traffic";
-import type { Config, Service } from "../types";
+import { summary, useServiceTraffic } from "../traffic";
+import type { Config, Flow, Service } from "../types";
 import { Empty, State, Title, urgency } from "../ui";
 
 export function Overview() {
@@ -18,7 +18,8 @@ export function Overview() {
   const configs = useConfig(status?.revision ?? 0);
   if (!status) return null;
   const well = services.filter((s) => s.state === "healthy" || s.state === "completed").length;
-  const all = recent(traffic, (step) => Object.values(step.services).reduce<ReturnType<typeof sum>>(sum, { requests: 0, failed: 0, p50_ms: 0, p99_ms: 0 }));
+  const last = traffic.at(-1)?.recent;
+  const all = summary(Object.values(last?.services ?? {}).reduce<Flow>(sum, { requests: 0, failed: 0, p50_ms: 0, p99_ms: 0 }), last?.seconds ?? 0);
   return (
     <>
       <Title text="Overview" />
@@ -53,7 +54,7 @@ export function Overview() {
   );
 }
 
-function sum(a: { requests: number; failed: number; p50_ms: number; p99_ms: number }, b: { requests: number; failed: number }) {
+function sum(a: Flow, b: Flow): Flow {
   return { ...a, requests: a.requests + b.requests, failed: a.failed + b.failed };
 }
 

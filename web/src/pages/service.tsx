@@ -9,7 +9,7 @@ import { type Query, useLogs } from "../logs";
 import { LogView, type Wanted } from "../logview";
 import { href, refine, usePlace, useText } from "../route";
 import { getJSON, post } from "../session";
-import { recent, useServiceTraffic } from "../traffic";
+import { summary, type Summary, useServiceTraffic } from "../traffic";
 import type { Instance, Route, Service, Usage } from "../types";
 import { Action, Empty, Failure, Section, State, Title, When } from "../ui";
 import { Rollouts, useDeployments } from "./deployments";
@@ -119,7 +119,7 @@ function Actions({ service: s }: { service: Service }) {
 }
 
 function Instances({ service: s }: { service: Service }) {
-  const { traffic } = useLive();
+  const last = useLive().traffic.at(-1)?.recent;
   const use = useUsage();
   const instances = s.instances ?? [];
   if (instances.length === 0) {
@@ -134,12 +134,12 @@ function Instances({ service: s }: { service: Service }) {
           <th scope="col" className="num">Restarts</th><th scope="col">Up for</th>
         </tr>
       </thead>
-      <tbody>{instances.map((i) => <InstanceRow key={i.id} service={s} instance={i} flow={recent(traffic, (step) => step.instances[i.id])} use={use[i.id]} />)}</tbody>
+      <tbody>{instances.map((i) => <InstanceRow key={i.id} service={s} instance={i} flow={summary(last?.instances[i.id], last?.seconds ?? 0)} use={use[i.id]} />)}</tbody>
     </table>
   );
 }
 
-function InstanceRow({ service, instance: i, flow, use }: { service: Service; instance: Instance; flow: ReturnType<typeof recent>; use: Use | undefined }) {
+function InstanceRow({ service, instance: i, flow, use }: { service: Service; instance: Instance; flow: Summary; use: Use | undefined }) {
   return (
     <tr>
       <th scope="row">
