@@ -250,6 +250,9 @@ func (l *loading) checkGateway(p Project) {
 				l.errorPath("x-trellis.gateway."+key, "%s is not a listen address: write :8080 or 127.0.0.1:8080", quoted(address))
 			}
 		}
+		if g.AccessLog < 0 || g.AccessLog > 1 {
+			l.errorPath("x-trellis.gateway.access_log", "%v is not a share of requests: write 1 for all of them, 0.01 for one in a hundred", g.AccessLog)
+		}
 		for i, h := range g.Hosts {
 			if !routeHost.MatchString(h) {
 				l.errorPath(indexPath("x-trellis.gateway.hosts", i), "%s is not a host name", quoted(h))

@@ -31,6 +31,9 @@ type Gateway struct {
 	ACME *ACME `json:"acme,omitempty"`
 	// Policy is what a route gets that does not decide for itself.
 	Policy *Policy `json:"policy,omitempty"`
+	// AccessLog is the share of requests that the access log has, from 0 to 1; what fails is in it in any case. Unset: there
+	// is none. It is the file access.log in the project's state folder, one JSON object a line.
+	AccessLog float64 `json:"access_log,omitempty"`
 }
 
 // ACME says how certificates are asked for.

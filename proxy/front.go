@@ -46,7 +46,7 @@ type peer interface {
 func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fail *failure) bool {
 	f.p.handlers.Add(1)
 	defer f.p.handlers.Add(-1)
-	if f.p.access != nil {
+	if f.p.access != nil && f.p.table.Load().logged > 0 {
 		q.began = time.Now()
 		defer f.p.logAccess(q)
 	}

@@ -116,10 +116,10 @@ func (t *turn) serve() (again bool) {
 	t.c.lookAt.set(0)
 	t.q.finish(func() { t.c.tcp.SetReadDeadline(time.Unix(1, 0)) })
 	switch {
-	case !whole:
+	case !whole && t.q.failure != kindBadRequest:
 		t.c.reset() // a broken answer looks broken, never whole and short
 		return false
-	case t.q.body != nil && !t.kept.ended.Load():
+	case t.q.failure == kindBadRequest, t.q.body != nil && !t.kept.ended.Load():
 		if t.answering {
 			t.c.linger()
 		}
@@ -342,11 +342,13 @@ func (t *turn) begin() {
 func (t *turn) refuse(q *request, fail *failure) {
 	if e := t.broken.Load(); e != nil && fail.kind == kindClient {
 		fail = malformed(e)
+		q.status, q.failure = fail.status, fail.kind
 	}
 	if fail.kind == kindClient {
 		return
 	}
 	t.begin()
+	t.last = t.last || fail.kind == kindBadRequest // what follows may be meant as a part of it
 	contentType, body := fail.content(q.id)
 	b := http1.AppendStatusLine(t.out[:0], t.head.Minor, fail.status, http.StatusText(fail.status))
 	for _, f := range fail.fields(q.id) {

@@ -35,10 +35,11 @@ func Proxy(ctx context.Context, file string, log *slog.Logger) error {
 	}
 	l.removeStale()
 	p := proxy.New(proxy.Config{
-		Feed:    &feed{client: client, log: log},
-		Status:  filepath.Join(l.RuntimeDir, "proxy-"+strconv.Itoa(os.Getpid())+".sock"),
-		Log:     log,
-		Without: without(os.Getenv(withoutEnv), log),
+		Feed:      &feed{client: client, log: log},
+		Status:    filepath.Join(l.RuntimeDir, "proxy-"+strconv.Itoa(os.Getpid())+".sock"),
+		Log:       log,
+		Without:   without(os.Getenv(withoutEnv), log),
+		AccessLog: &accessLog{path: filepath.Join(l.StateDir, "access.log"), most: maxAccessLog},
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

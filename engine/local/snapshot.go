@@ -102,6 +102,9 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 		return s
 	}
 	s.Listeners, s.Routes, s.Auth = Doors(d.rev.Project), d.routes, d.schemes
+	if g := d.rev.Project.Trellis.Gateway; g != nil {
+		s.AccessLog = g.AccessLog
+	}
 	byService := map[string][]proxy.Instance{}
 	weights := map[string]shares{}
 	for name, r := range d.rollouts {

@@ -1,0 +1,174 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestSlowClientsHurtNobody: hundreds of clients that are slow with their heads, with their bodies, and in taking what
+// they asked for are let go of in time, and good ones get every answer meanwhile.
+func TestSlowClientsHurtNobody(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/large" {
+			w.Write(make([]byte, 16<<20))
+			return
+		}
+		io.Copy(w, r.Body)
+	})
+	r := newRig(t, Config{})
+	r.proxy.front.head, r.proxy.front.stall = time.Second, time.Second
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	const each = 100
+	var slow, cut sync.WaitGroup
+	began := time.Now()
+	var longest atomic.Int64
+	for _, c := range []struct{ first, drip string }{
+		{"GET / HTTP/1.1\r\nHost: a\r\n", "X: y\r\n"},
+		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc", ""},
+		{"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3", ""},
+		{"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ""},
+	} {
+		for range each {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			slow.Add(1)
+			cut.Go(func() {
+				io.WriteString(conn, c.first)
+				slow.Done()
+				for { // until the gateway has closed it
+					time.Sleep(100 * time.Millisecond)
+					drip := c.drip
+					if drip == "" && ended(conn) {
+						break
+					}
+					if _, err := io.WriteString(conn, drip); err != nil {
+						break
+					}
+				}
+				longest.Store(max(longest.Load(), int64(time.Since(began))))
+			})
+		}
+	}
+	slow.Wait()
+	c := client(t)
+	for range 100 {
+		if status, _, _ := get(t, c, "http://"+addr+"/"); status != 200 {
+			t.Errorf("a good client got %d", status)
+		}
+	}
+	cut.Wait()
+	if took := time.Duration(longest.Load()); took > 30*time.Second {
+		t.Errorf("the last slow one was let go of after %v", took)
+	}
+	eventually(t, "nothing is left", func() bool { return r.proxy.handlers.Load() == 0 && r.proxy.Status().InUse["app-1"] == 0 })
+}
+
+// ended says whether the other side has closed a connection that nobody reads from: it was reset, or takes no more.
+func ended(c net.Conn) (yes bool) {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return true
+	}
+	raw.Control(func(fd uintptr) { yes = closedByOther(int(fd)) })
+	return yes
+}
+
+// TestSnapshotsUnderLoad: a hundred new snapshots a second, one in five of them invalid, and every request is answered.
+func TestSnapshotsUnderLoad(t *testing.T) {
+	l := &ledger{seen: map[string]int{}}
+	a, b := worker(t, "127.0.0.1:0", l), worker(t, "127.0.0.1:0", l)
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", a.addr), instanceAt("app-2", b.addr))
+	tr := newTraffic(addr, "POST")
+	ctx, cancel := context.WithCancel(context.Background())
+	applied := 0
+	go func() {
+		defer cancel()
+		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+			r.snap.Version++
+			s := r.snap
+			s.Services = []Service{{Name: "app", Instances: []Instance{instanceAt("app-1", a.addr), instanceAt("app-2", b.addr)}, Retries: 1 + applied%5}}
+			s.Routes = []Route{{Service: "app", Port: 80, Auth: "none"}, {Path: "/other/" + strings.Repeat("x", applied%7), Service: "app", Port: 80}}
+			if applied%5 == 4 {
+				s.Routes = append(s.Routes, Route{Path: "/x", Service: "nobody", Port: 80})
+			}
+			r.feed.ch <- Update{Snapshot: &s}
+			applied++
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	tr.run(ctx)
+	tr.report(t, l, false)
+	if applied < 20 {
+		t.Errorf("%d snapshots only", applied)
+	}
+	if v := r.proxy.table.Load().version; v > r.snap.Version || v+2 < r.snap.Version {
+		t.Errorf("version %d is in force, the last is %d", v, r.snap.Version)
+	}
+}
+
+// TestPipelining: requests that come at once are answered in their order, bodies and all.
+func TestPipelining(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		data, _ := io.ReadAll(r.Body)
+		if r.URL.Path == "/slow" {
+			time.Sleep(50 * time.Millisecond)
+		}
+		io.WriteString(w, r.URL.Path+" "+string(data))
+	})
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	var all, want strings.Builder
+	for range 50 {
+		for _, q := range [][2]string{
+			{"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n", "/slow "},
+			{"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", "/a hello"},
+			{"POST /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", "/b abcde"},
+			{"POST /c HTTP/1.1\r\nHost: a\r\nContent-Length: 6000\r\n\r\n" + strings.Repeat("x", 6000), "/c " + strings.Repeat("x", 6000)},
+			{"HEAD /d HTTP/1.1\r\nHost: a\r\n\r\n", ""},
+		} {
+			all.WriteString(q[0])
+			want.WriteString(q[1] + "\n")
+		}
+	}
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(30 * time.Second))
+	go io.WriteString(conn, all.String())
+	br := bufio.NewReader(conn)
+	var got strings.Builder
+	for i := range 250 {
+		method := "GET"
+		if i%5 == 4 {
+			method = "HEAD"
+		}
+		res, err := http.ReadResponse(br, &http.Request{Method: method})
+		got.WriteString(body(t, res, err) + "\n")
+	}
+	if got.String() != want.String() {
+		t.Error("the answers are not those of the requests, in their order")
+	}
+}
+
+// closedByOther says whether the other side of a socket has closed it; what it sent before may still be unread.
+func closedByOther(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, _ := unix.Poll(p, 0)
+	return n > 0 && p[0].Revents != 0
+}
