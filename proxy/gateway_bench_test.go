@@ -193,7 +193,7 @@ func serveFixed(ln net.Listener) {
 // begin starts a program and waits until it listens.
 func begin(t *testing.T, cmd *exec.Cmd, port int) {
 	t.Helper()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stdout, cmd.Stderr = io.Discard, os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -101,7 +101,7 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 			r.snap.Version++
 			s := r.snap
 			s.Services = []Service{{Name: "app", Instances: []Instance{instanceAt("app-1", a.addr), instanceAt("app-2", b.addr)}, Retries: 1 + applied%5}}
-			s.Routes = []Route{{Service: "app", Port: 80, Auth: "none"}, {Path: "/other/" + strings.Repeat("x", applied%7), Service: "app", Port: 80}}
+			s.Routes = []Route{{Service: "app", Port: 80}, {Path: "/other/" + strings.Repeat("x", applied%7), Service: "app", Port: 80}}
 			if applied%5 == 4 {
 				s.Routes = append(s.Routes, Route{Path: "/x", Service: "nobody", Port: 80})
 			}
