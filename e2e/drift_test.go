@@ -140,8 +140,8 @@ func TestDriftOfProcesses(t *testing.T) {
 		p.run("drift", "--revert")
 		p.wantDrift()
 	})
-	tr.noneLost(t)
-	tr.ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.NoneLost(t)
+	tr.Ledger(t, filepath.Join(p.dir, "ledger", "web"))
 	if events := p.run("events"); strings.Count(events, "drift.found") < 10 || !strings.Contains(events, "drift.reverted") || strings.Contains(events, "hunter2") {
 		t.Errorf("events:\n%s", events)
 	}
