@@ -72,6 +72,7 @@ type Operator interface {
 type Control interface {
 	Observer
 	Viewer
+	Seer
 	Deployer
 	Operator
 }

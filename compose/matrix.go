@@ -210,7 +210,7 @@ func trellisRows() []row {
 		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy.**", "x-trellis.auth.**"),
 		left("x-trellis.gateway.https", "the gateway has no TLS yet: nothing listens there"),
 		left("x-trellis.gateway.acme.**", "no certificate is asked for yet"),
-		left("x-trellis.topics.**", "there is no broker yet"), left("x-trellis.alerts.**", "no alert is raised yet"),
+		left("x-trellis.topics.**", "there is no broker yet"), carried("x-trellis.alerts.**"),
 		carried("x-trellis.environments", "x-trellis.environments.*", "x-trellis.environments.*.on"),
 		left("x-trellis.environments.*.context", "the local engine is the only one yet"),
 		left("x-trellis.environments.*.namespace", "the local engine is the only one yet"),

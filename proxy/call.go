@@ -16,9 +16,23 @@ func (p *Proxy) call(ctx context.Context, to destination, q *request) (*response
 		timeout = defaultTimeout
 	}
 	c := caller{s: s, lane: s.lane(to.port), q: q, timeout: timeout, wait: waiter{q: q}}
+	began := time.Now()
+	if !s.internal() {
+		p.spans.begin(q, began)
+	}
 	resp, inst, f := c.run(ctx)
 	if f != nil && f.status >= 500 {
 		s.count.failed.Add(1)
+	}
+	if !s.internal() {
+		status := 0
+		switch {
+		case f == nil:
+			status = resp.status
+		case f.kind != kindClient:
+			status, q.unmet = f.status, f.detail
+		}
+		p.account(s, inst, q, status, began)
 	}
 	return resp, inst, f
 }

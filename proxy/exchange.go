@@ -273,6 +273,9 @@ func (q *request) appendHead(b []byte) []byte {
 		}
 	}
 	b = http1.AppendField(b, "X-Request-Id", q.id)
+	if parent := q.trace.text(); parent != "" {
+		b = http1.AppendField(b, "traceparent", parent)
+	}
 	if q.outside {
 		b = append(b, "X-Forwarded-For: "...)
 		b = q.client.AppendTo(b)

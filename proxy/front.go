@@ -87,6 +87,7 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 	whole := to.forward(q, resp, inst)
 	if status < 500 && (q.blamed || !whole && ctx.Err() == nil) {
 		inst.tally.failed.Add(1)
+		q.brokeLater()
 	}
 	if !whole {
 		dest.svc.count.failed.Add(1)

@@ -23,6 +23,7 @@ type instance struct {
 	tally  tally
 	life   context.Context // ends when the instance is retired
 	retire context.CancelFunc
+	calls  callTallies
 
 	mu      sync.Mutex
 	pools   map[int]*pool

@@ -142,6 +142,9 @@ func (p *Proxy) push(ctx context.Context, send func(Measures) error) error {
 		m.Refused, told = p.refusals.since(told)
 		seen := make(map[*instance]uint64, len(sent))
 		for name, s := range p.table.Load().services {
+			if s.internal() {
+				continue
+			}
 			for _, inst := range s.all() {
 				count := inst.tally.requests.Load() + inst.tally.failed.Load() // an answer may break long after it began
 				if seen[inst] = count; count > sent[inst] {

@@ -86,6 +86,7 @@ type Proxy struct {
 	front    *front
 	access   *accessLog
 	boot     string
+	spans    *spans
 	table    atomic.Pointer[table]
 	draining atomic.Bool
 
@@ -121,7 +122,7 @@ func New(cfg Config) *Proxy {
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, boot: newBoot(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
+	p := &Proxy{cfg: cfg, log: cfg.Log, boot: newBoot(), spans: newSpans(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
 	p.table.Store(emptyTable())
 	p.front = newFront(p)
 	if cfg.AccessLog != nil {
@@ -380,6 +381,9 @@ func (p *Proxy) Status() Status {
 	retired := slices.Clone(p.retired)
 	p.mu.Unlock()
 	for name, s := range t.services {
+		if s.internal() {
+			continue
+		}
 		s.describe(&st)
 		st.Counters[name] = s.count.read()
 	}

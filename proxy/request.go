@@ -41,7 +41,12 @@ type request struct {
 	client    netip.Addr
 	conn      *clientConn // that the client speaks HTTP/1.1 over; nil for HTTP/2
 	scheme    string
-	outside   bool // the caller is not one of the project's services: what it says about itself is dropped
+	caller    string       // the service that calls, "" from outside
+	route     string       // path of the gateway's route, "" at other doors
+	trace     traceContext // zero: the request is not part of one
+	counted   *callTally   // where it was counted
+	unmet     string       // why it was not answered by an instance
+	outside   bool         // the caller is not one of the project's services: what it says about itself is dropped
 
 	upgrade  string // protocol asked for, "" for none
 	trailers bool   // the client takes trailers (TE)
@@ -185,7 +190,7 @@ func upgradeTo(h header) string {
 func (q *request) passes(f *http1.Field) bool {
 	switch f.Kind {
 	case http1.Other:
-		if f.Is("X-Request-Id") || q.outside && forwarding(f.Name) {
+		if f.Is("X-Request-Id") || q.trace.replaces(f) || q.outside && forwarding(f.Name) {
 			return false
 		}
 	case http1.Host, http1.ContentLength, http1.Expect:

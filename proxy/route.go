@@ -35,6 +35,7 @@ type hostRoutes struct {
 // route is a compiled Route.
 type route struct {
 	service string
+	pattern string // the path as the file has it
 	port    int
 	timeout time.Duration // 0: the default
 	source  string
@@ -127,7 +128,7 @@ func (r *router) host(name string) (*hostRoutes, error) {
 
 // compileRoute returns the compiled route and the literal beginning of its path, in normal form: all of an exact one.
 func compileRoute(in Route) (*route, string, error) {
-	c := &route{service: in.Service, port: in.Port, timeout: in.Timeout, source: in.Source}
+	c := &route{service: in.Service, pattern: cmp.Or(in.Path, "/*"), port: in.Port, timeout: in.Timeout, source: in.Source}
 	for _, m := range in.Methods {
 		if m == "" || strings.ContainsAny(m, " \t\r\n,") {
 			return nil, "", fmt.Errorf("%w: method %q", errdefs.ErrInvalid, m)

@@ -18,6 +18,7 @@ type service struct {
 	holding atomic.Int64
 	hints   sync.Map // port to kind: what was last spoken there
 	count   counters
+	calls   callTallies     // of requests that no instance took
 	waits   chan<- struct{} // to say that a request waits; capacity 1
 
 	mu        sync.Mutex
@@ -96,6 +97,9 @@ func (s *service) vacated() {
 		l.queue.next()
 	}
 }
+
+// internal says that the service is a part of Trellis: its requests are not the project's, and are not counted.
+func (s *service) internal() bool { return s.conf.Load().Internal }
 
 func (s *service) speaksHTTP2(port int) bool {
 	for _, p := range s.conf.Load().HTTP2 {

@@ -86,6 +86,8 @@ type Service struct {
 	Wakes bool `json:"wakes,omitempty"`
 	// Measured says that whoever scales the service is told its Demand.
 	Measured bool `json:"measured,omitempty"`
+	// Internal says that the service is a part of Trellis: what it is asked is neither counted nor traced.
+	Internal bool `json:"internal,omitempty"`
 	// ConnectTimeout bounds a connect to an instance; 0: 1 s.
 	ConnectTimeout time.Duration `json:"connect_timeout,omitempty"`
 	// Retries bound the attempts after the first for requests that may be repeated; 0: 3; negative: none. All retries

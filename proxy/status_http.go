@@ -6,10 +6,12 @@ import (
 	"errors"
 	"net"
 	"net/http"
+
+	"trellis/telemetry"
 )
 
-// serveStatus answers on a unix socket until ctx is done: GET /status with a Status; GET /demand and GET /measures with
-// one object a line, pushed whenever there is news.
+// serveStatus answers on a unix socket until ctx is done: GET /status with a Status; GET /calls with Calls; GET /demand, GET /measures and
+// GET /spans with one object a line, pushed whenever there is news.
 func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
@@ -22,6 +24,20 @@ func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
 		enc, rc := json.NewEncoder(w), http.NewResponseController(w)
 		p.push(r.Context(), func(m Measures) error {
 			if err := enc.Encode(m); err != nil {
+				return err
+			}
+			return rc.Flush()
+		})
+	})
+	mux.HandleFunc("GET /calls", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(p.Calls())
+	})
+	mux.HandleFunc("GET /spans", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		enc, rc := json.NewEncoder(w), http.NewResponseController(w)
+		p.pushSpans(r.Context(), func(all []telemetry.Span) error {
+			if err := enc.Encode(all); err != nil {
 				return err
 			}
 			return rc.Flush()

@@ -138,6 +138,7 @@ func (t *table) compilePolicies(p *Proxy, s *Snapshot, old *table, now time.Time
 // route returns where a request goes.
 func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	t := p.table.Load()
+	q.caller = l.Caller
 	if q.outside && t.reserved != nil {
 		q.strip(t.reserved)
 	}
@@ -166,5 +167,6 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 		}
 		return destination{}, &failure{status: 404, kind: kindNoRoute, detail: "no route matches"}
 	}
+	q.route = r.pattern
 	return destination{svc: t.services[r.service], port: r.port, timeout: r.timeout, policy: r.policy}, nil
 }

@@ -70,6 +70,9 @@ func (p *pool) roundTrip2(ctx context.Context, q *request, timeout time.Duration
 		}
 	}
 	req.Header["X-Request-Id"] = []string{q.id}
+	if parent := q.trace.text(); parent != "" {
+		req.Header["Traceparent"] = []string{strings.Clone(parent)}
+	}
 	if q.outside {
 		req.Header["X-Forwarded-For"] = []string{q.client.String()}
 		req.Header["X-Forwarded-Host"] = []string{q.authority}

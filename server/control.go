@@ -28,6 +28,7 @@ type control struct {
 	changed  *broadcast
 	traffic  *traffic
 	console  *consoleDoor
+	sight    *sight
 	stop     func() // ends holder, data plane and this process, after the answer that is being given
 	once     func(ctx context.Context, project, service string, cmd driver.Command) (int, error)
 	stopping atomic.Bool
@@ -50,6 +51,14 @@ func (c *control) Status(ctx context.Context) (api.Status, error) {
 	c.plane.describe(ctx, &status)
 	if url := c.console.url(); url != "" {
 		status.Console = &url
+	}
+	if address := c.sight.prometheus.address.Load(); address != nil {
+		url := "http://" + *address
+		status.Prometheus = &url
+	}
+	if address := c.sight.otlp.address.Load(); address != nil {
+		url := "http://" + *address
+		status.OTLP = api.Endpoints{GRPC: address, HTTP: &url}
 	}
 	return status, nil
 }

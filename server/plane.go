@@ -36,6 +36,7 @@ type plane struct {
 	last   proxy.Snapshot
 
 	traffic traffic // what Measures has heard
+	sight   *sight  // where telemetry is received
 
 	doors atomic.Pointer[map[string]string] // of bound, those that lead in from outside: read without mu
 }
@@ -259,6 +260,17 @@ func (p *plane) Doors() map[string]string {
 		return *doors
 	}
 	return nil
+}
+
+// OTLP implements local.Told.
+func (p *plane) OTLP() string {
+	if p.sight == nil {
+		return ""
+	}
+	if address := p.sight.otlp.address.Load(); address != nil {
+		return *address
+	}
+	return ""
 }
 
 // InUse implements local.Plane: what is in flight at each instance, summed over every data plane that still serves, and

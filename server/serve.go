@@ -140,6 +140,8 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{},
 		once: eng.RunOnce, log: own, build: id, traffic: &plane.traffic, console: &consoleDoor{key: key},
 	}
+	c.sight = newSight(c, l, own)
+	plane.sight = c.sight
 	c.stop = sync.OnceFunc(func() {
 		c.stopping.Store(true)
 		// The holder ends this process too, so the wait for it is not waited for.
@@ -154,6 +156,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 
 // run runs the parts until ctx is done or one of them fails, and returns when all have ended.
 func (s *controlPlane) run(ctx context.Context) error {
+	s.control.sight.open(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.process.Run(ctx) })
 	g.Go(func() error { return s.docker.Run(ctx) })
@@ -164,6 +167,7 @@ func (s *controlPlane) run(ctx context.Context) error {
 	g.Go(func() error { return s.serveConsole(ctx) })
 	g.Go(func() error { return s.control.retain(ctx) })
 	g.Go(func() error { return s.control.measureTraffic(ctx) })
+	g.Go(func() error { return s.control.sight.run(ctx) })
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

@@ -159,9 +159,71 @@ type Record struct {
 	Attributes map[string]any `json:"attributes,omitempty"`
 }
 
-// Sample is the value of one series at one moment. Labels hold the metric's name as "__name__".
+// Sample is the value of one series at one moment: a number, or a distribution.
 type Sample struct {
-	Labels map[string]string
+	Labels map[string]string // the metric's name stands as "__name__"
 	Time   time.Time
 	Value  float64
+	// Distribution is the value of a histogram, cumulative; nil for a number.
+	Distribution *Distribution
+	// Created is when a cumulative series began at nothing; zero: unknown.
+	Created time.Time
+}
+
+// Distribution is how often values were seen.
+type Distribution struct {
+	Counts map[float64]uint64 // by value; what is close together is counted together
+}
+
+// Rule is an alerting rule, or where Record is set a recording rule, in PromQL.
+type Rule struct {
+	Record      string
+	Alert       string
+	Expr        string
+	For         time.Duration // that Expr holds before the alert fires
+	Labels      map[string]string
+	Annotations map[string]string // Go templates as Prometheus has them
+}
+
+// RuleGroup is evaluated as one, its rules in order.
+type RuleGroup struct {
+	Name     string
+	Interval time.Duration // 0: the store's default
+	Rules    []Rule
+}
+
+// Alert is an alert that a rule has found.
+type Alert struct {
+	Labels      map[string]string // "alertname" among them
+	Annotations map[string]string
+	Expr        string
+	Value       float64
+	ActiveAt    time.Time // since its condition holds
+	FiredAt     time.Time // zero: it is pending
+	ResolvedAt  time.Time // zero: it still is
+}
+
+// SizeOf returns about how many bytes attributes take in memory.
+func SizeOf(attributes map[string]any) int {
+	n := 0
+	for k, v := range attributes {
+		n += len(k) + sizeOf(v)
+	}
+	return n
+}
+
+func sizeOf(v any) int {
+	switch v := v.(type) {
+	case string:
+		return 16 + len(v)
+	case []any:
+		n := 24
+		for _, one := range v {
+			n += sizeOf(one)
+		}
+		return n
+	case map[string]any:
+		return 48 + SizeOf(v)
+	}
+	return 16
 }

@@ -33,6 +33,7 @@ type world struct {
 	Drifted   []engine.Drift
 	Routes    []api.Route
 	Door      api.Door
+	Seen      seen
 	Top       [][]engine.Usage // one measurement after the other
 	Lines     []api.LogLine
 	Others    []running // for ls

@@ -17,22 +17,31 @@ import (
 
 	"trellis/api"
 	"trellis/engine"
+	"trellis/telemetry"
 )
 
 func (p *program) logsCommand() *cobra.Command {
 	var follow, timestamps, noPrefix bool
 	var lines, from string
+	var search telemetry.RecordFilter
+	var trace string
 	var revision int64
 	cmd := &cobra.Command{
 		Use:   "logs [SERVICE...]",
 		Short: "Show the output of services, also of instances that are gone",
 		Long: `Logs prints what the instances of the services wrote to standard output and
 standard error, oldest first. Without a service: of all. SERVICE may also be one
-place of a service, such as web-2.`,
+place of a service, such as web-2.
+
+With --grep, --trace or --level it searches what is kept of all instances, also of
+those that are gone, with what programs sent by OTLP and the requests that the data
+plane recorded: the last hour, unless --since says else. Secrets are taken out.`,
 		Example: `  trellis logs -f web           follow web, new instances too
   trellis logs --tail 100       the last 100 lines of each instance
   trellis logs --since 10m api  the last ten minutes of api
-  trellis logs --revision 7     only instances of revision 7`,
+  trellis logs --revision 7     only instances of revision 7
+  trellis logs --grep 'order [0-9]+ failed' --since 1h
+  trellis logs --trace 4bf92f3577b34da6a3ce929d0e0e4736`,
 		Args:              arguments(0, -1),
 		ValidArgsFunction: p.completeServices,
 	}
@@ -42,6 +51,9 @@ place of a service, such as web-2.`,
 	cmd.Flags().Int64Var(&revision, "revision", 0, "only instances of this revision `N`")
 	cmd.Flags().BoolVarP(&timestamps, "timestamps", "t", false, "write each line's time before it")
 	cmd.Flags().BoolVar(&noPrefix, "no-log-prefix", false, "leave out the instance before each line")
+	cmd.Flags().StringVar(&search.Grep, "grep", "", "only what matches the regular expression `PATTERN`")
+	cmd.Flags().StringVar(&trace, "trace", "", "only what belongs to the trace `ID`")
+	cmd.Flags().StringVar(&search.Severity, "level", "", "only what is of `LEVEL` or graver: trace, debug, info, warn, error, fatal")
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		req := api.LogsRequest{Follow: follow, Revision: revision}
@@ -52,12 +64,24 @@ place of a service, such as web-2.`,
 		if req.Since, err = moment(from, p.now()); err != nil {
 			return usageError{err.Error(), cmd.CommandPath()}
 		}
+		if trace != "" {
+			if search.Trace, err = telemetry.ParseTraceID(trace); err != nil {
+				return usageError{err.Error(), cmd.CommandPath()}
+			}
+		}
 		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
 			status, err := control.Status(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if err := logTargets(status.State, names, &req); err != nil {
+				return err
+			}
+			if search.Grep != "" || search.Severity != "" || !search.Trace.IsZero() {
+				err := p.searchLogs(cmd.Context(), control, searchOf(req, search), follow, format.json())
+				if follow && cmd.Context().Err() != nil {
+					return nil
+				}
 				return err
 			}
 			err = p.showLogs(cmd.Context(), control, req, logStyle{prefix: !noPrefix, times: timestamps, json: format.json()})
@@ -68,6 +92,27 @@ place of a service, such as web-2.`,
 		})
 	}
 	return p.project(cmd)
+}
+
+// searchOf adds to a search what is asked of output.
+func searchOf(req api.LogsRequest, f telemetry.RecordFilter) telemetry.RecordFilter {
+	f.Services, f.Instance, f.Revision, f.Since, f.Limit = req.Services, string(req.Instance), req.Revision, req.Since, max(req.Tail, 0)
+	if f.Limit == 0 {
+		f.Limit = telemetry.MaxRecordLimit
+	}
+	return f
+}
+
+// searchLogs prints the log records that match.
+func (p *program) searchLogs(ctx context.Context, control api.Control, f telemetry.RecordFilter, follow, asJSON bool) error {
+	s := p.styleOf(p.stdout)
+	return control.Records(ctx, f, follow, func(r telemetry.Record) error {
+		if asJSON {
+			return p.writeJSONLine(r)
+		}
+		_, err := fmt.Fprintln(p.stdout, recordLine(s, r))
+		return err
+	})
 }
 
 // tailOf reads --tail: 0 lines are the request's -1.

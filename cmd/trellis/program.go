@@ -101,7 +101,9 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 			p.configCommand(), p.lsCommand(), p.eventsCommand(), p.topCommand(),
 		}},
 		{groupDeploy, []*cobra.Command{p.planCommand(), p.applyCommand(), p.historyCommand(), p.rollbackCommand(), p.rolloutCommand(), p.driftCommand(), p.diffCommand()}},
-		{groupSee, []*cobra.Command{p.routesCommand(), p.consoleCommand()}},
+		{groupSee, []*cobra.Command{
+			p.routesCommand(), p.metricsCommand(), p.tracesCommand(), p.alertsCommand(), p.whyCommand(), p.consoleCommand(),
+		}},
 		{groupProve, []*cobra.Command{p.checkCommand(), p.loadCommand()}},
 		{groupSetUp, []*cobra.Command{p.initCommand(), p.keyCommand(), p.bootCommand(), p.exportCommand(), p.backupCommand(), p.restoreCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
 	} {

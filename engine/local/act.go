@@ -106,7 +106,7 @@ func (l *loop) specFor(d *desired, st step, m *known) (driver.Spec, bool) {
 	if t.process {
 		spec.Env = mergeEnv(svc.extraEnv, spec.Env)
 	}
-	spec.Env = mergeEnv(l.told(d), spec.Env)
+	spec.Env = mergeEnv(append(l.told(d), l.telemetryEnv(svc, spec)...), spec.Env)
 	return spec, true
 }
 

@@ -37,6 +37,8 @@ type Plane interface {
 // told. The map is not changed any more.
 type Told interface {
 	Doors() map[string]string
+	// OTLP returns the address (host:port) on this machine at which telemetry is received, "" for none.
+	OTLP() string
 }
 
 // The optional abilities of a driver.

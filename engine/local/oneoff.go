@@ -52,7 +52,7 @@ func (e *Engine) RunOnce(ctx context.Context, project, service string, cmd drive
 	if svc.template.process {
 		spec.Env = mergeEnv(svc.extraEnv, spec.Env)
 	}
-	spec.Env = mergeEnv(e.told(d), spec.Env)
+	spec.Env = mergeEnv(append(e.told(d), e.telemetryEnv(svc, spec)...), spec.Env)
 	drv := e.cfg.Drivers[svc.driver]
 	m := &known{service: service, hash: svc.hash, driver: svc.driver, busy: stepStart}
 	e.mu.Lock()

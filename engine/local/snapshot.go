@@ -135,6 +135,7 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 		s.Services = append(s.Services, one)
 	}
 	s.Listeners = append(s.Listeners, e.nameListeners(d)...)
+	e.receiver(&s)
 	return s
 }
 

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trellis/api"
+	"trellis/telemetry"
+)
+
+func (p *program) tracesCommand() *cobra.Command {
+	var f telemetry.TraceFilter
+	var from string
+	slow := span(0)
+	var attributes []string
+	cmd := &cobra.Command{
+		Use:   "traces [TRACE]",
+		Short: "Find traces, or show one with its logs",
+		Long: `Traces lists the newest traces that match, or shows one span by span. The data
+plane records a span for each request that it passes on, so services without
+instrumentation show too; those with it send theirs to the address in their
+OTEL_EXPORTER_OTLP_ENDPOINT. Of many requests a part is kept, and all that fail or
+take longer than a second.`,
+		Example: `  trellis traces --service api --errors
+  trellis traces --slower 500ms --since 1h
+  trellis traces 4bf92f3577b34da6a3ce929d0e0e4736`,
+		Args: arguments(0, 1),
+	}
+	cmd.Flags().StringVar(&f.Service, "service", "", "only traces with a span of `SERVICE`")
+	cmd.Flags().StringVar(&from, "since", "", "only what is newer than `TIME`: 10m (ago) or 2026-11-23T15:04:05Z; unset: 1h")
+	cmd.Flags().BoolVar(&f.Errors, "errors", false, "only traces with a span that failed")
+	cmd.Flags().Var(&slow, "slower", "only traces with a span that took `DURATION` or longer")
+	cmd.Flags().StringArrayVar(&attributes, "attribute", nil, "only traces with a span that has `NAME=VALUE`; may be repeated")
+	cmd.Flags().IntVarP(&f.Limit, "limit", "n", telemetry.DefaultTraceLimit, "at most `N` traces")
+	format := formatFlag(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var err error
+		if f.Since, err = moment(from, p.now()); err != nil {
+			return usageError{err.Error(), cmd.CommandPath()}
+		}
+		f.MinDuration = time.Duration(slow)
+		for _, a := range attributes {
+			name, value, ok := strings.Cut(a, "=")
+			if !ok {
+				return usageError{fmt.Sprintf("--attribute %q: want NAME=VALUE", a), cmd.CommandPath()}
+			}
+			if f.Attributes == nil {
+				f.Attributes = map[string]string{}
+			}
+			f.Attributes[name] = value
+		}
+		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
+			if len(args) == 1 {
+				return p.showTrace(cmd, control, args[0], format.json())
+			}
+			traces, err := control.Traces(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			if format.json() {
+				return p.writeJSON(append([]telemetry.TraceSummary{}, traces...))
+			}
+			s := p.styleOf(p.stdout)
+			t := table{head: []string{"TRACE", "TIME", "TOOK", "SPANS", "ERRORS", "STATUS", "SERVICE", "REQUEST"}, right: map[int]bool{2: true, 3: true, 4: true}}
+			for _, one := range traces {
+				errors := strconv.Itoa(one.Errors)
+				if one.Errors > 0 {
+					errors = s.red(errors)
+				}
+				t.add(one.Trace.String(), one.Start.Local().Format(time.TimeOnly), brief(one.Duration), strconv.Itoa(one.Spans), errors,
+					orDash(digits(int64(one.HTTP))), one.Service, one.Root)
+			}
+			return t.write(p.stdout, s)
+		})
+	}
+	return p.project(cmd)
+}
+
+func brief(d time.Duration) string {
+	switch {
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond).String()
+	case d >= time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	}
+	return d.Round(time.Microsecond).String()
+}
+
+func (p *program) showTrace(cmd *cobra.Command, control api.Control, text string, asJSON bool) error {
+	id, err := telemetry.ParseTraceID(text)
+	if err != nil {
+		return usageError{err.Error(), cmd.CommandPath()}
+	}
+	trace, err := control.Trace(cmd.Context(), id)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return p.writeJSON(trace)
+	}
+	return writeTrace(p.stdout, p.styleOf(p.stdout), trace)
+}
+
+// writeTrace prints the spans as a tree, each with when it began and how long it took, and the log records below.
+func writeTrace(w io.Writer, s style, trace api.Trace) error {
+	children := map[telemetry.SpanID][]telemetry.Span{}
+	known := map[telemetry.SpanID]bool{}
+	for _, span := range trace.Spans {
+		known[span.ID] = true
+	}
+	for _, span := range trace.Spans {
+		parent := span.Parent
+		if !known[parent] || parent == span.ID {
+			parent = telemetry.SpanID{}
+		}
+		children[parent] = append(children[parent], span)
+	}
+	t := table{head: []string{"START", "TOOK", "SPAN"}, right: map[int]bool{0: true, 1: true}}
+	begin := trace.Spans[0].Start
+	shown := map[telemetry.SpanID]bool{}
+	var add func(parent telemetry.SpanID, depth int)
+	add = func(parent telemetry.SpanID, depth int) {
+		for _, span := range children[parent] {
+			if shown[span.ID] {
+				continue // two of the same ID
+			}
+			shown[span.ID] = true
+			what := strings.Repeat("  ", depth) + s.bold(span.Service) + " " + span.Name
+			if span.Status == telemetry.StatusError {
+				what += " " + s.red(strings.TrimSpace("failed "+span.Message))
+			}
+			if code, ok := span.Attributes["http.response.status_code"]; ok {
+				what += s.dim(fmt.Sprintf(" %v", code))
+			}
+			t.add(brief(span.Start.Sub(begin)), brief(span.Duration), what)
+			add(span.ID, depth+1)
+		}
+	}
+	add(telemetry.SpanID{}, 0)
+	if err := t.write(w, s); err != nil {
+		return err
+	}
+	if len(trace.Records) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, r := range trace.Records {
+		if _, err := fmt.Fprintln(w, recordLine(s, r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recordLine writes a log record for people.
+func recordLine(s style, r telemetry.Record) string {
+	who := r.Service
+	if r.Instance != "" {
+		who = r.Instance
+	}
+	severity := pad(r.Severity, 5)
+	switch r.Severity {
+	case telemetry.SeverityError, telemetry.SeverityFatal:
+		severity = s.red(severity)
+	case telemetry.SeverityWarn:
+		severity = s.yellow(severity)
+	}
+	line := s.dim(r.Time.Local().Format("15:04:05.000")) + " " + severity + " " + s.bold(who) + " " + r.Body
+	if !r.Trace.IsZero() {
+		line += s.dim(" trace=" + r.Trace.String())
+	}
+	return line
+}

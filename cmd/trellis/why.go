@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"trellis/api"
+)
+
+func (p *program) whyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "why SERVICE",
+		Short: "Explain a service's last restart, scaling, rollback, failures or slowness",
+		Long: `Why says what is behind the last restart, scaling and rollback of a service, and
+behind requests that fail or are slow now: the first cause, and the chain of events,
+measures and log lines from it. Where what is known does not tell, it says so.`,
+		Example:           `  trellis why api`,
+		Args:              arguments(1, 1),
+		ValidArgsFunction: p.completeServices,
+	}
+	format := formatFlag(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
+			why, err := control.Why(cmd.Context(), names[0])
+			if err != nil {
+				return err
+			}
+			if format.json() {
+				return p.writeJSON(why)
+			}
+			s := p.styleOf(p.stdout)
+			fmt.Fprintf(p.stdout, "%s is %s\n", s.bold(why.Service), paintState(s, why.State))
+			if len(why.Findings) == 0 {
+				fmt.Fprintln(p.stdout, "nothing happened in the last day that needs explaining")
+			}
+			for _, f := range why.Findings {
+				fmt.Fprintf(p.stdout, "\n%s  %s\n", s.dim(f.Time.Local().Format(time.DateTime)), s.bold(f.Title))
+				if f.Cause != "" {
+					fmt.Fprintf(p.stdout, "  because: %s\n", f.Cause)
+				}
+				for _, e := range f.Chain {
+					fmt.Fprintf(p.stdout, "  %s %-6s %s\n", s.dim(e.Time.Local().Format(time.TimeOnly)), e.Kind, s.fit(oneLine(e.Text), 160))
+				}
+			}
+			return nil
+		})
+	}
+	return p.project(cmd)
+}

@@ -1,0 +1,211 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"trellis/api"
+	"trellis/compose"
+	"trellis/errdefs"
+	"trellis/telemetry"
+	"trellis/telemetry/alerts"
+)
+
+// The sources of rules.
+const (
+	rulesDefault   = "defaults"
+	rulesObjective = "objectives"
+)
+
+// followRules keeps rules and receiver at what the newest revision says.
+func (s *sight) followRules(ctx context.Context) error {
+	if err := s.metrics.SetRules(rulesDefault, alerts.Defaults()); err != nil {
+		return err
+	}
+	seen := int64(0)
+	for {
+		next := s.control.changed.next()
+		rev, err := s.control.store.Latest(ctx)
+		if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+			return err
+		}
+		if err == nil && rev.Number != seen {
+			if err := s.metrics.SetRules(rulesObjective, alerts.OfObjectives(objectivesOf(rev.Project))); err != nil {
+				return err
+			}
+			receiver := ""
+			if a := rev.Project.Trellis.Alerts; a != nil {
+				receiver = a.Webhook
+			}
+			s.notifier.SetReceiver(receiver)
+			seen = rev.Number
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// objectivesOf returns what the services of a project promise.
+func objectivesOf(p compose.Project) []alerts.Objective {
+	var all []alerts.Objective
+	for _, name := range p.ServiceNames() {
+		o := p.Services[name].Trellis.Objective
+		if o == nil {
+			continue
+		}
+		if share := float64(o.Availability); share > 0 && share < 1 {
+			all = append(all, alerts.Objective{Service: name, Name: "availability " + percent(share), Target: share})
+		}
+		for _, p := range slices.Sorted(maps.Keys(o.Latency)) {
+			digits := strings.TrimPrefix(p, "p") // "999" is 99.9 %
+			n, err := strconv.ParseFloat("0."+digits, 64)
+			limit := time.Duration(o.Latency[p])
+			if err == nil && n > 0 && n < 1 && limit > 0 {
+				all = append(all, alerts.Objective{Service: name, Name: p + " " + limit.String(), Target: n, Latency: limit})
+			}
+		}
+	}
+	return all
+}
+
+func percent(share float64) string {
+	return strconv.FormatFloat(math.Round(share*1e7)/1e5, 'f', -1, 64) + "%"
+}
+
+// Alerts implements api.Seer.
+func (c *control) Alerts(ctx context.Context) (api.Alerts, error) {
+	out := api.Alerts{Alerts: []api.Alert{}, Silences: []api.Silence{}, Budgets: []api.Budget{}}
+	found, err := c.sight.metrics.Alerts()
+	if err != nil {
+		return out, err
+	}
+	now := time.Now()
+	silences := c.sight.notifier.Silences()
+	for _, a := range found {
+		one := api.Alert{
+			Name: a.Labels["alertname"], State: api.AlertPending, Service: a.Labels["service"], Severity: a.Labels["severity"],
+			Summary: a.Annotations["summary"], Since: a.ActiveAt, Value: a.Value, Labels: a.Labels, Annotations: a.Annotations,
+			Query: a.Expr, Source: cmp.Or(a.Labels[alerts.LabelSource], "rule file"),
+		}
+		if math.IsNaN(one.Value) || math.IsInf(one.Value, 0) {
+			one.Value = 0 // JSON has neither
+		}
+		if !a.FiredAt.IsZero() {
+			one.State, one.Since = api.AlertFiring, a.FiredAt
+		}
+		one.Silenced = slices.ContainsFunc(silences, func(s alerts.Silence) bool { return s.Matches(a.Labels, now) })
+		out.Alerts = append(out.Alerts, one)
+	}
+	slices.SortStableFunc(out.Alerts, func(a, b api.Alert) int {
+		return cmp.Or(cmp.Compare(a.State, b.State), b.Since.Compare(a.Since), cmp.Compare(a.Name+a.Service, b.Name+b.Service))
+	})
+	for _, s := range silences {
+		out.Silences = append(out.Silences, api.Silence(s))
+	}
+	receiver, failing, waiting := c.sight.notifier.Status()
+	if receiver != "" {
+		out.Receiver = &receiver
+	}
+	out.Failing, out.Waiting = failing, waiting
+	out.Budgets, err = c.budgets(ctx, now)
+	return out, err
+}
+
+// Silence implements api.Seer.
+func (c *control) Silence(_ context.Context, s api.Silence) (string, error) {
+	now := time.Now()
+	if s.Starts.IsZero() {
+		s.Starts = now
+	}
+	switch {
+	case len(s.Labels) == 0:
+		return "", fmt.Errorf("silence alerts: %w: say which, by at least one label", errdefs.ErrInvalid)
+	case !s.Ends.After(s.Starts) || !s.Ends.After(now):
+		return "", fmt.Errorf("silence alerts: %w: it ends before it begins", errdefs.ErrInvalid)
+	}
+	if s.ID == "" {
+		s.ID = rand.Text()[:8]
+	}
+	c.sight.notifier.SetSilence(alerts.Silence(s))
+	return s.ID, nil
+}
+
+// Unsilence implements api.Seer.
+func (c *control) Unsilence(_ context.Context, id string) error {
+	if !c.sight.notifier.RemoveSilence(id) {
+		return fmt.Errorf("end silence %s: %w", id, errdefs.ErrNotFound)
+	}
+	return nil
+}
+
+// budgets returns how much is left of each objective's error budget.
+func (c *control) budgets(ctx context.Context, now time.Time) ([]api.Budget, error) {
+	all := []api.Budget{}
+	p, err := c.sight.desired(ctx)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return all, nil
+	}
+	if err != nil {
+		return all, err
+	}
+	window := measuredWindow(c.sight.metrics.Health(), now)
+	for _, o := range objectivesOf(p) {
+		b := api.Budget{Service: o.Service, Objective: o.Name, Target: o.Target, Window: spanText(window)}
+		bad, err := c.number(ctx, o.Bad(fmt.Sprintf("%ds", int(window.Seconds()))), now)
+		if err != nil {
+			return all, err
+		}
+		if bad != nil {
+			good, left := 1-*bad, 1-*bad/(1-o.Target)
+			b.Good, b.Left = &good, &left
+		}
+		if bad, err = c.number(ctx, o.Bad("1h"), now); err != nil {
+			return all, err
+		}
+		if bad != nil {
+			burn := *bad / (1 - o.Target)
+			b.Burn = &burn
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
+
+// measuredWindow is the budget's window, or what has been measured so far.
+func measuredWindow(h telemetry.Health, now time.Time) time.Duration {
+	if h.Oldest.IsZero() {
+		return time.Minute
+	}
+	return max(time.Minute, min(now.Sub(h.Oldest), alerts.BudgetWindow))
+}
+
+func spanText(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return strconv.Itoa(int(d.Hours()/24)) + "d"
+	case d >= 2*time.Hour:
+		return strconv.Itoa(int(d.Hours())) + "h"
+	}
+	return strconv.Itoa(max(1, int(d.Minutes()))) + "m"
+}
+
+// number evaluates an expression that has one value; nil where there is none.
+func (c *control) number(ctx context.Context, expr string, at time.Time) (*float64, error) {
+	found, err := c.sight.metrics.Query(ctx, expr, at)
+	if err != nil || len(found) != 1 || math.IsNaN(found[0].Value) || math.IsInf(found[0].Value, 0) {
+		return nil, err
+	}
+	return &found[0].Value, nil
+}

@@ -1,0 +1,283 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"trellis/compose"
+	"trellis/errdefs"
+	"trellis/proxy"
+	"trellis/state"
+	"trellis/telemetry"
+	"trellis/telemetry/alerts"
+	"trellis/telemetry/logs"
+	"trellis/telemetry/metrics"
+	"trellis/telemetry/otlp"
+	"trellis/telemetry/traces"
+)
+
+// The sockets of telemetry. Only this machine reaches them.
+const anyPort = "127.0.0.1:0"
+
+// sight is what a project tells of itself: the stores, and what fills them. Whatever fails in it is said and tried again;
+// it never ends the control plane.
+type sight struct {
+	control *control
+	started time.Time
+	metrics *metrics.Store
+	traces  *traces.Store
+	logs    *logs.Store
+	log     *slog.Logger
+
+	prometheus, otlp socket
+	redactor         atomic.Pointer[logs.Redactor]
+	lostSpans        spanLoss
+	notifier         *alerts.Notifier
+}
+
+// telemetryDir is where the stores are.
+func (l Location) telemetryDir() string { return filepath.Join(l.StateDir, "telemetry") }
+
+func newSight(c *control, l Location, log *slog.Logger) *sight {
+	dir := l.telemetryDir()
+	s := &sight{
+		control: c, log: log, started: time.Now(),
+		traces: traces.New(traces.Config{Dir: filepath.Join(dir, "traces"), Log: log}),
+		logs:   logs.New(logs.Config{Dir: filepath.Join(dir, "logs"), Log: log}),
+	}
+	s.notifier = alerts.New(alerts.Config{Project: l.Project, File: filepath.Join(dir, "alerts.json"), Log: log})
+	s.metrics = metrics.New(metrics.Config{Dir: filepath.Join(dir, "metrics"), Log: quiet(log), Notify: s.notifier.Take})
+	s.redactor.Store(logs.NewRedactor(nil))
+	s.prometheus.at = proxy.Listener{Name: "prometheus", Address: anyPort}
+	s.otlp.at = proxy.Listener{Name: "otlp", Address: anyPort}
+	return s
+}
+
+// quiet leaves out what Prometheus' packages say of their own doings.
+func quiet(log *slog.Logger) *slog.Logger { return slog.New(louder{log.Handler()}) }
+
+type louder struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (h louder) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && h.Handler.Enabled(ctx, l)
+}
+
+// WithAttrs implements slog.Handler.
+func (h louder) WithAttrs(a []slog.Attr) slog.Handler { return louder{h.Handler.WithAttrs(a)} }
+
+// WithGroup implements slog.Handler.
+func (h louder) WithGroup(name string) slog.Handler { return louder{h.Handler.WithGroup(name)} }
+
+// run runs the stores and what fills them until ctx is done.
+func (s *sight) run(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for name, part := range map[string]func(context.Context) error{
+		"metrics": s.metrics.Run, "traces": s.traces.Run, "logs": s.logs.Run, "collect": s.collect, "spans": s.followSpans,
+		"output": s.followOutput, "secrets": s.followSecrets, "prometheus": s.servePrometheus, "otlp": s.serveOTLP,
+		"rules": s.followRules, "alerts": s.notifier.Run,
+	} {
+		all.Go(func() { s.again(ctx, name, part) })
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// The pauses before a part that has failed runs again.
+const (
+	partPause    = time.Second
+	partPauseMax = time.Minute
+)
+
+// again runs a part until ctx is done.
+func (s *sight) again(ctx context.Context, name string, part func(context.Context) error) {
+	for pause := partPause; ; pause = min(2*pause, partPauseMax) {
+		err := part(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.log.Error("telemetry failed; it is tried again", "part", name, "err", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// socket is one of the holder's that a part of telemetry listens on.
+type socket struct {
+	at       proxy.Listener
+	address  atomic.Pointer[string] // host:port, nil until it is open
+	listener net.Listener           // that open has taken and serve has not
+}
+
+// open takes the sockets, so that instances can be told where telemetry is received before the first of them starts.
+func (s *sight) open(ctx context.Context) {
+	for _, one := range []*socket{&s.prometheus, &s.otlp} {
+		if err := s.take(ctx, one); err != nil && ctx.Err() == nil {
+			s.log.Error("telemetry has no address yet", "socket", one.at.Name, "err", err)
+		}
+	}
+}
+
+// take opens a socket that is not open.
+func (s *sight) take(ctx context.Context, one *socket) error {
+	if one.listener != nil {
+		return nil
+	}
+	l, err := s.control.plane.own(ctx, one.at)
+	if err != nil {
+		return err
+	}
+	bound := l.Addr().String()
+	one.listener = l
+	one.address.Store(&bound)
+	s.control.changed.wake()
+	return nil
+}
+
+// servePrometheus serves Prometheus' API.
+func (s *sight) servePrometheus(ctx context.Context) error {
+	return s.serve(ctx, &s.prometheus, s.metrics.Handler())
+}
+
+// serveOTLP serves the receiver.
+func (s *sight) serveOTLP(ctx context.Context) error {
+	r := otlp.New(otlp.Config{Spans: s, Records: s, Metrics: s.metricsReceiver(), Log: s.log})
+	defer r.Close()
+	return s.serve(ctx, &s.otlp, r)
+}
+
+// metricsReceiver is the store's receiver of metrics by OTLP.
+func (s *sight) metricsReceiver() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path, r.RequestURI = "/api/v1/otlp/v1/metrics", ""
+		s.metrics.Handler().ServeHTTP(w, r)
+	})
+}
+
+// serve serves h at a socket until ctx is done, over HTTP/1.1 and HTTP/2 without TLS.
+func (s *sight) serve(ctx context.Context, at *socket, h http.Handler) error {
+	if err := s.take(ctx, at); err != nil {
+		return err
+	}
+	l := at.listener
+	at.listener = nil
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler: fromHere(h), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, Protocols: protocols,
+		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); ctx.Err() == nil {
+		return fmt.Errorf("serve %s: %w", at.at.Name, err)
+	}
+	return nil
+}
+
+// fromHere refuses what a web page of elsewhere has a browser send here: by a foreign Origin, or by a name that was made
+// to resolve to this machine.
+func fromHere(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		ip := net.ParseIP(host)
+		if host != "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) && !strings.HasSuffix(host, ".localhost") || r.Header.Get("Origin") != "" {
+			http.Error(w, "this address answers programs of this machine: ask localhost, and not from a web page", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// AddSpans implements telemetry.SpanSink: it takes secrets out first.
+func (s *sight) AddSpans(spans []telemetry.Span) (int, string) {
+	r := s.redactor.Load()
+	for i := range spans {
+		r.Span(&spans[i])
+	}
+	return s.traces.AddSpans(spans)
+}
+
+// AddRecords implements telemetry.RecordSink: it takes secrets out first.
+func (s *sight) AddRecords(records []telemetry.Record) (int, string) {
+	r := s.redactor.Load()
+	for i := range records {
+		r.Record(&records[i])
+	}
+	return s.logs.AddRecords(records)
+}
+
+// followSecrets keeps the redactor at the secrets of the newest revision.
+func (s *sight) followSecrets(ctx context.Context) error {
+	seen := int64(0)
+	for {
+		next := s.control.changed.next()
+		rev, err := s.control.store.Latest(ctx)
+		if err == nil && rev.Number != seen {
+			s.redactor.Store(logs.NewRedactor(s.secretsOf(rev)))
+			seen = rev.Number
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// secretsOf returns the values of a revision's secrets, and of variables whose name says that they are one.
+func (s *sight) secretsOf(rev state.Revision) []string {
+	var all []string
+	for _, v := range rev.Project.Secrets {
+		if b, err := s.control.contents.Get(v.Ref); v.Ref != "" && err == nil {
+			all = append(all, string(b))
+		}
+	}
+	for _, svc := range rev.Project.Services {
+		for name, v := range svc.Environment {
+			if secretVariable(name) {
+				all = append(all, v)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func secretVariable(name string) bool {
+	name = strings.ToUpper(name)
+	return slices.ContainsFunc([]string{"PASSWORD", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY"}, func(part string) bool {
+		return strings.Contains(name, part) && !strings.HasSuffix(name, "_FILE")
+	})
+}
+
+// desired returns the project that is wanted. None was applied: ErrNotFound.
+func (s *sight) desired(ctx context.Context) (compose.Project, error) {
+	st, err := s.control.observe(ctx)
+	if err != nil {
+		return compose.Project{}, err
+	}
+	if st.Desired == nil {
+		return compose.Project{}, fmt.Errorf("project %s: %w: nothing was applied", s.control.location.Project, errdefs.ErrNotFound)
+	}
+	return *st.Desired, nil
+}

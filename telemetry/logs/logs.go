@@ -1,0 +1,344 @@
+// Package logs keeps log records in SQLite files of one hour each, and makes records of what programs write: JSON,
+// logfmt and plain text, levels found, lines that belong together joined, secrets taken out.
+package logs
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strings"
+	"time"
+
+	"trellis/errdefs"
+	"trellis/telemetry"
+	"trellis/telemetry/segment"
+)
+
+// Config says what a Store keeps; zero values are the defaults of segment.Config.
+type Config struct {
+	Dir      string
+	MaxBytes int64
+	MaxAge   time.Duration
+	Log      *slog.Logger
+}
+
+// Store is a telemetry.RecordStore. Nothing is written unless Run runs.
+type Store struct {
+	*segment.Store[telemetry.Record]
+	last int64 // Seq; only the writer reads and writes it
+}
+
+var _ telemetry.RecordStore = (*Store)(nil)
+
+const schema = `
+CREATE TABLE IF NOT EXISTS rows (
+	seq      INTEGER PRIMARY KEY,
+	time     INTEGER NOT NULL,
+	service  TEXT NOT NULL,
+	instance TEXT NOT NULL,
+	revision INTEGER NOT NULL,
+	stream   TEXT NOT NULL,
+	severity INTEGER NOT NULL,
+	body     TEXT NOT NULL,
+	trace    BLOB,
+	span     BLOB,
+	attrs    TEXT
+) STRICT;
+CREATE INDEX IF NOT EXISTS rows_time ON rows (time);
+CREATE INDEX IF NOT EXISTS rows_trace ON rows (trace) WHERE trace IS NOT NULL;
+`
+
+// New returns a store of the folder. It touches no file.
+func New(cfg Config) *Store {
+	s := &Store{}
+	s.Store = segment.New(segment.Config[telemetry.Record]{
+		Dir: cfg.Dir, Name: "logs", Schema: schema, MaxBytes: cfg.MaxBytes, MaxAge: cfg.MaxAge, Log: cfg.Log,
+		Columns: []string{"seq", "time", "service", "instance", "revision", "stream", "severity", "body", "trace", "span", "attrs"},
+		Row:     s.row, Time: func(r *telemetry.Record) time.Time { return r.Time },
+		Size: func(r *telemetry.Record) int {
+			return 250 + len(r.Body) + len(r.Service) + len(r.Instance) + telemetry.SizeOf(r.Attributes)
+		},
+	})
+	return s
+}
+
+// AddRecords implements telemetry.RecordSink.
+func (s *Store) AddRecords(records []telemetry.Record) (int, string) { return s.Add(records) }
+
+func severities() []string {
+	return []string{"", telemetry.SeverityTrace, telemetry.SeverityDebug, telemetry.SeverityInfo, telemetry.SeverityWarn,
+		telemetry.SeverityError, telemetry.SeverityFatal}
+}
+
+func (s *Store) row(r *telemetry.Record) []any {
+	if s.last == 0 {
+		s.last = s.newest()
+	}
+	s.last = max(s.last+1, time.Now().UnixMicro()) // in order also over restarts
+	var trace, span, attrs any
+	if !r.Trace.IsZero() {
+		trace = r.Trace[:]
+	}
+	if !r.Span.IsZero() {
+		span = r.Span[:]
+	}
+	if len(r.Attributes) > 0 {
+		b, err := json.Marshal(r.Attributes)
+		if err != nil {
+			b, _ = json.Marshal(map[string]string{"trellis.error": "attributes cannot be written: " + err.Error()})
+		}
+		attrs = string(b)
+	}
+	return []any{s.last, r.Time.UnixNano(), r.Service, r.Instance, r.Revision, r.Stream,
+		max(0, slices.Index(severities(), r.Severity)), r.Body, trace, span, attrs}
+}
+
+// newest returns the largest Seq that was given before this process started, for a clock that went back since.
+func (s *Store) newest() (last int64) {
+	now := time.Now()
+	_ = s.Each(context.Background(), now.Add(-time.Hour), now.Add(48*time.Hour), func(db *sql.DB) (bool, error) {
+		var one sql.NullInt64
+		err := db.QueryRow("SELECT max(seq) FROM rows").Scan(&one)
+		last = max(last, one.Int64)
+		return true, err
+	})
+	return last
+}
+
+// Records implements telemetry.RecordStore.
+func (s *Store) Records(ctx context.Context, f telemetry.RecordFilter, follow bool, fn func(telemetry.Record) error) error {
+	sel, err := selectionOf(f)
+	if err != nil {
+		return err
+	}
+	for {
+		next := s.Changed() // taken before the look, so that nothing in between is missed
+		found, err := s.find(ctx, sel)
+		if err != nil {
+			return err
+		}
+		for _, r := range found {
+			if err := fn(r); err != nil {
+				return err
+			}
+			sel.after = max(sel.after, r.Seq)
+		}
+		if !follow {
+			return nil
+		}
+		sel.limit = telemetry.MaxRecordLimit
+		if sel.after == 0 { // nothing was there: what comes is new
+			sel.after = time.Now().Add(-time.Minute).UnixMicro()
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		sel.until = time.Now().Add(10 * time.Minute)
+	}
+}
+
+// selection is a RecordFilter as SQL and what SQL cannot say.
+type selection struct {
+	since, until time.Time
+	cond         string
+	args         []any
+	grep         *regexp.Regexp
+	after        int64
+	limit        int
+}
+
+func selectionOf(f telemetry.RecordFilter) (*selection, error) {
+	s := &selection{since: f.Since, until: f.Until, after: f.After, limit: f.Limit}
+	if s.until.IsZero() {
+		s.until = time.Now().Add(10 * time.Minute)
+	}
+	if s.since.IsZero() && f.Trace.IsZero() {
+		s.since = time.Now().Add(-time.Hour)
+	}
+	if s.limit <= 0 {
+		s.limit = telemetry.DefaultRecordLimit
+	}
+	s.limit = min(s.limit, telemetry.MaxRecordLimit)
+	s.in("service", f.Services)
+	s.in("stream", f.Streams)
+	if f.Instance != "" {
+		s.and("instance = ?", f.Instance)
+	}
+	if f.Revision != 0 {
+		s.and("revision = ?", f.Revision)
+	}
+	if !f.Trace.IsZero() {
+		s.and("trace = ?", f.Trace[:])
+	}
+	if f.Severity != "" {
+		level := slices.Index(severities(), f.Severity)
+		if level < 0 {
+			return nil, fmt.Errorf("severity %q: %w: want one of %s", f.Severity, errdefs.ErrInvalid, strings.Join(severities()[1:], ", "))
+		}
+		s.and("severity >= ?", level)
+	}
+	if f.Grep == "" {
+		return s, nil
+	}
+	var err error
+	if s.grep, err = regexp.Compile(f.Grep); err != nil {
+		return nil, fmt.Errorf("grep %q: %w: %w", f.Grep, errdefs.ErrInvalid, err)
+	}
+	if text, all := literal(f.Grep); text != "" { // SQLite is several times faster at leaving rows out
+		s.and("instr(body, ?) > 0", text)
+		if all {
+			s.grep = nil
+		}
+	}
+	return s, nil
+}
+
+// literal returns a text that whatever matches pattern contains, and whether that is all that pattern says.
+func literal(pattern string) (string, bool) {
+	re, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return "", false
+	}
+	re = re.Simplify()
+	if re.Op == syntax.OpLiteral && re.Flags&syntax.FoldCase == 0 {
+		return string(re.Rune), true
+	}
+	longest := ""
+	if re.Op == syntax.OpConcat {
+		for _, sub := range re.Sub {
+			if sub.Op == syntax.OpLiteral && sub.Flags&syntax.FoldCase == 0 && len(sub.Rune) > len(longest) {
+				longest = string(sub.Rune)
+			}
+		}
+	}
+	return longest, false
+}
+
+func (s *selection) and(cond string, arg any) {
+	s.cond += " AND " + cond
+	s.args = append(s.args, arg)
+}
+
+func (s *selection) in(column string, values []string) {
+	if len(values) == 0 {
+		return
+	}
+	s.cond += " AND " + column + " IN (?" + strings.Repeat(",?", len(values)-1) + ")"
+	for _, v := range values {
+		s.args = append(s.args, v)
+	}
+}
+
+// find returns the newest records that match, oldest first.
+func (s *Store) find(ctx context.Context, sel *selection) ([]telemetry.Record, error) {
+	var found []telemetry.Record
+	err := s.Each(ctx, sel.since, sel.until, func(db *sql.DB) (bool, error) {
+		query := "SELECT seq, time, service, instance, revision, stream, severity, body, trace, span, attrs FROM rows WHERE "
+		args := []any{}
+		order := " ORDER BY time DESC, seq DESC"
+		if sel.after > 0 { // few rows, found by their key
+			query, args = query+"seq > ? AND time + 0 >= ? AND time + 0 <= ?", append(args, sel.after)
+			order = " ORDER BY seq DESC"
+		} else {
+			query += "time >= ? AND time <= ?"
+		}
+		args = append(args, nanos(sel.since), nanos(sel.until))
+		query += sel.cond + order
+		if sel.grep == nil {
+			query += fmt.Sprintf(" LIMIT %d", sel.limit-len(found))
+		}
+		rows, err := db.QueryContext(ctx, query, append(args, sel.args...)...)
+		if err != nil {
+			return false, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			r, err := scan(rows)
+			if err != nil {
+				return false, err
+			}
+			if sel.grep != nil && !sel.grep.MatchString(r.Body) {
+				continue
+			}
+			if found = append(found, r); len(found) == sel.limit {
+				return false, nil
+			}
+		}
+		return len(found) < sel.limit, rows.Err()
+	})
+	slices.SortStableFunc(found, func(a, b telemetry.Record) int {
+		if c := a.Time.Compare(b.Time); c != 0 {
+			return c
+		}
+		return int(a.Seq - b.Seq)
+	})
+	return found, err
+}
+
+// nanos is t in nanoseconds since 1970; 0 for the zero time, which UnixNano has no number for.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func scan(rows *sql.Rows) (telemetry.Record, error) {
+	var r telemetry.Record
+	var at int64
+	var severity int
+	var trace, span []byte
+	var attrs sql.NullString
+	err := rows.Scan(&r.Seq, &at, &r.Service, &r.Instance, &r.Revision, &r.Stream, &severity, &r.Body, &trace, &span, &attrs)
+	if err != nil {
+		return r, err
+	}
+	r.Time = time.Unix(0, at).UTC()
+	if severity > 0 && severity < len(severities()) {
+		r.Severity = severities()[severity]
+	}
+	copy(r.Trace[:], trace)
+	copy(r.Span[:], span)
+	if attrs.Valid {
+		if err := json.Unmarshal([]byte(attrs.String), &r.Attributes); err != nil {
+			return r, fmt.Errorf("record %d: %w", r.Seq, err)
+		}
+	}
+	return r, nil
+}
+
+// Newest returns the time of the newest line of output that is kept of each instance.
+func (s *Store) Newest(ctx context.Context) (map[string]time.Time, error) {
+	found := map[string]time.Time{}
+	now := time.Now()
+	err := s.Each(ctx, now.Add(-48*time.Hour), now.Add(time.Hour), func(db *sql.DB) (bool, error) {
+		rows, err := db.QueryContext(ctx, "SELECT instance, max(time) FROM rows WHERE stream NOT IN (?, ?) GROUP BY instance",
+			telemetry.StreamOTLP, telemetry.StreamAccess)
+		if err != nil {
+			return false, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var instance string
+			var at int64
+			if err := rows.Scan(&instance, &at); err != nil {
+				return false, err
+			}
+			if t := time.Unix(0, at); t.After(found[instance]) {
+				found[instance] = t
+			}
+		}
+		return true, rows.Err()
+	})
+	return found, err
+}
+
+// Health says how the store does.
+func (s *Store) Health() telemetry.Health { return telemetry.Health(s.Store.Health()) }

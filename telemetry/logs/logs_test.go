@@ -1,0 +1,191 @@
+package logs
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"trellis/errdefs"
+	"trellis/telemetry"
+)
+
+func TestParse(t *testing.T) {
+	trace := telemetry.TraceID{0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36}
+	for line, want := range map[string]telemetry.Record{
+		"hello world": {Body: "hello world"},
+		`{"time":"2026-11-26T20:00:00Z","level":"INFO","msg":"started","port":8080}`:        {Body: "started", Severity: "info", Attributes: map[string]any{"port": int64(8080), "time": "2026-11-26T20:00:00Z"}},
+		`{"severity":"ERROR","message":"no","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}`: {Body: "no", Severity: "error", Trace: trace},
+		`{"level":30,"msg":"pino"}`: {Body: "pino", Severity: "info"},
+		`{not json`:                 {Body: "{not json"},
+		`time=2026-11-26T20:00:00Z level=WARN msg="disk is slow" took=12ms`: {Body: "disk is slow", Severity: "warn", Attributes: map[string]any{"took": "12ms", "time": "2026-11-26T20:00:00Z"}},
+		"a=b is no logfmt":                         {Body: "a=b is no logfmt"},
+		"2026/11/26 20:00:00 ERROR cannot connect": {Body: "2026/11/26 20:00:00 ERROR cannot connect", Severity: "error"},
+		"[warn] 7 files":                           {Body: "[warn] 7 files", Severity: "warn"},
+		"there was no error today":                 {Body: "there was no error today"},
+		"panic: runtime error: index out of range": {Body: "panic: runtime error: index out of range", Severity: "fatal"},
+	} {
+		got := telemetry.Record{}
+		Parse(line, &got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s\n%s", line, diff)
+		}
+	}
+}
+
+func TestLinesThatBelongTogether(t *testing.T) {
+	lines := strings.Split(`started
+panic: boom
+
+goroutine 1 [running]:
+main.main()
+	/src/main.go:7 +0x1d
+exit status 2
+next
+Traceback (most recent call last):
+  File "a.py", line 1, in <module>
+    f()
+ValueError: no
+after
+Exception in thread "main" java.lang.RuntimeException: x
+	at A.b(A.java:1)
+Caused by: java.io.IOException: y
+	at C.d(C.java:2)
+end`, "\n")
+	var got []string
+	j := NewJoiner(func(r telemetry.Record) { got = append(got, strings.SplitN(r.Body, "\n", 2)[0]+"|"+r.Severity) })
+	for _, l := range lines {
+		j.Add(l, telemetry.Record{Stream: telemetry.StreamStderr})
+	}
+	j.Flush()
+	want := []string{"started|", "panic: boom|fatal", "next|", "Traceback (most recent call last):|error", "after|",
+		`Exception in thread "main" java.lang.RuntimeException: x|error`, "end|"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{`{"msg":1}`, `a="b\"c" level=info`, "\xff{", `level=`, `{"a":[{"b":1e999}]}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var r telemetry.Record
+		Parse(s, &r)
+		NewRedactor([]string{"hunter2hunter2"}).Record(&r)
+	})
+}
+
+func TestSecretsAreTakenOut(t *testing.T) {
+	r := NewRedactor([]string{"s3cr3t-value", "abc", "line one of a key\nline two of a key\n"})
+	for in, want := range map[string]string{
+		"the value is s3cr3t-value.":                         "the value is [redacted].",
+		"abc is too short to be looked for":                  "abc is too short to be looked for",
+		"got line two of a key here":                         "got [redacted] here",
+		"Authorization: Bearer abcdefgh12345678":             "Authorization: Bearer [redacted]",
+		"dial postgres://app:hunter2@db:5432/x":              "dial postgres://app:[redacted]@db:5432/x",
+		`{"password":"hunter2"}`:                             `{"password":"[redacted]"}`,
+		"GET /x?api_key=0123456789abcdef&a=b":                "GET /x?api_key=[redacted]&a=b",
+		"jwt eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl": "jwt [redacted]",
+		"nothing here":                                       "nothing here",
+	} {
+		if got := r.Text(in); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+	a := map[string]any{"db.password": "x", "http.request.header.cookie": []any{"a=b"}, "n": int64(1), "in": map[string]any{"v": "s3cr3t-value"}}
+	r.Attributes(a)
+	want := map[string]any{"db.password": Redacted, "http.request.header.cookie": []any{Redacted}, "n": int64(1), "in": map[string]any{"v": Redacted}}
+	if diff := cmp.Diff(want, a); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func store(t *testing.T) *Store {
+	t.Helper()
+	s := New(Config{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return s
+}
+
+func bodies(t *testing.T, s *Store, f telemetry.RecordFilter) (all []string) {
+	t.Helper()
+	if err := s.Records(t.Context(), f, false, func(r telemetry.Record) error { all = append(all, r.Body); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func TestRecordsAreFound(t *testing.T) {
+	s := store(t)
+	now := time.Now()
+	trace := telemetry.TraceID{7}
+	s.AddRecords([]telemetry.Record{
+		{Time: now.Add(-2 * time.Second), Service: "web", Instance: "web-1-a", Stream: "stdout", Severity: "info", Body: "order 17 placed", Attributes: map[string]any{"n": 1.5}},
+		{Time: now.Add(-time.Second), Service: "api", Stream: "stderr", Severity: "error", Body: "order 18 failed", Trace: trace},
+		{Time: now.Add(-3 * time.Hour), Service: "api", Stream: "stdout", Body: "order 1 failed"},
+	})
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		f    telemetry.RecordFilter
+		want []string
+	}{
+		{telemetry.RecordFilter{}, []string{"order 17 placed", "order 18 failed"}},
+		{telemetry.RecordFilter{Since: now.Add(-4 * time.Hour)}, []string{"order 1 failed", "order 17 placed", "order 18 failed"}},
+		{telemetry.RecordFilter{Services: []string{"web"}}, []string{"order 17 placed"}},
+		{telemetry.RecordFilter{Grep: `order \d+ failed`}, []string{"order 18 failed"}},
+		{telemetry.RecordFilter{Grep: "placed"}, []string{"order 17 placed"}},
+		{telemetry.RecordFilter{Grep: "(?i)ORDER 18"}, []string{"order 18 failed"}},
+		{telemetry.RecordFilter{Severity: "warn"}, []string{"order 18 failed"}},
+		{telemetry.RecordFilter{Trace: trace}, []string{"order 18 failed"}},
+		{telemetry.RecordFilter{Limit: 1}, []string{"order 18 failed"}},
+		{telemetry.RecordFilter{Instance: "web-1-a"}, []string{"order 17 placed"}},
+	} {
+		if diff := cmp.Diff(c.want, bodies(t, s, c.f)); diff != "" {
+			t.Errorf("%+v\n%s", c.f, diff)
+		}
+	}
+	for _, bad := range []telemetry.RecordFilter{{Grep: "("}, {Severity: "loud"}} {
+		if err := s.Records(t.Context(), bad, false, nil); !errors.Is(err, errdefs.ErrInvalid) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	newest, err := s.Newest(t.Context())
+	if err != nil || !newest["web-1-a"].Equal(now.Add(-2*time.Second)) {
+		t.Errorf("%v, %v", newest, err)
+	}
+}
+
+func TestFollowSeesWhatComes(t *testing.T) {
+	s := store(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	s.AddRecords([]telemetry.Record{{Time: time.Now(), Service: "a", Body: "before"}})
+	_ = s.Flush(ctx)
+	got := make(chan string, 10)
+	go func() {
+		_ = s.Records(ctx, telemetry.RecordFilter{}, true, func(r telemetry.Record) error { got <- r.Body; return nil })
+	}()
+	for _, want := range []string{"before", "one", "two"} {
+		if want != "before" {
+			s.AddRecords([]telemetry.Record{{Time: time.Now(), Service: "a", Body: want}})
+		}
+		select {
+		case have := <-got:
+			if have != want {
+				t.Errorf("got %q, want %q", have, want)
+			}
+		case <-ctx.Done():
+			t.Fatalf("%q did not come", want)
+		}
+	}
+}

@@ -1,0 +1,281 @@
+package logs
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"trellis/telemetry"
+)
+
+// Bounds of what lines are joined to, and read for fields.
+const (
+	maxJoined     = 200      // lines
+	maxJoinedText = 64 << 10 // bytes
+	maxParsed     = 64 << 10 // of one line; a longer one is text
+	maxFields     = 64
+)
+
+// Joiner makes records of the lines of one instance, in their order. Lines that belong together (a stack trace, an
+// indented continuation) become one record, so the last one is kept back until the next line or Flush.
+type Joiner struct {
+	emit  func(telemetry.Record)
+	held  telemetry.Record
+	lines int // in held; 0: nothing is held
+	fence bool
+}
+
+// NewJoiner returns a joiner that calls emit with each record.
+func NewJoiner(emit func(telemetry.Record)) *Joiner { return &Joiner{emit: emit} }
+
+// Add takes the next line. like says when, by whom and on which stream it was written.
+func (j *Joiner) Add(line string, like telemetry.Record) {
+	line = strings.TrimRight(line, "\r\n")
+	if j.lines > 0 && like.Stream == j.held.Stream && j.lines < maxJoined && len(j.held.Body) < maxJoinedText && j.continues(line) {
+		j.held.Body += "\n" + line
+		j.lines++
+		return
+	}
+	j.Flush()
+	if strings.TrimSpace(line) == "" {
+		return
+	}
+	r := like
+	Parse(line, &r)
+	j.held, j.lines = r, 1
+	j.fence = startsTrace(r.Body)
+}
+
+// Flush emits what is held.
+func (j *Joiner) Flush() {
+	if j.lines == 0 {
+		return
+	}
+	j.lines = 0
+	if j.held.Severity == "" && startsTrace(j.held.Body) {
+		j.held.Severity = telemetry.SeverityError
+	}
+	j.emit(j.held)
+}
+
+// startsTrace says whether a stack trace of Go, Java, Python or JavaScript may follow.
+func startsTrace(body string) bool {
+	return strings.HasPrefix(body, "panic:") || strings.HasPrefix(body, "fatal error:") || strings.HasPrefix(body, "goroutine ") ||
+		strings.HasPrefix(body, "Traceback (most recent call last)") || strings.Contains(body, "Exception") || strings.HasPrefix(body, "Uncaught ")
+}
+
+// continues says whether a line goes on with what is held.
+func (j *Joiner) continues(line string) bool {
+	switch {
+	case line == "":
+		return j.fence
+	case line[0] == ' ' || line[0] == '\t':
+		return true
+	case strings.HasPrefix(line, "Caused by:"), strings.HasPrefix(line, "... ") && j.fence:
+		return true
+	case !j.fence:
+		return false
+	}
+	// Go's traces have functions and "goroutine 1 [running]:" at the line's begin, Python's end with the error's name.
+	return strings.HasPrefix(line, "goroutine ") || strings.HasPrefix(line, "created by ") || strings.HasPrefix(line, "[signal ") ||
+		strings.HasPrefix(line, "exit status ") || strings.HasSuffix(line, ")") && strings.Contains(line, "(") && !strings.Contains(line, " ") ||
+		strings.HasPrefix(j.held.Body, "Traceback") && !strings.Contains(j.held.Body, "\n"+line) && errorName(line)
+}
+
+// errorName says whether a line is "ValueError: ..." or "ValueError".
+func errorName(line string) bool {
+	name, _, _ := strings.Cut(line, ":")
+	return !strings.ContainsAny(name, " \t") && (strings.HasSuffix(name, "Error") || strings.HasSuffix(name, "Exception") || strings.HasSuffix(name, "Interrupt"))
+}
+
+// Parse reads one line into r, whose fields say what is known without it: a JSON object, logfmt, or text. Message, level
+// and trace are found under the names that are common for them; the rest of the fields become attributes.
+func Parse(line string, r *telemetry.Record) {
+	r.Body = strings.ToValidUTF8(strings.TrimRight(line, "\r\n"), "�")
+	if len(line) > maxParsed {
+		r.Severity = textSeverity(line[:1024])
+		return
+	}
+	trimmed := strings.TrimSpace(line)
+	if strings.HasPrefix(trimmed, "{") && parseJSON(trimmed, r) || parseLogfmt(trimmed, r) {
+		return
+	}
+	r.Severity = textSeverity(r.Body)
+}
+
+func parseJSON(line string, r *telemetry.Record) bool {
+	fields := map[string]any{}
+	dec := json.NewDecoder(strings.NewReader(line))
+	dec.UseNumber()
+	if dec.Decode(&fields) != nil || dec.More() || len(fields) == 0 {
+		return false
+	}
+	attributes := map[string]any{}
+	for k, v := range fields {
+		if !take(k, v, r) && len(attributes) < maxFields {
+			attributes[k] = plain(v)
+		}
+	}
+	if len(attributes) > 0 {
+		r.Attributes = attributes
+	}
+	return true
+}
+
+// plain makes numbers of JSON's.
+func plain(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		f, err := v.Float64()
+		if err != nil || math.IsInf(f, 0) {
+			return v.String()
+		}
+		return f
+	case map[string]any:
+		for k, one := range v {
+			v[k] = plain(one)
+		}
+	case []any:
+		for i, one := range v {
+			v[i] = plain(one)
+		}
+	}
+	return v
+}
+
+// take reads one field that has a place of its own in r; it says whether that is so.
+func take(key string, v any, r *telemetry.Record) bool {
+	text := ""
+	switch v := v.(type) {
+	case string:
+		text = v
+	case json.Number:
+		text = v.String()
+	default:
+		return false
+	}
+	switch strings.ToLower(key) {
+	case "msg", "message", "body", "@message":
+		r.Body = text
+		return true
+	case "level", "lvl", "severity", "severitytext", "severity_text", "loglevel", "log.level", "@level":
+		if s := severity(text); s != "" {
+			r.Severity = s
+			return true
+		}
+	case "trace_id", "traceid", "trace.id", "dd.trace_id":
+		return r.Trace.UnmarshalText([]byte(strings.ToLower(text))) == nil
+	case "span_id", "spanid", "span.id":
+		return r.Span.UnmarshalText([]byte(strings.ToLower(text))) == nil
+	case "time", "ts", "timestamp", "@timestamp":
+		if at, err := time.Parse(time.RFC3339Nano, text); err == nil && at.Sub(r.Time).Abs() < time.Minute {
+			return true // whoever read the line has noted a time too, and a program's clock may be anything
+		}
+	}
+	return false
+}
+
+// severity reads a level as programs write it.
+func severity(text string) string {
+	switch strings.ToLower(strings.Trim(text, "[]: ")) {
+	case "trace", "verbose", "10", "finest":
+		return telemetry.SeverityTrace
+	case "debug", "dbg", "20", "fine":
+		return telemetry.SeverityDebug
+	case "info", "information", "notice", "inf", "30", "informational":
+		return telemetry.SeverityInfo
+	case "warn", "warning", "wrn", "40":
+		return telemetry.SeverityWarn
+	case "error", "err", "50", "severe":
+		return telemetry.SeverityError
+	case "fatal", "critical", "crit", "panic", "alert", "emerg", "emergency", "60", "dpanic":
+		return telemetry.SeverityFatal
+	}
+	return ""
+}
+
+// textSeverity finds a level among the first words of a line.
+func textSeverity(line string) string {
+	if strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "fatal error:") {
+		return telemetry.SeverityFatal
+	}
+	if strings.HasPrefix(line, "Traceback (most recent call last)") {
+		return telemetry.SeverityError
+	}
+	if len(line) > 200 {
+		line = line[:200]
+	}
+	words := strings.FieldsFunc(line, func(c rune) bool {
+		return c == ' ' || c == '\t' || c == '[' || c == ']' || c == '|' || c == ':' || c == '(' || c == ')' || c == '<' || c == '>'
+	})
+	for i, w := range words {
+		if i == 8 {
+			break
+		}
+		// A word in the middle of a sentence is no level: it is written large, or stands at the begin.
+		if s := severity(w); s != "" && (w[0] < '0' || w[0] > '9') && (w == strings.ToUpper(w) || i == 0) {
+			return s
+		}
+	}
+	return ""
+}
+
+// parseLogfmt reads key=value pairs, of which there have to be two, a level or a message among them.
+func parseLogfmt(line string, r *telemetry.Record) bool {
+	if !strings.Contains(line, "=") {
+		return false
+	}
+	parsed := *r
+	attributes, known, n := map[string]any{}, false, 0
+	for rest := line; rest != ""; n++ {
+		key, value, next, ok := pair(rest)
+		if !ok || n == maxFields {
+			return false
+		}
+		rest = next
+		if take(key, value, &parsed) {
+			known = true
+		} else {
+			attributes[key] = value
+		}
+	}
+	if !known || n < 2 {
+		return false
+	}
+	if len(attributes) > 0 {
+		parsed.Attributes = attributes
+	}
+	*r = parsed
+	return true
+}
+
+// pair reads the first key=value of a line.
+func pair(s string) (key, value, rest string, ok bool) {
+	s = strings.TrimLeft(s, " ")
+	i := strings.IndexByte(s, '=')
+	if i <= 0 || strings.ContainsAny(s[:i], " \"\t") {
+		return "", "", "", false
+	}
+	key, s = s[:i], s[i+1:]
+	if !strings.HasPrefix(s, `"`) {
+		value, rest, _ = strings.Cut(s, " ")
+		return key, value, strings.TrimLeft(rest, " "), true
+	}
+	for j := 1; j < len(s); j++ {
+		switch s[j] {
+		case '\\':
+			j++
+		case '"':
+			if _, err := fmt.Sscanf(s[:j+1], "%q", &value); err != nil {
+				value = s[1:j]
+			}
+			return key, value, strings.TrimLeft(s[j+1:], " "), j+1 == len(s) || s[j+1] == ' '
+		}
+	}
+	return "", "", "", false
+}

@@ -1,0 +1,267 @@
+package metrics
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/errdefs"
+	"trellis/telemetry"
+)
+
+// opened returns a store that runs until the test ends.
+func opened(t testing.TB, cfg Config) (s *Store, stop func()) {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	cfg.Log = slog.New(slog.DiscardHandler)
+	s = New(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stop = func() { cancel(); <-done }
+	select {
+	case <-s.Opened():
+	case err := <-done:
+		t.Fatal(err)
+	}
+	t.Cleanup(cancel)
+	return s, stop
+}
+
+func sample(name string, at time.Time, v float64, labels ...string) telemetry.Sample {
+	l := map[string]string{"__name__": name}
+	for i := 0; i+1 < len(labels); i += 2 {
+		l[labels[i]] = labels[i+1]
+	}
+	return telemetry.Sample{Labels: l, Time: at, Value: v}
+}
+
+// only evaluates an expression that has one value.
+func only(t *testing.T, s *Store, expr string, at time.Time) float64 {
+	t.Helper()
+	got, err := s.Query(t.Context(), expr, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 {
+		t.Fatalf("%s has %d values: %v", expr, len(got), got)
+	}
+	return got[0].Value
+}
+
+func TestWhatIsAppendedIsFoundAlsoAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	s, stop := opened(t, Config{Dir: dir})
+	now := time.Now()
+	for i := range 5 {
+		at := now.Add(time.Duration(i-5) * time.Second)
+		if err := s.Append(t.Context(), uint64(i+1), []telemetry.Sample{sample("a_total", at, float64(10*i), "service", "web")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := only(t, s, `a_total{service="web"}`, now); got != 40 {
+		t.Errorf("a_total is %v", got)
+	}
+	stop()
+	s, stop = opened(t, Config{Dir: dir})
+	defer stop()
+	if got := only(t, s, `increase(a_total[4s])`, now.Add(-time.Second)); math.Abs(got-40) > 1 {
+		t.Errorf("increase is %v", got)
+	}
+}
+
+func TestASeriesThatIsGoneEnds(t *testing.T) {
+	s, stop := opened(t, Config{})
+	defer stop()
+	now := time.Now()
+	_ = s.Append(t.Context(), 1, []telemetry.Sample{sample("up2", now.Add(-time.Second), 1, "instance", "a"), sample("up2", now.Add(-time.Second), 1, "instance", "b")})
+	_ = s.Append(t.Context(), 2, []telemetry.Sample{sample("up2", now, 1, "instance", "b")})
+	if got := only(t, s, "count(up2)", time.Now().Add(time.Second)); got != 1 {
+		t.Errorf("%v series", got)
+	}
+}
+
+func TestDistributions(t *testing.T) {
+	s, stop := opened(t, Config{})
+	defer stop()
+	now := time.Now()
+	d := &telemetry.Distribution{Counts: map[float64]uint64{0.010: 900, 0.100: 90, 1.0: 10}}
+	one := sample("took_seconds", now, 0)
+	one.Distribution, one.Created = d, now.Add(-10*time.Second)
+	if err := s.Append(t.Context(), 1, []telemetry.Sample{one}); err != nil {
+		t.Fatal(err)
+	}
+	for q, want := range map[string]float64{"0.5": 0.010, "0.95": 0.1, "0.999": 1} {
+		if got := only(t, s, "histogram_quantile("+q+", took_seconds)", now); math.Abs(got-want) > 0.05*want {
+			t.Errorf("quantile %s is %v, want %v", q, got, want)
+		}
+	}
+	if got := only(t, s, "histogram_fraction(0, 0.05, increase(took_seconds[20s]))", now); math.Abs(got-0.9) > 0.01 {
+		t.Errorf("fraction is %v: what came first is not seen", got)
+	}
+}
+
+func TestTooManySeriesAreRefused(t *testing.T) {
+	s, stop := opened(t, Config{MaxSeries: 100})
+	defer stop()
+	var samples []telemetry.Sample
+	for i := range 1000 {
+		samples = append(samples, sample("bomb", time.Now(), 1, "id", fmt.Sprint(i)))
+	}
+	if err := s.Append(t.Context(), 1, samples); err != nil {
+		t.Fatal(err)
+	}
+	h := s.Health()
+	if h.Lost[telemetry.LossLimit] != 900 || h.Accepted != 100 {
+		t.Errorf("%+v", h)
+	}
+}
+
+func TestTheAPIAnswers(t *testing.T) {
+	s, stop := opened(t, Config{})
+	defer stop()
+	_ = s.Append(t.Context(), 1, []telemetry.Sample{sample("a_total", time.Now(), 7, "service", "web", "odd", "a\"b\n")})
+	for path, want := range map[string]string{
+		"/api/v1/query?query=a_total":                     `"7"`,
+		"/api/v1/labels":                                  `"odd"`,
+		"/api/v1/label/service/values":                    `"web"`,
+		"/api/v1/series?match[]=a_total":                  `"a_total"`,
+		"/api/v1/rules":                                   `"groups"`,
+		"/api/v1/alerts":                                  `"alerts"`,
+		"/api/v1/targets":                                 `"activeTargets"`,
+		"/api/v1/metadata":                                `"success"`,
+		"/api/v1/status/buildinfo":                        `"version"`,
+		"/api/v1/status/tsdb":                             `"headStats"`,
+		"/api/v1/format_query?query=sum(a)by(b)":          `sum by`,
+		"/federate?match[]=" + url.QueryEscape("a_total"): `a_total{odd="a\"b\n",service="web"} 7 `,
+	} {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	for _, bad := range []string{"/federate", "/federate?match[]=((", "/api/v1/query?query=sum("} {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, bad, nil))
+		if w.Code != http.StatusBadRequest {
+			t.Errorf("%s: %d", bad, w.Code)
+		}
+	}
+	a, err := s.Ask(t.Context(), "a_total * 2", time.Time{}, time.Now(), 0)
+	if err != nil || a.Type != "vector" || !json.Valid(a.Result) || !bytes.Contains(a.Result, []byte(`"14"`)) {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if a, err = s.Ask(t.Context(), "a_total", time.Now().Add(-time.Minute), time.Now(), 10*time.Second); err != nil || a.Type != "matrix" {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if _, err := s.Ask(t.Context(), "sum(", time.Time{}, time.Now(), 0); !errors.Is(err, errdefs.ErrInvalid) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestTargetsAreScraped(t *testing.T) {
+	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprint(w, "# TYPE orders_total counter\norders_total{kind=\"a\"} 12\n")
+	}))
+	defer target.Close()
+	s, stop := opened(t, Config{Scrape: time.Second})
+	defer stop()
+	s.SetTargets([]Target{{Service: "shop", Instance: "shop-1", Revision: 3, Address: strings.TrimPrefix(target.URL, "http://"), Path: "/metrics"}})
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		got, err := s.Query(t.Context(), `orders_total{service="shop",instance="shop-1",revision="3"}`, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) == 1 && got[0].Value == 12 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing was scraped: %v", got)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func TestRulesFireAndResolve(t *testing.T) {
+	told := make(chan telemetry.Alert, 100)
+	s, stop := opened(t, Config{Evaluate: 200 * time.Millisecond, Notify: func(all []telemetry.Alert) {
+		for _, a := range all {
+			told <- a
+		}
+	}})
+	defer stop()
+	groups, err := ParseRules([]byte("groups:\n- name: g\n  rules:\n  - alert: Bad\n    expr: bad > 0\n    labels: {severity: page}\n    annotations: {summary: 'it is {{ $value }}'}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetRules("file", groups); err != nil {
+		t.Fatal(err)
+	}
+	next := func(resolved bool) {
+		t.Helper()
+		deadline := time.After(60 * time.Second)
+		for {
+			select {
+			case a := <-told:
+				if a.Labels["alertname"] == "Bad" && a.ResolvedAt.IsZero() != resolved {
+					if a.Annotations["summary"] != "it is 3" {
+						t.Errorf("summary %q", a.Annotations["summary"])
+					}
+					return
+				}
+			case <-deadline:
+				t.Fatalf("no alert, resolved %v", resolved)
+			}
+		}
+	}
+	_ = s.Append(t.Context(), 1, []telemetry.Sample{sample("bad", time.Now(), 3)})
+	next(false)
+	if all, err := s.Alerts(); err != nil || len(all) != 1 || all[0].FiredAt.IsZero() {
+		t.Errorf("%v, %v", all, err)
+	}
+	_ = s.Append(t.Context(), 2, nil) // the series ends
+	next(true)
+	if _, err := ParseRules([]byte("groups:\n- name: g\n  rules:\n  - alert: Bad\n    expr: sum(\n")); !errors.Is(err, errdefs.ErrInvalid) || !strings.Contains(err.Error(), "5:") {
+		t.Errorf("a bad file: %v", err)
+	}
+	if err := s.SetRules("x", []telemetry.RuleGroup{{Name: "g", Rules: []telemetry.Rule{{Alert: "A", Expr: "sum("}}}}); !errors.Is(err, errdefs.ErrInvalid) {
+		t.Errorf("a bad rule: %v", err)
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	s, stop := opened(b, Config{})
+	defer stop()
+	samples := make([]telemetry.Sample, 1000)
+	at := time.Now().Add(-30 * time.Minute)
+	for i := range samples {
+		samples[i] = sample("bench_total", at, 0, "service", "s", "instance", fmt.Sprint(i))
+	}
+	round := uint64(0)
+	for b.Loop() {
+		round++
+		at = at.Add(10 * time.Millisecond)
+		for i := range samples {
+			samples[i].Time, samples[i].Value = at, float64(round)
+		}
+		if err := s.Append(context.Background(), round, samples); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*float64(len(samples))/b.Elapsed().Seconds(), "samples/s")
+}

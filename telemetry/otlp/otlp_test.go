@@ -1,0 +1,235 @@
+package otlp
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	grpcgzip "google.golang.org/grpc/encoding/gzip"
+
+	"trellis/telemetry"
+)
+
+// sink takes what it is given, or drops it for a reason.
+type sink struct {
+	mu      sync.Mutex
+	drop    string
+	spans   []telemetry.Span
+	records []telemetry.Record
+	metrics []byte
+}
+
+func (s *sink) AddSpans(spans []telemetry.Span) (int, string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drop != "" {
+		return len(spans), s.drop
+	}
+	s.spans = append(s.spans, spans...)
+	return 0, ""
+}
+
+func (s *sink) AddRecords(records []telemetry.Record) (int, string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.records = append(s.records, records...)
+	return 0, ""
+}
+
+func (s *sink) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.metrics, _ = io.ReadAll(r.Body)
+}
+
+func serve(t *testing.T, s *sink) (address string) {
+	t.Helper()
+	r := New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &http.Protocols{}
+	p.SetHTTP1(true)
+	p.SetUnencryptedHTTP2(true)
+	server := &http.Server{Handler: r, Protocols: p}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(l) }()
+	t.Cleanup(func() { r.Close(); _ = server.Close(); <-done })
+	return l.Addr().String()
+}
+
+func traces() ptraceotlp.ExportRequest {
+	req := ptraceotlp.NewExportRequest()
+	rs := req.Traces().ResourceSpans().AppendEmpty()
+	rs.Resource().Attributes().PutStr("service.name", "shop")
+	rs.Resource().Attributes().PutStr("service.instance.id", "shop-1")
+	rs.Resource().Attributes().PutStr("trellis.revision", "7")
+	rs.Resource().Attributes().PutStr("region", "eu")
+	span := rs.ScopeSpans().AppendEmpty().Spans().AppendEmpty()
+	span.SetTraceID(pcommon.TraceID{1})
+	span.SetSpanID(pcommon.SpanID{2})
+	span.SetName("GET /")
+	span.SetStartTimestamp(pcommon.NewTimestampFromTime(time.Now().Add(-time.Second)))
+	span.SetEndTimestamp(pcommon.NewTimestampFromTime(time.Now()))
+	span.Attributes().PutStr("long", strings.Repeat("ä", maxValue))
+	for i := range 500 {
+		span.Attributes().PutInt(strings.Repeat("k", i+1), int64(i))
+	}
+	return req
+}
+
+func check(t *testing.T, s *sink) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.spans) != 1 {
+		t.Fatalf("%d spans", len(s.spans))
+	}
+	got := s.spans[0]
+	s.spans = nil
+	if got.Service != "shop" || got.Instance != "shop-1" || got.Revision != 7 || got.Name != "GET /" || got.Duration < time.Second {
+		t.Errorf("%+v", got)
+	}
+	if len(got.Attributes) > maxAttributes || len(got.Attributes["long"].(string)) > maxValue {
+		t.Errorf("%d attributes, %d bytes", len(got.Attributes), len(got.Attributes["long"].(string)))
+	}
+}
+
+func TestEveryFormOfOTLP(t *testing.T) {
+	s := &sink{}
+	address := serve(t, s)
+	proto, _ := traces().MarshalProto()
+	json, _ := traces().MarshalJSON()
+	var packed bytes.Buffer
+	if err := gziped(&packed, proto); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		kind, coding string
+		body         []byte
+	}{{"application/x-protobuf", "", proto}, {"application/json", "", json}, {"application/x-protobuf", "gzip", packed.Bytes()}} {
+		req, _ := http.NewRequest(http.MethodPost, "http://"+address+"/v1/traces", bytes.NewReader(c.body))
+		req.Header.Set("Content-Type", c.kind)
+		if c.coding != "" {
+			req.Header.Set("Content-Encoding", c.coding)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != c.kind {
+			t.Errorf("%s %s: %d %s", c.kind, c.coding, resp.StatusCode, body)
+		}
+		check(t, s)
+	}
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := ptraceotlp.NewGRPCClient(conn).Export(t.Context(), traces(), grpc.UseCompressor(grpcgzip.Name)); err != nil {
+		t.Fatal(err)
+	}
+	check(t, s)
+	logs := plogotlp.NewExportRequest()
+	record := logs.Logs().ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+	record.Body().SetStr("hello")
+	record.SetSeverityNumber(17)
+	if _, err := plogotlp.NewGRPCClient(conn).Export(t.Context(), logs); err != nil {
+		t.Fatal(err)
+	}
+	metrics := pmetricotlp.NewExportRequest()
+	metrics.Metrics().ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics().AppendEmpty().SetName("m")
+	if _, err := pmetricotlp.NewGRPCClient(conn).Export(t.Context(), metrics); err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.records) != 1 || s.records[0].Body != "hello" || s.records[0].Severity != telemetry.SeverityError || len(s.metrics) == 0 {
+		t.Errorf("%+v, %d bytes of metrics", s.records, len(s.metrics))
+	}
+}
+
+// gziped writes body packed.
+func gziped(to io.Writer, body []byte) error {
+	z := gzip.NewWriter(to)
+	if _, err := z.Write(body); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+func TestWhatCannotBeTakenIsSaid(t *testing.T) {
+	s := &sink{}
+	r := New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)})
+	post := func(body []byte, kind, coding string) *httptest.ResponseRecorder {
+		req := httptest.NewRequest(http.MethodPost, "/v1/traces", bytes.NewReader(body))
+		req.Header.Set("Content-Type", kind)
+		req.Header.Set("Content-Encoding", coding)
+		w := httptest.NewRecorder()
+		r.ServeHTTP(w, req)
+		return w
+	}
+	var bomb bytes.Buffer
+	if err := gziped(&bomb, make([]byte, maxBody+1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		body         []byte
+		kind, coding string
+		want         int
+	}{
+		{[]byte("x"), "text/plain", "", http.StatusUnsupportedMediaType},
+		{[]byte("{"), "application/json", "", http.StatusBadRequest},
+		{[]byte("\xff\xff"), "application/x-protobuf", "", http.StatusBadRequest},
+		{[]byte("x"), "application/x-protobuf", "gzip", http.StatusBadRequest},
+		{[]byte("x"), "application/x-protobuf", "br", http.StatusUnsupportedMediaType},
+		{bomb.Bytes(), "application/x-protobuf", "gzip", http.StatusRequestEntityTooLarge},
+		{make([]byte, maxBody+1), "application/x-protobuf", "", http.StatusRequestEntityTooLarge},
+	} {
+		if w := post(c.body, c.kind, c.coding); w.Code != c.want {
+			t.Errorf("%s %s, %d bytes: %d, want %d", c.kind, c.coding, len(c.body), w.Code, c.want)
+		}
+	}
+	body, _ := traces().MarshalProto()
+	s.drop = telemetry.LossQueueFull
+	if w := post(body, "application/x-protobuf", ""); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
+		t.Errorf("all dropped for now: %d", w.Code)
+	}
+	s.drop = telemetry.LossTooLate
+	w := post(body, "application/x-protobuf", "")
+	resp := ptraceotlp.NewExportResponse()
+	if err := resp.UnmarshalProto(w.Body.Bytes()); err != nil || w.Code != http.StatusOK || resp.PartialSuccess().RejectedSpans() != 1 {
+		t.Errorf("dropped for good: %d, %v, %d rejected", w.Code, err, resp.PartialSuccess().RejectedSpans())
+	}
+}
+
+func FuzzTraces(f *testing.F) {
+	proto, _ := traces().MarshalProto()
+	json, _ := traces().MarshalJSON()
+	f.Add(proto, false)
+	f.Add(json, true)
+	f.Fuzz(func(t *testing.T, body []byte, json bool) {
+		s := &sink{}
+		r := New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)})
+		_, _ = r.traces(t.Context(), body, json)
+		_, _ = r.logs(t.Context(), body, json)
+	})
+}

@@ -1,0 +1,360 @@
+// Package traces keeps spans in SQLite files of one hour each and answers questions about them: which traces match,
+// what is in one, who calls whom.
+package traces
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"time"
+
+	"trellis/errdefs"
+	"trellis/telemetry"
+	"trellis/telemetry/segment"
+)
+
+// Config says what a Store keeps; zero values are the defaults of segment.Config.
+type Config struct {
+	Dir      string
+	MaxBytes int64
+	MaxAge   time.Duration
+	Log      *slog.Logger
+}
+
+// Store is a telemetry.SpanStore. Nothing is written unless Run runs.
+type Store struct {
+	*segment.Store[telemetry.Span]
+}
+
+var _ telemetry.SpanStore = (*Store)(nil)
+
+// CallerAttribute is the attribute of a span that the data plane recorded: the service that called, "" from outside.
+const CallerAttribute = "trellis.caller"
+
+const schema = `
+CREATE TABLE IF NOT EXISTS rows (
+	trace   BLOB NOT NULL,
+	span    BLOB NOT NULL,
+	parent  BLOB,
+	start   INTEGER NOT NULL,
+	took    INTEGER NOT NULL,
+	service TEXT NOT NULL,
+	name    TEXT NOT NULL,
+	kind    TEXT NOT NULL,
+	status  TEXT NOT NULL,
+	caller  TEXT,
+	body    TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS rows_trace ON rows (trace);
+CREATE INDEX IF NOT EXISTS rows_start ON rows (start);
+`
+
+// New returns a store of the folder. It touches no file.
+func New(cfg Config) *Store {
+	return &Store{segment.New(segment.Config[telemetry.Span]{
+		Dir: cfg.Dir, Name: "traces", Schema: schema, MaxBytes: cfg.MaxBytes, MaxAge: cfg.MaxAge, Log: cfg.Log,
+		Columns: []string{"trace", "span", "parent", "start", "took", "service", "name", "kind", "status", "caller", "body"},
+		Row:     row, Size: size, Time: func(s *telemetry.Span) time.Time { return s.Start },
+	})}
+}
+
+// AddSpans implements telemetry.SpanSink.
+func (s *Store) AddSpans(spans []telemetry.Span) (int, string) { return s.Add(spans) }
+
+// rest is what of a span is not searched by itself.
+type rest struct {
+	Instance   string                `json:"i,omitempty"`
+	Revision   int64                 `json:"r,omitempty"`
+	Message    string                `json:"m,omitempty"`
+	Scope      string                `json:"s,omitempty"`
+	Attributes map[string]any        `json:"a,omitempty"`
+	Events     []telemetry.SpanEvent `json:"e,omitempty"`
+	Links      []telemetry.SpanLink  `json:"l,omitempty"`
+}
+
+func row(s *telemetry.Span) []any {
+	body, err := json.Marshal(rest{s.Instance, s.Revision, s.Message, s.Scope, s.Attributes, s.Events, s.Links})
+	if err != nil {
+		body, _ = json.Marshal(rest{Instance: s.Instance, Revision: s.Revision, Message: "attributes cannot be written: " + err.Error()})
+	}
+	var parent, caller any
+	if !s.Parent.IsZero() {
+		parent = s.Parent[:]
+	}
+	if c, ok := s.Attributes[CallerAttribute].(string); ok {
+		caller = c
+	}
+	return []any{s.Trace[:], s.ID[:], parent, s.Start.UnixNano(), int64(s.Duration), s.Service, s.Name, s.Kind, s.Status, caller, string(body)}
+}
+
+func size(s *telemetry.Span) int {
+	n := 200 + len(s.Service) + len(s.Name) + len(s.Message) + telemetry.SizeOf(s.Attributes)
+	for _, e := range s.Events {
+		n += 50 + len(e.Name) + telemetry.SizeOf(e.Attributes)
+	}
+	for _, l := range s.Links {
+		n += 50 + telemetry.SizeOf(l.Attributes)
+	}
+	return n
+}
+
+const columns = "trace, span, parent, start, took, service, name, kind, status, body"
+
+func scan(rows *sql.Rows) (telemetry.Span, error) {
+	var s telemetry.Span
+	var trace, span, parent []byte
+	var start, took int64
+	var body string
+	if err := rows.Scan(&trace, &span, &parent, &start, &took, &s.Service, &s.Name, &s.Kind, &s.Status, &body); err != nil {
+		return s, err
+	}
+	copy(s.Trace[:], trace)
+	copy(s.ID[:], span)
+	copy(s.Parent[:], parent)
+	s.Start, s.Duration = time.Unix(0, start).UTC(), time.Duration(took)
+	var r rest
+	if err := json.Unmarshal([]byte(body), &r); err != nil {
+		return s, fmt.Errorf("span %s: %w", s.ID, err)
+	}
+	s.Instance, s.Revision, s.Message, s.Scope = r.Instance, r.Revision, r.Message, r.Scope
+	s.Attributes, s.Events, s.Links = r.Attributes, r.Events, r.Links
+	return s, nil
+}
+
+// Trace implements telemetry.SpanStore.
+func (s *Store) Trace(ctx context.Context, id telemetry.TraceID) ([]telemetry.Span, error) {
+	found, err := s.spansOf(ctx, []telemetry.TraceID{id}, time.Time{}, time.Now().Add(time.Hour))
+	if err != nil {
+		return nil, err
+	}
+	if len(found[id]) == 0 {
+		return nil, fmt.Errorf("trace %s: %w: it was not sampled, or is not kept any more", id, errdefs.ErrNotFound)
+	}
+	return found[id], nil
+}
+
+// spansOf returns the spans of traces, in order of their start.
+func (s *Store) spansOf(ctx context.Context, ids []telemetry.TraceID, from, to time.Time) (map[telemetry.TraceID][]telemetry.Span, error) {
+	found := map[telemetry.TraceID][]telemetry.Span{}
+	err := s.Each(ctx, from, to, func(db *sql.DB) (bool, error) {
+		for _, id := range ids {
+			rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM rows WHERE trace = ? LIMIT 10000", id[:])
+			if err != nil {
+				return false, err
+			}
+			for rows.Next() {
+				span, err := scan(rows)
+				if err != nil {
+					_ = rows.Close()
+					return false, err
+				}
+				found[id] = append(found[id], span)
+			}
+			if err := rows.Err(); err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	})
+	for _, spans := range found {
+		slices.SortStableFunc(spans, func(a, b telemetry.Span) int { return a.Start.Compare(b.Start) })
+	}
+	return found, err
+}
+
+// Search implements telemetry.SpanStore.
+func (s *Store) Search(ctx context.Context, f telemetry.TraceFilter) ([]telemetry.TraceSummary, error) {
+	now := time.Now()
+	if f.Until.IsZero() {
+		f.Until = now.Add(time.Minute)
+	}
+	if f.Since.IsZero() {
+		f.Since = f.Until.Add(-time.Hour)
+	}
+	if f.Limit <= 0 {
+		f.Limit = telemetry.DefaultTraceLimit
+	}
+	f.Limit = min(f.Limit, telemetry.MaxTraceLimit)
+	var ids []telemetry.TraceID
+	seen := map[telemetry.TraceID]bool{}
+	first, last := now, time.Time{}
+	cond, args := where(f)
+	err := s.Each(ctx, f.Since, f.Until, func(db *sql.DB) (bool, error) {
+		rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM rows WHERE "+cond+" ORDER BY start DESC", args...)
+		if err != nil {
+			return false, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			span, err := scan(rows)
+			if err != nil {
+				return false, err
+			}
+			if seen[span.Trace] || !hasAttributes(span, f.Attributes) {
+				continue
+			}
+			seen[span.Trace] = true
+			ids = append(ids, span.Trace)
+			first, last = earlier(first, span.Start), later(last, span.Start)
+			if len(ids) == f.Limit {
+				return false, nil
+			}
+		}
+		return true, rows.Err()
+	})
+	if err != nil || len(ids) == 0 {
+		return []telemetry.TraceSummary{}, err
+	}
+	// A trace may begin and end in other hours than the span that matched.
+	spans, err := s.spansOf(ctx, ids, first.Add(-time.Hour), last.Add(time.Hour))
+	if err != nil {
+		return nil, err
+	}
+	all := make([]telemetry.TraceSummary, 0, len(ids))
+	for _, id := range ids {
+		if len(spans[id]) > 0 {
+			all = append(all, summary(id, spans[id]))
+		}
+	}
+	slices.SortStableFunc(all, func(a, b telemetry.TraceSummary) int { return b.Start.Compare(a.Start) })
+	return all, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// where returns the condition for what f says of one span, its attributes left out.
+func where(f telemetry.TraceFilter) (string, []any) {
+	cond, args := "start >= ? AND start <= ?", []any{f.Since.UnixNano(), f.Until.UnixNano()}
+	if f.Service != "" {
+		cond, args = cond+" AND service = ?", append(args, f.Service)
+	}
+	if f.Name != "" {
+		cond, args = cond+" AND name = ?", append(args, f.Name)
+	}
+	if f.MinDuration > 0 {
+		cond, args = cond+" AND took >= ?", append(args, int64(f.MinDuration))
+	}
+	if f.Errors {
+		cond, args = cond+" AND status = ?", append(args, telemetry.StatusError)
+	}
+	return cond, args
+}
+
+func hasAttributes(s telemetry.Span, want map[string]string) bool {
+	for k, v := range want {
+		have, ok := s.Attributes[k]
+		if !ok || fmt.Sprint(have) != v {
+			return false
+		}
+	}
+	return true
+}
+
+// summary describes a trace by its spans, which are in order of their start.
+func summary(id telemetry.TraceID, spans []telemetry.Span) telemetry.TraceSummary {
+	root, end := spans[0], time.Time{}
+	known := map[telemetry.SpanID]bool{}
+	for _, s := range spans {
+		known[s.ID] = true
+	}
+	services := map[string]bool{}
+	t := telemetry.TraceSummary{Trace: id, Spans: len(spans), Start: spans[0].Start}
+	for i := len(spans) - 1; i >= 0; i-- {
+		s := spans[i]
+		services[s.Service] = true
+		end = later(end, s.Start.Add(s.Duration))
+		if s.Status == telemetry.StatusError {
+			t.Errors++
+		}
+		if !known[s.Parent] { // of several the first
+			root = s
+		}
+	}
+	for name := range services {
+		t.Services = append(t.Services, name)
+	}
+	slices.Sort(t.Services)
+	t.Duration, t.Root, t.Service, t.Status, t.Revision = end.Sub(t.Start), root.Name, root.Service, root.Status, root.Revision
+	if n, err := strconv.Atoi(fmt.Sprint(root.Attributes["http.response.status_code"])); err == nil {
+		t.HTTP = n
+	}
+	return t
+}
+
+// graphRows bounds how many of the newest calls a Graph rests on.
+const graphRows = 200_000
+
+// Graph implements telemetry.SpanStore.
+func (s *Store) Graph(ctx context.Context, from, to time.Time) ([]telemetry.Edge, error) {
+	type way struct{ caller, callee string }
+	calls, failed := map[way][]time.Duration{}, map[way]int64{}
+	left := graphRows
+	err := s.Each(ctx, from, to, func(db *sql.DB) (bool, error) {
+		rows, err := db.QueryContext(ctx, `SELECT coalesce(c.caller, p.service), c.service, c.took, c.status
+			FROM rows c LEFT JOIN rows p ON c.caller IS NULL AND p.trace = c.trace AND p.span = c.parent
+			WHERE c.start >= ? AND c.start <= ? AND (c.caller IS NOT NULL OR p.service <> c.service)
+			ORDER BY c.start DESC LIMIT ?`, from.UnixNano(), to.UnixNano(), left)
+		if err != nil {
+			return false, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var w way
+			var took int64
+			var status string
+			if err := rows.Scan(&w.caller, &w.callee, &took, &status); err != nil {
+				return false, err
+			}
+			calls[w] = append(calls[w], time.Duration(took))
+			if status == telemetry.StatusError {
+				failed[w]++
+			}
+			left--
+		}
+		return left > 0, rows.Err()
+	})
+	edges := []telemetry.Edge{}
+	for w, took := range calls {
+		slices.Sort(took)
+		edges = append(edges, telemetry.Edge{
+			Caller: w.caller, Callee: w.callee, Calls: int64(len(took)), Errors: failed[w],
+			P50: took[(len(took)-1)/2], P99: took[(len(took)-1)*99/100],
+		})
+	}
+	slices.SortFunc(edges, func(a, b telemetry.Edge) int {
+		if a.Caller != b.Caller {
+			return compare(a.Caller, b.Caller)
+		}
+		return compare(a.Callee, b.Callee)
+	})
+	return edges, err
+}
+
+func compare(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// Health says how the store does.
+func (s *Store) Health() telemetry.Health { return telemetry.Health(s.Store.Health()) }

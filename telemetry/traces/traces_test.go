@@ -1,0 +1,94 @@
+package traces
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"trellis/errdefs"
+	"trellis/telemetry"
+)
+
+func store(t testing.TB) *Store {
+	t.Helper()
+	s := New(Config{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return s
+}
+
+func TestTracesAreFound(t *testing.T) {
+	s := store(t)
+	now := time.Now().UTC()
+	a, b := telemetry.TraceID{1}, telemetry.TraceID{2}
+	span := func(trace telemetry.TraceID, id, parent byte, service, name string, at, took time.Duration) telemetry.Span {
+		return telemetry.Span{
+			Trace: trace, ID: telemetry.SpanID{id}, Parent: telemetry.SpanID{parent}, Service: service, Name: name,
+			Kind: telemetry.KindServer, Start: now.Add(at), Duration: took,
+		}
+	}
+	root := span(a, 1, 0, "web", "GET /", -10*time.Second, 300*time.Millisecond)
+	root.Attributes = map[string]any{"http.response.status_code": int64(200), CallerAttribute: "", "user": "u1"}
+	child := span(a, 2, 1, "api", "GET /items", -9900*time.Millisecond, 200*time.Millisecond)
+	failed := span(a, 3, 2, "db", "SELECT", -9800*time.Millisecond, 100*time.Millisecond)
+	failed.Status, failed.Message = telemetry.StatusError, "dead lock"
+	failed.Events = []telemetry.SpanEvent{{Time: now, Name: "retry"}}
+	early := span(b, 4, 0, "web", "GET /other", -2*time.Hour, time.Millisecond)
+	if n, why := s.AddSpans([]telemetry.Span{failed, child, root, early}); n > 0 {
+		t.Fatalf("dropped %d: %s", n, why)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Trace(t.Context(), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.Attributes["http.response.status_code"] = float64(200) // as JSON has it
+	if diff := cmp.Diff([]telemetry.Span{root, child, failed}, got); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := s.Trace(t.Context(), telemetry.TraceID{9}); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("a trace that is not there: %v", err)
+	}
+	for _, c := range []struct {
+		f    telemetry.TraceFilter
+		want int
+	}{
+		{telemetry.TraceFilter{}, 1}, {telemetry.TraceFilter{Since: now.Add(-3 * time.Hour)}, 2}, {telemetry.TraceFilter{Service: "db"}, 1},
+		{telemetry.TraceFilter{Errors: true}, 1}, {telemetry.TraceFilter{Service: "web", Errors: true}, 0},
+		{telemetry.TraceFilter{MinDuration: 250 * time.Millisecond}, 1}, {telemetry.TraceFilter{MinDuration: time.Second}, 0},
+		{telemetry.TraceFilter{Attributes: map[string]string{"user": "u1"}}, 1}, {telemetry.TraceFilter{Attributes: map[string]string{"user": "u2"}}, 0},
+		{telemetry.TraceFilter{Since: now.Add(-3 * time.Hour), Limit: 1}, 1},
+	} {
+		found, err := s.Search(t.Context(), c.f)
+		if err != nil || len(found) != c.want {
+			t.Errorf("%+v: %d, %v", c.f, len(found), err)
+		}
+	}
+	found, _ := s.Search(t.Context(), telemetry.TraceFilter{Service: "db"})
+	want := telemetry.TraceSummary{
+		Trace: a, Start: root.Start, Duration: 300 * time.Millisecond, Root: "GET /", Service: "web", Services: []string{"api", "db", "web"},
+		Spans: 3, Errors: 1, HTTP: 200,
+	}
+	if len(found) == 1 {
+		if diff := cmp.Diff(want, found[0]); diff != "" {
+			t.Error(diff)
+		}
+	}
+	edges, err := s.Graph(t.Context(), now.Add(-time.Minute), now)
+	wantEdges := []telemetry.Edge{
+		{Caller: "", Callee: "web", Calls: 1, P50: 300 * time.Millisecond, P99: 300 * time.Millisecond},
+		{Caller: "api", Callee: "db", Calls: 1, Errors: 1, P50: 100 * time.Millisecond, P99: 100 * time.Millisecond},
+		{Caller: "web", Callee: "api", Calls: 1, P50: 200 * time.Millisecond, P99: 200 * time.Millisecond},
+	}
+	if diff := cmp.Diff(wantEdges, edges); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+}
