@@ -141,7 +141,7 @@ func TestDriftOfProcesses(t *testing.T) {
 		p.wantDrift()
 	})
 	tr.NoneLost(t)
-	tr.Ledger(t, filepath.Join(p.dir, "ledger", "web"))
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 	if events := p.run("events"); strings.Count(events, "drift.found") < 10 || !strings.Contains(events, "drift.reverted") || strings.Contains(events, "hunter2") {
 		t.Errorf("events:\n%s", events)
 	}
