@@ -29,11 +29,26 @@ type Gateway struct {
 	Hosts []string `json:"hosts,omitempty"`
 	// ACME asks a certificate authority for the certificates of Hosts.
 	ACME *ACME `json:"acme,omitempty"`
+	// Certificates are those of https; none: a certificate authority of this machine, which trellis cert trust makes known
+	// to its browsers, issues one for Hosts.
+	Certificates []GatewayCertificate `json:"certificates,omitempty"`
+	// RedirectHTTPS sends requests over http to https.
+	RedirectHTTPS bool `json:"redirect_https,omitempty"`
+	// HSTS is how long browsers are to come over https alone (Strict-Transport-Security); unset: they are not told.
+	HSTS *Duration `json:"hsts,omitempty"`
 	// Policy is what a route gets that does not decide for itself.
 	Policy *Policy `json:"policy,omitempty"`
 	// AccessLog is the share of requests that the access log has, from 0 to 1; what fails is in it in any case. Unset: there
 	// is none. It is the file access.log in the project's state folder, one JSON object a line.
 	AccessLog float64 `json:"access_log,omitempty"`
+}
+
+// GatewayCertificate names the secrets that hold a certificate and its key, both as PEM.
+type GatewayCertificate struct {
+	// Certificate is the secret with the certificate, followed by those that lead to its root.
+	Certificate string `json:"certificate"`
+	// Key is the secret with the private key.
+	Key string `json:"key"`
 }
 
 // ACME says how certificates are asked for.

@@ -207,9 +207,9 @@ func deployRows() []row {
 func trellisRows() []row {
 	const s = "services.*."
 	return rows(
-		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy.**", "x-trellis.auth.**"),
-		left("x-trellis.gateway.https", "the gateway has no TLS yet: nothing listens there"),
-		left("x-trellis.gateway.acme.**", "no certificate is asked for yet"),
+		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy.**", "x-trellis.auth.**",
+			"x-trellis.gateway.https", "x-trellis.gateway.certificates[].**", "x-trellis.gateway.redirect_https", "x-trellis.gateway.hsts"),
+		left("x-trellis.gateway.acme.**", "no certificate is asked for: https has those of certificates, or one of this machine's own authority"),
 		left("x-trellis.topics.**", "there is no broker yet"), carried("x-trellis.alerts.**"),
 		carried("x-trellis.environments", "x-trellis.environments.*", "x-trellis.environments.*.on"),
 		left("x-trellis.environments.*.context", "the local engine is the only one yet"),

@@ -16,7 +16,8 @@ import (
 // clientConn is a connection of a client, with the bytes that were read to see what it is. Reading gives them first.
 type clientConn struct {
 	net.Conn
-	tcp      *net.TCPConn
+	tcp      duplex       // what is read and written
+	raw      *net.TCPConn // below it
 	listener *listener
 	to       *Listener // where a redirected connection goes; nil: what the listener says at the time
 	first    []byte
@@ -46,7 +47,7 @@ const (
 )
 
 func newClientConn(tcp *net.TCPConn, l *listener) *clientConn {
-	c := &clientConn{Conn: tcp, tcp: tcp, listener: l}
+	c := &clientConn{Conn: tcp, tcp: tcp, raw: tcp, listener: l}
 	if a, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
 		c.client = a.AddrPort().Addr().Unmap()
 	}
@@ -100,7 +101,7 @@ func (c *clientConn) gone() {
 
 // hungUp says whether the client has closed its end, of a connection from which nobody else reads.
 func (c *clientConn) hungUp() (yes bool) {
-	raw, err := c.tcp.SyscallConn()
+	raw, err := c.raw.SyscallConn()
 	if err != nil {
 		return true
 	}

@@ -53,7 +53,13 @@ func (d *Decision) Rules() []string {
 		all = append(all, claim+"="+strings.Join(d.Require[claim], "|"))
 	}
 	if l := d.RateLimit; l != nil {
-		all = append(all, fmt.Sprintf("%.4g/s per %s", l.Rate, l.Per))
+		rate, unit := l.Rate, "s"
+		for _, longer := range []string{"m", "h"} {
+			if rate < 1 {
+				rate, unit = 60*rate, longer
+			}
+		}
+		all = append(all, fmt.Sprintf("%.4g/%s per %s", rate, unit, l.Per))
 	}
 	if d.MaxBody > 0 {
 		all = append(all, "body "+units.BytesSize(float64(d.MaxBody)))

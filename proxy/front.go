@@ -111,6 +111,9 @@ func (q *request) describe(l *Listener, target string) *failure {
 	}
 	q.outside = l.Caller == ""
 	q.scheme = "http"
+	if l.TLS {
+		q.scheme = "https"
+	}
 	if q.method == http.MethodConnect {
 		return &failure{status: 501, kind: kindBadRequest, detail: "CONNECT is not supported"}
 	}

@@ -53,6 +53,11 @@ type Listener struct {
 	Names map[string]string `json:"names,omitempty"`
 	// Refused are services of Names that Caller may not call.
 	Refused []string `json:"refused,omitempty"`
+	// TLS says that clients speak TLS, with one of Certificates.
+	TLS          bool          `json:"tls,omitempty"`
+	Certificates []Certificate `json:"certificates,omitempty"`
+	// Upgrade is the port of the listener with TLS that requests over this one are redirected to; 0: they are served.
+	Upgrade int `json:"upgrade,omitempty"`
 	// Netns is the namespace's path, for whoever opens the socket; "" is the machine's own.
 	Netns string `json:"netns,omitempty"`
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"trellis/errdefs"
@@ -16,8 +17,9 @@ type table struct {
 	reserved       reserved // header fields that no client sets; nil: none
 	services       map[string]*service
 	listeners      map[string]*Listener
-	logged         float64            // share of the requests
-	policies       map[string]*policy // by Route.key; what is counted for a route outlives the table
+	logged         float64                  // share of the requests
+	certs          map[string]*certificates // by listener
+	policies       map[string]*policy       // by Route.key; what is counted for a route outlives the table
 }
 
 func emptyTable() *table {
@@ -76,6 +78,16 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 			}
 		}
 		t.listeners[l.Name] = l
+		if l.TLS {
+			if t.certs == nil {
+				t.certs = map[string]*certificates{}
+			}
+			if was := old.certs[l.Name]; was != nil && slices.Equal(was.files, l.Certificates) {
+				t.certs[l.Name] = was
+			} else {
+				t.certs[l.Name] = &certificates{files: l.Certificates}
+			}
+		}
 	}
 	t.compileSchemes(p, s, old)
 	for _, r := range s.Routes {
@@ -103,7 +115,7 @@ func (t *table) compileSchemes(p *Proxy, s *Snapshot, old *table) {
 		c := newScheme(p, name, conf, old.schemes[name])
 		t.schemes[name] = c
 		if was := old.schemes[name]; c.problem != "" && (was == nil || was.problem != c.problem) {
-			p.log.Error("auth scheme can't be used: routes that need it are closed", "project", s.Project, "auth", name, "err", c.problem)
+			p.log.Error("auth scheme can't be used: routes that need it are closed", "auth", name, "err", c.problem)
 		}
 	}
 	t.reserved = reservedBy(t.schemes)
@@ -125,7 +137,7 @@ func (t *table) compilePolicies(p *Proxy, s *Snapshot, old *table, now time.Time
 			continue
 		}
 		if was := old.policies[key]; pol.closed != "" && (was == nil || was.closed != pol.closed) {
-			p.log.Error("route is closed", "project", s.Project, "host", r.Host, "path", r.Path, "source", r.Source, "err", pol.closed)
+			p.log.Error("route is closed", "host", r.Host, "path", r.Path, "source", r.Source, "err", pol.closed)
 		}
 		t.policies[key] = pol
 		if c := t.router.ofSnapshot(i); c != nil {
@@ -150,6 +162,9 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 			return destination{svc: s, port: l.Port}, nil
 		}
 		return destination{}, &failure{status: 404, kind: kindNoRoute, detail: "no service " + l.Service}
+	}
+	if l.Upgrade != 0 && q.host != "" {
+		return destination{}, l.elsewhere(q)
 	}
 	var r *route
 	var allow []string

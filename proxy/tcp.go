@@ -19,10 +19,14 @@ const (
 func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 	l := c.conf()
 	if l != nil && l.Names != nil {
-		c.to = redirected(l, c.tcp)
+		c.to = redirected(l, c.raw)
 		l = c.to
 	}
 	if l == nil {
+		c.Close()
+		return
+	}
+	if l.TLS && !p.secure(c, l) {
 		c.Close()
 		return
 	}

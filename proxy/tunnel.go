@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,7 +9,7 @@ import (
 
 // end is one side of a tunnel: a connection, and what was already read from it.
 type end struct {
-	conn  *net.TCPConn
+	conn  duplex
 	first []byte
 }
 
@@ -60,7 +59,7 @@ func (t *tunnel) run() {
 }
 
 // pump copies from one end to the other, and passes on how it ended.
-func (t *tunnel) pump(to *net.TCPConn, from end, f *frames) {
+func (t *tunnel) pump(to duplex, from end, f *frames) {
 	var err error
 	if f == nil {
 		if len(from.first) > 0 {
@@ -80,7 +79,7 @@ func (t *tunnel) pump(to *net.TCPConn, from end, f *frames) {
 }
 
 // copyFrames is io.Copy that knows where frames end.
-func (t *tunnel) copyFrames(to *net.TCPConn, from end, f *frames) error {
+func (t *tunnel) copyFrames(to duplex, from end, f *frames) error {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	n := copy(*buf, from.first)
@@ -109,7 +108,7 @@ func (t *tunnel) copyFrames(to *net.TCPConn, from end, f *frames) error {
 
 // pass writes bytes on. When the tunnel is to end, it writes up to the end of a frame, a close frame, and drops the
 // rest.
-func (t *tunnel) pass(to *net.TCPConn, b []byte, f *frames) error {
+func (t *tunnel) pass(to duplex, b []byte, f *frames) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -142,7 +141,7 @@ func (t *tunnel) end() {
 }
 
 // sayGoodbye writes the close frame now if no frame is under way, else pass does when it has ended.
-func (f *frames) sayGoodbye(to *net.TCPConn) {
+func (f *frames) sayGoodbye(to duplex) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.between() {

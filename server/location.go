@@ -31,6 +31,8 @@ type Location struct {
 	Environment string `json:"environment,omitempty"`
 	// Origins tell the checkouts of one repository, see copies. They are found out when the project is started.
 	Origins []string `json:"origins,omitempty"`
+	// Authority is the AuthorityDir of whoever started the project; it is found out then too.
+	Authority string `json:"authority,omitempty"`
 }
 
 // Locate returns where the project of that name in workingDir keeps its state: in stateDir if that is not empty,
@@ -85,6 +87,9 @@ func (l Location) dataPlanes() ([]string, error) {
 // Artifacts is the folder of the artefact store, which the command line fills.
 func (l Location) Artifacts() string { return filepath.Join(l.StateDir, "artifacts") }
 
+// TLS is the folder of the certificates that this machine's own authority issued for the gateway.
+func (l Location) TLS() string { return filepath.Join(l.StateDir, "tls") }
+
 // Watched is the folder of the copies of artefacts that the command line writes to while it watches.
 func (l Location) Watched() string { return filepath.Join(l.StateDir, "watched") }
 
@@ -94,6 +99,7 @@ func (l Location) prepare() error {
 		l.Copy = l.remembered().Copy // of a copy that is named with -p
 	}
 	l.Origins = origins(l.WorkingDir)
+	l.Authority, _ = AuthorityDir() // without a home there is none, which is said where one is needed
 	if err := private(l.RuntimeDir); err != nil {
 		return err
 	}

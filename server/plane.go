@@ -329,6 +329,10 @@ func (p *plane) describe(ctx context.Context, s *api.Status) {
 			url := "http://" + reachable(address)
 			s.Gateway.HTTP = &url
 		}
+		if name == local.SecureListener {
+			url := "https://" + strings.TrimSuffix(local.Reachable(address), ":443")
+			s.Gateway.HTTPS = &url
+		}
 	}
 	for i := range s.Services {
 		p.bindPorts(&s.Services[i])

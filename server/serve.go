@@ -123,7 +123,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	eng, err := local.New(local.Config{
 		Project: l.Project, Store: store, Plane: plane, Block: block, Probe: probe.Do, Log: log,
 		Drivers:    run.byName(),
-		ContentDir: l.contents(), ArtifactDir: l.Artifacts(), WatchedDir: l.Watched(),
+		ContentDir: l.contents(), ArtifactDir: l.Artifacts(), WatchedDir: l.Watched(), TLSDir: l.TLS(),
 	})
 	if err != nil {
 		return nil, err
@@ -166,6 +166,7 @@ func (s *controlPlane) run(ctx context.Context) error {
 	g.Go(func() error { return s.serveAPI(ctx) })
 	g.Go(func() error { return s.serveConsole(ctx) })
 	g.Go(func() error { return s.control.retain(ctx) })
+	g.Go(func() error { return s.control.certify(ctx) })
 	g.Go(func() error { return s.control.measureTraffic(ctx) })
 	g.Go(func() error { return s.control.sight.run(ctx) })
 	g.Go(func() error {

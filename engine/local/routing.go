@@ -10,6 +10,7 @@ import (
 
 	"trellis/compose"
 	"trellis/engine"
+	"trellis/identity"
 	"trellis/proxy"
 )
 
@@ -49,6 +50,9 @@ func decisionOf(p compose.Project, policy compose.Policy, r compose.Route) proxy
 		Auth: cmp.Or(r.Auth, policy.Auth), SecurityHeaders: either(r.SecurityHeaders, policy.SecurityHeaders),
 		Compress: either(r.Compress, policy.Compress), RequestHeaders: editOf(r.RequestHeaders),
 		ResponseHeaders: editOf(cmp.Or(r.ResponseHeaders, policy.ResponseHeaders)), CORS: corsOf(cmp.Or(r.CORS, policy.CORS)),
+	}
+	if g := p.Trellis.Gateway; g != nil && g.HSTS != nil && g.HTTPS != "" {
+		d.HSTS = fmt.Sprintf("max-age=%d", int(g.HSTS.Or(0)/time.Second))
 	}
 	for claim, values := range r.Require {
 		if d.Require == nil {
@@ -142,6 +146,9 @@ func schemesOf(p compose.Project, contents string) map[string]proxy.Auth {
 			a.JWT = &proxy.JWTAuth{Issuer: s.JWT.Issuer, Audience: s.JWT.Audience, JWKS: s.JWT.JWKS, Algorithms: s.JWT.Algorithms}
 		case s.APIKeys != nil:
 			list, err := secretOf(p, s.APIKeys.Secret, contents)
+			if err == nil {
+				_, err = identity.ParseAPIKeys(list)
+			}
 			if err != nil {
 				a.Problem = err.Error()
 			}

@@ -18,6 +18,9 @@ import (
 // GatewayListener is the name of the gateway's listener in a snapshot.
 const GatewayListener = "gateway"
 
+// SecureListener is the name of the gateway's listener for TLS.
+const SecureListener = "gateway/https"
+
 const defaultGateway = ":8080"
 
 // Doors returns the listeners through which a project is reached from outside: the gateway and the published ports.
@@ -39,6 +42,9 @@ func Doors(p compose.Project) []proxy.Listener {
 			address = gateway.HTTP
 		}
 		all = append(all, proxy.Listener{Name: GatewayListener, Address: address, Protocol: proxy.HTTP1})
+	}
+	if gateway != nil && gateway.HTTPS != "" {
+		all = append(all, proxy.Listener{Name: SecureListener, Address: gateway.HTTPS, Protocol: proxy.HTTP1, TLS: true})
 	}
 	return all
 }
@@ -101,7 +107,7 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 	if d.deleting {
 		return s
 	}
-	s.Listeners, s.Routes, s.Auth = Doors(d.rev.Project), d.routes, d.schemes
+	s.Listeners, s.Routes, s.Auth = e.secured(d), d.routes, d.schemes
 	if g := d.rev.Project.Trellis.Gateway; g != nil {
 		s.AccessLog = g.AccessLog
 	}

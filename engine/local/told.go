@@ -22,7 +22,7 @@ func (e *Engine) told(d *desired) []string {
 	var env []string
 	for _, l := range Doors(d.rev.Project) {
 		address, open := bound[l.Name]
-		if !open {
+		if !open || l.TLS {
 			continue
 		}
 		line := fmt.Sprintf("TRELLIS_PUBLISHED_%s_%d=%s", variable(l.Service), l.Port, Reachable(address))

@@ -1,0 +1,182 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/api"
+)
+
+// answer is one request without a client's niceties.
+func answer(t testing.TB, c *http.Client, url string, fields ...string) (int, string, http.Header) {
+	t.Helper()
+	req, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(fields); i += 2 {
+		req.Header.Set(fields[i], fields[i+1])
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(b), res.Header
+}
+
+// TestRoutesDecideWhoMayUseThem: API keys are made, accepted and revoked, limits hold, and the gateway speaks TLS with a
+// certificate of this machine's authority.
+func TestRoutesDecideWhoMayUseThem(t *testing.T) {
+	t.Parallel()
+	plain, secure := freePort(t), freePort(t)
+	p := newProject(t, map[string]string{"keys.txt": "", "compose.yaml": fmt.Sprintf(`
+x-trellis:
+  gateway: {http: "127.0.0.1:%d", https: "127.0.0.1:%d", hosts: [shop.localhost], hsts: 1h, policy: {auth: partner, security_headers: true}}
+  auth:
+    partner: {api_keys: {secret: partner_keys}}
+secrets:
+  partner_keys: {file: keys.txt}
+services:
+  web:
+    image: testapp
+    ports:
+      - target: 80
+        x-trellis:
+          routes:
+            - {path: /*}
+            - {path: /healthz, auth: none, rate_limit: {rate: 1/h, burst: 3}}
+            - {path: /write, require: {scope: orders:write}}
+    x-trellis: {process: {command: [%s]}, probe: {http: /healthz}}
+`, plain, secure, built.app)})
+	p.env = append(p.env, "XDG_DATA_HOME="+filepath.Join(p.dir, "data"))
+	key := strings.TrimSpace(lastLine(p.run("key", "create", "acme", "--scope", "orders:read")))
+	p.run("up", "-d", "--yes") // a route without auth is asked about
+	c := &http.Client{Timeout: 10 * time.Second}
+	at := "http://shop.localhost:" + fmt.Sprint(plain)
+	expect := func(want int, path string, fields ...string) {
+		t.Helper()
+		if status, text, _ := answer(t, c, at+path, fields...); status != want {
+			t.Errorf("%s with %.20q: %d, want %d: %s", path, fields, status, want, text)
+		}
+	}
+	expect(401, "/")
+	expect(401, "/", "X-Api-Key", key+"0")
+	expect(200, "/", "X-Api-Key", key)
+	expect(403, "/write", "X-Api-Key", key)
+	for _, want := range []int{200, 200, 200, 429} {
+		expect(want, "/healthz")
+	}
+	var routes []api.Route
+	p.json(&routes, "routes")
+	if i := slices.IndexFunc(routes, func(r api.Route) bool { return r.Path == "/write" }); i < 0 || routes[i].Auth != "partner" || !slices.Contains(routes[i].Rules, "scope=orders:write") || routes[i].Closed != "" {
+		t.Errorf("routes: %+v", routes)
+	}
+	root, err := os.ReadFile(filepath.Join(p.dir, "data", "trellis", "ca", "root.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(root)
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
+	defer tr.CloseIdleConnections()
+	status, text, h := answer(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, fmt.Sprintf("https://shop.localhost:%d/", secure), "X-Api-Key", key)
+	if status != 200 || h.Get("Strict-Transport-Security") != "max-age=3600" || h.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("over TLS: %d %s %v", status, text, h)
+	}
+	if url := p.ps().Gateway.HTTPS; url == nil || !strings.HasSuffix(*url, fmt.Sprint(secure)) {
+		t.Errorf("ps tells no https: %v", url)
+	}
+	p.run("key", "revoke", strings.Split(key, "_")[1])
+	p.run("up", "-d", "--yes")
+	expect(401, "/", "X-Api-Key", key)
+	p.write("keys.txt", "what is not a list of keys")
+	p.run("up", "-d", "--yes")
+	expect(503, "/", "X-Api-Key", key)
+}
+
+// lastLine is what a command printed last.
+func lastLine(out string) string {
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	return lines[len(lines)-1]
+}
+
+// TestCallsAreTheList: with the first calls of a project, what is not listed is refused in words and with an event, and
+// what is listed goes on, under load and while the list changes.
+func TestCallsAreTheList(t *testing.T) {
+	t.Parallel()
+	port := freePort(t)
+	file := func(calls string) string {
+		return fmt.Sprintf(`
+services:
+  web:
+    image: testapp
+    ports: ["127.0.0.1:%d:80"]
+    x-trellis: {process: {command: [%[2]s]}, probe: {http: /healthz}%[3]s}
+  api:
+    image: testapp
+    expose: ["80"]
+    depends_on: [db]
+    x-trellis: {process: {command: [%[2]s]}, probe: {http: /healthz}}
+  db:
+    image: testapp
+    expose: ["80"]
+    x-trellis: {process: {command: [%[2]s]}, probe: {http: /healthz}}
+`, port, built.app, calls)
+	}
+	p := newProject(t, map[string]string{"compose.yaml": file("")})
+	p.run("up", "-d")
+	through := func(url string) string {
+		status, text, _ := answer(t, &http.Client{Timeout: 10 * time.Second}, fmt.Sprintf("http://127.0.0.1:%d/fetch?url=%s", port, url))
+		return fmt.Sprintf("%d %s", status, text)
+	}
+	for _, url := range []string{"http://api/", "http://db/", "http://api/fetch?url=http://db/"} {
+		if got := through(url); !strings.Contains(got, `"version"`) {
+			t.Fatalf("before there are calls, %s: %s", url, got)
+		}
+	}
+	load := underLoad(t, fmt.Sprintf("http://127.0.0.1:%d", port), 100, func() {
+		p.write("compose.yaml", file(", calls: [api]"))
+		p.run("up", "-d")
+		for _, url := range []string{"http://api/", "http://api/fetch?url=http://db/"} {
+			if got := through(url); !strings.Contains(got, `"version"`) {
+				t.Errorf("listed: %s: %s", url, got)
+			}
+		}
+		if got := through("http://db/"); !strings.Contains(got, "web may not call db") {
+			t.Errorf("not listed: %s", got)
+		}
+	})
+	load.NoGetLost(t)
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		found := 0
+		for line := range strings.SplitSeq(p.run("events", "--format", "json"), "\n") {
+			if strings.Contains(line, "call.refused") && strings.Contains(line, "web may not call db") {
+				found++
+			}
+		}
+		if found > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no event says that a call was refused:\n%s", p.run("events"))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}

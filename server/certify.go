@@ -1,0 +1,94 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"trellis/engine/local"
+	"trellis/errdefs"
+	"trellis/identity"
+)
+
+// AuthorityDir is where this user's certificate authority is kept. Only the certificate has to stay: without root.key
+// nothing new is issued, and what was issued is good until it ends.
+func AuthorityDir() (string, error) {
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "trellis", "ca"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find the certificate authority: %w", err)
+	}
+	return filepath.Join(home, ".local", "share", "trellis", "ca"), nil
+}
+
+// certifyPause is the pause between two looks whether the gateway's certificate is to be renewed. One lives for a day.
+const certifyPause = time.Minute
+
+// certify keeps the gateway's certificate good while its project wants one of this machine's own authority. A failure is
+// said in the log once, and tried again.
+func (c *control) certify(ctx context.Context) error {
+	tick := time.NewTicker(certifyPause)
+	defer tick.Stop()
+	said := ""
+	for {
+		next := c.changed.next()
+		if err := c.certifyOnce(ctx, time.Now()); err == nil {
+			said = ""
+		} else if ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			c.log.Error("no certificate for the gateway", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-next:
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *control) certifyOnce(ctx context.Context, now time.Time) error {
+	rev, err := c.store.Latest(ctx)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	names := local.LocalNames(rev.Project)
+	if names == nil {
+		return nil
+	}
+	if c.location.Authority == "" {
+		return fmt.Errorf("issue a certificate: %w: there is no home to keep the certificate authority in", errdefs.ErrUnavailable)
+	}
+	authority, err := identity.OpenAuthority(c.location.Authority, now)
+	if err != nil {
+		return err
+	}
+	files := local.LocalCertificate(c.location.TLS())
+	if have, err := os.ReadFile(files.Chain); err == nil && !authority.Due(have, names, now) {
+		return nil
+	}
+	chain, key, err := authority.Issue(names, now)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.location.TLS(), 0o700); err != nil {
+		return fmt.Errorf("keep the gateway's certificate: %w", err)
+	}
+	// A reader between the two finds a pair that does not fit together, keeps the one before, and looks again.
+	if err := identity.WriteFile(files.Key, key); err != nil {
+		return fmt.Errorf("keep the gateway's certificate: %w", err)
+	}
+	if err := identity.WriteFile(files.Chain, chain); err != nil {
+		return fmt.Errorf("keep the gateway's certificate: %w", err)
+	}
+	c.log.Info("certificate issued for the gateway", "names", names)
+	return nil
+}
