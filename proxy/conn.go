@@ -16,8 +16,9 @@ import (
 // clientConn is a connection of a client, with the bytes that were read to see what it is. Reading gives them first.
 type clientConn struct {
 	net.Conn
-	tcp      duplex       // what is read and written
-	raw      *net.TCPConn // below it
+	tcp      duplex                  // what is read and written; who serves the connection alone touches it
+	raw      *net.TCPConn            // below it
+	tls      atomic.Pointer[secured] // what tcp is after a handshake
 	listener *listener
 	to       *Listener // where a redirected connection goes; nil: what the listener says at the time
 	first    []byte
@@ -58,7 +59,7 @@ func newClientConn(tcp *net.TCPConn, l *listener) *clientConn {
 // closeIdle closes the connection if it waits for a request.
 func (c *clientConn) closeIdle() {
 	if c.state.CompareAndSwap(connIdle, connClosing) {
-		c.tcp.SetReadDeadline(time.Unix(1, 0))
+		c.raw.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
@@ -128,7 +129,12 @@ func (c *clientConn) conf() *Listener {
 }
 
 func (c *clientConn) Close() error {
-	err := c.tcp.Close()
+	var err error
+	if s := c.tls.Load(); s != nil {
+		err = s.Close()
+	} else {
+		err = c.raw.Close()
+	}
 	c.once.Do(c.closed)
 	return err
 }

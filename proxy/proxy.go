@@ -318,7 +318,7 @@ func (p *Proxy) drain() {
 	}
 	for _, c := range p.pulse.list() {
 		if c.waiting.Load() {
-			c.tcp.Close() // who peeks at it sees that and lets go of it
+			c.raw.Close() // who peeks at it sees that and lets go of it
 		}
 	}
 	for _, s := range p.streams.list() {

@@ -132,10 +132,10 @@ const (
 func (c *clientConn) beat(now int64) {
 	past := time.Unix(1, 0)
 	if c.readBy.passed(now) {
-		c.tcp.SetReadDeadline(past)
+		c.raw.SetReadDeadline(past)
 	}
 	if c.writeBy.passed(now) {
-		c.tcp.SetWriteDeadline(past)
+		c.raw.SetWriteDeadline(past)
 	}
 	if at := c.lookAt.at.Load(); at != 0 && now > at && c.lookAt.at.CompareAndSwap(at, now+int64(nextLook)) && c.hungUp() {
 		c.lookAt.set(0)

@@ -32,10 +32,10 @@ type secured struct {
 	tcp *net.TCPConn
 }
 
-func (s secured) SetLinger(seconds int) error { return s.tcp.SetLinger(seconds) }
+func (s *secured) SetLinger(seconds int) error { return s.tcp.SetLinger(seconds) }
 
 // CloseWrite says that nothing follows, and closes the way for it.
-func (s secured) CloseWrite() error {
+func (s *secured) CloseWrite() error {
 	if err := s.Conn.CloseWrite(); err != nil {
 		return err
 	}
@@ -137,8 +137,9 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 		return false
 	}
 	raw.SetDeadline(time.Time{})
-	c.tcp = secured{conn, raw}
-	c.Conn = c.tcp
+	s := &secured{conn, raw}
+	c.tls.Store(s)
+	c.tcp, c.Conn = s, s
 	return true
 }
 
