@@ -157,8 +157,8 @@ func (s *stream2) forward(q *request, resp *response, inst *instance) bool {
 func (s *stream2) pass(q *request, resp *response, inst *instance) bool {
 	h := s.w.Header()
 	for i := range resp.header {
-		if f := &resp.header[i]; resp.passesBack(f) {
-			h.Add(f.Name, f.Value)
+		if f := &resp.header[i]; resp.passesBack(f) { // copies: HPACK's table and frames outlive the answer's memory
+			h.Add(strings.Clone(f.Name), strings.Clone(f.Value))
 		}
 	}
 	if h["Content-Type"] == nil {
@@ -239,7 +239,7 @@ func (s *stream2) setTrailers(resp *response) {
 		if !anyIs(resp.declared, &f) {
 			name = http.TrailerPrefix + name
 		}
-		s.w.Header().Add(name, f.Value)
+		s.w.Header().Add(strings.Clone(name), strings.Clone(f.Value))
 	}
 }
 

@@ -61,21 +61,25 @@ func (p *pool) roundTrip2(ctx context.Context, q *request, timeout time.Duration
 		timer = time.AfterFunc(timeout, func() { cancel(context.DeadlineExceeded) })
 	}
 	req := &http.Request{
-		Method: q.method, Host: q.authority, URL: target2(p.inst.address(p.port), q),
+		Method: strings.Clone(q.method), Host: strings.Clone(q.authority), URL: target2(p.inst.address(p.port), q),
 		Header: make(http.Header, len(q.header)+4), ContentLength: q.length, Proto: "HTTP/2.0", ProtoMajor: 2,
 	}
 	for i := range q.header {
 		if f := &q.header[i]; q.passes(f) {
-			req.Header.Add(f.Name, f.Value)
+			req.Header.Add(strings.Clone(f.Name), strings.Clone(f.Value)) // HPACK's table outlives the request's memory
 		}
 	}
+<<<<<<< HEAD
 	req.Header["X-Request-Id"] = []string{q.id}
 	if parent := q.trace.text(); parent != "" {
 		req.Header["Traceparent"] = []string{strings.Clone(parent)}
 	}
+=======
+	req.Header["X-Request-Id"] = []string{strings.Clone(q.id)}
+>>>>>>> f6e18ab (proxy: what HTTP/2 keeps of a header is a copy)
 	if q.outside {
 		req.Header["X-Forwarded-For"] = []string{q.client.String()}
-		req.Header["X-Forwarded-Host"] = []string{q.authority}
+		req.Header["X-Forwarded-Host"] = []string{strings.Clone(q.authority)}
 		req.Header["X-Forwarded-Proto"] = []string{q.scheme}
 	}
 	if q.trailers {
@@ -141,7 +145,7 @@ func (p *pool) replaced(t *http2.Transport) bool {
 
 // target2 returns a URL that the transport writes as q's target, byte for byte.
 func target2(address string, q *request) *url.URL {
-	path, query, has := strings.Cut(q.target, "?")
+	path, query, has := strings.Cut(strings.Clone(q.target), "?")
 	if strings.HasPrefix(path, "//") { // else taken for an authority
 		path = "//" + q.authority + path
 	}
@@ -180,7 +184,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	if err == io.EOF && b.req.Trailer != nil {
 		for _, f := range b.q.trailer() {
 			if k := http.CanonicalHeaderKey(f.Name); b.req.Trailer[k] != nil || anyIs(b.q.declared, &f) {
-				b.req.Trailer.Add(k, f.Value)
+				b.req.Trailer.Add(k, strings.Clone(f.Value))
 			}
 		}
 	}
