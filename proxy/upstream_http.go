@@ -69,14 +69,10 @@ func (p *pool) roundTrip2(ctx context.Context, q *request, timeout time.Duration
 			req.Header.Add(strings.Clone(f.Name), strings.Clone(f.Value)) // HPACK's table outlives the request's memory
 		}
 	}
-<<<<<<< HEAD
-	req.Header["X-Request-Id"] = []string{q.id}
+	req.Header["X-Request-Id"] = []string{strings.Clone(q.id)}
 	if parent := q.trace.text(); parent != "" {
 		req.Header["Traceparent"] = []string{strings.Clone(parent)}
 	}
-=======
-	req.Header["X-Request-Id"] = []string{strings.Clone(q.id)}
->>>>>>> f6e18ab (proxy: what HTTP/2 keeps of a header is a copy)
 	if q.outside {
 		req.Header["X-Forwarded-For"] = []string{q.client.String()}
 		req.Header["X-Forwarded-Host"] = []string{strings.Clone(q.authority)}
