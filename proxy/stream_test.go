@@ -498,3 +498,24 @@ func TestHTTP2Upstream(t *testing.T) {
 		}
 	}
 }
+
+// TestHeadersOverHTTP2AreCopies: fields of answers over HTTP/1.1 go on over one HTTP/2 connection, whose compression
+// remembers them. What it remembers never changes with the memory that they were read into.
+func TestHeadersOverHTTP2AreCopies(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Echo", r.URL.Query().Get("v"))
+		io.WriteString(w, strings.Repeat("x", 3000))
+	})
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	h1, h2 := client(t), h2client(t)
+	for i := range 300 {
+		want := fmt.Sprintf("value-%05d", i%7)
+		res, err := h2.Get("http://" + addr + "/?v=" + want)
+		if body(t, res, err); res.Header.Get("X-Echo") != want {
+			t.Fatalf("request %d: %q, want %q", i, res.Header.Get("X-Echo"), want)
+		}
+		res, err = h1.Get("http://" + addr + fmt.Sprintf("/?v=other-%05d", i)) // uses the memory again
+		body(t, res, err)
+	}
+}
