@@ -165,7 +165,7 @@ func (p *program) revert(ctx context.Context, control api.Control, before api.St
 					return false, nil
 				}
 			}
-			if !settledWell(svc) {
+			if !settledWell(svc) || len(now) > svc.Want { // more than wanted are still on their way out
 				return false, nil
 			}
 		}
