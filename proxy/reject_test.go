@@ -136,8 +136,8 @@ func refused() []string {
 // TestRefusedInAnyPieces: the parser alone comes to the same verdict wherever a request is cut.
 func TestRefusedInAnyPieces(t *testing.T) {
 	all := refused()
-	if len(all) < 500 {
-		t.Fatalf("%d requests", len(all))
+	if t.Logf("%d requests", len(all)); len(all) < 500 {
+		t.Error("too few")
 	}
 	for _, raw := range all {
 		if len(raw) > 2000 {

@@ -1,0 +1,73 @@
+package proxy
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// TestFieldsThatHTTP2Forbids: a request with one is answered with 400, and no instance hears of it: passed on over
+// HTTP/1.1 they would say something about a connection that others share.
+func TestFieldsThatHTTP2Forbids(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/good" {
+			t.Errorf("the instance has seen %s with %v", r.URL, r.Header)
+		}
+	})
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	for _, f := range [][2]string{{"connection", "close"}, {"connection", "x"}, {"keep-alive", "timeout=5"}, {"proxy-connection", "keep-alive"}, {"transfer-encoding", "chunked"},
+		{"upgrade", "websocket"}, {"te", "gzip"}, {"te", "trailers, gzip"}, {"", ""}} {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(conn, http2.ClientPreface)
+		framer := http2.NewFramer(conn, conn)
+		framer.WriteSettings()
+		var block bytes.Buffer
+		enc := hpack.NewEncoder(&block)
+		path := "/bad"
+		if f[0] == "" {
+			path = "/good"
+		}
+		for _, h := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "a"}, {":path", path}, {"te", "trailers"}, f} {
+			if h[0] != "" {
+				enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+			}
+		}
+		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+		status, want := "", "400"
+		if f[0] == "" {
+			want = "200"
+		}
+		for {
+			frame, err := framer.ReadFrame()
+			if err != nil {
+				break
+			}
+			if h, ok := frame.(*http2.HeadersFrame); ok {
+				fields, err := hpack.NewDecoder(4096, nil).DecodeFull(h.HeaderBlockFragment())
+				if err != nil {
+					t.Fatal(err)
+				}
+				status = fields[0].Value
+				break
+			}
+			if s, ok := frame.(*http2.SettingsFrame); ok && !s.IsAck() {
+				framer.WriteSettingsAck()
+			}
+		}
+		if status != want {
+			t.Errorf("%q: answered with %q, want %s", f, status, want)
+		}
+	}
+}
