@@ -174,7 +174,7 @@ func serveFixed(ln net.Listener) {
 			buf, n := make([]byte, 8<<10), 0
 			for {
 				m, err := c.Read(buf[n:])
-				if err != nil {
+				if err != nil || n+m == len(buf) {
 					return
 				}
 				if n += m; !bytes.HasSuffix(buf[:n], []byte("\r\n\r\n")) {
@@ -194,7 +194,7 @@ func serveFixed(ln net.Listener) {
 func begin(t *testing.T, cmd *exec.Cmd, port int) {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Stdout, cmd.Stderr = io.Discard, os.Stderr
+	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
