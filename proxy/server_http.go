@@ -15,7 +15,10 @@ import (
 
 // This file, upstream_http.go and status_http.go are those that know net/http. It serves clients that speak HTTP/2.
 
-const maxStreams = 250
+const (
+	maxStreams = 250
+	maxFrame   = 16 << 10 // bytes; the least that HTTP/2 allows
+)
 
 type connKey struct{}
 
@@ -23,7 +26,7 @@ func newFront(p *Proxy) *front {
 	f := &front{p: p, head: readHeaderTime, idle: clientIdleTime, stall: stallTime}
 	quiet := slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
 	f.h2base = &http.Server{Handler: f, IdleTimeout: clientIdleTime, ErrorLog: quiet, MaxHeaderBytes: maxHeaderBytes}
-	f.h2 = &http2.Server{MaxConcurrentStreams: maxStreams, IdleTimeout: clientIdleTime}
+	f.h2 = &http2.Server{MaxConcurrentStreams: maxStreams, IdleTimeout: clientIdleTime, MaxReadFrameSize: maxFrame}
 	if err := http2.ConfigureServer(f.h2base, f.h2); err != nil {
 		panic(err) // only for TLS settings, and there are none
 	}
