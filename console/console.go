@@ -58,12 +58,15 @@ func New(cfg Config) (http.Handler, error) {
 	mux.HandleFunc("POST /session", c.signIn)
 	mux.HandleFunc("GET /session", c.admitted(c.describe))
 	mux.HandleFunc("DELETE /session", c.admitted(c.signOut))
-	for _, path := range []string{"status", "routes", "top", "deployments", "changes"} {
+	for _, path := range []string{
+		"status", "routes", "top", "deployments", "changes", "graph", "traces", "traces/{id}", "metrics", "alerts", "why/{service}",
+	} {
 		mux.HandleFunc("GET /v1/"+path, c.admitted(cfg.API.ServeHTTP))
 	}
-	for _, path := range []string{"rollback", "rollout", "override"} {
+	for _, path := range []string{"rollback", "rollout", "override", "silences"} {
 		mux.HandleFunc("POST /v1/"+path, c.admitted(c.act))
 	}
+	mux.HandleFunc("DELETE /v1/silences/{id}", c.admitted(cfg.API.ServeHTTP))
 	mux.HandleFunc("GET /live", c.admitted(c.live))
 	mux.HandleFunc("GET /live/logs", c.admitted(c.liveLogs))
 	return c.guard(mux), nil

@@ -152,6 +152,9 @@ func TestWhatChangesSomething(t *testing.T) {
 	}{
 		{"an instruction", "POST", "/v1/override", func(*browser) {}, 200},
 		{"by GET", "GET", "/v1/override", func(*browser) {}, 404},
+		{"an end to a silence", "DELETE", "/v1/silences/1", func(*browser) {}, 200},
+		{"an end to a silence, without an Origin", "DELETE", "/v1/silences/1", func(b *browser) { b.origin = "" }, 403},
+		{"a PromQL expression by POST", "POST", "/v1/metrics", func(*browser) {}, 405},
 		{"without an Origin", "POST", "/v1/override", func(b *browser) { b.origin = "" }, 403},
 		{"as a form", "POST", "/v1/override", func(b *browser) { b.header.Set("Content-Type", "text/plain") }, 415},
 		{"not signed in", "POST", "/v1/override", func(b *browser) { b.cookie = "" }, 401},
@@ -175,7 +178,7 @@ func TestWhatChangesSomething(t *testing.T) {
 			if (len(api.paths) > 0) != (c.status == 200) {
 				t.Errorf("the API was asked %v", api.paths)
 			}
-			if c.status == 200 && api.body != `{"actor":"kim@desk","replicas":3,"service":"web"}` {
+			if c.status == 200 && c.method == "POST" && api.body != `{"actor":"kim@desk","replicas":3,"service":"web"}` {
 				t.Errorf("passed on as %s", api.body)
 			}
 		})

@@ -58,8 +58,8 @@ async function look(page, name) {
 	looks++;
 }
 
-const pages = ["Logs", "Deployments", "Events", "Overview"];
-const tabs = ["Metrics", "Logs", "Rollouts", "Scaling", "Events", "Configuration", "Instances"];
+const pages = ["Topology", "Traces", "Logs", "Metrics", "Alerts", "Deployments", "Events", "Overview"];
+const tabs = ["Metrics", "Logs", "Traces", "Why", "Rollouts", "Scaling", "Events", "Configuration", "Instances"];
 
 // everything clicks through every page.
 async function everything(page) {
@@ -78,6 +78,10 @@ async function everything(page) {
 		await tab.getByRole("navigation", { name: "About web" }).getByRole("link", { name }).click();
 		await look(page, `service-${name.toLowerCase()}`);
 	}
+	await tab.getByRole("navigation", { name: "Pages" }).getByRole("link", { name: "Traces" }).click();
+	await tab.locator("table.traces tbody a").first().click();
+	await tab.getByRole("button", { name: /web/ }).first().click();
+	await look(page, "trace");
 	await tab.getByRole("navigation", { name: "Pages" }).getByRole("link", { name: "Deployments" }).click();
 	await tab.getByRole("list", { name: /Revisions/ }).getByRole("link").last().click();
 	await tab.getByRole("button", { name: /Go back to/ }).click();
@@ -190,20 +194,23 @@ async function flood(page) {
 	await tab.getByRole("searchbox", { name: "Filter" }).fill("");
 	const rows = await tab.locator(".log-row").count();
 	if (rows > 200) finding("flood", `${rows} lines are elements of the page`);
-	const [jump, idle] = await tab.evaluate(async () => {
+	// How long it takes on this machine depends on who else uses it; how much work it is does not.
+	const work = await page.context.newCDPSession(tab);
+	await work.send("Performance.enable", { timeDomain: "threadTicks" });
+	const spent = async () => (await work.send("Performance.getMetrics")).metrics.find((m) => m.name === "TaskDuration").value * 1000;
+	const jumps = 60;
+	const before = await spent();
+	await tab.evaluate(async (n) => {
 		const box = document.querySelector(".log-box");
-		const times = [[], []];
-		for (let i = 0; i < 120; i++) {
-			const at = performance.now();
-			if (i % 2 === 0) box.scrollTop = (box.scrollHeight * ((i * 37) % 120)) / 120;
+		for (let i = 0; i < n; i++) {
+			box.scrollTop = (box.scrollHeight * ((i * 37) % n)) / n;
 			await new Promise(requestAnimationFrame);
 			await new Promise((done) => setTimeout(done));
-			times[i % 2].push(performance.now() - at);
 		}
-		return times.map((t) => t.sort((a, b) => a - b)[30]);
-	});
-	console.log(`a jump to anywhere among them is drawn in ${jump.toFixed(1)} ms, a frame in which nothing changes in ${idle.toFixed(1)} ms (medians)`);
-	if (jump - idle >= 100) finding("flood", `a jump takes ${jump} ms`);
+	}, jumps);
+	const jump = ((await spent()) - before) / jumps;
+	console.log(`a jump to anywhere among them is ${jump.toFixed(1)} ms of work for the page`);
+	if (jump >= 50) finding("flood", `a jump is ${jump} ms of work`);
 }
 
 // tasks are what people come for. Each begins at the overview and has three clicks.
@@ -252,24 +259,28 @@ async function tasks(page) {
 			await click(tab.getByRole("checkbox", { name: "Errors only" }));
 			await tab.getByText("could not be read").first().waitFor();
 		},
-		"what an instance needs of the machine": async () => {
-			await click(service("web"));
-			await tab.getByRole("row", { name: /web-1-.*MiB/ }).waitFor();
+		"who calls whom, how often, with what errors": async () => {
+			await click(nav("Topology"));
+			await tab.getByRole("row", { name: /web.*catalog/ }).first().waitFor();
 		},
-		"whether a rollout lost a request": async () => {
-			await click(service("web"));
-			await click(about("Rollouts"));
-			await tab.getByRole("row", { name: /promoted/ }).waitFor();
+		"the slowest part of a request": async () => {
+			await click(nav("Traces"));
+			await click(tab.locator("table.traces tbody tr", { hasText: /(\w+, ){3}/ }).first().getByRole("link")); // across four services
+			await tab.locator(".span-row").nth(3).waitFor();
 		},
-		"how fast a service answers now": async () => {
+		"what the memory of an instance is, and was": async () => {
 			await click(service("web"));
 			await click(about("Metrics"));
-			await tab.locator(".chart canvas").first().waitFor();
+			await tab.getByText("Memory", { exact: true }).waitFor();
 		},
-		"who may ask a service for what": async () => {
-			await click(service("web"));
-			await click(about("Configuration"));
-			await tab.getByRole("heading", { name: "Routes" }).waitFor();
+		"how much of the error budget is left": async () => {
+			await click(nav("Alerts"));
+			await tab.getByRole("row", { name: /web.*availability/ }).waitFor();
+		},
+		"the requests of a service over an hour": async () => {
+			await click(nav("Metrics"));
+			await click(tab.getByRole("button", { name: "p99 by service" }));
+			await tab.locator(".chart canvas").first().waitFor();
 		},
 	};
 	for (const [name, task] of Object.entries(all)) {
@@ -305,11 +316,21 @@ try {
 	await stranger(browser);
 	const desk = await open(browser, "light", "light", 1360);
 	if (desk.tab.url().includes("key=")) finding("light", "the key stays in the address");
-	await desk.tab.reload();
-	await heading(desk.tab, "Overview");
-	const paint = await desk.tab.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime);
-	console.log(`first paint after ${Math.round(paint)} ms`);
-	if (!(paint < 1000)) finding("light", `first paint after ${paint} ms`);
+	// The best of five, beside a page of one line: whatever else the machine does adds to both.
+	const firstPaint = () => desk.tab.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? Infinity);
+	let [paint, floor] = [Infinity, Infinity];
+	for (let i = 0; i < 5; i++) {
+		expected = /404/;
+		await desk.tab.goto(address.replace(/#.*/, "") + "no-such-page");
+		for (let n = 0; n < 100 && (await firstPaint()) === Infinity; n++) await desk.tab.waitForTimeout(50);
+		floor = Math.min(floor, await firstPaint());
+		expected = /$^/;
+		await desk.tab.goto(address.replace(/#.*/, ""));
+		await heading(desk.tab, "Overview");
+		paint = Math.min(paint, await firstPaint());
+	}
+	console.log(`first paint after ${Math.round(paint)} ms, that of a page of one line after ${Math.round(floor)} ms`);
+	if (!(paint - floor < 1000)) finding("light", `first paint after ${paint} ms`);
 	await everything(desk);
 	await tasks(desk);
 	await keyboard(desk);

@@ -1,19 +1,28 @@
 // The frame around every page: who is looking, where one can go, and whether what is shown is still true.
-import { type FormEvent, type ReactNode, useEffect, useState } from "react";
+import { type FormEvent, lazy, type ReactNode, Suspense, useEffect, useState } from "react";
 import { follow, useLive } from "./live";
+import { AlertsPage } from "./pages/alerts";
 import { Deployments } from "./pages/deployments";
 import { Events } from "./pages/events";
 import { Logs } from "./pages/logs";
+import { Metrics } from "./pages/metrics";
 import { Overview } from "./pages/overview";
 import { ServicePage } from "./pages/service";
+import { Traces } from "./pages/traces";
 import { href, usePlace } from "./route";
 import { type Identity, keyInAddress, Refused, signIn, signOut, whoami } from "./session";
 import { choose, type Choice, useChoice } from "./theme";
 import { Empty, Failure, Loading, State, Title } from "./ui";
 
+const Topology = lazy(() => import("./pages/topology"));
+
 const pages: { path: string; label: string; icon: ReactNode }[] = [
   { path: "", label: "Overview", icon: <path d="M3 3h5v5H3zM12 3h5v5h-5zM3 12h5v5H3zM12 12h5v5h-5z" /> },
+  { path: "topology", label: "Topology", icon: <path d="M10 3v4M10 7 4.5 13M10 7l5.5 6M2.5 13h4v4h-4zM13.5 13h4v4h-4z" /> },
+  { path: "traces", label: "Traces", icon: <path d="M3 5h8M6 10h9M11 15h6" /> },
   { path: "logs", label: "Logs", icon: <path d="M3 4.5h14M3 8.2h10M3 11.8h14M3 15.5h7" /> },
+  { path: "metrics", label: "Metrics", icon: <path d="M3 3v14h14M6 13l3.5-4 3 2.5L17 6" /> },
+  { path: "alerts", label: "Alerts", icon: <path d="M10 3a4.5 4.5 0 0 1 4.5 4.5c0 4 1.5 5 1.5 6H4c0-1 1.5-2 1.5-6A4.5 4.5 0 0 1 10 3M8.5 16.5h3" /> },
   { path: "deployments", label: "Deployments", icon: <path d="M10 17V4m0 0L5.5 8.5M10 4l4.5 4.5M4 17h12" /> },
   { path: "events", label: "Events", icon: <path d="M10 3a7 7 0 1 1 0 14 7 7 0 0 1 0-14m0 3.5V10l2.5 2" /> },
 ];
@@ -91,9 +100,9 @@ function Frame({ who, leave }: { who: Identity; leave: () => void }) {
         </div>
       </header>
       <main id="main" tabIndex={-1}>
-        <>
+        <Suspense fallback={<Loading />}>
           <Page />
-        </>
+        </Suspense>
       </main>
     </div>
   );
@@ -112,6 +121,10 @@ function Page() {
   switch (top) {
     case undefined: return <Overview />;
     case "services": return name ? <ServicePage key={name} name={name} /> : <Overview />;
+    case "topology": return <Topology />;
+    case "traces": return <Traces key={name} />;
+    case "metrics": return <Metrics />;
+    case "alerts": return <AlertsPage />;
     case "logs": return <Logs />;
     case "deployments": return <Deployments />;
     case "events": return <Events />;

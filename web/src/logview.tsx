@@ -53,7 +53,7 @@ export function LogView({ ring, wanted, showInstance, tall }: { ring: Ring; want
   const box = useRef<HTMLDivElement>(null);
   const [following, setFollowing] = useState(true);
   const [open, setOpen] = useState<Kept | null>(null);
-  const rows = useVirtualizer({ count: lines.length, getScrollElement: () => box.current, estimateSize: () => rowHeight, overscan: 20 });
+  const rows = useVirtualizer({ count: lines.length, getScrollElement: () => box.current, estimateSize: () => rowHeight, overscan: 8 });
 
   useEffect(() => {
     const element = box.current;

@@ -158,3 +158,100 @@ export interface Route {
   source: string;
   address: string;
 }
+
+export interface Graph {
+  window_ns: number;
+  nodes: { service: string; state: string; want: number; ready: number }[];
+  edges: GraphEdge[];
+}
+
+export interface GraphEdge {
+  caller: string; // "" is from outside
+  callee: string;
+  rate: number;
+  error_rate: number;
+  p50_seconds: number | null;
+  p99_seconds: number | null;
+  declared: boolean;
+}
+
+export interface TraceSummary {
+  trace_id: string;
+  start: string;
+  duration_ns: number;
+  root: string;
+  service: string;
+  services: string[];
+  spans: number;
+  errors: number;
+  status: string;
+  http_status: number;
+  revision: number;
+}
+
+export interface Span {
+  trace_id: string;
+  span_id: string;
+  parent_id: string;
+  service: string;
+  instance?: string;
+  revision?: number;
+  name: string;
+  kind: string;
+  start: string;
+  duration_ns: number;
+  status: string;
+  message?: string;
+  scope?: string;
+  attributes?: Record<string, unknown>;
+  events?: { time: string; name: string; attributes?: Record<string, unknown> }[];
+}
+
+export interface LogRecord {
+  seq: number;
+  time: string;
+  service: string;
+  instance?: string;
+  stream: string;
+  severity: string;
+  body: string;
+  trace_id: string;
+  span_id: string;
+  attributes?: Record<string, unknown>;
+}
+
+export interface Trace {
+  trace_id: string;
+  spans: Span[] | null;
+  records: LogRecord[] | null;
+}
+
+export interface Alert {
+  name: string;
+  state: string;
+  service: string;
+  severity: string;
+  summary: string;
+  since: string;
+  value: number;
+  labels: Record<string, string>;
+  annotations: Record<string, string> | null;
+  silenced: boolean;
+  query: string;
+  source: string;
+}
+
+export interface Alerts {
+  alerts: Alert[] | null;
+  silences: { id: string; labels: Record<string, string>; starts?: string; ends: string; comment?: string; actor: string }[] | null;
+  budgets: { service: string; objective: string; target: number; window: string; good: number | null; left: number | null; burn: number | null }[] | null;
+  receiver: string | null;
+  failing?: string;
+  waiting: number;
+}
+
+export interface Why {
+  service: string;
+  state: string;
+  findings: { what: string; title: string; time: string; cause: string; kind: string; chain: { time: string; kind: string; text: string; ref?: string }[] | null }[] | null;
+}

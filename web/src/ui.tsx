@@ -6,6 +6,7 @@ type Tone = "ok" | "warn" | "bad" | "busy" | "off";
 
 const tones: Record<string, Tone> = {
   healthy: "ok", completed: "ok", ready: "ok", promoted: "ok",
+  firing: "bad",
   starting: "busy", pending: "busy", rolling: "busy", draining: "busy",
   degraded: "warn", unready: "warn", paused: "warn", superseded: "off", overtaken: "off",
   "crash-looping": "bad", failed: "bad", "rolled-back": "bad", "taken-back": "bad", incomplete: "bad",

@@ -10,13 +10,15 @@ import { LogView, type Wanted } from "../logview";
 import { href, refine, usePlace, useText } from "../route";
 import { getJSON, post } from "../session";
 import { summary, type Summary, useServiceTraffic } from "../traffic";
-import type { Instance, Route, Service, Usage } from "../types";
-import { Action, Empty, Failure, Section, State, Title, When } from "../ui";
+import type { Instance, Route, Service, Usage, Why } from "../types";
+import { Action, Empty, Failure, Loading, Section, State, Title, When } from "../ui";
 import { Rollouts, useDeployments } from "./deployments";
 import { EventList } from "./events";
+import { labelled, plain, useRange } from "./metrics";
+import { TraceList, useTraces } from "./traces";
 
 const tabs = [
-  ["", "Instances"], ["metrics", "Metrics"], ["logs", "Logs"], ["rollouts", "Rollouts"], ["scaling", "Scaling"], ["events", "Events"], ["configuration", "Configuration"],
+  ["", "Instances"], ["metrics", "Metrics"], ["logs", "Logs"], ["traces", "Traces"], ["why", "Why"], ["rollouts", "Rollouts"], ["scaling", "Scaling"], ["events", "Events"], ["configuration", "Configuration"],
 ] as const;
 
 export function ServicePage({ name }: { name: string }) {
@@ -43,6 +45,8 @@ function Tab({ tab, service }: { tab: string; service: Service }) {
   switch (tab) {
     case "metrics": return <Metrics service={service} />;
     case "logs": return <ServiceLogs service={service} />;
+    case "traces": return <ServiceTraces name={service.name} />;
+    case "why": return <WhyOf name={service.name} />;
     case "rollouts": return <ServiceRollouts name={service.name} />;
     case "scaling": return <Scaling service={service} />;
     case "events": return <ServiceEvents name={service.name} />;
@@ -196,16 +200,101 @@ function useUsage(): Record<string, Use> {
   return data ?? {};
 }
 
+const ranges: [string, string, number][] = [["", "5 minutes", 0], ["1h", "hour", 3600], ["24h", "day", 86400], ["7d", "week", 604800]];
+
 function Metrics({ service: s }: { service: Service }) {
-  const { series } = useServiceTraffic(s.name);
+  const { query } = usePlace();
+  const range = ranges.find(([key]) => key === (query.get("range") ?? "")) ?? ranges[0]!;
+  return (
+    <>
+      <div className="section-head">
+        <label className="inline">Last
+          <select value={range[0]} onChange={(e) => refine({ range: e.target.value })}>{ranges.map(([key, label]) => <option key={key} value={key}>{label}</option>)}</select>
+        </label>
+        <a href={href(["metrics"], { q: `sum by (caller) (rate(trellis_requests_total{service="${s.name}"}[1m]))` })}>Ask in PromQL</a>
+      </div>
+      <div className="charts">
+        {range[2] === 0 ? <LiveCharts name={s.name} /> : <KeptCharts name={s.name} seconds={range[2]} />}
+        <Kept title="CPU, cores" seconds={range[2] || 900} format={plain} parts={[["", `sum by (instance) (rate(trellis_instance_cpu_seconds_total{service="${s.name}"}[1m]))`]]} />
+        <Kept title="Memory" seconds={range[2] || 900} format={bytes} parts={[["", `sum by (instance) (trellis_instance_memory_bytes{service="${s.name}"})`]]} />
+      </div>
+    </>
+  );
+}
+
+function LiveCharts({ name }: { name: string }) {
+  const { series } = useServiceTraffic(name);
   const requests = useMemo(() => [{ label: "all", values: series.rate, tone: "main" as const }, { label: "failed", values: series.failed, tone: "bad" as const }], [series]);
   const latency = useMemo(() => [{ label: "p50", values: series.p50, tone: "second" as const }, { label: "p99", values: series.p99, tone: "main" as const }], [series]);
-  if (series.times.length < 2) return <Empty title="Nothing was measured yet."><p>The first numbers come within a few seconds.</p></Empty>;
   return (
-    <div className="charts">
+    <>
       <Chart title="Requests a second" times={series.times} lines={requests} format={rate} />
       <Chart title="Time to the answer" times={series.times} lines={latency} format={ms} />
-    </div>
+    </>
+  );
+}
+
+function KeptCharts({ name, seconds }: { name: string; seconds: number }) {
+  const quantile = (q: number) => `1000 * histogram_quantile(${q}, sum(rate(trellis_request_duration_seconds{service="${name}"}[5m])))`;
+  return (
+    <>
+      <Kept title="Requests a second" seconds={seconds} format={rate} parts={[["all", `sum(rate(trellis_requests_total{service="${name}"}[5m]))`], ["failed", `sum(rate(trellis_request_failures_total{service="${name}"}[5m]))`]]} />
+      <Kept title="Time to the answer" seconds={seconds} format={ms} parts={[["p50", quantile(0.5)], ["p99", quantile(0.99)]]} />
+    </>
+  );
+}
+
+/** Kept draws expressions from the metrics store; a part without a name shows a line for each series. */
+function Kept({ title, seconds, format, parts }: { title: string; seconds: number; format: (v: number) => string; parts: [string, string][] }) {
+  const first = useRange(parts[0]![1], seconds);
+  const second = useRange(parts[1]?.[1] ?? "", seconds);
+  const lines = useMemo(() => [first, second].flatMap((found, i) => (found.data?.curves ?? []).slice(0, 12).map((c) => ({
+    label: parts[i]?.[0] || labelled(c.labels), values: c.values, tone: parts[i]?.[0] === "failed" ? "bad" as const : parts[i]?.[0] === "p50" ? "second" as const : undefined,
+  }))), [first.data, second.data, parts[0]![0]]);
+  const error = first.error ?? second.error;
+  if (error) return <Failure error={error} retry={() => void first.refetch()} />;
+  if (lines.length === 0) return <figure className="chart"><figcaption><span className="chart-title">{title}</span></figcaption><p className="faint">{first.isPending ? "Loading…" : "Nothing was measured in this time."}</p></figure>;
+  return <Chart title={title} times={first.data?.times ?? []} lines={lines} format={format} legend={lines.length <= 6} />;
+}
+
+function ServiceTraces({ name }: { name: string }) {
+  const { query } = usePlace();
+  const errors = query.get("errors") === "yes";
+  const { data, error, refetch } = useTraces(name, errors, "", "", "1");
+  return (
+    <>
+      <div className="filters">
+        <label className="check"><input type="checkbox" checked={errors} onChange={(e) => refine({ errors: e.target.checked ? "yes" : "" })} /> Errors only</label>
+        <a href={href(["traces"], { service: name })}>Search further</a>
+      </div>
+      {error ? <Failure error={error} retry={() => void refetch()} /> : <TraceList traces={data ?? []} />}
+    </>
+  );
+}
+
+function WhyOf({ name }: { name: string }) {
+  const { data, error, refetch } = useQuery({ queryKey: ["why", name], queryFn: ({ signal }) => getJSON<Why>(`v1/why/${encodeURIComponent(name)}`, signal) });
+  if (error) return <Failure error={error} retry={() => void refetch()} />;
+  if (!data) return <Loading />;
+  const findings = data.findings ?? [];
+  if (findings.length === 0) return <Empty title={`Nothing happened to ${name} that needs explaining.`} />;
+  return (
+    <ol className="findings">
+      {findings.map((f, i) => (
+        <li key={i} className="finding">
+          <h2>{f.title}</h2>
+          <p>{f.cause || "What is known does not tell why."} <span className="faint"><When at={f.time} /></span></p>
+          <ol className="chain">
+            {(f.chain ?? []).map((e, j) => (
+              <li key={j}><span className="faint"><When at={e.time} /> {e.kind}</span> {e.text}
+                {e.ref && e.kind === "metric" && <> <a href={href(["metrics"], { q: e.ref })}>see the metric</a></>}
+                {e.ref && e.kind === "trace" && <> <a href={href(["traces", e.ref])}>see the trace</a></>}
+                {e.ref && e.kind === "revision" && <> <a href={href(["deployments"], { revision: e.ref })}>see the revision</a></>}</li>
+            ))}
+          </ol>
+        </li>
+      ))}
+    </ol>
   );
 }
 

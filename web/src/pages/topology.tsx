@@ -1,0 +1,164 @@
+// Who calls whom, as measured.
+import dagre from "@dagrejs/dagre";
+import { useQuery } from "@tanstack/react-query";
+import { Background, Controls, type Edge, Handle, MarkerType, type Node, type NodeProps, Position, ReactFlow } from "@xyflow/react";
+import "@xyflow/react/dist/base.css";
+import { useMemo } from "react";
+import { ms, percent, rate } from "../format";
+import { useLive } from "../live";
+import { href, refine, usePlace } from "../route";
+import { getJSON } from "../session";
+import type { Graph, GraphEdge } from "../types";
+import { Empty, Failure, Loading, Section, State, Title } from "../ui";
+
+const windows: [string, string][] = [["1m", "last minute"], ["5m", "last 5 minutes"], ["1h", "last hour"]];
+const outside = "clients";
+
+interface Card extends Record<string, unknown> {
+  name: string;
+  state: string;
+  ready: number;
+  want: number;
+  rate: number;
+  errors: number;
+}
+
+const nodeTypes = { card: CardNode };
+const width = 184;
+const height = 66;
+
+export default function Topology() {
+  const { query } = usePlace();
+  const { status } = useLive();
+  const window = query.get("window") ?? "1m";
+  const { data, error, refetch } = useQuery({
+    queryKey: ["graph", window],
+    queryFn: ({ signal }) => getJSON<Graph>(`v1/graph?window=${window}`, signal),
+    refetchInterval: 3000,
+  });
+  return (
+    <>
+      <Title text="Topology" aside={
+        <label className="inline">Calls in the
+          <select value={window} onChange={(e) => refine({ window: e.target.value })}>
+            {windows.map(([value, label]) => <option key={value} value={value}>{label}</option>)}
+          </select>
+        </label>} />
+      {error ? <Failure error={error} retry={() => void refetch()} /> : !data ? <Loading /> : data.nodes.length === 0 ? (
+        <Empty title="Nothing runs."><p>Type <code>trellis up -d</code> in the project's folder.</p></Empty>
+      ) : (
+        <>
+          <Map graph={{ ...data, nodes: data.nodes.map((n) => ({ ...n, ...status?.services?.find((s) => s.name === n.service) })) }} />
+          <Calls edges={data.edges} />
+        </>
+      )}
+    </>
+  );
+}
+
+function Map({ graph }: { graph: Graph }) {
+  // The places depend on who calls whom, not on how often, so that nothing moves while one looks.
+  const shape = JSON.stringify([graph.nodes.map((n) => n.service), graph.edges.map((e) => [e.caller, e.callee])]);
+  const places = useMemo(() => arrange(graph), [shape]);
+  const nodes: Node<Card>[] = useMemo(() => graph.nodes.map((n) => {
+    const into = graph.edges.filter((e) => e.callee === n.service);
+    const asked = n.service === "" ? graph.edges.filter((e) => e.caller === "") : into;
+    return {
+      id: n.service || outside,
+      type: "card",
+      position: places[n.service || outside] ?? { x: 0, y: 0 },
+      data: { name: n.service, state: n.state, ready: n.ready, want: n.want, rate: total(asked, (e) => e.rate), errors: total(asked, (e) => e.error_rate) },
+      draggable: false,
+      connectable: false,
+      selectable: false,
+    };
+  }), [graph, places]);
+  const edges: Edge[] = useMemo(() => graph.edges.map((e) => {
+    const bad = e.error_rate > 0;
+    const quiet = e.rate === 0;
+    return {
+      id: `${e.caller}>${e.callee}`,
+      source: e.caller || outside,
+      target: e.callee,
+      label: quiet ? undefined : bad ? `${rate(e.rate)}/s, ${percent(e.error_rate / e.rate)} err` : `${rate(e.rate)}/s`,
+      ariaLabel: said(e),
+      className: quiet ? "edge-quiet" : bad ? "edge-bad" : "edge",
+      markerEnd: { type: MarkerType.ArrowClosed, color: bad ? "var(--bad)" : "var(--edge)", markerUnits: "userSpaceOnUse", width: 14, height: 14 },
+      style: { strokeWidth: quiet ? 1 : 1.2 + Math.min(3.5, Math.log10(1 + e.rate)) },
+    };
+  }), [graph]);
+  return (
+    <div className="map" role="region" aria-label="Map of the services; the table below says the same">
+      <ReactFlow nodes={nodes} edges={edges} nodeTypes={nodeTypes} fitView fitViewOptions={{ maxZoom: 1.1, padding: 0.04 }} minZoom={0.2} nodesFocusable={false} edgesFocusable nodesConnectable={false} elementsSelectable={false} zoomOnScroll={false} preventScrolling={false} proOptions={{ hideAttribution: true }}>
+        <Background gap={24} />
+        <Controls showInteractive={false} position="bottom-right" />
+      </ReactFlow>
+    </div>
+  );
+}
+
+function CardNode({ data }: NodeProps<Node<Card>>) {
+  const body = (
+    <>
+      <span className="card-name">{data.name || "Clients"}</span>
+      <span className="card-facts">
+        {data.state ? <State state={data.state} /> : <span className="faint">{data.name ? "outside of the project" : "from outside"}</span>}
+        {data.state && <span className="faint"> {data.ready}/{data.want}</span>}
+      </span>
+      <span className={data.errors > 0 ? "card-rate bad" : "card-rate"}>{rate(data.rate)}/s{data.errors > 0 && `, ${percent(data.errors / data.rate)} errors`}</span>
+    </>
+  );
+  return (
+    <>
+      <Handle type="target" position={Position.Top} />
+      {data.state ? <a className="card nopan" href={href(["services", data.name])}>{body}</a> : <div className="card">{body}</div>}
+      <Handle type="source" position={Position.Bottom} />
+    </>
+  );
+}
+
+function arrange(graph: Graph): Record<string, { x: number; y: number }> {
+  const g = new dagre.graphlib.Graph();
+  g.setGraph({ rankdir: "TB", nodesep: 24, ranksep: 62 });
+  g.setDefaultEdgeLabel(() => ({}));
+  for (const n of graph.nodes) g.setNode(n.service || outside, { width, height });
+  for (const e of graph.edges) g.setEdge(e.caller || outside, e.callee);
+  dagre.layout(g);
+  return Object.fromEntries(graph.nodes.map((n) => {
+    const at = g.node(n.service || outside);
+    return [n.service || outside, { x: at.x - width / 2, y: at.y - height / 2 }];
+  }));
+}
+
+function Calls({ edges }: { edges: GraphEdge[] }) {
+  const sorted = [...edges].sort((a, b) => b.error_rate - a.error_rate || b.rate - a.rate);
+  return (
+    <Section title="Calls">
+      <table className="plain">
+        <thead><tr><th scope="col">From</th><th scope="col">To</th><th scope="col" className="num">Rate</th><th scope="col" className="num">Errors</th><th scope="col" className="num">p50</th><th scope="col" className="num">p99</th></tr></thead>
+        <tbody>
+          {sorted.map((e) => (
+            <tr key={`${e.caller}>${e.callee}`}>
+              <th scope="row">{e.caller ? <a href={href(["services", e.caller])}>{e.caller}</a> : "Clients"}</th>
+              <td data-label="To"><a href={href(["services", e.callee])}>{e.callee}</a></td>
+              <td data-label="Rate" className="num">{e.rate === 0 ? <span className="faint">declared, not seen</span> : `${rate(e.rate)}/s`}</td>
+              <td data-label="Errors" className={e.error_rate > 0 ? "num bad" : "num"}>{e.rate === 0 ? "–" : percent(e.error_rate / e.rate)}</td>
+              <td data-label="p50" className="num">{e.p50_seconds === null ? "–" : ms(e.p50_seconds * 1000)}</td>
+              <td data-label="p99" className="num">{e.p99_seconds === null ? "–" : ms(e.p99_seconds * 1000)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Section>
+  );
+}
+
+function total(edges: GraphEdge[], of: (e: GraphEdge) => number): number {
+  return edges.reduce((sum, e) => sum + of(e), 0);
+}
+
+function said(e: GraphEdge): string {
+  const who = `${e.caller || "Clients"} to ${e.callee}`;
+  if (e.rate === 0) return `${who}: declared, no call seen`;
+  return `${who}: ${rate(e.rate)} calls a second, ${percent(e.error_rate / e.rate)} errors${e.p99_seconds === null ? "" : `, p99 ${ms(e.p99_seconds * 1000)}`}`;
+}
