@@ -3,10 +3,12 @@
 package e2e
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -67,7 +69,7 @@ services:
 	p.env = append(p.env, "XDG_DATA_HOME="+filepath.Join(p.dir, "data"))
 	key := strings.TrimSpace(lastLine(p.run("key", "create", "acme", "--scope", "orders:read")))
 	p.run("up", "-d", "--yes") // a route without auth is asked about
-	c := &http.Client{Timeout: 10 * time.Second}
+	c := &http.Client{Timeout: 10 * time.Second, Transport: toThisMachine(nil)}
 	at := "http://shop.localhost:" + fmt.Sprint(plain)
 	expect := func(want int, path string, fields ...string) {
 		t.Helper()
@@ -93,7 +95,7 @@ services:
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(root)
-	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}
+	tr := toThisMachine(&tls.Config{RootCAs: roots})
 	defer tr.CloseIdleConnections()
 	status, text, h := answer(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, fmt.Sprintf("https://shop.localhost:%d/", secure), "X-Api-Key", key)
 	if status != 200 || h.Get("Strict-Transport-Security") != "max-age=3600" || h.Get("X-Content-Type-Options") != "nosniff" {
@@ -108,6 +110,17 @@ services:
 	p.write("keys.txt", "what is not a list of keys")
 	p.run("up", "-d", "--yes")
 	expect(503, "/", "X-Api-Key", key)
+}
+
+// toThisMachine takes every name to be this machine's.
+func toThisMachine(conf *tls.Config) *http.Transport {
+	return &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	}}
 }
 
 // lastLine is what a command printed last.
