@@ -40,6 +40,9 @@ func TestEngine(t *testing.T) {
 		})
 	})
 	t.Run("local docker", func(t *testing.T) {
+		if !long(t) {
+			t.Skip("containers are part of the long form (FAULTS=long); the Docker tests are in every run")
+		}
 		t.Parallel()
 		enginetest.Run(t, enginetest.Target{
 			Service: []string{"build: ."}, Program: "/testapp",
