@@ -120,6 +120,13 @@ func (c *Client) Open(ctx context.Context, sockets []Socket) ([]Opened, error) {
 	return resp.Opened, nil
 }
 
+// Lend lets another holder of the same user open a, within a second, although this one listens on the same port: on all
+// addresses where a is for one, or the other way round. An error where this one has that address itself.
+func (c *Client) Lend(ctx context.Context, a Socket) error {
+	_, err := c.call(ctx, request{Op: opLend, Sockets: []Socket{a}}, nil)
+	return wrap("lend "+a.Address, err)
+}
+
 // CloseSockets closes sockets; they stop listening at once, in data planes too. Unknown names are no error.
 func (c *Client) CloseSockets(ctx context.Context, names ...string) error {
 	_, err := c.call(ctx, request{Op: opClose, Names: names}, nil)

@@ -30,6 +30,8 @@ type Socket struct {
 	Address string `json:"address"` // host:port; port 0 takes a free one
 	// Netns is the path of the network namespace to listen in; "" is the holder's own.
 	Netns string `json:"netns,omitempty"`
+	// Lenders is how many holders of this user lend the port just now: see Client.Lend.
+	Lenders int `json:"lenders,omitempty"`
 }
 
 // Opened is the answer for one Socket.

@@ -140,6 +140,8 @@ func (h *holder) answer(req request, payload []byte, pid int) response {
 		}
 	case opPublish:
 		err = h.publish(payload, req.Epoch, req.Version)
+	case opLend:
+		err = h.lend(req.Sockets)
 	case opReplace:
 		err = h.replace(req.Role, req.Command)
 	default:
@@ -177,6 +179,17 @@ func (h *holder) publish(snapshot []byte, epoch, version uint64) error {
 	}
 	h.snapshot, h.epoch, h.version = snapshot, epoch, version
 	h.wakeLocked()
+	return nil
+}
+
+func (h *holder) lend(wanted []Socket) error {
+	for _, a := range wanted {
+		ended, err := h.sockets.lend(a)
+		if err != nil {
+			return err
+		}
+		go ended()
+	}
 	return nil
 }
 

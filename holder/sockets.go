@@ -30,6 +30,9 @@ type kept struct {
 	bound  string
 	fd     int
 	netns  nsID
+
+	shared  int  // how many let others bind beside it just now; guarded by opening, as the next
+	dropped bool // fd is closed, and may be another's
 }
 
 // nsID tells network namespaces apart; an open socket keeps its namespace, so the number is not given anew.
@@ -50,6 +53,8 @@ func (s *sockets) open(asked []Socket) (answers []Opened, changed bool) {
 }
 
 func (s *sockets) openOne(a Socket) (Opened, bool) {
+	lenders := a.Lenders
+	a.Lenders = 0
 	answer := Opened{Name: a.Name}
 	fail := func(err error) Opened {
 		answer.Error, answer.InUse = err.Error(), errors.Is(err, unix.EADDRINUSE)
@@ -75,6 +80,11 @@ func (s *sockets) openOne(a Socket) (Opened, bool) {
 		return fail(err), old != nil
 	}
 	fd, bound, err := listen(a, before)
+	if errors.Is(err, unix.EADDRINUSE) {
+		if others, err2 := s.beside(a, ns); err2 == nil && len(others)+lenders > 0 {
+			fd, bound, err = listenBeside(a, others)
+		}
+	}
 	if err != nil {
 		return fail(err), old != nil
 	}
@@ -114,6 +124,7 @@ func (s *sockets) drop(k *kept) {
 		// may bind beside it.
 		_ = unix.SetsockoptInt(k.fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}
+	k.dropped = true
 	_ = unix.Shutdown(k.fd, unix.SHUT_RDWR) // ENOTCONN for UDP, which wakes its readers all the same
 	_ = unix.Close(k.fd)
 }
@@ -146,15 +157,15 @@ func listen(a Socket, replaced *kept) (fd int, bound string, err error) {
 	if err != nil {
 		return -1, "", err
 	}
-	try := func(reuse bool) error {
+	try := func(option int) error {
 		return inNamespace(a.Netns, func() (err error) {
-			fd, bound, err = bind(network, a.Address, reuse)
+			fd, bound, err = bind(network, a.Address, option)
 			return err
 		})
 	}
-	err = try(false)
+	err = try(0)
 	if errors.Is(err, unix.EADDRINUSE) && replaced != nil && a.Network == "udp" {
-		err = try(true)
+		err = try(unix.SO_REUSEADDR)
 	}
 	if err != nil {
 		return -1, "", fmt.Errorf("listen on %s: %w", a.Address, err)
@@ -184,15 +195,16 @@ func family(a Socket) (string, error) {
 	return a.Network + "6", nil
 }
 
-// bind opens the socket in this thread's network namespace and returns a plain descriptor, which no runtime polls.
-func bind(network, address string, reuse bool) (fd int, bound string, err error) {
+// bind opens the socket in this thread's network namespace and returns a plain descriptor, which no runtime polls. option
+// is a further one of the socket, 0 none.
+func bind(network, address string, option int) (fd int, bound string, err error) {
 	config := net.ListenConfig{}
 	// A listener of Multipath TCP cannot be shut down and bound anew like others, and costs TCP callers time.
 	config.SetMultipathTCP(false)
-	if reuse {
+	if option != 0 {
 		config.Control = func(_, _ string, c syscall.RawConn) (err error) {
 			ctlErr := c.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, 1)
 			})
 			return errors.Join(ctlErr, err)
 		}

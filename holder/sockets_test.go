@@ -60,6 +60,117 @@ func TestSamePortOtherAddress(t *testing.T) {
 	}
 }
 
+// TestAllAddressesBesideOne has a socket for all addresses and some for one each on the same port, in any order, and looks
+// who answers, and that nobody else may listen there.
+func TestAllAddressesBesideOne(t *testing.T) {
+	for _, all := range []string{"0.0.0.0", "", "::"} {
+		for _, order := range []string{"all first", "one first"} {
+			t.Run(all+" "+order, func(t *testing.T) {
+				s := newSockets()
+				port := freePort(t)
+				at := func(host string) string { return net.JoinHostPort(host, port) }
+				everywhere := Socket{Name: "gateway", Network: "tcp", Address: at(all)}
+				asked := []Socket{everywhere, {Name: "name/a", Network: "tcp", Address: at("127.66.0.1")}, {Name: "name/b", Network: "tcp", Address: at("127.66.0.2")}}
+				if order == "one first" {
+					slices.Reverse(asked)
+				}
+				answers, _ := s.open(asked)
+				for i, o := range answers {
+					if o.Error != "" {
+						t.Fatalf("%s: %s", asked[i].Address, o.Error)
+					}
+				}
+				for _, o := range s.all() {
+					host, _, _ := net.SplitHostPort(o.Address)
+					if host == "0.0.0.0" || host == "::" {
+						host = "127.0.0.1"
+						if all == "::" {
+							host = "::1"
+						}
+					}
+					for range 5 {
+						conn, err := net.Dial("tcp", at(host))
+						if err != nil {
+							t.Fatal(err)
+						}
+						defer conn.Close()
+						if who := accepts(t, s, time.Second); who != o.Name {
+							t.Errorf("%s was answered by %s, want %s", at(host), who, o.Name)
+						}
+					}
+				}
+				for _, host := range []string{all, "127.66.0.1"} {
+					if l, err := net.Listen("tcp", at(host)); err == nil {
+						l.Close()
+						t.Errorf("somebody else may listen at %s", at(host))
+					}
+				}
+				other := newSockets()
+				defer other.close([]string{"name/c", "name/d", "gateway"})
+				c, d := Socket{Name: "name/c", Network: "tcp", Address: at("127.66.0.3")}, Socket{Name: "name/d", Network: "tcp", Address: at("127.66.0.4")}
+				lent, err := s.lend(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Lenders = 1
+				answers, _ = other.open([]Socket{c})
+				if o := answers[0]; o.Error != "" {
+					t.Errorf("the port was lent: %s", o.Error)
+				}
+				if _, err := s.lend(everywhere); err == nil {
+					t.Errorf("%s was lent to another holder", everywhere.Address)
+				}
+				lent()
+				answers, _ = other.open([]Socket{d, everywhere})
+				if d := answers[0].InUse; d == (all == "::") || !answers[1].InUse { // IPv6 alone is nothing to IPv4
+					t.Errorf("after that another holder may still listen: %+v", answers)
+				}
+				answers, _ = s.open([]Socket{{Name: "again", Network: "tcp", Address: at("127.66.0.1")}, {Name: "all again", Network: "tcp", Address: at(all)}})
+				for _, o := range answers {
+					if !o.InUse {
+						t.Errorf("two sockets of one address: %+v", o)
+					}
+				}
+				s.close([]string{"gateway", "name/a", "name/b"})
+				other.close([]string{"name/c", "name/d"})
+				l, err := net.Listen("tcp", at(all))
+				if err != nil {
+					t.Fatalf("closed, and still taken: %v", err)
+				}
+				l.Close()
+			})
+		}
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// accepts returns the name of the socket that has a connection to accept, and accepts it.
+func accepts(t *testing.T, s *sockets, within time.Duration) string {
+	t.Helper()
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for name, k := range s.byName {
+			if err := unix.SetNonblock(k.fd, true); err != nil {
+				t.Fatal(err)
+			}
+			if fd, _, err := unix.Accept(k.fd); err == nil {
+				unix.Close(fd)
+				return name
+			}
+		}
+	}
+	return "nobody"
+}
+
 func TestTakenAddress(t *testing.T) {
 	w := start(t)
 	other, err := net.Listen("tcp", "127.0.0.1:0")

@@ -37,6 +37,7 @@ const (
 	opPublish = "publish"
 	opFollow  = "follow"
 	opReplace = "replace"
+	opLend    = "lend"
 	opStop    = "stop"
 )
 

@@ -197,6 +197,48 @@ func listens(ctx context.Context, l Location, network string, port int) int {
 	return 0
 }
 
+// lenders asks the other projects of this user that listen on the port of s to lend it, and returns how many do; 0 where
+// one of them does not, because it has that very address.
+func lenders(ctx context.Context, l Location, s holder.Socket) int {
+	all, err := registered()
+	if err != nil {
+		return 0
+	}
+	lent := 0
+	for _, other := range all {
+		if other.StateDir == l.StateDir {
+			continue
+		}
+		asked, err := lend(ctx, other, s)
+		if err != nil {
+			return 0
+		}
+		if asked {
+			lent++
+		}
+	}
+	return lent
+}
+
+// lend asks the holder of l, if it listens on the port of s, to lend it.
+func lend(ctx context.Context, l Location, s holder.Socket) (asked bool, err error) {
+	client, err := holder.Dial(ctx, l.holderSocket())
+	if err != nil {
+		return false, nil // it does not run
+	}
+	defer client.Close()
+	info, err := client.Info(ctx)
+	if err != nil {
+		return false, nil
+	}
+	for _, has := range info.Sockets {
+		if portOf(has.Address) == portOf(s.Address) && !strings.Contains(has.Name, "/udp") {
+			return true, client.Lend(ctx, s)
+		}
+	}
+	return false, nil
+}
+
 // taken says in one sentence that an address is taken, by whom, and what to do.
 func taken(ctx context.Context, l Location, s holder.Socket) string {
 	port := portOf(s.Address)

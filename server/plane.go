@@ -108,6 +108,11 @@ func (p *plane) open(ctx context.Context, wanted []holder.Socket) ([]unopened, e
 	}
 	var failed []unopened
 	for i, o := range opened {
+		if o.InUse {
+			if o, err = p.borrow(ctx, wanted[i], o); err != nil {
+				return nil, err
+			}
+		}
 		if o.Error != "" {
 			failed = append(failed, unopened{wanted[i], o})
 			p.closed([]string{o.Name}) // what the name stood for before is closed by then
@@ -117,6 +122,22 @@ func (p *plane) open(ctx context.Context, wanted []holder.Socket) ([]unopened, e
 	}
 	p.noteDoors()
 	return failed, nil
+}
+
+// borrow opens a socket whose port other projects of this user listen on, at other addresses: all of one's, or one of
+// names. It returns o where nobody lends the port.
+func (p *plane) borrow(ctx context.Context, s holder.Socket, o holder.Opened) (holder.Opened, error) {
+	if s.Network != "tcp" || s.Netns != "" {
+		return o, nil
+	}
+	if s.Lenders = lenders(ctx, p.location, s); s.Lenders == 0 {
+		return o, nil
+	}
+	again, err := p.holder.Open(ctx, []holder.Socket{s})
+	if err != nil {
+		return o, fmt.Errorf("open sockets: %w", err)
+	}
+	return again[0], nil
 }
 
 // closed forgets sockets that are open no more.
