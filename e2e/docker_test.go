@@ -44,6 +44,7 @@ func TestDocker(t *testing.T) {
 	t.Run("without an engine", dockerWithoutAnEngine)
 	t.Run("limits", dockerLimits)
 	t.Run("drift", dockerDrift)
+	t.Run("second checkout", dockerSecondCheckout)
 	t.Run("takes over from docker compose", dockerTakesOverFromDockerCompose)
 }
 
@@ -325,5 +326,35 @@ services:
 	}
 	if h := all[0].HostConfig; h.Memory != 64<<20 || h.NanoCpus != 5e8 || h.RestartPolicy.Name != "no" {
 		t.Errorf("%+v", h)
+	}
+}
+
+// dockerSecondCheckout has two checkouts of one project: the names of containers and volumes are the machine's, so that the
+// second one has to be a copy.
+func dockerSecondCheckout(t *testing.T) {
+	port := freePort(t)
+	files := map[string]string{"compose.yaml": plainShop(port, "first"), "ledger/.keep": ""}
+	first, second := dockerProject(t, files), newProject(t, files)
+	second.imageFiles(".")
+	second.write("compose.yaml", plainShop(port, "second"))
+	first.run("up", "-d")
+	out, err := second.try("up", "-d")
+	if err == nil || !strings.Contains(out, "has containers from "+first.dir) || !strings.Contains(out, "--copy NAME") {
+		t.Errorf("a second checkout: %v\n%s", err, out)
+	}
+	if _, err := second.try("ps"); err == nil {
+		if svc := second.ps().Services; len(svc) > 0 {
+			t.Errorf("of what was refused there is %+v", svc)
+		}
+	}
+	second.flags = []string{"--copy", "fix"}
+	second.run("up", "-d")
+	at := second.published()
+	if at == port || version(t, port) != "first" || version(t, at) != "second" {
+		t.Errorf("the first at %d is %s, the copy at %d is %s", port, version(t, port), at, version(t, at))
+	}
+	second.run("down", "--volumes", "--yes")
+	if v := version(t, port); v != "first" {
+		t.Errorf("after the copy went the first is %s", v)
 	}
 }

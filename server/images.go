@@ -54,6 +54,11 @@ func (i Images) Compose(ctx context.Context, project string) ([]ComposeContainer
 	return i.engine.Compose(ctx, project)
 }
 
+// Elsewhere returns the folders from which others have containers of the project that l would run.
+func (i Images) Elsewhere(ctx context.Context, l Location) ([]string, error) {
+	return i.engine.Elsewhere(ctx, l.Project, l.StateDir)
+}
+
 // Halt stops such containers, each within grace, and keeps them; Resume starts them again, Discard removes them and leaves
 // their volumes.
 func (i Images) Halt(ctx context.Context, ids []string, grace time.Duration) error {

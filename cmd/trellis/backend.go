@@ -32,6 +32,7 @@ type backend interface {
 type images interface {
 	Get(ctx context.Context, project string, svc compose.Service, pull, force bool, output io.Writer) (image, error)
 	Compose(ctx context.Context, project string) ([]composeContainer, error)
+	Elsewhere(ctx context.Context, l location) ([]string, error)
 	Halt(ctx context.Context, ids []string, grace time.Duration) error
 	Resume(ctx context.Context, ids []string) error
 	Discard(ctx context.Context, ids []string) error

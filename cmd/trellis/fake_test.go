@@ -151,6 +151,7 @@ func (f *fake) Get(_ context.Context, _ string, svc compose.Service, pull, force
 }
 
 func (f *fake) Compose(context.Context, string) ([]composeContainer, error) { return nil, nil }
+func (f *fake) Elsewhere(context.Context, location) ([]string, error)       { return nil, nil }
 func (f *fake) Halt(context.Context, []string, time.Duration) error         { return nil }
 func (f *fake) Resume(context.Context, []string) error                      { return nil }
 func (f *fake) Discard(context.Context, []string) error                     { return nil }

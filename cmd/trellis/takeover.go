@@ -11,6 +11,7 @@ import (
 	"trellis/api"
 	"trellis/compose"
 	"trellis/engine"
+	"trellis/errdefs"
 )
 
 // A project that docker compose runs is taken over service by service. Those without data are started beside theirs, at
@@ -29,6 +30,10 @@ func (u *session) takeover(ctx context.Context, project compose.Project) (done f
 	if err != nil {
 		return nothing, err
 	}
+	if err := onlyHere(ctx, docker, u.ready.location); err != nil {
+		_ = docker.Close()
+		return nothing, err
+	}
 	theirs, err := docker.Compose(ctx, project.Name)
 	if err != nil || len(theirs) == 0 {
 		_ = docker.Close()
@@ -43,6 +48,16 @@ func (u *session) takeover(ctx context.Context, project compose.Project) (done f
 		defer docker.Close()
 		return t.discard(ctx)
 	}, nil
+}
+
+// onlyHere refuses a project of which another checkout has containers: names and volumes of containers are the machine's.
+func onlyHere(ctx context.Context, docker images, l location) error {
+	dirs, err := docker.Elsewhere(ctx, l)
+	if err != nil || len(dirs) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: project %s has containers from %s, and their names and volumes are this machine's: run 'trellis down' there, or this checkout as a copy, with --copy NAME",
+		errdefs.ErrConflict, l.Project, strings.Join(dirs, " and "))
 }
 
 // taking is one takeover.

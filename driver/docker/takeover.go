@@ -55,6 +55,25 @@ func (e *Engine) Compose(ctx context.Context, project string) ([]ComposeContaine
 	return all, nil
 }
 
+// Elsewhere returns the folders of others that have containers of a project of this name, running or not: stateDir is whose
+// they are not.
+func (e *Engine) Elsewhere(ctx context.Context, project, stateDir string) ([]string, error) {
+	found, err := e.api.ContainerList(ctx, client.ContainerListOptions{
+		All: true, Filters: make(client.Filters).Add("label", labelProject+"="+project),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for containers of another checkout: %w", kind(err))
+	}
+	var dirs []string
+	for _, c := range found.Items {
+		if c.Labels[labelState] != stateDir {
+			dirs = append(dirs, c.Labels[labelDir])
+		}
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs), nil
+}
+
 // Halt stops containers, each within grace, and keeps them.
 func (e *Engine) Halt(ctx context.Context, ids []string, grace time.Duration) error {
 	seconds := int(grace / time.Second)
