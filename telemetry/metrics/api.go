@@ -16,6 +16,7 @@ import (
 
 	remoteapi "github.com/prometheus/client_golang/exp/api/remote"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/labels"
@@ -134,13 +135,13 @@ func (s *Store) federate(w http.ResponseWriter, r *http.Request) {
 
 // exposition adds the lines of one series to found.
 func exposition(found map[string]string, one promql.Sample) {
-	name := one.Metric.Get(labels.MetricName)
+	name := one.Metric.Get(model.MetricNameLabel)
 	line := func(name string, v float64) {
 		var b strings.Builder
 		b.WriteString(name)
 		sep := "{"
 		one.Metric.Range(func(l labels.Label) {
-			if l.Name != labels.MetricName {
+			if l.Name != model.MetricNameLabel {
 				b.WriteString(sep + l.Name + "=" + escaped(l.Value))
 				sep = ","
 			}
