@@ -31,6 +31,14 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 			}
 		}
 	}
+	if m := s.Trellis.Metrics; m != nil {
+		if m.Path != "" && !strings.HasPrefix(m.Path, "/") {
+			l.errorPath(x+".metrics.path", "%s is not a path: begin it with /", quoted(m.Path))
+		}
+		if m.Port < 0 || m.Port > 65535 {
+			l.errorPath(x+".metrics.port", "%d is not a port: write 1 to 65535", m.Port)
+		}
+	}
 	for i, name := range s.Trellis.Calls {
 		l.known("services", name, indexPath(x+".calls", i))
 	}

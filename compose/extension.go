@@ -330,6 +330,8 @@ type ServiceExtension struct {
 	Probe *Probe `json:"probe,omitempty"`
 	// Objective is what the service promises.
 	Objective *Objective `json:"objective,omitempty"`
+	// Metrics says where instances expose metrics in a format of Prometheus'; unset: at /metrics, where that answers so.
+	Metrics *Metrics `json:"metrics,omitempty"`
 	// Calls are the services that this one may call. The first calls of a project turns on deny for all of it.
 	Calls []string `json:"calls,omitempty"`
 	// Publishes are the topics that this service may write.
@@ -388,6 +390,14 @@ type Objective struct {
 	Availability Share `json:"availability,omitempty"`
 	// Latency bounds percentiles: p99: 250ms.
 	Latency map[string]Duration `json:"latency,omitempty"`
+}
+
+// Metrics is where the instances of a service expose their metrics.
+type Metrics struct {
+	// Path is asked by GET; unset: /metrics.
+	Path string `json:"path,omitempty"`
+	// Port is the port inside the instance; unset: the first one of the service.
+	Port int `json:"port,omitempty"`
 }
 
 // Subscription delivers the events of a topic to a path of the service.

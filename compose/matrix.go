@@ -217,7 +217,7 @@ func trellisRows() []row {
 		carried("x-trellis.load.**"),
 		carried(s+"ports[].x-trellis.routes.**", s+"ports[].x-trellis.routes[].**"),
 		carried(s+"deploy.x-trellis.canary.**", s+"deploy.x-trellis.autoscale.**"),
-		carried(s+"x-trellis.process.**", s+"x-trellis.probe.**", s+"x-trellis.objective.**", s+"x-trellis.backup.**", s+"x-trellis.calls"),
+		carried(s+"x-trellis.process.**", s+"x-trellis.probe.**", s+"x-trellis.objective.**", s+"x-trellis.metrics.**", s+"x-trellis.backup.**", s+"x-trellis.calls"),
 		left(s+"x-trellis.publishes", "there is no broker yet"), left(s+"x-trellis.subscribes.**", "there is no broker yet: nothing is delivered"),
 	)
 }

@@ -22,7 +22,7 @@ var (
 	inPlace = []string{
 		"deploy.replicas", "deploy.mode", "deploy.update_config", "deploy.restart_policy", "deploy.x-trellis", "restart",
 		"depends_on", "healthcheck", "networks", "links", "extra_hosts", "stop_grace_period", "container_name",
-		"x-trellis.objective", "x-trellis.calls", "x-trellis.publishes", "x-trellis.subscribes", "x-trellis.probe",
+		"x-trellis.objective", "x-trellis.metrics", "x-trellis.calls", "x-trellis.publishes", "x-trellis.subscribes", "x-trellis.probe",
 	}
 	// ofContainer are those of the attributes above that are part of what a container is.
 	ofContainer = []string{

@@ -87,7 +87,8 @@ func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 	if usage, err := s.control.engine.Stats(ctx, s.control.location.Project); err == nil { // without it the rest is no less true
 		g.usage(st, usage)
 	}
-	s.calls(ctx, g, st)
+	spoken := s.calls(ctx, g, st)
+	s.metrics.SetTargets(s.targets.find(ctx, st, spoken))
 	g.machine(s.control.location.StateDir)
 	g.health("metrics", s.metrics.Health())
 	g.health("traces", s.traces.Health())
@@ -179,17 +180,18 @@ func network(pid int, own string) (received, sent uint64, ok bool) {
 	return received, sent, true
 }
 
-// calls adds what the data planes have counted.
-func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) {
+// calls adds what the data planes have counted, and returns which services have answered HTTP requests.
+func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoken map[string]bool) {
 	service := map[string]string{}
 	for _, svc := range st.Services {
 		for _, in := range svc.Instances {
 			service[string(in.ID)] = svc.Name
 		}
 	}
+	spoken = map[string]bool{}
 	sockets, err := s.control.plane.location.dataPlanes()
 	if err != nil {
-		return
+		return spoken
 	}
 	for _, socket := range sockets {
 		c, err := callsOf(ctx, socket)
@@ -208,8 +210,10 @@ func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) {
 		}
 		for _, call := range c.Calls {
 			g.call(call, plane)
+			spoken[call.Service] = true
 		}
 	}
+	return spoken
 }
 
 // call adds one way that requests went.

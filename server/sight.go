@@ -41,6 +41,7 @@ type sight struct {
 	prometheus, otlp socket
 	redactor         atomic.Pointer[logs.Redactor]
 	lostSpans        spanLoss
+	targets          targets
 	notifier         *alerts.Notifier
 }
 
