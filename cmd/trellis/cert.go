@@ -36,8 +36,10 @@ alone: its key never leaves this machine, and may be taken off it.`,
 
 func (p *program) certShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "show",
-		Short:   "Print the root certificate",
+		Use:   "show",
+		Short: "Print the root certificate",
+		Long: `Show prints the certificate of the authority in PEM, and on standard error until when
+it is good, its fingerprint, and where it is kept.`,
 		Example: `  trellis cert show >root.crt`,
 		Args:    arguments(0, 0),
 	}
@@ -63,13 +65,17 @@ func (p *program) certShowCommand() *cobra.Command {
 }
 
 func (p *program) certTrustCommand(trust bool) *cobra.Command {
-	use, short := "trust", "Have this machine's programs take certificates of the authority"
+	use, short, long := "trust", "Have this machine's programs take certificates of the authority",
+		`Trust puts the root certificate where the programs of this machine look for those that
+they trust, which needs root.`
 	if !trust {
-		use, short = "untrust", "Take the authority away from what this machine trusts"
+		use, short, long = "untrust", "Take the authority away from what this machine trusts",
+			`Untrust takes away what trust put there, which needs root. The authority itself stays.`
 	}
 	return &cobra.Command{
 		Use:     use,
 		Short:   short,
+		Long:    long,
 		Example: "  trellis cert " + use,
 		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

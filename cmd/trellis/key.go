@@ -37,8 +37,11 @@ func (p *program) keyCreateCommand(scheme *string) *cobra.Command {
 	var expires span
 	var scopes list
 	cmd := &cobra.Command{
-		Use:     "create NAME",
-		Short:   "Make a key for somebody and show it once",
+		Use:   "create NAME",
+		Short: "Make a key for somebody and show it once",
+		Long: `Create makes a key, keeps its hash in the file of the scheme's secret, and prints the
+key, which nothing can print again. NAME says whose it is: services get it in a
+header with every request of the key.`,
 		Example: `  trellis key create acme --scope orders:read,orders:write --expires 90d`,
 		Args:    arguments(1, 1),
 	}
@@ -76,8 +79,10 @@ func (p *program) keyCreateCommand(scheme *string) *cobra.Command {
 
 func (p *program) keyListCommand(scheme *string) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List the keys of a scheme",
+		Use:   "list",
+		Short: "List the keys of a scheme",
+		Long: `List prints whose the keys of a scheme are, what they are for and until when they are
+good. The keys themselves are not known to it.`,
 		Example: `  trellis key list`,
 		Args:    arguments(0, 0),
 	}
@@ -109,8 +114,10 @@ func (p *program) keyListCommand(scheme *string) *cobra.Command {
 
 func (p *program) keyRevokeCommand(scheme *string) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "revoke ID",
-		Short:   "Take a key away from its owner",
+		Use:   "revoke ID",
+		Short: "Take a key away from its owner",
+		Long: `Revoke takes the key with this ID, as list prints it, out of the file of the scheme's
+secret. After the next 'trellis up' a request with it is answered 401.`,
 		Example: `  trellis key revoke 3k5x9q2m7abc`,
 		Args:    arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
