@@ -51,14 +51,21 @@ func TestAccessLog(t *testing.T) {
 	addr := r.listen(Listener{Name: "app", Protocol: HTTP1, Service: "app", Port: 80})
 	gateway := r.listen(Listener{Name: "gateway", Protocol: HTTP1})
 	r.push()
-	for _, c := range []*http.Client{client(t), h2client(t)} {
+	for i, c := range []*http.Client{client(t), h2client(t)} {
+		eventually(t, "the lines before", func() bool { return len(out.read(t)) == i })
 		if status, text, _ := get(t, c, "http://"+addr+"/a?secret=1"); status != 201 || len(text) != 40_000 {
 			t.Fatal(status, len(text))
 		}
 	}
+	logged := func(n int) { // a line is written once its answer has been
+		t.Helper()
+		eventually(t, "another line", func() bool { return len(out.read(t)) == n })
+	}
+	logged(2)
 	if status, _, _ := get(t, client(t), "http://"+gateway+"/nowhere"); status != 404 {
 		t.Fatal(status)
 	}
+	logged(3)
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +73,7 @@ func TestAccessLog(t *testing.T) {
 	defer conn.Close()
 	io.WriteString(conn, "GET /\"\\\xff\xc3\xa4 HTTP/1.1\r\nHost: a\r\nX-Request-Id: request-1\r\nConnection: close\r\n\r\n")
 	io.ReadAll(conn)
-	eventually(t, "four lines", func() bool { return len(out.read(t)) == 4 })
+	logged(4)
 	seen := out.read(t)
 	for i, want := range []map[string]any{
 		{"client": "127.0.0.1", "method": "GET", "host": addr, "path": "/a", "status": 201.0, "bytes": 40_000.0, "service": "app", "instance": "app-1", "protocol": "HTTP/1.1"},

@@ -369,8 +369,12 @@ func TestStatusSocket(t *testing.T) {
 	r := newRig(t, Config{Status: path})
 	addr := r.gateway(instanceAt("app-1", b.addr))
 	get(t, client(t), "http://"+addr+"/")
-	st := readStatus(t, path)
-	if st.PID == 0 || st.Epoch != 1 || st.Version != r.snap.Version || st.Counters["app"].Requests != 1 || len(st.InUse) != 0 {
+	var st Status
+	eventually(t, "nothing in flight", func() bool { // the client has its answer a moment before
+		st = readStatus(t, path)
+		return len(st.InUse) == 0
+	})
+	if st.PID == 0 || st.Epoch != 1 || st.Version != r.snap.Version || st.Counters["app"].Requests != 1 {
 		t.Errorf("%+v", st)
 	}
 }

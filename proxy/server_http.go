@@ -171,7 +171,7 @@ func (s *stream2) pass(q *request, resp *response, inst *instance) bool {
 		h.Set(InstanceHeader, inst.id)
 	}
 	for _, k := range resp.declared {
-		h.Add("Trailer", k)
+		h.Add("Trailer", strings.Clone(k)) // they are sent when this answer is over
 	}
 	if resp.body == nil {
 		if resp.length > 0 && q.method != "HEAD" && resp.status != http.StatusNotModified {
