@@ -1,6 +1,10 @@
 package proxy
 
-import "strings"
+import (
+	"strings"
+
+	"trellis/proxy/http1"
+)
 
 // Classes of bytes in a request target.
 const (
@@ -105,8 +109,8 @@ func doubly(rest string) bool {
 	if len(rest) < 2 {
 		return false
 	}
-	hi, ok1 := unhex(rest[0])
-	lo, ok2 := unhex(rest[1])
+	hi, ok1 := http1.Hex(rest[0])
+	lo, ok2 := http1.Hex(rest[1])
 	v := hi<<4 | lo
 	return ok1 && ok2 && (v < 0x20 || v == '/' || v == '\\' || v == '.' || v == '%' || v == 0x7f)
 }
@@ -115,21 +119,9 @@ func escape(s string, i int) (byte, bool) {
 	if i+2 >= len(s) {
 		return 0, false
 	}
-	hi, ok1 := unhex(s[i+1])
-	lo, ok2 := unhex(s[i+2])
+	hi, ok1 := http1.Hex(s[i+1])
+	lo, ok2 := http1.Hex(s[i+2])
 	return hi<<4 | lo, ok1 && ok2
-}
-
-func unhex(c byte) (byte, bool) {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0', true
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10, true
-	case 'A' <= c && c <= 'F':
-		return c - 'A' + 10, true
-	}
-	return 0, false
 }
 
 func upperHex(c byte) byte {
@@ -177,7 +169,7 @@ func normalHost(authority string) (string, bool) {
 		}
 		host = host[:end+1]
 		for i := 1; i < len(host)-1; i++ {
-			if _, ok := unhex(host[i]); !ok && host[i] != ':' && host[i] != '.' {
+			if _, ok := http1.Hex(host[i]); !ok && host[i] != ':' && host[i] != '.' {
 				return "", false
 			}
 		}

@@ -239,7 +239,7 @@ func (b *Body) chunkHead(l []byte) *Error {
 	n := 0
 	var size int64
 	for n < len(l) {
-		v, ok := hex(l[n])
+		v, ok := Hex(l[n])
 		if !ok {
 			break
 		}
@@ -264,7 +264,7 @@ func (b *Body) chunkHead(l []byte) *Error {
 func headBegins(in []byte) bool {
 	n := 0
 	for n < len(in) && n < 16 {
-		if _, ok := hex(in[n]); !ok {
+		if _, ok := Hex(in[n]); !ok {
 			break
 		}
 		n++
@@ -272,7 +272,8 @@ func headBegins(in []byte) bool {
 	return n == len(in) || n > 0 && (in[n] == ';' || in[n] == '\r')
 }
 
-func hex(c byte) (byte, bool) {
+// Hex returns the value of a hexadecimal digit in either case; ok is false for anything else.
+func Hex(c byte) (v byte, ok bool) {
 	switch {
 	case '0' <= c && c <= '9':
 		return c - '0', true
