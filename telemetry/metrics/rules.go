@@ -2,9 +2,7 @@ package metrics
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/url"
 	"slices"
@@ -55,30 +53,6 @@ func (s *Store) SetRules(source string, groups []telemetry.RuleGroup) error {
 	default:
 	}
 	return nil
-}
-
-// ParseRules reads a Prometheus rule file. ErrInvalid says line and column.
-func ParseRules(content []byte) ([]telemetry.RuleGroup, error) {
-	parsed, errs := rulefmt.Parse(content, false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("%w: %w", errdefs.ErrInvalid, errors.Join(errs...))
-	}
-	var groups []telemetry.RuleGroup
-	for _, g := range parsed.Groups {
-		group := telemetry.RuleGroup{Name: g.Name, Interval: time.Duration(g.Interval)}
-		for _, r := range g.Rules {
-			named := maps.Clone(g.Labels)
-			if named == nil {
-				named = map[string]string{}
-			}
-			maps.Copy(named, r.Labels)
-			group.Rules = append(group.Rules, telemetry.Rule{
-				Record: r.Record, Alert: r.Alert, Expr: r.Expr, For: time.Duration(r.For), Labels: named, Annotations: r.Annotations,
-			})
-		}
-		groups = append(groups, group)
-	}
-	return groups, nil
 }
 
 // Load implements rules.GroupLoader: a source takes the place of a file.
