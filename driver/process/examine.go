@@ -216,7 +216,7 @@ func (d *Driver) examineHosts(r record) ([]driver.Deviation, error) {
 	want := hostsOf(hostsText(r.spec.Hostname, r.own, names))
 	root, err := openRoot(r.running.Program.PID)
 	if err != nil {
-		return nil, nil //nolint:nilerr // it has just ended: Alive tells
+		return nil, nil // it has just ended: Alive tells
 	}
 	defer root.Close()
 	text, err := root.read("/etc/hosts")

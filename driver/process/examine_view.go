@@ -114,7 +114,7 @@ func examineView(pid int, spec shim.Spec, mounts int) ([]driver.Deviation, error
 	defer root.Close()
 	readOnly, err := root.readOnlyMounts()
 	if err != nil {
-		return nil, nil //nolint:nilerr // it has just ended: Alive tells
+		return nil, nil // it has just ended: Alive tells
 	}
 	var all []driver.Deviation
 	for _, m := range spec.Mounts[:min(mounts, len(spec.Mounts))] {
