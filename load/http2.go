@@ -37,23 +37,23 @@ type sharedConn struct {
 	current         *http.ClientConn
 }
 
-// get returns a connection that takes requests.
-func (c *sharedConn) get(ctx context.Context) (*http.ClientConn, error) {
+// get returns a connection that takes requests, and whether it was opened for this. It is another than worn.
+func (c *sharedConn) get(ctx context.Context, worn *http.ClientConn) (conn *http.ClientConn, opened bool, err error) {
 	select {
 	case c.turn <- struct{}{}:
 		defer func() { <-c.turn }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, false, ctx.Err()
 	}
-	if c.current != nil && c.current.Err() == nil {
-		return c.current, nil
+	if c.current != nil && c.current != worn && c.current.Err() == nil {
+		return c.current, false, nil
 	}
-	conn, err := c.transport.NewClientConn(ctx, c.scheme, c.address)
+	conn, err = c.transport.NewClientConn(ctx, c.scheme, c.address)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	c.current = conn
-	return conn, nil
+	return conn, true, nil
 }
 
 // stream is an exchange over HTTP/2. A connection carries no request a second time: what a GOAWAY or a reset refuses is a
@@ -121,20 +121,21 @@ func (x *stream) do(ctx context.Context, s *start, r *Result) {
 
 // send returns the head of the answer, or the kind of failure.
 func (x *stream) send(ctx context.Context, m *message, seq uint64, r *Result) (*http.Response, Kind) {
+	var worn *http.ClientConn
 	for {
-		conn, err := x.conn.get(ctx)
+		conn, opened, err := x.conn.get(ctx, worn)
 		if err != nil {
 			return nil, failure(ctx, err, Connect)
 		}
 		r.Sent = x.run.since()
 		response, err := conn.RoundTrip(m.request(ctx, x.run.target, seq))
-		switch {
-		case err == nil:
+		if err == nil {
 			return response, ""
-		case strings.Contains(err.Error(), "client conn not usable") && conn.Err() != nil:
-			continue // it ended before anything was sent
 		}
-		return nil, failure(ctx, err, broken(err))
+		if opened || !strings.Contains(err.Error(), "client conn not usable") {
+			return nil, failure(ctx, err, broken(err))
+		}
+		worn = conn // it ended before anything was sent, which Err does not always know
 	}
 }
 
