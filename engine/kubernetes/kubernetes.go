@@ -9,10 +9,9 @@ package kubernetes
 import (
 	"strconv"
 
-	appsv1 "k8s.io/api/apps/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"trellis/compose"
 )
@@ -40,17 +39,27 @@ const DirectSuffix = "-direct"
 // firstMeshPort is the first port that the data plane's pods listen on for services; each port of each service has one.
 const firstMeshPort = 20000
 
-// Objects are what a project is in a cluster, each list in order of name.
-type Objects struct {
-	Deployments []appsv1.Deployment
-	Services    []corev1.Service
-	Leases      []coordinationv1.Lease
+// Object is one object of a cluster, of a type of k8s.io/api.
+type Object interface {
+	metav1.Object
+	runtime.Object
 }
 
 // Live is what a cluster says of a project's objects.
 type Live struct {
-	Objects
-	Pods []corev1.Pod
+	Objects []Object
+	Pods    []corev1.Pod
+}
+
+// objectsOf returns those of one type, in their order.
+func objectsOf[T Object](all []Object) []T {
+	var out []T
+	for _, o := range all {
+		if one, ok := o.(T); ok {
+			out = append(out, one)
+		}
+	}
+	return out
 }
 
 // Options say what the file does not.

@@ -28,7 +28,7 @@ func Read(rev state.Revision, live Live) engine.State {
 		name := pod.Labels[labelService]
 		pods[name] = append(pods[name], pod)
 	}
-	for _, d := range live.Deployments {
+	for _, d := range objectsOf[*appsv1.Deployment](live.Objects) {
 		s.Services = append(s.Services, service(d, pods[d.Labels[labelService]]))
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return cmp.Compare(a.Name, b.Name) })
@@ -39,14 +39,14 @@ func Read(rev state.Revision, live Live) engine.State {
 func stateID(rev state.Revision, live Live) engine.StateID {
 	h := sha256.New()
 	fmt.Fprintln(h, rev.Number)
-	list := slices.SortedFunc(slices.Values(live.Deployments), func(a, b appsv1.Deployment) int { return cmp.Compare(a.Name, b.Name) })
+	list := slices.SortedFunc(slices.Values(objectsOf[*appsv1.Deployment](live.Objects)), func(a, b *appsv1.Deployment) int { return cmp.Compare(a.Name, b.Name) })
 	for _, d := range list {
 		fmt.Fprintln(h, d.Name, d.UID, d.Generation)
 	}
 	return engine.StateID(hex.EncodeToString(h.Sum(nil)[:8]))
 }
 
-func service(d appsv1.Deployment, pods []corev1.Pod) engine.Service {
+func service(d *appsv1.Deployment, pods []corev1.Pod) engine.Service {
 	s := engine.Service{
 		Name: d.Labels[labelService], Want: 1, Ports: []engine.Port{}, Instances: []engine.Instance{},
 		Revision: revisionOf(d.Spec.Template.ObjectMeta),
@@ -74,7 +74,7 @@ func service(d appsv1.Deployment, pods []corev1.Pod) engine.Service {
 }
 
 // stateOf says how a service is doing. A Deployment whose newest template is not yet looked at is not yet healthy.
-func stateOf(d appsv1.Deployment, s engine.Service, looping bool) string {
+func stateOf(d *appsv1.Deployment, s engine.Service, looping bool) string {
 	current := d.Status.ObservedGeneration >= d.Generation && int(d.Status.UpdatedReplicas) >= s.Want
 	switch {
 	case s.Want == 0 && len(s.Instances) == 0:
@@ -92,7 +92,7 @@ func stateOf(d appsv1.Deployment, s engine.Service, looping bool) string {
 }
 
 // failed says whether the cluster has given a rollout up.
-func failed(d appsv1.Deployment) bool {
+func failed(d *appsv1.Deployment) bool {
 	return slices.ContainsFunc(d.Status.Conditions, func(c appsv1.DeploymentCondition) bool {
 		return c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse && c.Reason == "ProgressDeadlineExceeded"
 	})

@@ -16,7 +16,7 @@ import (
 var began = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // pod is one of a Deployment's, running and ready; change makes it something else.
-func pod(d appsv1.Deployment, name string, change func(*corev1.Pod)) corev1.Pod {
+func pod(d *appsv1.Deployment, name string, change func(*corev1.Pod)) corev1.Pod {
 	p := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: d.Spec.Template.Labels, Annotations: d.Spec.Template.Annotations},
 		Spec:       d.Spec.Template.Spec,
@@ -34,16 +34,15 @@ func pod(d appsv1.Deployment, name string, change func(*corev1.Pod)) corev1.Pod 
 // TestWhatIsRenderedIsReadBack: the objects of a project, carried out by an obedient cluster, are that project healthy.
 func TestWhatIsRenderedIsReadBack(t *testing.T) {
 	p := shop(t)
-	live := Live{Objects: renderAs(t, p, Objects{}, 7)}
-	for i := range live.Deployments {
-		d := &live.Deployments[i]
+	live := Live{Objects: renderAs(t, p, nil, 7)}
+	for _, d := range objectsOf[*appsv1.Deployment](live.Objects) {
 		want := int32(1)
 		if d.Spec.Replicas != nil {
 			want = *d.Spec.Replicas
 		}
 		d.Generation, d.Status = 1, appsv1.DeploymentStatus{ObservedGeneration: 1, UpdatedReplicas: want, ReadyReplicas: want}
 		for n := range want {
-			live.Pods = append(live.Pods, pod(*d, d.Name+"-"+string('a'+n), nil))
+			live.Pods = append(live.Pods, pod(d, d.Name+"-"+string('a'+n), nil))
 		}
 	}
 	s := Read(state.Revision{Number: 8, Project: p, Outcome: state.Healthy}, live)
@@ -70,13 +69,13 @@ func TestWhatIsRenderedIsReadBack(t *testing.T) {
 func TestStateIDFollowsWhatIsWanted(t *testing.T) {
 	p := shop(t)
 	rev := state.Revision{Number: 1, Project: p}
-	live := Live{Objects: renderAs(t, p, Objects{}, 1)}
+	live := Live{Objects: renderAs(t, p, nil, 1)}
 	before := Read(rev, live).ID
-	live.Pods = append(live.Pods, pod(live.Deployments[0], "x", nil))
+	live.Pods = append(live.Pods, pod(objectsOf[*appsv1.Deployment](live.Objects)[0], "x", nil))
 	if Read(rev, live).ID != before {
 		t.Error("a pod changed what is wanted")
 	}
-	live.Deployments[0].Generation++
+	objectsOf[*appsv1.Deployment](live.Objects)[0].Generation++
 	if Read(rev, live).ID == before {
 		t.Error("an edit did not change what is wanted")
 	}
@@ -92,7 +91,7 @@ func waiting(reason, message string) func(*corev1.Pod) {
 
 func TestTroubleInComposeTerms(t *testing.T) {
 	p := shop(t)
-	d := renderAs(t, p, Objects{}, 1).Deployments[2]
+	d := objectsOf[*appsv1.Deployment](renderAs(t, p, nil, 1))[2]
 	unready := func(at time.Time) func(*corev1.Pod) {
 		return func(p *corev1.Pod) {
 			p.Status.ContainerStatuses[0].Ready = false
@@ -127,12 +126,12 @@ func TestTroubleInComposeTerms(t *testing.T) {
 		}, false, engine.ServiceStarting, engine.InstanceExited, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			one := *d.DeepCopy()
+			one := d.DeepCopy()
 			one.Status = appsv1.DeploymentStatus{UpdatedReplicas: 1}
 			if c.failed {
 				one.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse, Reason: "ProgressDeadlineExceeded"}}
 			}
-			live := Live{Objects: Objects{Deployments: []appsv1.Deployment{one}}, Pods: []corev1.Pod{pod(one, "p", c.change)}}
+			live := Live{Objects: []Object{one}, Pods: []corev1.Pod{pod(one, "p", c.change)}}
 			s := Read(state.Revision{Project: p}, live).Services[0]
 			if s.State != c.service || s.Instances[0].State != c.instance || s.Reason != c.reason {
 				t.Errorf("%s, instance %s, %q; want %s, %s, %q", s.State, s.Instances[0].State, s.Reason, c.service, c.instance, c.reason)

@@ -26,13 +26,13 @@ import (
 // leaseSeconds is how long the cluster's control plane may be silent until another one takes over; client-go's default.
 const leaseSeconds = 15
 
-// Render returns the objects of a project. It is pure. live are the objects that are there: what was once given out (the
+// Render returns the objects of a project, in the order in which they are applied. It is pure. live are the objects that are there: what was once given out (the
 // ports of the data plane, the revision of a pod that does not change) is taken over from them. A service that cannot
 // run in a cluster as its file says: ErrUnsupported, all of them at once.
-func Render(p compose.Project, live Objects, opt Options) (Objects, error) {
-	var out Objects
+func Render(p compose.Project, live []Object, opt Options) ([]Object, error) {
+	var out []Object
 	var refused error
-	ports := givenOut(live.Services)
+	ports := givenOut(live)
 	for _, name := range p.ServiceNames() {
 		svc := p.Services[name]
 		svc.Name = name
@@ -42,19 +42,17 @@ func Render(p compose.Project, live Objects, opt Options) (Objects, error) {
 		}
 		d, err := deployment(p, svc, live, opt)
 		if err != nil {
-			return Objects{}, err
+			return nil, err
 		}
-		out.Deployments = append(out.Deployments, d)
 		if len(engine.Ports(svc)) > 0 {
-			out.Services = append(out.Services, mesh(p, svc, ports, opt), direct(p, svc, opt))
+			out = append(out, mesh(p, svc, ports, opt), direct(p, svc, opt))
 		}
+		out = append(out, d)
 	}
 	if refused != nil {
-		return Objects{}, fmt.Errorf("render %s for kubernetes: %w", p.Name, refused)
+		return nil, fmt.Errorf("render %s for kubernetes: %w", p.Name, refused)
 	}
-	slices.SortFunc(out.Services, func(a, b corev1.Service) int { return cmp.Compare(a.Name, b.Name) })
-	out.Leases = []coordinationv1.Lease{lease(p, opt)}
-	return out, nil
+	return append(out, lease(p, opt)), nil
 }
 
 // rendered are the attributes of a service that this slice carries out, or that mean nothing in a cluster.
@@ -101,13 +99,13 @@ func refuse(svc compose.Service, opt Options) error {
 func image(svc compose.Service, opt Options) string { return cmp.Or(opt.Images[svc.Name], svc.Image) }
 
 // deployment renders the Deployment of a service.
-func deployment(p compose.Project, svc compose.Service, live Objects, opt Options) (appsv1.Deployment, error) {
+func deployment(p compose.Project, svc compose.Service, live []Object, opt Options) (*appsv1.Deployment, error) {
 	template, err := podTemplate(p, svc, opt)
 	if err != nil {
-		return appsv1.Deployment{}, err
+		return nil, err
 	}
 	keepRevision(&template, svc.Name, live)
-	d := appsv1.Deployment{
+	d := &appsv1.Deployment{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
 		ObjectMeta: meta(p, svc.Name, svc.Name, opt),
 		Spec: appsv1.DeploymentSpec{
@@ -131,10 +129,10 @@ func deployment(p compose.Project, svc compose.Service, live Objects, opt Option
 const progressSeconds = 60
 
 // keepRevision marks a pod template with its hash, and with the revision of the live one if that is the same.
-func keepRevision(t *corev1.PodTemplateSpec, service string, live Objects) {
+func keepRevision(t *corev1.PodTemplateSpec, service string, live []Object) {
 	sum := sha256.Sum256(mustJSON(t.Spec))
 	hash := hex.EncodeToString(sum[:8])
-	for _, d := range live.Deployments {
+	for _, d := range objectsOf[*appsv1.Deployment](live) {
 		was := d.Spec.Template.Annotations
 		if d.Labels[labelService] == service && was[annotationHash] == hash {
 			t.Annotations[annotationRevision] = was[annotationRevision]
@@ -177,8 +175,8 @@ func strategy(svc compose.Service) appsv1.DeploymentStrategy {
 }
 
 // direct is the headless Service of a service: where the data plane finds its instances.
-func direct(p compose.Project, svc compose.Service, opt Options) corev1.Service {
-	s := corev1.Service{
+func direct(p compose.Project, svc compose.Service, opt Options) *corev1.Service {
+	s := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
 		ObjectMeta: meta(p, svc.Name, svc.Name+DirectSuffix, opt),
 		Spec:       corev1.ServiceSpec{ClusterIP: corev1.ClusterIPNone, Selector: selector(p, svc.Name)},
@@ -192,8 +190,8 @@ func direct(p compose.Project, svc compose.Service, opt Options) corev1.Service 
 
 // mesh is the Service of a service's own name. It leads to the data plane, on a port of that service's port alone, so that
 // the data plane knows from the socket what is meant, and retries and drains hold from service to service.
-func mesh(p compose.Project, svc compose.Service, given map[meshPort]int32, opt Options) corev1.Service {
-	s := corev1.Service{
+func mesh(p compose.Project, svc compose.Service, given map[meshPort]int32, opt Options) *corev1.Service {
+	s := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
 		ObjectMeta: meta(p, svc.Name, svc.Name, opt),
 		Spec:       corev1.ServiceSpec{Selector: map[string]string{labelProject: p.Name, labelComponent: dataPlane}},
@@ -210,9 +208,9 @@ type meshPort struct{ service, port string }
 
 // givenOut reads which ports of the data plane live Services lead to. One that was given out stays: connections would go
 // astray until the data plane has learnt of another.
-func givenOut(services []corev1.Service) map[meshPort]int32 {
+func givenOut(live []Object) map[meshPort]int32 {
 	given := map[meshPort]int32{}
-	for _, s := range services {
+	for _, s := range objectsOf[*corev1.Service](live) {
 		for _, p := range s.Spec.Ports {
 			if s.Spec.Selector[labelComponent] == dataPlane {
 				given[meshPort{s.Labels[labelService], p.Name}] = p.TargetPort.IntVal
@@ -269,8 +267,8 @@ func appProtocol(svc compose.Service, target int) *string {
 }
 
 // lease is what the control plane holds while it serves; its holder is the election's, not ours.
-func lease(p compose.Project, opt Options) coordinationv1.Lease {
-	return coordinationv1.Lease{
+func lease(p compose.Project, opt Options) *coordinationv1.Lease {
+	return &coordinationv1.Lease{
 		TypeMeta: metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"},
 		ObjectMeta: metav1.ObjectMeta{
 			Name: "trellis-" + p.Name, Namespace: opt.Namespace,

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"trellis/compose"
@@ -27,7 +29,7 @@ func shop(t *testing.T) compose.Project {
 	return p
 }
 
-func renderAs(t *testing.T, p compose.Project, live Objects, revision int64) Objects {
+func renderAs(t *testing.T, p compose.Project, live []Object, revision int64) []Object {
 	t.Helper()
 	images := map[string]string{"api": "registry.example.org/shop/api@sha256:aaaa"}
 	objects, err := Render(p, live, Options{Namespace: "shop-test", Revision: revision, Images: images})
@@ -38,7 +40,7 @@ func renderAs(t *testing.T, p compose.Project, live Objects, revision int64) Obj
 }
 
 func TestGolden(t *testing.T) {
-	objects := renderAs(t, shop(t), Objects{}, 7)
+	objects := renderAs(t, shop(t), nil, 7)
 	var out strings.Builder
 	add := func(v any) {
 		b, err := yaml.Marshal(v)
@@ -47,14 +49,8 @@ func TestGolden(t *testing.T) {
 		}
 		out.WriteString("---\n" + string(b))
 	}
-	for _, d := range objects.Deployments {
-		add(d)
-	}
-	for _, s := range objects.Services {
-		add(s)
-	}
-	for _, l := range objects.Leases {
-		add(l)
+	for _, o := range objects {
+		add(o)
 	}
 	const golden = "testdata/shop.objects.yaml"
 	if *update {
@@ -75,7 +71,7 @@ func TestGolden(t *testing.T) {
 // no port; a change of one service is a change of that service's pods alone.
 func TestRenderingAgainChangesNothing(t *testing.T) {
 	p := shop(t)
-	first := renderAs(t, p, Objects{}, 7)
+	first := renderAs(t, p, nil, 7)
 	if d := cmp.Diff(first, renderAs(t, p, first, 8)); d != "" {
 		t.Errorf("the same project as a later revision (-first +second):\n%s", d)
 	}
@@ -84,8 +80,8 @@ func TestRenderingAgainChangesNothing(t *testing.T) {
 	worker.Environment = map[string]string{"LEVEL": "debug"}
 	p.Services["worker"] = worker
 	third := renderAs(t, p, first, 9)
-	for i, d := range third.Deployments {
-		same := cmp.Equal(d, first.Deployments[i])
+	for i, d := range objectsOf[*appsv1.Deployment](third) {
+		same := cmp.Equal(d, objectsOf[*appsv1.Deployment](first)[i])
 		if isWorker := d.Name == "worker"; same == isWorker {
 			t.Errorf("deployment %s: same is %v", d.Name, same)
 		}
@@ -99,12 +95,12 @@ func TestRenderingAgainChangesNothing(t *testing.T) {
 // TestPortsOfTheDataPlaneStay although services come and go before them in the order of names.
 func TestPortsOfTheDataPlaneStay(t *testing.T) {
 	p := shop(t)
-	first := renderAs(t, p, Objects{}, 1)
-	before := givenOut(first.Services)
+	first := renderAs(t, p, nil, 1)
+	before := givenOut(first)
 	p.Services = maps.Clone(p.Services)
 	p.Services["aaa"] = compose.Service{Image: "x", Expose: []string{"1", "2"}}
 	delete(p.Services, "queue")
-	after := givenOut(renderAs(t, p, first, 2).Services)
+	after := givenOut(renderAs(t, p, first, 2))
 	seen := map[int32]bool{}
 	for port, n := range after {
 		if was, had := before[port]; had && was != n {
@@ -126,7 +122,7 @@ func TestRefused(t *testing.T) {
 		"my_web": {Image: "x", User: "nobody", PreStop: []compose.Hook{{Command: []string{"x"}}}, Volumes: []compose.Mount{{Type: "bind"}}},
 		"none":   {Deploy: compose.Deploy{Mode: "global"}},
 	}}
-	objects, err := Render(bad, Objects{}, Options{})
+	objects, err := Render(bad, nil, Options{})
 	if !errors.Is(err, errdefs.ErrUnsupported) {
 		t.Fatalf("%v, want ErrUnsupported", err)
 	}
@@ -137,14 +133,14 @@ func TestRefused(t *testing.T) {
 			t.Errorf("nothing is said of %s:\n%v", want, err)
 		}
 	}
-	if len(objects.Deployments)+len(objects.Services)+len(objects.Leases) > 0 {
+	if len(objects) > 0 {
 		t.Error("objects were made")
 	}
 }
 
 func TestSelectorsFindTheirPods(t *testing.T) {
-	objects := renderAs(t, shop(t), Objects{}, 1)
-	for _, d := range objects.Deployments {
+	objects := renderAs(t, shop(t), nil, 1)
+	for _, d := range objectsOf[*appsv1.Deployment](objects) {
 		for key, value := range d.Spec.Selector.MatchLabels {
 			if d.Spec.Template.Labels[key] != value {
 				t.Errorf("%s: its selector does not find its pods", d.Name)
@@ -152,7 +148,7 @@ func TestSelectorsFindTheirPods(t *testing.T) {
 		}
 	}
 	names := []string{}
-	for _, s := range objects.Services {
+	for _, s := range objectsOf[*corev1.Service](objects) {
 		names = append(names, s.Name)
 	}
 	if want := []string{"api", "api-direct", "queue", "queue-direct"}; !slices.Equal(names, want) {
