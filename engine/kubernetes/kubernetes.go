@@ -68,6 +68,8 @@ type Options struct {
 	Revision  int64 // that is applied
 	// Images are the images by service, pinned by digest; a service that is not in it runs its own image as written.
 	Images map[string]string
+	// Standalone leaves the data plane out: the Service of a service leads to its instances.
+	Standalone bool
 }
 
 func revisionOf(m metav1.ObjectMeta) int64 {

@@ -188,7 +188,7 @@ func direct(p compose.Project, svc compose.Service, opt Options) *corev1.Service
 	return s
 }
 
-// mesh is the Service of a service's own name. It leads to the data plane, on a port of that service's port alone, so that
+// mesh is the Service of a service's own name. Standalone it leads to the instances; otherwise to the data plane, on a port of that service's port alone, so that
 // the data plane knows from the socket what is meant, and retries and drains hold from service to service.
 func mesh(p compose.Project, svc compose.Service, given map[meshPort]int32, opt Options) *corev1.Service {
 	s := &corev1.Service{
@@ -196,8 +196,14 @@ func mesh(p compose.Project, svc compose.Service, given map[meshPort]int32, opt 
 		ObjectMeta: meta(p, svc.Name, svc.Name, opt),
 		Spec:       corev1.ServiceSpec{Selector: map[string]string{labelProject: p.Name, labelComponent: dataPlane}},
 	}
+	if opt.Standalone {
+		s.Spec.Selector = selector(p, svc.Name)
+	}
 	for _, port := range servicePorts(svc) {
-		port.TargetPort = intstr.FromInt32(give(given, meshPort{svc.Name, port.Name}))
+		port.TargetPort = intstr.FromInt32(port.Port)
+		if !opt.Standalone {
+			port.TargetPort = intstr.FromInt32(give(given, meshPort{svc.Name, port.Name}))
+		}
 		s.Spec.Ports = append(s.Spec.Ports, port)
 	}
 	return s

@@ -155,3 +155,21 @@ func TestSelectorsFindTheirPods(t *testing.T) {
 		t.Errorf("services %v, want %v", names, want)
 	}
 }
+
+// TestStandalone: without a data plane the Services of a project lead to its instances, at the ports that they listen on.
+func TestStandalone(t *testing.T) {
+	objects, err := Render(shop(t), nil, Options{Standalone: true, Images: map[string]string{"api": "x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range objectsOf[*corev1.Service](objects) {
+		if s.Spec.Selector[labelService] != s.Labels[labelService] {
+			t.Errorf("service %s selects %v", s.Name, s.Spec.Selector)
+		}
+		for _, p := range s.Spec.Ports {
+			if p.TargetPort.IntVal != p.Port {
+				t.Errorf("service %s: port %d leads to %d", s.Name, p.Port, p.TargetPort.IntVal)
+			}
+		}
+	}
+}
