@@ -207,6 +207,9 @@ type Route struct {
 	Split []Split `json:"split,omitempty"`
 	// Timeout is how long a response's headers may take; unset: 30s.
 	Timeout *Duration `json:"timeout,omitempty"`
+	// Idempotent says that the program does what it is asked once, however often it is asked: the gateway may then send a
+	// POST or PATCH to another instance when the one that had it dies. Without it only those with an Idempotency-Key are.
+	Idempotent bool `json:"idempotent,omitempty"`
 }
 
 // RateLimit is a token bucket.

@@ -166,9 +166,6 @@ func (e *evergreen) oneLineOfPayments() {
 	}
 }
 
-// writes are the steps of the visit that change something: they are not repeated when their answer is lost.
-var writes = []string{"sign in", "sign up", "enrol", "pay", "done"}
-
 // visits sends rate visits a second to the platform while during runs, or for length where that is longer.
 func (e *evergreen) visits(rate float64, length time.Duration, during func()) load.Report {
 	e.t.Helper()
@@ -209,11 +206,7 @@ func (e *evergreen) visits(rate float64, length time.Duration, during func()) lo
 			e.t.Logf("%s: %d failed, the first: %s", step.Name, step.Failed, step.FirstFailure)
 		}
 		for kind, n := range lost[i] {
-			if slices.Contains(writes, step.Name) {
-				e.t.Logf("%d lost (%s): %s, a write", n, kind, step.Name)
-			} else {
-				e.t.Errorf("%d lost (%s): %s", n, kind, step.Name)
-			}
+			e.t.Errorf("%d lost (%s): %s", n, kind, step.Name)
 		}
 	}
 	if v := report.Visits; v == nil || v.Completed < int(rate*length.Seconds())/2 {

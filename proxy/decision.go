@@ -21,6 +21,9 @@ type Decision struct {
 	MaxBody     int64 `json:"max_body,omitempty"`
 	Concurrency int   `json:"concurrency,omitempty"`
 
+	// Idempotent says that any request may be carried out again: one whose instance died is sent to another.
+	Idempotent bool `json:"idempotent,omitempty"`
+
 	CORS            *CORS       `json:"cors,omitempty"`
 	RequestHeaders  *HeaderEdit `json:"request_headers,omitempty"`
 	ResponseHeaders *HeaderEdit `json:"response_headers,omitempty"`
@@ -39,7 +42,7 @@ type Decision struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// plain says whether a route with it has nothing to do but to send on.
+// plain says whether a route with it has nothing to do but to send on, once or again.
 func (d *Decision) plain() bool {
 	return (d.Auth == "" || d.Auth == "none") && len(d.Require) == 0 && d.RateLimit == nil && d.MaxBody == 0 && d.Concurrency == 0 &&
 		d.CORS == nil && d.RequestHeaders == nil && d.ResponseHeaders == nil && !d.SecurityHeaders && d.HSTS == "" && !d.Compress &&
@@ -66,6 +69,9 @@ func (d *Decision) Rules() []string {
 	}
 	if d.Concurrency > 0 {
 		all = append(all, fmt.Sprintf("%d at a time", d.Concurrency))
+	}
+	if d.Idempotent {
+		all = append(all, "idempotent")
 	}
 	if r := d.Redirect; r != nil {
 		all = append(all, fmt.Sprintf("%d to %s", r.Status, r.To))

@@ -39,6 +39,7 @@ type route struct {
 	port    int
 	timeout time.Duration // 0: the default
 	source  string
+	again   bool    // Decision.Idempotent
 	policy  *policy // nil: none
 
 	segments []string // of a pattern; "{" stands for any one segment
@@ -128,7 +129,7 @@ func (r *router) host(name string) (*hostRoutes, error) {
 
 // compileRoute returns the compiled route and the literal beginning of its path, in normal form: all of an exact one.
 func compileRoute(in Route) (*route, string, error) {
-	c := &route{service: in.Service, pattern: cmp.Or(in.Path, "/*"), port: in.Port, timeout: in.Timeout, source: in.Source}
+	c := &route{service: in.Service, pattern: cmp.Or(in.Path, "/*"), port: in.Port, timeout: in.Timeout, source: in.Source, again: in.Idempotent}
 	for _, m := range in.Methods {
 		if m == "" || strings.ContainsAny(m, " \t\r\n,") {
 			return nil, "", fmt.Errorf("%w: method %q", errdefs.ErrInvalid, m)

@@ -183,5 +183,6 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 		return destination{}, &failure{status: 404, kind: kindNoRoute, detail: "no route matches"}
 	}
 	q.route = r.pattern
+	q.safe = q.safe || r.again
 	return destination{svc: t.services[r.service], port: r.port, timeout: r.timeout, policy: r.policy}, nil
 }

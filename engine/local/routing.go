@@ -48,7 +48,7 @@ func routesOf(p compose.Project) []proxy.Route {
 func decisionOf(p compose.Project, policy compose.Policy, r compose.Route) proxy.Decision {
 	d := proxy.Decision{
 		Auth: cmp.Or(r.Auth, policy.Auth), SecurityHeaders: either(r.SecurityHeaders, policy.SecurityHeaders),
-		Compress: either(r.Compress, policy.Compress), RequestHeaders: editOf(r.RequestHeaders),
+		Compress: either(r.Compress, policy.Compress), Idempotent: r.Idempotent, RequestHeaders: editOf(r.RequestHeaders),
 		ResponseHeaders: editOf(cmp.Or(r.ResponseHeaders, policy.ResponseHeaders)), CORS: corsOf(cmp.Or(r.CORS, policy.CORS)),
 	}
 	if g := p.Trellis.Gateway; g != nil && g.HSTS != nil && g.HTTPS != "" {
