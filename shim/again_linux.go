@@ -22,6 +22,7 @@ func (s *supervisor) successor(failure error) *supervisor {
 		return nil
 	}
 	next := newSupervisor(s.place)
+	next.before = s.drain
 	next.run = s.run
 	next.run.Run, next.run.Program, next.run.StartedAt = s.run.Run+1, Process{}, exit.Time
 	if !s.giveWay(next) {

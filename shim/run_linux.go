@@ -38,7 +38,8 @@ type supervisor struct {
 	groups groups
 	// The pipes of the program's standard output and error, and what reads them.
 	write, readers [2]*os.File
-	drain          sync.WaitGroup
+	drain          *sync.WaitGroup
+	before         *sync.WaitGroup // drain of the run before, whose last words come first; nil: there was none
 
 	program int // pidfd
 	mounts  int // descriptor of the program's mount namespace
@@ -59,7 +60,7 @@ type supervisor struct {
 
 func newSupervisor(p *place) *supervisor {
 	return &supervisor{
-		place: p, program: -1, mounts: -1, waits: map[int]chan unix.WaitStatus{},
+		place: p, drain: new(sync.WaitGroup), program: -1, mounts: -1, waits: map[int]chan unix.WaitStatus{},
 		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), deadline: make(chan time.Time, 8),
 	}
 }
@@ -225,7 +226,12 @@ func (s *supervisor) start() error {
 	}
 	s.readers = read
 	for i, stream := range []string{"stdout", "stderr"} {
-		s.drain.Go(func() { s.out.copy(read[i], stream) })
+		s.drain.Go(func() {
+			if s.before != nil {
+				s.before.Wait()
+			}
+			s.out.copy(read[i], stream)
+		})
 	}
 	result := make(chan error, 1)
 	go s.parent(result)

@@ -136,6 +136,9 @@ func (d *Driver) read(dir string) (record, error) {
 		d.log.Warn("a record is unreadable", "project", r.spec.Project, "service", r.spec.Service, "instance", r.spec.ID, "err", err)
 	}
 	if r.over() {
+		if r.followed() {
+			return d.read(dir)
+		}
 		return r, nil
 	}
 	held, err := shim.Held(dir)
@@ -144,11 +147,12 @@ func (d *Driver) read(dir string) (record, error) {
 	}
 	if !held {
 		// The end may have been written since: a shim lets go of its directory only after that.
-		if r.over() {
-			return r, nil
-		}
-		if running, err := shim.ReadRunning(dir); err == nil && running.Run != r.running.Run {
+		ended := r.over()
+		if r.followed() {
 			return d.read(dir)
+		}
+		if ended {
+			return r, nil
 		}
 		r.state = vanished
 		return r, nil
@@ -171,6 +175,13 @@ func (r record) shim() (int, error) {
 		return -1, shim.ErrGone
 	}
 	return r.running.Shim.Open()
+}
+
+// followed says whether another run has begun since r was read. A next run is visible before the end of the one before
+// is, so that an end which no run has followed when it was read is the last.
+func (r record) followed() bool {
+	running, err := shim.ReadRunning(r.dir)
+	return err == nil && running.Run != r.running.Run
 }
 
 // over says whether the exit of the last run is recorded, and takes it.

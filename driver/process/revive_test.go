@@ -35,10 +35,10 @@ func (w *world) awaitRun(id driver.ID, restarts int) driver.Instance {
 // TestRevive: the run that it was said of, and no other, is followed by the next at once; how it ended is known.
 func TestRevive(t *testing.T) {
 	both(t, func(w *world) {
-		spec := w.spec("web", "sh", "-c", "echo begins; printf 'no end of line'; exec sleep 1000")
+		spec := w.spec("web", "sh", "-c", "echo begins; printf 'no end of line'; echo said >&2; exec sleep 1000")
 		w.start(spec)
 		first := w.awaitState(spec.ID, driver.Running)
-		await(w.T, "its output", func() bool { return len(w.output(spec.ID, "stdout")) >= 1 })
+		await(w.T, "its output", func() bool { return len(w.output(spec.ID, "stderr")) >= 1 })
 		w.revive(spec.ID, first.Restarts, driver.ReviveAlways)
 		if err := unix.Kill(first.PID, unix.SIGKILL); err != nil {
 			w.Fatal(err)
@@ -97,7 +97,8 @@ func TestNoRevival(t *testing.T) {
 	_ = unix.Kill(inst.PID, unix.SIGKILL)
 	over("another run's", spec.ID, 137)
 
-	spec, inst = begin("well", "sh", "-c", "trap 'exit 0' USR1; while :; do sleep 0.01; done")
+	spec, inst = begin("well", "sh", "-c", "trap 'exit 0' USR1; echo ready; while :; do sleep 0.01; done")
+	await(t, "its trap", func() bool { return len(w.output(spec.ID, "stdout")) == 1 })
 	w.revive(spec.ID, inst.Restarts, driver.ReviveAfterFailure)
 	await(t, "its end", func() bool { return unix.Kill(inst.PID, unix.SIGUSR1) != nil || w.ended(spec.ID) })
 	over("ended well", spec.ID, 0)
