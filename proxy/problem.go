@@ -29,6 +29,7 @@ const (
 	kindLimit      = "rate-limit"  // 429
 	kindTooLarge   = "too-large"   // 413
 	kindRedirect   = "redirect"    // 3xx: the route's own
+	kindChallenge  = "challenge"   // 200: to a certificate authority that looks whether a name is this gateway's
 	kindPreflight  = "preflight"   // 200: to a browser that asks whether a page may send a request
 	kindConnect    = "connect"     // 502: no instance accepted a connection
 	kindReset      = "reset"       // 502: the instance broke off, the request may have been carried out

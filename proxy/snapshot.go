@@ -56,6 +56,8 @@ type Listener struct {
 	// TLS says that clients speak TLS, with one of Certificates.
 	TLS          bool          `json:"tls,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
+	// Challenges is the folder with the answers for a certificate authority that comes to look; "": it gets none.
+	Challenges string `json:"challenges,omitempty"`
 	// Upgrade is the port of the listener with TLS that requests over this one are redirected to; 0: they are served.
 	Upgrade int `json:"upgrade,omitempty"`
 	// Netns is the namespace's path, for whoever opens the socket; "" is the machine's own.

@@ -82,10 +82,10 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 			if t.certs == nil {
 				t.certs = map[string]*certificates{}
 			}
-			if was := old.certs[l.Name]; was != nil && slices.Equal(was.files, l.Certificates) {
+			if was := old.certs[l.Name]; was != nil && slices.Equal(was.files, l.Certificates) && was.answers == l.Challenges {
 				t.certs[l.Name] = was
 			} else {
-				t.certs[l.Name] = &certificates{files: l.Certificates}
+				t.certs[l.Name] = &certificates{files: l.Certificates, answers: l.Challenges}
 			}
 		}
 	}
@@ -162,6 +162,11 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 			return destination{svc: s, port: l.Port}, nil
 		}
 		return destination{}, &failure{status: 404, kind: kindNoRoute, detail: "no service " + l.Service}
+	}
+	if l.Challenges != "" {
+		if answer := l.challenge(q); answer != nil {
+			return destination{}, answer
+		}
 	}
 	if l.Upgrade != 0 && q.host != "" {
 		return destination{}, l.elsewhere(q)

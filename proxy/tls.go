@@ -17,6 +17,8 @@ import (
 type Certificate struct {
 	Chain string `json:"chain"`
 	Key   string `json:"key"`
+	// Pending says that the files may not be there yet.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // duplex is a client's connection: TCP, or TLS over it.
@@ -45,13 +47,20 @@ func (s *secured) CloseWrite() error {
 // certificates are those of a listener, read anew when their files have changed. Connections that were made before keep
 // theirs.
 type certificates struct {
-	files []Certificate
-	conf  atomic.Pointer[tls.Config] // nil: none could be read
+	files   []Certificate
+	answers string                     // Listener.Challenges
+	conf    atomic.Pointer[tls.Config] // nil: none could be read
 
 	mu     sync.Mutex
 	looked atomic.Int64 // when the files were looked at, in Unix nanoseconds
-	seen   string       // what they looked like
+	read   []pair       // of files, as they were last when they could be read
 	failed string       // the last error that was logged
+}
+
+// pair is a certificate with its key, and what its files looked like.
+type pair struct {
+	seen string
+	*tls.Certificate
 }
 
 // lookAgain is the pause between two looks at the files, that a handshake takes.
@@ -74,31 +83,30 @@ func (c *certificates) current(p *Proxy) (*tls.Config, error) {
 	return nil, errNoCertificate
 }
 
-// look reads the files if they have changed. Files that can't be read change nothing.
+// look reads the files that have changed. Those that can't be read change nothing.
 func (c *certificates) look(p *Proxy, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.looked.Store(now.UnixNano())
-	seen := fingerprint(c.files)
-	if seen == c.seen && c.conf.Load() != nil {
-		return
+	if c.read == nil {
+		c.read = make([]pair, len(c.files))
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	var problem error
-	for _, f := range c.files {
-		pair, err := tls.LoadX509KeyPair(f.Chain, f.Key)
-		if err == nil && !now.Before(pair.Leaf.NotAfter) {
-			err = fmt.Errorf("%s: expired at %s", f.Chain, pair.Leaf.NotAfter.Format(time.RFC3339))
+	changed := c.conf.Load() == nil
+	for i, f := range c.files {
+		seen := f.fingerprint()
+		if seen == c.read[i].seen || seen == "" && f.Pending {
+			continue
 		}
+		one, err := f.load(now)
 		if err != nil {
 			problem = errors.Join(problem, err)
 			continue
 		}
-		conf.Certificates = append(conf.Certificates, pair)
+		c.read[i], changed = pair{seen, one}, true
 	}
-	if len(conf.Certificates) > 0 && (problem == nil || c.conf.Load() == nil) {
-		c.conf.Store(conf)
-		c.seen = seen
+	if changed {
+		c.use()
 	}
 	if problem != nil && problem.Error() != c.failed {
 		c.failed = problem.Error()
@@ -106,14 +114,37 @@ func (c *certificates) look(p *Proxy, now time.Time) {
 	}
 }
 
-// fingerprint tells whether files have changed, without reading them.
-func fingerprint(files []Certificate) string {
+// use makes what was read the configuration of handshakes to come.
+func (c *certificates) use() {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	for _, one := range c.read {
+		if one.Certificate != nil {
+			conf.Certificates = append(conf.Certificates, *one.Certificate)
+		}
+	}
+	if c.answers != "" {
+		conf.GetConfigForClient = c.answer
+	} else if len(conf.Certificates) == 0 {
+		return
+	}
+	c.conf.Store(conf)
+}
+
+// load reads the pair.
+func (f Certificate) load(now time.Time) (*tls.Certificate, error) {
+	one, err := tls.LoadX509KeyPair(f.Chain, f.Key)
+	if err == nil && !now.Before(one.Leaf.NotAfter) {
+		err = fmt.Errorf("%s: expired at %s", f.Chain, one.Leaf.NotAfter.Format(time.RFC3339))
+	}
+	return &one, err
+}
+
+// fingerprint tells whether the files have changed, without reading them; "" where there are none.
+func (f Certificate) fingerprint() string {
 	var b strings.Builder
-	for _, f := range files {
-		for _, path := range []string{f.Chain, f.Key} {
-			if info, err := os.Stat(path); err == nil {
-				b.WriteString(path + " " + strconv.FormatInt(info.Size(), 10) + " " + strconv.FormatInt(info.ModTime().UnixNano(), 10) + "\n")
-			}
+	for _, path := range []string{f.Chain, f.Key} {
+		if info, err := os.Stat(path); err == nil {
+			b.WriteString(path + " " + strconv.FormatInt(info.Size(), 10) + " " + strconv.FormatInt(info.ModTime().UnixNano(), 10) + "\n")
 		}
 	}
 	return b.String()
@@ -135,6 +166,9 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 	if err := conn.Handshake(); err != nil {
 		p.log.Debug("TLS handshake failed", "listener", l.Name, "err", err)
 		return false
+	}
+	if conn.ConnectionState().NegotiatedProtocol == acmeTLS {
+		return false // it was the authority, which has seen what it came for
 	}
 	raw.SetDeadline(time.Time{})
 	s := &secured{conn, raw}

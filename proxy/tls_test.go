@@ -32,7 +32,7 @@ type secureRig struct {
 func newSecureRig(t *testing.T, h http.HandlerFunc) *secureRig {
 	t.Helper()
 	dir := t.TempDir()
-	s := &secureRig{rig: newRig(t, Config{}), roots: x509.NewCertPool(), files: Certificate{filepath.Join(dir, "chain"), filepath.Join(dir, "key")}}
+	s := &secureRig{rig: newRig(t, Config{}), roots: x509.NewCertPool(), files: Certificate{Chain: filepath.Join(dir, "chain"), Key: filepath.Join(dir, "key")}}
 	var err error
 	if s.authority, err = identity.OpenAuthority(filepath.Join(dir, "ca"), time.Now()); err != nil {
 		t.Fatal(err)
