@@ -261,18 +261,7 @@ func (l *loading) checkGateway(p Project) {
 		if g.AccessLog < 0 || g.AccessLog > 1 {
 			l.errorPath("x-trellis.gateway.access_log", "%v is not a share of requests: write 1 for all of them, 0.01 for one in a hundred", g.AccessLog)
 		}
-		for i, c := range g.Certificates {
-			at := indexPath("x-trellis.gateway.certificates", i)
-			l.known("secrets", c.Certificate, at+".certificate")
-			l.known("secrets", c.Key, at+".key")
-		}
-		if g.HTTPS == "" {
-			for key, set := range map[string]bool{"certificates": len(g.Certificates) > 0, "redirect_https": g.RedirectHTTPS, "hsts": g.HSTS != nil} {
-				if set {
-					l.errorPath("x-trellis.gateway."+key, "needs https: write https: \":8443\"")
-				}
-			}
-		}
+		l.checkTLS(g)
 		for i, h := range g.Hosts {
 			if !routeHost.MatchString(h) {
 				l.errorPath(indexPath("x-trellis.gateway.hosts", i), "%s is not a host name", quoted(h))

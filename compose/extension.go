@@ -27,7 +27,9 @@ type Gateway struct {
 	HTTPS string `json:"https,omitempty"`
 	// Hosts are the names the gateway answers to; none: any.
 	Hosts []string `json:"hosts,omitempty"`
-	// ACME asks a certificate authority for the certificates of Hosts.
+	// ACME asks a certificate authority for the certificates of Hosts, and for new ones when two thirds of their life are
+	// over. The authority comes to port 80 or 443 of each name to see that it is this gateway's. Asking says that its terms
+	// are agreed to.
 	ACME *ACME `json:"acme,omitempty"`
 	// Certificates are those of https; none: a certificate authority of this machine, which trellis cert trust makes known
 	// to its browsers, issues one for Hosts.
@@ -53,7 +55,7 @@ type GatewayCertificate struct {
 
 // ACME says how certificates are asked for.
 type ACME struct {
-	// Email is the address of the account.
+	// Email is the address of the account, for news from the authority; unset: it has none.
 	Email string `json:"email,omitempty"`
 	// Directory is the URL of the certificate authority; unset: Let's Encrypt.
 	Directory string `json:"directory,omitempty"`
