@@ -205,7 +205,8 @@ func startHolder(ctx context.Context, l Location) (*holder.Client, error) {
 // happened to start them first is kept.
 func environment() []string {
 	var env []string
-	for _, key := range []string{"PATH", "HOME", "LANG", "TZ", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "GOTRACEBACK", "GORACE", "GOCOVERDIR",
+	for _, key := range []string{"PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HTTPS_PROXY", "NO_PROXY",
+		"GOTRACEBACK", "GORACE", "GOCOVERDIR",
 		"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION", publishedEnv, withoutEnv} {
 		if v, ok := os.LookupEnv(key); ok {
 			env = append(env, key+"="+v)

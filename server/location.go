@@ -87,7 +87,7 @@ func (l Location) dataPlanes() ([]string, error) {
 // Artifacts is the folder of the artefact store, which the command line fills.
 func (l Location) Artifacts() string { return filepath.Join(l.StateDir, "artifacts") }
 
-// TLS is the folder of the certificates that this machine's own authority issued for the gateway.
+// TLS is the folder of the certificates that were issued for the gateway.
 func (l Location) TLS() string { return filepath.Join(l.StateDir, "tls") }
 
 // Watched is the folder of the copies of artefacts that the command line writes to while it watches.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"trellis/compose"
+	"trellis/identity/acme"
 	"trellis/proxy"
 )
 
@@ -15,7 +16,7 @@ func LocalCertificate(dir string) proxy.Certificate {
 }
 
 // LocalNames returns the names that the local authority issues a certificate for; none where the file names its own, or
-// has no https.
+// has no https. Hosts whose certificates are asked for elsewhere are among them, for as long as there are none.
 func LocalNames(p compose.Project) []string {
 	g := p.Trellis.Gateway
 	if g == nil || g.HTTPS == "" || len(g.Certificates) > 0 {
@@ -24,6 +25,11 @@ func LocalNames(p compose.Project) []string {
 	return append([]string{"localhost", "127.0.0.1", "::1"}, g.Hosts...)
 }
 
+// ACMEDir is the folder, in that of certificates, of those that an authority was asked for, and AnswersDir that of the
+// answers for it.
+func ACMEDir(dir string) string    { return filepath.Join(dir, "acme") }
+func AnswersDir(dir string) string { return filepath.Join(dir, "answers") }
+
 // secured returns the doors of a project with what TLS needs.
 func (e *Engine) secured(d *desired) []proxy.Listener {
 	doors := Doors(d.rev.Project)
@@ -31,11 +37,12 @@ func (e *Engine) secured(d *desired) []proxy.Listener {
 	if g == nil || g.HTTPS == "" {
 		return doors
 	}
+	asked := g.Asked()
 	for i := range doors {
 		l := &doors[i]
 		switch {
 		case l.TLS && len(g.Certificates) == 0:
-			l.Certificates = []proxy.Certificate{LocalCertificate(e.cfg.TLSDir)}
+			l.Certificates = e.ownCertificates(asked)
 		case l.TLS:
 			for _, c := range g.Certificates {
 				l.Certificates = append(l.Certificates, proxy.Certificate{
@@ -45,8 +52,24 @@ func (e *Engine) secured(d *desired) []proxy.Listener {
 		case l.Name == GatewayListener && g.RedirectHTTPS:
 			l.Upgrade = e.securePort(g.HTTPS)
 		}
+		if len(asked) > 0 && (l.TLS || l.Name == GatewayListener) {
+			l.Challenges = AnswersDir(e.cfg.TLSDir)
+		}
 	}
 	return doors
+}
+
+// ownCertificates are those that the file does not name. What an authority is asked for comes first: where there is one of
+// it and one of this machine's own authority, a handshake gets the first.
+func (e *Engine) ownCertificates(asked []string) []proxy.Certificate {
+	var all []proxy.Certificate
+	dir := ACMEDir(e.cfg.TLSDir)
+	for _, name := range asked {
+		all = append(all, proxy.Certificate{Chain: acme.ChainFile(dir, name), Key: acme.KeyFile(dir, name), Pending: true})
+	}
+	own := LocalCertificate(e.cfg.TLSDir)
+	own.Pending = len(asked) > 0
+	return append(all, own)
 }
 
 // contentFile is where the content of a secret is kept; a path where nothing is for one without content.
