@@ -153,10 +153,12 @@ func TestTheAPIAnswers(t *testing.T) {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
-	for _, bad := range []string{"/federate", "/federate?match[]=((", "/api/v1/query?query=sum("} {
+	for bad, want := range map[string]int{
+		"/federate": 400, "/federate?match[]=((": 400, "/api/v1/query?query=sum(": 400, "/api/v1/openapi.yaml": 404,
+	} {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, bad, nil))
-		if w.Code != http.StatusBadRequest {
+		if w.Code != want {
 			t.Errorf("%s: %d", bad, w.Code)
 		}
 	}
