@@ -26,6 +26,7 @@ func (l *loading) check(p Project) {
 	l.checkPublished(p)
 	l.checkCycles(p)
 	l.checkGateway(p)
+	l.checkAlerts(p)
 }
 
 // has says whether the files set a key of a service, right or wrong.

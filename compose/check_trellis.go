@@ -92,6 +92,18 @@ func (l *loading) routePath(service string, p Port, i, j int) string {
 	return indexPath(indexPath(at, i)+".x-trellis.routes", j)
 }
 
+func (l *loading) checkAlerts(p Project) {
+	if p.Trellis.Alerts == nil {
+		return
+	}
+	for i, name := range p.Trellis.Alerts.Rules {
+		at := indexPath("x-trellis.alerts.rules", i)
+		if l.known("configs", name, at) && p.Configs[name].External {
+			l.errorPath(at, "config %s is external: its content is not known here", name)
+		}
+	}
+}
+
 func (l *loading) knownTopic(topic, at string) {
 	if l.root.at("x-trellis", "topics", topic) == nil {
 		hint := didYouMean(topic, l.root.at("x-trellis", "topics").keys())

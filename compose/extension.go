@@ -133,6 +133,8 @@ type Topic struct {
 type Alerts struct {
 	// Webhook is the URL that alerts are posted to.
 	Webhook string `json:"webhook,omitempty"`
+	// Rules are names of configs that hold Prometheus rule files, as Prometheus itself takes them.
+	Rules []string `json:"rules,omitempty"`
 }
 
 // EnvironmentRef says where an environment of the project runs.

@@ -18,12 +18,14 @@ import (
 	"trellis/errdefs"
 	"trellis/telemetry"
 	"trellis/telemetry/alerts"
+	"trellis/telemetry/metrics"
 )
 
 // The sources of rules.
 const (
 	rulesDefault   = "defaults"
 	rulesObjective = "objectives"
+	rulesFiles     = "rule files"
 )
 
 // followRules keeps rules and receiver at what the newest revision says.
@@ -42,6 +44,9 @@ func (s *sight) followRules(ctx context.Context) error {
 			if err := s.metrics.SetRules(rulesObjective, alerts.OfObjectives(objectivesOf(rev.Project))); err != nil {
 				return err
 			}
+			if err := s.setRuleFiles(rev.Project); err != nil {
+				return err
+			}
 			receiver := ""
 			if a := rev.Project.Trellis.Alerts; a != nil {
 				receiver = a.Webhook
@@ -55,6 +60,28 @@ func (s *sight) followRules(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// setRuleFiles takes the rules in the configs that the project names.
+func (s *sight) setRuleFiles(p compose.Project) error {
+	var all []telemetry.RuleGroup
+	if a := p.Trellis.Alerts; a != nil {
+		for _, name := range a.Rules {
+			content, err := s.control.contents.Get(p.Configs[name].Ref)
+			if err != nil {
+				return fmt.Errorf("alert rules of config %s: %w", name, err)
+			}
+			groups, err := metrics.ParseRules(content)
+			if err != nil {
+				return fmt.Errorf("alert rules of config %s: %w", name, err)
+			}
+			for _, g := range groups {
+				g.Name = name + "/" + g.Name // names of groups are one file's own
+				all = append(all, g)
+			}
+		}
+	}
+	return s.metrics.SetRules(rulesFiles, all)
 }
 
 // objectivesOf returns what the services of a project promise.

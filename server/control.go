@@ -16,6 +16,7 @@ import (
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/state"
+	"trellis/telemetry/metrics"
 )
 
 // control is the control plane of one project: what api.Handler serves.
@@ -344,8 +345,17 @@ func (c *control) withRefs(req api.ApplyRequest, keep func([]byte) (string, erro
 	if p.Secrets, err = fill("secrets", p.Secrets); err != nil {
 		return p, err
 	}
-	p.Configs, err = fill("configs", p.Configs)
-	return p, err
+	if p.Configs, err = fill("configs", p.Configs); err != nil {
+		return p, err
+	}
+	if a := p.Trellis.Alerts; a != nil {
+		for _, name := range a.Rules {
+			if _, err := metrics.ParseRules(req.Contents["configs/"+name]); err != nil {
+				return p, fmt.Errorf("alert rules of config %s: %w: %w", name, errdefs.ErrInvalid, err)
+			}
+		}
+	}
+	return p, nil
 }
 
 // deploy writes rev down once no other deploy is under way and every address it publishes is ours.

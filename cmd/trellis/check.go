@@ -55,7 +55,11 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 			if err != nil {
 				return err
 			}
-			view.Errors = append(view.Errors, scenarios...)
+			rules, err := p.checkRules(l.project)
+			if err != nil {
+				return err
+			}
+			view.Errors = append(append(view.Errors, scenarios...), rules...)
 			view.Errors = append(view.Errors, p.borrowed(l.project)...)
 		}
 		if strict {

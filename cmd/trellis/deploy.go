@@ -58,6 +58,13 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if broken := p.borrowed(l.project); len(broken) > 0 {
 		return prepared{}, compose.Diagnostics(broken)
 	}
+	broken, err := p.checkRules(l.project)
+	if err != nil {
+		return prepared{}, err
+	}
+	if len(broken) > 0 {
+		return prepared{}, compose.Diagnostics(broken)
+	}
 	warnings := diagnose(l, on)
 	if f.strict && len(warnings) > 0 {
 		return prepared{}, compose.Diagnostics(warnings)

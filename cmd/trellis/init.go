@@ -151,7 +151,7 @@ func names(files []rewrite) string {
 
 // shortPath is a path relative to the working directory, where that is shorter.
 func shortPath(path string) string {
-	if dir, err := os.Getwd(); err == nil {
+	if dir, err := os.Getwd(); err == nil && path != "" {
 		if rel, err := filepath.Rel(dir, path); err == nil && len(rel) < len(path) {
 			return rel
 		}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"trellis/compose"
 	"trellis/errdefs"
 	"trellis/telemetry"
 )
@@ -237,6 +238,19 @@ func TestRulesFireAndResolve(t *testing.T) {
 	}
 	_ = s.Append(t.Context(), 2, nil) // the series ends
 	next(true)
+	const head = "groups:\n- name: g\n  labels: {team: web}\n  rules:\n  - alert: Bad\n"
+	if groups, err := ParseRules([]byte(head + "    expr: bad > 0\n    for: 5m\n")); err != nil || len(groups) != 1 || groups[0].Rules[0].For != 5*time.Minute || groups[0].Rules[0].Labels["team"] != "web" {
+		t.Errorf("a rule file: %+v, %v", groups, err)
+	}
+	for bad, line := range map[string]int{ // a duration's place is not told
+		"    expr: sum(\n": 6, "    expr: a\n    sayso: b\n": 7, "    expr: a\n    for: soon\n": 0, "    expr: {\n": 6,
+	} {
+		_, err := ParseRules([]byte(head + bad))
+		var wrong compose.Diagnostics
+		if errdefs.ExitCode(err) != errdefs.ExitUsage || !errors.As(err, &wrong) || wrong[0].Line != line {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
 	if err := s.SetRules("x", []telemetry.RuleGroup{{Name: "g", Rules: []telemetry.Rule{{Alert: "A", Expr: "sum("}}}}); !errors.Is(err, errdefs.ErrInvalid) {
 		t.Errorf("a bad rule: %v", err)
 	}

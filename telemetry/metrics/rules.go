@@ -3,9 +3,12 @@ package metrics
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -16,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/rules"
 
+	"trellis/compose"
 	"trellis/errdefs"
 	"trellis/telemetry"
 )
@@ -53,6 +57,54 @@ func (s *Store) SetRules(source string, groups []telemetry.RuleGroup) error {
 	default:
 	}
 	return nil
+}
+
+// ParseRules reads a Prometheus rule file. The error is of type compose.Diagnostics, with line and column where they are
+// known; whoever has the file names it.
+func ParseRules(content []byte) ([]telemetry.RuleGroup, error) {
+	parsed, errs := rulefmt.Parse(content, false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
+	var wrong compose.Diagnostics
+	for _, err := range errs {
+		wrong = append(wrong, placed(err))
+	}
+	if len(wrong) > 0 {
+		return nil, slices.Compact(wrong) // rulefmt reads twice
+	}
+	var groups []telemetry.RuleGroup
+	for _, g := range parsed.Groups {
+		group := telemetry.RuleGroup{Name: g.Name, Interval: time.Duration(g.Interval)}
+		for _, r := range g.Rules {
+			named := maps.Clone(g.Labels)
+			if named == nil {
+				named = map[string]string{}
+			}
+			maps.Copy(named, r.Labels)
+			group.Rules = append(group.Rules, telemetry.Rule{
+				Record: r.Record, Alert: r.Alert, Expr: r.Expr, For: time.Duration(r.For), Labels: named, Annotations: r.Annotations,
+			})
+		}
+		groups = append(groups, group)
+	}
+	return groups, nil
+}
+
+// How rulefmt and its YAML reader begin an error.
+var (
+	rulePlace = regexp.MustCompile(`^(\d+):(\d+): `)
+	yamlPlace = regexp.MustCompile(`^(?s:yaml: (?:unmarshal errors:\s+)?)line (\d+): `)
+)
+
+func placed(err error) compose.Diagnostic {
+	d := compose.Diagnostic{Message: err.Error()}
+	if m := rulePlace.FindStringSubmatch(d.Message); m != nil {
+		d.Line, _ = strconv.Atoi(m[1])
+		d.Column, _ = strconv.Atoi(m[2])
+		d.Message = d.Message[len(m[0]):]
+	} else if m := yamlPlace.FindStringSubmatch(d.Message); m != nil {
+		d.Line, _ = strconv.Atoi(m[1])
+		d.Column, d.Message = 1, d.Message[len(m[0]):]
+	}
+	return d
 }
 
 // Load implements rules.GroupLoader: a source takes the place of a file.
