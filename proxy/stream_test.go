@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -109,6 +110,65 @@ func TestWebSocketEndsWithTheDrain(t *testing.T) {
 	}
 	conn.Close()
 	eventually(t, "released", func() bool { return r.proxy.Status().InUse["app-1"] == 0 })
+}
+
+// TestWebSocketMessagesCrossTheClose: messages that a client sends while its WebSocket is closed at the end of a drain are
+// answered, or else no instance has seen them.
+func TestWebSocketMessagesCrossTheClose(t *testing.T) {
+	var received atomic.Int64
+	up := rawServer(t, func(c net.Conn) {
+		_, br := readHead(c)
+		io.WriteString(c, "HTTP/1.1 101 X\r\nUpgrade: websocket\r\nSec-Websocket-Accept: x\r\n\r\n")
+		for {
+			op, payload, err := readFrame(br)
+			if err != nil {
+				return
+			}
+			if op == 8 {
+				c.Write(append([]byte{0x88, byte(len(payload))}, payload...))
+				io.Copy(io.Discard, br)
+				return
+			}
+			received.Add(1)
+			time.Sleep(2 * time.Millisecond) // work, while the close arrives
+			c.Write(append([]byte{0x81, byte(len(payload))}, payload...))
+		}
+	})
+	for range 5 {
+		received.Store(0)
+		r := newRig(t, Config{})
+		addr := r.gateway(instanceAt("app-1", up))
+		conn, br := dialWebSocket(t, addr)
+		inst := &r.snap.Services[0].Instances[0]
+		inst.Draining, inst.DrainBy = true, time.Now().Add(20*time.Millisecond)
+		r.push()
+		go func() {
+			for {
+				if _, err := io.WriteString(conn, "\x81\x82\x00\x00\x00\x00yo"); err != nil {
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		answered := int64(1)
+		for {
+			op, payload, err := readFrame(br)
+			if err != nil {
+				t.Fatalf("after %d answers: %v", answered, err)
+			}
+			if op == 8 {
+				if binary.BigEndian.Uint16(payload) != 1001 {
+					t.Errorf("closed with %q", payload)
+				}
+				break
+			}
+			answered++
+		}
+		conn.Close()
+		if n := received.Load(); n != answered {
+			t.Errorf("%d messages were received, and %d of them answered", n, answered)
+		}
+	}
 }
 
 // TestWebSocketMidFrame: a frame that is under way at the end of the drain is finished before the close.

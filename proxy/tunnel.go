@@ -13,8 +13,9 @@ type end struct {
 	first []byte
 }
 
-// closeTime is how long the client has to answer a WebSocket close before the connection is closed.
-const closeTime = time.Second
+// closeTime is how long both sides have to answer a WebSocket close before the connections are closed; the instance has
+// half of it.
+const closeTime = 2 * time.Second
 
 // connect copies between two ends until both directions have ended. A half-close is passed on as one; a broken end
 // breaks the other, so that nobody takes a truncated stream for a whole one. When the drain time of inst is over, a
@@ -38,7 +39,7 @@ type tunnel struct {
 	down, up *frames // nil unless it is a WebSocket
 	ending   atomic.Bool
 	mu       sync.Mutex
-	timer    *time.Timer
+	timers   []*time.Timer
 }
 
 func (t *tunnel) run() {
@@ -53,8 +54,8 @@ func (t *tunnel) run() {
 	t.server.conn.Close()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.timer != nil {
-		t.timer.Stop()
+	for _, timer := range t.timers {
+		timer.Stop()
 	}
 }
 
@@ -70,6 +71,10 @@ func (t *tunnel) pump(to duplex, from end, f *frames) {
 		}
 	} else {
 		err = t.copyFrames(to, from, f)
+	}
+	if f != nil && f == t.down && t.ending.Load() { // an instance that ends without an answer to the close
+		f.sayGoodbye(to)
+		err = nil
 	}
 	if err != nil {
 		t.cut()
@@ -106,7 +111,7 @@ func (t *tunnel) copyFrames(to duplex, from end, f *frames) error {
 	}
 }
 
-// pass writes bytes on. When the tunnel is to end, it writes up to the end of a frame, a close frame, and drops the
+// pass writes bytes on. When their direction is to end, it writes up to the end of a frame, a close frame, and drops the
 // rest.
 func (t *tunnel) pass(to duplex, b []byte, f *frames) error {
 	f.mu.Lock()
@@ -115,7 +120,7 @@ func (t *tunnel) pass(to duplex, b []byte, f *frames) error {
 		return nil
 	}
 	boundary := f.advance(b)
-	if t.ending.Load() && boundary >= 0 {
+	if f.ending && boundary >= 0 {
 		f.closed = true
 		_, err := to.Write(append(b[:boundary:boundary], f.closeFrame()...))
 		return err
@@ -125,6 +130,10 @@ func (t *tunnel) pass(to duplex, b []byte, f *frames) error {
 }
 
 // end ends the tunnel: a WebSocket in order, within closeTime, anything else at once.
+//
+// The close goes to the instance, and what the client sends from then on goes nowhere. The instance answers what it got
+// before, and then the close, which reaches the client behind these answers: what the client has no answer to by then was
+// never begun, and may be sent again. Only where the instance does not answer the close the client gets ours.
 func (t *tunnel) end() {
 	if t.down == nil {
 		t.cut()
@@ -134,9 +143,11 @@ func (t *tunnel) end() {
 		return
 	}
 	t.mu.Lock()
-	t.timer = time.AfterFunc(closeTime, t.cut)
+	t.timers = []*time.Timer{
+		time.AfterFunc(closeTime/2, func() { t.down.sayGoodbye(t.client.conn) }),
+		time.AfterFunc(closeTime, t.cut),
+	}
 	t.mu.Unlock()
-	t.down.sayGoodbye(t.client.conn)
 	t.up.sayGoodbye(t.server.conn)
 }
 
@@ -144,6 +155,7 @@ func (t *tunnel) end() {
 func (f *frames) sayGoodbye(to duplex) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.ending = true
 	if f.between() {
 		f.closed = true
 		to.Write(f.closeFrame())
@@ -162,6 +174,7 @@ func (t *tunnel) cut() {
 type frames struct {
 	mu     sync.Mutex
 	masked bool // the direction from the client
+	ending bool // it is to be closed at the end of the frame that is under way
 	closed bool // we wrote the close frame: nothing may follow it
 	saw    bool // a close frame went by: its sender writes nothing after it
 	head   [14]byte
