@@ -150,7 +150,9 @@ type waiter struct {
 	failed int      // connects that failed
 	held   bool     // it has waited
 	full   bool     // for a place at an instance, when last seen
+	cold   bool     // for the start of a service that was scaled to nothing
 	q      *request // who waits; nil for a connection that is passed through
+	began  time.Time
 	until  time.Time
 }
 
@@ -162,7 +164,8 @@ func (w *waiter) begin(s *service) bool {
 		if hold < 0 {
 			return false
 		}
-		w.until = time.Now().Add(hold)
+		w.began = time.Now()
+		w.until = w.began.Add(hold)
 		return true
 	}
 	return time.Now().Before(w.until)
@@ -201,6 +204,7 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 	if !w.held {
 		w.held = true
 		s.count.held.Add(1)
+		w.cold = s.conf.Load().Wakes && len(l.available.Load().list) == 0
 	}
 	defer s.holding.Add(-1)
 	if s.holding.Add(1) > maxHolding {
@@ -216,6 +220,7 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 		changed := *l.changed.Load() // before looking, so that no change in between is missed
 		if !s.limited() || l.queue.first(place) {
 			if p := l.acquire(t); p != nil {
+				w.served()
 				return p, nil
 			}
 		}
@@ -230,6 +235,14 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 		case <-ctx.Done():
 			return nil, &failure{status: 499, kind: kindClient, detail: "the client went away"}
 		}
+	}
+}
+
+// served notes how long the start of the service took for who waits.
+func (w *waiter) served() {
+	if w.cold {
+		w.cold = false
+		w.s.count.cold[bucketOf(time.Since(w.began))].Add(1)
 	}
 }
 

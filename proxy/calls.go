@@ -102,14 +102,9 @@ func (t *callTallies) read(all []Call, like Call) []Call {
 	}
 	for _, one := range *list {
 		c := like
-		c.Caller, c.Route, c.Since, c.Failed, c.Latency = one.caller, one.route, one.since, one.failed.Load(), Histogram{}
+		c.Caller, c.Route, c.Since, c.Failed, c.Latency = one.caller, one.route, one.since, one.failed.Load(), histogramOf(&one.latency)
 		for i := range one.status {
 			c.Status[i] = one.status[i].Load()
-		}
-		for i := range one.latency {
-			if n := one.latency[i].Load(); n > 0 {
-				c.Latency[i] = n
-			}
 		}
 		all = append(all, c)
 	}

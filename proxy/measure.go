@@ -118,13 +118,20 @@ func (t *tally) broke(took time.Duration) {
 }
 
 func (t *tally) read(service, instance string) Measure {
-	r := Measure{Service: service, Instance: instance, Requests: t.requests.Load(), Failed: t.failed.Load(), Latency: Histogram{}}
-	for i := range t.latency {
-		if n := t.latency[i].Load(); n > 0 {
-			r.Latency[i] = n
+	return Measure{
+		Service: service, Instance: instance, Requests: t.requests.Load(), Failed: t.failed.Load(), Latency: histogramOf(&t.latency),
+	}
+}
+
+// histogramOf returns what has been counted so far.
+func histogramOf(counts *[latencyBuckets]atomic.Uint64) Histogram {
+	h := Histogram{}
+	for i := range counts {
+		if n := counts[i].Load(); n > 0 {
+			h[i] = n
 		}
 	}
-	return r
+	return h
 }
 
 // pushInterval is the pause between two looks whether there is something to push.

@@ -169,4 +169,12 @@ func TestWaitingPage(t *testing.T) {
 	if got := <-program; got != "200 awake" {
 		t.Errorf("the program got %q", got)
 	}
+	// The pages were not served, and what comes now does not wait.
+	if status, _, _ := get(t, client(t), "http://"+addr+"/"); status != 200 {
+		t.Errorf("afterwards: %d", status)
+	}
+	cold := r.proxy.Calls().Services["app"].ColdStarts
+	if took := cold.Quantile(1); cold.Count() != 1 || took < pageAfter || took > 20*time.Second {
+		t.Errorf("one request waited for the start, at least as long as the pages; counted are %d, of %v", cold.Count(), took)
+	}
 }

@@ -41,6 +41,8 @@ type lane struct {
 
 type counters struct {
 	requests, failed, retries, held, connections atomic.Uint64
+
+	cold [latencyBuckets]atomic.Uint64
 }
 
 const (
@@ -325,6 +327,6 @@ func (s *service) describe(st *Status) {
 func (c *counters) read() Counters {
 	return Counters{
 		Requests: c.requests.Load(), Failed: c.failed.Load(), Retries: c.retries.Load(), Held: c.held.Load(),
-		Connections: c.connections.Load(),
+		Connections: c.connections.Load(), ColdStarts: histogramOf(&c.cold),
 	}
 }

@@ -139,4 +139,7 @@ type Counters struct {
 	Retries     uint64 `json:"retries"`
 	Held        uint64 `json:"held"`
 	Connections uint64 `json:"connections"`
+	// ColdStarts are the times that requests waited because the service was scaled to nothing, from their arrival until an
+	// instance took them.
+	ColdStarts Histogram `json:"cold_starts,omitempty"`
 }
