@@ -60,6 +60,24 @@ func TestCrashLoopBacksOff(t *testing.T) {
 	})
 }
 
+// TestKilledAgainAndAgain: an instance that serves for a while each time is there most of the time, however often it dies.
+func TestKilledAgainAndAgain(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 1)))
+		b.settled(state.Healthy)
+		for i := range 30 {
+			time.Sleep(4 * time.Second)
+			id := b.service("web").Instances[0].ID
+			b.world.Crash(full(projectName, id), 137, "SIGKILL")
+			died := time.Now()
+			b.until("replaced", func() bool { return b.service("web").Ready == 1 })
+			if took := time.Since(died); took > 3*time.Second {
+				t.Errorf("kill %d: replaced after %s", i+1, took)
+			}
+		}
+	})
+}
+
 func TestCrashLoopEndsWhenTheProgramIsWell(t *testing.T) {
 	bubble(t, func(b *bench) {
 		runs := 0

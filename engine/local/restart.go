@@ -18,6 +18,8 @@ const (
 	// the number after which an apply is called failed: about 6 s of back-off.
 	crashLoopAfter = 3
 	giveUpAfter    = 8
+	// servedAfter is how long a run has to be ready to be worth something to its callers.
+	servedAfter = time.Second
 
 	backoffBase = 100 * time.Millisecond
 	backoffCap  = 60 * time.Second
@@ -103,8 +105,22 @@ func (r restartPolicy) at(inst seen) time.Time {
 	if inst.exit == nil || inst.stoppedOnPurpose() {
 		return time.Time{}
 	}
-	wait := max(backoff(inst.failures), r.delay)
+	wait := max(min(backoff(inst.failures), inst.rest()), r.delay)
 	return inst.exit.Time.Add(wait + jitter(wait, string(inst.id), inst.failures))
+}
+
+// rest returns the longest pause that an instance's last run is worth. Who served for a while before it died is not kept
+// down for longer than half of that, or as its start took: a program that is killed every few seconds is there for most
+// of the time, and one that takes long to start does not start all the time.
+func (s seen) rest() time.Duration {
+	if !s.wasReady {
+		return backoffCap
+	}
+	served := s.exit.Time.Sub(s.readySince)
+	if served < servedAfter {
+		return backoffCap
+	}
+	return max(served/2, s.readySince.Sub(s.started))
 }
 
 // backoff returns the wait before the restart that follows so many bad runs in a row.
