@@ -16,6 +16,7 @@ type Calls struct {
 	Services map[string]Counters `json:"services"`
 	InUse    map[string]int      `json:"in_use"` // as in Status
 	LostSpan uint64              `json:"lost_spans"`
+	Faults   uint64              `json:"faults"` // requests that ran into a fault of the data plane's own
 }
 
 // Call counts the requests of one caller over one route to one instance, cumulative.
@@ -138,7 +139,7 @@ func (q *request) brokeLater() {
 
 // Calls returns what was done so far.
 func (p *Proxy) Calls() Calls {
-	c := Calls{Boot: p.boot, Calls: []Call{}, Services: map[string]Counters{}, InUse: map[string]int{}, LostSpan: p.spans.lost.Load()}
+	c := Calls{Boot: p.boot, Calls: []Call{}, Services: map[string]Counters{}, InUse: map[string]int{}, LostSpan: p.spans.lost.Load(), Faults: p.faults.Load()}
 	for name, s := range p.table.Load().services {
 		if s.internal() {
 			continue

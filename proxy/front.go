@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -51,21 +52,11 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 		defer f.p.logAccess(q)
 	}
 	var dest destination
-	if fail == nil {
-		dest, fail = f.p.route(l, q)
-	}
-	if fail == nil && dest.policy != nil {
-		defer dest.done()
-		fail = f.p.admit(ctx, &dest, q)
-	}
-	if fail == nil {
-		fail = to.readBody(q)
-	}
+	defer dest.done()
 	var resp *response
 	var inst *instance
 	if fail == nil {
-		f.p.mirror(&dest, q)
-		resp, inst, fail = f.p.call(ctx, dest, q)
+		resp, inst, fail = f.ask(ctx, l, q, to, &dest)
 	}
 	if fail != nil {
 		if fail.kind == kindClient && q.body.exceeded() {
@@ -93,6 +84,34 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 		dest.svc.count.failed.Add(1)
 	}
 	return whole
+}
+
+// ask finds where a request goes, and sends it there. A fault of ours becomes an answer that says so.
+func (f *front) ask(ctx context.Context, l *Listener, q *request, to peer, dest *destination) (resp *response, inst *instance, fail *failure) {
+	defer func() {
+		if v := recover(); v != nil {
+			f.p.fault(v)
+			resp, inst, fail = nil, nil, &failure{status: 500, kind: kindFault, detail: "a fault of Trellis' own; its log has the details"}
+		}
+	}()
+	*dest, fail = f.p.route(l, q)
+	if fail == nil && dest.policy != nil {
+		fail = f.p.admit(ctx, dest, q)
+	}
+	if fail == nil {
+		fail = to.readBody(q)
+	}
+	if fail != nil {
+		return nil, nil, fail
+	}
+	f.p.mirror(dest, q)
+	return f.p.call(ctx, *dest, q)
+}
+
+// fault counts and logs a panic that was kept to the request that ran into it.
+func (p *Proxy) fault(v any) {
+	p.faults.Add(1)
+	p.log.Error("a request ran into a fault", "err", v, "stack", string(debug.Stack()))
 }
 
 // logAccess writes a request that has ended into the access log, if it is to be there.

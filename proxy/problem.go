@@ -31,6 +31,7 @@ const (
 	kindRedirect   = "redirect"    // 3xx: the route's own
 	kindChallenge  = "challenge"   // 200: to a certificate authority that looks whether a name is this gateway's
 	kindPreflight  = "preflight"   // 200: to a browser that asks whether a page may send a request
+	kindFault      = "fault"       // 500: the data plane itself has a fault
 	kindConnect    = "connect"     // 502: no instance accepted a connection
 	kindReset      = "reset"       // 502: the instance broke off, the request may have been carried out
 	kindProtocol   = "protocol"    // 502: the instance's answer is not HTTP

@@ -89,6 +89,7 @@ type Proxy struct {
 	spans    *spans
 	table    atomic.Pointer[table]
 	draining atomic.Bool
+	faults   atomic.Uint64 // panics that were kept to their request
 
 	life   context.Context // ends when everything has to end
 	cutoff context.CancelFunc

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,7 +97,7 @@ func (t *turn) reset() bool {
 func (t *turn) serve() (again bool) {
 	defer func() {
 		if v := recover(); v != nil { // a fault of ours is kept to the one request that ran into it
-			t.f.p.log.Error("request broken off by a fault", "err", v, "stack", string(debug.Stack()))
+			t.f.p.fault(v)
 			t.c.reset()
 			again = false
 		}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -62,7 +61,7 @@ func (f *front) survive() {
 	case http.ErrAbortHandler:
 		panic(v)
 	default:
-		f.p.log.Error("request broken off by a fault", "err", v, "stack", string(debug.Stack()))
+		f.p.fault(v)
 		panic(http.ErrAbortHandler)
 	}
 }

@@ -200,6 +200,7 @@ func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoke
 		}
 		plane := c.Boot[:min(len(c.Boot), 8)]
 		s.lostSpans.note(s, c)
+		g.add("trellis_proxy_faults_total", float64(c.Faults), "proxy", plane)
 		for id, n := range c.InUse {
 			g.add("trellis_requests_in_flight", float64(n), "service", service[id], "instance", id, "proxy", plane)
 		}
