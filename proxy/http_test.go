@@ -635,6 +635,34 @@ func TestConnectionLimit(t *testing.T) {
 	idle[1].Close()
 }
 
+// TestRoomIsMade: where no more connections may be open, one that waits for its next request goes for a new one.
+func TestRoomIsMade(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/long" {
+			time.Sleep(300 * time.Millisecond)
+		}
+	})
+	r := newRig(t, Config{MaxOpen: 3})
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	long := make(chan int)
+	go func() {
+		status, _, _ := get(t, client(t), "http://"+addr+"/long")
+		long <- status
+	}()
+	eventually(t, "it is under way", func() bool { return r.proxy.Status().InUse["app-1"] == 1 })
+	for i := range 20 { // each on a connection of its own, which stays open
+		if status, _, _ := get(t, client(t), "http://"+addr+"/"); status != 200 {
+			t.Fatalf("client %d: %d", i+1, status)
+		}
+		if n := r.proxy.pulse.len(); n > 4 { // one may just have been accepted
+			t.Fatalf("%d connections are open", n)
+		}
+	}
+	if status := <-long; status != 200 {
+		t.Errorf("a request that was under way: %d", status)
+	}
+}
+
 // TestClientGoesAway: its request to the instance is cancelled.
 func TestClientGoesAway(t *testing.T) {
 	began, gone := make(chan bool, 10), make(chan bool, 10)

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"trellis/errdefs"
 )
 
@@ -128,11 +130,50 @@ func (p *Proxy) accept(ctx context.Context, l *listener) {
 		}
 		pause = 0
 		c := newClientConn(conn, l)
+		counted := p.makeRoom(ctx)
 		c.closed = func() {
 			p.pulse.remove(c)
 			<-l.slots
+			if counted {
+				<-p.open
+			}
 		}
 		p.pulse.add(c)
 		p.wg.Go(func() { p.serveConn(p.life, c) })
+	}
+}
+
+// spareFiles are the files that a data plane opens for other things than clients and instances: listeners, snapshots,
+// those who ask for its status.
+const spareFiles = 128
+
+// openLimit is how many clients' connections the limit of open files allows.
+func openLimit() int {
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
+		return defaultMaxConns
+	}
+	return int(max(min(files.Cur, 1<<20), spareFiles+32)-spareFiles) / 2
+}
+
+// makeRoom waits until one more connection may be open, and has those closed meanwhile that wait for a request. It says
+// whether there is room; there is none when ctx ends.
+func (p *Proxy) makeRoom(ctx context.Context) bool {
+	select {
+	case p.open <- struct{}{}:
+		return true
+	default:
+	}
+	again := time.NewTicker(beat)
+	defer again.Stop()
+	for {
+		p.pulse.closeIdlest()
+		select {
+		case p.open <- struct{}{}:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-again.C:
+		}
 	}
 }

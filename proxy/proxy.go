@@ -28,6 +28,9 @@ type Config struct {
 	Linger time.Duration
 	// MaxConns bounds the open connections of a listener; 0: 16,384.
 	MaxConns int
+	// MaxOpen bounds the open connections of all listeners together; 0: what the limit of open files leaves, two for each
+	// with one to an instance. Where there are as many, who has waited longest between two requests has to go.
+	MaxOpen int
 	// AccessLog gets the lines of the access log, many at a time; nil: nobody wants them. Snapshot.AccessLog says of which
 	// requests.
 	AccessLog io.Writer
@@ -90,6 +93,7 @@ type Proxy struct {
 	table    atomic.Pointer[table]
 	draining atomic.Bool
 	faults   atomic.Uint64 // panics that were kept to their request
+	open     chan struct{} // one for each connection of a client
 
 	life   context.Context // ends when everything has to end
 	cutoff context.CancelFunc
@@ -123,7 +127,10 @@ func New(cfg Config) *Proxy {
 	if cfg.MaxConns <= 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, boot: newBoot(), spans: newSpans(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
+	if cfg.MaxOpen <= 0 {
+		cfg.MaxOpen = openLimit()
+	}
+	p := &Proxy{open: make(chan struct{}, cfg.MaxOpen), cfg: cfg, log: cfg.Log, boot: newBoot(), spans: newSpans(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
 	p.table.Store(emptyTable())
 	p.front = newFront(p)
 	if cfg.AccessLog != nil {

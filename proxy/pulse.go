@@ -104,6 +104,19 @@ func (p *pulse) list() []*clientConn {
 	return append([]*clientConn(nil), p.conns...)
 }
 
+// closeIdlest closes the connection that has waited longest for its next request, if one waits.
+func (p *pulse) closeIdlest() {
+	var idlest *clientConn
+	for _, c := range p.list() {
+		if c.state.Load() == connIdle && (idlest == nil || c.readBy.at.Load() < idlest.readBy.at.Load()) {
+			idlest = c
+		}
+	}
+	if idlest != nil {
+		idlest.closeIdle()
+	}
+}
+
 func (p *pulse) len() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
