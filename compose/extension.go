@@ -145,6 +145,8 @@ type EnvironmentRef struct {
 	Context string `json:"context,omitempty"`
 	// Namespace is the namespace in the cluster.
 	Namespace string `json:"namespace,omitempty"`
+	// GatewayClass is the class of the cluster's Gateway API whose gateway has the routes.
+	GatewayClass string `json:"gateway_class,omitempty"`
 }
 
 // LoadProfile is a named shape of traffic.
@@ -389,6 +391,9 @@ type Probe struct {
 	Port int `json:"port,omitempty"`
 	// Scheme of an HTTP probe: http (default) or https, whose certificate is not verified.
 	Scheme string `json:"scheme,omitempty"`
+	// Liveness starts an instance again whose probe has failed three times as often as takes it out of rotation. On
+	// Kubernetes only where this is true; elsewhere always.
+	Liveness bool `json:"liveness,omitempty"`
 }
 
 // Objective is a service-level objective.

@@ -214,6 +214,7 @@ func trellisRows() []row {
 		carried("x-trellis.environments", "x-trellis.environments.*", "x-trellis.environments.*.on"),
 		left("x-trellis.environments.*.context", "the local engine is the only one yet"),
 		left("x-trellis.environments.*.namespace", "the local engine is the only one yet"),
+		left("x-trellis.environments.*.gateway_class", "the local engine has a gateway of its own"),
 		carried("x-trellis.load.**"),
 		carried(s+"ports[].x-trellis.routes.**", s+"ports[].x-trellis.routes[].**"),
 		carried(s+"deploy.x-trellis.canary.**", s+"deploy.x-trellis.autoscale.**"),

@@ -108,6 +108,9 @@ func splitPath(path string) []string {
 
 var plainKey = regexp.MustCompile(`^[A-Za-z0-9_/@$*+:,=~-]+$`)
 
+// JoinPath adds a key to a Compose path, as positions and diagnostics write it.
+func JoinPath(path, key string) string { return joinPath(path, key) }
+
 // joinPath adds a key to a Compose path.
 func joinPath(path, key string) string {
 	if !plainKey.MatchString(key) {

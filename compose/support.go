@@ -37,23 +37,20 @@ const (
 	TargetKubernetes = "kubernetes"
 )
 
-// Targets returns every target, those that do not exist yet with the one thing to say of them.
-func Targets() map[string]string {
-	return map[string]string{
-		TargetProcess:    "",
-		TargetDocker:     "",
-		TargetKubernetes: "the engine for Kubernetes is not there yet: nothing can be run on a cluster",
-	}
-}
+// Targets returns every target, in the order of the documentation.
+func Targets() []string { return []string{TargetProcess, TargetDocker, TargetKubernetes} }
 
 // Matrix returns the support matrix: every attribute of the Compose specification and of x-trellis, sorted by path.
 func Matrix() []Support {
-	process, docker := newVerdicts(TargetProcess), newVerdicts(TargetDocker)
+	process, docker, cluster := newVerdicts(TargetProcess), newVerdicts(TargetDocker), newVerdicts(TargetKubernetes)
 	var out []Support
 	for _, a := range append(specAttributes(), trellisAttributes()...) {
 		if c, ok := process.of(a.path); ok {
 			d, _ := docker.of(a.path)
-			out = append(out, Support{a.path, map[string]Carry{TargetProcess: {c.how, c.text}, TargetDocker: {d.how, d.text}}})
+			k, _ := cluster.of(a.path)
+			out = append(out, Support{a.path, map[string]Carry{
+				TargetProcess: {c.how, c.text}, TargetDocker: {d.how, d.text}, TargetKubernetes: {k.how, k.text},
+			}})
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
@@ -70,9 +67,12 @@ type verdicts struct {
 func newVerdicts(target string) verdicts {
 	v := verdicts{exact: map[string]carry{}, below: map[string]carry{}}
 	all := matrix()
-	if target == TargetDocker {
+	switch target {
+	case TargetDocker:
 		base := newVerdicts(TargetProcess)
 		v.base, all = &base, dockerRows()
+	case TargetKubernetes:
+		all = kubernetesRows()
 	}
 	for _, r := range all {
 		if prefix, ok := strings.CutSuffix(r.path, ".**"); ok {
@@ -117,22 +117,17 @@ func parent(path string) string {
 const TargetLocal = "local"
 
 // Check returns a warning, with its place, for everything that the project asks for and the target (process, docker,
-// kubernetes, local) changes or leaves. A target that is not there yet gives one warning for the whole project.
+// kubernetes, local) changes or leaves.
 func Check(p Project, target string) []Diagnostic {
-	missing, known := Targets()[target]
-	known = known || target == TargetLocal
-	if !known || missing != "" {
-		if !known {
-			missing = "there is no target " + quoted(target) + didYouMean(target, []string{TargetProcess, TargetDocker, TargetKubernetes})
-		}
-		d := Diagnostic{Message: missing}
+	if target != TargetLocal && !slices.Contains(Targets(), target) {
+		d := Diagnostic{Message: "there is no target " + quoted(target) + didYouMean(target, Targets())}
 		if len(p.Files) > 0 {
 			d.File = shorten(p.Files[0], p.Positions.cwd)
 		}
 		return []Diagnostic{d}
 	}
 	c := checker{p: p, target: target, known: map[string]bool{}, verdicts: map[string]verdicts{
-		TargetProcess: newVerdicts(TargetProcess), TargetDocker: newVerdicts(TargetDocker),
+		TargetProcess: newVerdicts(TargetProcess), TargetDocker: newVerdicts(TargetDocker), TargetKubernetes: newVerdicts(TargetKubernetes),
 	}}
 	for _, a := range append(specAttributes(), trellisAttributes()...) {
 		c.known[a.path] = true
@@ -300,6 +295,9 @@ func (c *checker) say(path, pattern string, verdict carry) {
 // byValue gives the verdict of an attribute that is carried out for some of its values only.
 func byValue(target, pattern string, v any) carry {
 	text := fmt.Sprint(v)
+	if target == TargetKubernetes {
+		return ofCluster(pattern, text)
+	}
 	if target == TargetDocker {
 		if special := ofContainer(pattern, text); special.how != "" {
 			return special
@@ -370,6 +368,9 @@ func ofContainer(pattern, text string) carry {
 // matters says whether a value asks for anything that is not done anyway.
 func matters(target, pattern string, v any) bool {
 	text := fmt.Sprint(v)
+	if target == TargetKubernetes {
+		return mattersInCluster(pattern, v)
+	}
 	if target == TargetDocker {
 		if strings.HasPrefix(pattern, "services.*.x-trellis.process") {
 			return false // who asks about containers knows

@@ -19,22 +19,28 @@ data makes the warnings of ` + "`trellis check`" + ` and ` + "`trellis up`" + `.
 
 ## Targets
 
-| target | state |
+| target | |
 |---|---|
 `)
-	targets := Targets()
-	for _, t := range []string{TargetProcess, TargetDocker, TargetKubernetes} {
-		state := "there: the table below"
-		if targets[t] != "" {
-			state = targets[t]
-		}
-		fmt.Fprintf(&b, "| %s | %s |\n", t, state)
+	for _, t := range Targets() {
+		fmt.Fprintf(&b, "| %s | %s |\n", t, targetWords(t))
 	}
 	matrix := Matrix()
-	for _, target := range []string{TargetProcess, TargetDocker} {
+	for _, target := range Targets() {
 		writeTarget(&b, matrix, target)
 	}
 	return b.String()
+}
+
+// targetWords say what a target is.
+func targetWords(target string) string {
+	switch target {
+	case TargetProcess:
+		return "services run as processes of this machine"
+	case TargetDocker:
+		return "services run as containers of this machine"
+	}
+	return "services run in a cluster, as `trellis export kubernetes` writes them; what depends on a value `trellis check --on kubernetes` says"
 }
 
 func writeTarget(b *strings.Builder, matrix []Support, target string) {

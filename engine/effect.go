@@ -127,6 +127,11 @@ var (
 	userInfo   = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@`)
 )
 
+// LooksSecret says whether a variable's name says that its value is a secret. The path of a file is none.
+func LooksSecret(name string) bool {
+	return secretName.MatchString(name) && !strings.HasSuffix(strings.ToUpper(name), "_FILE")
+}
+
 // freeNames are the parents of keys that a user chose, so that a key's own name says what its value is.
 var freeNames = []string{"environment", "args", "options", "driver_opts", "headers", "labels", "annotations"}
 

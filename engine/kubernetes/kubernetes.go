@@ -1,9 +1,8 @@
 // Package kubernetes is the engine for a cluster. Kubernetes itself runs what is rendered here; nothing in this package
 // schedules, restarts or balances anything.
 //
-// It is a first slice: Render makes the Deployments, the pairs of Services and the Lease of a project, Read tells what a
-// cluster says of these objects as an engine.State. It exists so that the contract of package engine is not shaped by
-// one machine alone; docs/decisions/100 says what it has taught. What it does not render it refuses, with the path.
+// Render makes the objects of a project, Notes says what becomes of it otherwise than its file says, Read tells what a
+// cluster says of the objects as an engine.State. All three are pure.
 package kubernetes
 
 import (
@@ -12,34 +11,40 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-
-	"trellis/compose"
 )
 
-// Labels and annotations by which objects are found again. The selectors of a Deployment can never change: they are the
+// Labels and annotations by which objects are found again. The selectors of a workload can never change: they are the
 // project and the service, and nothing else.
 const (
 	labelProject   = "app.kubernetes.io/part-of"
-	labelService   = "app.kubernetes.io/name"
+	labelService   = "app.kubernetes.io/name" // the service's name as a cluster can have it
 	labelManagedBy = "app.kubernetes.io/managed-by"
-	labelComponent = "app.kubernetes.io/component" // of Trellis' own pods
+	labelComponent = "app.kubernetes.io/component" // of Trellis' own pods, and of those that prepare a service
+	// labelVolume begins the label of pods that have to be on one node because they share a volume.
+	labelVolume = "volume.trellis.dev/"
 
+	// annotationService is a service's name in the file, where labelService cannot be it.
+	annotationService = "trellis.dev/service"
 	// annotationRevision is on pods the revision that asked for them: one that changes nothing about them does not count.
 	annotationRevision = "trellis.dev/revision"
 	annotationHash     = "trellis.dev/hash" // of everything else about a pod
+	// annotationFollows is the hash of the pods of a service's dependencies with restart: true.
+	annotationFollows = "trellis.dev/follows"
 
 	managedBy    = "trellis"
+	byNobody     = "kustomize" // of objects that are exported: Trellis does not know them again
 	dataPlane    = "data-plane"
 	controlPlane = "control-plane"
+	preparation  = "pre-start"
 )
 
-// DirectSuffix is what the name of a service's headless Service ends with: it is where the data plane finds instances.
+// DirectSuffix is what the name of a service's headless Service ends with: it is where instances are found one by one.
 const DirectSuffix = "-direct"
 
 // firstMeshPort is the first port that the data plane's pods listen on for services; each port of each service has one.
 const firstMeshPort = 20000
 
-// Object is one object of a cluster, of a type of k8s.io/api.
+// Object is one object of a cluster, of a type of k8s.io/api or of the Gateway API.
 type Object interface {
 	metav1.Object
 	runtime.Object
@@ -62,15 +67,50 @@ func objectsOf[T Object](all []Object) []T {
 	return out
 }
 
-// Options say what the file does not.
+// Options say what the file does not. The zero value renders a project that nothing else is known of.
 type Options struct {
-	Namespace string
-	Revision  int64 // that is applied
+	Namespace string // "" leaves it open
+	// Revision is the one that is applied. With 0 the objects are nobody's: they carry nothing that Trellis reads, as an
+	// export has them.
+	Revision int64
 	// Images are the images by service, pinned by digest; a service that is not in it runs its own image as written.
 	Images map[string]string
+	// Contents are those of secrets and configs, as compose.Contents returns them. What is not among them is taken for an
+	// object that the namespace has already.
+	Contents map[string][]byte
+	// Folders are what bind mounts of the project hold, by path; see ReadFolders.
+	Folders map[string]Folder
 	// Standalone leaves the data plane out: the Service of a service leads to its instances.
 	Standalone bool
+	// Gates are the images of the containers that hold a pod back until what it depends on is there. Without them nothing
+	// holds it back: whoever applies the objects keeps the order.
+	Gates Gates
+	// Publish is how published ports are opened to the outside; "" is PublishLoadBalancer.
+	Publish string
+	// GatewayClass names the class of the Gateway that routes are mounted on; "" renders no routes.
+	GatewayClass string
+	// StorageClass is the class of volumes; "" is the cluster's default.
+	StorageClass string
+	// VolumeSize is the size of volumes in bytes; 0 is 1 GiB.
+	VolumeSize int64
+	// PullSecrets name the Secrets of the namespace that registries ask for.
+	PullSecrets []string
+	// PriorityClass is the class of the project's pods; "" is the cluster's default.
+	PriorityClass string
 }
+
+// Gates are the images of the containers that wait.
+type Gates struct {
+	Wait string // has a shell and nc, as busybox has
+	Ask  string // is kubectl
+}
+
+// How published ports are opened.
+const (
+	PublishLoadBalancer = "load-balancer"
+	PublishNodePort     = "node-port" // the cluster chooses the ports
+	PublishNone         = "none"
+)
 
 func revisionOf(m metav1.ObjectMeta) int64 {
 	n, err := strconv.ParseInt(m.Annotations[annotationRevision], 10, 64)
@@ -80,17 +120,12 @@ func revisionOf(m metav1.ObjectMeta) int64 {
 	return n
 }
 
-// labels are those of every object of a service.
-func labels(p compose.Project, service string) map[string]string {
-	return map[string]string{labelProject: p.Name, labelService: service, labelManagedBy: managedBy}
+// serviceOf returns the service that an object belongs to, as the file calls it.
+func serviceOf(o metav1.Object) string {
+	if name := o.GetAnnotations()[annotationService]; name != "" {
+		return name
+	}
+	return o.GetLabels()[labelService]
 }
 
-// selector finds the pods of a service.
-func selector(p compose.Project, service string) map[string]string {
-	return map[string]string{labelProject: p.Name, labelService: service}
-}
-
-// meta is that of an object of a service.
-func meta(p compose.Project, service, name string, opt Options) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Name: name, Namespace: opt.Namespace, Labels: labels(p, service)}
-}
+func pointer[T any](v T) *T { return &v }

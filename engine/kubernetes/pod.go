@@ -1,7 +1,7 @@
 package kubernetes
 
 import (
-	"fmt"
+	"cmp"
 	"maps"
 	"math"
 	"slices"
@@ -9,100 +9,198 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 
 	"trellis/compose"
 	"trellis/engine"
-	"trellis/probe"
 )
 
-const (
-	// unrouteSeconds pass between a pod's deletion and its stop signal: long enough for every data plane to have heard of
-	// it, so that nothing new is sent to a program that is asked to end.
-	unrouteSeconds = 5
-	// defaultGrace is Compose's default of stop_grace_period.
-	defaultGrace = 10 * time.Second
-)
+// defaultGrace is Compose's default of stop_grace_period.
+const defaultGrace = 10 * time.Second
 
-// podTemplate renders the pods of a service.
-func podTemplate(p compose.Project, svc compose.Service, opt Options) (corev1.PodTemplateSpec, error) {
-	uid, gid, err := userOf(svc)
-	if err != nil {
-		return corev1.PodTemplateSpec{}, err
-	}
-	annotations := maps.Clone(svc.Annotations)
-	if annotations == nil {
-		annotations = map[string]string{}
-	}
-	annotations[annotationRevision] = strconv.FormatInt(opt.Revision, 10)
-	return corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: labels(p, svc.Name), Annotations: annotations},
+// podTemplate renders the pods of a service, and the claims that each of them has of its own.
+func (r *renderer) podTemplate(svc compose.Service, k kind) (corev1.PodTemplateSpec, []corev1.PersistentVolumeClaim) {
+	t := corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: r.labels(svc)},
 		Spec: corev1.PodSpec{
-			Containers:                    []corev1.Container{container(svc, opt)},
-			TerminationGracePeriodSeconds: pointer(int64(unrouteSeconds + seconds(svc.StopGracePeriod.Or(defaultGrace)))),
-			AutomountServiceAccountToken:  new(bool),
-			EnableServiceLinks:            new(bool), // variables that Compose does not know
-			SecurityContext: &corev1.PodSecurityContext{
-				RunAsUser: uid, RunAsGroup: gid, SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-			},
+			ServiceAccountName:           r.names.of[svc.Name],
+			AutomountServiceAccountToken: new(bool),
+			EnableServiceLinks:           new(bool), // variables that Compose does not know
+			PriorityClassName:            r.opt.PriorityClass,
 		},
-	}, nil
+	}
+	t.Annotations = r.annotated(nil, svc.Labels, at(svc, "labels"))
+	t.Annotations = r.annotated(t.Annotations, svc.Annotations, at(svc, "annotations"))
+	t.Spec.TerminationGracePeriodSeconds = pointer(int64(seconds(svc.StopGracePeriod.Or(defaultGrace))))
+	if k != job {
+		*t.Spec.TerminationGracePeriodSeconds += unrouteSeconds
+	}
+	c := r.container(svc, k)
+	m := r.mounts(svc, k)
+	t.Spec.Volumes, c.VolumeMounts = m.volumes, m.mounts
+	for _, key := range m.shared {
+		t.Labels[labelVolume+short(key)] = "shared"
+	}
+	r.security(svc, &t.Spec, &c)
+	r.network(svc, &t.Spec)
+	r.place(svc, k, &t, m.shared)
+	r.steps(svc, &t, c)
+	r.hold(svc, &t, true)
+	t.Spec.Containers = []corev1.Container{c}
+	return t, m.claims
 }
 
-func container(svc compose.Service, opt Options) corev1.Container {
+// container renders the program of a service, without its mounts and its security context.
+func (r *renderer) container(svc compose.Service, k kind) corev1.Container {
 	c := corev1.Container{
-		Name: svc.Name, Image: image(svc, opt), Command: svc.Entrypoint, Args: svc.Command, WorkingDir: svc.WorkingDir,
-		Resources:      resources(svc.Deploy.Resources),
-		ReadinessProbe: readiness(engine.Probe(svc)),
-		Lifecycle:      &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: unrouteSeconds}}},
-		SecurityContext: &corev1.SecurityContext{
-			AllowPrivilegeEscalation: new(bool), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-		},
+		Name: r.names.of[svc.Name], Image: r.image(svc), ImagePullPolicy: pullPolicy(svc.PullPolicy),
+		Command: literal(svc.Entrypoint), Args: literal(svc.Command), WorkingDir: svc.WorkingDir,
+		Resources: r.resources(svc), Stdin: svc.StdinOpen, TTY: svc.Tty, Env: r.environment(svc),
 	}
-	if svc.ReadOnly {
-		c.SecurityContext.ReadOnlyRootFilesystem = pointer(true)
+	if k != job {
+		r.probes(svc, &c)
+		c.Lifecycle = r.lifecycle(svc)
+	} else if len(svc.PreStop)+len(svc.PostStart) > 0 {
+		c.Lifecycle = r.lifecycle(svc)
 	}
-	for _, name := range slices.Sorted(maps.Keys(svc.Environment)) {
-		// Kubernetes expands $(NAME) in values; Compose has expanded what it expands.
-		c.Env = append(c.Env, corev1.EnvVar{Name: name, Value: strings.ReplaceAll(svc.Environment[name], "$(", "$$(")})
-	}
-	for _, p := range servicePorts(svc) {
-		c.Ports = append(c.Ports, corev1.ContainerPort{Name: p.Name, ContainerPort: p.Port, Protocol: p.Protocol})
+	for _, p := range ports(svc) {
+		one := corev1.ContainerPort{Name: p.name, ContainerPort: p.number, Protocol: p.protocol}
+		if p.host > 0 && svc.NetworkMode != "host" {
+			one.HostPort, one.HostIP = p.host, p.hostIP
+		}
+		c.Ports = append(c.Ports, one)
 	}
 	return c
 }
 
-// userOf reads user as "uid[:gid]"; a name means nothing to a cluster.
-func userOf(svc compose.Service) (uid, gid *int64, err error) {
-	if svc.User == "" {
-		return nil, nil, nil
+func (r *renderer) image(svc compose.Service) string {
+	if image := cmp.Or(r.opt.Images[svc.Name], svc.Image); image != "" || svc.Build == nil || r.opt.Revision != 0 {
+		return image
 	}
-	user, group, grouped := strings.Cut(svc.User, ":")
-	u, err := strconv.ParseInt(user, 10, 64)
-	if err != nil || u < 0 {
-		return nil, nil, fmt.Errorf("%q is a name, which only the image knows; write its number", user)
-	}
-	if !grouped {
-		return &u, nil, nil
-	}
-	g, err := strconv.ParseInt(group, 10, 64)
-	if err != nil || g < 0 {
-		return nil, nil, fmt.Errorf("%q is a name, which only the image knows; write its number", group)
-	}
-	return &u, &g, nil
+	return cleaned(r.p.Name, maxName) + "-" + r.names.of[svc.Name] // as Compose names what it builds
 }
 
-func resources(r compose.Resources) corev1.ResourceRequirements {
-	return corev1.ResourceRequirements{Limits: amounts(r.Limits), Requests: amounts(r.Reservations)}
+// Untagged says whether an image is written without a tag or digest, so that each node may run another.
+func Untagged(image string) bool {
+	named, err := reference.ParseNormalizedNamed(image)
+	return err == nil && reference.IsNameOnly(named)
+}
+
+// pullPolicy is Kubernetes' word for a pull policy; "" where the file says nothing, which is by the image's tag.
+func pullPolicy(policy string) corev1.PullPolicy {
+	switch {
+	case policy == "always", policy == "daily", policy == "weekly", strings.HasPrefix(policy, "every_"):
+		return corev1.PullAlways
+	case policy == "never":
+		return corev1.PullNever
+	case policy != "":
+		return corev1.PullIfNotPresent
+	}
+	return ""
+}
+
+// literal keeps Kubernetes from expanding $(NAME) in a command: Compose has expanded what it expands.
+func literal(words []string) []string {
+	out := slices.Clone(words)
+	for i, w := range out {
+		out[i] = unexpanded(w)
+	}
+	return out
+}
+
+func unexpanded(text string) string {
+	if strings.Contains(text, "$(") || strings.Contains(text, "$$") {
+		return strings.ReplaceAll(text, "$", "$$")
+	}
+	return text
+}
+
+// environment renders the variables of a service. Those whose names say that they are secrets are in a Secret.
+func (r *renderer) environment(svc compose.Service) []corev1.EnvVar {
+	secret := map[string][]byte{}
+	for name, value := range svc.Environment {
+		if engine.LooksSecret(name) && value != "" && len(utilvalidation.IsConfigMapKey(name)) == 0 {
+			secret[name] = []byte(value)
+		}
+	}
+	object := ""
+	if len(secret) > 0 {
+		object = r.secret(svc, r.names.of[svc.Name]+"-env", secret, nil, "")
+	}
+	var all []corev1.EnvVar
+	for _, name := range slices.Sorted(maps.Keys(svc.Environment)) {
+		if len(utilvalidation.IsEnvVarName(name)) > 0 {
+			r.note(compose.JoinPath(at(svc, "environment"), name), "has no effect: a cluster has no variables of such a name")
+			continue
+		}
+		v := corev1.EnvVar{Name: name, Value: unexpanded(svc.Environment[name])}
+		if secret[name] != nil {
+			v = corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+				LocalObjectReference: corev1.LocalObjectReference{Name: object}, Key: name,
+			}}}
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+// annotated adds labels of Compose to annotations: their values may be anything, which those of Kubernetes' labels may not.
+func (r *renderer) annotated(to, labels map[string]string, path string) map[string]string {
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		if problems := validation.ValidateAnnotations(map[string]string{key: ""}, nil); len(problems) > 0 {
+			r.note(compose.JoinPath(path, key), "has no effect: a cluster has no annotations of such a name")
+			continue
+		}
+		to = with(to, key, labels[key])
+	}
+	return to
+}
+
+// resources renders limits and reservations. What asks for a kind of device is a limit of that.
+func (r *renderer) resources(svc compose.Service) corev1.ResourceRequirements {
+	res := svc.Deploy.Resources
+	out := corev1.ResourceRequirements{Limits: amounts(res.Limits), Requests: amounts(res.Reservations)}
+	for name, limit := range out.Limits {
+		if request, ok := out.Requests[name]; ok && request.Cmp(limit) > 0 {
+			out.Requests[name] = limit // as much is never given
+			r.note(at(svc, "deploy.resources.reservations"), "is changed: %s reserves more than its limit, which is what is reserved", svc.Name)
+		}
+	}
+	devices, _ := res.Reservations.Other["devices"].([]any)
+	for i, d := range devices {
+		n, ok := gpus(d)
+		if !ok {
+			r.note(at(svc, "deploy.resources.reservations.devices")+index(i), "has no effect: only so many GPUs can be asked for: write capabilities: [gpu] and count")
+			continue
+		}
+		if out.Limits == nil {
+			out.Limits = corev1.ResourceList{}
+		}
+		out.Limits["nvidia.com/gpu"] = *resource.NewQuantity(n, resource.DecimalSI)
+	}
+	return out
+}
+
+func index(i int) string { return "[" + strconv.Itoa(i) + "]" }
+
+// gpus reads one device that is reserved: how many GPUs it is.
+func gpus(device any) (int64, bool) {
+	d, _ := device.(map[string]any)
+	n, _ := d["count"].(float64)
+	capabilities, _ := d["capabilities"].([]any)
+	driver, _ := d["driver"].(string)
+	return int64(n), n >= 1 && n < math.MaxInt32 && slices.Contains(capabilities, any("gpu")) && (driver == "" || driver == "nvidia")
 }
 
 func amounts(a compose.ResourceAmounts) corev1.ResourceList {
 	list := corev1.ResourceList{}
 	if a.CPUs > 0 {
-		list[corev1.ResourceCPU] = *resource.NewMilliQuantity(int64(math.Ceil(a.CPUs*1000)), resource.DecimalSI)
+		list[corev1.ResourceCPU] = *resource.NewMilliQuantity(int64(math.Ceil(min(a.CPUs, 1e6)*1000)), resource.DecimalSI)
 	}
 	if a.Memory > 0 {
 		list[corev1.ResourceMemory] = *resource.NewQuantity(a.Memory, resource.BinarySI)
@@ -113,30 +211,7 @@ func amounts(a compose.ResourceAmounts) corev1.ResourceList {
 	return list
 }
 
-// readiness is the probe of a service as Kubernetes asks it. Failures within the start period cost nothing there either:
-// a pod that was never ready is not restarted for it.
-func readiness(s probe.Spec) *corev1.Probe {
-	p := &corev1.Probe{
-		PeriodSeconds: seconds(s.Interval), TimeoutSeconds: seconds(s.Timeout), FailureThreshold: int32(s.Retries),
-	}
-	switch s.Kind {
-	case probe.HTTP:
-		scheme := corev1.URISchemeHTTP
-		if s.TLS {
-			scheme = corev1.URISchemeHTTPS
-		}
-		p.HTTPGet = &corev1.HTTPGetAction{Path: s.Path, Port: intstr.FromInt(s.Port), Scheme: scheme}
-	case probe.TCP:
-		p.TCPSocket = &corev1.TCPSocketAction{Port: intstr.FromInt(s.Port)}
-	case probe.GRPC:
-		p.GRPC = &corev1.GRPCAction{Port: int32(s.Port), Service: &s.Path}
-	case probe.Exec:
-		p.Exec = &corev1.ExecAction{Command: s.Command}
-	default:
-		return nil
-	}
-	return p
-}
-
 // seconds rounds up: Kubernetes counts in whole seconds, and none would be no time at all.
-func seconds(d time.Duration) int32 { return int32((d + time.Second - 1) / time.Second) }
+func seconds(d time.Duration) int32 {
+	return int32(min(int64((d+time.Second-1)/time.Second), math.MaxInt32/2))
+}

@@ -3,8 +3,10 @@ package kubernetes
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
 
 	"trellis/compose"
 	"trellis/errdefs"
@@ -22,7 +23,12 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 func shop(t *testing.T) compose.Project {
 	t.Helper()
-	p, _, err := compose.Load(t.Context(), compose.Options{Files: []string{"testdata/shop.compose.yaml"}})
+	return loaded(t, "testdata/shop.compose.yaml")
+}
+
+func loaded(t testing.TB, files ...string) compose.Project {
+	t.Helper()
+	p, _, err := compose.Load(t.Context(), compose.Options{Files: files})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,31 +45,75 @@ func renderAs(t *testing.T, p compose.Project, live []Object, revision int64) []
 	return objects
 }
 
+// TestGolden renders the projects of testdata. Each is beside what it is in a cluster, and what is said of it.
 func TestGolden(t *testing.T) {
-	objects := renderAs(t, shop(t), nil, 7)
-	var out strings.Builder
-	add := func(v any) {
-		b, err := yaml.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		out.WriteString("---\n" + string(b))
+	files, err := filepath.Glob("testdata/*.compose.yaml")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("%v, %v", files, err)
 	}
-	for _, o := range objects {
-		add(o)
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			p := loaded(t, file)
+			opt := full(t, p)
+			if filepath.Base(file) == "shop.compose.yaml" {
+				opt = Options{Namespace: "shop-test", Revision: 7, Images: map[string]string{"api": "registry.example.org/shop/api@sha256:aaaa"}}
+			}
+			objects, err := Render(p, nil, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			valid(t, objects)
+			var out strings.Builder
+			for _, n := range Notes(p, opt) {
+				fmt.Fprintf(&out, "# %s:%d:%d: %s %s\n", filepath.Base(n.File), n.Line, n.Column, n.Path, strings.ReplaceAll(n.Message, p.WorkingDir, "."))
+			}
+			for _, o := range objects {
+				out.WriteString("---\n" + string(text(t, o)))
+			}
+			golden(t, strings.Replace(file, ".compose.", ".objects.", 1), out.String())
+		})
 	}
-	const golden = "testdata/shop.objects.yaml"
+}
+
+func golden(t *testing.T, file, now string) {
+	t.Helper()
 	if *update {
-		if err := os.WriteFile(golden, []byte(out.String()), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(now), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(golden)
+	want, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(string(want), out.String()); d != "" {
+	if d := cmp.Diff(string(want), now); d != "" {
 		t.Errorf("rendered (-golden +now), -update writes it anew:\n%s", d)
+	}
+}
+
+func text(t testing.TB, o Object) []byte {
+	t.Helper()
+	b, err := YAML(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// full are options that have everything there is to render.
+func full(t testing.TB, p compose.Project) Options {
+	t.Helper()
+	folders, err := ReadFolders(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contents, err := compose.Contents(p, os.Environ())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{
+		Namespace: "ns", Standalone: true, Contents: contents, Folders: folders, GatewayClass: "example",
+		Gates: Gates{Wait: "busybox:1.37", Ask: "registry.example.org/kubectl:1.36"},
 	}
 }
 
@@ -116,25 +166,22 @@ func TestPortsOfTheDataPlaneStay(t *testing.T) {
 	}
 }
 
-// TestRefused: what is not rendered is named, all of it, and nothing is made.
+// TestRefused: what cannot run in a cluster at all is named, all of it, and nothing is made.
 func TestRefused(t *testing.T) {
 	bad := compose.Project{Name: "bad", Services: map[string]compose.Service{
-		"my_web": {Image: "x", User: "nobody", PreStop: []compose.Hook{{Command: []string{"x"}}}, Volumes: []compose.Mount{{Type: "bind"}}},
-		"none":   {Deploy: compose.Deploy{Mode: "global"}},
+		"one": {}, "two": {Build: &compose.Build{Context: "."}}, "good": {Image: "x:1"},
 	}}
-	objects, err := Render(bad, nil, Options{})
+	objects, err := Render(bad, nil, Options{Revision: 1})
 	if !errors.Is(err, errdefs.ErrUnsupported) {
 		t.Fatalf("%v, want ErrUnsupported", err)
 	}
-	for _, want := range []string{
-		"services.my_web: ", "services.my_web.user", "services.my_web.pre_stop", "services.my_web.volumes", "services.none.image", "services.none.deploy.mode",
-	} {
+	for _, want := range []string{"services.one.image", "services.two.image"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("nothing is said of %s:\n%v", want, err)
 		}
 	}
-	if len(objects) > 0 {
-		t.Error("objects were made")
+	if strings.Contains(err.Error(), "services.good") || len(objects) > 0 {
+		t.Errorf("%v, and %d objects", err, len(objects))
 	}
 }
 
@@ -151,7 +198,7 @@ func TestSelectorsFindTheirPods(t *testing.T) {
 	for _, s := range objectsOf[*corev1.Service](objects) {
 		names = append(names, s.Name)
 	}
-	if want := []string{"api", "api-direct", "queue", "queue-direct"}; !slices.Equal(names, want) {
+	if want := []string{"api", "api-direct", "api-public", "queue", "queue-direct", "worker"}; !slices.Equal(names, want) {
 		t.Errorf("services %v, want %v", names, want)
 	}
 }

@@ -3,11 +3,10 @@ package local
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"trellis/compose"
+	"trellis/engine"
 	"trellis/proxy"
 )
 
@@ -23,23 +22,9 @@ func (d *desired) allowed() map[string][]string {
 	}
 	all := make(map[string][]string, len(d.services))
 	for name, s := range d.services {
-		all[name] = callsOf(s.compose)
+		all[name] = engine.MayCall(s.compose)
 	}
 	return all
-}
-
-// callsOf returns whom a service may call where that is asked at all.
-func callsOf(s compose.Service) []string {
-	may := append([]string{s.Name}, s.Trellis.Calls...)
-	for name := range s.DependsOn {
-		may = append(may, name)
-	}
-	for _, link := range s.Links {
-		name, _, _ := strings.Cut(link, ":")
-		may = append(may, name)
-	}
-	slices.Sort(may)
-	return slices.Compact(may)
 }
 
 // refused returns the services that a caller reaches by name and may not call, sorted.

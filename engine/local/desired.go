@@ -112,7 +112,7 @@ func (e *Engine) resolve(d *desired) {
 	d.want = want{
 		project: e.cfg.Project, revision: d.rev.Number, deleting: d.deleting, pending: d.rev.Outcome == state.Pending, goal: d.goal,
 	}
-	awaited := awaitedBy(p)
+	awaited := engine.Awaited(p)
 	overrides := map[string]state.Override{}
 	for _, o := range d.overrides {
 		overrides[o.Service] = o
@@ -145,19 +145,6 @@ func (d *desired) decided(service string) *scaled {
 		return &was
 	}
 	return nil
-}
-
-// awaitedBy returns the services that others wait for to complete.
-func awaitedBy(p compose.Project) map[string]bool {
-	awaited := map[string]bool{}
-	for _, svc := range p.Services {
-		for name, d := range svc.DependsOn {
-			if d.Condition == compose.ServiceCompletedSuccessfully {
-				awaited[name] = true
-			}
-		}
-	}
-	return awaited
 }
 
 func (e *Engine) resolveService(p compose.Project, svc compose.Service, o state.Override, awaited bool) *service {

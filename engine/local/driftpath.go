@@ -114,10 +114,10 @@ func fileAttribute(svc compose.Service, dev driver.Deviation) attribute {
 		}
 		return attribute{}, false
 	}
-	if at, ok := of("secrets", svc.Secrets, secretTarget); ok {
+	if at, ok := of("secrets", svc.Secrets, engine.SecretTarget); ok {
 		return at
 	}
-	if at, ok := of("configs", svc.Configs, configTarget); ok {
+	if at, ok := of("configs", svc.Configs, engine.ConfigTarget); ok {
 		return at
 	}
 	return attribute{path: "configs"}

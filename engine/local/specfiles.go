@@ -9,6 +9,7 @@ import (
 
 	"trellis/compose"
 	"trellis/driver"
+	"trellis/engine"
 	"trellis/errdefs"
 )
 
@@ -67,7 +68,7 @@ const (
 func filesOf(p compose.Project, svc compose.Service) ([]driver.File, error) {
 	var all []driver.File
 	for _, use := range svc.Secrets {
-		target := secretTarget(use)
+		target := engine.SecretTarget(use)
 		f, err := fileOf(p.Secrets, use, target, secretMode)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: secret %s: %w", svc.Name, use.Source, err)
@@ -76,7 +77,7 @@ func filesOf(p compose.Project, svc compose.Service) ([]driver.File, error) {
 		all = append(all, f)
 	}
 	for _, use := range svc.Configs {
-		target := configTarget(use)
+		target := engine.ConfigTarget(use)
 		f, err := fileOf(p.Configs, use, target, configMode)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: config %s: %w", svc.Name, use.Source, err)
@@ -85,20 +86,6 @@ func filesOf(p compose.Project, svc compose.Service) ([]driver.File, error) {
 	}
 	slices.SortFunc(all, func(a, b driver.File) int { return strings.Compare(a.Target, b.Target) })
 	return all, nil
-}
-
-// secretTarget is where a secret stands in an instance.
-func secretTarget(use compose.FileMount) string {
-	target := cmp.Or(use.Target, use.Source)
-	if !strings.HasPrefix(target, "/") {
-		target = "/run/secrets/" + target
-	}
-	return target
-}
-
-// configTarget is where a config stands in an instance.
-func configTarget(use compose.FileMount) string {
-	return "/" + strings.TrimPrefix(cmp.Or(use.Target, use.Source), "/")
 }
 
 func fileOf(values map[string]compose.FileValue, use compose.FileMount, target string, mode uint32) (driver.File, error) {

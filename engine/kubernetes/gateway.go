@@ -1,0 +1,296 @@
+package kubernetes
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"trellis/compose"
+)
+
+const (
+	listenHTTP  = "http"
+	listenHTTPS = "https"
+	defaultHTTP = 8080 // where the file mounts routes and names no address
+)
+
+// gatewayClass is the class of the Gateway that routes are mounted on: what whoever renders says, else the environment.
+func (r *renderer) gatewayClass() string {
+	return cmp.Or(r.opt.GatewayClass, r.p.Trellis.Environments[r.p.Environment].GatewayClass)
+}
+
+// gateway renders the Gateway of a project with routes.
+func (r *renderer) gateway() {
+	routed := false
+	for _, svc := range r.p.Services {
+		for _, p := range svc.Ports {
+			routed = routed || len(p.Trellis.Routes) > 0
+		}
+	}
+	g := r.p.Trellis.Gateway
+	if g == nil {
+		g = &compose.Gateway{}
+	}
+	if !routed || r.gatewayClass() == "" {
+		return
+	}
+	out := &gatewayv1.Gateway{
+		TypeMeta: metav1.TypeMeta{APIVersion: gatewayv1.GroupVersion.String(), Kind: "Gateway"}, ObjectMeta: r.meta(compose.Service{}, r.gatewayName()),
+		Spec: gatewayv1.GatewaySpec{
+			GatewayClassName: gatewayv1.ObjectName(r.gatewayClass()),
+			Listeners:        []gatewayv1.Listener{{Name: listenHTTP, Protocol: gatewayv1.HTTPProtocolType, Port: listenPort(g.HTTP, defaultHTTP)}},
+		},
+	}
+	if refs := r.certificates(*g); len(refs) > 0 {
+		port := listenPort(g.HTTPS, 8443)
+		if port == out.Spec.Listeners[0].Port {
+			r.note("x-trellis.gateway.https", "has no effect: http has the same port")
+		} else {
+			out.Spec.Listeners = append(out.Spec.Listeners, gatewayv1.Listener{
+				Name: listenHTTPS, Protocol: gatewayv1.HTTPSProtocolType, Port: port,
+				TLS: &gatewayv1.ListenerTLSConfig{Mode: pointer(gatewayv1.TLSModeTerminate), CertificateRefs: refs},
+			})
+		}
+	}
+	r.secure = len(out.Spec.Listeners) > 1
+	r.add(out)
+	if g.RedirectHTTPS && r.secure {
+		to := &gatewayv1.HTTPRequestRedirectFilter{Scheme: pointer("https"), Port: pointer(out.Spec.Listeners[1].Port), StatusCode: pointer(308)}
+		route := r.httpRoute(compose.Service{}, cleaned(r.gatewayName()+"-https", maxName), listenHTTP, nil)
+		route.Spec.Rules = []gatewayv1.HTTPRouteRule{{Filters: []gatewayv1.HTTPRouteFilter{{Type: gatewayv1.HTTPRouteFilterRequestRedirect, RequestRedirect: to}}}}
+		r.add(route)
+	}
+}
+
+func (r *renderer) gatewayName() string { return cleaned(r.p.Name, maxName) }
+
+// listenPort is the port of a listen address such as ":8080".
+func listenPort(address string, otherwise int) gatewayv1.PortNumber {
+	if _, port, err := net.SplitHostPort(address); err == nil {
+		if n, err := strconv.Atoi(port); err == nil && n > 0 && n < 65536 {
+			return gatewayv1.PortNumber(n)
+		}
+	}
+	return gatewayv1.PortNumber(otherwise)
+}
+
+// certificates renders the certificates of the gateway, each with its key as one Secret.
+func (r *renderer) certificates(g compose.Gateway) []gatewayv1.SecretObjectReference {
+	var refs []gatewayv1.SecretObjectReference
+	if g.HTTPS != "" && len(g.Certificates) == 0 {
+		r.note("x-trellis.gateway.https", "has no effect: the authority of this machine issues nothing for a cluster: name certificates")
+	}
+	for i, c := range g.Certificates {
+		data := map[string][]byte{
+			corev1.TLSCertKey: r.opt.Contents["secrets/"+c.Certificate], corev1.TLSPrivateKeyKey: r.opt.Contents["secrets/"+c.Key],
+		}
+		name := cleaned(c.Certificate, maxName)
+		if len(bytes.TrimSpace(data[corev1.TLSCertKey])) == 0 || len(bytes.TrimSpace(data[corev1.TLSPrivateKeyKey])) == 0 {
+			r.note(fmt.Sprintf("x-trellis.gateway.certificates[%d]", i), "is changed: its content is not here: the namespace has to have a Secret %s of the type kubernetes.io/tls", name)
+		} else if name = hashed(name, data); !r.rendered["secrets/"+name] {
+			r.rendered["secrets/"+name] = true
+			r.add(&corev1.Secret{
+				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: r.meta(compose.Service{}, name),
+				Type: corev1.SecretTypeTLS, Immutable: pointer(true), Data: data,
+			})
+		}
+		refs = append(refs, gatewayv1.SecretObjectReference{Name: gatewayv1.ObjectName(name)})
+	}
+	return refs
+}
+
+// routes renders the routes of a service. One that asks who calls is not rendered: without the question it would be open.
+func (r *renderer) routes(svc compose.Service) {
+	policy := compose.Policy{}
+	var hosts []string
+	if g := r.p.Trellis.Gateway; g != nil {
+		hosts = g.Hosts
+		if g.Policy != nil {
+			policy = *g.Policy
+		}
+	}
+	n := 0
+	for i, p := range svc.Ports {
+		for j, route := range p.Trellis.Routes {
+			path := at(svc, "ports") + index(i) + ".x-trellis.routes" + index(j)
+			auth := cmp.Or(route.Auth, policy.Auth)
+			n++
+			switch {
+			case r.gatewayClass() == "":
+				r.note(path, "has no effect: nothing says which gateway of the cluster has it: give the class of its Gateway API")
+				continue
+			case auth != "none":
+				r.note(path, "has no effect: it asks who calls (auth: %s), which the cluster's gateway does not; it stays closed", auth)
+				continue
+			}
+			at := hosts
+			if route.Host != "" {
+				at = []string{route.Host}
+			}
+			if len(at) > 16 {
+				r.note("x-trellis.gateway.hosts", "is changed: the first 16 of them are used")
+				at = at[:16]
+			}
+			name := r.names.of[svc.Name]
+			if n > 1 {
+				name = cleaned(fmt.Sprintf("%s-%d", name, n), maxName)
+			}
+			if o := r.route(routing{svc, p, route, policy, path, name, at}); o != nil {
+				r.add(o)
+			}
+		}
+	}
+}
+
+// routing is one route, and what it is rendered from.
+type routing struct {
+	svc    compose.Service
+	port   compose.Port
+	route  compose.Route
+	policy compose.Policy
+	path   string // of the route in the file
+	name   string // of the object
+	hosts  []string
+}
+
+func (r *renderer) route(x routing) Object {
+	r.checkRoute(x)
+	if x.port.AppProtocol == "grpc" && x.route.Redirect == nil && x.route.Rewrite == "" && len(x.route.Headers) == 0 {
+		if o := r.grpcRoute(x); o != nil {
+			return o
+		}
+	}
+	matches, ok := r.matches(x)
+	if !ok {
+		return nil
+	}
+	o := r.httpRoute(x.svc, x.name, r.section(), x.hosts)
+	rule := gatewayv1.HTTPRouteRule{Matches: matches, Filters: r.filters(x)}
+	if x.route.Timeout != nil {
+		rule.Timeouts = &gatewayv1.HTTPRouteTimeouts{BackendRequest: pointer(durationOf(x.route.Timeout.Or(0)))}
+	}
+	if x.route.Redirect == nil {
+		rule.BackendRefs = r.backends(x)
+	}
+	o.Spec.Rules = append(r.splits(x, rule), rule)
+	return o
+}
+
+// durationOf writes a duration as the Gateway API does: parts of at most five digits, and no fractions.
+func durationOf(d time.Duration) gatewayv1.Duration {
+	d = min(max(d.Round(time.Millisecond), time.Millisecond), 99999*time.Hour)
+	out := ""
+	for _, part := range []struct {
+		unit time.Duration
+		name string
+	}{{time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}, {time.Millisecond, "ms"}} {
+		if n := d / part.unit; n > 0 {
+			out += fmt.Sprint(int64(n)) + part.name
+			d -= n * part.unit
+		}
+	}
+	return gatewayv1.Duration(out)
+}
+
+// checkRoute says what of a route no gateway of a cluster knows.
+func (r *renderer) checkRoute(x routing) {
+	for key, set := range map[string]bool{
+		"rate_limit": cmp.Or(x.route.RateLimit, x.policy.RateLimit) != nil, "limits": cmp.Or(x.route.Limits, x.policy.Limits) != nil,
+		"compress":         x.route.Compress != nil && *x.route.Compress || x.route.Compress == nil && x.policy.Compress,
+		"security_headers": x.route.SecurityHeaders != nil && *x.route.SecurityHeaders || x.route.SecurityHeaders == nil && x.policy.SecurityHeaders,
+		"require":          len(x.route.Require) > 0, "idempotent": x.route.Idempotent,
+	} {
+		if set {
+			r.note(x.path+"."+key, "has no effect: the cluster's gateway has no such thing")
+		}
+	}
+}
+
+func (r *renderer) httpRoute(svc compose.Service, name, section string, hosts []string) *gatewayv1.HTTPRoute {
+	o := &gatewayv1.HTTPRoute{
+		TypeMeta: metav1.TypeMeta{APIVersion: gatewayv1.GroupVersion.String(), Kind: "HTTPRoute"}, ObjectMeta: r.meta(svc, name),
+	}
+	o.Spec.ParentRefs, o.Spec.Hostnames = r.mounted(section, hosts)
+	return o
+}
+
+// mounted is where a route is mounted: at a listener of the gateway ("" for all), under its names.
+func (r *renderer) mounted(section string, hosts []string) ([]gatewayv1.ParentReference, []gatewayv1.Hostname) {
+	parent := gatewayv1.ParentReference{Name: gatewayv1.ObjectName(r.gatewayName())}
+	if section != "" {
+		parent.SectionName = pointer(gatewayv1.SectionName(section))
+	}
+	var names []gatewayv1.Hostname
+	for _, h := range hosts {
+		names = append(names, gatewayv1.Hostname(h))
+	}
+	return []gatewayv1.ParentReference{parent}, names
+}
+
+// section is the listener that routes are mounted at: that of TLS alone where everyone is sent there.
+func (r *renderer) section() string {
+	switch {
+	case !r.secure:
+		return listenHTTP
+	case r.p.Trellis.Gateway.RedirectHTTPS:
+		return listenHTTPS
+	}
+	return ""
+}
+
+// backend is a service as a route leads to it.
+func (r *renderer) backend(service string, port int) gatewayv1.BackendObjectReference {
+	number := int32(port)
+	if number == 0 {
+		number = firstTCP(r.p.Services[service])
+	}
+	return gatewayv1.BackendObjectReference{Name: gatewayv1.ObjectName(r.names.of[service]), Port: pointer(gatewayv1.PortNumber(number))}
+}
+
+// backends are the services that a route's requests go to, by their parts.
+func (r *renderer) backends(x routing) []gatewayv1.HTTPBackendRef {
+	var all []gatewayv1.HTTPBackendRef
+	left := 1.0
+	for _, s := range x.route.Split {
+		if s.Share <= 0 {
+			continue
+		}
+		weight := int32(left * float64(s.Share) * 10000)
+		left *= 1 - float64(s.Share)
+		all = append(all, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: r.backend(s.Service, s.Port), Weight: &weight}})
+	}
+	own := gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: r.backend(x.svc.Name, x.port.Target)}}
+	if len(all) > 0 {
+		own.Weight = pointer(int32(left * 10000))
+	}
+	return append([]gatewayv1.HTTPBackendRef{own}, all...)
+}
+
+// grpcRoute renders a route of a gRPC service whose path is that of gRPC: all, one service or one method. nil: it is not.
+func (r *renderer) grpcRoute(x routing) Object {
+	m, ok := methodOf(x.route.Path)
+	if !ok || len(x.route.Split) > 0 || x.route.Mirror != nil || len(x.route.Methods) > 0 && !slices.Contains(x.route.Methods, "POST") || r.filters(x) != nil {
+		return nil
+	}
+	o := &gatewayv1.GRPCRoute{
+		TypeMeta: metav1.TypeMeta{APIVersion: gatewayv1.GroupVersion.String(), Kind: "GRPCRoute"}, ObjectMeta: r.meta(x.svc, x.name),
+	}
+	o.Spec.ParentRefs, o.Spec.Hostnames = r.mounted(r.section(), x.hosts)
+	rule := gatewayv1.GRPCRouteRule{BackendRefs: []gatewayv1.GRPCBackendRef{{BackendRef: gatewayv1.BackendRef{BackendObjectReference: r.backend(x.svc.Name, x.port.Target)}}}}
+	if m != nil {
+		rule.Matches = []gatewayv1.GRPCRouteMatch{{Method: m}}
+	}
+	if x.route.Timeout != nil {
+		r.note(x.path+".timeout", "has no effect: a GRPCRoute has none")
+	}
+	o.Spec.Rules = []gatewayv1.GRPCRouteRule{rule}
+	return o
+}

@@ -1,0 +1,204 @@
+package kubernetes
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"trellis/compose"
+	"trellis/engine"
+)
+
+// network sets how a pod is called, and how it finds others.
+func (r *renderer) network(svc compose.Service, spec *corev1.PodSpec) {
+	spec.HostNetwork = svc.NetworkMode == "host"
+	if spec.HostNetwork {
+		spec.DNSPolicy = corev1.DNSClusterFirstWithHostNet
+	}
+	if svc.Hostname != "" {
+		if len(validation.IsDNS1123Label(svc.Hostname)) > 0 {
+			r.note(at(svc, "hostname"), "has no effect: %q cannot be the name of a pod, which is a DNS label", svc.Hostname)
+		} else {
+			spec.Hostname = svc.Hostname
+		}
+	}
+	for _, host := range slices.Sorted(maps.Keys(svc.ExtraHosts)) {
+		for _, address := range svc.ExtraHosts[host] {
+			path := compose.JoinPath(at(svc, "extra_hosts"), host)
+			ip, err := netip.ParseAddr(strings.Trim(address, "[]"))
+			if err != nil || ip.Zone() != "" || len(validation.IsDNS1123Subdomain(strings.TrimPrefix(host, "*."))) > 0 {
+				r.note(path, "has no effect: %q is no address that a pod may know by name", address)
+				continue
+			}
+			spec.HostAliases = append(spec.HostAliases, corev1.HostAlias{IP: ip.String(), Hostnames: []string{host}})
+		}
+	}
+	r.resolver(svc, spec)
+}
+
+// resolver sets whom a pod asks for names besides the cluster.
+func (r *renderer) resolver(svc compose.Service, spec *corev1.PodSpec) {
+	c := &corev1.PodDNSConfig{}
+	for i, server := range svc.DNS {
+		if ip, err := netip.ParseAddr(server); err != nil || ip.Zone() != "" || i > 1 {
+			r.note(at(svc, "dns")+index(i), "has no effect: two addresses may be asked besides the cluster's own")
+			continue
+		}
+		c.Nameservers = append(c.Nameservers, server)
+	}
+	for i, domain := range svc.DNSSearch {
+		if len(validation.IsDNS1123Subdomain(strings.TrimSuffix(domain, "."))) > 0 || i > 20 {
+			r.note(at(svc, "dns_search")+index(i), "has no effect: %q is no domain", domain)
+			continue
+		}
+		c.Searches = append(c.Searches, domain)
+	}
+	for _, option := range svc.DNSOpt {
+		name, value, has := strings.Cut(option, ":")
+		o := corev1.PodDNSConfigOption{Name: name}
+		if has {
+			o.Value = &value
+		}
+		if name != "" {
+			c.Options = append(c.Options, o)
+		}
+	}
+	if len(c.Nameservers)+len(c.Searches)+len(c.Options) > 0 {
+		spec.DNSConfig = c
+	}
+}
+
+// policies render who may reach whom, once the file says anything about it: by calls, or by networks that not all share.
+func (r *renderer) policies() {
+	calls := false
+	for _, svc := range r.p.Services {
+		calls = calls || len(svc.Trellis.Calls) > 0
+	}
+	callers := map[string][]string{}
+	all := r.p.ServiceNames()
+	restricted := calls
+	for _, callee := range all {
+		for _, caller := range all {
+			if r.mayReach(caller, callee, calls) {
+				callers[callee] = append(callers[callee], caller)
+			} else {
+				restricted = true
+			}
+		}
+	}
+	for _, name := range all {
+		svc := r.p.Services[name]
+		if svc.Other["provider"] != nil || r.image(svc) == "" || svc.NetworkMode == "host" {
+			continue
+		}
+		closed := svc.NetworkMode == "none"
+		if restricted || closed {
+			r.add(r.ingress(svc, callers[name]))
+		}
+		if closed || r.inside(svc) {
+			r.add(r.egress(svc, closed, "-inside", r.selector(name)))
+			if r.jobs[name+"/"+preparation] != "" {
+				r.add(r.egress(svc, closed, "-"+preparation, r.preparing(name)))
+			}
+		}
+	}
+}
+
+// mayReach says whether the file lets a service reach another: they share a network, and no list of calls leaves it out.
+func (r *renderer) mayReach(caller, callee string, calls bool) bool {
+	from, to := r.p.Services[caller], r.p.Services[callee]
+	if caller == callee {
+		return from.NetworkMode != "none"
+	}
+	if from.NetworkMode == "none" || to.NetworkMode == "none" {
+		return false
+	}
+	if calls && !slices.Contains(engine.MayCall(from), callee) {
+		return false
+	}
+	if from.NetworkMode != "" || to.NetworkMode != "" {
+		return true // the machine's own network, of which nobody can be kept
+	}
+	for network := range from.Networks {
+		if _, ok := to.Networks[network]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// inside says whether all networks of a service are internal, so that it reaches nothing outside.
+func (r *renderer) inside(svc compose.Service) bool {
+	for network := range svc.Networks {
+		if !r.p.Networks[network].Internal {
+			return false
+		}
+	}
+	return len(svc.Networks) > 0
+}
+
+// ingress lets callers reach a service, and everyone its published ports and those with routes.
+func (r *renderer) ingress(svc compose.Service, callers []string) *networkingv1.NetworkPolicy {
+	p := r.policy(svc, r.names.of[svc.Name], networkingv1.PolicyTypeIngress)
+	var peers []networkingv1.NetworkPolicyPeer
+	for _, caller := range callers {
+		peers = append(peers, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: r.selector(caller)}})
+		if r.jobs[caller+"/"+preparation] != "" {
+			peers = append(peers, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: r.preparing(caller)}})
+		}
+	}
+	if !r.opt.Standalone && len(peers) > 0 {
+		peers = append(peers, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{
+			MatchLabels: map[string]string{labelProject: labelValue(r.p.Name), labelComponent: dataPlane},
+		}})
+	}
+	if len(peers) > 0 {
+		p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: peers})
+	}
+	var open []networkingv1.NetworkPolicyPort
+	for _, port := range svc.Ports {
+		address, err := netip.ParseAddr(port.HostIP)
+		if svc.NetworkMode == "none" || (port.Published == "" || err == nil && address.IsLoopback()) && len(port.Trellis.Routes) == 0 {
+			continue
+		}
+		open = append(open, networkingv1.NetworkPolicyPort{Protocol: pointer(protocol(port.Protocol)), Port: pointer(intstr.FromInt32(clamp(port.Target)))})
+	}
+	if len(open) > 0 {
+		p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{Ports: open})
+	}
+	return p
+}
+
+// egress keeps a service inside of the project: it reaches the project's pods, and whoever resolves names.
+func (r *renderer) egress(svc compose.Service, closed bool, suffix string, pods map[string]string) *networkingv1.NetworkPolicy {
+	p := r.policy(svc, cleaned(r.names.of[svc.Name]+suffix, 63), networkingv1.PolicyTypeEgress)
+	p.Spec.PodSelector.MatchLabels = pods
+	if closed {
+		return p
+	}
+	var dns []networkingv1.NetworkPolicyPort
+	for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
+		dns = append(dns, networkingv1.NetworkPolicyPort{Protocol: pointer(protocol), Port: pointer(intstr.FromInt32(53))})
+	}
+	p.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{
+		{To: []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{labelProject: labelValue(r.p.Name)}}}}},
+		{Ports: dns},
+	}
+	return p
+}
+
+func (r *renderer) policy(svc compose.Service, name string, kind networkingv1.PolicyType) *networkingv1.NetworkPolicy {
+	return &networkingv1.NetworkPolicy{
+		TypeMeta: metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"}, ObjectMeta: r.meta(svc, name),
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchLabels: r.selector(svc.Name)}, PolicyTypes: []networkingv1.PolicyType{kind},
+		},
+	}
+}

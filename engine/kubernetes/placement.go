@@ -1,0 +1,208 @@
+package kubernetes
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"trellis/compose"
+	"trellis/engine"
+)
+
+// downDelay is how long fewer replicas have to be enough, where the file does not say; as everywhere else in Trellis.
+const downDelay = 30
+
+// autoscaled says whether the cluster scales a service by itself: by its CPU, which is all that every cluster measures.
+func (r *renderer) autoscaled(svc compose.Service) bool {
+	a := svc.Deploy.Trellis.Autoscale
+	k := r.kindOf(svc)
+	return a != nil && a.Target["cpu"] > 0 && svc.Deploy.Resources.Limits.CPUs > 0 && (k == deployment || k == statefulSet)
+}
+
+// scaling renders what keeps the number of a service's pods: its autoscaler, and its budget for disruptions.
+func (r *renderer) scaling(svc compose.Service, k kind) {
+	least := engine.Replicas(svc)
+	if a := svc.Deploy.Trellis.Autoscale; a != nil {
+		path := at(svc, "deploy.x-trellis.autoscale")
+		if r.autoscaled(svc) {
+			least = max(1, a.Min)
+			r.add(r.autoscaler(svc, k, *a))
+			if a.Min < 1 {
+				r.note(path+".min", "is changed: at least one instance runs; a cluster wakes nothing up")
+			}
+		} else {
+			r.note(path, "has no effect: a cluster measures only CPU by itself: add target.cpu and deploy.resources.limits.cpus")
+		}
+		for _, key := range []string{"concurrency", "rps"} {
+			if _, ok := a.Target[key]; ok && r.autoscaled(svc) {
+				r.note(path+".target."+key, "has no effect: a cluster measures only CPU by itself")
+			}
+		}
+	}
+	if least > 1 {
+		one := intstr.FromInt32(1)
+		r.add(&policyv1.PodDisruptionBudget{
+			TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"}, ObjectMeta: r.meta(svc, r.names.of[svc.Name]),
+			Spec: policyv1.PodDisruptionBudgetSpec{
+				MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: r.selector(svc.Name)},
+				// A pod that is not well anyway keeps no node from being drained.
+				UnhealthyPodEvictionPolicy: pointer(policyv1.AlwaysAllow),
+			},
+		})
+	}
+}
+
+func (r *renderer) autoscaler(svc compose.Service, k kind, a compose.Autoscale) *autoscalingv2.HorizontalPodAutoscaler {
+	kinds := map[kind]string{deployment: "Deployment", statefulSet: "StatefulSet"}
+	// The file's target is a share of the limit, Utilization one of the request: so it is given as an amount.
+	amount := resource.NewMilliQuantity(max(1, int64(min(a.Target["cpu"]*svc.Deploy.Resources.Limits.CPUs, 1e6)*1000)), resource.DecimalSI)
+	return &autoscalingv2.HorizontalPodAutoscaler{
+		TypeMeta: metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler"}, ObjectMeta: r.meta(svc, r.names.of[svc.Name]),
+		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: kinds[k], Name: r.names.of[svc.Name]},
+			MinReplicas:    pointer(max(1, clamp(a.Min))), MaxReplicas: max(1, clamp(a.Max)),
+			Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{
+				Name: corev1.ResourceCPU, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: amount},
+			}}},
+			Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{
+				StabilizationWindowSeconds: pointer(min(3600, seconds(a.DownDelay.Or(downDelay*1e9)))),
+			}},
+		},
+	}
+}
+
+// place says on which nodes pods may be: as the file says, apart from each other, and together where they share a volume.
+func (r *renderer) place(svc compose.Service, k kind, t *corev1.PodTemplateSpec, shared []string) {
+	terms, spread := r.placement(svc)
+	if os, arch, ok := strings.Cut(svc.Platform, "/"); ok {
+		arch, _, _ = strings.Cut(arch, "/")
+		for key, value := range map[string]string{"kubernetes.io/os": os, "kubernetes.io/arch": arch} {
+			if len(validation.IsValidLabelValue(value)) == 0 && value != "" {
+				t.Spec.NodeSelector = with(t.Spec.NodeSelector, key, value)
+			}
+		}
+	}
+	affinity := &corev1.Affinity{}
+	if len(terms) > 0 {
+		affinity.NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: terms}},
+		}}
+	}
+	for _, key := range shared {
+		if affinity.PodAffinity == nil {
+			affinity.PodAffinity = &corev1.PodAffinity{}
+		}
+		affinity.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution = append(affinity.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution,
+			corev1.PodAffinityTerm{
+				TopologyKey: corev1.LabelHostname,
+				LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{
+					labelProject: labelValue(r.p.Name), labelVolume + short(key): "shared",
+				}},
+			})
+	}
+	most, _ := svc.Deploy.Placement["max_replicas_per_node"].(float64)
+	own := &metav1.LabelSelector{MatchLabels: r.selector(svc.Name)}
+	if most == 1 {
+		affinity.PodAntiAffinity = &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+			TopologyKey: corev1.LabelHostname, LabelSelector: own,
+		}}}
+	} else if most > 1 {
+		r.note(at(svc, "deploy.placement.max_replicas_per_node"), "has no effect: a cluster bounds it to 1 only; replicas are spread anyway")
+	}
+	if affinity.NodeAffinity != nil || affinity.PodAffinity != nil || affinity.PodAntiAffinity != nil {
+		t.Spec.Affinity = affinity
+	}
+	if k == daemonSet || k == job || r.most(svc) < 2 || len(shared) > 0 {
+		return
+	}
+	if len(spread) == 0 {
+		spread = []string{corev1.LabelHostname, corev1.LabelTopologyZone}
+	}
+	for _, key := range spread {
+		c := corev1.TopologySpreadConstraint{MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: own}
+		if k == deployment {
+			c.MatchLabelKeys = []string{"pod-template-hash"} // those of an older revision do not count
+		}
+		t.Spec.TopologySpreadConstraints = append(t.Spec.TopologySpreadConstraints, c)
+	}
+}
+
+// most is how many pods of a service there may be.
+func (r *renderer) most(svc compose.Service) int {
+	if r.autoscaled(svc) {
+		return svc.Deploy.Trellis.Autoscale.Max
+	}
+	return engine.Replicas(svc)
+}
+
+// placement reads deploy.placement: what nodes have to be, and over which of their labels replicas are spread.
+func (r *renderer) placement(svc compose.Service) (terms []corev1.NodeSelectorRequirement, spread []string) {
+	constraints, _ := svc.Deploy.Placement["constraints"].([]any)
+	for i, c := range constraints {
+		text := fmt.Sprint(c)
+		term, ok := constraint(text)
+		if !ok {
+			r.note(at(svc, "deploy.placement.constraints")+index(i), "has no effect: %q asks for what nodes of a cluster are not known by", text)
+			continue
+		}
+		terms = append(terms, term)
+	}
+	preferences, _ := svc.Deploy.Placement["preferences"].([]any)
+	for i, p := range preferences {
+		m, _ := p.(map[string]any)
+		key, ok := nodeLabel(fmt.Sprint(m["spread"]))
+		if !ok {
+			r.note(at(svc, "deploy.placement.preferences")+index(i), "has no effect: nodes of a cluster are not known by %v", m["spread"])
+			continue
+		}
+		if !slices.Contains(spread, key) {
+			spread = append(spread, key)
+		}
+	}
+	return terms, spread
+}
+
+// constraint reads "node.labels.zone == eu" as Swarm writes it.
+func constraint(text string) (corev1.NodeSelectorRequirement, bool) {
+	operator := corev1.NodeSelectorOpIn
+	key, value, ok := strings.Cut(text, "==")
+	if !ok {
+		key, value, ok = strings.Cut(text, "!=")
+		operator = corev1.NodeSelectorOpNotIn
+	}
+	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+	if key == "node.role" && ok && (value == "manager" || value == "worker") {
+		exists := corev1.NodeSelectorOpExists
+		if (value == "manager") != (operator == corev1.NodeSelectorOpIn) {
+			exists = corev1.NodeSelectorOpDoesNotExist
+		}
+		return corev1.NodeSelectorRequirement{Key: "node-role.kubernetes.io/control-plane", Operator: exists}, true
+	}
+	label, known := nodeLabel(key)
+	if !ok || !known || len(validation.IsValidLabelValue(value)) > 0 {
+		return corev1.NodeSelectorRequirement{}, false
+	}
+	return corev1.NodeSelectorRequirement{Key: label, Operator: operator, Values: []string{value}}, true
+}
+
+// nodeLabel is the label of nodes that a word of Swarm's means.
+func nodeLabel(word string) (string, bool) {
+	switch word {
+	case "node.hostname":
+		return corev1.LabelHostname, true
+	case "node.platform.os":
+		return corev1.LabelOSStable, true
+	case "node.platform.arch":
+		return corev1.LabelArchStable, true
+	}
+	label, ok := strings.CutPrefix(word, "node.labels.")
+	return label, ok && len(validation.IsQualifiedName(label)) == 0
+}
