@@ -1,10 +1,12 @@
 package compose
 
 import (
+	"maps"
 	"net"
 	"net/mail"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -49,15 +51,27 @@ func isAddress(name string) bool {
 }
 
 // checkTLS checks what the gateway's https is made of.
-func (l *loading) checkTLS(g *Gateway) {
+func (l *loading) checkTLS(p Project, g *Gateway) {
 	const at = "x-trellis.gateway"
 	for i, c := range g.Certificates {
 		l.known("secrets", c.Certificate, indexPath(at+".certificates", i)+".certificate")
 		l.known("secrets", c.Key, indexPath(at+".certificates", i)+".key")
 	}
+	switch g.ClientCertificates {
+	case "", "optional":
+	case "required":
+		if !slices.ContainsFunc(slices.Collect(maps.Values(p.Trellis.Auth)), func(a AuthScheme) bool { return a.ClientCertificate != nil }) {
+			l.errorPath(at+".client_certificates", "nobody could come in: add a scheme with client_certificate to x-trellis.auth")
+		} else if !g.RedirectHTTPS {
+			l.warnPath(at+".client_certificates", "holds for https alone: routes that let everyone in are open over http; set redirect_https")
+		}
+	default:
+		l.errorPath(at+".client_certificates", "%s is not known%s", quoted(g.ClientCertificates), didYouMean(g.ClientCertificates, []string{"optional", "required"}))
+	}
 	if g.HTTPS == "" {
 		for key, set := range map[string]bool{
 			"certificates": len(g.Certificates) > 0, "redirect_https": g.RedirectHTTPS, "hsts": g.HSTS != nil, "acme": g.ACME != nil,
+			"client_certificates": g.ClientCertificates != "",
 		} {
 			if set {
 				l.errorPath(at+"."+key, "needs https: write https: \":8443\"")

@@ -9,13 +9,13 @@ import (
 // checkScheme checks a way to prove who calls.
 func (l *loading) checkScheme(p Project, a AuthScheme, at string) {
 	n := 0
-	for _, set := range []bool{a.JWT != nil, a.APIKeys != nil, a.Forward != nil} {
+	for _, set := range []bool{a.JWT != nil, a.APIKeys != nil, a.ClientCertificate != nil, a.Forward != nil} {
 		if set {
 			n++
 		}
 	}
 	if n != 1 {
-		l.errorPath(at, "must have exactly one of jwt, api_keys and forward")
+		l.errorPath(at, "must have exactly one of jwt, api_keys, client_certificate and forward")
 	}
 	if strings.HasSuffix(at, ".none") {
 		l.errorPath(at, "none is the word for letting everyone in: call the scheme something else")
@@ -26,6 +26,12 @@ func (l *loading) checkScheme(p Project, a AuthScheme, at string) {
 	if a.APIKeys != nil {
 		l.known("secrets", a.APIKeys.Secret, at+".api_keys.secret")
 	}
+	if c := a.ClientCertificate; c != nil {
+		l.known("secrets", c.CA, at+".client_certificate.ca")
+		if g := p.Trellis.Gateway; g == nil || g.HTTPS == "" {
+			l.errorPath(at+".client_certificate", "needs the gateway's https, over which alone a certificate can be shown: write x-trellis.gateway.https: \":8443\"")
+		}
+	}
 	if f := a.Forward; f != nil {
 		l.checkDestination(p, f.Service, f.Port, at+".forward")
 		if !strings.HasPrefix(f.Path, "/") {
@@ -35,7 +41,7 @@ func (l *loading) checkScheme(p Project, a AuthScheme, at string) {
 			l.checkHeaderName(h, indexPath(at+".forward.headers", i))
 		}
 		if len(a.Claims) > 0 {
-			l.errorPath(at+".claims", "are those of a token or key; of forward, headers are passed on")
+			l.errorPath(at+".claims", "are those of a token, key or certificate; of forward, headers are passed on")
 		}
 	}
 	for h := range a.Claims {

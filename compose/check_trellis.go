@@ -273,7 +273,7 @@ func (l *loading) checkGateway(p Project) {
 		if g.AccessLog < 0 || g.AccessLog > 1 {
 			l.errorPath("x-trellis.gateway.access_log", "%v is not a share of requests: write 1 for all of them, 0.01 for one in a hundred", g.AccessLog)
 		}
-		l.checkTLS(g)
+		l.checkTLS(p, g)
 		for i, h := range g.Hosts {
 			if !routeHost.MatchString(h) {
 				l.errorPath(indexPath("x-trellis.gateway.hosts", i), "%s is not a host name", quoted(h))

@@ -34,6 +34,9 @@ type Gateway struct {
 	// Certificates are those of https; none: a certificate authority of this machine, which trellis cert trust makes known
 	// to its browsers, issues one for Hosts.
 	Certificates []GatewayCertificate `json:"certificates,omitempty"`
+	// ClientCertificates is optional or required. Where a scheme of auth takes client certificates, https asks every client
+	// for one; required has the connections of those fail that show none which a scheme takes.
+	ClientCertificates string `json:"client_certificates,omitempty"`
 	// RedirectHTTPS sends requests over http to https.
 	RedirectHTTPS bool `json:"redirect_https,omitempty"`
 	// HSTS is how long browsers are to come over https alone (Strict-Transport-Security); unset: they are not told.
@@ -79,12 +82,14 @@ type Policy struct {
 	Compress bool `json:"compress,omitempty"`
 }
 
-// AuthScheme is one way to prove who calls; exactly one of jwt, api_keys and forward is set.
+// AuthScheme is one way to prove who calls; exactly one of jwt, api_keys, client_certificate and forward is set.
 type AuthScheme struct {
 	// JWT accepts signed tokens of an issuer.
 	JWT *JWT `json:"jwt,omitempty"`
 	// APIKeys accepts the keys listed in a secret.
 	APIKeys *APIKeys `json:"api_keys,omitempty"`
+	// ClientCertificate accepts the certificates of an authority, shown over the gateway's https.
+	ClientCertificate *ClientCertificate `json:"client_certificate,omitempty"`
 	// Forward asks a service whether a request may pass.
 	Forward *Forward `json:"forward,omitempty"`
 	// Claims are passed on to the program, by the request header they are in; unset: X-Trellis-Subject has the claim sub.
@@ -115,6 +120,14 @@ type JWT struct {
 	Audience string `json:"audience"`
 	// Algorithms are the signatures that are accepted; unset: RS256, PS256, ES256 and EdDSA.
 	Algorithms []string `json:"algorithms,omitempty"`
+}
+
+// ClientCertificate says which client certificates are accepted: those for clients (extended key usage clientAuth) that lead
+// to one of the authorities. The subject is the first URI of the certificate (such as a SPIFFE ID), DNS name or address of
+// mail, else its common name; claims are uri, dns, email, cn, o, ou, serial and fingerprint.
+type ClientCertificate struct {
+	// CA names the secret of the file that holds the certificates of the authorities, as PEM.
+	CA string `json:"ca"`
 }
 
 // APIKeys says where the accepted keys are.

@@ -208,7 +208,7 @@ func trellisRows() []row {
 	const s = "services.*."
 	return rows(
 		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy.**", "x-trellis.auth.**",
-			"x-trellis.gateway.https", "x-trellis.gateway.certificates[].**", "x-trellis.gateway.acme.**", "x-trellis.gateway.redirect_https", "x-trellis.gateway.hsts",
+			"x-trellis.gateway.https", "x-trellis.gateway.certificates[].**", "x-trellis.gateway.acme.**", "x-trellis.gateway.client_certificates", "x-trellis.gateway.redirect_https", "x-trellis.gateway.hsts",
 			"x-trellis.gateway.access_log"),
 		left("x-trellis.topics.**", "there is no broker yet"), carried("x-trellis.alerts.**"),
 		carried("x-trellis.environments", "x-trellis.environments.*", "x-trellis.environments.*.on"),

@@ -21,6 +21,7 @@ type scheme struct {
 	keys    *identity.Keys // of jwt
 	keysURL string         // what keys are of
 	list    *identity.APIKeys
+	clients *identity.ClientCAs
 	claims  []field // header and claim
 	problem string
 }
@@ -56,6 +57,8 @@ func newScheme(p *Proxy, name string, conf Auth, old *scheme) *scheme {
 		s.jwt, err = identity.NewJWT(identity.JWTConfig{Issuer: conf.JWT.Issuer, Audience: conf.JWT.Audience, Algorithms: conf.JWT.Algorithms}, s.keys)
 	case conf.APIKeys != nil:
 		s.list, err = identity.ParseAPIKeys(conf.APIKeys.List)
+	case conf.ClientCertificate != nil:
+		s.clients, err = identity.ParseClientCAs(conf.ClientCertificate.CA)
 	case conf.Forward != nil:
 		if f := conf.Forward; f.Service == "" || !strings.HasPrefix(f.Path, "/") || !opaqueTarget(f.Path) {
 			s.problem = "no service and path to ask"
@@ -73,6 +76,9 @@ func newScheme(p *Proxy, name string, conf Auth, old *scheme) *scheme {
 func (s *scheme) authenticate(ctx context.Context, p *Proxy, q *request) (*identity.Caller, *failure) {
 	if s.conf.Forward != nil {
 		return s.forward(ctx, p, q)
+	}
+	if s.clients != nil {
+		return s.certified(p, q, time.Now())
 	}
 	credential, ok := q.credential(s.list != nil)
 	if !ok {

@@ -167,6 +167,8 @@ type Auth struct {
 	JWT     *JWTAuth     `json:"jwt,omitempty"`
 	APIKeys *APIKeyAuth  `json:"api_keys,omitempty"`
 	Forward *ForwardAuth `json:"forward,omitempty"`
+	// ClientCertificate takes what a client shows in the TLS handshake.
+	ClientCertificate *ClientCertificateAuth `json:"client_certificate,omitempty"`
 	// Claims are passed to the program, by the header they are in. A client can't set these headers, whatever route or
 	// port it calls.
 	Claims map[string]string `json:"claims,omitempty"`
@@ -187,6 +189,11 @@ type JWTAuth struct {
 // APIKeyAuth takes API keys, as bearer token or in X-API-Key.
 type APIKeyAuth struct {
 	List string `json:"list"` // hashes, as identity.ParseAPIKeys reads them
+}
+
+// ClientCertificateAuth takes client certificates.
+type ClientCertificateAuth struct {
+	CA string `json:"ca"` // certificates of the authorities, as identity.ParseClientCAs reads them
 }
 
 // ForwardAuth asks a service, which answers 2xx to let the caller in. Anything else below 500 is given to the client.

@@ -40,6 +40,7 @@ type request struct {
 	named     []string // fields that Connection names
 	client    netip.Addr
 	conn      *clientConn // that the client speaks HTTP/1.1 over; nil for HTTP/2
+	secured   *secured    // that it came over; nil without TLS
 	scheme    string
 	caller    string       // the service that calls, "" from outside
 	route     string       // path of the gateway's route, "" at other doors

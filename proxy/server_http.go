@@ -45,7 +45,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.p.draining.Load() {
 		w.Header().Set("Connection", "close") // makes a GOAWAY
 	}
-	q := &request{client: c.client}
+	q := &request{client: c.client, secured: c.tls.Load()}
 	l := c.conf()
 	to := &stream2{f: f, w: w, rc: http.NewResponseController(w), r: r}
 	defer to.finish(q)

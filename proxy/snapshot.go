@@ -56,6 +56,9 @@ type Listener struct {
 	// TLS says that clients speak TLS, with one of Certificates.
 	TLS          bool          `json:"tls,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
+	// RequireClientCertificate has handshakes fail without a certificate that one of Snapshot.Auth takes. Where there is such
+	// a scheme clients are asked for one in any case.
+	RequireClientCertificate bool `json:"require_client_certificate,omitempty"`
 	// Challenges is the folder with the answers for a certificate authority that comes to look; "": it gets none.
 	Challenges string `json:"challenges,omitempty"`
 	// Upgrade is the port of the listener with TLS that requests over this one are redirected to; 0: they are served.

@@ -82,10 +82,11 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 			if t.certs == nil {
 				t.certs = map[string]*certificates{}
 			}
-			if was := old.certs[l.Name]; was != nil && slices.Equal(was.files, l.Certificates) && was.answers == l.Challenges {
+			clients := s.asksClients(l)
+			if was := old.certs[l.Name]; was != nil && slices.Equal(was.files, l.Certificates) && was.answers == l.Challenges && was.clients == clients {
 				t.certs[l.Name] = was
 			} else {
-				t.certs[l.Name] = &certificates{files: l.Certificates, answers: l.Challenges}
+				t.certs[l.Name] = &certificates{files: l.Certificates, answers: l.Challenges, clients: clients}
 			}
 		}
 	}

@@ -31,7 +31,8 @@ type duplex interface {
 // secured is a connection over TLS.
 type secured struct {
 	*tls.Conn
-	tcp *net.TCPConn
+	tcp   *net.TCPConn
+	shown atomic.Pointer[shown]
 }
 
 func (s *secured) SetLinger(seconds int) error { return s.tcp.SetLinger(seconds) }
@@ -49,6 +50,7 @@ func (s *secured) CloseWrite() error {
 type certificates struct {
 	files   []Certificate
 	answers string                     // Listener.Challenges
+	clients asking                     // for their certificates
 	conf    atomic.Pointer[tls.Config] // nil: none could be read
 
 	mu     sync.Mutex
@@ -106,7 +108,7 @@ func (c *certificates) look(p *Proxy, now time.Time) {
 		c.read[i], changed = pair{seen, one}, true
 	}
 	if changed {
-		c.use()
+		c.use(p)
 	}
 	if problem != nil && problem.Error() != c.failed {
 		c.failed = problem.Error()
@@ -115,13 +117,14 @@ func (c *certificates) look(p *Proxy, now time.Time) {
 }
 
 // use makes what was read the configuration of handshakes to come.
-func (c *certificates) use() {
+func (c *certificates) use(p *Proxy) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	for _, one := range c.read {
 		if one.Certificate != nil {
 			conf.Certificates = append(conf.Certificates, *one.Certificate)
 		}
 	}
+	c.clients.apply(conf, p)
 	if c.answers != "" {
 		conf.GetConfigForClient = c.answer
 	} else if len(conf.Certificates) == 0 {
@@ -171,7 +174,7 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 		return false // it was the authority, which has seen what it came for
 	}
 	raw.SetDeadline(time.Time{})
-	s := &secured{conn, raw}
+	s := &secured{Conn: conn, tcp: raw}
 	c.tls.Store(s)
 	c.tcp, c.Conn = s, s
 	return true

@@ -153,6 +153,15 @@ func schemesOf(p compose.Project, contents string) map[string]proxy.Auth {
 				a.Problem = err.Error()
 			}
 			a.APIKeys = &proxy.APIKeyAuth{List: list}
+		case s.ClientCertificate != nil:
+			list, err := secretOf(p, s.ClientCertificate.CA, contents)
+			if err == nil {
+				_, err = identity.ParseClientCAs(list)
+			}
+			if err != nil {
+				a.Problem = err.Error()
+			}
+			a.ClientCertificate = &proxy.ClientCertificateAuth{CA: list}
 		case s.Forward != nil:
 			a.Forward = &proxy.ForwardAuth{
 				Service: s.Forward.Service, Port: portOf(p, s.Forward.Service, s.Forward.Port), Path: s.Forward.Path, Headers: s.Forward.Headers,

@@ -52,6 +52,7 @@ func (e *Engine) secured(d *desired) []proxy.Listener {
 		case l.Name == GatewayListener && g.RedirectHTTPS:
 			l.Upgrade = e.securePort(g.HTTPS)
 		}
+		l.RequireClientCertificate = l.TLS && g.ClientCertificates == "required"
 		if len(asked) > 0 && (l.TLS || l.Name == GatewayListener) {
 			l.Challenges = AnswersDir(e.cfg.TLSDir)
 		}
