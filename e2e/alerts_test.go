@@ -3,9 +3,12 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
+	neturl "net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -73,5 +76,51 @@ services:
 	}
 	if n := p.ps().Revision; n != 2 {
 		t.Errorf("revision %d is in force, want 2", n)
+	}
+}
+
+// TestTheDashboardIsAnswered: the running project answers every question of the dashboard that is written for Grafana, at
+// the address that Grafana is given.
+func TestTheDashboardIsAnswered(t *testing.T) {
+	t.Parallel()
+	p := newProject(t, map[string]string{"compose.yaml": `services:
+  sleeper:
+    x-trellis: {process: {command: [sleep, "1000"]}}
+`})
+	p.run("up", "-d", "--yes")
+	p.run("export", "grafana", "out")
+	source, err := os.ReadFile(filepath.Join(p.dir, "out", "provisioning", "datasources", filepath.Base(p.dir)+".yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := regexp.MustCompile(`url: "(http://[^"]+)"`).FindSubmatch(source)
+	if at == nil {
+		t.Fatalf("no address:\n%s", source)
+	}
+	var board struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(p.dir, "out", "dashboards", filepath.Base(p.dir)+".json"))
+	if err == nil {
+		err = json.Unmarshal(text, &board)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	for _, panel := range board.Panels {
+		for _, target := range panel.Targets {
+			asked++
+			expr := strings.NewReplacer("$__rate_interval", "1m", "$service", ".*").Replace(target.Expr)
+			if answer := get(t, string(at[1])+"/api/v1/query?query="+neturl.QueryEscape(expr)); !strings.Contains(answer, `"status":"success"`) {
+				t.Errorf("%s: %s: %s", panel.Title, expr, answer)
+			}
+		}
+	}
+	if asked < 20 {
+		t.Errorf("%d questions were asked: this says nothing", asked)
 	}
 }

@@ -25,16 +25,17 @@ func (p *program) exportCommand() *cobra.Command {
 		Long: `Export writes what Trellis makes of the project as files of another tool, which needs
 no Trellis any more. What was written before is written anew, unless somebody has
 changed it meanwhile.`,
-		Example: `  trellis export compose out    the plain Compose file, for 'docker compose'`,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  trellis export compose out    the plain Compose file, for 'docker compose'
+  trellis export grafana out    a dashboard for Grafana`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
 			}
-			return usageError{fmt.Sprintf("export %s: it is not known%s", args[0], didYouMean(args[0], []string{"compose"})), cmd.CommandPath()}
+			return usageError{fmt.Sprintf("export %s: it is not known%s", args[0], didYouMean(args[0], []string{"compose", "grafana"})), cmd.CommandPath()}
 		},
 	}
-	cmd.AddCommand(p.exportComposeCommand())
+	cmd.AddCommand(p.exportComposeCommand(), p.exportGrafanaCommand())
 	return cmd
 }
 
@@ -193,7 +194,7 @@ func writeMade(path string, text []byte, force bool) error {
 		return fmt.Errorf("export: %w", err)
 	case bytes.Equal(now, text):
 		return nil
-	case !force && !asMade(now):
+	case !force && !asMade(now) && !asSealed(now):
 		return withHint(plain{fmt.Errorf("%s was not written by an export, or was changed since: %w", shortPath(path), errdefs.ErrConflict)},
 			"export to another folder, or repeat with --force to write over it")
 	}
