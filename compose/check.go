@@ -27,6 +27,7 @@ func (l *loading) check(p Project) {
 	l.checkCycles(p)
 	l.checkGateway(p)
 	l.checkAlerts(p)
+	l.checkForward(p)
 }
 
 // has says whether the files set a key of a service, right or wrong.

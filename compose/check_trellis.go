@@ -2,6 +2,7 @@ package compose
 
 import (
 	"net"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -100,6 +101,26 @@ func (l *loading) checkAlerts(p Project) {
 		at := indexPath("x-trellis.alerts.rules", i)
 		if l.known("configs", name, at) && p.Configs[name].External {
 			l.errorPath(at, "config %s is external: its content is not known here", name)
+		}
+	}
+}
+
+func (l *loading) checkForward(p Project) {
+	f := p.Trellis.Forward
+	if f == nil {
+		return
+	}
+	const at = "x-trellis.forward"
+	if u, err := url.Parse(f.OTLP); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+		l.errorPath(at+".otlp", "%s is not the URL of a receiver: write one such as https://otlp.example.org", quoted(f.OTLP))
+	}
+	for name, secret := range f.Headers {
+		where := joinPath(at+".headers", name)
+		if !httpToken.MatchString(name) {
+			l.errorPath(where, "%s is not the name of a header", quoted(name))
+		}
+		if l.known("secrets", secret, where) && p.Secrets[secret].External {
+			l.errorPath(where, "secret %s is external: its content is not known here", secret)
 		}
 	}
 }

@@ -13,6 +13,8 @@ type ProjectExtension struct {
 	Topics map[string]Topic `json:"topics,omitempty"`
 	// Alerts says where alerts go.
 	Alerts *Alerts `json:"alerts,omitempty"`
+	// Forward sends everything that the project tells of itself onwards.
+	Forward *TelemetryForward `json:"forward,omitempty"`
 	// Environments says where each environment of the project runs; `--environment NAME` picks one.
 	Environments map[string]EnvironmentRef `json:"environments,omitempty"`
 	// Load holds load profiles for `trellis load NAME`.
@@ -148,6 +150,15 @@ type Alerts struct {
 	Webhook string `json:"webhook,omitempty"`
 	// Rules are names of configs that hold Prometheus rule files, as Prometheus itself takes them.
 	Rules []string `json:"rules,omitempty"`
+}
+
+// TelemetryForward says where metrics, traces and logs go besides the stores of Trellis.
+type TelemetryForward struct {
+	// OTLP is the address of a receiver that speaks OTLP over HTTP, such as https://otlp.example.org; /v1/traces, /v1/logs
+	// and /v1/metrics are added to it.
+	OTLP string `json:"otlp"`
+	// Headers are sent along, by their names; the values are names of secrets that hold them: {Authorization: otlp_token}.
+	Headers map[string]string `json:"headers,omitempty"`
 }
 
 // EnvironmentRef says where an environment of the project runs.

@@ -210,7 +210,7 @@ func trellisRows() []row {
 		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy.**", "x-trellis.auth.**",
 			"x-trellis.gateway.https", "x-trellis.gateway.certificates[].**", "x-trellis.gateway.acme.**", "x-trellis.gateway.client_certificates", "x-trellis.gateway.redirect_https", "x-trellis.gateway.hsts",
 			"x-trellis.gateway.access_log"),
-		left("x-trellis.topics.**", "there is no broker yet"), carried("x-trellis.alerts.**"),
+		left("x-trellis.topics.**", "there is no broker yet"), carried("x-trellis.alerts.**"), carried("x-trellis.forward.**"),
 		carried("x-trellis.environments", "x-trellis.environments.*", "x-trellis.environments.*.on"),
 		left("x-trellis.environments.*.context", "the local engine is the only one yet"),
 		left("x-trellis.environments.*.namespace", "the local engine is the only one yet"),

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +29,7 @@ const (
 	rulesFiles     = "rule files"
 )
 
-// followRules keeps rules and receiver at what the newest revision says.
+// followRules keeps rules, and the receivers of alerts and of what is forwarded, at what the newest revision says.
 func (s *sight) followRules(ctx context.Context) error {
 	if err := s.metrics.SetRules(rulesDefault, alerts.Defaults()); err != nil {
 		return err
@@ -47,6 +48,9 @@ func (s *sight) followRules(ctx context.Context) error {
 			if err := s.setRuleFiles(rev.Project); err != nil {
 				return err
 			}
+			if err := s.setForward(rev.Project); err != nil {
+				return err
+			}
 			receiver := ""
 			if a := rev.Project.Trellis.Alerts; a != nil {
 				receiver = a.Webhook
@@ -60,6 +64,25 @@ func (s *sight) followRules(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// setForward has telemetry sent where the project says.
+func (s *sight) setForward(p compose.Project) error {
+	f := p.Trellis.Forward
+	if f == nil {
+		s.forward.SetTarget("", nil)
+		return nil
+	}
+	header := http.Header{}
+	for name, secret := range f.Headers {
+		content, err := s.control.contents.Get(p.Secrets[secret].Ref)
+		if err != nil {
+			return fmt.Errorf("header %s of what is forwarded: %w", name, err)
+		}
+		header.Set(name, strings.TrimSpace(string(content)))
+	}
+	s.forward.SetTarget(f.OTLP, header)
+	return nil
 }
 
 // setRuleFiles takes the rules in the configs that the project names.

@@ -37,6 +37,7 @@ func (s *sight) collect(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.forward.AddSamples(samples)
 		if err := s.metrics.Append(ctx, round, samples); err != nil {
 			s.log.Warn("a round of metrics was lost", "err", err)
 		}
@@ -93,6 +94,7 @@ func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 	g.health("metrics", s.metrics.Health())
 	g.health("traces", s.traces.Health())
 	g.health("logs", s.logs.Health())
+	g.health("forward", s.forward.Health())
 	return g.samples, nil
 }
 

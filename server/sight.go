@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -43,6 +45,7 @@ type sight struct {
 	lostSpans        spanLoss
 	targets          targets
 	notifier         *alerts.Notifier
+	forward          *otlp.Forwarder
 }
 
 // telemetryDir is where the stores are.
@@ -55,6 +58,7 @@ func newSight(c *control, l Location, log *slog.Logger) *sight {
 		traces: traces.New(traces.Config{Dir: filepath.Join(dir, "traces"), Log: log}),
 		logs:   logs.New(logs.Config{Dir: filepath.Join(dir, "logs"), Log: log}),
 	}
+	s.forward = otlp.NewForwarder(otlp.ForwarderConfig{Project: l.Project, Log: log})
 	s.notifier = alerts.New(alerts.Config{Project: l.Project, File: filepath.Join(dir, "alerts.json"), Log: log})
 	s.metrics = metrics.New(metrics.Config{Dir: filepath.Join(dir, "metrics"), Log: quiet(log), Notify: s.notifier.Take})
 	s.redactor.Store(logs.NewRedactor(nil))
@@ -86,7 +90,7 @@ func (s *sight) run(ctx context.Context) error {
 	for name, part := range map[string]func(context.Context) error{
 		"metrics": s.metrics.Run, "traces": s.traces.Run, "logs": s.logs.Run, "collect": s.collect, "spans": s.followSpans,
 		"output": s.followOutput, "secrets": s.followSecrets, "prometheus": s.servePrometheus, "otlp": s.serveOTLP,
-		"rules": s.followRules, "alerts": s.notifier.Run,
+		"rules": s.followRules, "alerts": s.notifier.Run, "forward": s.forward.Run,
 	} {
 		all.Go(func() { s.again(ctx, name, part) })
 	}
@@ -165,6 +169,13 @@ func (s *sight) serveOTLP(ctx context.Context) error {
 // metricsReceiver is the store's receiver of metrics by OTLP.
 func (s *sight) metricsReceiver() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body) // that the receiver has unpacked, and bounded
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		s.forward.AddMetrics(body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		r.URL.Path, r.RequestURI = "/api/v1/otlp/v1/metrics", ""
 		s.metrics.Handler().ServeHTTP(w, r)
 	})
@@ -215,6 +226,7 @@ func (s *sight) AddSpans(spans []telemetry.Span) (int, string) {
 	for i := range spans {
 		r.Span(&spans[i])
 	}
+	s.forward.AddSpans(spans)
 	return s.traces.AddSpans(spans)
 }
 
@@ -224,6 +236,7 @@ func (s *sight) AddRecords(records []telemetry.Record) (int, string) {
 	for i := range records {
 		r.Record(&records[i])
 	}
+	s.forward.AddRecords(records)
 	return s.logs.AddRecords(records)
 }
 

@@ -1,5 +1,5 @@
-// Package otlp receives traces, logs and metrics by OTLP: over gRPC, and over HTTP as protobuf or JSON, with gzip, all at
-// one address. What a store drops is answered as OTLP asks: as a partial success, or as a refusal that may be repeated
+// Package otlp receives traces, logs and metrics by OTLP, and sends them onwards (Forwarder). It receives over gRPC, and over
+// HTTP as protobuf or JSON, with gzip, all at one address. What a store drops is answered as OTLP asks: as a partial success, or as a refusal that may be repeated
 // where nothing of a request could be taken.
 package otlp
 
