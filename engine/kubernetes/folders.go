@@ -108,7 +108,7 @@ func isCode(svc compose.Service, m compose.Mount) bool {
 // bindMount mounts a file or folder of this machine as a cluster can have it: what belongs to the project goes along, what
 // is the machine's own is each node's.
 func (r *renderer) bindMount(svc compose.Service, v compose.Mount, at string, m *mounted) {
-	mount := corev1.VolumeMount{MountPath: v.Target, ReadOnly: v.ReadOnly, Name: "bind-" + short(v.Source, v.Target)}
+	mount := corev1.VolumeMount{MountPath: v.Target, ReadOnly: v.ReadOnly, Name: "bind-" + short(v.Target)}
 	folder, exists := r.opt.Folders[v.Source]
 	switch {
 	case isCode(svc, v):
