@@ -158,6 +158,41 @@ func TestShimThatIsKilled(t *testing.T) {
 	})
 }
 
+// TestEndThatCannotBeWritten: where the end of an instance finds no room on the disk, it is told all the same, others are
+// listed, and it is written as soon as it can be.
+func TestEndThatCannotBeWritten(t *testing.T) {
+	w := newWorld(t, os.Geteuid() != 0)
+	spec, other := w.spec("web", "sleep", "1000"), w.spec("other", "sleep", "1000")
+	w.start(spec)
+	w.start(other)
+	inst := w.awaitState(spec.ID, driver.Running)
+	w.awaitState(other.ID, driver.Running)
+	exit := filepath.Join(w.cfg.StateDir, "instances", "web-1-0000000a", shim.ExitFile)
+	if err := os.MkdirAll(filepath.Join(exit, "in the way"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(parentOf(t, inst.PID), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	first := w.awaitState(spec.ID, driver.Exited).Exit
+	if first == nil || !strings.Contains(first.Error, "supervisor was killed") {
+		t.Errorf("exit %+v", first)
+	}
+	if again, _ := w.find(spec.ID); again.State != driver.Exited || !again.Exit.Time.Equal(first.Time) {
+		t.Errorf("exit %+v, then %+v: it is told as another one", first, again.Exit)
+	}
+	if one, _ := w.find(other.ID); one.State != driver.Running {
+		t.Errorf("the other one is %s", one.State)
+	}
+	if err := os.RemoveAll(exit); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitState(spec.ID, driver.Exited)
+	if written, err := shim.ReadExit(filepath.Dir(exit)); err != nil || !written.Time.Equal(first.Time) {
+		t.Errorf("written %+v, %v; want %v", written, err, first.Time)
+	}
+}
+
 // identity is a process that has pid now, or one that never was.
 func identity(t *testing.T, pid int) shim.Process {
 	t.Helper()

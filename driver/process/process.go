@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"trellis/driver"
+	"trellis/shim"
 )
 
 // Driver implements driver.Driver.
@@ -29,13 +30,14 @@ type Driver struct {
 	sockets sockets
 	making  sync.Mutex // of volumes
 
-	mu       sync.Mutex
-	locks    map[string]*sync.Mutex // by directory: one change of an instance at a time
-	children map[int]bool           // shims this process started and has not waited for
-	specs    map[string]cachedSpec
-	ports    map[int]bool         // given by this process
-	prepared map[string]time.Time // when, by directory: networks whose instances this process has yet to start
-	noEgress bool                 // said once
+	mu        sync.Mutex
+	locks     map[string]*sync.Mutex // by directory: one change of an instance at a time
+	children  map[int]bool           // shims this process started and has not waited for
+	specs     map[string]cachedSpec
+	unwritten map[string]shim.Exit // by directory: ends that a full disk did not take
+	ports     map[int]bool         // given by this process
+	prepared  map[string]time.Time // when, by directory: networks whose instances this process has yet to start
+	noEgress  bool                 // said once
 }
 
 // New returns a driver over cfg's directories. It starts nothing.
@@ -46,7 +48,7 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, root: filepath.Join(cfg.StateDir, "instances"),
 		locks: map[string]*sync.Mutex{}, children: map[int]bool{}, specs: map[string]cachedSpec{}, ports: map[int]bool{},
-		prepared: map[string]time.Time{},
+		unwritten: map[string]shim.Exit{}, prepared: map[string]time.Time{},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

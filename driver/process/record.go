@@ -235,10 +235,32 @@ func (d *Driver) settle(dir string) (record, error) {
 	if wish, err := shim.ReadStop(dir); err == nil && wish.Run == exit.Run {
 		exit.Asked = true
 	}
-	if err := shim.Write(dir, shim.ExitFile, exit); err != nil {
-		return r, fmt.Errorf("settle %s: %w", r.spec.ID, err)
+	return d.end(r, exit)
+}
+
+// end writes down how an instance ended. Where that cannot be written, on a full disk, it is kept in memory and tried again:
+// that one record is missing is no reason not to know of the others.
+func (d *Driver) end(r record, exit shim.Exit) (record, error) {
+	d.mu.Lock()
+	before, again := d.unwritten[r.dir]
+	d.mu.Unlock()
+	if again = again && before.Run == exit.Run; again {
+		exit = before
 	}
-	return d.read(dir)
+	err := shim.Write(r.dir, shim.ExitFile, exit)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil {
+		delete(d.unwritten, r.dir)
+	} else {
+		d.unwritten[r.dir] = exit
+	}
+	if err != nil && !again {
+		d.log.Error("the end of an instance could not be written", "project", r.spec.Project, "service", r.spec.Service,
+			"instance", r.spec.ID, "err", err)
+	}
+	r.exit, r.state = &exit, driver.Exited
+	return r, nil
 }
 
 // sweep kills what is left of an instance without a shim. The kernel has killed the program with it; its children are
