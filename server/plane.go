@@ -294,6 +294,12 @@ func (p *plane) OTLP() string {
 	return ""
 }
 
+// Epoch implements local.Plane.
+func (p *plane) Epoch(ctx context.Context) (uint64, error) {
+	info, err := p.holder.Info(ctx)
+	return info.Epoch, err
+}
+
 // InUse implements local.Plane: what is in flight at each instance, summed over every data plane that still serves, and
 // the oldest version among those that take new connections.
 func (p *plane) InUse(ctx context.Context) (map[string]int, uint64, error) {

@@ -278,6 +278,20 @@ func (b *bench) checkExactly(t *testing.T, want map[string]int) {
 	}
 }
 
+// TestStoreThatIsOlderThanTheWorld: somebody went back to a copy of the state, and what is published counts all the same.
+func TestStoreThatIsOlderThanTheWorld(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 2)))
+		b.settled(state.Healthy)
+		b.kill()
+		b.plane.mu.Lock()
+		b.plane.last.Epoch = 41
+		b.plane.mu.Unlock()
+		b.run()
+		b.until("published", func() bool { return b.plane.snapshot().Epoch == 42 && b.plane.serving("web") == 2 })
+	})
+}
+
 func TestNextLoopAdopts(t *testing.T) {
 	bubble(t, func(b *bench) {
 		b.apply(project(server("web", 2), server("job", 1, func(s *compose.Service) { s.Restart = "no" })))

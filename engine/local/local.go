@@ -26,6 +26,8 @@ type Plane interface {
 	// Publish opens the sockets of a snapshot and hands it on. It returns when the data plane has been told. Sockets that
 	// cannot be opened do not keep the rest from being served; they are reported in the error.
 	Publish(ctx context.Context, s proxy.Snapshot) error
+	// Epoch returns the epoch of the newest snapshot that was published, by whomever; 0 where there is none.
+	Epoch(ctx context.Context) (uint64, error)
 	// InUse returns what is in flight by instance, and the lowest version of this epoch that every serving data plane has
 	// taken over.
 	InUse(ctx context.Context) (inUse map[string]int, version uint64, err error)

@@ -137,6 +137,12 @@ func (p *fakePlane) Publish(_ context.Context, s proxy.Snapshot) error {
 	return p.err
 }
 
+func (p *fakePlane) Epoch(context.Context) (uint64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last.Epoch, nil
+}
+
 func (p *fakePlane) InUse(context.Context) (map[string]int, uint64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

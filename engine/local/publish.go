@@ -131,12 +131,18 @@ func (p *publisher) taken() string {
 	return ""
 }
 
-// nextEpoch counts the epoch of this control plane up, durably.
+// nextEpoch counts the epoch of this control plane up, durably. A store that is older than what was published, because
+// somebody went back to its copy, must not make every snapshot one of the past.
 func (e *Engine) nextEpoch(ctx context.Context) error {
 	var n uint64
 	if err := e.value(ctx, valueEpoch, &n); err != nil {
 		return err
 	}
+	published, err := e.cfg.Plane.Epoch(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the epoch: %w", err)
+	}
+	n = max(n, published)
 	if err := e.cfg.Store.SetValue(ctx, valueEpoch, n+1); err != nil {
 		return fmt.Errorf("keep the epoch: %w", err)
 	}
