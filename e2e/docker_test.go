@@ -19,8 +19,17 @@ import (
 func dockerProject(t testing.TB, files map[string]string) *project {
 	t.Helper()
 	needsDocker(t)
-	t.Cleanup(func() { // after the project is taken down
-		for what, list := range leftInDocker(t, "kiosk") {
+	leavesNothingInDocker(t, "kiosk")
+	p := newProject(t, files)
+	p.imageFiles(".")
+	return p
+}
+
+// leavesNothingInDocker looks, after the project that is made next was taken down, for what the engine still has of it.
+func leavesNothingInDocker(t testing.TB, project string) {
+	t.Helper()
+	t.Cleanup(func() {
+		for what, list := range leftInDocker(t, project) {
 			if len(list) > 0 {
 				t.Errorf("left in Docker: %s %v", what, list)
 			}
@@ -29,9 +38,16 @@ func dockerProject(t testing.TB, files map[string]string) *project {
 			}
 		}
 	})
-	p := newProject(t, files)
+}
+
+// dockerImage builds the image of testapp under a name, until the test's end.
+func dockerImage(t testing.TB, name string) string {
+	t.Helper()
+	p := &project{t: t, dir: t.TempDir()}
 	p.imageFiles(".")
-	return p
+	docker(t, "build", "-q", "-t", name, p.dir)
+	t.Cleanup(func() { docker(t, "image", "rm", "-f", name) })
+	return name
 }
 
 // TestDocker runs its tests one after the other, beside those of processes: they have one project in one engine.

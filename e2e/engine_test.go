@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,12 +31,13 @@ func TestEngine(t *testing.T) {
 			t.Errorf("DRIVERS names %s, which this suite cannot reach", name)
 		}
 	}
+	secret := map[string]string{"ledger/.keep": "", "secret.txt": enginetest.Secret}
 	t.Run("local process", func(t *testing.T) {
 		t.Parallel()
 		enginetest.Run(t, enginetest.Target{
 			Service: []string{"image: testapp"}, Trellis: []string{"process: {command: [" + built.app + "]}"}, Program: built.app,
 			New: func(t *testing.T, without ...string) enginetest.Project {
-				return newEngineProject(newProject(t, map[string]string{"ledger/.keep": "", "secret.txt": enginetest.Secret}), without)
+				return newEngineProject(newProject(t, secret), "shop", without)
 			},
 		})
 	})
@@ -44,10 +46,15 @@ func TestEngine(t *testing.T) {
 			t.Skip("containers are part of the long form (FAULTS=long); the Docker tests are in every run")
 		}
 		t.Parallel()
+		needsDocker(t)
+		image := dockerImage(t, "trellis-engine-suite")
+		var projects atomic.Int32 // their names are the machine's
 		enginetest.Run(t, enginetest.Target{
-			Service: []string{"build: ."}, Program: "/testapp",
+			Service: []string{"image: " + image, "pull_policy: never"}, Program: "/testapp", Slow: true,
 			New: func(t *testing.T, without ...string) enginetest.Project {
-				return newEngineProject(dockerProject(t, map[string]string{"ledger/.keep": "", "secret.txt": enginetest.Secret}), without)
+				name := fmt.Sprintf("shop%03d", projects.Add(1))
+				leavesNothingInDocker(t, name)
+				return newEngineProject(newProject(t, secret), name, without)
 			},
 		})
 	})
@@ -56,16 +63,18 @@ func TestEngine(t *testing.T) {
 // engineProject is a project as enginetest wants it, carried out by the command.
 type engineProject struct {
 	*project
+	name string
 	port int
 }
 
-func newEngineProject(p *project, without []string) *engineProject {
+func newEngineProject(p *project, name string, without []string) *engineProject {
 	if len(without) > 0 {
 		p.env = append(p.env, "TRELLIS_WITHOUT="+strings.Join(without, ","))
 	}
-	return &engineProject{p, freePort(p.t)}
+	return &engineProject{p, name, freePort(p.t)}
 }
 
+func (p *engineProject) Name() string    { return p.name }
 func (p *engineProject) Port() int       { return p.port }
 func (p *engineProject) Address() string { return url(p.port) }
 
@@ -78,7 +87,7 @@ func (p *engineProject) do(args ...string) error {
 
 func (p *engineProject) Apply(file string) error {
 	p.write("compose.yaml", file)
-	return p.do("up", "-d", "--yes", "--timeout", "45s")
+	return p.do("up", "-d", "--yes", "--timeout", "2m")
 }
 
 func (p *engineProject) Rollback(revision int64) error {
@@ -116,10 +125,10 @@ func (p *engineProject) Interrupt() error {
 			_ = exec.Command("kill", "-KILL", strconv.Itoa(pid)).Run() // gone already: as well
 		}
 	}
-	if err := p.do("up", "-d", "--yes", "--timeout", "45s"); err != nil {
+	if err := p.do("up", "-d", "--yes", "--timeout", "2m"); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if _, err := p.Observe(); err == nil && own(p.ps())["data"] != 0 {
 			return nil
 		}

@@ -23,6 +23,10 @@ type Target struct {
 	Service []string
 	Trellis []string
 	Program string
+	// Slow says that starting an instance takes seconds where the machine has other work too: the suite then repeats less
+	// and runs its tests side by side, and requests may have waited in vain for one that was away for longer than they are
+	// held.
+	Slow bool
 	// New returns a project that was never applied, and removes it at the test's end. What without names ("hold",
 	// "retry") is switched off in its data plane.
 	New func(t *testing.T, without ...string) Project
@@ -31,9 +35,11 @@ type Target struct {
 // Secret is the content of a project's secret.txt.
 const Secret = "s3cret-value"
 
-// Project is one project of the name "shop" on a target. In its folder are secret.txt and the directory ledger, which
-// the program shares through the bind mount "./ledger:/ledger".
+// Project is one project on a target. In its folder are secret.txt and the directory ledger, which the program shares
+// through the bind mount "./ledger:/ledger".
 type Project interface {
+	// Name is what its files are to call it: no other project of the target has the same one at the same time.
+	Name() string
 	// Apply makes file what is wanted and blocks until the engine has it so. An error says why it was refused, or how it
 	// failed; what was printed is part of it.
 	Apply(file string) error
@@ -72,7 +78,12 @@ var lines = []struct {
 // Run runs the suite.
 func Run(t *testing.T, target Target) {
 	for _, l := range lines {
-		t.Run(l.name, func(t *testing.T) { l.test(&check{T: t, target: target}) })
+		t.Run(l.name, func(t *testing.T) {
+			if target.Slow {
+				t.Parallel()
+			}
+			l.test(&check{T: t, target: target})
+		})
 	}
 }
 
@@ -85,7 +96,12 @@ type check struct {
 // sub runs a part of a test.
 func (c *check) sub(name string, f func(c *check)) {
 	c.T.Helper()
-	c.Run(name, func(t *testing.T) { f(&check{T: t, target: c.target}) })
+	c.Run(name, func(t *testing.T) {
+		if c.target.Slow {
+			t.Parallel()
+		}
+		f(&check{T: t, target: c.target})
+	})
 }
 
 // project returns a project with file applied.
@@ -167,6 +183,9 @@ func (p *running) version() string {
 	p.c.Helper()
 	return p.hello().Version
 }
+
+// patience is how long the suite waits for what has to come: what is slow for want of CPU is no failure.
+const patience = time.Minute
 
 // until polls until ok returns "" and fails with what it said last.
 func (c *check) until(within time.Duration, what string, ok func() string) {

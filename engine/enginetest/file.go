@@ -29,10 +29,10 @@ func (s service) with(lines ...string) service { s.lines = append(s.lines, lines
 
 func (s service) deployed(lines ...string) service { s.deploy = append(s.deploy, lines...); return s }
 
-// file returns the text of a Compose file. more are its top-level lines.
-func (c *check) file(services []service, more ...string) string {
+// file returns the text of p's Compose file. more are its top-level lines.
+func (c *check) file(p Project, services []service, more ...string) string {
 	var b strings.Builder
-	b.WriteString("name: shop\nservices:\n")
+	b.WriteString("name: " + p.Name() + "\nservices:\n")
 	for _, s := range services {
 		fmt.Fprintf(&b, "  %s:\n", s.name)
 		lines := append([]string{}, c.target.Service...)
@@ -73,7 +73,7 @@ func (c *check) file(services []service, more ...string) string {
 
 // only returns the file of one service, for project.
 func (c *check) only(version string, replicas int, env ...string) func(p Project) string {
-	return func(p Project) string { return c.file([]service{web(p, version, replicas, env...)}) }
+	return func(p Project) string { return c.file(p, []service{web(p, version, replicas, env...)}) }
 }
 
 // hello is what the program says of itself.
