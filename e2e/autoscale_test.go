@@ -71,20 +71,30 @@ func TestAStepOfLoadIsMetWithReplicasAndLosesNothing(t *testing.T) {
 // TestScaledToNothingAServiceWakesAndLosesNothing: the requests that come first wait for the service to be started.
 func TestScaledToNothingAServiceWakesAndLosesNothing(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	f, port, times := newFault(t), freePort(t), 2
+	if long(t) {
+		times = 50
+	}
 	p := newProject(t, map[string]string{
 		"compose.yaml": autoscaled(t, port, "{min: 0, max: 3, target: {concurrency: 10}, window: 10s, down_delay: 1s}"), "ledger/.keep": "",
 	})
 	p.run("up", "-d")
-	for range 2 {
-		eventually(t, time.Minute, "asleep", func() string {
-			if web := serviceOf(t, p.ps(), "web"); web.State != engine.ServiceStopped || len(p.instances("web")) > 0 {
-				return fmt.Sprintf("%s, %d of %d ready", web.State, web.Ready, web.Want)
-			}
-			return ""
+	for range times {
+		f.try("asleep and woken", func() {
+			eventually(t, time.Minute, "asleep", func() string {
+				if web := serviceOf(t, p.ps(), "web"); web.State != engine.ServiceStopped || len(p.instances("web")) > 0 {
+					return fmt.Sprintf("%s, %d of %d ready", web.State, web.Ready, web.Want)
+				}
+				return ""
+			})
+			woken := underLoad(t, url(port), 50, func() { time.Sleep(2 * time.Second) })
+			f.count(woken)
+			woken.NoneLost(t)
 		})
-		woken := underLoad(t, url(port), 50, func() { time.Sleep(2 * time.Second) })
-		woken.NoneLost(t)
+	}
+	for _, q := range []string{"0.5", "0.99"} {
+		out, _ := p.try("metrics", "histogram_quantile("+q+", sum(trellis_cold_start_seconds))")
+		t.Logf("cold starts, quantile %s: %s", q, out)
 	}
 	if out, err := p.try("scale", "web=2"); err == nil || !strings.Contains(out, "deploy.x-trellis.autoscale") {
 		t.Errorf("scale by hand: %v\n%s", err, out)

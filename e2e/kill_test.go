@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,20 +108,22 @@ func TestTrellisSurvivesFiftyKills(t *testing.T) {
 	for i := range 5 {
 		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
 			t.Parallel()
-			killAgainAndAgain(t, 10)
+			times := 10
+			if long(t) {
+				times = 40
+			}
+			killAgainAndAgain(newFault(t), times)
 		})
 	}
 }
 
-func killAgainAndAgain(t *testing.T, times int) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	port := freePort(t)
+func killAgainAndAgain(f *fault, times int) {
+	t, random, port := f.T, f.random, freePort(f.T)
 	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v0", "")})
 	p.run("up", "-d")
 	current := "v0"
 	for i := range times {
+		f.tried++
 		before := p.ps()
 		dead := "" // the instance that died meanwhile, if one did
 		switch i % 3 {
@@ -164,6 +165,7 @@ func killAgainAndAgain(t *testing.T, times int) {
 		if n := programs(t, p.dir); n != 2 {
 			t.Fatalf("round %d: %d programs run, want 2", i, n)
 		}
+		f.held++
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"trellis/engine/enginetest"
 	"trellis/load"
 )
 
@@ -56,32 +55,34 @@ func TestRolloutsLoseNothing(t *testing.T) {
 			if long(t) {
 				rollouts = 20
 			}
-			port := freePort(t)
+			f, port := newFault(t), freePort(t)
 			file := func(version string) string {
-				f := strings.Replace(shop(port, 3, version, ""), "500ms", "100ms", 1)
+				text := strings.Replace(shop(port, 3, version, ""), "500ms", "100ms", 1)
 				if c.file != nil {
-					f = c.file(f)
+					text = c.file(text)
 				}
-				return f
+				return text
 			}
 			p := newProject(t, map[string]string{"compose.yaml": file("v0"), "ledger/.keep": ""})
 			p.run("up", "-d")
 			cfg := load.Config{URL: url(port), Connections: 32, Timeout: 15 * time.Second, Pacer: load.Constant(c.rate, 30*time.Minute)}
 			c.config(&cfg)
-			tr := enginetest.Drive(t, cfg, func() {
+			tr := f.underLoadOf(cfg, func() {
 				for i := range rollouts {
-					p.write("compose.yaml", file(fmt.Sprintf("v%d", i+1)))
-					p.run("up", "-d")
+					f.try(name, func() {
+						p.write("compose.yaml", file(fmt.Sprintf("v%d", i+1)))
+						p.run("up", "-d")
+					})
 				}
 			})
-			// A message that crosses the close of its WebSocket at the end of the drain is answered by nobody: one a socket.
+			// A message that crosses the close of its WebSocket at the end of the drain is answered by nobody, and no instance
+			// has seen it: one a socket.
 			if cfg.Body == nil || len(tr.Lost[0]) > cfg.Connections*rollouts {
 				tr.NoneLost(t)
 			}
 			if len(cfg.Mix) > 0 {
 				tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 			}
-			t.Logf("%s: %d rollouts tried, %d requests held, %d lost", name, rollouts, tr.Report.Completed, len(tr.Lost[0])+len(tr.Lost[1]))
 		})
 	}
 }

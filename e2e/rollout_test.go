@@ -64,7 +64,12 @@ func long(t *testing.T) bool {
 }
 
 func (bad badVersion) test(t *testing.T) {
-	port := freePort(t)
+	f, port := newFault(t), freePort(t)
+	f.try(bad.name, func() { bad.deployed(f, port) })
+}
+
+func (bad badVersion) deployed(f *fault, port int) {
+	t := f.T
 	p := newProject(t, map[string]string{"compose.yaml": watchedShop(port, "v1", `SLOW: "20ms"`), "ledger/.keep": ""})
 	p.run("up", "-d")
 	before := pids(p.ps())
@@ -80,6 +85,7 @@ func (bad badVersion) test(t *testing.T) {
 			t.Errorf("up succeeds:\n%s", out)
 		}
 	})
+	f.count(tr)
 	for _, want := range []string{bad.says, "failed and was rolled back", "trellis rollout status web"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("up does not say %q:\n%s", want, out)

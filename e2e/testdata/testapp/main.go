@@ -41,6 +41,12 @@ func main() {
 		n, _ := strconv.Atoi(code)
 		os.Exit(n)
 	}
+	for os.Getenv("LEAK") != "" { // files, until it gets no more
+		if _, err := os.Open(os.DevNull); err != nil {
+			log.Printf("leaked until: %v", err)
+			break
+		}
+	}
 	if after, err := time.ParseDuration(os.Getenv("CRASH_AFTER")); err == nil {
 		time.AfterFunc(after, func() { log.Print("about to crash"); os.Exit(7) })
 	}
@@ -159,6 +165,7 @@ func (a *app) routes() http.Handler {
 	mux.HandleFunc("POST /slow", a.slow)
 	mux.HandleFunc("POST /ledger", a.record)
 	mux.HandleFunc("POST /unready", a.unready)
+	mux.HandleFunc("POST /eat", eat)
 	mux.HandleFunc("GET /fetch", a.fetch)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(os.Environ()) })
 	mux.HandleFunc("GET /file", func(w http.ResponseWriter, r *http.Request) {
@@ -168,6 +175,18 @@ func (a *app) routes() http.Handler {
 	mux.HandleFunc("POST /grpc.health.v1.Health/Check", serving)
 	mux.HandleFunc("GET /", a.hello)
 	return mux
+}
+
+// eat takes memory until somebody ends it.
+func eat(http.ResponseWriter, *http.Request) {
+	var all [][]byte
+	for {
+		b := make([]byte, 1<<20)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		all = append(all, b)
+	}
 }
 
 func (a *app) slow(w http.ResponseWriter, r *http.Request) {
