@@ -51,7 +51,7 @@ fuzz: ## run every fuzz target for FUZZTIME (default 20s) each
 picture: build ## make docs/demo.svg from a run of the demo: load, a kill, a deploy
 	scripts/picture.sh
 
-faults: ## the long form of the tests under load: every bad version, 20 rollouts over each protocol (30 minutes)
+faults: ## break programs, Trellis, disks and versions under load, in the long form; a line for each fault (1 hour)
 	scripts/faults.sh
 
 bench: build ## run the benchmarks

@@ -1,0 +1,56 @@
+package main
+
+// fault is one thing that goes wrong.
+type fault struct {
+	number int
+	what   string
+	tests  []test
+}
+
+// test is a top-level test of a package. What it counts itself it says in a line "verdict: ...".
+type test struct{ pkg, name string }
+
+func of(pkg string, names ...string) []test {
+	var all []test
+	for _, n := range names {
+		all = append(all, test{pkg, n})
+	}
+	return all
+}
+
+func and(all ...[]test) []test {
+	var tests []test
+	for _, one := range all {
+		tests = append(tests, one...)
+	}
+	return tests
+}
+
+const (
+	e2e     = "./e2e"
+	local   = "./engine/local"
+	process = "./driver/process"
+	plane   = "./proxy"
+	store   = "./state"
+)
+
+var faults = []fault{
+	{1, "a program is killed", and(of(e2e, "TestKilledEverySecond", "TestEngine"), of(plane, "TestKilledInstance", "TestKilledOnlyInstance"))},
+	{2, "Trellis is killed", and(of(e2e, "TestKillingControlOrDataPlaneRefusesNoConnection", "TestKillingTheHolderOrAllRestartsNoInstance", "TestWhatHappenedMeanwhileIsKnownAfterwards"), of(process, "TestKilledDriverLosesNothing"))},
+	{3, "Trellis is killed again and again", and(of(e2e, "TestTrellisSurvivesFiftyKills"), of(local, "TestLoopKilledAtEveryStep"), of(store, "TestKilledWriterLosesNothingAcknowledged"))},
+	{4, "the state file is damaged", of(store, "TestDamagedFileIsRefusedAndKept", "TestDamagedRowsAreErrors")},
+	{5, "a pid has become somebody else's", and(of(process, "TestStrangersAreNeverSignalled"), of(e2e, "TestRebootBringsTheLastHealthyRevisionBack"))},
+	{6, "programs crash in a loop", and(of(e2e, "TestCrashLoopsHurtNobody"), of(local, "TestCrashLoopBacksOff", "TestKilledAgainAndAgain"))},
+	{7, "programs breed and ignore SIGTERM", and(of(e2e, "TestBreedersEnd"), of(process, "TestTreesEnd"))},
+	{8, "a program hangs", and(of(e2e, "TestHungInstance"), of(local, "TestHungInstanceIsReplaced"))},
+	{9, "a version is never ready", of(e2e, "TestBadVersionsGoBackByThemselves")},
+	{10, "a version is ready, then bad", of(e2e, "TestBadVersionsGoBackByThemselves")},
+	{11, "Trellis is killed in the middle of a rollout", and(of(e2e, "TestRolloutOutlivesItsControlPlane", "TestRolloutsLoseNothing", "TestCanaryPassesAndIsAborted"), of(local, "TestRolloutsAreFinishedOrUndone", "TestPlanConverges", "TestRolloutsNeverServeLess", "TestDrainsLeaveEnough"))},
+	{12, "memory is used up", and(of(e2e, "TestMemoryUsedUp"), of(process, "TestOutOfMemory"))},
+	{13, "neighbours fork, leak and print", and(of(e2e, "TestGreedyNeighbours"), of(process, "TestFlood"))},
+	{14, "the autoscaler sees waves, or nothing", and(of(e2e, "TestScaledToNothingAServiceWakesAndLosesNothing", "TestAStepOfLoadIsMetWithReplicasAndLosesNothing"), of("./autoscale", "TestSquareWaveMovesWithinBounds", "TestMissingMeasurementsHold", "TestAnUnknownMetricKeepsFromScalingDown"))},
+	{16, "the disk is full", and(of(e2e, "TestEveryErrorOfTheTableIsSaidAndHasItsRemedy"), of(process, "TestEndThatCannotBeWritten"), of("./shim", "TestAFullDiskLosesLinesAndSaysSo"), of("./telemetry/segment", "TestAFullDiskIsSurvived"))},
+	{19, "the state's folder is not one's own", of(e2e, "TestEveryErrorOfTheTableIsSaidAndHasItsRemedy")},
+	{22, "file descriptors run out", of(plane, "TestRoomIsMade", "TestConnectionLimit")},
+	{23, "a request runs into a fault of ours", of(plane, "TestFaultsStayInTheirRequest")},
+}
