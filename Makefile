@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test quick lint demo demo-down evergreen-load console browser fuzz faults picture bench bench-gateway generate dist clean
+.PHONY: help build test test-kubernetes quick lint demo demo-down evergreen-load console browser cluster cluster-down fuzz faults picture bench bench-gateway generate dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ test: ## install what the tests need, then lint, every test with -race, and the 
 	scripts/setup.sh
 	$(MAKE) lint build
 	scripts/test.sh
+
+test-kubernetes: ## a project's life in a real Kubernetes, built and started for it (the first time 20 minutes)
+	ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 20m ./e2e -run Kubernetes
 
 quick: ## the tests that need nothing but Go
 	$(GO) test ./...
@@ -44,6 +47,12 @@ console: ## build the web console from web/ into console/dist; needs Node and np
 
 browser: ## look at Evergreen's pages and the console in Chromium; needs npm's registry
 	scripts/browser.sh
+
+cluster: ## a Kubernetes of one node on this machine, to try things on; builds it once (5 to 20 minutes)
+	e2e/cluster/cluster.sh up
+
+cluster-down: ## end that Kubernetes; nothing of it is left
+	e2e/cluster/cluster.sh down
 
 fuzz: ## run every fuzz target for FUZZTIME (default 20s) each
 	scripts/fuzz.sh

@@ -40,7 +40,7 @@ func targetWords(target string) string {
 	case TargetDocker:
 		return "services run as containers of this machine"
 	}
-	return "what would become of it in a cluster; nothing can be run on one yet"
+	return "services run in a cluster, as `trellis export kubernetes` writes them; what depends on a value `trellis check --on kubernetes` says"
 }
 
 func writeTarget(b *strings.Builder, matrix []Support, target string) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need from Debian's packages, if it is not there, and leaves none of it running as a service of
-# this machine. Quick when all is there; to install, it needs root. With the argument "browser" also what looks at pages.
+# this machine. Quick when all is there; to install, it needs root. With the argument "browser" also what looks at pages,
+# with "cluster" only what a Kubernetes of one node is started with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -9,6 +10,20 @@ what=${1:-tests}
 # program package: what the race detector links with, what the projects of e2e/projects run, what asks them, and what
 # the tests measure with.
 wanted() {
+	if [ "$what" = cluster ]; then
+		cat <<-END
+			containerd containerd
+			runc runc
+			iptables iptables
+			/usr/lib/cni/bridge containernetworking-plugins
+			ip iproute2
+			pgrep procps
+			openssl openssl
+			curl curl
+			nsenter util-linux
+		END
+		return
+	fi
 	cat <<-END
 		gcc build-essential
 		nginx nginx-light
@@ -62,7 +77,7 @@ if [ -d /run/systemd/system ]; then
 	for unit in nginx postgresql redis-server mariadb; do
 		systemctl disable --now "$unit" >/dev/null 2>&1 || true
 	done
-	case $want in *docker.io*) systemctl disable --now docker.socket docker containerd >/dev/null 2>&1 || true ;; esac
+	case $want in *docker.io* | *containerd*) systemctl disable --now docker.socket docker containerd >/dev/null 2>&1 || true ;; esac
 fi
 want=$(missing)
 [ -z "$want" ] || { printf 'installed, and still not there:\n%s\n' "$want"; exit 1; }

@@ -170,24 +170,31 @@ func (c *control) Rollback(ctx context.Context, number int64, actor string) (sta
 	if err != nil {
 		return state.Revision{}, err
 	}
+	rev, err := backTo(c.location.Project, revs, number)
+	if err != nil {
+		return state.Revision{}, err
+	}
+	if err := c.complete(rev); err != nil {
+		return state.Revision{}, err
+	}
+	again := state.Revision{Project: rev.Project, Commit: rev.Commit, Actor: actor, Cause: fmt.Sprintf("rollback to %d", rev.Number)}
+	return c.deploy(ctx, again, "", false)
+}
+
+// backTo returns the revision of that number, 0 for the last healthy one before the newest. There is none: ErrNotFound.
+func backTo(project string, revs []state.Revision, number int64) (state.Revision, error) {
 	if len(revs) == 0 {
-		return state.Revision{}, fmt.Errorf("roll back %s: %w: nothing was ever applied", c.location.Project, errdefs.ErrNotFound)
+		return state.Revision{}, fmt.Errorf("roll back %s: %w: nothing was ever applied", project, errdefs.ErrNotFound)
 	}
 	for _, rev := range revs {
 		if number == 0 && rev.Number < revs[0].Number && rev.Outcome == state.Healthy || number != 0 && rev.Number == number {
-			if err := c.complete(rev); err != nil {
-				return state.Revision{}, err
-			}
-			again := state.Revision{
-				Project: rev.Project, Commit: rev.Commit, Actor: actor, Cause: fmt.Sprintf("rollback to %d", rev.Number),
-			}
-			return c.deploy(ctx, again, "", false)
+			return rev, nil
 		}
 	}
 	if number == 0 {
-		return state.Revision{}, fmt.Errorf("roll back %s: %w: no healthy revision before %d", c.location.Project, errdefs.ErrNotFound, revs[0].Number)
+		return state.Revision{}, fmt.Errorf("roll back %s: %w: no healthy revision before %d", project, errdefs.ErrNotFound, revs[0].Number)
 	}
-	return state.Revision{}, fmt.Errorf("roll back %s to %d: %w: no such revision; see `trellis history`", c.location.Project, number, errdefs.ErrNotFound)
+	return state.Revision{}, fmt.Errorf("roll back %s to %d: %w: no such revision; see `trellis history`", project, number, errdefs.ErrNotFound)
 }
 
 // Rollout implements api.Deployer.

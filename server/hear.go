@@ -76,7 +76,7 @@ func (s *sight) followOutput(ctx context.Context) error {
 	for id, at := range known {
 		since[engine.InstanceID(id)] = at.Add(time.Nanosecond)
 	}
-	out := &logMerger{control: s.control, req: api.LogsRequest{}}
+	out := s.control.merger(api.LogsRequest{})
 	for {
 		next := s.control.changed.next()
 		sources, err := out.sources(ctx)

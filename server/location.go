@@ -29,6 +29,8 @@ type Location struct {
 	Copy string `json:"copy,omitempty"`
 	// Environment is the name after --environment, "" where there is none.
 	Environment string `json:"environment,omitempty"`
+	// Cluster says where the project runs that does not run on this machine; nil: it does.
+	Cluster *Cluster `json:"-"`
 	// Origins tell the checkouts of one repository, see copies. They are found out when the project is started.
 	Origins []string `json:"origins,omitempty"`
 	// Authority is the AuthorityDir of whoever started the project; it is found out then too.

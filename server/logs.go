@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -18,18 +19,27 @@ import (
 // Logs implements api.Operator. Without Follow the lines of all instances come in order of time; with it each instance's
 // lines are in order.
 func (c *control) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser, error) {
+	return merged(ctx, c.merger(req)), nil
+}
+
+func (c *control) merger(req api.LogsRequest) *logMerger {
+	return &logMerger{observe: c.observe, engine: c.engine, project: c.location.Project, changed: c.changed.next, log: c.log, req: req}
+}
+
+// merged returns what m reads, until it is closed.
+func merged(ctx context.Context, m *logMerger) io.ReadCloser {
 	ctx, cancel := context.WithCancel(ctx)
 	r, w := io.Pipe()
-	out := &logMerger{control: c, req: req, out: bufio.NewWriterSize(w, logBatch)}
+	m.out = bufio.NewWriterSize(w, logBatch)
 	go func() {
 		defer cancel()
-		if req.Follow {
-			_ = w.CloseWithError(out.follow(ctx))
+		if m.req.Follow {
+			_ = w.CloseWithError(m.follow(ctx))
 			return
 		}
-		_ = w.CloseWithError(out.all(ctx))
+		_ = w.CloseWithError(m.all(ctx))
 	}()
-	return pipeCloser{r, cancel}, nil
+	return pipeCloser{r, cancel}
 }
 
 // Lines are handed on so many bytes at a time: one by one each would be a packet and a wake-up of everybody on its way.
@@ -49,8 +59,13 @@ func (p pipeCloser) Close() error {
 	return p.PipeReader.Close()
 }
 
+// logMerger reads the output of a project's instances.
 type logMerger struct {
-	control *control
+	observe func(context.Context) (engine.State, error)
+	engine  engine.Engine
+	project string
+	changed func() <-chan struct{} // closed when there may be other instances
+	log     *slog.Logger
 	req     api.LogsRequest
 
 	mu  sync.Mutex
@@ -66,7 +81,7 @@ type source struct {
 
 // sources returns the instances asked for that are there now.
 func (m *logMerger) sources(ctx context.Context) ([]source, error) {
-	s, err := m.control.observe(ctx)
+	s, err := m.observe(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +102,7 @@ func (m *logMerger) sources(ctx context.Context) ([]source, error) {
 
 // lines calls fn for each line of one instance.
 func (m *logMerger) lines(ctx context.Context, s source, opt driver.LogOptions, fn func(api.LogLine) error) error {
-	r, err := m.control.engine.Logs(ctx, m.control.location.Project, s.id, opt)
+	r, err := m.engine.Logs(ctx, m.project, s.id, opt)
 	if err != nil {
 		return err
 	}
@@ -127,7 +142,7 @@ func (m *logMerger) all(ctx context.Context) error {
 		collect := func(l api.LogLine) error { lines = append(lines, l); return nil }
 		opt := driver.LogOptions{Tail: m.req.Tail, Since: m.req.Since}
 		if err := m.lines(ctx, s, opt, collect); err != nil {
-			m.control.log.Debug("logs left out", "instance", s.id, "err", err)
+			m.log.Debug("logs left out", "instance", s.id, "err", err)
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b api.LogLine) int { return cmp.Compare(a.Time.UnixNano(), b.Time.UnixNano()) })
@@ -169,7 +184,7 @@ func (m *logMerger) follow(ctx context.Context) error {
 	var mu sync.Mutex
 	joined := map[engine.InstanceID]*reading{}
 	for {
-		next := m.control.changed.next()
+		next := m.changed()
 		sources, err := m.sources(ctx)
 		if err != nil {
 			return err
@@ -217,7 +232,7 @@ func (m *logMerger) read(ctx context.Context, s source, from reading) time.Time 
 		return m.write(l)
 	})
 	if err != nil {
-		m.control.log.Debug("log ended", "instance", s.id, "err", err)
+		m.log.Debug("log ended", "instance", s.id, "err", err)
 	}
 	return last
 }

@@ -23,20 +23,29 @@ func (c *control) Deployments(ctx context.Context, limit int) ([]api.Deployment,
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, api.Deployment{
-			Number: rev.Number, Commit: rev.Commit, AppliedAt: rev.AppliedAt, HealthyAt: rev.HealthyAt, Outcome: rev.Outcome,
-			Cause: rev.Cause, Actor: rev.Actor, Undoes: rev.Undoes, Services: rev.Project.ServiceNames(),
-			Rollouts: append([]state.Rollout{}, rollouts...),
-		})
+		all = append(all, deployment(rev, rollouts))
 	}
 	return all, nil
 }
 
+func deployment(rev state.Revision, rollouts []state.Rollout) api.Deployment {
+	return api.Deployment{
+		Number: rev.Number, Commit: rev.Commit, AppliedAt: rev.AppliedAt, HealthyAt: rev.HealthyAt, Outcome: rev.Outcome,
+		Cause: rev.Cause, Actor: rev.Actor, Undoes: rev.Undoes, Services: rev.Project.ServiceNames(),
+		Rollouts: append([]state.Rollout{}, rollouts...),
+	}
+}
+
 // Compare implements api.Viewer.
 func (c *control) Compare(ctx context.Context, from, to int64) ([]engine.Change, error) {
+	return compare(from, to, func(number int64) (state.Revision, error) { return c.store.Get(ctx, number) })
+}
+
+// compare returns what revision to has that revision from has not; get returns one of them.
+func compare(from, to int64, get func(int64) (state.Revision, error)) ([]engine.Change, error) {
 	have := engine.State{}
 	if from != 0 {
-		before, err := c.store.Get(ctx, from)
+		before, err := get(from)
 		if err != nil {
 			return nil, fmt.Errorf("compare revisions: %w", err)
 		}
@@ -44,7 +53,7 @@ func (c *control) Compare(ctx context.Context, from, to int64) ([]engine.Change,
 	}
 	want := compose.Project{}
 	if to != 0 {
-		after, err := c.store.Get(ctx, to)
+		after, err := get(to)
 		if err != nil {
 			return nil, fmt.Errorf("compare revisions: %w", err)
 		}

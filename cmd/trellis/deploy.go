@@ -14,6 +14,7 @@ import (
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/server"
 	"trellis/state"
 )
 
@@ -23,6 +24,8 @@ type deployFlags struct {
 	noWait  bool
 	quiet   bool
 	timeout span
+	// remote says where a deploy goes that does not go to this machine: that is agreed to.
+	remote string
 }
 
 func (f *deployFlags) add(cmd *cobra.Command) {
@@ -72,6 +75,10 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if !f.quiet && !f.silent {
 		p.warn(warnings)
 	}
+	if l.location.Cluster != nil {
+		contents, err := compose.Contents(l.project, p.environ)
+		return prepared{l.project, contents, warnings, l.location}, err
+	}
 	has, err := p.backend.Look(l.location, len(contained(l.project, nil)) < len(l.project.Services), false)
 	if err != nil {
 		return prepared{}, err
@@ -93,19 +100,25 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	return prepared{project, contents, warnings, l.location}, nil
 }
 
-// target returns the engine that a project runs on.
-func target(project compose.Project, on, environment string) (string, error) {
+// The engines.
+const (
+	onLocal      = "local"
+	onKubernetes = "kubernetes"
+)
+
+// target returns the engine that a project runs on, and for one that is not of this machine which cluster.
+func target(project compose.Project, on, environment string) (string, *server.Cluster, error) {
+	there := project.Trellis.Environments[environment]
 	if on == "" {
-		on = project.Trellis.Environments[environment].On
+		on = there.On
 	}
 	switch on {
-	case "", "local":
-		return "local", nil
-	case "kubernetes":
-		return "", withHint(plain{fmt.Errorf("engine kubernetes is not in this version: %w", errdefs.ErrUnsupported)},
-			"'trellis check --on kubernetes' says what of the file it would carry out; --on local runs it here")
+	case "", onLocal:
+		return onLocal, nil, nil
+	case onKubernetes:
+		return onKubernetes, &server.Cluster{Context: there.Context, Namespace: there.Namespace}, nil
 	}
-	return "", fmt.Errorf("engine %q: %w: want local or kubernetes", on, errdefs.ErrInvalid)
+	return "", nil, plain{fmt.Errorf("--on %q: want local or kubernetes: %w", on, errdefs.ErrInvalid)}
 }
 
 // present returns the revision that is in force, if applying it once more would do nothing: it is healthy or on its way
@@ -149,8 +162,12 @@ func (p *program) deploy(
 				return rev, nil, err
 			}
 		}
+		all := risks(plan.Changes, before, req.Project)
+		if f.remote != "" {
+			all = append(all, "changes "+f.remote)
+		}
 		var ask []string
-		for _, risk := range risks(plan.Changes, before, req.Project) {
+		for _, risk := range all {
 			if !agreed[risk] {
 				ask = append(ask, risk)
 				agreed[risk] = true

@@ -10,6 +10,7 @@ import (
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/server"
 )
 
 func (p *program) downCommand() *cobra.Command {
@@ -36,7 +37,7 @@ Volumes, revisions and events stay; 'trellis up' brings everything back.`,
 		}
 		control, closer, err := p.backend.Connect(ctx, l)
 		if errors.Is(err, errdefs.ErrNotFound) {
-			if !exists(l.StateDir) {
+			if l.Cluster != nil || !exists(l.StateDir) {
 				if !quiet {
 					p.progressf("%s is not running; nothing to do", l.Project)
 				}
@@ -49,6 +50,15 @@ Volumes, revisions and events stay; 'trellis up' brings everything back.`,
 			return err
 		}
 		defer closer.Close()
+		if l.Cluster != nil {
+			where, err := server.ClusterOf(l)
+			if err != nil {
+				return err
+			}
+			if err := p.agree(ctx, "down of "+l.Project, []string{"removes it from " + where}, yes); err != nil {
+				return err
+			}
+		}
 		if volumes {
 			last, err := appliedLast(ctx, control)
 			if err != nil {

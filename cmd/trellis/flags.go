@@ -21,6 +21,7 @@ type projectFlags struct {
 	envFiles    []string
 	state       string
 	environment string
+	on          string
 	copy        string
 }
 
@@ -40,6 +41,9 @@ func (f *projectFlags) add(fs *pflag.FlagSet, short bool) {
 	fs.Var((*list)(&f.envFiles), "env-file", "read variables from `FILE` instead of .env; repeatable")
 	fs.StringVar(&f.state, "state", f.state, "keep state in `DIR` (default .trellis/NAME beside the file)")
 	fs.StringVar(&f.environment, "environment", f.environment, "environment `E`: adds compose.E.yaml and runs as NAME-E")
+	if fs.Lookup("on") == nil { // check has one of its own
+		fs.StringVar(&f.on, "on", f.on, "`ENGINE` that runs it: local or kubernetes (default: the environment's, or local)")
+	}
 	fs.StringVar(&f.copy, "copy", f.copy, "a copy that runs beside the others, as PROJECT-`NAME` (alone: PROJECT-"+someCopy+")")
 	fs.Lookup("copy").NoOptDefVal = someCopy
 }

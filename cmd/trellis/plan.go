@@ -19,7 +19,7 @@ import (
 )
 
 func (p *program) planCommand() *cobra.Command {
-	var out, on string
+	var out string
 	var detailed, strict, force bool
 	cmd := &cobra.Command{
 		Use:   "plan",
@@ -41,7 +41,6 @@ request, with the consequences in words.`,
 	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 where there are changes")
 	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for errors")
 	cmd.Flags().BoolVar(&force, "build", false, "build even where nothing changed")
-	cmd.Flags().StringVar(&on, "on", "", "plan for `ENGINE`: local (default) or kubernetes")
 	driver := driverFlag(cmd)
 	format := formatFlag(cmd.Flags(), "markdown")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -50,11 +49,14 @@ request, with the consequences in words.`,
 		if err != nil {
 			return err
 		}
-		engineName, err := target(l.project, on, p.flags.environment)
-		if err != nil {
-			return err
+		on := onLocal
+		if l.location.Cluster != nil {
+			on = onKubernetes
+			if out != "" {
+				return plain{fmt.Errorf("keep a plan for kubernetes: %w: it is made anew by 'trellis up', which refuses where the cluster has changed since", errdefs.ErrUnsupported)}
+			}
 		}
-		ready, err := p.prepare(ctx, l, engineName, prepareFlags{strict: strict, force: force, silent: format.value != "table", driver: driver.value, look: out == ""})
+		ready, err := p.prepare(ctx, l, on, prepareFlags{strict: strict, force: force, silent: format.value != "table", driver: driver.value, look: out == ""})
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
 
 	"trellis/api"
 	"trellis/holder"
@@ -45,11 +46,30 @@ func buildVersion() string { return server.Version }
 type platform struct{}
 
 func (platform) Connect(ctx context.Context, l location) (api.Control, io.Closer, error) {
+	if l.Cluster != nil {
+		return server.ConnectCluster(ctx, l, false, clusterLog())
+	}
 	return server.Connect(ctx, l)
 }
 
 func (platform) Ensure(ctx context.Context, l location) (api.Control, io.Closer, error) {
+	if l.Cluster != nil {
+		return server.ConnectCluster(ctx, l, true, clusterLog())
+	}
 	return server.Ensure(ctx, l)
+}
+
+// clusterLog writes what a cluster warns of to standard error: there is no control plane that could keep it.
+func clusterLog() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{
+		Level: slog.LevelWarn,
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
 }
 
 func (platform) Projects(ctx context.Context, down bool) ([]running, error) {

@@ -47,6 +47,9 @@ func (p *program) loadAs(ctx context.Context, environment string) (loaded, error
 		return loaded{}, err
 	}
 	l.Files, l.Copy, l.Environment = project.Files, p.flags.copy, environment
+	if _, l.Cluster, err = target(project, p.flags.on, environment); err != nil {
+		return loaded{}, err
+	}
 	return loaded{project, warnings, l}, nil
 }
 
@@ -75,7 +78,7 @@ func diagnose(l loaded, engine string) []compose.Diagnostic {
 // given there need be none: then it is the project of that name that runs on this machine.
 func (p *program) find(ctx context.Context) (location, error) {
 	l, err := p.load(ctx)
-	if err == nil && (p.flags.name == "" || exists(l.location.StateDir)) {
+	if err == nil && (p.flags.name == "" || l.location.Cluster != nil || exists(l.location.StateDir)) {
 		return l.location, nil
 	}
 	if p.flags.name != "" {
@@ -163,7 +166,11 @@ func (p *program) connect(ctx context.Context) (api.Control, io.Closer, location
 	}
 	control, closer, err := p.backend.Connect(ctx, l)
 	if errors.Is(err, errdefs.ErrNotFound) {
-		err = withHint(notRunning{l.Project, err}, "start it with 'trellis up -d'; 'trellis ls' shows what runs on this machine")
+		hint := "start it with 'trellis up -d'; 'trellis ls' shows what runs on this machine"
+		if l.Cluster != nil {
+			hint = "start it with 'trellis up --on kubernetes'"
+		}
+		err = withHint(notRunning{l.Project, err}, "%s", hint)
 	}
 	return control, closer, l, err
 }

@@ -10,6 +10,7 @@ import (
 
 	"trellis/api"
 	"trellis/errdefs"
+	"trellis/server"
 	"trellis/state"
 )
 
@@ -59,8 +60,16 @@ func (p *program) rollback(ctx context.Context, number int64, f deployFlags) err
 		if err != nil {
 			return err
 		}
+		goes := risks(plan.Changes, &revisions[0].Project, goal.Project)
+		if l.Cluster != nil {
+			where, err := server.ClusterOf(l)
+			if err != nil {
+				return err
+			}
+			goes = append(goes, "changes "+where)
+		}
 		what := fmt.Sprintf("going back to revision %d of %s", goal.Number, l.Project)
-		if err := p.agree(ctx, what, risks(plan.Changes, &revisions[0].Project, goal.Project), f.yes); err != nil {
+		if err := p.agree(ctx, what, goes, f.yes); err != nil {
 			return err
 		}
 		if !f.noWait {

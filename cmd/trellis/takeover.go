@@ -23,7 +23,7 @@ import (
 // Where docker compose does not run the project there is nothing to do.
 func (u *session) takeover(ctx context.Context, project compose.Project) (done func(context.Context) error, err error) {
 	nothing := func(context.Context) error { return nil }
-	if len(contained(project, nil)) == 0 {
+	if u.ready.location.Cluster != nil || len(contained(project, nil)) == 0 {
 		return nothing, nil
 	}
 	docker, err := u.program.backend.Images(ctx, u.ready.location)

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+
+	"trellis/server"
 )
 
 type upFlags struct {
@@ -13,7 +15,6 @@ type upFlags struct {
 	strict bool
 	watch  bool
 	mute   bool // the output of the services is not shown, and the end stops nothing
-	on     string
 	driver *choice
 }
 
@@ -37,6 +38,10 @@ A second checkout of the project, or a --copy, runs beside the first: a port tha
 the other one has is replaced by one that is free, once, and printed. A checkout
 whose services are containers needs --copy, because Docker's names are the machine's.
 
+With --on kubernetes it runs in the cluster of the kubeconfig's current context, or
+where x-trellis.environments says, as objects that the cluster itself runs; it asks
+before it changes a cluster, and returns when the project is healthy there.
+
 With --watch it goes on to do what develop.watch says of each file that is saved:
 sync copies it to where the instances of the service work, rebuild builds and
 rolls the service out without losing a request, restart replaces its instances.
@@ -46,6 +51,7 @@ that fails changes nothing; the next save tries again.`,
   trellis up -d web              only web and what it depends on
   trellis up -d --environment staging
                                  with compose.staging.yaml, as NAME-staging
+  trellis up --on kubernetes     in a cluster instead of here
   trellis up --watch             and follow the files while you write them
   trellis up -d --copy fix       beside what runs of it already, as NAME-fix`,
 		Args: arguments(0, -1),
@@ -58,7 +64,6 @@ that fails changes nothing; the next save tries again.`,
 	cmd.Flags().BoolVar(&f.build, "build", false, "build even where nothing changed")
 	cmd.Flags().BoolVar(&f.strict, "strict", false, "take warnings for errors")
 	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "carry out develop.watch: sync, rebuild and restart as files are saved")
-	cmd.Flags().StringVar(&f.on, "on", "", "run on `ENGINE`: local (default) or kubernetes")
 	f.driver = driverFlag(cmd)
 	f.add(cmd)
 	return p.project(cmd)
@@ -75,9 +80,15 @@ func (p *program) up(ctx context.Context, names []string, f upFlags) error {
 	if err := known(names, l.project.ServiceNames()); err != nil {
 		return err
 	}
-	on, err := target(l.project, f.on, p.flags.environment)
-	if err != nil {
-		return err
+	on := onLocal
+	if l.location.Cluster != nil {
+		on, f.detach = onKubernetes, true // it needs nobody who follows it, and a Ctrl-C here is no reason to end it there
+		if f.watch {
+			return usageError{"--watch follows files on this machine, and a cluster does not see them: leave out one of --watch and --on", "trellis up"}
+		}
+		if f.remote, err = server.ClusterOf(l.location); err != nil {
+			return err
+		}
 	}
 	ready, err := p.prepare(ctx, l, on, prepareFlags{
 		strict: f.strict, force: f.build, quiet: f.quiet, services: withDependencies(l.project, names), driver: f.driver.value,

@@ -25,11 +25,11 @@ func Read(rev state.Revision, live Live) engine.State {
 	}
 	pods := map[string][]corev1.Pod{}
 	for _, pod := range live.Pods {
-		name := pod.Labels[labelService]
+		name := serviceOf(&pod)
 		pods[name] = append(pods[name], pod)
 	}
 	for _, d := range objectsOf[*appsv1.Deployment](live.Objects) {
-		s.Services = append(s.Services, service(d, pods[d.Labels[labelService]]))
+		s.Services = append(s.Services, service(d, pods[serviceOf(d)]))
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return cmp.Compare(a.Name, b.Name) })
 	return s
@@ -48,7 +48,7 @@ func stateID(rev state.Revision, live Live) engine.StateID {
 
 func service(d *appsv1.Deployment, pods []corev1.Pod) engine.Service {
 	s := engine.Service{
-		Name: d.Labels[labelService], Want: 1, Ports: []engine.Port{}, Instances: []engine.Instance{},
+		Name: serviceOf(d), Want: 1, Ports: []engine.Port{}, Instances: []engine.Instance{},
 		Revision: revisionOf(d.Spec.Template.ObjectMeta),
 	}
 	if d.Spec.Replicas != nil {

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# usage: node.sh DIR BIN N   the first process of a cluster's namespaces, started by cluster.sh: it starts all others,
+# takes up orphans, and all of it ends with it. DIR and BIN are /mnt and /mnt/bin here; what programs would write below
+# /run, /tmp, /var/lib and /var/log of the machine stays below DIR.
+set -euo pipefail
+n=$3
+ip=198.18.$n.2
+mount --bind "$1" /mnt
+mkdir -p /mnt/bin
+mount --bind "$2" /mnt/bin
+mount -t tmpfs tmpfs /run
+mount --bind /mnt/tmp /tmp
+mount --bind /mnt/var/lib /var/lib
+mount --bind /mnt/var/log /var/log
+mount --make-rshared /
+cd /mnt
+export PATH=/mnt/bin:$PATH HOME=/mnt
+
+hostname node1
+ip link set lo up
+until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
+ip addr add "$ip/24" dev eth0
+ip link set eth0 up
+ip route add default via "198.18.$n.1"
+sysctl -qw net.ipv4.ip_forward=1
+[ -e /proc/sys/net/bridge ] || modprobe br_netfilter || echo "the kernel has no br_netfilter: services are not reached from pods of the same node"
+[ ! -e /proc/sys/net/bridge ] || sysctl -qw net.bridge.bridge-nf-call-iptables=1
+for groups in /sys/fs/cgroup /sys/fs/cgroup/*; do
+	if [ -e "$groups/cgroup.procs" ]; then mkdir -p "$groups/trellis-k$n"; fi
+done
+
+start() {
+	"$@" >"log/$1.log" 2>&1 </dev/null &
+}
+
+# wait_for SECONDS COMMAND...: until it succeeds.
+wait_for() {
+	local end=$((SECONDS + $1))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		if [ $SECONDS -ge $end ]; then
+			echo "gave up waiting for: $*"
+			exit 1
+		fi
+		sleep 0.1
+	done
+}
+
+# An overlay below an overlay is refused by kernels: then files are copied.
+mkdir -p tmp/{lower,upper,work,merged}
+if mount -t overlay overlay -o lowerdir=tmp/lower,upperdir=tmp/upper,workdir=tmp/work tmp/merged 2>/dev/null; then
+	umount tmp/merged
+	snapshotter=overlayfs
+else
+	snapshotter=native
+fi
+sed -i "s/SNAPSHOTTER/$snapshotter/" containerd.toml
+
+# A cluster that lasts as long as its machine needs no fsync.
+start etcd --data-dir etcd --unsafe-no-fsync --log-level warn \
+	--listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380
+headers=(--requestheader-client-ca-file=pki/front-proxy-ca.crt --requestheader-allowed-names=front-proxy
+	--requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group --requestheader-username-headers=X-Remote-User)
+start kube-apiserver --advertise-address="$ip" --secure-port=6443 --etcd-servers=http://127.0.0.1:2379 \
+	--service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
+	--client-ca-file=pki/ca.crt --tls-cert-file=pki/apiserver.crt --tls-private-key-file=pki/apiserver.key \
+	--kubelet-client-certificate=pki/apiserver-kubelet.crt --kubelet-client-key=pki/apiserver-kubelet.key \
+	--kubelet-certificate-authority=pki/ca.crt --kubelet-preferred-address-types=InternalIP \
+	--service-account-issuer=https://kubernetes.default.svc.cluster.local --service-account-key-file=pki/accounts.pub \
+	--service-account-signing-key-file=pki/accounts.key "${headers[@]}" \
+	--proxy-client-cert-file=pki/front-proxy.crt --proxy-client-key-file=pki/front-proxy.key --enable-aggregator-routing=true
+start containerd --config containerd.toml
+export KUBECONFIG=/mnt/kubeconfig
+wait_for 60 kubectl get --raw /readyz
+
+own() {
+	echo "--kubeconfig=pki/$1.kubeconfig --authentication-kubeconfig=pki/$1.kubeconfig --authorization-kubeconfig=pki/$1.kubeconfig --bind-address=127.0.0.1"
+}
+# With the rates that are the default 2,000 pods take minutes to be made.
+fast="--kube-api-qps=300 --kube-api-burst=600"
+# shellcheck disable=SC2046,SC2086
+start kube-controller-manager $(own controller-manager) $fast --leader-elect=false --use-service-account-credentials=true \
+	--cluster-cidr=10.244.0.0/16 --allocate-node-cidrs=true --service-cluster-ip-range=10.96.0.0/16 --enable-hostpath-provisioner=true \
+	--cluster-signing-cert-file=pki/ca.crt --cluster-signing-key-file=pki/ca.key --root-ca-file=pki/ca.crt \
+	--service-account-private-key-file=pki/accounts.key
+# shellcheck disable=SC2046,SC2086
+start kube-scheduler $(own scheduler) $fast --leader-elect=false
+wait_for 30 ctr version
+ctr -n k8s.io images import bin/pause.tar
+start kubelet --config=kubelet.yaml --kubeconfig=pki/kubelet.kubeconfig --hostname-override=node1 --node-ip="$ip"
+start kube-proxy --config=proxy.yaml
+start coredns -conf Corefile
+# Its request timeout has to be below its resolution, or it ends at once.
+start metrics-server --kubeconfig=kubeconfig --authentication-kubeconfig=kubeconfig --authorization-kubeconfig=kubeconfig \
+	--secure-port=10443 --bind-address="$ip" --cert-dir=tmp/metrics-server --kubelet-certificate-authority=pki/ca.crt \
+	--kubelet-preferred-address-types=InternalIP --metric-resolution=10s --kubelet-request-timeout=5s "${headers[@]}"
+kubectl apply --server-side -f addons.yaml
+kubectl apply --server-side -f bin/gateway-api.yaml
+wait_for 60 kubectl wait --for=condition=Ready node/node1 --timeout=1s
+wait_for 30 curl -sf http://127.0.0.1:8182/ready
+wait_for 30 kubectl get serviceaccount default
+touch up
+while :; do
+	sleep 3600 &
+	wait $!
+done

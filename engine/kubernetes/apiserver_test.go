@@ -1,0 +1,183 @@
+package kubernetes
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+// apiServer is as much of an API server as this package talks to: it keeps objects, of a few kinds, in one namespace.
+// What is applied takes the place of what was there; the real server's merge is tested against the real server.
+type apiServer struct {
+	mu      sync.Mutex
+	objects map[string]map[string]any // by path
+	uid     int
+	writes  []string // method and path
+	// before may answer a request itself: then it returns true.
+	before func(w http.ResponseWriter, r *http.Request) bool
+}
+
+const resourceList = `{"kind": "APIResourceList", "groupVersion": "%s", "resources": [%s]}`
+
+func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	if s.before != nil && s.before(w, r) {
+		return
+	}
+	resource := func(name, kind string, namespaced bool) string {
+		return fmt.Sprintf(`{"name": %q, "kind": %q, "namespaced": %v, "verbs": ["get", "list", "watch", "create", "patch", "delete"]}`, name, kind, namespaced)
+	}
+	switch path := r.URL.Path; path {
+	case "/api":
+		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
+	case "/apis":
+		var groups []string
+		for _, group := range []string{"apps", "policy", "coordination.k8s.io"} {
+			groups = append(groups, fmt.Sprintf(`{"name": %[1]q, "versions": [{"groupVersion": "%[1]s/v1", "version": "v1"}], "preferredVersion": {"groupVersion": "%[1]s/v1", "version": "v1"}}`, group))
+		}
+		fmt.Fprintf(w, `{"kind": "APIGroupList", "groups": [%s]}`, strings.Join(groups, ","))
+	case "/api/v1":
+		fmt.Fprintf(w, resourceList, "v1", strings.Join([]string{
+			resource("namespaces", "Namespace", false), resource("configmaps", "ConfigMap", true), resource("secrets", "Secret", true),
+			resource("services", "Service", true), resource("pods", "Pod", true), resource("events", "Event", true),
+			resource("serviceaccounts", "ServiceAccount", true),
+		}, ","))
+	case "/apis/apps/v1":
+		fmt.Fprintf(w, resourceList, "apps/v1", resource("deployments", "Deployment", true))
+	case "/apis/policy/v1":
+		fmt.Fprintf(w, resourceList, "policy/v1", resource("poddisruptionbudgets", "PodDisruptionBudget", true))
+	case "/apis/coordination.k8s.io/v1":
+		fmt.Fprintf(w, resourceList, "coordination.k8s.io/v1", resource("leases", "Lease", true))
+	default:
+		s.object(w, r, path)
+	}
+}
+
+// answer writes a Status as the real server does.
+func answer(w http.ResponseWriter, code int, reason, message string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	fmt.Fprintf(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": %d, "reason": %q, "message": %q}`, code, reason, message)
+}
+
+func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) {
+	there := s.objects[path]
+	if r.Method != http.MethodGet {
+		s.writes = append(s.writes, r.Method+" "+path)
+	}
+	body, _ := io.ReadAll(r.Body)
+	var fields map[string]any
+	switch {
+	case r.Method == http.MethodGet && there == nil && strings.HasSuffix(path, "s"): // a collection, by its plural
+		s.list(w, r, path)
+		return
+	case r.Method == http.MethodPost:
+		_ = json.Unmarshal(body, &fields)
+		one := &unstructured.Unstructured{Object: fields}
+		path += "/" + one.GetName()
+		if s.objects[path] != nil {
+			answer(w, http.StatusConflict, "AlreadyExists", one.GetName()+" already exists")
+			return
+		}
+		there = s.keep(path, fields)
+	case r.Method == http.MethodPatch && r.Header.Get("Content-Type") == "application/apply-patch+yaml":
+		_ = yaml.Unmarshal(body, &fields)
+		there = s.keep(path, fields)
+	case there == nil:
+		answer(w, http.StatusNotFound, "NotFound", path+" not found")
+		return
+	case r.Method == http.MethodPatch:
+		_ = json.Unmarshal(body, &fields)
+		for key, value := range fields {
+			if old, ok := there[key].(map[string]any); ok {
+				maps.Copy(old, value.(map[string]any))
+				continue
+			}
+			there[key] = value
+		}
+	case r.Method == http.MethodDelete:
+		delete(s.objects, path)
+	}
+	_ = json.NewEncoder(w).Encode(there)
+}
+
+func (s *apiServer) keep(path string, fields map[string]any) map[string]any {
+	one := &unstructured.Unstructured{Object: fields}
+	if old := s.objects[path]; old != nil {
+		one.SetUID((&unstructured.Unstructured{Object: old}).GetUID())
+	} else {
+		s.uid++
+		one.Object["metadata"].(map[string]any)["uid"] = fmt.Sprint("uid-", s.uid)
+	}
+	s.objects[path] = fields
+	return fields
+}
+
+func (s *apiServer) list(w http.ResponseWriter, r *http.Request, path string) {
+	items := []any{}
+	kind, version := "List", "v1"
+	for _, key := range slices.Sorted(maps.Keys(s.objects)) {
+		if filepath.Dir(key) != path {
+			continue
+		}
+		one := &unstructured.Unstructured{Object: s.objects[key]}
+		matches := true
+		for _, want := range strings.Split(r.URL.Query().Get("labelSelector"), ",") {
+			if name, value, ok := strings.Cut(want, "="); ok && one.GetLabels()[name] != value {
+				matches = false
+			}
+		}
+		if matches {
+			items = append(items, one.Object)
+		}
+		kind, version = one.GetKind()+"List", one.GetAPIVersion()
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"kind": kind, "apiVersion": version, "metadata": map[string]any{}, "items": items})
+}
+
+// names returns the objects that are there, "deployments/web" and so on.
+func (s *apiServer) names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for path := range s.objects {
+		all = append(all, filepath.Base(filepath.Dir(path))+"/"+filepath.Base(path))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// cluster starts an API server and returns a client of it, and of project shop in the namespace of that name.
+func cluster(t *testing.T) (*apiServer, *Client) {
+	t.Helper()
+	s := &apiServer{objects: map[string]map[string]any{}}
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: test, contexts: [{name: test, context: {cluster: c, user: u}}],
+		clusters: [{name: c, cluster: {server: %q}}], users: [{name: u, user: {token: t}}]}`, server.URL)
+	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBECONFIG", kubeconfig)
+	c, err := Dial("shop", Access{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, c
+}

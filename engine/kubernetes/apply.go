@@ -1,0 +1,199 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"trellis/errdefs"
+)
+
+// fieldManager is whose fields Trellis' are: one name for everything, so that what a file no longer says is removed.
+const fieldManager = "trellis"
+
+// prunePatience is how long an apply waits for what it removed to be gone.
+const prunePatience = 2 * time.Minute
+
+// put makes objects those of a project: applied in order, server-side, and never by force; then what an earlier put has
+// made and these are not is removed, unless more are to follow. It may be repeated at any point.
+// Another hand has a field: ErrConflict that names it and the field; nothing is removed then. All that can go wrong is
+// said at once.
+func (c *Client) put(ctx context.Context, project string, objects []Object, more bool) error {
+	plain, items, err := plainObjects(objects)
+	if err != nil {
+		return err
+	}
+	before, err := c.inventory(ctx, project)
+	if err != nil {
+		return err
+	}
+	if err := c.setInventory(ctx, project, union(before, items)); err != nil {
+		return fmt.Errorf("write the inventory of %s: %w", project, err)
+	}
+	var failed []error
+	for _, o := range plain {
+		if err := c.apply(ctx, project, o); err != nil {
+			failed = append(failed, fmt.Errorf("apply %s: %w", itemOf(o), err))
+			if errors.Is(err, errdefs.ErrUnavailable) {
+				break // the next one would only say the same
+			}
+		}
+	}
+	if len(failed) > 0 {
+		return errors.Join(failed...)
+	}
+	if more {
+		return nil
+	}
+	if err := c.prune(ctx, project, without(before, items), metav1.DeleteOptions{}, prunePatience); err != nil {
+		return err
+	}
+	return c.setInventory(ctx, project, union(items, nil))
+}
+
+func plainObjects(objects []Object) (plain []*unstructured.Unstructured, items []item, err error) {
+	for _, o := range objects {
+		u, err := plainObject(o)
+		if err != nil {
+			return nil, nil, fmt.Errorf("make %s: %w", o.GetName(), err)
+		}
+		plain = append(plain, u)
+		items = append(items, itemOf(u))
+	}
+	return plain, items, nil
+}
+
+// apply applies one object. One of that name that is not the project's: ErrConflict.
+func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unstructured) error {
+	r, err := c.resource(o.GroupVersionKind())
+	if err != nil {
+		return err
+	}
+	there, err := r.Get(ctx, o.GetName(), metav1.GetOptions{})
+	switch {
+	case err == nil && !ours(there, project):
+		return fmt.Errorf("%w: there is one already, %s: rename the service, use another namespace, or delete it",
+			errdefs.ErrConflict, whose(there))
+	case err != nil && !apierrors.IsNotFound(err):
+		return c.explain(err)
+	}
+	for try := 0; ; try++ {
+		_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager})
+		if !repeatable(err) || try == 4 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return c.explain(ctx.Err())
+		case <-time.After(backoff(err, try)):
+		}
+	}
+	if owners := ownersOf(err); owners != "" {
+		return fmt.Errorf("%w: %s", errdefs.ErrConflict, owners)
+	}
+	return c.explain(err)
+}
+
+// repeatable says whether the API server may answer otherwise a moment later.
+func repeatable(err error) bool {
+	return apierrors.IsTooManyRequests(err) || apierrors.IsServerTimeout(err) || apierrors.IsServiceUnavailable(err) ||
+		apierrors.IsConflict(err) && ownersOf(err) == ""
+}
+
+// backoff is what the server asks for, or else 100 ms doubled with each try.
+func backoff(err error, try int) time.Duration {
+	if s, ok := apierrors.SuggestsClientDelay(err); ok && s > 0 {
+		return min(time.Duration(s)*time.Second, 10*time.Second)
+	}
+	return 100 * time.Millisecond << try
+}
+
+// whose says who made an object.
+func whose(o *unstructured.Unstructured) string {
+	if l := o.GetLabels(); l[labelManagedBy] == managedBy && l[labelProject] != "" {
+		return "of project " + l[labelProject]
+	}
+	var names []string
+	for _, f := range o.GetManagedFields() {
+		if f.Manager != "" && f.Subresource == "" && !slices.Contains(names, f.Manager) {
+			names = append(names, f.Manager)
+		}
+	}
+	if len(names) == 0 {
+		return "made by somebody else"
+	}
+	return "made with " + strings.Join(names, " and ")
+}
+
+// ownersOf says which fields an apply wants that others own, "" for an error of another kind. The server's causes read
+// `conflict with "kubectl-edit" using apps/v1`.
+func ownersOf(err error) string {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || status.Status().Details == nil {
+		return ""
+	}
+	fields := map[string][]string{}
+	var owners []string
+	for _, cause := range status.Status().Details.Causes {
+		if cause.Type != metav1.CauseTypeFieldManagerConflict {
+			continue
+		}
+		owner := cause.Message
+		if parts := strings.SplitN(cause.Message, `"`, 3); len(parts) == 3 {
+			owner = parts[1]
+		}
+		if fields[owner] == nil {
+			owners = append(owners, owner)
+		}
+		fields[owner] = append(fields[owner], strings.TrimPrefix(cause.Field, "."))
+	}
+	var all []string
+	for _, owner := range owners {
+		all = append(all, fmt.Sprintf("%s is set by %s", strings.Join(fields[owner], ", "), owner))
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return strings.Join(all, "; ") + ": take it out of there, or write into the file what it is to be"
+}
+
+// namespaces is the kind Namespace.
+var namespaces = schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}
+
+// ensureNamespace makes the namespace where there is none. Who may not look at namespaces is believed to have been
+// given one.
+func (c *Client) ensureNamespace(ctx context.Context, project string) error {
+	r, err := c.resource(namespaces)
+	if err != nil {
+		return err
+	}
+	o, err := r.Get(ctx, c.Namespace, metav1.GetOptions{})
+	switch {
+	case apierrors.IsForbidden(err):
+		return nil
+	case apierrors.IsNotFound(err):
+		made := object(namespaces, c.Namespace, labelsOf(project))
+		_, err = r.Create(ctx, made, metav1.CreateOptions{FieldManager: fieldManager})
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("make namespace %s: %w", c.Namespace, c.explain(err))
+		}
+		return nil
+	case err != nil:
+		return c.explain(err)
+	case o.GetDeletionTimestamp() != nil:
+		return fmt.Errorf("%w: namespace %s is being deleted and takes nothing new: wait until it is gone, or choose another one",
+			errdefs.ErrConflict, c.Namespace)
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package kubernetes
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"trellis/errdefs"
+)
+
+// Access says which cluster, as whom, and where in it. Kubeconfig files are found as kubectl finds them: KUBECONFIG, or
+// .kube/config in the home, or the service account of the pod that this runs in.
+type Access struct {
+	Context   string // of the kubeconfig; "": its current one
+	Namespace string // "": that of the context, or else the project's name
+}
+
+// Client reaches one namespace of a cluster.
+type Client struct {
+	// Context is the name of the kubeconfig's context, "" inside a pod; Server the address of the API server.
+	Context   string
+	Server    string
+	Namespace string
+
+	dynamic dynamic.Interface
+	kinds   *discovery.DiscoveryClient
+
+	mu     sync.Mutex
+	mapper apimeta.RESTMapper // nil: not asked yet
+}
+
+// Dial reads the kubeconfig and opens no connection yet. There is none, or it has no such context: ErrInvalid.
+func Dial(project string, a Access, log *slog.Logger) (*Client, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: a.Context})
+	raw, err := config.RawConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read the kubeconfig: %w: %w", errdefs.ErrInvalid, err)
+	}
+	contexts := slices.Sorted(maps.Keys(raw.Contexts))
+	if name := a.Context; name != "" && raw.Contexts[name] == nil {
+		return nil, fmt.Errorf("reach a cluster: %w: the kubeconfig has no context %q; it has %s", errdefs.ErrInvalid, name, orNone(contexts))
+	}
+	settings, err := config.ClientConfig()
+	switch {
+	case clientcmd.IsEmptyConfig(err) && len(contexts) > 0:
+		return nil, fmt.Errorf("reach a cluster: %w: the kubeconfig has no current context: choose one of %s with 'kubectl config use-context'",
+			errdefs.ErrInvalid, strings.Join(contexts, ", "))
+	case clientcmd.IsEmptyConfig(err):
+		return nil, fmt.Errorf("reach a cluster: %w: there is no kubeconfig: KUBECONFIG names none, and %s is not there",
+			errdefs.ErrUnavailable, clientcmd.RecommendedHomeFile)
+	case err != nil:
+		return nil, fmt.Errorf("read the kubeconfig: %w: %w", errdefs.ErrInvalid, err)
+	}
+	c := &Client{Context: cmp.Or(a.Context, raw.CurrentContext), Server: settings.Host, Namespace: a.Namespace}
+	if current := raw.Contexts[c.Context]; current != nil && c.Namespace == "" {
+		c.Namespace = current.Namespace
+	}
+	c.Namespace = cmp.Or(c.Namespace, project)
+	settings.QPS = -1 // the server says when it is too much
+	settings.WarningHandlerWithContext = warnings{log, &sync.Map{}}
+	settings.UserAgent = fieldManager
+	return c, c.open(settings)
+}
+
+// open makes the clients of c.
+func (c *Client) open(settings *rest.Config) error {
+	shared, err := rest.HTTPClientFor(settings)
+	if err != nil {
+		return fmt.Errorf("read the kubeconfig: %w: %w", errdefs.ErrInvalid, err)
+	}
+	if c.dynamic, err = dynamic.NewForConfigAndClient(settings, shared); err != nil {
+		return fmt.Errorf("reach %s: %w", c.Server, err)
+	}
+	if c.kinds, err = discovery.NewDiscoveryClientForConfigAndClient(settings, shared); err != nil {
+		return fmt.Errorf("reach %s: %w", c.Server, err)
+	}
+	return nil
+}
+
+// mapping asks the cluster once which kinds it has, and again for one that it did not have: its definition may be new.
+func (c *Client) mapping(kind schema.GroupVersionKind) (*apimeta.RESTMapping, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mapper != nil {
+		if found, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version); !apimeta.IsNoMatchError(err) {
+			return found, err
+		}
+	}
+	groups, err := restmapper.GetAPIGroupResources(c.kinds)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	c.mapper = restmapper.NewDiscoveryRESTMapper(groups)
+	found, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if apimeta.IsNoMatchError(err) {
+		return nil, fmt.Errorf("%w: the cluster has no %s (%s): install its definition first", errdefs.ErrUnsupported, kind.Kind, kind.GroupVersion())
+	}
+	return found, err
+}
+
+// resource returns how objects of a kind are reached. The cluster has no such kind: ErrUnsupported.
+func (c *Client) resource(kind schema.GroupVersionKind) (dynamic.ResourceInterface, error) {
+	mapping, err := c.mapping(kind)
+	if err != nil {
+		return nil, err
+	}
+	if mapping.Scope.Name() == apimeta.RESTScopeNameRoot {
+		return c.dynamic.Resource(mapping.Resource), nil
+	}
+	return c.dynamic.Resource(mapping.Resource).Namespace(c.Namespace), nil
+}
+
+// explain gives an answer of the API server, or the lack of one, its kind, and says what to do about it.
+func (c *Client) explain(err error) error {
+	var address *url.Error
+	var status apierrors.APIStatus
+	switch {
+	case err == nil, errors.Is(err, context.Canceled):
+		return err
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%w: %s does not accept the credentials of context %q (401): they may have expired; log in again as your cluster's provider says",
+			errdefs.ErrUnavailable, c.Server, c.Context)
+	case apierrors.IsForbidden(err) && apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return fmt.Errorf("%w: namespace %s is being deleted and takes nothing new: wait until it is gone, or choose another one",
+			errdefs.ErrConflict, c.Namespace)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%w: context %q may not do this (403): %s", errdefs.ErrUnavailable, c.Context, messageOf(err))
+	case apierrors.IsTooManyRequests(err):
+		return fmt.Errorf("%w: %s is asked too much and wants to be left alone for a while (429): repeat, what was done is not done again",
+			errdefs.ErrUnavailable, c.Server)
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("%w: %s", errdefs.ErrNotFound, messageOf(err))
+	case apierrors.IsConflict(err):
+		return fmt.Errorf("%w: %s", errdefs.ErrConflict, messageOf(err))
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err):
+		return fmt.Errorf("%w: the cluster refuses it: %s", errdefs.ErrInvalid, messageOf(err))
+	case apierrors.IsInternalError(err) && strings.Contains(messageOf(err), "webhook"):
+		return fmt.Errorf("%w: a webhook of the cluster cannot be asked: %s", errdefs.ErrUnavailable, messageOf(err))
+	case errors.As(err, &status):
+		return fmt.Errorf("%w: %s answers: %s", errdefs.ErrUnavailable, c.Server, messageOf(err))
+	case errors.As(err, &address):
+		return fmt.Errorf("%w: no answer from the API server %s of context %q: %w", errdefs.ErrUnavailable, c.Server, c.Context, address.Err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: no answer from the API server %s of context %q in time", errdefs.ErrUnavailable, c.Server, c.Context)
+	}
+	return err
+}
+
+// messageOf is what the API server said.
+func messageOf(err error) string {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) && status.Status().Message != "" {
+		return status.Status().Message
+	}
+	return err.Error()
+}
+
+// warnings writes down what the API server warns of, each once.
+type warnings struct {
+	log  *slog.Logger
+	told *sync.Map
+}
+
+// HandleWarningHeaderWithContext implements rest.WarningHandlerWithContext.
+func (w warnings) HandleWarningHeaderWithContext(ctx context.Context, _ int, _ string, text string) {
+	if _, again := w.told.LoadOrStore(text, true); !again {
+		w.log.WarnContext(ctx, "the cluster warns", "message", text)
+	}
+}
+
+func orNone(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// selectProject finds every object that Trellis made for a project.
+func selectProject(project string) metav1.ListOptions {
+	return metav1.ListOptions{LabelSelector: labelManagedBy + "=" + managedBy + "," + labelProject + "=" + labelValue(project)}
+}

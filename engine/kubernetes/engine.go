@@ -1,0 +1,380 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// Engine runs one project in one namespace of a cluster. What is wanted is applied by Apply, and Kubernetes carries it
+// out, whether or not anybody runs the loop: Run only watches what becomes of the newest revision, writes down how it
+// ended, and goes back from one that fails.
+type Engine struct {
+	project string
+	client  *Client
+	log     *slog.Logger
+	writes  sync.Mutex
+
+	// contents are those of revisions that are about to be applied, by ref.
+	contents sync.Map
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// New returns the engine of a project. It asks the cluster nothing yet.
+func New(project string, client *Client, log *slog.Logger) *Engine {
+	return &Engine{project: project, client: client, log: log}
+}
+
+// Capabilities implements engine.Engine.
+func (e *Engine) Capabilities() engine.Capabilities { return engine.Capabilities{Name: "kubernetes"} }
+
+// Keep returns p with the Ref of every secret and config set, and keeps the contents (by "secrets/NAME" and
+// "configs/NAME") for an Apply of it. With look nothing is written: where the cluster has no key yet the refs are made
+// with none, which differ from those of anything that is there.
+func (e *Engine) Keep(ctx context.Context, p compose.Project, contents map[string][]byte, look bool) (compose.Project, error) {
+	if !look {
+		if err := e.client.ensureNamespace(ctx, e.project); err != nil {
+			return p, err
+		}
+	}
+	key, err := e.client.refKey(ctx, e.project, !look)
+	if err != nil {
+		return p, err
+	}
+	p, kept := withRefs(p, contents, key)
+	for ref, content := range kept {
+		e.contents.Store(ref, content)
+	}
+	return p, nil
+}
+
+// Apply implements engine.Engine. Unlike an engine with a loop of its own it also applies the objects: where that fails
+// the revision stays, as the one that is wanted and was not reached, and the next Apply, of whatever, goes on from there.
+func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.StateID) (state.Revision, error) {
+	fail := func(err error) (state.Revision, error) {
+		return state.Revision{}, fmt.Errorf("apply %s: %w", e.project, err)
+	}
+	if rev.Project.Name != e.project {
+		return fail(fmt.Errorf("%w: this engine runs %s", errdefs.ErrInvalid, e.project))
+	}
+	e.writes.Lock()
+	defer e.writes.Unlock()
+	if err := e.client.ensureNamespace(ctx, e.project); err != nil {
+		return fail(err)
+	}
+	all, err := e.client.history(ctx, e.project)
+	if err != nil {
+		return fail(err)
+	}
+	live, err := e.client.live(ctx, e.project)
+	if err != nil {
+		return fail(err)
+	}
+	if len(all) > 0 {
+		if base != "" && base != Read(all[0].Revision, live).ID {
+			return fail(fmt.Errorf("%w: the project is no longer as it was when this was planned: plan again", errdefs.ErrConflict))
+		}
+		rev.Number = all[0].Number
+	}
+	rev.Number++
+	rev.Outcome, rev.HealthyAt = state.Pending, nil
+	if rev.AppliedAt.IsZero() {
+		rev.AppliedAt = time.Now()
+	}
+	one := record{Revision: rev, contents: e.kept(rev.Project, all)}
+	objects, err := e.render(one, live)
+	if err != nil {
+		return fail(err)
+	}
+	if err := e.client.append(ctx, one); err != nil {
+		return fail(err)
+	}
+	if _, err := e.carryOut(ctx, one, objects, live); err != nil {
+		return fail(err)
+	}
+	if err := e.client.forgetOld(ctx, append([]record{one}, all...)); err != nil {
+		e.log.WarnContext(ctx, "old revisions were not removed", "project", e.project, "err", err)
+	}
+	return rev, nil
+}
+
+// appliedKey is the note of the number of the revision that was applied whole.
+const appliedKey = "applied"
+
+// carryOut applies the objects of a revision whose turn it is; once that is all of them it notes that it did. waits says
+// what the others wait for. What the cluster refuses for good is a revision that failed.
+func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, live Live) (waits map[string]string, err error) {
+	now, waits := turn(one.Project, objects, Read(one.Revision, live))
+	err = e.client.put(ctx, e.project, now, len(waits) > 0)
+	switch {
+	case err == nil && len(waits) > 0:
+		return waits, nil
+	case err == nil:
+		return nil, e.client.setNote(ctx, e.project, appliedKey, strconv.FormatInt(one.Number, 10))
+	case ctx.Err() == nil && !errors.Is(err, errdefs.ErrUnavailable):
+		if serr := e.client.settle(ctx, one, state.Failed); serr != nil {
+			e.log.WarnContext(ctx, "a failed revision is not written down as one", "project", e.project, "revision", one.Number, "err", serr)
+		}
+	}
+	return nil, err
+}
+
+// kept returns the contents that a project refers to, out of those kept for this apply and of what earlier revisions had.
+func (e *Engine) kept(p compose.Project, all []record) map[string][]byte {
+	out := map[string][]byte{}
+	for _, values := range []map[string]compose.FileValue{p.Secrets, p.Configs} {
+		for _, v := range values {
+			if content, ok := e.contents.Load(v.Ref); ok {
+				out[v.Ref] = content.([]byte)
+				continue
+			}
+			for _, r := range all {
+				if content, ok := r.contents[v.Ref]; ok {
+					out[v.Ref] = content
+					break
+				}
+			}
+		}
+	}
+	return out
+}
+
+// render returns the objects of a revision.
+func (e *Engine) render(one record, live Live) ([]Object, error) {
+	contents, err := contentsOf(one.Project, one.contents)
+	if err != nil {
+		return nil, err
+	}
+	return Render(one.Project, live.Objects, Options{
+		Namespace: e.client.Namespace, Revision: one.Number, Contents: contents, Standalone: true,
+	})
+}
+
+// look returns the revisions, what is there, and what that means. Nothing was ever applied, or all of it was removed:
+// ErrNotFound.
+func (e *Engine) look(ctx context.Context, project string) (all []record, live Live, s engine.State, err error) {
+	if all, err = e.client.history(ctx, project); err != nil {
+		return nil, live, s, err
+	}
+	items, err := e.client.inventory(ctx, project)
+	if err != nil {
+		return nil, live, s, err
+	}
+	if len(all) == 0 || len(without(items, claims(items))) == 0 {
+		return nil, live, s, fmt.Errorf("observe %s in namespace %s: %w: nothing was ever applied", project, e.client.Namespace, errdefs.ErrNotFound)
+	}
+	if live, err = e.client.live(ctx, project); err != nil {
+		return nil, live, s, err
+	}
+	s = Read(all[0].Revision, live)
+	for _, name := range all[0].Project.ServiceNames() {
+		svc := all[0].Project.Services[name]
+		if _, there := stateIn(s, name); !there && all[0].Outcome == state.Pending {
+			s.Services = append(s.Services, engine.Service{
+				Name: name, State: engine.ServiceStarting, Want: engine.Replicas(svc), Ports: []engine.Port{}, Instances: []engine.Instance{},
+				Reason: waitsFor(awaits(all[0].Project, svc, s)),
+			})
+		}
+	}
+	slices.SortFunc(s.Services, func(a, b engine.Service) int { return strings.Compare(a.Name, b.Name) })
+	s.Rollouts = append(s.Rollouts, all[0].rollouts...)
+	for _, r := range all[1:] {
+		if undone := all[0].Undoes; undone != 0 && r.Number == undone {
+			s.Rollouts = append(s.Rollouts, r.rollouts...)
+		}
+	}
+	return all, live, s, nil
+}
+
+// Client is how the engine reaches its cluster.
+func (e *Engine) Client() *Client { return e.client }
+
+// Observe implements engine.Engine.
+func (e *Engine) Observe(ctx context.Context, project string) (engine.State, error) {
+	_, live, s, err := e.look(ctx, project)
+	if err != nil {
+		return engine.State{}, err
+	}
+	e.client.enrich(ctx, &s, live)
+	return s, nil
+}
+
+// History returns the revisions, newest first; limit 0 is all.
+func (e *Engine) History(ctx context.Context, limit int) ([]state.Revision, error) {
+	all, err := e.client.history(ctx, e.project)
+	if err != nil {
+		return nil, err
+	}
+	var out []state.Revision
+	for _, r := range all {
+		if limit == 0 || len(out) < limit {
+			out = append(out, r.Revision)
+		}
+	}
+	return out, nil
+}
+
+// Rollouts returns those of every revision that is kept, by its number.
+func (e *Engine) Rollouts(ctx context.Context) (map[int64][]state.Rollout, error) {
+	all, err := e.client.history(ctx, e.project)
+	if err != nil {
+		return nil, err
+	}
+	out := map[int64][]state.Rollout{}
+	for _, r := range all {
+		out[r.Number] = r.rollouts
+	}
+	return out, nil
+}
+
+// removePatience is how long a Delete waits for what it removed: the longest grace period that anybody writes, and more.
+const removePatience = 10 * time.Minute
+
+// Delete implements engine.Engine. The namespace stays, and in it the revisions, which are what brings everything back.
+func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOptions) error {
+	fail := func(err error) error {
+		return fmt.Errorf("remove %s from namespace %s: %w", project, e.client.Namespace, err)
+	}
+	e.writes.Lock()
+	defer e.writes.Unlock()
+	items, err := e.client.inventory(ctx, project)
+	if err != nil {
+		return fail(err)
+	}
+	var kept []item
+	if !opt.Volumes {
+		kept = claims(items)
+	}
+	var how metav1.DeleteOptions
+	if opt.Now {
+		now := int64(0)
+		list, err := e.client.list(ctx, pods, project)
+		if err != nil {
+			return fail(err)
+		}
+		for _, pod := range list {
+			items = append(items, itemOf(&pod))
+		}
+		how.GracePeriodSeconds = &now
+	}
+	if err := e.client.prune(ctx, project, without(items, kept), how, removePatience); err != nil {
+		return fail(err)
+	}
+	if err := e.client.podsGone(ctx, project, removePatience); err != nil {
+		return fail(err)
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	return e.client.setInventory(ctx, project, kept)
+}
+
+// claims returns the items that hold data.
+func claims(items []item) []item {
+	var out []item
+	for _, i := range items {
+		if i.Kind == "PersistentVolumeClaim" && i.Group == "" {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// podsGone waits until no pod of a project is left: a workload is gone before the last of its pods has ended.
+func (c *Client) podsGone(ctx context.Context, project string, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		list, err := c.list(ctx, pods, project)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			var names []string
+			for _, pod := range list {
+				names = append(names, pod.GetName())
+			}
+			return fmt.Errorf("%w: still there: %s", errdefs.ErrUnavailable, strings.Join(names, ", "))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// Logs implements engine.Engine.
+func (e *Engine) Logs(ctx context.Context, project string, id engine.InstanceID, opt driver.LogOptions) (io.ReadCloser, error) {
+	r, err := e.client.output(ctx, string(id), logsOf{follow: opt.Follow, times: true, tail: opt.Tail, since: opt.Since})
+	if err != nil {
+		return nil, err
+	}
+	return linesOf(r), nil
+}
+
+// notHere is the answer to what this engine does not do yet.
+func notHere(what string) error {
+	return fmt.Errorf("%s on kubernetes: %w", what, errdefs.ErrUnsupported)
+}
+
+// Exec implements engine.Engine.
+func (e *Engine) Exec(context.Context, string, engine.InstanceID, driver.Command) (int, error) {
+	return 0, notHere("run a command in an instance")
+}
+
+// Stats implements engine.Engine.
+func (e *Engine) Stats(context.Context, string) ([]engine.Usage, error) {
+	return nil, notHere("measure instances")
+}
+
+// Override implements engine.Engine.
+func (e *Engine) Override(context.Context, string, state.Override) error {
+	return notHere("scale, stop, start or restart a service")
+}
+
+// Instruct implements engine.Engine.
+func (e *Engine) Instruct(context.Context, string, string, string, string) error {
+	return notHere("promote or abort a rollout")
+}
+
+// Drift implements engine.Engine.
+func (e *Engine) Drift(context.Context, string) ([]engine.Drift, error) {
+	return nil, notHere("compare what runs with the revision in force")
+}
+
+// Revert implements engine.Engine.
+func (e *Engine) Revert(context.Context, string, []string, string) ([]engine.Drift, error) {
+	return nil, notHere("bring back what was changed")
+}
+
+// Run implements engine.Engine.
+func (e *Engine) Run(ctx context.Context, changed func(project string)) error {
+	w := watcher{engine: e, changed: changed}
+	return w.run(ctx)
+}
+
+// lastHealthy returns the newest healthy revision before that number, nil where there is none.
+func lastHealthy(all []record, before int64) *record {
+	i := slices.IndexFunc(all, func(r record) bool { return r.Number < before && r.Outcome == state.Healthy })
+	if i < 0 {
+		return nil
+	}
+	return &all[i]
+}

@@ -1,0 +1,123 @@
+package kubernetes
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"trellis/driver"
+	"trellis/errdefs"
+)
+
+// tail returns the last lines of a pod's container: of the run that ended last, where there was one.
+func (c *Client) tail(ctx context.Context, pod *corev1.Pod, previous bool) []string {
+	if previous {
+		if lines := c.last(ctx, pod, true); len(lines) > 0 && !strings.HasPrefix(lines[0], "unable to retrieve container logs") { // a kubelet's answer when they are gone
+			return lines
+		}
+	}
+	return c.last(ctx, pod, false)
+}
+
+func (c *Client) last(ctx context.Context, pod *corev1.Pod, previous bool) []string {
+	r, err := c.output(ctx, pod.Name, logsOf{tail: lastLines, previous: previous})
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	var lines []string
+	for s := scan(r); s.Scan() && len(lines) < lastLines; {
+		lines = append(lines, s.Text())
+	}
+	return lines
+}
+
+// logsOf says which output of a pod is meant.
+type logsOf struct {
+	follow, previous, times bool
+	tail                    int // last lines; 0 all, -1 none
+	since                   time.Time
+}
+
+// output opens the output of a pod's first container. No such pod: ErrNotFound.
+func (c *Client) output(ctx context.Context, pod string, which logsOf) (io.ReadCloser, error) {
+	req := c.kinds.RESTClient().Get().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "log")
+	if which.follow {
+		req = req.Param("follow", "true")
+	}
+	if which.previous {
+		req = req.Param("previous", "true")
+	}
+	if which.times {
+		req = req.Param("timestamps", "true")
+	}
+	if which.tail != 0 {
+		req = req.Param("tailLines", strconv.Itoa(max(which.tail, 0)))
+	}
+	if !which.since.IsZero() {
+		req = req.Param("sinceTime", which.since.UTC().Format(time.RFC3339))
+	}
+	r, err := req.Stream(ctx)
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("read the output of %s: %w", pod, errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the output of %s: %w", pod, c.explain(err))
+	}
+	return r, nil
+}
+
+// linesOf turns output with the cluster's timestamps into what driver.LogLine says, one JSON object a line. Closing it
+// closes r.
+func linesOf(r io.ReadCloser) io.ReadCloser {
+	out, in := io.Pipe()
+	go func() {
+		defer r.Close()
+		_ = in.CloseWithError(translate(r, in))
+	}()
+	return closer{out, r}
+}
+
+// closer closes what is read from and what it comes from: a read of the latter may block.
+type closer struct {
+	*io.PipeReader
+	from io.Closer
+}
+
+func (c closer) Close() error {
+	return errors.Join(c.PipeReader.Close(), c.from.Close())
+}
+
+// translate copies lines from r to w until one of them ends.
+func translate(r io.Reader, w io.Writer) error {
+	encoder := json.NewEncoder(w)
+	lines := scan(r)
+	for lines.Scan() {
+		at, text, _ := strings.Cut(lines.Text(), " ")
+		line := driver.LogLine{Stream: "stdout", Text: text}
+		var err error
+		if line.Time, err = time.Parse(time.RFC3339Nano, at); err != nil {
+			line.Text = lines.Text()
+		}
+		if err := encoder.Encode(line); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+// scan reads lines of at most 1 MiB; the cluster cuts longer ones itself.
+func scan(r io.Reader) *bufio.Scanner {
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, 1<<20)
+	return s
+}

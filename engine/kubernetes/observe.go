@@ -1,0 +1,192 @@
+package kubernetes
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"trellis/engine"
+)
+
+var pods = corev1.SchemeGroupVersion.WithKind("Pod")
+
+// typed makes of an object one of the types that Render and Read know; any other kind stays as it is.
+func typed(o *unstructured.Unstructured) (Object, error) {
+	var one Object
+	switch o.GroupVersionKind() {
+	case appsv1.SchemeGroupVersion.WithKind("Deployment"):
+		one = &appsv1.Deployment{}
+	case appsv1.SchemeGroupVersion.WithKind("StatefulSet"):
+		one = &appsv1.StatefulSet{}
+	case appsv1.SchemeGroupVersion.WithKind("DaemonSet"):
+		one = &appsv1.DaemonSet{}
+	case batchv1.SchemeGroupVersion.WithKind("Job"):
+		one = &batchv1.Job{}
+	case corev1.SchemeGroupVersion.WithKind("Service"):
+		one = &corev1.Service{}
+	case coordinationv1.SchemeGroupVersion.WithKind("Lease"):
+		one = &coordinationv1.Lease{}
+	default:
+		return o, nil
+	}
+	return one, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, one)
+}
+
+// live reads what is there of a project: the objects of every kind of its inventory, and its pods.
+func (c *Client) live(ctx context.Context, project string) (Live, error) {
+	items, err := c.inventory(ctx, project)
+	if err != nil {
+		return Live{}, err
+	}
+	var out Live
+	var asked []schema.GroupKind
+	for _, i := range items {
+		if slices.Contains(asked, i.kind().GroupKind()) {
+			continue
+		}
+		asked = append(asked, i.kind().GroupKind())
+		list, err := c.list(ctx, i.kind(), project)
+		if err != nil {
+			return Live{}, err
+		}
+		for _, o := range list {
+			if !slices.ContainsFunc(items, itemOf(&o).same) {
+				continue // Trellis' own, or made by hand with its labels
+			}
+			one, err := typed(&o)
+			if err != nil {
+				return Live{}, fmt.Errorf("read %s: %w", itemOf(&o), err)
+			}
+			out.Objects = append(out.Objects, one)
+		}
+	}
+	list, err := c.list(ctx, pods, project)
+	if err != nil {
+		return Live{}, err
+	}
+	for _, o := range list {
+		var pod corev1.Pod
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
+			return Live{}, fmt.Errorf("read pod %s: %w", o.GetName(), err)
+		}
+		out.Pods = append(out.Pods, pod)
+	}
+	return out, nil
+}
+
+// list returns the objects of a kind that Trellis made for a project.
+func (c *Client) list(ctx context.Context, kind schema.GroupVersionKind, project string) ([]unstructured.Unstructured, error) {
+	r, err := c.resource(kind)
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.List(ctx, selectProject(project))
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", kind.Kind, c.explain(err))
+	}
+	return list.Items, nil
+}
+
+// lastLines are how many lines of a failed instance are kept.
+const lastLines = 50
+
+// enrich says of services that are not well what only the cluster's events and the pods' output tell.
+func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
+	for i := range s.Services {
+		svc := &s.Services[i]
+		if svc.State == engine.ServiceHealthy || svc.State == engine.ServiceStopped || svc.State == engine.ServiceCompleted {
+			continue
+		}
+		worst := worstOf(live.Pods, svc.Name)
+		if worst == nil {
+			svc.Reason = cmp.Or(svc.Reason, c.refusal(ctx, live, svc.Name))
+			continue
+		}
+		for n := range svc.Instances {
+			if in := &svc.Instances[n]; string(in.ID) == worst.Name {
+				in.Probe = c.lastProbe(ctx, worst)
+				svc.Reason = cmp.Or(svc.Reason, in.Probe)
+			}
+		}
+		if len(worst.Status.ContainerStatuses) > 0 {
+			svc.LastLog = c.tail(ctx, worst, worst.Status.ContainerStatuses[0].RestartCount > 0)
+		}
+	}
+}
+
+// worstOf returns the newest pod of a service that is not ready, nil where there is none.
+func worstOf(all []corev1.Pod, service string) *corev1.Pod {
+	var worst *corev1.Pod
+	for i, pod := range all {
+		ready := slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		})
+		if ready || serviceOf(&pod) != service || pod.DeletionTimestamp != nil {
+			continue
+		}
+		if worst == nil || worst.CreationTimestamp.Before(&pod.CreationTimestamp) {
+			worst = &all[i]
+		}
+	}
+	return worst
+}
+
+// refusal says why a service has no pods at all: an admission check or a quota refuses them.
+func (c *Client) refusal(ctx context.Context, live Live, service string) string {
+	for _, d := range objectsOf[*appsv1.Deployment](live.Objects) {
+		if serviceOf(d) != service {
+			continue
+		}
+		for _, condition := range d.Status.Conditions {
+			if condition.Type == appsv1.DeploymentReplicaFailure && condition.Status == corev1.ConditionTrue {
+				return "its pods are refused: " + condition.Message
+			}
+		}
+	}
+	return ""
+}
+
+var events = corev1.SchemeGroupVersion.WithKind("Event")
+
+// lastProbe returns what the newest failed probe of a pod was answered, "" where none has failed.
+func (c *Client) lastProbe(ctx context.Context, pod *corev1.Pod) string {
+	r, err := c.resource(events)
+	if err != nil {
+		return ""
+	}
+	list, err := r.List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod.Name + ",reason=Unhealthy"})
+	if err != nil {
+		return "" // the rest is said without it
+	}
+	var newest time.Time
+	said := ""
+	for _, o := range list.Items {
+		var e corev1.Event
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &e) != nil {
+			continue
+		}
+		if at := latest(e.LastTimestamp.Time, e.EventTime.Time); !at.Before(newest) {
+			newest, said = at, e.Message
+		}
+	}
+	return strings.TrimSpace(said)
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,208 @@
+package kubernetes
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+const (
+	// look is how often the cluster is looked at where no watch says that something has changed.
+	look = 2 * time.Second
+	// stuck is how long an instance may lack its image, and crashes how often it may crash without ever having been
+	// ready, until its revision has failed: the cluster would go on trying for ever.
+	stuck   = 10 * time.Second
+	crashes = 3
+)
+
+// unmade are the reasons for which a container waits that somebody has to do something about.
+var unmade = []string{"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"}
+
+// watcher is the loop: it looks at the newest revision until that has ended.
+type watcher struct {
+	engine  *Engine
+	changed func(project string)
+	stuck   map[string]time.Time // by service: since when
+}
+
+func (w *watcher) run(ctx context.Context) error {
+	wake := make(chan struct{}, 1)
+	for _, kind := range []schema.GroupVersionKind{pods, appsv1.SchemeGroupVersion.WithKind("Deployment")} {
+		go w.engine.client.wake(ctx, kind, w.engine.project, wake)
+	}
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	w.stuck = map[string]time.Time{}
+	for {
+		if err := w.step(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) {
+			w.engine.log.WarnContext(ctx, "the project is not looked after", "project", w.engine.project, "err", err)
+		}
+		w.changed(w.engine.project)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-wake:
+		}
+	}
+}
+
+// wake sends to wake when an object of a kind changes, until ctx is done. A watch that ends is begun again.
+func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project string, wake chan<- struct{}) {
+	for ctx.Err() == nil {
+		if r, err := c.resource(kind); err == nil {
+			if stream, err := r.Watch(ctx, selectProject(project)); err == nil {
+				for range stream.ResultChan() {
+					select {
+					case wake <- struct{}{}:
+					default:
+					}
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// step settles the newest revision where it has ended, and goes back from one that failed.
+func (w *watcher) step(ctx context.Context) error {
+	e := w.engine
+	all, live, s, err := e.look(ctx, e.project)
+	if err != nil || all[0].Outcome != state.Pending {
+		return err
+	}
+	one := all[0]
+	if done, err := e.client.note(ctx, e.project, appliedKey); err != nil || done != strconv.FormatInt(one.Number, 10) {
+		if err != nil {
+			return err
+		}
+		if waits, err := w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
+			return err
+		}
+	}
+	if one.Undoes == 0 {
+		if service, why := w.failure(s, live); service != "" {
+			return w.goBack(ctx, all, s, live, service, why)
+		}
+	}
+	if len(s.Services) < len(one.Project.Services) || slices.ContainsFunc(s.Services, func(svc engine.Service) bool {
+		return svc.State != engine.ServiceHealthy && svc.State != engine.ServiceCompleted && svc.State != engine.ServiceStopped
+	}) {
+		return nil
+	}
+	return e.client.settle(ctx, one, state.Healthy)
+}
+
+// goOn carries out a revision whose Apply was cut short, or waits, or has not ended yet: both may do the same thing twice.
+func (w *watcher) goOn(ctx context.Context, one record, live Live) (waits map[string]string, err error) {
+	e := w.engine
+	e.writes.Lock()
+	defer e.writes.Unlock()
+	objects, err := e.render(one, live)
+	if err != nil {
+		return nil, err
+	}
+	return e.carryOut(ctx, one, objects, live)
+}
+
+// failure returns a service that will not come up by itself, and why; "" where there is none.
+func (w *watcher) failure(s engine.State, live Live) (service, why string) {
+	for _, svc := range s.Services {
+		crash, imageless := lost(live.Pods, svc)
+		switch since, known := w.stuck[svc.Name]; {
+		case crash != nil:
+			return svc.Name, cmp.Or(svc.Reason, "crashes again and again: "+exitWords(crash))
+		case svc.State == engine.ServiceFailed:
+			return svc.Name, svc.Reason
+		case !imageless:
+			delete(w.stuck, svc.Name)
+		case !known:
+			w.stuck[svc.Name] = time.Now()
+		case time.Since(since) > stuck:
+			return svc.Name, svc.Reason
+		}
+	}
+	return "", ""
+}
+
+// lost returns the last end of a pod of a service's newest revision that has crashed too often without having become
+// ready, nil where there is none, and whether one waits for what it cannot have: its image, or what its container is made
+// of.
+func lost(all []corev1.Pod, svc engine.Service) (crash *corev1.ContainerStateTerminated, imageless bool) {
+	for _, pod := range all {
+		if serviceOf(&pod) != svc.Name || revisionOf(pod.ObjectMeta) != svc.Revision || pod.DeletionTimestamp != nil {
+			continue
+		}
+		for _, c := range pod.Status.ContainerStatuses {
+			if c.State.Running == nil && !c.Ready && c.RestartCount >= crashes-1 {
+				crash = cmp.Or(crash, crashOf(c))
+			}
+			if c.State.Waiting != nil && slices.Contains(unmade, c.State.Waiting.Reason) {
+				imageless = true
+			}
+		}
+	}
+	return crash, imageless
+}
+
+// crashOf returns how a container failed last, nil where it came to its end.
+func crashOf(c corev1.ContainerStatus) *corev1.ContainerStateTerminated {
+	last := cmp.Or(c.State.Terminated, c.LastTerminationState.Terminated)
+	if last == nil || last.ExitCode == 0 {
+		return nil
+	}
+	return last
+}
+
+// goBack writes down why the newest revision failed, and applies the last healthy one again; where there is none, what is
+// there stays as it is, to be looked at.
+func (w *watcher) goBack(ctx context.Context, all []record, s engine.State, live Live, service, why string) error {
+	e, failed := w.engine, all[0]
+	e.client.enrich(ctx, &s, live)
+	back := lastHealthy(all, failed.Number)
+	now := time.Now()
+	r := state.Rollout{Revision: failed.Number, Service: service, Phase: state.Incomplete, Began: failed.AppliedAt, Ended: &now, Reason: why}
+	for _, svc := range s.Services {
+		if svc.Name != service {
+			continue
+		}
+		if r.Reason == "" {
+			r.Reason = svc.Reason
+		}
+		r.Failure = &state.Failure{Log: svc.LastLog}
+		for _, in := range svc.Instances {
+			if !in.Ready {
+				r.Failure.Instance, r.Failure.Probe = string(in.ID), in.Probe
+			}
+		}
+	}
+	if back == nil {
+		failed.rollouts = []state.Rollout{r}
+		return e.client.settle(ctx, failed, state.Failed)
+	}
+	r.Phase, r.From = state.TakenBack, back.Number
+	failed.rollouts = []state.Rollout{r}
+	if err := e.client.settle(ctx, failed, state.RolledBack); err != nil {
+		return err
+	}
+	_, err := e.Apply(ctx, state.Revision{
+		Project: back.Project, Commit: back.Commit, Actor: "trellis", Undoes: failed.Number,
+		Cause: fmt.Sprintf("rollback to %d: %s: %s", back.Number, service, r.Reason),
+	}, "")
+	return err
+}

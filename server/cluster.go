@@ -1,0 +1,207 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"trellis/api"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/engine/kubernetes"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// Cluster says where a project runs that does not run on this machine.
+type Cluster struct {
+	Context   string // of the kubeconfig; "": its current one
+	Namespace string // "": that of the context, or else the project's name
+}
+
+// Where names a cluster and the place in it, for people.
+func (c Cluster) where(client *kubernetes.Client) string {
+	return fmt.Sprintf("namespace %s of %s (context %s)", client.Namespace, client.Server, client.Context)
+}
+
+// ConnectCluster returns what controls a project in a cluster: the cluster itself, asked from here, with no process of
+// Trellis in between. The project does not run there: ErrNotFound, unless any is set.
+func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger) (api.Control, io.Closer, error) {
+	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &cluster{location: l, engine: kubernetes.New(l.Project, client, log), changed: &broadcast{}, log: log}
+	if _, err := c.engine.Observe(ctx, l.Project); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
+		return nil, nil, err
+	}
+	return c, io.NopCloser(nil), nil
+}
+
+// ClusterOf says which cluster a location means, for people; it asks nobody.
+func ClusterOf(l Location) (string, error) {
+	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return "", err
+	}
+	return l.Cluster.where(client), nil
+}
+
+// cluster is the control of a project in a cluster.
+type cluster struct {
+	absent
+	location Location
+	engine   *kubernetes.Engine
+	changed  *broadcast
+	log      *slog.Logger
+}
+
+var _ api.Control = (*cluster)(nil)
+
+// observe is the engine's Observe, with the empty State for a project that does not run.
+func (c *cluster) observe(ctx context.Context) (engine.State, error) {
+	s, err := c.engine.Observe(ctx, c.location.Project)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return engine.State{Project: c.location.Project, Engine: c.engine.Capabilities().Name, Services: []engine.Service{}}, nil
+	}
+	return s, err
+}
+
+// Status implements api.Observer.
+func (c *cluster) Status(ctx context.Context) (api.Status, error) {
+	s, err := c.observe(ctx)
+	return api.Status{State: s, Version: Version}, err
+}
+
+// breath is how long a Watch waits at least between two looks at the cluster.
+const breath = 300 * time.Millisecond
+
+// Watch implements api.Observer. While it lasts, the engine's loop runs here.
+func (c *cluster) Watch(ctx context.Context, fn func(api.Status) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- c.engine.Run(ctx, func(string) { c.changed.wake() }) }()
+	defer func() { <-ended }()
+	defer cancel()
+	for {
+		next := c.changed.next()
+		status, err := c.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if err := fn(status); err != nil {
+			return err
+		}
+		for _, wait := range []<-chan struct{}{next, after(breath)} {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-wait:
+			}
+		}
+	}
+}
+
+// after returns a channel that is closed after d.
+func after(d time.Duration) <-chan struct{} {
+	c := make(chan struct{})
+	time.AfterFunc(d, func() { close(c) })
+	return c
+}
+
+// History implements api.Observer.
+func (c *cluster) History(ctx context.Context, limit int) ([]state.Revision, error) {
+	return c.engine.History(ctx, limit)
+}
+
+// Deployments implements api.Viewer.
+func (c *cluster) Deployments(ctx context.Context, limit int) ([]api.Deployment, error) {
+	revisions, err := c.engine.History(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	rollouts, err := c.engine.Rollouts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := []api.Deployment{}
+	for _, rev := range revisions {
+		all = append(all, deployment(rev, rollouts[rev.Number]))
+	}
+	return all, nil
+}
+
+// Compare implements api.Viewer.
+func (c *cluster) Compare(ctx context.Context, from, to int64) ([]engine.Change, error) {
+	revisions, err := c.engine.History(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	return compare(from, to, func(number int64) (state.Revision, error) { return backTo(c.location.Project, revisions, number) })
+}
+
+// Plan implements api.Deployer.
+func (c *cluster) Plan(ctx context.Context, req api.ApplyRequest) (api.Plan, error) {
+	want, err := c.engine.Keep(ctx, req.Project, req.Contents, true)
+	if err != nil {
+		return api.Plan{}, err
+	}
+	have, err := c.observe(ctx)
+	if err != nil {
+		return api.Plan{}, err
+	}
+	return api.Plan{Base: have.ID, Changes: engine.Diff(want, have)}, nil
+}
+
+// Apply implements api.Deployer. Whoever deploys meanwhile is not waited for: of two the later one counts.
+func (c *cluster) Apply(ctx context.Context, req api.ApplyRequest) (state.Revision, error) {
+	project, err := c.engine.Keep(ctx, req.Project, req.Contents, false)
+	if err != nil {
+		return state.Revision{}, err
+	}
+	return c.engine.Apply(ctx, state.Revision{Project: project, Commit: req.Commit, Cause: req.Cause, Actor: req.Actor}, req.Base)
+}
+
+// Rollback implements api.Deployer.
+func (c *cluster) Rollback(ctx context.Context, number int64, actor string) (state.Revision, error) {
+	revisions, err := c.engine.History(ctx, 0)
+	if err != nil {
+		return state.Revision{}, err
+	}
+	goal, err := backTo(c.location.Project, revisions, number)
+	if err != nil {
+		return state.Revision{}, err
+	}
+	goal.Actor, goal.Cause = actor, fmt.Sprintf("rollback to %d", goal.Number)
+	return c.engine.Apply(ctx, state.Revision{Project: goal.Project, Commit: goal.Commit, Cause: goal.Cause, Actor: goal.Actor}, "")
+}
+
+// Down implements api.Deployer.
+func (c *cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
+	return c.engine.Delete(ctx, c.location.Project, opt)
+}
+
+// Logs implements api.Operator.
+func (c *cluster) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser, error) {
+	m := &logMerger{observe: c.observe, engine: c.engine, project: c.location.Project, changed: c.next, log: c.log, req: req}
+	return merged(ctx, m), nil
+}
+
+// next returns what a follower of output waits for: new instances are looked for again and again.
+func (c *cluster) next() <-chan struct{} { return after(2 * time.Second) }
+
+// Exec implements api.Operator.
+func (c *cluster) Exec(ctx context.Context, req api.ExecRequest, cmd driver.Command) (int, error) {
+	return c.engine.Exec(ctx, c.location.Project, req.Instance, cmd)
+}
+
+// Shutdown implements api.Operator. Nothing of Trellis runs that could end.
+func (c *cluster) Shutdown(ctx context.Context, stop bool) error {
+	if stop {
+		return c.Down(ctx, engine.DeleteOptions{})
+	}
+	return nil
+}
