@@ -35,7 +35,7 @@ func newFront(p *Proxy) *front {
 // serve2 serves an HTTP/2 connection until it ends.
 func (f *front) serve2(c *clientConn) {
 	ctx := context.WithValue(context.Background(), connKey{}, c)
-	f.h2.ServeConn(c, &http2.ServeConnOpts{Context: ctx, BaseConfig: f.h2base, Handler: f})
+	f.h2.ServeConn(newFrameGuard(c), &http2.ServeConnOpts{Context: ctx, BaseConfig: f.h2base, Handler: f})
 }
 
 // ServeHTTP is one stream.
