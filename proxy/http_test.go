@@ -66,27 +66,26 @@ func TestErrorsAreProblems(t *testing.T) {
 // those that follow are served.
 func TestFaultsStayInTheirRequest(t *testing.T) {
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "whole") })
-	r := newRig(t, Config{})
-	addr := r.gateway(instanceAt("app-1", b.addr))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	h2 := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: 10 * time.Second}
 	defer h2.CloseIdleConnections()
-	s := r.proxy.table.Load().services["app"]
-	sound := s.conf.Load()
-	for i, c := range []*http.Client{client(t), h2} {
-		s.conf.Store(nil) // whoever reads it panics
+	for _, c := range []*http.Client{client(t), h2} {
+		r := newRig(t, Config{}) // of its own: nobody else is to read what is broken
+		addr := r.gateway(instanceAt("app-1", b.addr))
+		s := r.proxy.table.Load().services["app"]
+		sound := s.conf.Swap(nil) // whoever reads it panics
 		res, err := c.Get("http://" + addr + "/")
+		s.conf.Store(sound)
 		if text := body(t, res, err); res.StatusCode != 500 || res.Header.Get(ErrorHeader) != kindFault {
 			t.Errorf("%s: %d %v %s", res.Proto, res.StatusCode, res.Header, text)
 		}
-		s.conf.Store(sound)
 		res, err = c.Get("http://" + addr + "/")
 		if text := body(t, res, err); res.StatusCode != 200 || text != "whole" {
 			t.Errorf("afterwards over %s: %d %s", res.Proto, res.StatusCode, text)
 		}
-		if n := r.proxy.Calls().Faults; n != uint64(i+1) {
-			t.Errorf("%d faults counted, want %d", n, i+1)
+		if n := r.proxy.Calls().Faults; n < 1 || n > 2 { // its end may run into it too
+			t.Errorf("%d faults counted over %s, want 1", n, res.Proto)
 		}
 	}
 }
