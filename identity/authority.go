@@ -51,7 +51,7 @@ func OpenAuthority(dir string, now time.Time) (*Authority, error) {
 	}
 	a := &Authority{pem: certPEM}
 	if a.root, err = parseCertificate(certPEM); err == nil {
-		a.key, err = parseKey509(keyPEM)
+		a.key, err = ParseKey(keyPEM)
 	}
 	switch {
 	case err != nil:
@@ -89,7 +89,7 @@ func newAuthority(dir string, now time.Time) (*Authority, error) {
 	if a.root, err = x509.ParseCertificate(der); err != nil {
 		return nil, fmt.Errorf("make a certificate authority: %w", err)
 	}
-	keyPEM, err := encodeKey(key)
+	keyPEM, err := EncodeKey(key)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o700)
 	}
@@ -133,7 +133,7 @@ func (a *Authority) Issue(names []string, now time.Time) (certPEM, keyPEM []byte
 	if err != nil {
 		return nil, nil, fmt.Errorf("issue a certificate for %v: %w", names, err)
 	}
-	if keyPEM, err = encodeKey(key); err != nil {
+	if keyPEM, err = EncodeKey(key); err != nil {
 		return nil, nil, fmt.Errorf("issue a certificate for %v: %w", names, err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyPEM, nil
@@ -170,7 +170,8 @@ func serial() *big.Int {
 	return new(big.Int).SetBytes(b)
 }
 
-func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+// EncodeKey writes a private key as ParseKey reads it.
+func EncodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, err
@@ -186,7 +187,8 @@ func parseCertificate(b []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(block.Bytes)
 }
 
-func parseKey509(b []byte) (*ecdsa.PrivateKey, error) {
+// ParseKey reads a private key of an elliptic curve, as PEM in PKCS 8.
+func ParseKey(b []byte) (*ecdsa.PrivateKey, error) {
 	block, _ := pem.Decode(b)
 	if block == nil {
 		return nil, errors.New("no private key")

@@ -51,7 +51,7 @@ func (o overTLS) Present(_ context.Context, ch rfc8555.Challenge) error {
 	if !ok {
 		return errors.New("the challenge's key is of another kind")
 	}
-	key, err := encodeKey(signer)
+	key, err := identity.EncodeKey(signer)
 	if err != nil {
 		return err
 	}

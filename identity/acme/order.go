@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,7 +65,7 @@ func (c *Client) order(ctx context.Context, account rfc8555.Account, name string
 	if err != nil {
 		return nil, nil, err
 	}
-	if key, err = encodeKey(signer); err != nil {
+	if key, err = identity.EncodeKey(signer); err != nil {
 		return nil, nil, err
 	}
 	csr, err := acmez.NewCSR(signer, []string{name})
@@ -147,7 +146,7 @@ func readAccount(file string) (rfc8555.Account, error) {
 		err = json.Unmarshal(b, &k)
 	}
 	if err == nil {
-		k.PrivateKey, err = decodeKey(k.Key)
+		k.PrivateKey, err = identity.ParseKey([]byte(k.Key))
 	}
 	if err != nil {
 		return rfc8555.Account{}, fmt.Errorf("read the account in %s: %w", file, err)
@@ -160,7 +159,7 @@ func (c *Client) keepAccount(file string, a rfc8555.Account) error {
 	if !ok {
 		return errors.New("keep the account: its key is of another kind")
 	}
-	key, err := encodeKey(signer)
+	key, err := identity.EncodeKey(signer)
 	if err != nil {
 		return fmt.Errorf("keep the account: %w", err)
 	}
@@ -172,30 +171,6 @@ func (c *Client) keepAccount(file string, a rfc8555.Account) error {
 		return fmt.Errorf("keep the account: %w", err)
 	}
 	return nil
-}
-
-func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-func decodeKey(text string) (*ecdsa.PrivateKey, error) {
-	block, _ := pem.Decode([]byte(text))
-	if block == nil {
-		return nil, errors.New("no private key")
-	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	key, ok := k.(*ecdsa.PrivateKey)
-	if !ok {
-		return nil, errors.New("the private key is of another kind")
-	}
-	return key, nil
 }
 
 // suggested asks the authority, where the time for that has come, when it wants a certificate renewed (RFC 9773): it may
