@@ -61,22 +61,17 @@ func Contents(p Project, environ []string) (map[string][]byte, error) {
 	return out, nil
 }
 
-// RuleFiles reads the configs that hold alert rules, by their names; environ is as for Contents.
+// RuleFiles is Contents of the configs that hold alert rules alone.
 func RuleFiles(p Project, environ []string) (map[string][]byte, error) {
-	out := map[string][]byte{}
 	if p.Trellis.Alerts == nil {
-		return out, nil
+		return nil, nil
 	}
 	rules := p
 	rules.Secrets, rules.Configs = nil, map[string]FileValue{}
 	for _, name := range p.Trellis.Alerts.Rules {
 		rules.Configs[name] = p.Configs[name]
 	}
-	contents, err := Contents(rules, environ)
-	for name := range rules.Configs {
-		out[name] = contents["configs/"+name]
-	}
-	return out, err
+	return Contents(rules, environ)
 }
 
 func (v FileValue) read(env environment) ([]byte, error) {

@@ -3,26 +3,20 @@ package main
 import (
 	"cmp"
 	"errors"
-	"maps"
 	"slices"
 
 	"trellis/compose"
 	"trellis/telemetry/metrics"
 )
 
-// checkRules returns what is wrong with the project's files of alert rules.
-func (p *program) checkRules(project compose.Project) ([]compose.Diagnostic, error) {
-	files, err := compose.RuleFiles(project, p.environ)
-	var unread compose.Diagnostics
-	if errors.As(err, &unread) {
-		return unread, nil
-	}
-	if err != nil {
-		return nil, err
+// brokenRules returns what is wrong with the project's files of alert rules. contents is as compose.Contents has it.
+func brokenRules(project compose.Project, contents map[string][]byte) []compose.Diagnostic {
+	if project.Trellis.Alerts == nil {
+		return nil
 	}
 	var all []compose.Diagnostic
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		_, err := metrics.ParseRules(files[name])
+	for _, name := range slices.Sorted(slices.Values(project.Trellis.Alerts.Rules)) {
+		_, err := metrics.ParseRules(contents["configs/"+name])
 		var wrong compose.Diagnostics
 		if !errors.As(err, &wrong) {
 			continue
@@ -32,5 +26,18 @@ func (p *program) checkRules(project compose.Project) ([]compose.Diagnostic, err
 			all = append(all, d)
 		}
 	}
-	return all, nil
+	return all
+}
+
+// checkRules is brokenRules of files that nobody has read yet; one that cannot be read is wrong too.
+func (p *program) checkRules(project compose.Project) ([]compose.Diagnostic, error) {
+	contents, err := compose.RuleFiles(project, p.environ)
+	var unread compose.Diagnostics
+	if errors.As(err, &unread) {
+		return unread, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return brokenRules(project, contents), nil
 }

@@ -61,13 +61,6 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if broken := p.borrowed(l.project); len(broken) > 0 {
 		return prepared{}, compose.Diagnostics(broken)
 	}
-	broken, err := p.checkRules(l.project)
-	if err != nil {
-		return prepared{}, err
-	}
-	if len(broken) > 0 {
-		return prepared{}, compose.Diagnostics(broken)
-	}
 	warnings := diagnose(l, on)
 	if f.strict && len(warnings) > 0 {
 		return prepared{}, compose.Diagnostics(warnings)
@@ -89,6 +82,9 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	contents, err := compose.Contents(l.project, p.environ)
 	if err != nil {
 		return prepared{}, err
+	}
+	if broken := brokenRules(l.project, contents); len(broken) > 0 {
+		return prepared{}, compose.Diagnostics(broken)
 	}
 	project, err := p.buildAll(ctx, l, f.services, f.force, f.quiet)
 	if err == nil {
