@@ -207,6 +207,61 @@ func (c *testCluster) underLoad(url string, during func()) {
 	tr.NoneLost(c.t)
 }
 
+// TestKubernetesRunsEveryKind: a service with data of its own, one on every node, a job that another service waits for, and
+// a job that fails, each told as what it is.
+func TestKubernetesRunsEveryKind(t *testing.T) {
+	c := reachCluster(t)
+	t.Parallel()
+	const name = "e2e-kinds"
+	p := c.project(name)
+	file := func(exit, version string) string {
+		return fmt.Sprintf(`name: %[1]s
+volumes: {data: {}}
+services:
+  store:
+    image: %[2]s
+    environment: {PORT: "8080", VERSION: %[4]s}
+    volumes: ["data:/data"]
+    x-trellis: {probe: {http: /healthz}}
+    expose: ["8080"]
+  everywhere:
+    image: %[2]s
+    environment: {PORT: "8080"}
+    deploy: {mode: global}
+    x-trellis: {probe: {http: /healthz}}
+    expose: ["8080"]
+  migrate:
+    image: %[2]s
+    environment: {EXIT: "%[3]s"}
+    restart: "no"
+  web:
+    image: %[2]s
+    environment: {PORT: "8080"}
+    depends_on: {migrate: {condition: service_completed_successfully}}
+    x-trellis: {probe: {http: /healthz}}
+    expose: ["8080"]
+`, name, c.image, exit, version)
+	}
+	p.write("compose.yaml", file("0", "v1"))
+	p.run("up", "--yes", "--timeout", "120s")
+	for service, want := range map[string]string{
+		"store": engine.ServiceHealthy, "everywhere": engine.ServiceHealthy, "migrate": engine.ServiceCompleted, "web": engine.ServiceHealthy,
+	} {
+		if svc := serviceOf(t, p.ps(), service); svc.State != want {
+			t.Errorf("%s is %s (%s), want %s", service, svc.State, svc.Reason, want)
+		}
+	}
+	p.write("compose.yaml", file("0", "v2"))
+	p.run("up", "--yes", "--timeout", "120s")
+	if svc := serviceOf(t, p.ps(), "store"); svc.Revision != 2 || svc.State != engine.ServiceHealthy {
+		t.Errorf("after its update: %+v", svc)
+	}
+	p.write("compose.yaml", file("3", "v2"))
+	if out, err := p.try("up", "--yes", "--timeout", "120s"); err == nil || !strings.Contains(out, "migrate") {
+		t.Errorf("a job that fails: %v\n%s", err, out)
+	}
+}
+
 // TestKubernetesTells of what keeps a project from running there, in words.
 func TestKubernetesTells(t *testing.T) {
 	c := reachCluster(t)

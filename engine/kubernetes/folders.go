@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"maps"
@@ -180,7 +181,7 @@ func (r *renderer) folder(svc compose.Service, v compose.Mount, f Folder, mount 
 			key = "file-" + short(name)
 		}
 		data[key] = f.Files[name].Content
-		item := corev1.KeyToPath{Key: key, Path: cmpOr(name, key)}
+		item := corev1.KeyToPath{Key: key, Path: cmp.Or(name, key)}
 		if f.Files[name].Executable {
 			item.Mode = pointer(int32(0o555))
 		}

@@ -111,7 +111,7 @@ func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
 		}
 		worst := worstOf(live.Pods, svc.Name)
 		if worst == nil {
-			svc.Reason = cmp.Or(svc.Reason, c.refusal(ctx, live, svc.Name))
+			svc.Reason = cmp.Or(svc.Reason, refusal(live, svc.Name))
 			continue
 		}
 		for n := range svc.Instances {
@@ -143,16 +143,11 @@ func worstOf(all []corev1.Pod, service string) *corev1.Pod {
 	return worst
 }
 
-// refusal says why a service has no pods at all: an admission check or a quota refuses them.
-func (c *Client) refusal(ctx context.Context, live Live, service string) string {
-	for _, d := range objectsOf[*appsv1.Deployment](live.Objects) {
-		if serviceOf(d) != service {
-			continue
-		}
-		for _, condition := range d.Status.Conditions {
-			if condition.Type == appsv1.DeploymentReplicaFailure && condition.Status == corev1.ConditionTrue {
-				return "its pods are refused: " + condition.Message
-			}
+// refusal says why a service has no pods at all, "" where nothing refuses them.
+func refusal(live Live, service string) string {
+	for _, w := range workloadsOf(live.Objects) {
+		if w.service == service && w.refused != "" {
+			return "its pods are refused: " + w.refused
 		}
 	}
 	return ""

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"trellis/engine"
@@ -28,35 +28,31 @@ func Read(rev state.Revision, live Live) engine.State {
 		name := serviceOf(&pod)
 		pods[name] = append(pods[name], pod)
 	}
-	for _, d := range objectsOf[*appsv1.Deployment](live.Objects) {
-		s.Services = append(s.Services, service(d, pods[serviceOf(d)]))
+	for _, w := range workloadsOf(live.Objects) {
+		s.Services = append(s.Services, service(w, pods[w.service]))
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return cmp.Compare(a.Name, b.Name) })
 	return s
 }
 
-// stateID stands for what is wanted: a Deployment that somebody edits has another generation.
+// stateID stands for what is wanted: a workload that somebody edits has another generation.
 func stateID(rev state.Revision, live Live) engine.StateID {
 	h := sha256.New()
 	fmt.Fprintln(h, rev.Number)
-	list := slices.SortedFunc(slices.Values(objectsOf[*appsv1.Deployment](live.Objects)), func(a, b *appsv1.Deployment) int { return cmp.Compare(a.Name, b.Name) })
-	for _, d := range list {
-		fmt.Fprintln(h, d.Name, d.UID, d.Generation)
+	for _, w := range workloadsOf(live.Objects) {
+		fmt.Fprintln(h, w.kind, w.name, w.uid, w.generation)
 	}
 	return engine.StateID(hex.EncodeToString(h.Sum(nil)[:8]))
 }
 
-func service(d *appsv1.Deployment, pods []corev1.Pod) engine.Service {
-	s := engine.Service{
-		Name: serviceOf(d), Want: 1, Ports: []engine.Port{}, Instances: []engine.Instance{},
-		Revision: revisionOf(d.Spec.Template.ObjectMeta),
-	}
-	if d.Spec.Replicas != nil {
-		s.Want = int(*d.Spec.Replicas)
-	}
+func service(w workload, pods []corev1.Pod) engine.Service {
+	s := engine.Service{Name: w.service, Want: w.want, Ports: []engine.Port{}, Instances: []engine.Instance{}, Revision: w.revision, Reason: w.why}
 	slices.SortFunc(pods, func(a, b corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
 	looping := false
 	for _, pod := range pods {
+		if job := pod.Labels[batchv1.JobNameLabel]; job != "" && job != w.name {
+			continue // of the Job of an earlier revision
+		}
 		one := instance(pod)
 		if one.Ready {
 			s.Ready++
@@ -66,36 +62,30 @@ func service(d *appsv1.Deployment, pods []corev1.Pod) engine.Service {
 		looping = looping || loops
 		s.Reason = cmp.Or(s.Reason, why)
 	}
-	s.State = stateOf(d, s, looping)
-	if s.State == engine.ServiceHealthy || s.State == engine.ServiceStopped {
+	s.State = stateOf(w, s, looping)
+	if s.State == engine.ServiceHealthy || s.State == engine.ServiceStopped || s.State == engine.ServiceCompleted {
 		s.Reason = ""
 	}
 	return s
 }
 
-// stateOf says how a service is doing. A Deployment whose newest template is not yet looked at is not yet healthy.
-func stateOf(d *appsv1.Deployment, s engine.Service, looping bool) string {
-	current := d.Status.ObservedGeneration >= d.Generation && int(d.Status.UpdatedReplicas) >= s.Want
+// stateOf says how a service is doing. One whose newest template is not yet looked at is not yet healthy.
+func stateOf(w workload, s engine.Service, looping bool) string {
 	switch {
+	case w.completed:
+		return engine.ServiceCompleted
 	case s.Want == 0 && len(s.Instances) == 0:
 		return engine.ServiceStopped
 	case looping:
 		return engine.ServiceCrashLooping
-	case failed(d):
+	case w.failed:
 		return engine.ServiceFailed
-	case s.Ready >= s.Want && current:
+	case s.Ready >= s.Want && w.current:
 		return engine.ServiceHealthy
 	case s.Ready == 0 || s.Ready >= s.Want:
 		return engine.ServiceStarting
 	}
 	return engine.ServiceDegraded
-}
-
-// failed says whether the cluster has given a rollout up.
-func failed(d *appsv1.Deployment) bool {
-	return slices.ContainsFunc(d.Status.Conditions, func(c appsv1.DeploymentCondition) bool {
-		return c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse && c.Reason == "ProgressDeadlineExceeded"
-	})
 }
 
 func instance(pod corev1.Pod) engine.Instance {

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -101,7 +102,7 @@ func (r *renderer) memory(m *mounted, name, target string, size int64, readOnly 
 // volumeMount mounts a volume: one of the project's by its claim, one without a name by a claim that each pod has itself.
 func (r *renderer) volumeMount(svc compose.Service, v compose.Mount, at string, k kind, m *mounted) {
 	mount := corev1.VolumeMount{MountPath: v.Target, ReadOnly: v.ReadOnly, SubPath: v.Subpath}
-	if !filepath.IsLocal(cmpOr(v.Subpath, ".")) {
+	if !filepath.IsLocal(cmp.Or(v.Subpath, ".")) {
 		mount.SubPath = ""
 		r.note(at+".volume.subpath", "has no effect: it leads out of the volume")
 	}
@@ -132,13 +133,6 @@ func (r *renderer) volumeMount(svc compose.Service, v compose.Mount, at string, 
 	}
 }
 
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
 // projectVolume is a volume of the project: what its driver mounts, or its claim.
 func (r *renderer) projectVolume(key string) corev1.VolumeSource {
 	v := r.p.Volumes[key]
@@ -146,7 +140,7 @@ func (r *renderer) projectVolume(key string) corev1.VolumeSource {
 		return source
 	}
 	if v.External {
-		return claimed(cleaned(cmpOr(v.Name, key), maxName), false)
+		return claimed(cleaned(cmp.Or(v.Name, key), maxName), false)
 	}
 	name := r.volumeName(key)
 	if !r.rendered["volumes/"+name] {
@@ -245,7 +239,7 @@ func (r *renderer) files(svc compose.Service, m *mounted) {
 	for i, use := range svc.Secrets {
 		value, path := r.p.Secrets[use.Source], at(svc, "secrets")+index(i)
 		content, has := r.opt.Contents["secrets/"+use.Source]
-		name, key := cleaned(cmpOr(value.Name, use.Source), maxName), dataKey(use.Source)
+		name, key := cleaned(cmp.Or(value.Name, use.Source), maxName), dataKey(use.Source)
 		if has {
 			name = r.secret(compose.Service{}, cleaned(use.Source, maxName), map[string][]byte{key: content}, value.Labels, compose.JoinPath("secrets", use.Source))
 		} else {
@@ -258,7 +252,7 @@ func (r *renderer) files(svc compose.Service, m *mounted) {
 	for i, use := range svc.Configs {
 		value, path := r.p.Configs[use.Source], at(svc, "configs")+index(i)
 		content, has := r.opt.Contents["configs/"+use.Source]
-		name, key := cleaned(cmpOr(value.Name, use.Source), maxName), dataKey(use.Source)
+		name, key := cleaned(cmp.Or(value.Name, use.Source), maxName), dataKey(use.Source)
 		if has {
 			name = r.configMap(compose.Service{}, cleaned(use.Source, maxName), map[string][]byte{key: content}, value.Labels, compose.JoinPath("configs", use.Source))
 		} else {

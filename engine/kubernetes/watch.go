@@ -10,9 +10,11 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/state"
@@ -39,7 +41,10 @@ type watcher struct {
 
 func (w *watcher) run(ctx context.Context) error {
 	wake := make(chan struct{}, 1)
-	for _, kind := range []schema.GroupVersionKind{pods, appsv1.SchemeGroupVersion.WithKind("Deployment")} {
+	apps := appsv1.SchemeGroupVersion
+	for _, kind := range []schema.GroupVersionKind{
+		pods, apps.WithKind("Deployment"), apps.WithKind("StatefulSet"), apps.WithKind("DaemonSet"), batchv1.SchemeGroupVersion.WithKind("Job"),
+	} {
 		go w.engine.client.wake(ctx, kind, w.engine.project, wake)
 	}
 	tick := time.NewTicker(look)
@@ -100,12 +105,25 @@ func (w *watcher) step(ctx context.Context) error {
 			return w.goBack(ctx, all, s, live, service, why)
 		}
 	}
-	if len(s.Services) < len(one.Project.Services) || slices.ContainsFunc(s.Services, func(svc engine.Service) bool {
-		return svc.State != engine.ServiceHealthy && svc.State != engine.ServiceCompleted && svc.State != engine.ServiceStopped
-	}) {
+	if !there(one.Project, s) {
 		return nil
 	}
 	return e.client.settle(ctx, one, state.Healthy)
+}
+
+// there says whether a project is as it is meant to be. What others wait for has to have ended, not only to run: it may
+// fail yet.
+func there(p compose.Project, s engine.State) bool {
+	awaited := engine.Awaited(p)
+	return len(s.Services) >= len(p.Services) && !slices.ContainsFunc(s.Services, func(svc engine.Service) bool {
+		switch svc.State {
+		case engine.ServiceHealthy:
+			return awaited[svc.Name]
+		case engine.ServiceCompleted, engine.ServiceStopped:
+			return false
+		}
+		return true
+	})
 }
 
 // goOn carries out a revision whose Apply was cut short, or waits, or has not ended yet: both may do the same thing twice.
@@ -141,7 +159,7 @@ func (w *watcher) failure(s engine.State, live Live) (service, why string) {
 }
 
 // lost returns the last end of a pod of a service's newest revision that has crashed too often without having become
-// ready, nil where there is none, and whether one waits for what it cannot have: its image, or what its container is made
+// ready, nil where there is none (a Job counts its own attempts), and whether one waits for what it cannot have: its image, or what its container is made
 // of.
 func lost(all []corev1.Pod, svc engine.Service) (crash *corev1.ContainerStateTerminated, imageless bool) {
 	for _, pod := range all {
@@ -149,7 +167,7 @@ func lost(all []corev1.Pod, svc engine.Service) (crash *corev1.ContainerStateTer
 			continue
 		}
 		for _, c := range pod.Status.ContainerStatuses {
-			if c.State.Running == nil && !c.Ready && c.RestartCount >= crashes-1 {
+			if pod.Labels[batchv1.JobNameLabel] == "" && c.State.Running == nil && !c.Ready && c.RestartCount >= crashes-1 {
 				crash = cmp.Or(crash, crashOf(c))
 			}
 			if c.State.Waiting != nil && slices.Contains(unmade, c.State.Waiting.Reason) {
