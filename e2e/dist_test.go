@@ -51,6 +51,7 @@ func shell(t *testing.T, env []string, script string) string {
 }
 
 func TestArchiveIsTheSameTwiceAndInstalls(t *testing.T) {
+	t.Parallel()
 	file, sum := archive(t, "..")
 	elsewhere := t.TempDir()
 	shell(t, []string{"TO=" + elsewhere}, `cd .. && git ls-files -z -co --exclude-standard | xargs -0 tar cf - | tar xf - -C "$TO"`)

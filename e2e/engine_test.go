@@ -21,6 +21,7 @@ import (
 // TestEngine runs the suite of every engine on each engine and driver that is here. ENGINES and DRIVERS name those that
 // have to be: one that is not fails.
 func TestEngine(t *testing.T) {
+	t.Parallel()
 	for _, name := range strings.FieldsFunc(os.Getenv("ENGINES"), func(r rune) bool { return r == ',' }) {
 		if name != "local" {
 			t.Errorf("ENGINES names %s, which this suite cannot reach", name)

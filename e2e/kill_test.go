@@ -105,6 +105,7 @@ func TestKillingTheHolderOrAllRestartsNoInstance(t *testing.T) {
 // TestTrellisSurvivesFiftyKills kills Trellis again and again: idle, in the middle of a plan, while an instance dies. Five
 // projects are killed ten times each, side by side.
 func TestTrellisSurvivesFiftyKills(t *testing.T) {
+	t.Parallel()
 	for i := range 5 {
 		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
 			t.Parallel()
