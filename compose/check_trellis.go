@@ -111,11 +111,31 @@ func (l *loading) checkForward(p Project) {
 		return
 	}
 	const at = "x-trellis.forward"
-	if u, err := url.Parse(f.OTLP); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+	if f.OTLP == "" && f.RemoteWrite == nil {
+		l.errorPath(at, "names no receiver: write otlp or remote_write")
+	}
+	if f.OTLP != "" && !receiver(f.OTLP, false) {
 		l.errorPath(at+".otlp", "%s is not the URL of a receiver: write one such as https://otlp.example.org", quoted(f.OTLP))
 	}
-	for name, secret := range f.Headers {
-		where := joinPath(at+".headers", name)
+	l.checkHeaders(p, f.Headers, at+".headers")
+	if r := f.RemoteWrite; r != nil {
+		if !receiver(r.URL, true) {
+			l.errorPath(at+".remote_write.url", "%s is not the URL of a receiver: write one such as https://prometheus.example.org/api/v1/write", quoted(r.URL))
+		}
+		l.checkHeaders(p, r.Headers, at+".remote_write.headers")
+	}
+}
+
+// receiver says whether a text is the address of a receiver, which may have a query.
+func receiver(text string, query bool) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") && (query || u.RawQuery == "") && u.Fragment == ""
+}
+
+// checkHeaders checks headers whose values are secrets.
+func (l *loading) checkHeaders(p Project, headers map[string]string, at string) {
+	for name, secret := range headers {
+		where := joinPath(at, name)
 		if !httpToken.MatchString(name) {
 			l.errorPath(where, "%s is not the name of a header", quoted(name))
 		}

@@ -156,8 +156,18 @@ type Alerts struct {
 type TelemetryForward struct {
 	// OTLP is the address of a receiver that speaks OTLP over HTTP, such as https://otlp.example.org; /v1/traces, /v1/logs
 	// and /v1/metrics are added to it.
-	OTLP string `json:"otlp"`
+	OTLP string `json:"otlp,omitempty"`
 	// Headers are sent along, by their names; the values are names of secrets that hold them: {Authorization: otlp_token}.
+	Headers map[string]string `json:"headers,omitempty"`
+	// RemoteWrite sends metrics, and what alerts are recorded as, to a receiver of Prometheus' remote write.
+	RemoteWrite *RemoteWrite `json:"remote_write,omitempty"`
+}
+
+// RemoteWrite is a receiver of Prometheus' remote write.
+type RemoteWrite struct {
+	// URL is its whole address, such as https://prometheus.example.org/api/v1/write.
+	URL string `json:"url"`
+	// Headers are sent along, by their names; the values are names of secrets that hold them.
 	Headers map[string]string `json:"headers,omitempty"`
 }
 

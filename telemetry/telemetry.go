@@ -168,6 +168,18 @@ type Sample struct {
 	Distribution *Distribution
 	// Created is when a cumulative series began at nothing; zero: unknown.
 	Created time.Time
+	// Cumulative says that the value only grows, whatever its name says.
+	Cumulative bool
+	// Exemplar is an example of what a distribution has counted since the sample before; nil: none.
+	Exemplar *Exemplar
+}
+
+// Exemplar is one request of many, and where it is seen whole.
+type Exemplar struct {
+	Time  time.Time
+	Value float64
+	Trace TraceID
+	Span  SpanID
 }
 
 // Distribution is how often values were seen.

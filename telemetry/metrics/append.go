@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -95,7 +96,14 @@ func (s *Store) appendOne(app storage.AppenderV2, refs map[string]*series, round
 		}
 		one.ref, _ = app.Append(0, one.labels, 0, sample.Created.UnixMilli(), 0, zero, nil, storage.AppendV2Options{})
 	}
-	ref, err := app.Append(one.ref, one.labels, 0, at, sample.Value, h, nil, storage.AppendV2Options{})
+	opts := storage.AppendV2Options{}
+	if e := sample.Exemplar; e != nil {
+		opts.Exemplars = []exemplar.Exemplar{{
+			Labels: labels.FromStrings("trace_id", e.Trace.String(), "span_id", e.Span.String()), Value: e.Value, Ts: e.Time.UnixMilli(), HasTs: true,
+		}}
+	}
+	ref, err := app.Append(one.ref, one.labels, 0, at, sample.Value, h, nil, opts)
+	_, err = (*storage.AppendPartialError)(nil).Handle(err) // an exemplar that is too old is no loss
 	switch {
 	case errors.Is(err, errSeriesLimit):
 		s.lose(telemetry.LossLimit, 1)
@@ -157,19 +165,42 @@ type limiter struct{ s *Store }
 
 // AppenderV2 implements storage.AppendableV2.
 func (l limiter) AppenderV2(ctx context.Context) storage.AppenderV2 {
-	return &limited{AppenderV2: l.s.db.AppenderV2(ctx), s: l.s}
+	return &limited{AppenderV2: l.s.db.AppenderV2(ctx), s: l.s, tracker: l.s.remote.storage.AppenderV2(ctx)}
 }
 
 type limited struct {
 	storage.AppenderV2
-	s *Store
+	s       *Store
+	tracker storage.AppenderV2 // of what is sent on: it only counts, and sees to it that there are connections enough
 }
 
 func (l *limited) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AppendV2Options) (storage.SeriesRef, error) {
 	if ref == 0 && l.s.db.Head().NumSeries() >= uint64(l.s.cfg.MaxSeries) && !l.known(ls) {
 		return 0, errSeriesLimit
 	}
-	return l.AppenderV2.Append(ref, ls, st, t, v, h, fh, opts)
+	got, err := l.AppenderV2.Append(ref, ls, st, t, v, h, fh, opts)
+	if err == nil {
+		_, _ = l.tracker.Append(0, ls, st, t, v, h, fh, opts)
+	}
+	return got, err
+}
+
+// AppendExemplars implements storage.ExemplarAppenderV2, which remote write comes in by.
+func (l *limited) AppendExemplars(ref storage.SeriesRef, ls labels.Labels, exemplars []exemplar.Exemplar) (storage.SeriesRef, error) {
+	to, ok := l.AppenderV2.(storage.ExemplarAppenderV2)
+	if !ok {
+		return ref, nil
+	}
+	return to.AppendExemplars(ref, ls, exemplars)
+}
+
+// Commit implements storage.AppenderTransaction.
+func (l *limited) Commit() error {
+	if err := l.AppenderV2.Commit(); err != nil {
+		_ = l.tracker.Rollback()
+		return err
+	}
+	return l.tracker.Commit()
 }
 
 // known says whether the head has the series already.

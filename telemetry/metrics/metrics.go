@@ -38,7 +38,9 @@ type Config struct {
 	Scrape time.Duration
 	// Notify is told of alerts that fire, every minute while they do, and of those that do so no more. It must not block.
 	Notify func(alerts []telemetry.Alert)
-	Log    *slog.Logger
+	// Scraped is given what each scrape has found, besides the store. It must neither block nor keep samples.
+	Scraped func(samples []telemetry.Sample)
+	Log     *slog.Logger
 }
 
 // Store is a metrics store. Its methods answer ErrUnavailable until Run has opened it. They are safe for concurrent use.
@@ -50,6 +52,7 @@ type Store struct {
 	engine  *promql.Engine
 	rules   ruler
 	scraper scraper
+	remote  remoteWriter
 	handler http.Handler
 
 	accepted atomic.Uint64
@@ -66,13 +69,16 @@ func New(cfg Config) *Store {
 	set(&cfg.MaxSeries, 100_000)
 	set(&cfg.Evaluate, 15*time.Second)
 	set(&cfg.Scrape, 15*time.Second)
+	if cfg.Scraped == nil {
+		cfg.Scraped = func([]telemetry.Sample) {}
+	}
 	if cfg.Notify == nil {
 		cfg.Notify = func([]telemetry.Alert) {}
 	}
 	s := &Store{cfg: cfg, opened: make(chan struct{}), lost: map[string]uint64{}, refs: map[string]*series{}}
 	s.parser = parser.NewParser(parser.Options{})
 	s.rules.groups, s.rules.due = map[string][]telemetry.RuleGroup{}, make(chan struct{}, 1)
-	s.scraper.due = make(chan struct{}, 1)
+	s.scraper.due, s.remote.due = make(chan struct{}, 1), make(chan struct{}, 1)
 	return s
 }
 
@@ -95,7 +101,7 @@ func (s *Store) Run(ctx context.Context) error {
 			s.cfg.Log.Warn("metrics were not closed in order; the write-ahead log has them", "err", err)
 		}
 	}()
-	s.engine = newEngine(s.cfg.Log, s.parser)
+	s.engine = promql.NewEngine(engineOptions(s.cfg.Log, s.parser))
 	defer s.engine.Close()
 	stop, err := s.start(ctx)
 	if err != nil {
@@ -107,13 +113,16 @@ func (s *Store) Run(ctx context.Context) error {
 	return nil
 }
 
-// newEngine returns an engine with the bounds of Prometheus' defaults, but for half the memory of one query.
-func newEngine(log *slog.Logger, p parser.Parser) *promql.Engine {
-	return promql.NewEngine(promql.EngineOpts{
+// maxExemplars is how many are kept, the newest ones: about 2 MB.
+const maxExemplars = 10_000
+
+// engineOptions are the bounds of Prometheus' defaults, but for half the memory of one query.
+func engineOptions(log *slog.Logger, p parser.Parser) promql.EngineOpts {
+	return promql.EngineOpts{
 		Logger: log, MaxSamples: 25_000_000, Timeout: 30 * time.Second, LookbackDelta: 5 * time.Minute,
 		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true, Parser: p,
-	})
+	}
 }
 
 // open opens the database.
@@ -133,7 +142,8 @@ func (s *Store) open() (*tsdb.DB, error) {
 	return s.openOnce()
 }
 
-func (s *Store) openOnce() (*tsdb.DB, error) {
+// options are those of the database.
+func (s *Store) options() *tsdb.Options {
 	opts := tsdb.DefaultOptions()
 	opts.RetentionDuration = s.cfg.MaxAge.Milliseconds()
 	opts.MaxBytes = s.cfg.MaxBytes / 4 * 3 // the head and its log come on top: prometheus/prometheus#8884
@@ -142,10 +152,15 @@ func (s *Store) openOnce() (*tsdb.DB, error) {
 	opts.WALCompression = "snappy"
 	opts.OutOfOrderTimeWindow = (10 * time.Minute).Milliseconds() // OTLP is pushed, and late
 	opts.HeadChunksWriteQueueSize = 0
+	opts.EnableExemplarStorage, opts.MaxExemplars = true, maxExemplars
+	return opts
+}
+
+func (s *Store) openOnce() (*tsdb.DB, error) {
 	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open metrics: %w", err)
 	}
-	db, err := tsdb.Open(s.cfg.Dir, s.cfg.Log, nil, opts, nil)
+	db, err := tsdb.Open(s.cfg.Dir, s.cfg.Log, nil, s.options(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("open metrics: %w", err)
 	}
@@ -155,7 +170,8 @@ func (s *Store) openOnce() (*tsdb.DB, error) {
 // start starts what runs beside the database; stop ends it.
 func (s *Store) start(ctx context.Context) (stop func(), err error) {
 	limited := limiter{s}
-	if err := s.scraper.start(s, limited); err != nil {
+	s.remote.start(s)
+	if err := s.scraper.start(s, teller{limited, s.cfg.Scraped}); err != nil {
 		return nil, err
 	}
 	s.rules.start(ctx, s)
@@ -163,6 +179,7 @@ func (s *Store) start(ctx context.Context) (stop func(), err error) {
 	var all sync.WaitGroup
 	all.Go(func() { s.scraper.run(ctx) })
 	all.Go(func() { s.rules.run(ctx, s) })
+	all.Go(func() { s.remote.run(ctx, s) })
 	return all.Wait, nil
 }
 

@@ -65,7 +65,7 @@ func (s *Store) SetTargets(targets []Target) {
 func (c *scraper) start(s *Store, to storage.AppendableV2) error {
 	var err error
 	c.every = s.cfg.Scrape
-	c.manager, err = scrape.NewManager(&scrape.Options{DiscoveryReloadInterval: model.Duration(time.Second), DiscoveryReloadOnStartup: true},
+	c.manager, err = scrape.NewManager(&scrape.Options{DiscoveryReloadInterval: model.Duration(time.Second), DiscoveryReloadOnStartup: true, AppendMetadata: true},
 		s.cfg.Log, nil, nil, to, prometheus.NewRegistry())
 	if err != nil {
 		return fmt.Errorf("scrape: %w", err)

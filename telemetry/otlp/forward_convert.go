@@ -171,11 +171,18 @@ func writeSample(metric pmetric.Metric, in *telemetry.Sample) {
 		point.SetTimestamp(at)
 		putLabels(point.Attributes(), in.Labels)
 		writeDistribution(point, in.Distribution)
+		if e := in.Exemplar; e != nil {
+			to := point.Exemplars().AppendEmpty()
+			to.SetTimestamp(pcommon.NewTimestampFromTime(e.Time))
+			to.SetDoubleValue(e.Value)
+			to.SetTraceID(pcommon.TraceID(e.Trace))
+			to.SetSpanID(pcommon.SpanID(e.Span))
+		}
 		return
 	}
 	var points pmetric.NumberDataPointSlice
 	switch {
-	case strings.HasSuffix(in.Labels["__name__"], "_total"):
+	case in.Cumulative || strings.HasSuffix(in.Labels["__name__"], "_total"):
 		if metric.Type() != pmetric.MetricTypeSum {
 			sum := metric.SetEmptySum()
 			sum.SetIsMonotonic(true)
