@@ -61,8 +61,9 @@ type Recent struct {
 type Flow struct {
 	Requests uint64 `json:"requests"`
 	Failed   uint64 `json:"failed"` // of these: answered with 5xx, cut off or not answered in time
-	// P50 and P99 are the time to the head of the answer, in milliseconds, by less than 1/16 too long.
+	// P50, P95 and P99 are the time to the head of the answer, in milliseconds, by less than 1/16 too long.
 	P50 float64 `json:"p50_ms"`
+	P95 float64 `json:"p95_ms"`
 	P99 float64 `json:"p99_ms"`
 }
 

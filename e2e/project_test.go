@@ -95,17 +95,25 @@ func (p *project) run(args ...string) string {
 // json runs a command with --format json and decodes its standard output into v.
 func (p *project) json(v any, args ...string) {
 	p.t.Helper()
+	if err := p.ask(v, args...); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// ask is json for who goes on where it fails.
+func (p *project) ask(v any, args ...string) error {
 	cmd := exec.Command(p.trellis, slices.Concat(p.flags, args, []string{"--format", "json"})...)
 	cmd.Dir, cmd.Env = p.dir, p.env
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		p.t.Fatalf("trellis %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.String())
+		return fmt.Errorf("trellis %s: %w\n%s%s", strings.Join(args, " "), err, out, stderr.String())
 	}
 	if err := json.Unmarshal(out, v); err != nil {
-		p.t.Fatalf("trellis %s: %v\n%s", strings.Join(args, " "), err, out)
+		return fmt.Errorf("trellis %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
+	return nil
 }
 
 func (p *project) ps() api.Status {

@@ -58,7 +58,7 @@ func TestBadVersionsGoBackByThemselves(t *testing.T) {
 }
 
 // long says whether the long form of the tests is asked for (make faults).
-func long(t *testing.T) bool {
+func long(t testing.TB) bool {
 	t.Helper()
 	return os.Getenv("FAULTS") == "long"
 }

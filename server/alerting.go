@@ -70,19 +70,33 @@ func (s *sight) followRules(ctx context.Context) error {
 func (s *sight) setForward(p compose.Project) error {
 	f := p.Trellis.Forward
 	if f == nil {
-		s.forward.SetTarget("", nil)
-		return nil
+		f = &compose.TelemetryForward{}
 	}
+	header, err := s.headers(p, f.Headers)
+	if err != nil {
+		return err
+	}
+	s.forward.SetTarget(f.OTLP, header)
+	if f.RemoteWrite == nil {
+		return s.metrics.SetRemoteWrite("", nil)
+	}
+	if header, err = s.headers(p, f.RemoteWrite.Headers); err != nil {
+		return err
+	}
+	return s.metrics.SetRemoteWrite(f.RemoteWrite.URL, header)
+}
+
+// headers returns headers whose values are in the secrets that are named.
+func (s *sight) headers(p compose.Project, secrets map[string]string) (http.Header, error) {
 	header := http.Header{}
-	for name, secret := range f.Headers {
+	for name, secret := range secrets {
 		content, err := s.control.contents.Get(p.Secrets[secret].Ref)
 		if err != nil {
-			return fmt.Errorf("header %s of what is forwarded: %w", name, err)
+			return nil, fmt.Errorf("header %s of what is forwarded: %w", name, err)
 		}
 		header.Set(name, strings.TrimSpace(string(content)))
 	}
-	s.forward.SetTarget(f.OTLP, header)
-	return nil
+	return header, nil
 }
 
 // setRuleFiles takes the rules in the configs that the project names.

@@ -11,6 +11,7 @@ import (
 	"trellis/engine/local"
 	"trellis/errdefs"
 	"trellis/identity"
+	"trellis/state"
 )
 
 // AuthorityDir is where this user's certificate authority is kept. Only the certificate has to stay: without root.key
@@ -42,6 +43,7 @@ func (c *control) certify(ctx context.Context) error {
 		} else if ctx.Err() == nil && err.Error() != said {
 			said = err.Error()
 			c.log.Error("no certificate for the gateway", "err", err)
+			c.certificateFailed(ctx, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -50,6 +52,22 @@ func (c *control) certify(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// certificateFailed tells of a certificate of this machine's own authority that could not be issued.
+func (c *control) certificateFailed(ctx context.Context, failure error) {
+	rev, err := c.store.Latest(ctx)
+	if err != nil {
+		return // and so the failure is known to whoever reads the log
+	}
+	err = c.store.Append(ctx, state.Event{
+		Time: time.Now(), Actor: "trellis", Project: c.location.Project, Kind: "certificate.failed", Reason: "local", Message: failure.Error(), Revision: rev.Number,
+	})
+	if err != nil {
+		c.log.Error("event not written", "kind", "certificate.failed", "err", err)
+		return
+	}
+	c.changed.wake()
 }
 
 func (c *control) certifyOnce(ctx context.Context, now time.Time) error {

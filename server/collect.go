@@ -90,11 +90,16 @@ func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 	}
 	spoken := s.calls(ctx, g, st)
 	s.metrics.SetTargets(s.targets.find(ctx, st, spoken))
+	if err := s.ends.add(ctx, s.control.store, g, st); err != nil {
+		return nil, err
+	}
+	s.secured(g, st)
 	g.machine(s.control.location.StateDir)
 	g.health("metrics", s.metrics.Health())
 	g.health("traces", s.traces.Health())
 	g.health("logs", s.logs.Health())
 	g.health("forward", s.forward.Health())
+	g.health("remote write", s.metrics.RemoteHealth())
 	return g.samples, nil
 }
 
@@ -215,7 +220,7 @@ func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoke
 			}
 		}
 		for _, call := range c.Calls {
-			g.call(call, plane)
+			g.call(call, plane, s.examples.take(call))
 			spoken[call.Service] = true
 		}
 	}
@@ -223,7 +228,7 @@ func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoke
 }
 
 // call adds one way that requests went.
-func (g *gathering) call(c proxy.Call, plane string) {
+func (g *gathering) call(c proxy.Call, plane string, example *telemetry.Exemplar) {
 	who := []string{"service", c.Service, "instance", c.Instance, "revision", revisionLabel(c.Revision), "caller", c.Caller, "route", c.Route, "proxy", plane}
 	for i, n := range c.Status {
 		if n == 0 {
@@ -237,7 +242,7 @@ func (g *gathering) call(c proxy.Call, plane string) {
 	}
 	g.began(g.add("trellis_request_failures_total", float64(c.Failed), who...), c.Since)
 	d := g.add("trellis_request_duration_seconds", 0, who...)
-	d.Distribution = c.Latency.Distribution()
+	d.Distribution, d.Exemplar = c.Latency.Distribution(), example
 	g.began(d, c.Since)
 }
 

@@ -18,6 +18,7 @@ import (
 func (s *sight) followSpans(ctx context.Context) error {
 	return followPlanes(ctx, s.control.location, "/spans", func(spans []telemetry.Span) {
 		var records []telemetry.Record
+		s.examples.add(spans)
 		for i := range spans {
 			if spans[i].Attributes[proxy.CallerAttribute] == "" {
 				records = append(records, accessRecord(&spans[i]))

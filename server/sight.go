@@ -43,6 +43,8 @@ type sight struct {
 	prometheus, otlp socket
 	redactor         atomic.Pointer[logs.Redactor]
 	lostSpans        spanLoss
+	ends             ends
+	examples         examples
 	targets          targets
 	notifier         *alerts.Notifier
 	forward          *otlp.Forwarder
@@ -60,7 +62,7 @@ func newSight(c *control, l Location, log *slog.Logger) *sight {
 	}
 	s.forward = otlp.NewForwarder(otlp.ForwarderConfig{Project: l.Project, Log: log})
 	s.notifier = alerts.New(alerts.Config{Project: l.Project, File: filepath.Join(dir, "alerts.json"), Log: log})
-	s.metrics = metrics.New(metrics.Config{Dir: filepath.Join(dir, "metrics"), Log: quiet(log), Notify: s.notifier.Take})
+	s.metrics = metrics.New(metrics.Config{Dir: filepath.Join(dir, "metrics"), Log: quiet(log), Notify: s.notifier.Take, Scraped: func(samples []telemetry.Sample) { s.forward.AddSamples(samples) }})
 	s.redactor.Store(logs.NewRedactor(nil))
 	s.prometheus.at = proxy.Listener{Name: "prometheus", Address: anyPort}
 	s.otlp.at = proxy.Listener{Name: "otlp", Address: anyPort}

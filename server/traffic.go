@@ -137,7 +137,7 @@ func flow(m proxy.Measure) api.Flow {
 	ms := func(q float64) float64 {
 		return math.Round(float64(m.Latency.Quantile(q))/float64(time.Millisecond)*1000) / 1000
 	}
-	return api.Flow{Requests: m.Requests, Failed: m.Failed, P50: ms(0.5), P99: ms(0.99)}
+	return api.Flow{Requests: m.Requests, Failed: m.Failed, P50: ms(0.5), P95: ms(0.95), P99: ms(0.99)}
 }
 
 // since returns the steps after the first n, as far as they are remembered, and how many there have been.

@@ -91,7 +91,15 @@ func OfObjectives(objectives []Objective) []telemetry.RuleGroup {
 	return groups
 }
 
-// Defaults returns the rules that every project has.
+// slow holds where the median of twenty seconds is three times that of the ten minutes before, and could be noticed. The
+// median, because the tail of a service that is seldom asked is one request; who promises a tail writes an objective.
+const slow = `histogram_quantile(0.5, sum by (service) (rate(trellis_request_duration_seconds[20s]))) > 0.1
+and on (service) histogram_quantile(0.5, sum by (service) (rate(trellis_request_duration_seconds[20s])))
+ > 3 * histogram_quantile(0.5, sum by (service) (rate(trellis_request_duration_seconds[10m] offset 1m)))
+and on (service) sum by (service) (rate(trellis_requests_total[1m])) > 1`
+
+// Defaults returns the rules that every project has. Each fires at the second evaluation at the latest after its condition
+// holds, except those that wait to see whether what is wrong passes: InstanceUnready, MemoryNearLimit and CPUSaturated.
 func Defaults() []telemetry.RuleGroup {
 	rule := func(name, severity, expr string, hold time.Duration, summary string) telemetry.Rule {
 		return telemetry.Rule{
@@ -110,8 +118,16 @@ func Defaults() []telemetry.RuleGroup {
 			"{{ $labels.service }} has {{ $value }} instances ready, fewer than it should"),
 		rule("Restarting", Ticket, `sum by (service) (increase(trellis_instance_restarts_total[10m])) > 2`, 0,
 			"{{ $labels.service }} was restarted {{ $value | humanize }} times in ten minutes"),
+		rule("OutOfMemory", Ticket, `sum by (service) (increase(trellis_instance_ends_total{reason="oom"}[2m])) > 0`, 0,
+			"an instance of {{ $labels.service }} was ended because it used all the memory it may"),
+		rule("InstanceHung", Ticket, `sum by (service) (increase(trellis_instance_ends_total{reason="hung"}[2m])) > 0`, 0,
+			"an instance of {{ $labels.service }} ran and did not answer any more, and was replaced"),
+		rule("DeployRolledBack", Ticket, `increase(trellis_deploys_rolled_back_total[2m]) > 0`, 0,
+			"the newest revision was taken back, and what was before it runs: trellis history"),
 		rule("ErrorRate", Page, `sum by (service) (rate(trellis_request_failures_total[2m])) / sum by (service) (rate(trellis_requests_total[2m])) > 0.05 and sum by (service) (rate(trellis_requests_total[2m])) > 0.2`, 0,
 			"{{ $value | humanizePercentage }} of the requests to {{ $labels.service }} fail"),
+		rule("Slow", Ticket, slow, 0,
+			"half of the requests to {{ $labels.service }} take longer than {{ $value | humanizeDuration }}, three times what they did before"),
 		rule("RetryStorm", Page, `sum by (service) (rate(trellis_retries_total[1m])) > 0.1 * sum by (service) (rate(trellis_requests_total[1m])) and sum by (service) (rate(trellis_retries_total[1m])) > 1`, 0,
 			"{{ $value | humanize }} requests a second to {{ $labels.service }} are retries"),
 		rule("Overloaded", Page, `sum by (service) (rate(trellis_requests_held_total[1m])) > 0.05 * sum by (service) (rate(trellis_requests_total[1m])) and sum by (service) (rate(trellis_requests_held_total[1m])) > 0.2`, 15*time.Second,
@@ -120,8 +136,10 @@ func Defaults() []telemetry.RuleGroup {
 			"{{ $labels.instance }} uses {{ $value | humanizePercentage }} of the memory it may"),
 		rule("CPUSaturated", Ticket, `rate(trellis_instance_cpu_seconds_total[2m]) / trellis_instance_cpu_limit > 0.95`, 5*time.Minute,
 			"{{ $labels.instance }} uses all the CPU it may"),
-		rule("DiskAlmostFull", Page, `trellis_disk_free_bytes / trellis_disk_size_bytes < 0.05 or trellis_disk_free_bytes < 500e6`, 0,
-			"{{ $value | humanize }} are left on the disk of the project's state"),
+		rule("DiskAlmostFull", Page, `trellis_disk_free_bytes and trellis_disk_free_bytes / trellis_disk_size_bytes < 0.05 or trellis_disk_free_bytes < 500e6 and trellis_disk_size_bytes > 5e9`, 0,
+			"{{ $value | humanize1024 }}B are left on the disk of the project's state"),
+		rule("CertificateExpiring", Page, `trellis_certificate_not_after_timestamp_seconds - time() < 0.25 * (trellis_certificate_not_after_timestamp_seconds - trellis_certificate_not_before_timestamp_seconds) and trellis_certificate_not_after_timestamp_seconds - time() < 21 * 86400`, 0,
+			"the certificate of {{ $labels.name }} ends in {{ $value | humanizeDuration }}"),
 		rule("TelemetryLost", Ticket, `sum by (store, reason) (increase(trellis_telemetry_lost_total[5m])) > 0`, 0,
 			"{{ $value | humanize }} {{ $labels.store }} were not kept: {{ $labels.reason }}"),
 	}}}

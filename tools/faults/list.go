@@ -53,4 +53,5 @@ var faults = []fault{
 	{19, "the state's folder is not one's own", of(e2e, "TestEveryErrorOfTheTableIsSaidAndHasItsRemedy")},
 	{22, "file descriptors run out", of(plane, "TestRoomIsMade", "TestConnectionLimit")},
 	{23, "a request runs into a fault of ours", of(plane, "TestFaultsStayInTheirRequest")},
+	{24, "incidents, explained and alerted", of(e2e, "TestIncidents")},
 }

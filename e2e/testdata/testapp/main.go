@@ -110,18 +110,38 @@ func deaf(file string) {
 	_ = note(file, strconv.Itoa(cmd.Process.Pid))
 }
 
-// misbehaving fails FAIL_PERCENT of the requests with 500, as a program does whose code is wrong, and takes SLOW longer
-// for each; its health stays what it is.
+// misbehaving fails FAIL_PERCENT of the requests with 500, as a program does whose code is wrong, cuts RESET_PERCENT of
+// them off, and takes SLOW longer for each; its health stays what it is. POST /misbehave with the same names, in lower
+// case, changes them.
 func misbehaving(next http.Handler) http.Handler {
-	percent, _ := strconv.ParseFloat(os.Getenv("FAIL_PERCENT"), 64)
-	slow, _ := time.ParseDuration(os.Getenv("SLOW"))
+	var mu sync.Mutex
+	var fail, reset float64
+	var slow time.Duration
+	set := func(get func(string) string) {
+		mu.Lock()
+		defer mu.Unlock()
+		fail, _ = strconv.ParseFloat(get("FAIL_PERCENT"), 64)
+		reset, _ = strconv.ParseFloat(get("RESET_PERCENT"), 64)
+		slow, _ = time.ParseDuration(get("SLOW"))
+	}
+	set(os.Getenv)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/healthz" {
+		switch r.URL.Path {
+		case "/healthz":
 			next.ServeHTTP(w, r)
 			return
+		case "/misbehave":
+			set(func(name string) string { return r.URL.Query().Get(strings.ToLower(name)) })
+			return
 		}
-		time.Sleep(slow)
-		if rand.Float64()*100 < percent {
+		mu.Lock()
+		pause, fails, resets := slow, rand.Float64()*100 < fail, rand.Float64()*100 < reset
+		mu.Unlock()
+		time.Sleep(pause)
+		if resets {
+			panic(http.ErrAbortHandler) // the connection ends without an answer
+		}
+		if fails {
 			http.Error(w, "told to fail", http.StatusInternalServerError)
 			return
 		}

@@ -1,0 +1,204 @@
+package server
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/api"
+	"trellis/engine"
+	"trellis/state"
+	"trellis/telemetry"
+)
+
+// asked is an inquiry about the service web of a project in which nothing is wrong, which each case changes.
+func asked() *inquiry {
+	web := engine.Service{Name: "web", State: engine.ServiceHealthy, Want: 2, Ready: 2, Revision: 3, Instances: []engine.Instance{{ID: "web-1"}, {ID: "web-2"}}}
+	good := map[way]callNow{{"*", "web"}: {rate: 10, p50: 0.01, p99: 0.05}, {"web", "api"}: {rate: 10, p50: 0.005, p99: 0.02}, {"*", "api"}: {rate: 10, p50: 0.005, p99: 0.02}}
+	w := &inquiry{
+		service: web, services: map[string]engine.Service{"web": web, "api": {Name: "api"}}, now: time.Unix(10_000, 0),
+		calls: map[way]callNow{}, usual: map[way]callNow{},
+		changes: func(int64) []string { return nil },
+		said:    func(string, time.Time, time.Time) (telemetry.Record, bool) { return telemetry.Record{}, false },
+	}
+	for at, n := range good {
+		w.calls[at], w.usual[at] = n, n
+	}
+	return w
+}
+
+// happened adds an event of some seconds ago.
+func (w *inquiry) happened(ago int, kind, instance, reason, message string, revision int64) {
+	service, _, _ := strings.Cut(instance, "-")
+	w.events = append(w.events, state.Event{
+		Time: w.now.Add(-time.Duration(ago) * time.Second), Service: service, Instance: instance, Kind: kind, Reason: reason, Message: message, Revision: revision,
+	})
+}
+
+// speaks has the service's last words be these.
+func (w *inquiry) speaks(words string) {
+	w.said = func(string, time.Time, time.Time) (telemetry.Record, bool) {
+		return telemetry.Record{Time: w.now, Body: words, Instance: "web-1"}, true
+	}
+}
+
+func (w *inquiry) deployed(ago int, changes ...string) {
+	w.happened(ago+60, "instance.started", "web-1", "start", "", 2)
+	w.happened(ago+59, "instance.ready", "web-1", "probe", "", 0)
+	w.happened(ago, "revision.applied", "", "up", "applied", 3)
+	w.changes = func(int64) []string { return changes }
+}
+
+func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
+	for name, tc := range map[string]struct {
+		wrong       func(*inquiry)
+		kind, cause string // of the first finding; cause is a part
+		what        string // "none": there is nothing to explain
+	}{
+		"nothing is wrong": {wrong: func(*inquiry) {}, what: "none"},
+		"crash": {func(w *inquiry) {
+			w.happened(40, "instance.started", "web-1", "start", "", 3)
+			w.happened(30, "instance.exited", "web-1", "crashed", "exited with code 7", 3)
+			w.speaks("no connection to the database")
+		}, "crash", "exited with code 7: no connection to the database", "restart"},
+		"a kill of somebody else's": {func(w *inquiry) {
+			w.happened(30, "instance.exited", "web-1", "signal", "killed by signal KILL", 3)
+		}, "crash", "which Trellis did not send", "restart"},
+		"bad version": {func(w *inquiry) {
+			w.deployed(30, "services.web.image", "services.web.environment.A")
+			w.happened(20, "instance.started", "web-1", "start", "", 3)
+			w.happened(10, "instance.exited", "web-1", "crashed", "exited with code 2", 3)
+		}, "bad-version", "revision 3 ends before it is ready (exited with code 2)", "restart"},
+		"bad version, taken back": {func(w *inquiry) {
+			w.deployed(30, "services.web.x-trellis.process.artifact")
+			w.happened(10, "revision.rolled-back", "", "up", "web failed more requests than before", 3)
+		}, "bad-version", "web failed more requests than before", "rollback"},
+		"a rollback because of another service": {func(w *inquiry) {
+			w.happened(10, "revision.rolled-back", "", "up", "web-shop: crashed 3 times in a row", 3)
+		}, "", "", "none"},
+		"config error": {func(w *inquiry) {
+			w.deployed(30, "services.web.environment.DATABASE_URL")
+			w.happened(20, "instance.started", "web-1", "start", "", 3)
+			w.happened(10, "instance.exited", "web-1", "crashed", "exited with code 1", 3)
+		}, "config-error", "revision 3 changed nothing but services.web.environment.DATABASE_URL", "restart"},
+		"not to be started": {func(w *inquiry) {
+			w.happened(10, "instance.refused", "web-1", "invalid", "no such user: shop", 3)
+		}, "config-error", "no such user: shop", "failure"},
+		"memory": {func(w *inquiry) {
+			w.happened(10, "instance.exited", "web-1", "oom", "used more memory than its limit", 3)
+			w.calls[way{"*", "web"}] = callNow{rate: 10, failed: 2, p99: 0.1}
+		}, "memory", "more memory than its limit", "errors"},
+		"hung": {func(w *inquiry) {
+			w.happened(200, "instance.exited", "web-2", "crashed", "exited with code 1", 3) // an older trouble
+			w.happened(20, "instance.unready", "web-1", "probe", "no answer within 1s", 0)
+			w.happened(10, "instance.stopping", "web-1", "stop", "does not answer any more: no answer within 1s", 0)
+			w.happened(9, "instance.exited", "web-1", "stopped", "was stopped", 3)
+		}, "hung", "does not answer any more", "restart"},
+		"hung, and not yet replaced": {func(w *inquiry) {
+			w.happened(3, "instance.unready", "web-1", "probe", "no answer within 1s", 0)
+			w.service.Instances[0].State, w.service.Ready = engine.InstanceUnready, 1
+		}, "hung", "runs and does not answer", "failure"},
+		"unready, and nobody says why": {func(w *inquiry) {
+			w.happened(3, "instance.unready", "web-1", "probe", "HTTP 503", 0)
+			w.service.Instances[0].State, w.service.Ready = engine.InstanceUnready, 1
+		}, "", "", "failure"},
+		"slow dependency": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, p99: 0.8}
+			w.calls[way{"web", "api"}] = callNow{rate: 10, p99: 0.75}
+			w.calls[way{"api", "db"}] = callNow{rate: 10, p99: 0.7}
+			w.calls[way{"*", "api"}] = callNow{rate: 10, p99: 0.75}
+			w.deployed(100, "services.web.image") // that it comes after a deploy says nothing
+		}, "dependency", "api's calls to db take 700ms at p99", "slow"},
+		"failing dependency": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, failed: 5}
+			w.calls[way{"web", "api"}] = callNow{rate: 10, failed: 5}
+			w.services["api"] = engine.Service{Name: "api", Reason: "crashed 3 times in a row"}
+		}, "dependency", "50.0% of its calls to api fail; api: crashed 3 times in a row", "errors"},
+		"retry storm": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, retries: 6, p99: 0.05}
+			w.measured.broken = map[string]float64{"web-1": 0.01, "web-2": 0.6}
+		}, "retry-storm", "web-2 (60 %) cut requests off, so that 6 a second are tried again", "slow"},
+		"overload": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, held: 4, p99: 2, failed: 3}
+		}, "overload", "4.0 requests a second wait because all 2 instances are busy", "errors"},
+		"overload of the processor": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, p99: 2}
+			w.measured.cpu = map[string]float64{"web": 0.99}
+		}, "overload", "99 % of the CPU", "slow"},
+		"full disk": {func(w *inquiry) {
+			w.measured.disk, w.measured.free = 0.99, 4e6
+		}, "disk", "4 MB (1.0 %) are left", "disk"},
+		"full disk, and it says so": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, failed: 5}
+			w.speaks("write /data/orders: no space left on device")
+			w.measured.disk, w.measured.free = 0.999, 0
+		}, "disk", "no space left on device", "errors"},
+		"certificate": {func(w *inquiry) {
+			w.certificates = []certificate{{name: "shop.localhost", source: certificateLocal, notBefore: w.now.Add(-23 * time.Hour), notAfter: w.now.Add(time.Hour)}}
+			w.happened(60, "certificate.failed", "", "local", "root.key: no such file", 3)
+		}, "certificate", "could not be renewed: root.key: no such file", "certificate"},
+		"a certificate of one's own": {func(w *inquiry) {
+			w.certificates = []certificate{{name: "shop", source: certificateFile, notBefore: w.now.Add(-80 * 24 * time.Hour), notAfter: w.now.Add(10 * 24 * time.Hour)}}
+		}, "certificate", "nobody renews it but you", "certificate"},
+		"a certificate that is good": {func(w *inquiry) {
+			w.certificates = []certificate{{name: "shop", notBefore: w.now.Add(-time.Hour), notAfter: w.now.Add(23 * time.Hour)}}
+		}, "", "", "none"},
+		"slower since a deploy": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, p99: 0.8}
+			w.deployed(100, "services.web.image")
+		}, "deploy", "it began with revision 3, which changed services.web.image", "slow"},
+		"as slow before the deploy": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, p99: 0.8}
+			w.usual[way{"*", "web"}] = callNow{rate: 10, p99: 0.75}
+			w.deployed(100, "services.web.image")
+		}, "", "", "slow"},
+		"a deploy of something else": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, p99: 0.8}
+			w.deployed(100)
+		}, "", "", "slow"},
+		"slow by itself": {func(w *inquiry) { w.calls[way{"*", "web"}] = callNow{rate: 10, p99: 0.8} }, "", "", "slow"},
+		"failing by itself": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, failed: 3}
+			w.happened(4000, "instance.exited", "web-1", "crashed", "exited with code 7", 3) // an hour ago
+		}, "", "", "errors"},
+		"scaled by hand": {func(w *inquiry) {
+			w.happened(10, "service.override", "web-0", "asked", "5 replicas", 3)
+		}, "operator", "5 replicas", "scale"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := asked()
+			tc.wrong(w)
+			found := w.findings()
+			if tc.what == "none" {
+				if len(found) > 0 {
+					t.Fatalf("there is nothing to explain: %+v", found)
+				}
+				return
+			}
+			if len(found) == 0 {
+				t.Fatal("nothing is explained")
+			}
+			first := found[0]
+			if first.What != tc.what || first.Kind != tc.kind || !strings.Contains(first.Cause, tc.cause) {
+				t.Errorf("%s, %q: %s\nwant %s, %q: %s", first.What, first.Kind, first.Cause, tc.what, tc.kind, tc.cause)
+			}
+			if (first.Kind == "") != (first.Cause == "") || first.Kind == "" && !strings.Contains(first.Title, "not say why") {
+				t.Errorf("what is not known is not said: %+v", first)
+			}
+			checkChain(t, first)
+		})
+	}
+}
+
+// checkChain fails if an explanation rests on nothing.
+func checkChain(t *testing.T, x api.Explanation) {
+	t.Helper()
+	if len(x.Chain) == 0 {
+		t.Errorf("no evidence: %+v", x)
+	}
+	for _, e := range x.Chain {
+		if e.Text == "" || e.Time.IsZero() || e.Kind == "" {
+			t.Errorf("evidence that says nothing: %+v", e)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package alerts
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"testing"
+	"time"
+
+	"trellis/telemetry"
+	"trellis/telemetry/metrics"
+)
+
+// The time of a test, in seconds: samples are five apart, evaluations fifteen, and what is wrong is so from begin to end.
+const (
+	every, evaluate        = 5, 15
+	begin, end, lastSecond = 180, 300, 900
+)
+
+// world is what is measured of a service while something goes wrong.
+type world struct {
+	at       time.Time
+	wrong    bool
+	counters map[string]float64
+	took     map[float64]uint64
+	samples  []telemetry.Sample
+}
+
+// is adds a sample whose value is bad while something is wrong.
+func (w *world) is(name string, bad, good float64, labels ...string) *telemetry.Sample {
+	l := map[string]string{"__name__": name}
+	for i := 0; i+1 < len(labels); i += 2 {
+		l[labels[i]] = labels[i+1]
+	}
+	v := good
+	if w.wrong {
+		v = bad
+	}
+	w.samples = append(w.samples, telemetry.Sample{Labels: l, Time: w.at, Value: v})
+	return &w.samples[len(w.samples)-1]
+}
+
+// grows adds a counter that grows by so much a second.
+func (w *world) grows(name string, bad, good float64, labels ...string) {
+	s := w.is(name, bad, good, labels...)
+	w.counters[name] += every * s.Value
+	s.Value = w.counters[name]
+}
+
+// take adds twenty requests a second, which take so many seconds.
+func (w *world) take(bad, good float64) {
+	w.grows("trellis_requests_total", 20, 20, "service", "web")
+	s := w.is("trellis_request_duration_seconds", bad, good, "service", "web")
+	w.took[s.Value] += every * 20
+	s.Distribution = &telemetry.Distribution{Counts: maps.Clone(w.took)}
+}
+
+// TestDefaultsFireAndResolve: what goes wrong, as it is measured, has its alert fire at the second evaluation at the latest,
+// and resolve when it is over; before it nothing fires.
+func TestDefaultsFireAndResolve(t *testing.T) {
+	for alert, round := range map[string]func(*world){
+		"CrashLooping":  func(w *world) { w.is("trellis_service_state", 1, 0, "service", "web", "state", "crash-looping") },
+		"ServiceFailed": func(w *world) { w.is("trellis_service_state", 1, 0, "service", "web", "state", "failed") },
+		"ServiceDown": func(w *world) {
+			w.is("trellis_replicas_wanted", 2, 2, "service", "web")
+			w.is("trellis_replicas_ready", 0, 2, "service", "web")
+		},
+		"Restarting":       func(w *world) { w.grows("trellis_instance_restarts_total", 0.4, 0, "service", "web") },
+		"DeployRolledBack": func(w *world) { w.grows("trellis_deploys_rolled_back_total", 0.01, 0) },
+		"OutOfMemory":      func(w *world) { w.grows("trellis_instance_ends_total", 0.2, 0, "service", "web", "reason", "oom") },
+		"InstanceHung":     func(w *world) { w.grows("trellis_instance_ends_total", 0.2, 0, "service", "web", "reason", "hung") },
+		"ErrorRate": func(w *world) {
+			w.take(0.02, 0.02)
+			w.grows("trellis_request_failures_total", 10, 0.02, "service", "web")
+		},
+		"RetryStorm": func(w *world) {
+			w.take(0.02, 0.02)
+			w.grows("trellis_retries_total", 12, 0.02, "service", "web")
+		},
+		"Overloaded": func(w *world) {
+			w.take(0.02, 0.02)
+			w.grows("trellis_requests_held_total", 12, 0.02, "service", "web")
+		},
+		"Slow": func(w *world) { w.take(0.7, 0.02) },
+		"DiskAlmostFull": func(w *world) {
+			w.is("trellis_disk_size_bytes", 100e9, 100e9)
+			w.is("trellis_disk_free_bytes", 1e9, 60e9)
+		},
+		"CertificateExpiring": func(w *world) {
+			now := float64(w.at.Unix())
+			w.is("trellis_certificate_not_before_timestamp_seconds", now-80*86400, now-30*86400, "name", "shop")
+			w.is("trellis_certificate_not_after_timestamp_seconds", now+3*86400, now+60*86400, "name", "shop")
+		},
+		"TelemetryLost": func(w *world) {
+			w.grows("trellis_telemetry_lost_total", 5, 0, "store", "logs", "reason", "queue full")
+		},
+	} {
+		t.Run(alert, func(t *testing.T) {
+			t.Parallel()
+			fired := lived(t, alert, round)
+			at := fired[alert]
+			if len(at) == 0 {
+				t.Fatalf("it does not fire: %v", fired)
+			}
+			if at[0] > begin+every+2*evaluate {
+				t.Errorf("it fires %d s after the beginning, want at the second evaluation", at[0]-begin)
+			}
+			if at[len(at)-1] >= lastSecond {
+				t.Errorf("it is not resolved %d s after the end", lastSecond-end)
+			}
+			for name, at := range fired {
+				if at[0] <= begin {
+					t.Errorf("%s fires before anything is wrong", name)
+				}
+			}
+		})
+	}
+}
+
+// lived has a store be given what round adds, and returns at which seconds an alert fires, and the others before begin.
+func lived(t *testing.T, alert string, round func(*world)) map[string][]int {
+	t.Helper()
+	s := metrics.New(metrics.Config{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	<-s.Opened()
+	start := time.Now().Add(-lastSecond * time.Second)
+	w := &world{counters: map[string]float64{}, took: map[float64]uint64{}}
+	for second := every; second <= lastSecond; second += every {
+		w.at, w.wrong, w.samples = start.Add(time.Duration(second)*time.Second), second > begin && second <= end, nil
+		round(w)
+		if err := s.Append(ctx, 1, w.samples); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fired := map[string][]int{}
+	for _, r := range Defaults()[0].Rules {
+		since, until := -1, lastSecond
+		if r.Alert != alert {
+			until = begin
+		}
+		for second := evaluate; second <= until; second += evaluate {
+			found, err := s.Query(ctx, r.Expr, start.Add(time.Duration(second)*time.Second))
+			switch {
+			case err != nil:
+				t.Fatalf("%s: %v", r.Alert, err)
+			case len(found) == 0:
+				since = -1
+				continue
+			case since < 0:
+				since = second
+			}
+			if time.Duration(second-since)*time.Second >= r.For {
+				fired[r.Alert] = append(fired[r.Alert], second)
+			}
+		}
+	}
+	return fired
+}
