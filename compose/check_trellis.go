@@ -43,6 +43,7 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 	for i, name := range s.Trellis.Calls {
 		l.known("services", name, indexPath(x+".calls", i))
 	}
+	l.checkIdentity(s, at)
 	if len(s.Trellis.Calls) > 0 && s.NetworkMode == "host" {
 		l.warnPath(x+".calls", "is not enforced for %s: on the machine's own network nobody can tell who calls", s.Name)
 	}

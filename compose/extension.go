@@ -207,6 +207,8 @@ type LoadStage struct {
 type PortExtension struct {
 	// Routes mount the port on the gateway.
 	Routes []Route `json:"routes,omitempty"`
+	// TLS is that of the service for this port: mutual or none. Unset: as the service says.
+	TLS string `json:"tls,omitempty"`
 }
 
 // Route mounts a port of a service on the gateway.
@@ -377,6 +379,15 @@ type ServiceExtension struct {
 	Metrics *Metrics `json:"metrics,omitempty"`
 	// Calls are the services that this one may call. The first calls of a project turns on deny for all of it.
 	Calls []string `json:"calls,omitempty"`
+	// TLS is mutual where the program speaks TLS at its ports with the certificate that identity gives it, and wants to be
+	// shown one by who calls. Calls that reach it through Trellis are made so, as the service that calls
+	// (spiffe://PROJECT/service/NAME), or as spiffe://PROJECT/gateway where they come from outside; a caller may as well speak
+	// TLS itself. Unset: none.
+	TLS string `json:"tls,omitempty"`
+	// Identity gives instances the service's certificate (an X.509-SVID of SPIFFE), its key and the roots of the project as
+	// files that are replaced before they expire: svid.pem, svid_key.pem and svid_bundle.pem in the folder that the variable
+	// TRELLIS_IDENTITY names. A service with tls mutual has them in any case.
+	Identity bool `json:"identity,omitempty"`
 	// Publishes are the topics that this service may write.
 	Publishes []string `json:"publishes,omitempty"`
 	// Subscribes are the topics whose events are delivered to this service.

@@ -219,6 +219,7 @@ func trellisRows() []row {
 		carried(s+"ports[].x-trellis.routes.**", s+"ports[].x-trellis.routes[].**"),
 		carried(s+"deploy.x-trellis.canary.**", s+"deploy.x-trellis.autoscale.**"),
 		carried(s+"x-trellis.process.**", s+"x-trellis.probe.**", s+"x-trellis.objective.**", s+"x-trellis.metrics.**", s+"x-trellis.backup.**", s+"x-trellis.calls"),
+		carried(s+"x-trellis.tls", s+"x-trellis.identity", s+"ports[].x-trellis.tls"),
 		left(s+"x-trellis.publishes", "there is no broker yet"), left(s+"x-trellis.subscribes.**", "there is no broker yet: nothing is delivered"),
 	)
 }

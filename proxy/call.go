@@ -21,6 +21,9 @@ func (p *Proxy) call(ctx context.Context, to destination, q *request) (*response
 		p.spans.begin(q, began)
 	}
 	resp, inst, f := c.run(ctx)
+	if f != nil && f.kind == kindIdentity {
+		p.unproven(s, f.cause)
+	}
 	if f != nil && f.status >= 500 {
 		s.count.failed.Add(1)
 	}
@@ -85,6 +88,8 @@ func (c *caller) after(p *pool, err *callError) *failure {
 			p.abandoned()
 		}
 		return &failure{status: 499, kind: kindClient, detail: "the client went away"}
+	case err.kind == kindIdentity:
+		return c.unproven(p, err)
 	case err.kind == kindConnect:
 		if c.s.retries() < 0 {
 			return &failure{status: 502, kind: kindConnect, detail: "no connection to an instance of " + c.s.name}

@@ -128,6 +128,14 @@ func (c *clientConn) conf() *Listener {
 	return c.listener.conf.Load()
 }
 
+// declared is the protocol that the connection's listener has; "" where it serves no more.
+func (c *clientConn) declared() string {
+	if l := c.conf(); l != nil {
+		return l.Protocol
+	}
+	return ""
+}
+
 func (c *clientConn) Close() error {
 	var err error
 	if s := c.tls.Load(); s != nil {

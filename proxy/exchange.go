@@ -64,9 +64,9 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return 
 // 0 is for ever. fresh says that no connection may be used a second time.
 func (p *pool) roundTrip(ctx context.Context, q *request, timeout time.Duration, fresh bool) (*response, *callError) {
 	if q.grpc || q.upgrade == "" && p.inst.svc.speaksHTTP2(p.port) {
-		return p.roundTrip2(ctx, q, timeout)
+		return p.by(q.caller).roundTrip2(ctx, q, timeout)
 	}
-	c, reused, err := p.get(ctx, fresh)
+	c, reused, err := p.by(q.caller).get(ctx, fresh)
 	if err != nil {
 		return nil, connectFailed(ctx, err)
 	}
@@ -83,7 +83,10 @@ func (p *pool) roundTrip(ctx context.Context, q *request, timeout time.Duration,
 
 func connectFailed(ctx context.Context, err error) *callError {
 	var ce *connectError
+	var ie *identityError
 	switch {
+	case errors.As(err, &ie):
+		return &callError{err: err, kind: kindIdentity}
 	case errors.As(err, &ce):
 		return &callError{err: err, kind: kindConnect}
 	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
@@ -189,10 +192,12 @@ func (x *exchange) failed(err error, sent bool) *callError {
 		return &callError{err: err, kind: kindClient, sent: sent, gone: true}
 	case errors.As(err, &ne) && ne.Timeout():
 		return &callError{err: err, kind: kindTimeout, sent: sent}
-	case sent && x.reused && err == io.EOF && !x.began && neverArrived(x.c.conn, x.before):
+	case sent && x.reused && err == io.EOF && !x.began && neverArrived(x.c.tcp, x.before):
 		return &callError{err: err, kind: kindReset, sent: false}
 	case errors.As(err, new(*malformedError)):
 		return &callError{err: err, kind: kindProtocol, sent: sent}
+	case x.c.from.secure && disbelieved(err):
+		return &callError{err: &identityError{err: err, other: true}, kind: kindIdentity}
 	}
 	return &callError{err: err, kind: kindReset, sent: sent}
 }
@@ -448,7 +453,7 @@ func (x *exchange) close(whole bool) {
 		}
 		x.c.in.Release()
 		x.q, x.ctx, x.stop, x.resp = nil, nil, nil, response{}
-		x.c.pool.put(x.c, time.Now())
+		x.c.from.put(x.c, time.Now())
 		return
 	}
 	x.c.Close()

@@ -9,20 +9,34 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"trellis/identity"
 )
 
-// pool is one port of one instance: how it fares, and its idle connections, the last used on top.
+// pool is one port of one instance: how it fares, and its connections.
 type pool struct {
 	inst   *instance
 	port   int
 	health health
+	dials  chan struct{} // one for each connect under way
+	plain  conns         // without TLS
 
-	mu   sync.Mutex
-	idle []*upstream
-	gen  int // counted up by drop: connections of an earlier one are not kept
-	h2   *http2.Transport
+	mu     sync.Mutex
+	mutual map[string]*conns // over mutual TLS, by the service that they show themselves as
+}
 
-	dials chan struct{}  // one for each connect under way
+// conns are connections of a pool that a request may use, as far as they are not in use: the last used on top.
+type conns struct {
+	pool   *pool
+	caller string // who calls over them
+	secure bool   // they are over mutual TLS
+
+	mu    sync.Mutex
+	idle  []*upstream
+	gen   int // counted up by drop: connections of an earlier one are not kept
+	h2    *http2.Transport
+	shown *identity.SVID // what they show
+
 	freed chan *upstream // to those who wait for a connect to be allowed
 }
 
@@ -33,18 +47,68 @@ const (
 )
 
 func newPool(i *instance, port int) *pool {
-	return &pool{inst: i, port: port, dials: make(chan struct{}, maxDials), freed: make(chan *upstream)}
+	p := &pool{inst: i, port: port, dials: make(chan struct{}, maxDials)}
+	p.plain = conns{pool: p, freed: make(chan *upstream)}
+	return p
+}
+
+// by returns the connections for a caller.
+func (p *pool) by(caller string) *conns {
+	if !p.inst.svc.mutual(p.port) {
+		return &p.plain
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := p.mutual[caller]
+	if k == nil {
+		if p.mutual == nil {
+			p.mutual = map[string]*conns{}
+		}
+		k = &conns{pool: p, caller: caller, secure: true, freed: make(chan *upstream)}
+		p.mutual[caller] = k
+	}
+	return k
+}
+
+// all returns the connections of all callers.
+func (p *pool) all() []*conns {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := []*conns{&p.plain}
+	for _, k := range p.mutual {
+		list = append(list, k)
+	}
+	return list
+}
+
+// drop closes every idle connection; those in use are closed when they are done.
+func (p *pool) drop() {
+	for _, k := range p.all() {
+		k.drop()
+	}
+}
+
+// expire closes the connections that were idle for too long.
+func (p *pool) expire(now time.Time) {
+	for _, k := range p.all() {
+		k.expire(now)
+	}
 }
 
 // get returns a connection and whether it was used before. Idle ones that the upstream has closed are passed over.
-func (p *pool) get(ctx context.Context, fresh bool) (c *upstream, reused bool, err error) {
-	freed := p.freed
+func (k *conns) get(ctx context.Context, fresh bool) (c *upstream, reused bool, err error) {
+	if k.secure {
+		if _, err := k.identity(time.Now()); err != nil {
+			return nil, false, err
+		}
+	}
+	freed, dials := k.freed, k.pool.dials
 	if fresh {
 		freed = nil
 	}
 	for {
 		if !fresh {
-			if c = p.pop(); c != nil {
+			if c = k.pop(); c != nil {
 				if c.usable() {
 					return c, true, nil
 				}
@@ -52,23 +116,23 @@ func (p *pool) get(ctx context.Context, fresh bool) (c *upstream, reused bool, e
 			}
 		}
 		select {
-		case p.dials <- struct{}{}:
-			c, err = p.open(ctx)
-			<-p.dials
+		case dials <- struct{}{}:
+			c, err = k.open(ctx)
+			<-dials
 			return c, false, err
 		default:
 		}
 		select { // for whichever comes first
-		case p.dials <- struct{}{}:
-			c, err = p.open(ctx)
-			<-p.dials
+		case dials <- struct{}{}:
+			c, err = k.open(ctx)
+			<-dials
 			return c, false, err
 		case c = <-freed:
 			if c.usable() {
 				return c, true, nil
 			}
 		case <-ctx.Done():
-			p.abandoned()
+			k.pool.abandoned()
 			return nil, false, ctx.Err()
 		}
 	}
@@ -84,29 +148,35 @@ func (c *upstream) usable() bool {
 }
 
 // open makes a connection.
-func (p *pool) open(ctx context.Context) (*upstream, error) {
-	p.mu.Lock()
-	gen := p.gen
-	p.mu.Unlock()
-	conn, err := p.dial(ctx)
+func (k *conns) open(ctx context.Context) (*upstream, error) {
+	k.mu.Lock()
+	gen := k.gen
+	k.mu.Unlock()
+	tcp, err := k.pool.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c := newUpstream(conn, p)
+	c := newUpstream(tcp)
+	if k.secure {
+		if err := k.handshake(ctx, c, "http/1.1"); err != nil {
+			return nil, err
+		}
+	}
+	c.begin(k)
 	c.gen = gen
 	return c, nil
 }
 
-func (p *pool) pop() *upstream {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.idle)
+func (k *conns) pop() *upstream {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := len(k.idle)
 	if n == 0 {
 		return nil
 	}
-	c := p.idle[n-1]
-	p.idle[n-1] = nil
-	p.idle = p.idle[:n-1]
+	c := k.idle[n-1]
+	k.idle[n-1] = nil
+	k.idle = k.idle[:n-1]
 	return c
 }
 
@@ -148,37 +218,40 @@ func (e *connectError) Error() string { return e.err.Error() }
 func (e *connectError) Unwrap() error { return e.err }
 
 // put keeps an idle connection for the next request, or closes it.
-func (p *pool) put(c *upstream, now time.Time) {
+func (k *conns) put(c *upstream, now time.Time) {
 	if c.keep <= 0 {
 		c.Close()
 		return
 	}
 	c.keepUntil = now.Add(c.keep)
-	p.mu.Lock()
-	if c.gen == p.gen {
+	if k.secure {
+		c.keepUntil = earlier(c.keepUntil, c.proven)
+	}
+	k.mu.Lock()
+	if c.gen == k.gen {
 		select {
-		case p.freed <- c:
-			p.mu.Unlock()
+		case k.freed <- c:
+			k.mu.Unlock()
 			return
 		default:
 		}
 	}
-	if c.gen != p.gen || len(p.idle) >= maxIdle {
-		p.mu.Unlock()
+	if c.gen != k.gen || len(k.idle) >= maxIdle {
+		k.mu.Unlock()
 		c.Close()
 		return
 	}
-	p.idle = append(p.idle, c)
-	p.mu.Unlock()
+	k.idle = append(k.idle, c)
+	k.mu.Unlock()
 }
 
 // drop closes every idle connection; those in use are closed when they are done.
-func (p *pool) drop() {
-	p.mu.Lock()
-	idle, h2 := p.idle, p.h2
-	p.idle, p.h2 = nil, nil
-	p.gen++
-	p.mu.Unlock()
+func (k *conns) drop() {
+	k.mu.Lock()
+	idle, h2 := k.idle, k.h2
+	k.idle, k.h2 = nil, nil
+	k.gen++
+	k.mu.Unlock()
 	for _, c := range idle {
 		c.Close()
 	}
@@ -188,20 +261,20 @@ func (p *pool) drop() {
 }
 
 // expire closes the connections that were idle for too long.
-func (p *pool) expire(now time.Time) {
-	p.mu.Lock()
+func (k *conns) expire(now time.Time) {
+	k.mu.Lock()
 	var old []*upstream
-	kept := p.idle[:0]
-	for _, c := range p.idle {
+	kept := k.idle[:0]
+	for _, c := range k.idle {
 		if c.keepUntil.After(now) {
 			kept = append(kept, c)
 		} else {
 			old = append(old, c)
 		}
 	}
-	clear(p.idle[len(kept):])
-	p.idle = kept
-	p.mu.Unlock()
+	clear(k.idle[len(kept):])
+	k.idle = kept
+	k.mu.Unlock()
 	for _, c := range old {
 		c.Close()
 	}

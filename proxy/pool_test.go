@@ -99,7 +99,7 @@ func TestConnectsAreBounded(t *testing.T) {
 	}
 	got := make(chan *upstream)
 	go func() {
-		c, reused, err := p.get(context.Background(), false)
+		c, reused, err := p.plain.get(context.Background(), false)
 		if err != nil || !reused {
 			t.Errorf("reused %v, %v", reused, err)
 		}
@@ -109,10 +109,11 @@ func TestConnectsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newUpstream(conn.(*net.TCPConn), p)
+	c := newUpstream(conn.(*net.TCPConn))
+	c.begin(&p.plain)
 	for {
-		p.put(c, time.Now())
-		if p.pop() == nil {
+		p.plain.put(c, time.Now())
+		if p.plain.pop() == nil {
 			break // it was waited for
 		}
 		time.Sleep(time.Millisecond)
@@ -123,7 +124,7 @@ func TestConnectsAreBounded(t *testing.T) {
 	c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if _, _, err := p.get(ctx, false); err == nil {
+	if _, _, err := p.plain.get(ctx, false); err == nil {
 		t.Error("a connect beyond the bound")
 	}
 	for range maxDials {

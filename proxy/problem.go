@@ -36,6 +36,7 @@ const (
 	kindReset      = "reset"       // 502: the instance broke off, the request may have been carried out
 	kindProtocol   = "protocol"    // 502: the instance's answer is not HTTP
 	kindTimeout    = "timeout"     // 504: no response headers in time
+	kindIdentity   = "identity"    // 503: who is called, or who calls, is not proven
 	kindClient     = "client"      // the client went away or broke its request off; nobody reads the answer
 )
 
@@ -48,6 +49,7 @@ type failure struct {
 	allow      []string
 	header     header // more fields
 	body       []byte // nil: a problem (RFC 9457)
+	cause      error  // for the log alone
 }
 
 func (f *failure) Error() string { return fmt.Sprintf("%d %s: %s", f.status, f.kind, f.detail) }

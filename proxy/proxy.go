@@ -106,6 +106,8 @@ type Proxy struct {
 	streams  set[*stream]
 	mirrors  atomic.Int64
 	refusals refusals
+	known    identities
+	reasons  reasons
 
 	mu        sync.Mutex // one update at a time
 	listeners map[string]*listener
@@ -275,7 +277,7 @@ func (p *Proxy) apply(s *Snapshot) {
 	for i := range s.Services {
 		svc := t.services[s.Services[i].Name]
 		if old.services[svc.name] != svc { // nobody else knows it yet
-			svc.waits = p.waits
+			svc.waits, svc.known = p.waits, &p.known
 		}
 		svc.apply(&services[i], now)
 	}

@@ -20,6 +20,7 @@ type service struct {
 	count   counters
 	calls   callTallies     // of requests that no instance took
 	waits   chan<- struct{} // to say that a request waits; capacity 1
+	known   *identities     // what callers show where instances want to know who they are
 
 	mu        sync.Mutex
 	instances map[string]*instance // of the current snapshot

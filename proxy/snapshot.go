@@ -107,6 +107,19 @@ type Service struct {
 	// requests are sent so to every port.
 	HTTP2 []int      `json:"http2,omitempty"`
 	Probe probe.Spec `json:"probe,omitzero"` // for when the control plane is away; exec is not asked
+	// Mutual says which ports speak TLS and want to be shown who calls; nil: none.
+	Mutual *Mutual `json:"mutual,omitempty"`
+}
+
+// Mutual says how the data plane calls a service over mutual TLS: as the service that called it, which the socket tells.
+type Mutual struct {
+	Ports []int `json:"ports,omitempty"` // none: all of them but Plain
+	Plain []int `json:"plain,omitempty"` // ports without TLS
+	// ID is the SPIFFE ID that instances have to prove.
+	ID string `json:"id"`
+	// Identities is the folder with the files (identity.Files) of callers, each in a folder after the path of its ID:
+	// service/NAME, and gateway for who is no service.
+	Identities string `json:"identities"`
 }
 
 // Instance is one address of a service.

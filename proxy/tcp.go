@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"context"
-	"net"
+	"errors"
 	"time"
 )
 
@@ -45,7 +45,7 @@ func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 		return
 	}
 	if l.Protocol == TCP {
-		p.passThrough(ctx, c, s, l.Port)
+		p.serveTCP(ctx, c, s, l.Port)
 		return
 	}
 	p.detect(ctx, c, s, l.Port)
@@ -54,6 +54,9 @@ func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 // serveHTTP gives the connection to the HTTP side.
 func (p *Proxy) serveHTTP(c *clientConn) {
 	k, err := c.peek(clientIdleTime)
+	if err == nil && k == opaque && p.endToEnd(c) {
+		return
+	}
 	switch {
 	case err != nil || len(c.first) == 0:
 		c.Close()
@@ -63,6 +66,38 @@ func (p *Proxy) serveHTTP(c *clientConn) {
 	default:
 		p.front.serve1(c)
 	}
+}
+
+// serveTCP passes a connection through. Nobody looks at it, unless it matters whether the client speaks TLS itself.
+func (p *Proxy) serveTCP(ctx context.Context, c *clientConn, s *service, port int) {
+	if s.mutual(port) {
+		k, err := c.peek(speakFirst)
+		if err != nil {
+			c.Close()
+			return
+		}
+		if k == undecided {
+			p.race(ctx, c, s, port)
+			return
+		}
+	}
+	p.passThrough(ctx, c, s, port)
+}
+
+// endToEnd passes a connection through to a service whose clients may speak its TLS themselves; false where it is no such
+// service, or the client does not.
+func (p *Proxy) endToEnd(c *clientConn) bool {
+	l := c.conf()
+	if l == nil || l.Service == "" || l.TLS || !helloTLS(c.first) {
+		return false
+	}
+	t := p.table.Load()
+	s := t.services[l.Service]
+	if s == nil || !s.mutual(l.Port) || t.refuses(l) {
+		return false
+	}
+	p.passThrough(p.life, c, s, l.Port)
+	return true
 }
 
 // detect finds out what is spoken and serves it.
@@ -104,7 +139,7 @@ func (p *Proxy) serveKind(ctx context.Context, c *clientConn, s *service, port i
 // race connects to an instance and serves by who speaks first.
 func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 	for {
-		inst, up := p.dialTCP(ctx, c, s, port)
+		inst, up := p.dialTCP(ctx, c, s, port, false)
 		if up == nil {
 			c.Close()
 			return
@@ -123,7 +158,11 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 			up.Close()
 			inst.release()
 			continue
-		case len(first) > 0 || k == opaque:
+		case len(first) == 0 && s.mutual(port) && helloTLS(c.first): // the client speaks TLS itself
+			up.Close()
+			inst.release()
+			p.passThrough(ctx, c, s, port)
+		case len(first) > 0 || k == opaque || k != undecided && c.declared() == TCP:
 			if len(first) > 0 {
 				s.setHint(port, serverFirst)
 			} else {
@@ -147,7 +186,7 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 }
 
 // raceWith reads from both ends until one has spoken or closed. lost says that it was the instance that closed.
-func (c *clientConn) raceWith(up *net.TCPConn) (first []byte, k kind, lost bool) {
+func (c *clientConn) raceWith(up duplex) (first []byte, k kind, lost bool) {
 	c.tcp.SetReadDeadline(time.Time{})
 	spoke := make(chan []byte)
 	go func() {
@@ -165,8 +204,12 @@ func (c *clientConn) raceWith(up *net.TCPConn) (first []byte, k kind, lost bool)
 	return first, k, lost
 }
 
-// dialTCP connects to an instance of s, counted as in use; nil when there is none in time.
-func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int) (*instance, *net.TCPConn) {
+// dialTCP connects to an instance of s, counted as in use; nil when there is none in time. raw leaves TLS to the client.
+func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int, raw bool) (*instance, duplex) {
+	caller := ""
+	if l := c.conf(); l != nil {
+		caller = l.Caller
+	}
 	var w waiter
 	var t tried
 	l := s.lane(port)
@@ -176,9 +219,18 @@ func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int
 			s.count.failed.Add(1)
 			return nil, nil
 		}
-		up, err := to.dial(ctx)
+		up, err := to.connect(ctx, caller, raw)
 		if err == nil {
 			return to.inst, up
+		}
+		if ie := (*identityError)(nil); errors.As(err, &ie) {
+			p.unproven(s, err)
+			if !ie.other {
+				to.abandoned()
+				to.inst.release()
+				s.count.failed.Add(1)
+				return nil, nil
+			}
 		}
 		to.inst.release()
 		if s.retries() < 0 {
@@ -199,7 +251,7 @@ func (p *Proxy) passThrough(ctx context.Context, c *clientConn, s *service, port
 	defer c.Close()
 	s.count.connections.Add(1)
 	c.waiting.Store(false)
-	inst, up := p.dialTCP(ctx, c, s, port)
+	inst, up := p.dialTCP(ctx, c, s, port, helloTLS(c.first))
 	if up == nil {
 		c.tcp.SetLinger(0)
 		return

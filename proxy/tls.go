@@ -33,9 +33,21 @@ type secured struct {
 	*tls.Conn
 	tcp   *net.TCPConn
 	shown atomic.Pointer[shown]
+	cut   atomic.Bool
 }
 
-func (s *secured) SetLinger(seconds int) error { return s.tcp.SetLinger(seconds) }
+// SetLinger of 0 has Close cut the connection, without the alert that says that all was said.
+func (s *secured) SetLinger(seconds int) error {
+	s.cut.Store(seconds == 0)
+	return s.tcp.SetLinger(seconds)
+}
+
+func (s *secured) Close() error {
+	if s.cut.Load() {
+		return s.tcp.Close()
+	}
+	return s.Conn.Close()
+}
 
 // CloseWrite says that nothing follows, and closes the way for it.
 func (s *secured) CloseWrite() error {

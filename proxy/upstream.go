@@ -12,16 +12,19 @@ import (
 
 // upstream is one HTTP/1.1 connection to an instance.
 type upstream struct {
-	conn *net.TCPConn
-	pool *pool
+	conn duplex
+	tcp  *net.TCPConn // below conn
+	from *conns
 	gen  int
 	in   http1.Reader
 	out  []byte // what is written next
 	x    exchange
 
-	written   atomic.Int64  // bytes that the kernel took
+	count     atomic.Int64
+	written   *atomic.Int64 // bytes that the kernel took: count where conn is tcp
 	keep      time.Duration // how long it may be idle
 	keepUntil time.Time
+	proven    time.Time // over TLS: until when both ends have proven who they are
 
 	mu              sync.Mutex
 	aborted         bool // no time limit may be set any more
@@ -32,20 +35,26 @@ type upstream struct {
 	quiet bool             // peek's answer: open, and nothing to read
 }
 
-func newUpstream(conn *net.TCPConn, p *pool) *upstream {
-	c := &upstream{conn: conn, pool: p, keep: idleTime}
-	c.x.c = c
-	c.in.Init(conn, http1.LargeBuffer)
-	c.raw, _ = conn.SyscallConn()
-	c.peek = c.peekFD
+func newUpstream(tcp *net.TCPConn) *upstream {
+	c := &upstream{conn: tcp, tcp: tcp}
+	c.written = &c.count
 	return c
+}
+
+// begin makes the connection ready for requests.
+func (c *upstream) begin(k *conns) {
+	c.from, c.keep = k, idleTime
+	c.x.c = c
+	c.in.Init(c.conn, http1.LargeBuffer)
+	c.raw, _ = c.tcp.SyscallConn()
+	c.peek = c.peekFD
 }
 
 func (c *upstream) Close() error { return c.conn.Close() }
 
 func (c *upstream) Write(b []byte) (int, error) {
 	n, err := c.conn.Write(b)
-	c.written.Add(int64(n))
+	c.count.Add(int64(n))
 	return n, err
 }
 

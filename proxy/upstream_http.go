@@ -33,16 +33,16 @@ func newResponse(res *http.Response, from source) *response {
 	return r
 }
 
-// transport returns the pool's HTTP/2 side.
-func (p *pool) transport() *http2.Transport {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.h2 == nil {
-		p.h2 = &http2.Transport{
+// transport returns the connections' HTTP/2 side.
+func (k *conns) transport() *http2.Transport {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.h2 == nil {
+		k.h2 = &http2.Transport{
 			AllowHTTP:          true,
 			DisableCompression: true,
 			DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
-				return p.dial(ctx)
+				return k.dial2(ctx)
 			},
 			MaxHeaderListSize: maxResponseHead,
 			IdleConnTimeout:   idleTime,
@@ -50,18 +50,37 @@ func (p *pool) transport() *http2.Transport {
 			PingTimeout:       15 * time.Second,
 		}
 	}
-	return p.h2
+	return k.h2
+}
+
+// dial2 makes a connection for HTTP/2.
+func (k *conns) dial2(ctx context.Context) (net.Conn, error) {
+	tcp, err := k.pool.dial(ctx)
+	if err != nil || !k.secure {
+		return tcp, err
+	}
+	c := newUpstream(tcp)
+	if err := k.handshake(ctx, c, "h2"); err != nil {
+		return nil, err
+	}
+	return c.conn, nil
 }
 
 // roundTrip2 is roundTrip over HTTP/2 with prior knowledge.
-func (p *pool) roundTrip2(ctx context.Context, q *request, timeout time.Duration) (*response, *callError) {
+func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duration) (*response, *callError) {
+	if k.secure {
+		if _, err := k.identity(time.Now()); err != nil {
+			return nil, connectFailed(ctx, err)
+		}
+	}
+	p := k.pool
 	ctx, cancel := context.WithCancelCause(ctx)
 	var timer *time.Timer
 	if timeout > 0 {
 		timer = time.AfterFunc(timeout, func() { cancel(context.DeadlineExceeded) })
 	}
 	req := &http.Request{
-		Method: strings.Clone(q.method), Host: strings.Clone(q.authority), URL: target2(p.inst.address(p.port), q),
+		Method: strings.Clone(q.method), Host: strings.Clone(q.authority), URL: k.target2(p.inst.address(p.port), q),
 		Header: make(http.Header, len(q.header)+4), ContentLength: q.length, Proto: "HTTP/2.0", ProtoMajor: 2,
 	}
 	for i := range q.header {
@@ -94,7 +113,7 @@ func (p *pool) roundTrip2(ctx context.Context, q *request, timeout time.Duration
 	} else {
 		req.ContentLength = 0
 	}
-	t := p.transport()
+	t := k.transport()
 	res, err := t.RoundTrip(req.WithContext(ctx))
 	if timeout > 0 && !timer.Stop() && err == nil {
 		res.Body.Close()
@@ -106,12 +125,12 @@ func (p *pool) roundTrip2(ctx context.Context, q *request, timeout time.Duration
 		cancel(nil)
 		return nil, cerr
 	}
-	return newResponse(res, &exchange2{pool: p, transport: t, q: q, res: res, body: body, cancel: cancel}), nil
+	return newResponse(res, &exchange2{from: k, transport: t, q: q, res: res, body: body, cancel: cancel}), nil
 }
 
 // exchange2 is the source of a response over HTTP/2.
 type exchange2 struct {
-	pool      *pool
+	from      *conns
 	transport *http2.Transport
 	q         *request
 	res       *http.Response
@@ -127,31 +146,40 @@ func (x *exchange2) close(bool) {
 	x.cancel(nil)
 	x.res.Body.Close()
 	x.q.unread = x.body != nil && !x.body.ended.Load()
-	if x.pool.replaced(x.transport) {
+	if x.from.replaced(x.transport) {
 		x.transport.CloseIdleConnections()
 	}
 }
 
-// replaced says whether the pool has dropped the transport.
-func (p *pool) replaced(t *http2.Transport) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.h2 != t
+// replaced says whether the transport was dropped.
+func (k *conns) replaced(t *http2.Transport) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.h2 != t
 }
 
 // target2 returns a URL that the transport writes as q's target, byte for byte.
-func target2(address string, q *request) *url.URL {
+func (k *conns) target2(address string, q *request) *url.URL {
+	scheme := "http"
+	if k.secure {
+		scheme = "https"
+	}
 	path, query, has := strings.Cut(strings.Clone(q.target), "?")
 	if strings.HasPrefix(path, "//") { // else taken for an authority
 		path = "//" + q.authority + path
 	}
-	return &url.URL{Scheme: "http", Host: address, Opaque: path, RawQuery: query, ForceQuery: has && query == ""}
+	return &url.URL{Scheme: scheme, Host: address, Opaque: path, RawQuery: query, ForceQuery: has && query == ""}
 }
 
 // failed2 classifies an error of the HTTP/2 transport.
 func failed2(ctx context.Context, err error, body *watchedBody) *callError {
 	var ce *connectError
+	var ie *identityError
 	switch {
+	case errors.As(err, &ie):
+		return &callError{err: err, kind: kindIdentity}
+	case disbelieved(err):
+		return &callError{err: &identityError{err: err, other: true}, kind: kindIdentity}
 	case errors.As(err, &ce):
 		return &callError{err: err, kind: kindConnect}
 	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):

@@ -36,6 +36,8 @@ type control struct {
 	log      *slog.Logger
 	build    string
 
+	issuing   sync.Mutex
+	unissued  string       // the last failure to issue that was told
 	deploying sync.Mutex   // held from the decision to the written revision
 	keeping   sync.RWMutex // read-locked while a deploy refers to contents that no revision needs yet
 }
@@ -374,6 +376,9 @@ func (c *control) deploy(ctx context.Context, rev state.Revision, base engine.St
 		if err == nil && (busy == nil || continues(rev, *busy)) {
 			defer c.deploying.Unlock()
 			if err := c.plane.reserve(ctx, rev.Project); err != nil {
+				return state.Revision{}, err
+			}
+			if err := c.issue(rev.Project, time.Now()); err != nil {
 				return state.Revision{}, err
 			}
 			return c.engine.Apply(ctx, rev, base)

@@ -92,6 +92,12 @@ func (l Location) Artifacts() string { return filepath.Join(l.StateDir, "artifac
 // TLS is the folder of the certificates that were issued for the gateway.
 func (l Location) TLS() string { return filepath.Join(l.StateDir, "tls") }
 
+// Identities is the folder of the certificates of services, and IdentityAuthority that of who issues them.
+func (l Location) Identities() string { return filepath.Join(l.StateDir, "identity", "issued") }
+func (l Location) IdentityAuthority() string {
+	return filepath.Join(l.StateDir, "identity", "authority")
+}
+
 // Watched is the folder of the copies of artefacts that the command line writes to while it watches.
 func (l Location) Watched() string { return filepath.Join(l.StateDir, "watched") }
 

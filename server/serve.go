@@ -123,7 +123,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	eng, err := local.New(local.Config{
 		Project: l.Project, Store: store, Plane: plane, Block: block, Probe: probe.Do, Log: log,
 		Drivers:    run.byName(),
-		ContentDir: l.contents(), ArtifactDir: l.Artifacts(), WatchedDir: l.Watched(), TLSDir: l.TLS(),
+		ContentDir: l.contents(), ArtifactDir: l.Artifacts(), WatchedDir: l.Watched(), TLSDir: l.TLS(), IdentityDir: l.Identities(),
 	})
 	if err != nil {
 		return nil, err
@@ -157,6 +157,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 // run runs the parts until ctx is done or one of them fails, and returns when all have ended.
 func (s *controlPlane) run(ctx context.Context) error {
 	s.control.sight.open(ctx)
+	s.control.identifyLatest(ctx, time.Now()) // before anything is started that reads them
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.process.Run(ctx) })
 	g.Go(func() error { return s.docker.Run(ctx) })
@@ -168,6 +169,7 @@ func (s *controlPlane) run(ctx context.Context) error {
 	g.Go(func() error { return s.control.retain(ctx) })
 	g.Go(func() error { return s.control.certify(ctx) })
 	g.Go(func() error { return s.control.obtain(ctx) })
+	g.Go(func() error { return s.control.identify(ctx) })
 	g.Go(func() error { return s.control.measureTraffic(ctx) })
 	g.Go(func() error { return s.control.sight.run(ctx) })
 	g.Go(func() error {

@@ -22,15 +22,21 @@ import (
 func (p *program) certCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cert",
-		Short: "This machine's own certificate authority",
+		Short: "The certificate authorities of this machine and of the project's services",
 		Long: `Cert shows the certificate authority that issues the gateway's certificate where the
 file names none, and makes it known to the programs of this machine. It is yours
-alone: its key never leaves this machine, and may be taken off it.`,
+alone: its key never leaves this machine, and may be taken off it.
+
+The services of a project have an authority of their own, which gives each its
+SPIFFE identity (x-trellis.tls and x-trellis.identity): services shows what it has
+issued, and rotate has a new root take its place.`,
 		Example: `  trellis cert trust     make browsers take the gateway's certificate
   trellis cert show      the root certificate, for other machines and for curl --cacert
-  trellis cert untrust`,
+  trellis cert untrust
+  trellis cert services  who has which identity until when
+  trellis cert rotate`,
 	}
-	cmd.AddCommand(p.certShowCommand(), p.certTrustCommand(true), p.certTrustCommand(false))
+	cmd.AddCommand(p.certShowCommand(), p.certTrustCommand(true), p.certTrustCommand(false), p.certServicesCommand(), p.certRotateCommand())
 	return cmd
 }
 

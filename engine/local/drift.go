@@ -191,7 +191,8 @@ func (e *Engine) examineAll(ctx context.Context, d *desired, look []driver.Insta
 		}
 		g.Go(func() error {
 			spec := e.place(s.template.spec, s.template.process, inst.ID, inst.Slot, inst.Hash, inst.Revision)
-			spec.Env = s.template.spec.Env // what Trellis adds may have become another since
+			// What Trellis adds may have become another since.
+			spec.Env = mergeEnv(s.template.spec.Env, identityOf(spec.Env))
 			deviations, err := examiner.Examine(ctx, spec)
 			if errors.Is(err, errdefs.ErrNotFound) {
 				return nil // it has ended meanwhile

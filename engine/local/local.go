@@ -81,6 +81,8 @@ type Config struct {
 	WatchedDir  string
 	// TLSDir holds what LocalCertificate names.
 	TLSDir string
+	// IdentityDir holds the files of each of Identities, in a folder after its path.
+	IdentityDir string
 	// BaseEnv are the variables that a process gets where its file does not set them; nil: PATH and HOME of this process.
 	BaseEnv []string
 	// Patience is what a service gets beyond its start period and probes until an apply has failed; 0: 60 s.

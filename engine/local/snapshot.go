@@ -138,6 +138,7 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 		svc := d.services[w.name]
 		one := proxy.Service{Name: w.name, Instances: byService[w.name], Probe: svc.probe, HTTP2: http2Ports(svc.compose)}
 		carryLoad(&one, svc.compose)
+		one.Mutual = e.mutualOf(svc.compose)
 		s.Services = append(s.Services, one)
 	}
 	s.Listeners = append(s.Listeners, e.nameListeners(d)...)

@@ -70,6 +70,10 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 		spec.Ulimits[name] = driver.Ulimit(u)
 	}
 	spec.Mounts = mountsOf(p, svc)
+	if svc.HasIdentity() {
+		spec.Mounts = append(spec.Mounts, driver.Mount{Kind: compose.MountBind, Source: identityMark, Target: identityTarget, ReadOnly: true})
+		spec.Env = mergeEnv([]string{identityVariable + "=" + identityTarget}, spec.Env)
+	}
 	var err error
 	if spec.Files, err = filesOf(p, svc); err != nil {
 		return t, err
@@ -209,13 +213,13 @@ func (e *Engine) place(t driver.Spec, process bool, id driver.ID, slot int, hash
 	if process {
 		t.Env = mergeEnv(e.cfg.BaseEnv, t.Env)
 	}
+	e.placeIdentity(&t, process)
 	t.Files = slices.Clone(t.Files)
 	for i, f := range t.Files {
 		if !filepath.IsAbs(f.Source) {
 			t.Files[i].Source = filepath.Join(e.cfg.ContentDir, f.Source)
 		}
 	}
-	t.Mounts = slices.Clone(t.Mounts)
 	for i, m := range t.Mounts {
 		if m.Kind == compose.MountVolume && m.Source == "" {
 			t.Mounts[i].Source = anonymous(t.Project, t.Service, slot, m.Target)

@@ -74,6 +74,9 @@ func main() {
 		defer cancel()
 		_ = server.Shutdown(grace)
 	}()
+	if port := os.Getenv("MUTUAL"); port != "" {
+		go serveMutual(port)
+	}
 	log.Printf("testapp %s listens on %s", app.version, port)
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
@@ -267,7 +270,7 @@ func serving(w http.ResponseWriter, r *http.Request) {
 
 // fetch asks another service by its name.
 func (a *app) fetch(w http.ResponseWriter, r *http.Request) {
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: 5 * time.Second, Transport: ownIdentity()}
 	resp, err := client.Get(r.URL.Query().Get("url"))
 	if err != nil {
 		http.Error(w, strings.TrimSpace(err.Error()), http.StatusBadGateway)

@@ -1,0 +1,56 @@
+package compose
+
+import "slices"
+
+// The values of tls.
+const (
+	TLSMutual = "mutual"
+	TLSNone   = "none"
+)
+
+// Mutual says whether the program speaks mutual TLS at a port.
+func (s Service) Mutual(port int) bool {
+	for _, p := range s.Ports {
+		if p.Target == port && p.Protocol != "udp" && p.Trellis.TLS != "" {
+			return p.Trellis.TLS == TLSMutual
+		}
+	}
+	return s.Trellis.TLS == TLSMutual
+}
+
+// MutualAnywhere says whether the program speaks mutual TLS at some port.
+func (s Service) MutualAnywhere() bool {
+	return s.Trellis.TLS == TLSMutual || slices.ContainsFunc(s.Ports, func(p Port) bool { return p.Trellis.TLS == TLSMutual })
+}
+
+// HasIdentity says whether instances get the files of their identity.
+func (s Service) HasIdentity() bool { return s.Trellis.Identity || s.MutualAnywhere() }
+
+// checkIdentity checks tls and identity of a service.
+func (l *loading) checkIdentity(s Service, at string) {
+	l.checkTLSWord(s.Trellis.TLS, at+".x-trellis.tls")
+	for i, port := range s.Ports {
+		where := indexPath(at+".ports", i) + ".x-trellis.tls"
+		l.checkTLSWord(port.Trellis.TLS, where)
+		if port.Trellis.TLS == TLSMutual && port.Protocol == "udp" {
+			l.errorPath(where, "TLS needs a tcp port")
+		}
+	}
+	probe := s.Trellis.Probe
+	if probe == nil || probe.HTTP == "" && probe.GRPC == "" {
+		return
+	}
+	port := probe.Port
+	if first := slices.IndexFunc(s.Ports, func(p Port) bool { return p.Protocol != "udp" }); port == 0 && first >= 0 {
+		port = s.Ports[first].Target
+	}
+	if s.Mutual(port) {
+		l.errorPath(at+".x-trellis.probe", "cannot ask a port with tls: mutual, because a probe shows no certificate; ask another port with tls: none, or write tcp: true")
+	}
+}
+
+func (l *loading) checkTLSWord(word, where string) {
+	if word != "" && word != TLSMutual && word != TLSNone {
+		l.errorPath(where, "%s is not known%s", quoted(word), didYouMean(word, []string{TLSMutual, TLSNone}))
+	}
+}
