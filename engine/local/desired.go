@@ -13,6 +13,7 @@ import (
 	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/engine/traffic"
 	"trellis/errdefs"
 	"trellis/probe"
 	"trellis/proxy"
@@ -93,7 +94,7 @@ func (e *Engine) load(ctx context.Context) (*desired, error) {
 		return nil, err
 	}
 	e.resolve(d)
-	d.routes, d.schemes = routesOf(rev.Project), schemesOf(rev.Project, e.cfg.ContentDir)
+	d.routes, d.schemes = traffic.Routes(rev.Project), traffic.Schemes(rev.Project, e.secretIn(rev.Project))
 	return d, nil
 }
 

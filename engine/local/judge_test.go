@@ -33,8 +33,8 @@ func TestFisherAndBinomial(t *testing.T) {
 	}
 }
 
-// traffic is made-up traffic to the old and the new instances of a service.
-type traffic struct {
+// madeUp is made-up traffic to the old and the new instances of a service.
+type madeUp struct {
 	*rand.Rand
 	share                float64 // of the new ones
 	oldErrors, newErrors float64
@@ -48,7 +48,7 @@ const pace = 5 * time.Millisecond
 
 // watch sends n requests, looks whenever there are enough, and returns after how many to new instances it was seen that
 // these do worse, 0 where it never was.
-func (tr traffic) watch(n int, o *compose.Objective) (seen uint64, why string) {
+func (tr madeUp) watch(n int, o *compose.Objective) (seen uint64, why string) {
 	olds, news := counted{latency: proxy.Histogram{}}, counted{latency: proxy.Histogram{}}
 	var l looks
 	var slow slowness
@@ -103,7 +103,7 @@ func TestJudgeForgivesAStall(t *testing.T) {
 	const runs = 200
 	wrong := 0
 	for seed := range runs {
-		tr := traffic{rand.New(rand.NewPCG(uint64(seed), 9)), 0.2, 0, 0, 20, 20, 0, 200 + 10*seed}
+		tr := madeUp{rand.New(rand.NewPCG(uint64(seed), 9)), 0.2, 0, 0, 20, 20, 0, 200 + 10*seed}
 		if seen, why := tr.watch(5000, nil); seen > 0 {
 			wrong++
 			t.Logf("%d: after %d: %s", seed, seen, why)
@@ -121,7 +121,7 @@ func TestJudgeErrsSeldom(t *testing.T) {
 	for _, errors := range []float64{0, 0.01, 0.2} {
 		wrong := 0
 		for seed := range runs {
-			tr := traffic{rand.New(rand.NewPCG(uint64(seed), 7)), 0.2, errors, errors, 20, 20, 0, 0}
+			tr := madeUp{rand.New(rand.NewPCG(uint64(seed), 7)), 0.2, errors, errors, 20, 20, 0, 0}
 			if seen, why := tr.watch(5000, nil); seen > 0 {
 				wrong++
 				t.Logf("%g: after %d: %s", errors, seen, why)
@@ -138,19 +138,19 @@ func TestJudgeErrsSeldom(t *testing.T) {
 func TestJudgeSeesBadVersions(t *testing.T) {
 	objective := &compose.Objective{Availability: 0.999, Latency: map[string]compose.Duration{"p99": compose.Duration(250 * time.Millisecond)}}
 	for name, c := range map[string]struct {
-		tr     traffic
+		tr     madeUp
 		o      *compose.Objective
 		within uint64 // requests to new instances, at the median
 		says   string
 	}{
-		"2% of answers fail":            {traffic{nil, 0.15, 0, 0.02, 20, 20, 0, 0}, nil, 400, "new instances fail"},
-		"2% more fail than before":      {traffic{nil, 0.25, 0.01, 0.03, 20, 20, 0, 0}, nil, 3000, "new instances fail"},
-		"every answer fails":            {traffic{nil, 0.05, 0, 1, 20, 20, 0, 0}, nil, 30, "fail 100.0%"},
-		"latency x5":                    {traffic{nil, 0.15, 0, 0, 20, 100, 0, 0}, nil, 100, "slower"},
-		"latency x5 on a noisy machine": {traffic{nil, 0.15, 0, 0, 20, 100, time.Second, 0}, nil, 200, "slower"},
-		"latency x5 of a fast one":      {traffic{nil, 0.15, 0, 0, 2, 10, 0, 0}, nil, 100, "slower"},
-		"latency beyond its objective":  {traffic{nil, 0.15, 0, 0, 40, 60, 0, 0}, objective, 3000, "objective of p99 250ms"},
-		"0.5% fail where 99.9% promise": {traffic{nil, 0.2, 0, 0.005, 20, 20, 0, 0}, objective, 2000, "new instances fail"},
+		"2% of answers fail":            {madeUp{nil, 0.15, 0, 0.02, 20, 20, 0, 0}, nil, 400, "new instances fail"},
+		"2% more fail than before":      {madeUp{nil, 0.25, 0.01, 0.03, 20, 20, 0, 0}, nil, 3000, "new instances fail"},
+		"every answer fails":            {madeUp{nil, 0.05, 0, 1, 20, 20, 0, 0}, nil, 30, "fail 100.0%"},
+		"latency x5":                    {madeUp{nil, 0.15, 0, 0, 20, 100, 0, 0}, nil, 100, "slower"},
+		"latency x5 on a noisy machine": {madeUp{nil, 0.15, 0, 0, 20, 100, time.Second, 0}, nil, 200, "slower"},
+		"latency x5 of a fast one":      {madeUp{nil, 0.15, 0, 0, 2, 10, 0, 0}, nil, 100, "slower"},
+		"latency beyond its objective":  {madeUp{nil, 0.15, 0, 0, 40, 60, 0, 0}, objective, 3000, "objective of p99 250ms"},
+		"0.5% fail where 99.9% promise": {madeUp{nil, 0.2, 0, 0.005, 20, 20, 0, 0}, objective, 2000, "new instances fail"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			const runs = 40

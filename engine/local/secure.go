@@ -1,7 +1,9 @@
 package local
 
 import (
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -79,6 +81,21 @@ func (e *Engine) contentFile(v compose.FileValue) string {
 		return filepath.Join(e.cfg.ContentDir, "missing")
 	}
 	return filepath.Join(e.cfg.ContentDir, v.Ref)
+}
+
+// secretIn reads the secrets of a project by their names.
+func (e *Engine) secretIn(p compose.Project) func(name string) (string, error) {
+	return func(name string) (string, error) {
+		ref := p.Secrets[name].Ref
+		if ref == "" {
+			return "", fmt.Errorf("secret %s has no content", name)
+		}
+		b, err := os.ReadFile(filepath.Join(e.cfg.ContentDir, ref))
+		if err != nil {
+			return "", fmt.Errorf("secret %s: %w", name, err)
+		}
+		return string(b), nil
+	}
 }
 
 // securePort is the port of the gateway's TLS listener: the one that is bound, where that is known.

@@ -12,14 +12,15 @@ import (
 	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/engine/traffic"
 	"trellis/proxy"
 )
 
 // GatewayListener is the name of the gateway's listener in a snapshot.
-const GatewayListener = "gateway"
+const GatewayListener = traffic.Gateway
 
 // SecureListener is the name of the gateway's listener for TLS.
-const SecureListener = "gateway/https"
+const SecureListener = traffic.SecureGateway
 
 const defaultGateway = ":8080"
 
@@ -59,7 +60,7 @@ func door(name string, svc compose.Service, p compose.Port) (proxy.Listener, boo
 	port := enginePort(p)
 	return proxy.Listener{
 		Name: PortListener(name, port), Address: net.JoinHostPort(p.HostIP, strconv.Itoa(port.Published)),
-		Protocol: protocol(p), Service: name, Port: p.Target,
+		Protocol: traffic.Protocol(p), Service: name, Port: p.Target,
 	}, true
 }
 
@@ -78,26 +79,6 @@ func PortListener(service string, p engine.Port) string {
 		name += fmt.Sprintf("/%s:%d", service, p.Target)
 	}
 	return name
-}
-
-func protocol(p compose.Port) string {
-	switch {
-	case p.Protocol == "udp":
-		return proxy.UDP
-	case p.AppProtocol == "tcp":
-		return proxy.TCP
-	case isHTTP(p.AppProtocol) || len(p.Trellis.Routes) > 0:
-		return proxy.HTTP1
-	}
-	return proxy.Detect
-}
-
-func isHTTP(appProtocol string) bool {
-	switch appProtocol {
-	case "http", "http2", "h2c", "grpc", "ws":
-		return true
-	}
-	return false
 }
 
 // snapshot builds what the data plane has to know from what is wanted and what is there. Epoch and version are left to
@@ -136,7 +117,7 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 	}
 	for _, w := range d.want.services {
 		svc := d.services[w.name]
-		one := proxy.Service{Name: w.name, Instances: byService[w.name], Probe: svc.probe, HTTP2: http2Ports(svc.compose)}
+		one := proxy.Service{Name: w.name, Instances: byService[w.name], Probe: svc.probe, HTTP2: traffic.HTTP2(svc.compose)}
 		carryLoad(&one, svc.compose)
 		one.Mutual = e.mutualOf(svc.compose)
 		s.Services = append(s.Services, one)
@@ -161,17 +142,6 @@ func proxyInstance(svc *service, inst driver.Instance, m *known) (proxy.Instance
 		p.WarmFrom = time.Time{}
 	}
 	return p, true
-}
-
-// http2Ports are the ports whose program speaks HTTP/2 with prior knowledge.
-func http2Ports(svc compose.Service) []int {
-	var all []int
-	for _, p := range svc.Ports {
-		if p.AppProtocol == "grpc" || p.AppProtocol == "h2c" {
-			all = append(all, p.Target)
-		}
-	}
-	return all
 }
 
 // input is everything about one instance that a snapshot tells or rests on.

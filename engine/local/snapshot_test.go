@@ -16,6 +16,7 @@ import (
 	"trellis/driver"
 	"trellis/driver/fake"
 	"trellis/engine"
+	"trellis/engine/traffic"
 	"trellis/errdefs"
 	"trellis/proxy"
 	"trellis/state"
@@ -62,7 +63,7 @@ func TestDoors(t *testing.T) {
 	}
 	p.Trellis.Gateway = &compose.Gateway{HTTP: "127.0.0.1:9090", Hosts: []string{"a.test", "b.test"}, Policy: &compose.Policy{Auth: "none"}}
 	var routes []string
-	for _, r := range routesOf(p) {
+	for _, r := range traffic.Routes(p) {
 		routes = append(routes, fmt.Sprintf("%s%s to %s:%d, auth %s", r.Host, r.Path, r.Service, r.Port, r.Auth))
 	}
 	if want := []string{"a.test/api/* to api:8080, auth none", "b.test/api/* to api:8080, auth none"}; !slices.Equal(routes, want) {

@@ -1,10 +1,10 @@
-package local
+// Package traffic says in the data plane's words what a project's file says of its traffic: the gateway's routes with what
+// they decide, the ways to prove who calls, what is spoken at a port. It is the same for every engine.
+package traffic
 
 import (
 	"cmp"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,8 +14,8 @@ import (
 	"trellis/proxy"
 )
 
-// routesOf returns the gateway's routes: one for each host that a route of the file stands for.
-func routesOf(p compose.Project) []proxy.Route {
+// Routes returns the gateway's routes: one for each host that a route of the file stands for.
+func Routes(p compose.Project) []proxy.Route {
 	var hosts []string
 	policy := compose.Policy{}
 	if g := p.Trellis.Gateway; g != nil {
@@ -133,8 +133,9 @@ func corsOf(c *compose.CORS) *proxy.CORS {
 	}
 }
 
-// schemesOf returns the ways to prove who calls. One whose secret can't be read has a problem, which closes its routes.
-func schemesOf(p compose.Project, contents string) map[string]proxy.Auth {
+// Schemes returns the ways to prove who calls. content reads a secret by its name; a scheme whose secret can't be read has a
+// problem, which closes its routes.
+func Schemes(p compose.Project, content func(secret string) (string, error)) map[string]proxy.Auth {
 	if len(p.Trellis.Auth) == 0 {
 		return nil
 	}
@@ -145,7 +146,7 @@ func schemesOf(p compose.Project, contents string) map[string]proxy.Auth {
 		case s.JWT != nil:
 			a.JWT = &proxy.JWTAuth{Issuer: s.JWT.Issuer, Audience: s.JWT.Audience, JWKS: s.JWT.JWKS, Algorithms: s.JWT.Algorithms}
 		case s.APIKeys != nil:
-			list, err := secretOf(p, s.APIKeys.Secret, contents)
+			list, err := content(s.APIKeys.Secret)
 			if err == nil {
 				_, err = identity.ParseAPIKeys(list)
 			}
@@ -154,7 +155,7 @@ func schemesOf(p compose.Project, contents string) map[string]proxy.Auth {
 			}
 			a.APIKeys = &proxy.APIKeyAuth{List: list}
 		case s.ClientCertificate != nil:
-			list, err := secretOf(p, s.ClientCertificate.CA, contents)
+			list, err := content(s.ClientCertificate.CA)
 			if err == nil {
 				_, err = identity.ParseClientCAs(list)
 			}
@@ -170,17 +171,4 @@ func schemesOf(p compose.Project, contents string) map[string]proxy.Auth {
 		all[name] = a
 	}
 	return all
-}
-
-// secretOf returns the content of a secret of the project.
-func secretOf(p compose.Project, name, contents string) (string, error) {
-	ref := p.Secrets[name].Ref
-	if ref == "" {
-		return "", fmt.Errorf("secret %s has no content", name)
-	}
-	b, err := os.ReadFile(filepath.Join(contents, ref))
-	if err != nil {
-		return "", fmt.Errorf("secret %s: %w", name, err)
-	}
-	return string(b), nil
 }
