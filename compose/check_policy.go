@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // checkScheme checks a way to prove who calls.
@@ -95,6 +96,9 @@ func (l *loading) checkHeaderName(name, at string) {
 // checkRoute checks one route of a port.
 func (l *loading) checkRoute(p Project, r Route, at string) {
 	l.checkMatch(r, at)
+	if t := r.Timeout.Or(30 * time.Second); r.TryTimeout != nil && (r.TryTimeout.Or(0) <= 0 || r.TryTimeout.Or(0) >= t) {
+		l.errorPath(at+".try_timeout", "must be shorter than the timeout, which is %s: no other instance would be asked", t)
+	}
 	l.checkRateLimit(r.RateLimit, at+".rate_limit")
 	l.checkCORS(r.CORS, at+".cors")
 	l.checkEdit(r.RequestHeaders, at+".request_headers")

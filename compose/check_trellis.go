@@ -44,6 +44,9 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 		l.known("services", name, indexPath(x+".calls", i))
 	}
 	l.checkIdentity(s, at)
+	if b := s.Trellis.Breaker; b != nil && *b == (Breaker{}) {
+		l.errorPath(x+".breaker", "bounds nothing: set concurrency, pending or failures")
+	}
 	if len(s.Trellis.Calls) > 0 && s.NetworkMode == "host" {
 		l.warnPath(x+".calls", "is not enforced for %s: on the machine's own network nobody can tell who calls", s.Name)
 	}
@@ -316,6 +319,7 @@ func (l *loading) checkGateway(p Project) {
 			l.errorPath("x-trellis.gateway.access_log", "%v is not a share of requests: write 1 for all of them, 0.01 for one in a hundred", g.AccessLog)
 		}
 		l.checkTLS(p, g)
+		l.checkBalancers(g.ProxyProtocol, "x-trellis.gateway.proxy_protocol")
 		for i, h := range g.Hosts {
 			if !routeHost.MatchString(h) {
 				l.errorPath(indexPath("x-trellis.gateway.hosts", i), "%s is not a host name", quoted(h))

@@ -27,6 +27,10 @@ type Gateway struct {
 	HTTP string `json:"http,omitempty"`
 	// HTTPS is the listen address for TLS, ":8443" for example.
 	HTTPS string `json:"https,omitempty"`
+	// ProxyProtocol names the addresses of balancers in front of http and https, such as 10.0.0.0/24: their connections have
+	// to begin with a header of the PROXY protocol, version 2, which says who the client is. Other connections are served as
+	// they are.
+	ProxyProtocol []string `json:"proxy_protocol,omitempty"`
 	// Hosts are the names the gateway answers to; none: any.
 	Hosts []string `json:"hosts,omitempty"`
 	// ACME asks a certificate authority for the certificates of Hosts, and for new ones when two thirds of their life are
@@ -207,6 +211,10 @@ type LoadStage struct {
 type PortExtension struct {
 	// Routes mount the port on the gateway.
 	Routes []Route `json:"routes,omitempty"`
+	// ProxyProtocol names the addresses of balancers in front of the published port, such as 10.0.0.0/24: their connections
+	// have to begin with a header of the PROXY protocol, version 2, which says who the client is. Other connections are served
+	// as they are.
+	ProxyProtocol []string `json:"proxy_protocol,omitempty"`
 	// TLS is that of the service for this port: mutual or none. Unset: as the service says.
 	TLS string `json:"tls,omitempty"`
 }
@@ -249,6 +257,9 @@ type Route struct {
 	Split []Split `json:"split,omitempty"`
 	// Timeout is how long a response's headers may take; unset: 30s.
 	Timeout *Duration `json:"timeout,omitempty"`
+	// TryTimeout is how long the headers of a response may take until another instance is asked, of requests that may be
+	// repeated and within Timeout; unset: as long as Timeout says.
+	TryTimeout *Duration `json:"try_timeout,omitempty"`
 	// Idempotent says that the program does what it is asked once, however often it is asked: the gateway may then send a
 	// POST or PATCH to another instance when the one that had it dies. Without it only those with an Idempotency-Key are.
 	Idempotent bool `json:"idempotent,omitempty"`
@@ -388,12 +399,27 @@ type ServiceExtension struct {
 	// files that are replaced before they expire: svid.pem, svid_key.pem and svid_bundle.pem in the folder that the variable
 	// TRELLIS_IDENTITY names. A service with tls mutual has them in any case.
 	Identity bool `json:"identity,omitempty"`
+	// Breaker bounds what instances are asked at a time, and says when one is asked no more.
+	Breaker *Breaker `json:"breaker,omitempty"`
 	// Publishes are the topics that this service may write.
 	Publishes []string `json:"publishes,omitempty"`
 	// Subscribes are the topics whose events are delivered to this service.
 	Subscribes []Subscription `json:"subscribes,omitempty"`
 	// Backup says how to save the data of the service's volumes while it runs; a command alone is its command.
 	Backup *Backup `json:"backup,omitempty"`
+}
+
+// Breaker keeps callers from asking more of a service than it can do.
+type Breaker struct {
+	// Concurrency is how many requests, streams and connections one instance works on at a time; the next ones wait for as
+	// long as any request waits for an instance. Unset: any number.
+	Concurrency int `json:"concurrency,omitempty"`
+	// Pending is how many requests wait at a time; the next ones are answered 503 at once. Unset: 10,000.
+	Pending int `json:"pending,omitempty"`
+	// Failures is how many failures in a row have an instance asked no more, for a second at first and up to 30 s, unless
+	// more than half of the instances fail: answers of 5xx, and those that broke off or never came. Unset: five, and answers of
+	// 5xx don't count.
+	Failures int `json:"failures,omitempty"`
 }
 
 // Backup says how a running service's data is saved, in place of its volumes' files.

@@ -208,7 +208,7 @@ func trellisRows() []row {
 	const s = "services.*."
 	return rows(
 		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy.**", "x-trellis.auth.**",
-			"x-trellis.gateway.https", "x-trellis.gateway.certificates[].**", "x-trellis.gateway.acme.**", "x-trellis.gateway.client_certificates", "x-trellis.gateway.redirect_https", "x-trellis.gateway.hsts",
+			"x-trellis.gateway.https", "x-trellis.gateway.certificates[].**", "x-trellis.gateway.acme.**", "x-trellis.gateway.client_certificates", "x-trellis.gateway.proxy_protocol", s+"ports[].x-trellis.proxy_protocol", "x-trellis.gateway.redirect_https", "x-trellis.gateway.hsts",
 			"x-trellis.gateway.access_log"),
 		left("x-trellis.topics.**", "there is no broker yet"), carried("x-trellis.alerts.**"), carried("x-trellis.forward.**"),
 		carried("x-trellis.environments", "x-trellis.environments.*", "x-trellis.environments.*.on"),
@@ -219,7 +219,7 @@ func trellisRows() []row {
 		carried(s+"ports[].x-trellis.routes.**", s+"ports[].x-trellis.routes[].**"),
 		carried(s+"deploy.x-trellis.canary.**", s+"deploy.x-trellis.autoscale.**"),
 		carried(s+"x-trellis.process.**", s+"x-trellis.probe.**", s+"x-trellis.objective.**", s+"x-trellis.metrics.**", s+"x-trellis.backup.**", s+"x-trellis.calls"),
-		carried(s+"x-trellis.tls", s+"x-trellis.identity", s+"ports[].x-trellis.tls"),
+		carried(s+"x-trellis.tls", s+"x-trellis.identity", s+"ports[].x-trellis.tls", s+"x-trellis.breaker.**"),
 		left(s+"x-trellis.publishes", "there is no broker yet"), left(s+"x-trellis.subscribes.**", "there is no broker yet: nothing is delivered"),
 	)
 }

@@ -199,34 +199,28 @@ func TestTrial(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	now := time.Now()
-	b := newBudget(now)
-	taken := 0
-	for b.take(now) {
-		taken++
+	b := &budget{}
+	take := func(at time.Time) (taken int) {
+		for b.take(at) {
+			taken++
+		}
+		return taken
 	}
-	if taken != 100 {
-		t.Errorf("burst of %d, want 100", taken)
+	if n := take(now); n != 100 {
+		t.Errorf("%d without a request, want 10 s of 10", n)
 	}
-	for range 1000 {
-		b.deposit()
+	for i := range 2000 { // 400 a second for five seconds
+		b.deposit(now.Add(time.Duration(i) * 2500 * time.Microsecond))
 	}
-	for taken = 0; b.take(now); taken++ {
+	now = now.Add(5 * time.Second)
+	if n := take(now); n != 400 {
+		t.Errorf("%d after 2000 requests, want 20 %% of them", n)
 	}
-	if taken != 100 { // 200, but for the bound of the burst
-		t.Errorf("%d after 1000 requests, want 100", taken)
+	if n := take(now.Add(time.Second)); n != 0 {
+		t.Errorf("%d a second later, want none: all are spent", n)
 	}
-	for range 100 {
-		b.deposit()
-	}
-	for taken = 0; b.take(now.Add(time.Second)); taken++ {
-	}
-	if taken != 30 {
-		t.Errorf("%d after 100 requests and a second, want 20 + 10", taken)
-	}
-	for taken = 0; b.take(now.Add(1000 * time.Hour)); taken++ {
-	}
-	if taken != 100 {
-		t.Errorf("%d after a long time, want 100", taken)
+	if n := take(now.Add(time.Minute)); n != 100 {
+		t.Errorf("%d a minute later, want 100", n)
 	}
 }
 

@@ -1,47 +1,62 @@
 package proxy
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// budget bounds the retries of a service to 20 % of its requests plus 10 a second, over any time and on top of a burst
-// of 100 (both are Linkerd's published defaults; it looks back 10 s). It is a token bucket in thousandths of a retry.
+// budget bounds the retries of a service to 20 % of its requests plus 10 a second, both over the last ten seconds: the
+// defaults and the window that Linkerd publishes. What happened longer ago neither allows nor forbids anything, so an
+// instance that takes hundreds of requests with it when it dies is ridden out where there are thousands, and a service
+// that fails for good never sees more than a fifth on top.
 type budget struct {
-	tokens atomic.Int64
-	last   atomic.Int64 // unix nanoseconds of the last refill
+	mu    sync.Mutex // one retry is decided at a time
+	slots [budgetSlots]budgetSlot
+}
+
+// budgetSlot counts one second.
+type budgetSlot struct {
+	second            atomic.Int64 // since 1970
+	requests, retries atomic.Int64
 }
 
 const (
-	budgetPerRequest = 200 // thousandths
-	budgetPerSecond  = 10_000
-	budgetBurst      = 100_000
+	budgetWindow    = 10 // seconds, with the one that runs
+	budgetSlots     = 16
+	budgetShare     = 5 // one retry for so many requests
+	budgetPerSecond = 10
 )
 
-func newBudget(now time.Time) *budget {
-	b := &budget{}
-	b.tokens.Store(budgetBurst)
-	b.last.Store(now.UnixNano())
-	return b
+// at returns the slot of a second. One that was another second's begins anew; what others count in that moment may be lost.
+func (b *budget) at(second int64) *budgetSlot {
+	s := &b.slots[second%budgetSlots]
+	if was := s.second.Load(); was != second && s.second.CompareAndSwap(was, second) {
+		s.requests.Store(0)
+		s.retries.Store(0)
+	}
+	return s
 }
 
-// deposit adds a request's share.
-func (b *budget) deposit() {
-	if b.tokens.Load() < budgetBurst {
-		b.tokens.Add(budgetPerRequest)
-	}
-}
+// deposit counts a request.
+func (b *budget) deposit(now time.Time) { b.at(now.Unix()).requests.Add(1) }
 
 // take says whether one more retry is within the budget, and books it.
 func (b *budget) take(now time.Time) bool {
-	last := b.last.Load()
-	elapsed := min(now.UnixNano()-last, int64(10*time.Second))
-	if gained := elapsed * budgetPerSecond / int64(time.Second); gained > 0 && b.last.CompareAndSwap(last, now.UnixNano()) {
-		b.tokens.Add(min(gained, max(0, budgetBurst-b.tokens.Load())))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	second := now.Unix()
+	this := b.at(second)
+	requests, retries := int64(0), int64(0)
+	for i := range b.slots {
+		if s := &b.slots[i]; s.second.Load() > second-budgetWindow && s.second.Load() <= second {
+			requests += s.requests.Load()
+			retries += s.retries.Load()
+		}
 	}
-	if b.tokens.Add(-1000) >= 0 {
-		return true
+	if retries >= requests/budgetShare+budgetPerSecond*budgetWindow {
+		return false
 	}
-	b.tokens.Add(1000)
-	return false
+	this.retries.Add(1)
+	return true
 }

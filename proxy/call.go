@@ -10,13 +10,14 @@ import (
 // instance.
 func (p *Proxy) call(ctx context.Context, to destination, q *request) (*response, *instance, *failure) {
 	s, timeout := to.svc, to.timeout
+	began := time.Now()
 	s.count.requests.Add(1)
-	s.budget.deposit()
+	s.budget.deposit(began)
+	q.setDeadline(began)
 	if timeout <= 0 && !q.grpc { // a gRPC server sends its head with its first message, which may take any time
 		timeout = defaultTimeout
 	}
-	c := caller{s: s, lane: s.lane(to.port), q: q, timeout: timeout, wait: waiter{q: q}}
-	began := time.Now()
+	c := caller{s: s, lane: s.lane(to.port), q: q, timeout: timeout, try: to.try, wait: waiter{q: q}}
 	if !s.internal() {
 		p.spans.begin(q, began)
 	}
@@ -47,6 +48,8 @@ type caller struct {
 	lane    *lane
 	q       *request
 	timeout time.Duration
+	try     time.Duration // of each attempt; 0: timeout
+	first   time.Time     // when the first attempt began; set where try is
 	tried   tried
 	repeats int // of what may have arrived
 	again   int // of what did not arrive
@@ -61,10 +64,15 @@ func (c *caller) run(ctx context.Context) (*response, *instance, *failure) {
 			return nil, nil, f
 		}
 		began := time.Now()
-		resp, err := p.roundTrip(ctx, c.q, c.timeout, c.again+c.repeats > 0)
+		if c.q.late(began) {
+			p.abandoned()
+			p.inst.release()
+			return nil, nil, c.q.tooLate()
+		}
+		resp, err := p.roundTrip(ctx, c.q, c.timeFor(began), c.again+c.repeats > 0)
 		if err == nil {
 			p.inst.tally.answered(resp.status, time.Since(began))
-			p.health.answered()
+			p.answered(resp.status)
 			p.connected()
 			return resp, p.inst, nil
 		}
@@ -108,13 +116,46 @@ func (c *caller) after(p *pool, err *callError) *failure {
 	p.connected()
 	p.broke()
 	c.tried.add(p)
-	if err.kind != kindReset || !c.q.safe || c.q.upgrade != "" || c.repeats >= c.s.retries() || !c.q.body.rewindable() ||
-		!c.s.budget.take(time.Now()) {
+	now := time.Now()
+	if c.q.late(now) {
+		return c.q.tooLate()
+	}
+	if !c.mayRepeat(err, now) || !c.s.budget.take(now) {
 		return c.failed(err)
 	}
 	c.repeats++
 	c.s.count.retries.Add(1)
 	return nil
+}
+
+// mayRepeat says whether a request that may have arrived may be sent again, as far as its service's budget goes.
+func (c *caller) mayRepeat(err *callError, now time.Time) bool {
+	switch {
+	case err.kind == kindTimeout:
+		if c.try <= 0 || c.timeout > 0 && now.Sub(c.first) >= c.timeout {
+			return false
+		}
+	case err.kind != kindReset:
+		return false
+	}
+	return c.q.safe && c.q.upgrade == "" && c.repeats < c.s.retries() && c.q.body.rewindable()
+}
+
+// timeFor returns how long an attempt that begins now may take to the head of its answer; 0 is for ever.
+func (c *caller) timeFor(now time.Time) time.Duration {
+	timeout := c.timeout
+	if c.try > 0 {
+		if c.first.IsZero() {
+			c.first = now
+		}
+		if timeout > 0 {
+			timeout = max(timeout-now.Sub(c.first), time.Millisecond)
+		}
+		if timeout <= 0 || c.try < timeout {
+			timeout = c.try
+		}
+	}
+	return c.q.within(timeout, now)
 }
 
 // backOff waits before a request is repeated that every instance has had already: one that just died takes its
@@ -171,7 +212,10 @@ func (w *waiter) begin(s *service) bool {
 		}
 		w.began = time.Now()
 		w.until = w.began.Add(hold)
-		return true
+		if w.q != nil && !w.q.deadline.IsZero() {
+			w.until = earlier(w.until, w.q.deadline)
+		}
+		return w.began.Before(w.until)
 	}
 	return time.Now().Before(w.until)
 }
@@ -212,7 +256,7 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 		w.cold = s.conf.Load().Wakes && len(l.available.Load().list) == 0
 	}
 	defer s.holding.Add(-1)
-	if s.holding.Add(1) > maxHolding {
+	if s.holding.Add(1) > s.pending() {
 		return nil, &failure{status: 503, kind: kindOverload, detail: "too many requests wait for " + s.name, retryAfter: 1}
 	}
 	s.waiting()
@@ -263,6 +307,9 @@ func (w *waiter) pageTimer() <-chan time.Time {
 }
 
 func (w *waiter) none() *failure {
+	if w.q != nil && w.q.late(time.Now()) {
+		return w.q.tooLate()
+	}
 	if w.full {
 		return &failure{status: 503, kind: kindOverload, detail: "every instance of " + w.s.name + " works on as much as it may", retryAfter: 1}
 	}

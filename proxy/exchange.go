@@ -66,7 +66,7 @@ func (p *pool) roundTrip(ctx context.Context, q *request, timeout time.Duration,
 	if q.grpc || q.upgrade == "" && p.inst.svc.speaksHTTP2(p.port) {
 		return p.by(q.caller).roundTrip2(ctx, q, timeout)
 	}
-	c, reused, err := p.by(q.caller).get(ctx, fresh)
+	c, reused, err := p.get(ctx, q, timeout, fresh)
 	if err != nil {
 		return nil, connectFailed(ctx, err)
 	}
@@ -79,6 +79,16 @@ func (p *pool) roundTrip(ctx context.Context, q *request, timeout time.Duration,
 		x.leaveBody()
 	}
 	return resp, cerr
+}
+
+// get returns a connection for q, which waits for one no longer than the caller of q does.
+func (p *pool) get(ctx context.Context, q *request, timeout time.Duration, fresh bool) (*upstream, bool, error) {
+	if q.timing != untimed && timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTooLate)
+		defer cancel()
+	}
+	return p.by(q.caller).get(ctx, fresh)
 }
 
 func connectFailed(ctx context.Context, err error) *callError {
@@ -144,7 +154,7 @@ func (x *exchange) unwatch() bool {
 func (x *exchange) run() (*response, *callError) {
 	x.watch()
 	x.expectAnswer()
-	x.c.limitWrite(x.timeout)
+	x.c.limitWrite(x.patience())
 	if err := x.write(); err != nil && x.c.written.Load() == x.before {
 		return nil, x.failed(err, false)
 	} // after any other error there may still be an answer to read: the instance said no early, and closed
@@ -177,10 +187,18 @@ func (x *exchange) expectAnswer() {
 	if x.answered.Load() {
 		return
 	}
-	x.c.limitRead(x.timeout)
+	x.c.limitRead(x.patience())
 	if x.answered.Load() { // since just now
 		x.c.limitRead(0)
 	}
+}
+
+// patience is how long the instance may take from now on.
+func (x *exchange) patience() time.Duration {
+	if x.q.timing == untimed {
+		return x.timeout
+	}
+	return x.q.within(x.timeout, time.Now())
 }
 
 // failed classifies an error before the head of a response.
@@ -278,6 +296,9 @@ func (q *request) appendHead(b []byte) []byte {
 		}
 	}
 	b = http1.AppendField(b, "X-Request-Id", q.id)
+	if q.timing != untimed {
+		b = http1.AppendField(b, timingFields[q.timing], q.left(time.Now()))
+	}
 	if parent := q.trace.text(); parent != "" {
 		b = http1.AppendField(b, "traceparent", parent)
 	}
@@ -343,7 +364,7 @@ func (x *exchange) copyBody() error {
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
-			x.c.limitWrite(x.timeout)
+			x.c.limitWrite(x.patience())
 			x.expectAnswer()
 			from, to := room, room+n
 			if chunked {

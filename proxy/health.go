@@ -118,13 +118,14 @@ func (h *health) unanswered() bool {
 	return h.silent.Add(1) >= silentToEject || h.busy()
 }
 
-// broke notes an answer that broke off or never came; it says whether that ejects the instance.
-func (h *health) broke(now time.Time) bool {
+// broke notes an answer that broke off or never came; it says whether that ejects the instance, as it does after most in
+// a row.
+func (h *health) broke(now time.Time, most int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.breaks++
 	h.broken.Store(int32(h.breaks))
-	if h.breaks < breaksToEject || h.hard {
+	if h.breaks < most || h.hard {
 		return false
 	}
 	h.until = now.Add(min(firstEjection<<min(h.ejected, 10), longestOut))

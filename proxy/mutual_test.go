@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -16,8 +15,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/net/http2"
 
 	"trellis/identity"
 )
@@ -374,11 +371,7 @@ func TestRotationUnderStreams(t *testing.T) {
 	m.snap.Services = []Service{{Name: "app", Instances: []Instance{m.program(m.config("/service/app"))}, Mutual: m.mutual(), HTTP2: []int{80}}}
 	addr := m.listen(Listener{Name: "web", Protocol: Detect, Service: "app", Port: 80, Caller: "web"})
 	m.push()
-	tr := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	}}
-	defer tr.CloseIdleConnections()
-	c := &http.Client{Transport: tr}
+	c := h2client(t)
 	all := make([]*echoing, streams)
 	var failed atomic.Int64
 	together := func(what string, f func(i int) error) {

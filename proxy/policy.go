@@ -34,6 +34,7 @@ type destination struct {
 	svc     *service
 	port    int
 	timeout time.Duration // 0: the default
+	try     time.Duration // of one attempt; 0: timeout
 	policy  *policy       // nil: none
 
 	counted  bool // in policy.active

@@ -297,9 +297,19 @@ func (p *pool) unanswered() {
 
 // broke notes an answer that broke off.
 func (p *pool) broke() {
-	if p.health.broke(time.Now()) {
+	if p.health.broke(time.Now(), p.inst.svc.breaks()) {
 		p.inst.svc.refresh(p.port)
 	}
+}
+
+// answered notes a whole response head. Where the service counts failures, one that says that the program failed is as bad
+// as none.
+func (p *pool) answered(status int) {
+	if status >= 500 && p.inst.svc.conf.Load().Failures > 0 {
+		p.broke()
+		return
+	}
+	p.health.answered()
 }
 
 // connected notes a connection that was made.

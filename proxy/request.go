@@ -56,6 +56,9 @@ type request struct {
 	safe     bool // may be repeated
 	blamed   bool // the answer was whole, and a gRPC status that is the server's fault
 
+	deadline time.Time // when the caller waits no longer; zero: it does not say
+	timing   timing    // where it said so
+
 	// For the access log.
 	began             time.Time
 	service, instance string // that it went to
@@ -191,7 +194,7 @@ func upgradeTo(h header) string {
 func (q *request) passes(f *http1.Field) bool {
 	switch f.Kind {
 	case http1.Other:
-		if f.Is("X-Request-Id") || q.trace.replaces(f) || q.outside && forwarding(f.Name) {
+		if f.Is("X-Request-Id") || q.timing != untimed && f.Is(timingFields[q.timing]) || q.trace.replaces(f) || q.outside && forwarding(f.Name) {
 			return false
 		}
 	case http1.Host, http1.ContentLength, http1.Expect:

@@ -38,6 +38,7 @@ type route struct {
 	pattern string // the path as the file has it
 	port    int
 	timeout time.Duration // 0: the default
+	try     time.Duration // of one attempt; 0: timeout
 	source  string
 	again   bool    // Decision.Idempotent
 	policy  *policy // nil: none
@@ -129,7 +130,7 @@ func (r *router) host(name string) (*hostRoutes, error) {
 
 // compileRoute returns the compiled route and the literal beginning of its path, in normal form: all of an exact one.
 func compileRoute(in Route) (*route, string, error) {
-	c := &route{service: in.Service, pattern: cmp.Or(in.Path, "/*"), port: in.Port, timeout: in.Timeout, source: in.Source, again: in.Idempotent}
+	c := &route{service: in.Service, pattern: cmp.Or(in.Path, "/*"), port: in.Port, timeout: in.Timeout, try: in.Try, source: in.Source, again: in.Idempotent}
 	for _, m := range in.Methods {
 		if m == "" || strings.ContainsAny(m, " \t\r\n,") {
 			return nil, "", fmt.Errorf("%w: method %q", errdefs.ErrInvalid, m)

@@ -255,6 +255,13 @@ func (s *stream2) refuse(q *request, fail *failure) {
 	for _, f := range fail.fields(q.id) {
 		h.Set(f.Name, f.Value)
 	}
+	if q.grpc && fail.kind == kindTimeout { // of HTTP's 504 a client of gRPC would make UNAVAILABLE
+		h.Set("Content-Type", "application/grpc")
+		h.Set("Grpc-Status", "4") // DEADLINE_EXCEEDED
+		h.Set("Grpc-Message", fail.detail)
+		s.w.WriteHeader(http.StatusOK)
+		return
+	}
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	s.w.WriteHeader(fail.status)

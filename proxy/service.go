@@ -12,7 +12,7 @@ import (
 type service struct {
 	name   string
 	conf   atomic.Pointer[Service]
-	budget *budget
+	budget budget
 
 	lanes   atomic.Pointer[map[int]*lane] // by port; a copy is made for each new one
 	holding atomic.Int64
@@ -54,7 +54,7 @@ const (
 )
 
 func newService(name string, now time.Time) *service {
-	s := &service{name: name, budget: newBudget(now), instances: map[string]*instance{}, leaving: map[*instance]bool{}}
+	s := &service{name: name, instances: map[string]*instance{}, leaving: map[*instance]bool{}}
 	s.lanes.Store(&map[int]*lane{})
 	s.conf.Store(&Service{Name: name})
 	return s
@@ -90,6 +90,22 @@ func (s *service) over(used int64) bool {
 
 // limited says whether instances take only so many at a time.
 func (s *service) limited() bool { return s.conf.Load().Concurrency > 0 }
+
+// pending is how many requests may wait for an instance at a time.
+func (s *service) pending() int64 {
+	if n := s.conf.Load().Pending; n > 0 {
+		return int64(n)
+	}
+	return maxHolding
+}
+
+// breaks is how many failures in a row take an instance out.
+func (s *service) breaks() int {
+	if n := s.conf.Load().Failures; n > 0 {
+		return n
+	}
+	return breaksToEject
+}
 
 // vacated lets those look who wait for a place at an instance.
 func (s *service) vacated() {

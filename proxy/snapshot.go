@@ -61,6 +61,9 @@ type Listener struct {
 	RequireClientCertificate bool `json:"require_client_certificate,omitempty"`
 	// Challenges is the folder with the answers for a certificate authority that comes to look; "": it gets none.
 	Challenges string `json:"challenges,omitempty"`
+	// Proxied are the addresses, as prefixes, of balancers in front: a connection from one of them begins with a header of
+	// the PROXY protocol, version 2, that says whose it is, or is closed.
+	Proxied []string `json:"proxied,omitempty"`
 	// Upgrade is the port of the listener with TLS that requests over this one are redirected to; 0: they are served.
 	Upgrade int `json:"upgrade,omitempty"`
 	// Netns is the namespace's path, for whoever opens the socket; "" is the machine's own.
@@ -78,6 +81,7 @@ type Route struct {
 	Service string            `json:"service"`
 	Port    int               `json:"port"`
 	Timeout time.Duration     `json:"timeout,omitempty"` // until the response's headers; 0: 30 s
+	Try     time.Duration     `json:"try,omitempty"`     // the same of one attempt, after which another instance is asked; 0: Timeout
 	Source  string            `json:"source,omitempty"`  // file:line:column
 	Decision
 }
@@ -91,6 +95,11 @@ type Service struct {
 	// Concurrency is how many requests, streams and connections one instance works on at a time; 0: any number. Where all
 	// have so many the next ones wait in line for as long as Hold says, and then get 503.
 	Concurrency int `json:"concurrency,omitempty"`
+	// Pending is how many requests may wait for an instance at a time, the next ones get 503 at once; 0: 10,000.
+	Pending int `json:"pending,omitempty"`
+	// Failures is how many failures in a row take an instance out for a second, twice as long each time, up to 30 s; 0: five
+	// answers that broke off or never came. Where it is set answers of 5xx count too.
+	Failures int `json:"failures,omitempty"`
 	// Wakes says that the service is scaled to nothing and started by the first request that waits for it. A browser that
 	// opens a page gets one that says so when it takes long, and asks again by itself.
 	Wakes bool `json:"wakes,omitempty"`

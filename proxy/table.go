@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -17,9 +18,10 @@ type table struct {
 	reserved       reserved // header fields that no client sets; nil: none
 	services       map[string]*service
 	listeners      map[string]*Listener
-	logged         float64                  // share of the requests
-	certs          map[string]*certificates // by listener
-	policies       map[string]*policy       // by Route.key; what is counted for a route outlives the table
+	logged         float64                   // share of the requests
+	certs          map[string]*certificates  // by listener
+	proxied        map[string][]netip.Prefix // Listener.Proxied, by listener
+	policies       map[string]*policy        // by Route.key; what is counted for a route outlives the table
 }
 
 func emptyTable() *table {
@@ -78,6 +80,9 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 			}
 		}
 		t.listeners[l.Name] = l
+		if err := t.compileProxied(l); err != nil {
+			invalid("%v", err)
+		}
 		if l.TLS {
 			if t.certs == nil {
 				t.certs = map[string]*certificates{}
@@ -190,5 +195,5 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	}
 	q.route = r.pattern
 	q.safe = q.safe || r.again
-	return destination{svc: t.services[r.service], port: r.port, timeout: r.timeout, policy: r.policy}, nil
+	return destination{svc: t.services[r.service], port: r.port, timeout: r.timeout, try: r.try, policy: r.policy}, nil
 }

@@ -26,6 +26,13 @@ func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 		c.Close()
 		return
 	}
+	if p.table.Load().behind(l, c.client) {
+		if err := c.readProxied(); err != nil {
+			p.log.Debug("connection from a balancer refused", "listener", l.Name, "err", err)
+			c.Close()
+			return
+		}
+	}
 	if l.TLS && !p.secure(c, l) {
 		c.Close()
 		return

@@ -88,6 +88,9 @@ func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duratio
 			req.Header.Add(strings.Clone(f.Name), strings.Clone(f.Value)) // HPACK's table outlives the request's memory
 		}
 	}
+	if q.timing != untimed {
+		req.Header[timingFields[q.timing]] = []string{q.left(time.Now())}
+	}
 	req.Header["X-Request-Id"] = []string{strings.Clone(q.id)}
 	if parent := q.trace.text(); parent != "" {
 		req.Header["Traceparent"] = []string{strings.Clone(parent)}

@@ -174,6 +174,9 @@ func (r *renderer) route(x routing) Object {
 	}
 	o := r.httpRoute(x.svc, x.name, r.section(), x.hosts)
 	rule := gatewayv1.HTTPRouteRule{Matches: matches, Filters: r.filters(x)}
+	if x.route.TryTimeout != nil {
+		r.note(x.path+".try_timeout", "has no effect: the cluster's gateway asks no other instance")
+	}
 	if x.route.Timeout != nil {
 		rule.Timeouts = &gatewayv1.HTTPRouteTimeouts{BackendRequest: pointer(durationOf(x.route.Timeout.Or(0)))}
 	}
@@ -290,6 +293,9 @@ func (r *renderer) grpcRoute(x routing) Object {
 	}
 	if x.route.Timeout != nil {
 		r.note(x.path+".timeout", "has no effect: a GRPCRoute has none")
+	}
+	if x.route.TryTimeout != nil {
+		r.note(x.path+".try_timeout", "has no effect: a GRPCRoute has none")
 	}
 	o.Spec.Rules = []gatewayv1.GRPCRouteRule{rule}
 	return o

@@ -75,15 +75,20 @@ func (s *service) shown(was *scaled) *engine.Autoscale {
 	return a
 }
 
-// carryLoad sets what the data plane has to know of an autoscaled service. A concurrency target is also what one
+// carryLoad sets what the data plane has to know of the bounds of a service, and of its autoscaling. A concurrency target is also what one
 // instance is given at a time, as in Knative: what goes beyond waits in line until there are more of them.
 func carryLoad(s *proxy.Service, svc compose.Service) {
+	if b := svc.Trellis.Breaker; b != nil {
+		s.Concurrency, s.Pending, s.Failures = b.Concurrency, b.Pending, b.Failures
+	}
 	a := svc.Deploy.Trellis.Autoscale
 	if a == nil {
 		return
 	}
 	s.Measured = true
-	s.Concurrency = int(math.Ceil(a.Target[string(autoscale.Concurrency)]))
+	if most := int(math.Ceil(a.Target[string(autoscale.Concurrency)])); most > 0 && (s.Concurrency == 0 || most < s.Concurrency) {
+		s.Concurrency = most
+	}
 	if a.Min == 0 {
 		s.Hold, s.Wakes = wakeHold, true
 	}

@@ -42,10 +42,14 @@ func Doors(p compose.Project) []proxy.Listener {
 		if gateway != nil && gateway.HTTP != "" {
 			address = gateway.HTTP
 		}
-		all = append(all, proxy.Listener{Name: GatewayListener, Address: address, Protocol: proxy.HTTP1})
+		l := proxy.Listener{Name: GatewayListener, Address: address, Protocol: proxy.HTTP1}
+		if gateway != nil {
+			l.Proxied = compose.Balancers(gateway.ProxyProtocol)
+		}
+		all = append(all, l)
 	}
 	if gateway != nil && gateway.HTTPS != "" {
-		all = append(all, proxy.Listener{Name: SecureListener, Address: gateway.HTTPS, Protocol: proxy.HTTP1, TLS: true})
+		all = append(all, proxy.Listener{Name: SecureListener, Address: gateway.HTTPS, Protocol: proxy.HTTP1, TLS: true, Proxied: compose.Balancers(gateway.ProxyProtocol)})
 	}
 	return all
 }
@@ -60,7 +64,7 @@ func door(name string, svc compose.Service, p compose.Port) (proxy.Listener, boo
 	port := enginePort(p)
 	return proxy.Listener{
 		Name: PortListener(name, port), Address: net.JoinHostPort(p.HostIP, strconv.Itoa(port.Published)),
-		Protocol: traffic.Protocol(p), Service: name, Port: p.Target,
+		Protocol: traffic.Protocol(p), Service: name, Port: p.Target, Proxied: compose.Balancers(p.Trellis.ProxyProtocol),
 	}, true
 }
 

@@ -35,7 +35,7 @@ func Routes(p compose.Project) []proxy.Route {
 				for _, host := range at {
 					all = append(all, proxy.Route{
 						Host: host, Path: cmp.Or(r.Path, "/*"), Methods: r.Methods, Headers: r.Headers, Service: name,
-						Port: port.Target, Timeout: r.Timeout.Or(0), Decision: decisionOf(p, policy, r),
+						Port: port.Target, Timeout: r.Timeout.Or(0), Try: r.TryTimeout.Or(0), Decision: decisionOf(p, policy, r),
 					})
 				}
 			}
