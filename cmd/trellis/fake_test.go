@@ -35,6 +35,7 @@ type world struct {
 	Door      api.Door
 	Seen      seen
 	Top       [][]engine.Usage // one measurement after the other
+	Traffic   []api.TrafficStep
 	Lines     []api.LogLine
 	Others    []running // for ls
 	// Unprivileged says that there are no mounts and no other users here.
@@ -223,6 +224,10 @@ func (f *fake) Top(context.Context) ([]engine.Usage, error) {
 		f.world.Top = f.world.Top[1:]
 	}
 	return now, nil
+}
+
+func (f *fake) Traffic(_ context.Context, fn func([]api.TrafficStep) error) error {
+	return fn(f.world.Traffic)
 }
 
 func (f *fake) Drift(context.Context) (api.Drift, error) {

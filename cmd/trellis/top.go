@@ -2,23 +2,32 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
+	"errors"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"trellis/api"
 	"trellis/engine"
+	"trellis/errdefs"
 )
 
-// usageView is one instance in the JSON of top.
+// usageView is one instance in the JSON of top. What was not measured is null.
 type usageView struct {
 	Service   string            `json:"service"`
 	Instance  engine.InstanceID `json:"instance"`
+	State     string            `json:"state"`
+	Rate      *float64          `json:"requests_per_second"` // over the last half minute
+	Errors    *float64          `json:"error_ratio"`         // of these; null: there were none
+	P95       *float64          `json:"p95_ms"`
+	InFlight  *float64          `json:"in_flight"`
 	CPU       *float64          `json:"cpu_percent"` // of one CPU, over the sampling time; null: it was not there at its start
 	CPUTime   float64           `json:"cpu_seconds"` // since start
 	Memory    int64             `json:"memory_bytes"`
 	Processes int               `json:"processes"`
+	Restarts  int               `json:"restarts"`
 	Read      int64             `json:"read_bytes"` // since start
 	Written   int64             `json:"write_bytes"`
 	Enforced  bool              `json:"limits_enforced"`
@@ -30,9 +39,11 @@ func (p *program) topCommand() *cobra.Command {
 	interval := span(2 * time.Second)
 	cmd := &cobra.Command{
 		Use:   "top",
-		Short: "Show the CPU, memory and I/O of each instance, live",
-		Long: `Top shows what each instance uses, its whole tree of processes counted: CPU in
-percent of one CPU, memory as charged or resident, bytes read and written.`,
+		Short: "Show the requests, CPU, memory and restarts of services and instances, live",
+		Long: `Top shows what each service and each of its instances does: requests a second, the
+share that failed and the 95th percentile of their times, over the last half minute;
+how many are under way now; CPU in percent of one CPU and memory as charged or
+resident, the whole tree of processes counted; restarts; bytes read and written.`,
 		Example: `  trellis top                live, until Ctrl-C
   trellis top --no-stream    once, over one second; so too with --format json`,
 		Args: arguments(0, 0),
@@ -61,9 +72,9 @@ percent of one CPU, memory as charged or resident, bytes read and written.`,
 					case format.json():
 						err = p.writeJSON(views)
 					case live:
-						canvas.draw(p.topPicture(l.Project, views))
+						canvas.draw(p.topPicture(l.Project, now, views))
 					default:
-						t := topTable(views)
+						t := topTable(p.styleOf(p.stdout), now, views)
 						err = t.write(p.stdout, p.styleOf(p.stdout))
 					}
 					if err != nil || !live {
@@ -91,18 +102,65 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// measurement is what the instances have used up to a moment.
+// measurement is what the instances have used up to a moment, and what they are asked.
 type measurement struct {
-	at    time.Time
-	usage []engine.Usage
+	at       time.Time
+	usage    []engine.Usage
+	services []engine.Service
+	recent   api.Recent         // of the last half minute
+	inFlight map[string]float64 // by instance
 }
 
+// errSeen ends following the traffic after what is remembered.
+var errSeen = errors.New("seen")
+
+// measure asks for everything that is shown. Of what cannot be told yet nothing is shown.
 func measure(ctx context.Context, control api.Control) (measurement, error) {
+	m := measurement{usage: []engine.Usage{}, inFlight: map[string]float64{}}
 	usage, err := control.Top(ctx)
-	if usage == nil {
-		usage = []engine.Usage{}
+	if err != nil {
+		return m, err
 	}
-	return measurement{time.Now(), usage}, err
+	m.at, m.usage = time.Now(), append(m.usage, usage...)
+	status, err := control.Status(ctx)
+	if err != nil {
+		return m, err
+	}
+	m.services = status.Services
+	err = control.Traffic(ctx, func(steps []api.TrafficStep) error {
+		if n := len(steps); n > 0 && steps[n-1].Recent != nil {
+			m.recent = *steps[n-1].Recent
+		}
+		return errSeen
+	})
+	if err != nil && !errors.Is(err, errSeen) {
+		return m, err
+	}
+	under, err := control.Metrics(ctx, api.MetricQuery{Query: "sum by (instance) (trellis_requests_in_flight)"})
+	if err != nil && !errors.Is(err, errdefs.ErrUnavailable) { // the store is being opened
+		return m, err
+	}
+	m.inFlight = byInstance(under)
+	return m, nil
+}
+
+// byInstance reads an instant vector.
+func byInstance(r api.MetricResult) map[string]float64 {
+	var vector []struct {
+		Metric map[string]string `json:"metric"`
+		Value  [2]any            `json:"value"`
+	}
+	values := map[string]float64{}
+	if json.Unmarshal(r.Result, &vector) != nil {
+		return values
+	}
+	for _, one := range vector {
+		text, _ := one.Value[1].(string)
+		if v, err := strconv.ParseFloat(text, 64); err == nil && one.Metric["instance"] != "" {
+			values[one.Metric["instance"]] = v
+		}
+	}
+	return values
 }
 
 // since returns what was used from before to m.
@@ -122,46 +180,31 @@ func (m measurement) since(before measurement) []usageView {
 			percent := max(0, 100*float64(u.Usage.CPU-cpu)/float64(m.at.Sub(before.at)))
 			v.CPU = &percent
 		}
+		if n, ok := m.inFlight[string(u.Instance)]; ok {
+			v.InFlight = &n
+		}
+		v.Rate, v.Errors, v.P95 = m.flow(m.recent.Instances[string(u.Instance)])
+		for _, svc := range m.services {
+			for _, in := range svc.Instances {
+				if in.ID == u.Instance {
+					v.State, v.Restarts = in.State, in.Restarts
+				}
+			}
+		}
 		views = append(views, v)
 	}
 	return views
 }
 
-func topTable(views []usageView) table {
-	t := table{
-		head:  []string{"INSTANCE", "CPU %", "MEMORY", "PROCS", "READ", "WRITTEN"},
-		right: map[int]bool{1: true, 2: true, 3: true, 4: true, 5: true},
+// flow returns the rate, the share of errors and the 95th percentile of what was asked; nil what there is none of.
+func (m measurement) flow(f api.Flow) (rate, failed, p95 *float64) {
+	if m.recent.Seconds <= 0 {
+		return nil, nil, nil
 	}
-	for _, v := range views {
-		cpu := "-"
-		if v.CPU != nil {
-			cpu = fmt.Sprintf("%.1f", *v.CPU)
-		}
-		t.add(string(v.Instance), cpu, bytesOf(v.Memory), fmt.Sprint(v.Processes), bytesOf(v.Read), bytesOf(v.Written))
+	r := float64(f.Requests) / m.recent.Seconds
+	if f.Requests == 0 {
+		return &r, nil, nil
 	}
-	return t
-}
-
-// topPicture returns the live view's lines, cut to the terminal.
-func (p *program) topPicture(project string, views []usageView) []string {
-	width, height := sizeOf(p.stdout)
-	var cpu float64
-	var memory int64
-	for _, v := range views {
-		if v.CPU != nil {
-			cpu += *v.CPU
-		}
-		memory += v.Memory
-	}
-	s := p.styleOf(p.stdout)
-	lines := []string{s.fit(fmt.Sprintf("%s  %d instances  %.1f %% CPU  %s", project, len(views), cpu, bytesOf(memory)), width)}
-	t := topTable(views)
-	for _, line := range t.lines(style{ascii: s.ascii}) {
-		lines = append(lines, s.fit(line, width))
-	}
-	if len(lines) > height-1 {
-		more := len(lines) - height + 2
-		lines = append(lines[:height-2], fmt.Sprintf("%s %d more", s.glyph("…", "..."), more))
-	}
-	return lines
+	e := float64(f.Failed) / float64(f.Requests)
+	return &r, &e, &f.P95
 }
