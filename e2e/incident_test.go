@@ -377,9 +377,8 @@ func freeMiB(dir string) int {
 func fullDiskIncident(t *testing.T) {
 	t.Parallel()
 	f, port := newFault(t), freePort(t)
+	disk := (&scene{t: t}).smallDisk(400 << 10) // before the project, whose state is there until it is down
 	p := newProject(t, nil)
-	s := &scene{t: t}
-	disk := s.smallDisk(400 << 10)
 	p.flags = []string{"--state", filepath.Join(disk, "shop")}
 	ledger := filepath.Join(disk, "ledger")
 	p.write("compose.yaml", "name: shop\nservices:\n"+testService("web", port, fmt.Sprintf("    environment: {LEDGER: /ledger/web}\n    volumes: [\"%s:/ledger\"]\n", ledger)))
