@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,16 +104,17 @@ const (
 )
 
 // target returns the engine that a project runs on, and for one that is not of this machine which cluster.
-func target(project compose.Project, on, environment string) (string, *server.Cluster, error) {
+func target(project compose.Project, f projectFlags, environment string) (string, *server.Cluster, error) {
 	there := project.Trellis.Environments[environment]
-	if on == "" {
-		on = there.On
+	on := cmp.Or(f.on, there.On)
+	if on != onKubernetes && f.context+f.namespace != "" {
+		return "", nil, usageError{"--context and --namespace say where in a cluster, and the project runs on this machine: add --on kubernetes", "trellis up"}
 	}
 	switch on {
 	case "", onLocal:
 		return onLocal, nil, nil
 	case onKubernetes:
-		return onKubernetes, &server.Cluster{Context: there.Context, Namespace: there.Namespace}, nil
+		return onKubernetes, &server.Cluster{Context: cmp.Or(f.context, there.Context), Namespace: cmp.Or(f.namespace, there.Namespace)}, nil
 	}
 	return "", nil, plain{fmt.Errorf("--on %q: want local or kubernetes: %w", on, errdefs.ErrInvalid)}
 }

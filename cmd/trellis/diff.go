@@ -28,11 +28,13 @@ func (p *program) diffCommand() *cobra.Command {
 them, or applied revisions by their number. What follows from a project's name alone,
 such as the names of its volumes, is no difference, so two environments differ in what
 their override files say and in nothing else. 'base' is the file without any
-environment; so is 'production', where no environment has that name.
+environment; so is 'production', where no environment has that name. Revision 0 is the
+project before the first deploy: empty.
 Values that look like secrets are masked.`,
 		Example: `  trellis diff staging production
   trellis diff base staging
-  trellis diff 7 8                  revision 7 and revision 8`,
+  trellis diff 7 8                  revision 7 and revision 8
+  trellis diff 0 8 --format json    all that revision 8 says`,
 		Args: arguments(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.diff(cmd.Context(), args[0], args[1], format.json(), detailed)
@@ -132,6 +134,9 @@ func (p *program) revision(ctx context.Context, name string) (project compose.Pr
 	number, err := strconv.ParseInt(strings.TrimPrefix(name, "r"), 10, 64)
 	if err != nil {
 		return project, usageError{fmt.Sprintf("%q is neither an environment nor the number of a revision", name), "trellis diff"}
+	}
+	if number == 0 {
+		return project, nil
 	}
 	err = p.withControl(ctx, func(control api.Control, l location) error {
 		revisions, err := control.History(ctx, 0)

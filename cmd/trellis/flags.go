@@ -22,6 +22,8 @@ type projectFlags struct {
 	state       string
 	environment string
 	on          string
+	context     string
+	namespace   string
 	copy        string
 }
 
@@ -41,6 +43,8 @@ func (f *projectFlags) add(fs *pflag.FlagSet, short bool) {
 	fs.Var((*list)(&f.envFiles), "env-file", "read variables from `FILE` instead of .env; repeatable")
 	fs.StringVar(&f.state, "state", f.state, "keep state in `DIR` (default .trellis/NAME beside the file)")
 	fs.StringVar(&f.environment, "environment", f.environment, "environment `E`: adds compose.E.yaml and runs as NAME-E")
+	fs.StringVar(&f.context, "context", f.context, "with a cluster, the kubeconfig's `CONTEXT` (default: the environment's, or its current one)")
+	fs.StringVar(&f.namespace, "namespace", f.namespace, "with a cluster, the `NAMESPACE` (default: the environment's, or the context's)")
 	if fs.Lookup("on") == nil { // check has one of its own
 		fs.StringVar(&f.on, "on", f.on, "`ENGINE` that runs it: local or kubernetes (default: the environment's, or local)")
 	}

@@ -20,7 +20,7 @@ import (
 
 func (p *program) planCommand() *cobra.Command {
 	var out string
-	var detailed, strict, force bool
+	var detailed, strict, force, whole bool
 	cmd := &cobra.Command{
 		Use:   "plan",
 		Short: "Show what 'up' would change, without changing it",
@@ -30,7 +30,8 @@ traffic, without loss), stop-first (stopped before the replacement starts) or
 data-loss. What services run is built, because a changed artefact is a change;
 images are not pulled, unless the plan is kept.
 Values that look like secrets are masked. As Markdown it is made to stand in a pull
-request, with the consequences in words.`,
+request, with the consequences in words. As JSON with --whole it also has all that the
+project will be, as changes of an empty one.`,
 		Example: `  trellis plan                      look
   trellis plan -o change.plan       keep the plan, for 'trellis apply change.plan'
   trellis plan --detailed-exitcode  0: nothing to change, 2: changes, 1: failed
@@ -41,6 +42,7 @@ request, with the consequences in words.`,
 	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 where there are changes")
 	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for errors")
 	cmd.Flags().BoolVar(&force, "build", false, "build even where nothing changed")
+	cmd.Flags().BoolVar(&whole, "whole", false, "with --format json, also what stays as it is")
 	driver := driverFlag(cmd)
 	format := formatFlag(cmd.Flags(), "markdown")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -75,7 +77,11 @@ request, with the consequences in words.`,
 		}
 		switch format.value {
 		case "json":
-			err = p.writeJSON(plan)
+			view := planView{Plan: plan}
+			if whole {
+				view.Project, view.Wanted = l.project.Name, engine.Diff(nameless(ready.project), engine.State{})
+			}
+			err = p.writeJSON(view)
 		case "markdown":
 			err = writeMarkdown(p.stdout, "Plan for "+l.project.Name, plan.Changes, plan.Warnings)
 		default:
@@ -87,6 +93,13 @@ request, with the consequences in words.`,
 		return err
 	}
 	return p.project(cmd)
+}
+
+// planView is the JSON of plan.
+type planView struct {
+	api.Plan
+	Project string          `json:"project,omitempty"`
+	Wanted  []engine.Change `json:"wanted,omitempty"`
 }
 
 // plan returns what applying ready would change. live says that there is something it was compared with; without a

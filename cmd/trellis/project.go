@@ -47,7 +47,7 @@ func (p *program) loadAs(ctx context.Context, environment string) (loaded, error
 		return loaded{}, err
 	}
 	l.Files, l.Copy, l.Environment = project.Files, p.flags.copy, environment
-	if _, l.Cluster, err = target(project, p.flags.on, environment); err != nil {
+	if _, l.Cluster, err = target(project, p.flags, environment); err != nil {
 		return loaded{}, err
 	}
 	return loaded{project, warnings, l}, nil
