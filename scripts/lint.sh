@@ -11,7 +11,7 @@ fi
 mkdir -p bin
 (cd tools && go build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck)
 root=$PWD
-for module in . examples/evergreen; do
+for module in . examples/evergreen cmd/terraform-provider-trellis; do
 	(cd "$module" && go vet ./... && "$root/bin/staticcheck" ./...)
 done
 echo "lint: ok"

@@ -11,6 +11,7 @@ esac
 go test -race -timeout 15m ./...
 (cd examples/evergreen && go test -race -timeout 10m ./...)
 (cd tools && go test ./...)
+(cd cmd/terraform-provider-trellis && go test ./...)
 # One package at a time: they count lost requests. Its tests mostly wait, so that several run side by side; those that
 # need the machine to themselves run before.
 go test -tags e2e -count=1 -parallel 8 -timeout 40m ./e2e/...

@@ -1,0 +1,4 @@
+import {
+  to = trellis_project.shop
+  id = "compose.yaml"
+}
