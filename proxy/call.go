@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -115,6 +116,9 @@ func (c *caller) after(p *pool, err *callError) *failure {
 	}
 	p.connected()
 	p.broke()
+	if err.kind == kindReset {
+		p.doubt()
+	}
 	c.tried.add(p)
 	now := time.Now()
 	if c.q.late(now) {
@@ -159,16 +163,32 @@ func (c *caller) timeFor(now time.Time) time.Duration {
 }
 
 // backOff waits before a request is repeated that every instance has had already: one that just died takes its
-// connections with it one by one, and the listener last or first. 5 ms, then five times as long each.
+// connections with it one by one, and the listener last or first. 5 ms, then five times as long each; no longer than until
+// there are others to choose from, or fewer.
 func (c *caller) backOff(ctx context.Context) {
-	if c.repeats == 0 || c.tried.n < len(c.lane.available.Load().list) {
+	had := c.lane.available.Load().list
+	if c.repeats == 0 || c.tried.n < len(had) {
 		return
 	}
 	wait := 5 * time.Millisecond
 	for range min(c.repeats-1, 4) {
 		wait *= 5
 	}
-	sleep(ctx, wait)
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	for {
+		changed := *c.lane.changed.Load() // before looking, so that no change in between is missed
+		if !slices.Equal(had, c.lane.available.Load().list) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-t.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) {

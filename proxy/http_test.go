@@ -233,7 +233,9 @@ func TestUpstreamFaults(t *testing.T) {
 func TestBrokenBeforeHead(t *testing.T) {
 	var n atomic.Int32
 	up := rawServer(t, func(c net.Conn) {
-		readHead(c)
+		if head, _ := readHead(c); head == "" {
+			return // somebody looked whether it is there
+		}
 		if n.Add(1)%2 == 0 {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,8 @@ type pool struct {
 	health health
 	dials  chan struct{} // one for each connect under way
 	plain  conns         // without TLS
+
+	doubted atomic.Int64 // when somebody last found out whether it is still there, in ns since 1970; 0: it is new, or was not
 
 	mu     sync.Mutex
 	mutual map[string]*conns // over mutual TLS, by the service that they show themselves as
@@ -311,6 +314,30 @@ func (p *pool) answered(status int) {
 	}
 	p.health.answered()
 }
+
+// doubt has somebody find out at once whether the instance is still there, which may have broken an answer off by dying.
+// One that accepts is not asked again for a while, whatever it breaks off.
+func (p *pool) doubt() {
+	now := time.Now().UnixNano()
+	next := p.doubted.Load() + int64(doubtAgain)
+	if now < next || !p.doubted.CompareAndSwap(next-int64(doubtAgain), now) {
+		return
+	}
+	if !p.inst.svc.budget.take(time.Now()) { // it is load too
+		return
+	}
+	p.inst.svc.ask(func() {
+		conn, err := p.dial(p.inst.life)
+		if err != nil { // noted
+			p.doubted.Store(0)
+			return
+		}
+		conn.Close()
+	})
+}
+
+// doubtAgain is how long an instance that accepts connections is not doubted again.
+const doubtAgain = time.Second
 
 // connected notes a connection that was made.
 func (p *pool) connected() {

@@ -77,13 +77,42 @@ func TestAwayPause(t *testing.T) {
 	looks, away := 0, time.Duration(0)
 	for away < time.Minute {
 		pause := awayPause(away)
-		if late := max(away/8, time.Millisecond); pause > late {
+		if late := max(away/16, 500*time.Microsecond); pause > late {
 			t.Fatalf("after %v the next look is in %v", away, pause)
 		}
 		away += pause
 		looks++
 	}
-	if looks > 120 {
+	if looks > 240 {
 		t.Errorf("%d looks in the first minute", looks)
 	}
+}
+
+// TestWhoBreaksOffIsLookedAt: after an answer that broke off it is found out whether anybody is still there, without
+// another request.
+func TestWhoBreaksOffIsLookedAt(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	b := serveFunc(t, func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-r.Context().Done()
+	})
+	go func() {
+		<-asked
+		b.srv.Close() // dies, and takes the connection along
+	}()
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	s := &r.snap.Services[0]
+	s.Probe = probe.Spec{Kind: probe.TCP, Port: 80}
+	r.push()
+	resp, err := client(t).Post("http://"+addr+"/", "", nil) // is not repeated
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusBadGateway {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	inst := r.proxy.table.Load().services["app"].instances["app-1"]
+	eventually(t, "known to be away", func() bool { return inst.pool(80).health.ejectedAt(time.Now()) })
 }
