@@ -28,6 +28,9 @@ func (s *supervisor) successor(failure error) *supervisor {
 	if !s.giveWay(next) {
 		return nil
 	}
+	if st := s.called(next.run.Run); st != nil {
+		next.standby, next.write, next.readers = st, st.write, st.readers
+	}
 	// The number of the next run first: who looks in between sees an instance that starts, not one that has ended.
 	if err := Publish(s.dir, RunningFile, next.run); err != nil {
 		fmt.Fprintln(os.Stderr, "write the next run:", err)

@@ -67,6 +67,16 @@ func makeGroups(all []Cgroup) (groups, error) {
 	return g, nil
 }
 
+// take moves another process into the groups.
+func (g groups) take(pid int) error {
+	for _, c := range g.all {
+		if err := writeFile(filepath.Join(c.Dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
+			return fmt.Errorf("enter cgroup %s: %w", c.Dir, err)
+		}
+	}
+	return nil
+}
+
 // oomKills counts the processes of the instance that the kernel killed for want of memory.
 func (g groups) oomKills() int {
 	for _, c := range g.all {

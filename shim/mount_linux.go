@@ -22,6 +22,7 @@ type view struct {
 	own       []string        // targets mounted so far
 	made      map[string]bool // directories on a skeleton's tmpfs
 	skeletons []string
+	covered   []covered // by them
 }
 
 // entry is one path to be mounted.
@@ -38,9 +39,9 @@ type entry struct {
 // maxSkeleton is how many entries a directory may have to be shown by a skeleton.
 const maxSkeleton = 16384
 
-func mountAll(spec Spec, dir string) error {
+func mountAll(spec Spec, dir string) ([]covered, error) {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("keep mounts private: %w", err)
+		return nil, fmt.Errorf("keep mounts private: %w", err)
 	}
 	for _, path := range spec.Mask {
 		for range 8 { // whoever mounted there twice hid the first, not more
@@ -55,29 +56,29 @@ func mountAll(spec Spec, dir string) error {
 		first, _, _ := strings.Cut(strings.TrimPrefix(e.target, "/"), "/")
 		if _, err := os.Lstat("/" + first); missing(err) {
 			if err := v.skeleton("/"); err != nil {
-				return fmt.Errorf("make room for %s: %w", e.target, err)
+				return nil, fmt.Errorf("make room for %s: %w", e.target, err)
 			}
 			break
 		}
 	}
 	// Sources are found before any mount can hide them, and before the root's being read-only can reach them.
 	if err := v.open(spec, entries); err != nil {
-		return err
+		return nil, err
 	}
 	if spec.ReadOnly {
 		if err := v.readOnlyRoot(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, e := range entries {
 		if err := v.mount(e); err != nil {
-			return fmt.Errorf("mount %s: %w", e.target, err)
+			return nil, fmt.Errorf("mount %s: %w", e.target, err)
 		}
 		if e.source >= 0 {
 			unix.Close(e.source)
 		}
 	}
-	return v.finish(spec)
+	return v.covered, v.finish(spec)
 }
 
 // plan returns the entries of spec, parents before children.

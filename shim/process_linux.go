@@ -72,6 +72,12 @@ func ReadStat(pid int) (Stat, error) {
 	return ParseStat(b)
 }
 
+// IsStage says whether a process is a second stage that has not become anything yet.
+func (s Stat) IsStage() bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(s.PID) + "/cmdline")
+	return err == nil && bytes.HasPrefix(b, []byte(stageName+"\x00"))
+}
+
 // Identify returns the process that has pid now. None, or a zombie: ErrGone.
 func Identify(pid int) (Process, error) {
 	s, err := ReadStat(pid)

@@ -25,6 +25,7 @@ type place struct {
 	synced sync.WaitGroup // records on their way to the disk
 	held   int            // the lock
 	first  int            // the run that this shim was started for
+	bench  bench
 
 	turn     sync.Mutex
 	now      *supervisor // whom a wish to stop is for
@@ -40,6 +41,7 @@ type supervisor struct {
 	write, readers [2]*os.File
 	drain          *sync.WaitGroup
 	before         *sync.WaitGroup // drain of the run before, whose last words come first; nil: there was none
+	standby        *standby        // that becomes the program; nil: a second stage is started for it
 
 	program int // pidfd
 	mounts  int // descriptor of the program's mount namespace
@@ -68,9 +70,10 @@ func newSupervisor(p *place) *supervisor {
 func run(dir string, prefix []string) int {
 	p := &place{dir: dir, prefix: prefix}
 	s := newSupervisor(p)
-	stops := make(chan os.Signal, 8)
+	stops, permissions := make(chan os.Signal, 8), make(chan os.Signal, 8)
 	signal.Notify(stops, unix.SIGTERM)
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(permissions, unix.SIGUSR1)
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE, unix.SIGUSR2)
 	err := s.begin()
 	if errors.Is(err, ErrBusy) {
 		fmt.Println(Busy)
@@ -82,10 +85,14 @@ func run(dir string, prefix []string) int {
 	}
 	p.now, p.first = s, s.run.Run
 	go p.listen(stops)
+	go p.keepStandby(permissions)
 	for {
 		failure := s.live()
 		next := s.successor(failure)
 		if next == nil {
+			if st := p.bench.swap(nil); st != nil {
+				p.dismiss(st)
+			}
 			return s.end(failure)
 		}
 		s = next
@@ -215,27 +222,47 @@ func (s *supervisor) tell() {
 // start starts the program. An error is why it does not run.
 func (s *supervisor) start() error {
 	var err error
+	if st := s.standby; st != nil {
+		return s.follow(st)
+	}
 	if s.groups, err = makeGroups(RunGroups(s.spec.Cgroups, s.run.Run)); err != nil {
 		return err
 	}
-	var read [2]*os.File
-	for i := range read {
-		if read[i], s.write[i], err = os.Pipe(); err != nil {
+	for i := range s.write {
+		if s.readers[i], s.write[i], err = os.Pipe(); err != nil {
 			return err
 		}
 	}
-	s.readers = read
+	s.read()
+	result := make(chan error, 1)
+	go s.parent(result)
+	return <-result
+}
+
+// read begins to take what the program prints.
+func (s *supervisor) read() {
 	for i, stream := range []string{"stdout", "stderr"} {
 		s.drain.Go(func() {
 			if s.before != nil {
 				s.before.Wait()
 			}
-			s.out.copy(read[i], stream)
+			s.out.copy(s.readers[i], stream)
 		})
 	}
-	result := make(chan error, 1)
-	go s.parent(result)
-	return <-result
+}
+
+// follow waits until a standby that was woken has become the program. An error is why it does not run.
+func (s *supervisor) follow(st *standby) error {
+	s.program, s.groups, s.run.Program = st.pidfd, st.groups, st.process
+	s.read()
+	err := ReadFailure(st.answer)
+	st.failure.Close()
+	if err != nil {
+		_, _ = wait(st.process.PID)
+		return err
+	}
+	go s.reap(st.process.PID)
+	return nil
 }
 
 // keepNamespaces holds the run's mount namespace until its end is written down: taking it apart would otherwise come
@@ -273,10 +300,29 @@ func (s *supervisor) parent(result chan<- error) {
 
 // spawn starts the second stage for the program, or for a hook, and returns when it has become it.
 func (s *supervisor) spawn(beside *Hook) (int, error) {
-	req, err := json.Marshal(Request{Version: Version, Dir: s.dir, Run: s.run.Run, Parent: os.Getpid(), Beside: beside, Join: s.joins(beside)})
+	req := Request{Version: Version, Dir: s.dir, Run: s.run.Run, Parent: os.Getpid(), Beside: beside, Join: s.joins(beside)}
+	var request, failure *os.File
+	pid, err := s.fork(req, s.write, &request, &failure)
+	if err != nil {
+		return pid, err
+	}
+	request.Close()
+	defer failure.Close()
+	return pid, ReadFailure(failure)
+}
+
+// fork starts the second stage and gives it its request. What it says comes out of failure; more can be told it through
+// request. With a pid it has to be waited for whatever the error.
+func (p *place) fork(req Request, output [2]*os.File, request, failure **os.File) (pid int, err error) {
+	b, err := json.Marshal(req)
 	if err != nil {
 		return 0, err
 	}
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
 	requestR, requestW, err := os.Pipe()
 	if err != nil {
 		return 0, err
@@ -287,32 +333,25 @@ func (s *supervisor) spawn(beside *Hook) (int, error) {
 		requestW.Close()
 		return 0, err
 	}
-	defer failureR.Close()
-	null, err := os.Open("/dev/null")
-	if err != nil {
-		requestW.Close()
-		failureW.Close()
-		return 0, err
-	}
-	defer null.Close()
-	argv := append(append([]string{"trellis-shim"}, s.prefix...), "exec")
-	pid, err := syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
+	defer failureW.Close()
+	argv := append(append([]string{stageName}, p.prefix...), "exec")
+	pid, err = syscall.ForkExec("/proc/self/exe", argv, &syscall.ProcAttr{
 		Env:   []string{"GOMAXPROCS=1", "GOGC=off"},
-		Files: []uintptr{null.Fd(), s.write[0].Fd(), s.write[1].Fd(), requestFD: requestR.Fd(), failureFD: failureW.Fd()},
+		Files: []uintptr{null.Fd(), output[0].Fd(), output[1].Fd(), requestFD: requestR.Fd(), failureFD: failureW.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL},
 	})
-	failureW.Close()
+	if err == nil {
+		if _, err = requestW.Write(b); err != nil {
+			_ = unix.Kill(pid, unix.SIGKILL) // our own child, and not yet waited for
+		}
+	}
 	if err != nil {
 		requestW.Close()
-		return 0, fmt.Errorf("start the second stage: %w", err)
-	}
-	_, err = requestW.Write(req)
-	requestW.Close()
-	if err != nil {
-		_ = unix.Kill(pid, unix.SIGKILL) // our own child, and not yet waited for
+		failureR.Close()
 		return pid, fmt.Errorf("start the second stage: %w", err)
 	}
-	return pid, ReadFailure(failureR)
+	*request, *failure = requestW, failureR
+	return pid, nil
 }
 
 func (s *supervisor) joins(beside *Hook) Process {
@@ -334,23 +373,27 @@ func wait(pid int) (unix.WaitStatus, error) {
 
 // reap waits for every child, the program's orphans among them, until the program has ended and nothing is left.
 func (s *supervisor) reap(program int) {
-	for {
+	gone := false
+	for pause := leftoverPause; ; {
 		var ws unix.WaitStatus
-		pid, err := unix.Wait4(-1, &ws, 0, nil)
+		options := 0
+		if gone && !s.bench.empty() { // waiting would not return for standbys
+			options = unix.WNOHANG
+		}
+		pid, err := unix.Wait4(-1, &ws, options, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
+		case err != nil && gone, err == nil && pid == 0 && s.alone():
+			close(s.done)
+			return
 		case err != nil: // ECHILD
-			s.mu.Lock()
-			ended := s.ended
-			s.mu.Unlock()
-			if ended {
-				close(s.done)
-				return
-			}
 			time.Sleep(time.Millisecond) // a hook is about to be started
+		case pid == 0:
+			time.Sleep(pause)
+			pause = min(pause+pause/2, leftoverPauseMax)
 		case pid == program:
 			s.mu.Lock()
-			s.status, s.ended = ws, true
+			s.status, s.ended, gone = ws, true, true
 			s.mu.Unlock()
 			close(s.over)
 		default:
@@ -363,3 +406,9 @@ func (s *supervisor) reap(program int) {
 		}
 	}
 }
+
+// The pause between two looks at what a program left behind, growing: it is being killed.
+const (
+	leftoverPause    = 100 * time.Microsecond
+	leftoverPauseMax = 5 * time.Millisecond
+)

@@ -197,6 +197,7 @@ func (v *view) skeleton(path string) error {
 	}
 	v.made[path] = true
 	v.skeletons = append(v.skeletons, path)
+	v.covered = append(v.covered, cover(path, st))
 	return nil
 }
 

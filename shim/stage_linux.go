@@ -23,6 +23,9 @@ const (
 	failureFD = 4
 )
 
+// stageName is how a second stage calls itself until it has become the program.
+const stageName = "trellis-shim"
+
 // Request tells the second stage, `exec`, what to become.
 type Request struct {
 	Version int    `json:"version"`
@@ -34,6 +37,8 @@ type Request struct {
 	Join Process `json:"join,omitzero"`
 	// Beside replaces the instance's command.
 	Beside *Hook `json:"beside,omitempty"`
+	// Standby waits for a word before it becomes the program, with everything made that it needs.
+	Standby bool `json:"standby,omitempty"`
 }
 
 // Failure is what the second stage could not do.
@@ -80,31 +85,34 @@ func stage() int {
 }
 
 func enterAndExec() error {
-	b, err := io.ReadAll(os.NewFile(requestFD, "request"))
-	if err != nil {
-		return fmt.Errorf("read request: %w", err)
-	}
 	var req Request
-	if err := json.Unmarshal(b, &req); err != nil {
+	request := os.NewFile(requestFD, "request")
+	if err := json.NewDecoder(request).Decode(&req); err != nil {
 		return fmt.Errorf("read request: %w", err)
 	}
 	spec, err := ReadSpec(req.Dir)
 	if err != nil {
 		return err
 	}
-	enter, err := openGroups(RunGroups(spec.Cgroups, req.Run))
-	if err != nil {
-		return err
+	enter := func() error { return nil } // a standby is moved, by who wakes it
+	if !req.Standby {
+		if enter, err = openGroups(RunGroups(spec.Cgroups, req.Run)); err != nil {
+			return err
+		}
 	}
 	if spec.OomScore != 0 {
 		if err := writeFile("/proc/self/oom_score_adj", strconv.Itoa(spec.OomScore)); err != nil {
 			return fmt.Errorf("set oom_score_adj to %d: %w", spec.OomScore, err)
 		}
 	}
+	var shown []covered
 	if req.Join.PID != 0 {
 		err = join(spec, req.Join)
 	} else {
-		err = isolate(spec, req.Dir)
+		shown, err = isolate(spec, req.Dir)
+	}
+	if err == nil && req.Standby {
+		err = standBy(request, standingBy{Covered: shown})
 	}
 	if err != nil {
 		return err
@@ -172,31 +180,31 @@ func join(spec Spec, p Process) error {
 	return nil
 }
 
-// isolate makes the instance's own view of the machine.
-func isolate(spec Spec, dir string) error {
+// isolate makes the instance's own view of the machine, and says which directories of the machine are shown by skeletons.
+func isolate(spec Spec, dir string) ([]covered, error) {
 	if spec.Netns != "" {
 		ns, err := unix.Open(spec.Netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("open network namespace %s: %w", spec.Netns, err)
+			return nil, fmt.Errorf("open network namespace %s: %w", spec.Netns, err)
 		}
 		err = unix.Setns(ns, unix.CLONE_NEWNET)
 		unix.Close(ns)
 		if err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", spec.Netns, err)
+			return nil, fmt.Errorf("enter network namespace %s: %w", spec.Netns, err)
 		}
 		if err := setSysctls(spec.Sysctls); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if !spec.Isolate {
-		return nil
+		return nil, nil
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWUTS); err != nil {
-		return fmt.Errorf("make namespaces: %w", err)
+		return nil, fmt.Errorf("make namespaces: %w", err)
 	}
 	if spec.Hostname != "" {
 		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
-			return fmt.Errorf("set hostname %q: %w", spec.Hostname, err)
+			return nil, fmt.Errorf("set hostname %q: %w", spec.Hostname, err)
 		}
 	}
 	return mountAll(spec, dir)

@@ -21,6 +21,9 @@ func (p *place) listen(signals <-chan os.Signal) {
 		s, again := p.now, p.stopping
 		p.stopping = true // no run follows this one
 		p.turn.Unlock()
+		if st := p.bench.swap(nil); st != nil {
+			p.dismiss(st)
+		}
 		deadline := time.Now().Add(defaultGrace)
 		// Whoever wished may have seen the run before: this shim began it too.
 		if wish, err := ReadStop(p.dir); err == nil && wish.Run >= p.first && wish.Run <= s.run.Run {
@@ -160,13 +163,16 @@ func (s *supervisor) killOnce() {
 	s.groups.kill()
 }
 
-// each calls f for every live descendant of this shim.
+// each calls f for every live descendant of this shim that is the run's.
 func (s *supervisor) each(f func(Process)) {
 	all, err := Descendants(os.Getpid())
 	if err != nil {
 		return
 	}
 	for _, st := range all {
+		if s.bench.has(st.PID) {
+			continue
+		}
 		f(Process{PID: st.PID, StartTime: st.StartTime})
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"trellis/driver"
 	"trellis/driver/process"
+	"trellis/shim"
 )
 
 // smallShim builds the real shim: the test binary as one is several times its size.
@@ -167,7 +168,8 @@ func BenchmarkCrashSeen(b *testing.B) {
 	})
 }
 
-// BenchmarkShimMemory is what one more instance costs in memory beside its program.
+// BenchmarkShimMemory is what one more instance costs in memory beside its program: its shim, and who waits to be its next
+// run.
 func BenchmarkShimMemory(b *testing.B) {
 	d := benchDriver(b, os.Geteuid() != 0)
 	const many = 20
@@ -175,32 +177,30 @@ func BenchmarkShimMemory(b *testing.B) {
 		if err := d.Start(b.Context(), benchSpec(n+1, "sleep", "1000")); err != nil {
 			b.Fatal(err)
 		}
+		if err := d.Revive(benchSpec(n+1).ID, 0, driver.ReviveAlways); err != nil {
+			b.Fatal(err)
+		}
 	}
 	all, err := d.List(b.Context(), "bench")
 	if err != nil || len(all) != many {
 		b.Fatalf("%d instances, %v", len(all), err)
 	}
-	time.Sleep(200 * time.Millisecond)
-	var rss, pss int64
+	time.Sleep(2 * time.Second)
+	var rss, pss, waiting int64
 	for _, inst := range all {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", inst.PID))
+		stat, err := shim.ReadStat(inst.PID)
 		if err != nil {
 			b.Fatal(err)
 		}
-		shim := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')'):]))[2]
-		rollup, err := os.ReadFile("/proc/" + shim + "/smaps_rollup")
+		rss += memory(b, stat.Parent, "Rss:")
+		pss += memory(b, stat.Parent, "Pss:")
+		beside, err := shim.Descendants(stat.Parent)
 		if err != nil {
 			b.Fatal(err)
 		}
-		for line := range strings.Lines(string(rollup)) {
-			f := strings.Fields(line)
-			if len(f) == 3 && (f[0] == "Rss:" || f[0] == "Pss:") {
-				n, _ := strconv.ParseInt(f[1], 10, 64)
-				if f[0] == "Rss:" {
-					rss += n
-				} else {
-					pss += n
-				}
+		for _, s := range beside {
+			if s.IsStage() {
+				waiting += memory(b, s.PID, "Pss:")
 			}
 		}
 	}
@@ -208,4 +208,92 @@ func BenchmarkShimMemory(b *testing.B) {
 	}
 	b.ReportMetric(float64(rss)/many, "kB-rss")
 	b.ReportMetric(float64(pss)/many, "kB-pss")
+	b.ReportMetric(float64(waiting)/many, "kB-pss-waiting")
+}
+
+// memory is a line of what /proc says of a process's memory, in kB.
+func memory(b *testing.B, pid int, name string) int64 {
+	b.Helper()
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(rollup)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == name {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// BenchmarkRevive is the time from the SIGKILL of a program to the first sign of the next one, beside that of a
+// supervisor that does nothing but start it again. A program that waits for the next run is given time to be there.
+func BenchmarkRevive(b *testing.B) {
+	fifo := filepath.Join(b.TempDir(), "signs")
+	if err := unix.Mkfifo(fifo, 0o666); err != nil {
+		b.Fatal(err)
+	}
+	signs, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer signs.Close()
+	sign := make([]byte, 64)
+	read := func() int {
+		n, err := signs.Read(sign)
+		if err != nil {
+			b.Fatal(err)
+		}
+		pid, _ := strconv.Atoi(strings.TrimSpace(string(sign[:n])))
+		return pid
+	}
+	command := []string{"sh", "-c", "echo $$ > " + fifo + "; exec sleep 1000"}
+	d := benchDriver(b, os.Geteuid() != 0)
+	var ours, floor []time.Duration
+	for n := 0; b.Loop(); n++ {
+		cmd := exec.Command(command[0], command[1:]...)
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		pid := read()
+		killed := time.Now()
+		_ = unix.Kill(pid, unix.SIGKILL)
+		_ = cmd.Wait()
+		again := exec.Command(command[0], command[1:]...)
+		if err := again.Start(); err != nil {
+			b.Fatal(err)
+		}
+		read()
+		floor = append(floor, time.Since(killed))
+		_ = again.Process.Kill()
+		_ = again.Wait()
+
+		spec := benchSpec(n%20+1, command...)
+		if err := d.Start(b.Context(), spec); err != nil {
+			b.Fatal(err)
+		}
+		pid = read()
+		if err := d.Revive(spec.ID, 0, driver.ReviveAlways); err != nil {
+			b.Fatal(err)
+		}
+		time.Sleep(700 * time.Millisecond)
+		killed = time.Now()
+		_ = unix.Kill(pid, unix.SIGKILL)
+		read()
+		ours = append(ours, time.Since(killed))
+		if err := d.Stop(b.Context(), spec.ID, 0); err != nil {
+			b.Fatal(err)
+		}
+		if err := d.Remove(b.Context(), spec.ID); err != nil {
+			b.Fatal(err)
+		}
+	}
+	slices.Sort(ours)
+	slices.Sort(floor)
+	p50, floor50 := ours[len(ours)/2], floor[len(floor)/2]
+	b.ReportMetric(float64(p50.Microseconds()), "µs/p50")
+	b.ReportMetric(float64(floor50.Microseconds()), "µs/floor")
+	b.ReportMetric(float64(p50)/float64(floor50), "ratio")
+	b.ReportMetric(0, "ns/op")
 }

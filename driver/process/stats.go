@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,6 +78,7 @@ func ofTree(r record) (driver.Usage, error) {
 	if err != nil {
 		return u, err
 	}
+	tree = slices.DeleteFunc(tree, shim.Stat.IsStage)
 	var cpu uint64
 	if s, err := shim.ReadStat(r.running.Shim.PID); err == nil && s.StartTime == r.running.Shim.StartTime {
 		cpu = s.ChildTicks

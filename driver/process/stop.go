@@ -99,8 +99,7 @@ func (d *Driver) Revive(id driver.ID, restarts int, when driver.Revival) error {
 		return fmt.Errorf("let %s revive: %w", id, err)
 	}
 	if when == driver.ReviveNever {
-		err = os.Remove(filepath.Join(dir, shim.AgainFile))
-		if isMissing(err) {
+		if err = os.Remove(filepath.Join(dir, shim.AgainFile)); isMissing(err) {
 			return nil
 		}
 	} else {
@@ -110,8 +109,31 @@ func (d *Driver) Revive(id driver.ID, restarts int, when driver.Revival) error {
 			err = fmt.Errorf("%w: no such instance", errdefs.ErrNotFound)
 		}
 	}
+	if err == nil {
+		err = d.tellShim(dir)
+	}
 	if err != nil {
 		return fmt.Errorf("let %s revive: %w", id, err)
+	}
+	return nil
+}
+
+// tellShim lets a shim look at what it may do, in its own time. One that is gone needs not know.
+func (d *Driver) tellShim(dir string) error {
+	r, err := d.read(dir)
+	if err != nil {
+		return err
+	}
+	fd, err := r.shim()
+	if errors.Is(err, shim.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGUSR1, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("tell the shim: %w", err)
 	}
 	return nil
 }
