@@ -190,9 +190,19 @@ func (d *Domain) current(now time.Time) *root {
 	return d.roots[0]
 }
 
+// until is when the root at i is removed, because one that came after it has taken over; zero: none came.
+func (d *Domain) until(i int) (t time.Time) {
+	for _, later := range d.roots[i+1:] {
+		if end := later.since().Add(Overlap + LeafLife); t.IsZero() || end.Before(t) {
+			t = end
+		}
+	}
+	return t
+}
+
 // retire removes the roots of which nothing is good any more.
 func (d *Domain) retire(now time.Time) error {
-	for len(d.roots) > 1 && !now.Before(d.roots[1].since().Add(Overlap+LeafLife)) {
+	for len(d.roots) > 1 && !now.Before(d.until(0)) {
 		if err := os.RemoveAll(d.roots[0].dir); err != nil {
 			return fmt.Errorf("remove a root that was replaced: %w", err)
 		}
@@ -424,9 +434,7 @@ func (d *Domain) Roots(now time.Time) []RootInfo {
 		if r.issuer != nil {
 			info.Issuer = r.issuer.NotAfter
 		}
-		if i+1 < len(d.roots) {
-			info.Until = d.roots[i+1].since().Add(Overlap + LeafLife)
-		}
+		info.Until = d.until(i)
 		all = append(all, info)
 	}
 	return all

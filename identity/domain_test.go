@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -173,6 +174,16 @@ func TestRotateAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := openDomain(t, dir, now)
+	if err := identity.Rotate(dir, "shop", now, false); err != nil { // one is on its way
+		t.Fatal(err)
+	}
+	if err := identity.Rotate(dir, "shop", now, true); err != nil {
+		t.Fatal(err)
+	}
+	if roots := d.Roots(now); len(roots) != 1 {
+		t.Fatalf("%+v", roots)
+	}
+	d = openDomain(t, dir, now)
 	if !d.Due(before, "/service/web", nil, now) || !d.Stale(before) || len(d.Roots(now)) != 1 {
 		t.Fatalf("the old root stays: %+v", d.Roots(now))
 	}
@@ -272,6 +283,7 @@ func TestFiles(t *testing.T) {
 	}
 	d := openDomain(t, filepath.Join(dir, "authority"), now)
 	folder := filepath.Join(dir, "web")
+	defer syscall.Umask(syscall.Umask(0o077))
 	if err := issue(t, d, "/service/web", now).Write(folder); err != nil {
 		t.Fatal(err)
 	}
@@ -300,6 +312,12 @@ func TestFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		parse(t, f, now)
+	}
+	if info, err := os.Stat(filepath.Join(folder, identity.KeyFile)); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("the key: %v %v", info, err)
+	}
+	if info, err := os.Stat(filepath.Join(folder, "..data")); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the folder: %v %v", info, err)
 	}
 	if entries, err := os.ReadDir(folder); err != nil || len(entries) > 6 { // three links, ..data, and two versions
 		t.Errorf("%d entries stay: %v", len(entries), err)

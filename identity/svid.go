@@ -54,6 +54,11 @@ func (f Files) write(dir string) error {
 	if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
 		return err
 	}
+	for _, made := range []string{dir, filepath.Join(dir, name)} {
+		if err := os.Chmod(made, 0o755); err != nil { // whatever the umask
+			return err
+		}
+	}
 	for file, b := range f.byName() {
 		if err := WriteFile(filepath.Join(dir, name, file), b); err != nil {
 			return err
