@@ -138,6 +138,9 @@ func (l *loading) load(ctx context.Context) Project {
 		return Project{}
 	}
 	p := l.convert(resolved)
+	if p.Places = l.places(p); len(p.Places) == 0 {
+		p.Places = nil
+	}
 	l.early = len(l.errors)
 	l.check(p)
 	return p

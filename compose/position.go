@@ -34,6 +34,38 @@ func (p Positions) short(path string) (file string, line, col int) {
 	return shorten(file, p.cwd), line, col
 }
 
+// Places are positions, as file:line:column with the file relative to the project directory, by Compose path. Equal says
+// that they never make two projects different.
+type Places map[string]string
+
+// Equal says that positions never make two projects different.
+func (Places) Equal(Places) bool { return true }
+
+// RoutePlace returns where a route stands: the one with that number of the service's port with that number; "" where that
+// is not known.
+func (p Project) RoutePlace(service string, port, route int) string {
+	return p.Places[placeOfRoute(service, port, route)]
+}
+
+func placeOfRoute(service string, port, route int) string {
+	return indexPath(indexPath(joinPath("services", service)+".ports", port)+".x-trellis.routes", route)
+}
+
+// places returns the places of all routes.
+func (l *loading) places(p Project) Places {
+	all := Places{}
+	for name, s := range p.Services {
+		for i, port := range s.Ports {
+			for j := range port.Trellis.Routes {
+				if file, line, col := p.Position(l.routePath(name, port, i, j)); line > 0 {
+					all[placeOfRoute(name, i, j)] = fmt.Sprintf("%s:%d:%d", shorten(file, p.WorkingDir), line, col)
+				}
+			}
+		}
+	}
+	return all
+}
+
 // find returns the deepest mark on the way to path and whether it is the mark of path itself.
 func (p Positions) find(path string) (*mark, bool) {
 	m := p.root

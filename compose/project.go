@@ -38,6 +38,9 @@ type Project struct {
 	// Other holds the top-level sections that this model has no field for.
 	Other map[string]any `json:"other,omitempty"`
 
+	// Places say where the routes stand, see RoutePlace. A revision keeps them, and like Positions they make no difference.
+	Places Places `json:"places,omitempty"`
+
 	// Positions say where each value of the files stands. They are not part of what is desired: two projects that
 	// differ in nothing else are equal, and the JSON leaves them out.
 	Positions Positions `json:"-"`

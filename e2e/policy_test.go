@@ -86,7 +86,7 @@ services:
 	}
 	var routes []api.Route
 	p.json(&routes, "routes")
-	if i := slices.IndexFunc(routes, func(r api.Route) bool { return r.Path == "/write" }); i < 0 || routes[i].Auth != "partner" || !slices.Contains(routes[i].Rules, "scope=orders:write") || routes[i].Closed != "" {
+	if i := slices.IndexFunc(routes, func(r api.Route) bool { return r.Path == "/write" }); i < 0 || routes[i].Auth != "partner" || !slices.Contains(routes[i].Rules, "scope=orders:write") || routes[i].Closed != "" || routes[i].Source != "compose.yaml:17:15" {
 		t.Errorf("routes: %+v", routes)
 	}
 	root, err := os.ReadFile(filepath.Join(p.dir, "data", "trellis", "ca", "root.crt"))

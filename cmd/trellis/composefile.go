@@ -23,7 +23,7 @@ func composeFile(project compose.Project) (map[string]any, error) {
 	if err := dec.Decode(&file); err != nil {
 		return nil, fmt.Errorf("print the project: %w", err)
 	}
-	for _, own := range []string{"working_dir", "files", "env_files", "environment", "disabled_services"} {
+	for _, own := range []string{"working_dir", "files", "env_files", "environment", "disabled_services", "places"} {
 		delete(file, own)
 	}
 	for _, place := range []string{

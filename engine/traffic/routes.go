@@ -26,8 +26,8 @@ func Routes(p compose.Project) []proxy.Route {
 	}
 	var all []proxy.Route
 	for _, name := range p.ServiceNames() {
-		for _, port := range p.Services[name].Ports {
-			for _, r := range port.Trellis.Routes {
+		for i, port := range p.Services[name].Ports {
+			for j, r := range port.Trellis.Routes {
 				at := []string{r.Host}
 				if r.Host == "" && len(hosts) > 0 {
 					at = hosts
@@ -35,7 +35,7 @@ func Routes(p compose.Project) []proxy.Route {
 				for _, host := range at {
 					all = append(all, proxy.Route{
 						Host: host, Path: cmp.Or(r.Path, "/*"), Methods: r.Methods, Headers: r.Headers, Service: name,
-						Port: port.Target, Timeout: r.Timeout.Or(0), Try: r.TryTimeout.Or(0), Decision: decisionOf(p, policy, r),
+						Port: port.Target, Timeout: r.Timeout.Or(0), Try: r.TryTimeout.Or(0), Source: p.RoutePlace(name, i, j), Decision: decisionOf(p, policy, r),
 					})
 				}
 			}
