@@ -199,6 +199,8 @@ type Mount struct {
 	NoCopy         bool   `json:"nocopy,omitempty"`           // volume
 	TmpfsSize      int64  `json:"tmpfs_size,omitempty"`       // bytes, 0 unlimited
 	TmpfsMode      uint32 `json:"tmpfs_mode,omitempty"`
+	// Ref is of a bind mount whose files go along to where the project runs, which files they were; see FileValue.Ref.
+	Ref string `json:"ref,omitempty"`
 
 	Other map[string]any `json:"other,omitempty"`
 }

@@ -9,6 +9,7 @@ import (
 
 	"trellis/compose"
 	"trellis/driver/process"
+	"trellis/engine/kubernetes"
 	"trellis/errdefs"
 )
 
@@ -50,7 +51,9 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 			if l.project, err = driven(l.project, driver.value); err != nil {
 				return err
 			}
-			view.Warnings = diagnose(l, on.value)
+			if view.Warnings, err = p.warnings(l, on.value); err != nil {
+				return err
+			}
 			scenarios, err := checkProfiles(l.project)
 			if err != nil {
 				return err
@@ -85,6 +88,21 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 		return err
 	}
 	return p.project(cmd)
+}
+
+// warnings returns everything that an engine does not carry out as the files say.
+func (p *program) warnings(l loaded, engine string) ([]compose.Diagnostic, error) {
+	if engine != compose.TargetKubernetes {
+		return diagnose(l, engine), nil
+	}
+	opt, err := p.clusterOptions(l.project, kubernetesFlags{publish: &choice{value: kubernetes.PublishLoadBalancer}})
+	if broken := (compose.Diagnostics{}); errors.As(err, &broken) {
+		return append(inCluster(l, opt), broken...), nil // a content that is not here: an apply would need it
+	}
+	if err != nil {
+		return nil, err
+	}
+	return inCluster(l, opt), nil
 }
 
 // here returns what is worth knowing of a project although all of it is carried out, and what this machine lacks for it:

@@ -63,6 +63,12 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 		return prepared{}, compose.Diagnostics(broken)
 	}
 	warnings := diagnose(l, on)
+	var contents map[string][]byte
+	if l.location.Cluster != nil {
+		if contents, warnings, err = p.toCluster(l); err != nil {
+			return prepared{}, err
+		}
+	}
 	if f.strict && len(warnings) > 0 {
 		return prepared{}, compose.Diagnostics(warnings)
 	}
@@ -70,8 +76,7 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 		p.warn(warnings)
 	}
 	if l.location.Cluster != nil {
-		contents, err := compose.Contents(l.project, p.environ)
-		return prepared{l.project, contents, warnings, l.location}, err
+		return prepared{l.project, contents, warnings, l.location}, nil
 	}
 	has, err := p.backend.Look(l.location, len(contained(l.project, nil)) < len(l.project.Services), false)
 	if err != nil {
@@ -80,8 +85,7 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if broken := unprivileged(l.project, has); len(broken) > 0 {
 		return prepared{}, compose.Diagnostics(broken)
 	}
-	contents, err := compose.Contents(l.project, p.environ)
-	if err != nil {
+	if contents, err = compose.Contents(l.project, p.environ); err != nil {
 		return prepared{}, err
 	}
 	if broken := brokenRules(l.project, contents); len(broken) > 0 {

@@ -25,17 +25,18 @@ func (p *program) exportCommand() *cobra.Command {
 		Long: `Export writes what Trellis makes of the project as files of another tool, which needs
 no Trellis any more. What was written before is written anew, unless somebody has
 changed it meanwhile.`,
-		Example: `  trellis export compose out    the plain Compose file, for 'docker compose'
-  trellis export grafana out    a dashboard for Grafana`,
+		Example: `  trellis export compose out      the plain Compose file, for 'docker compose'
+  trellis export kubernetes out   native objects, for 'kubectl apply -k out'
+  trellis export grafana out      a dashboard for Grafana`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
 			}
-			return usageError{fmt.Sprintf("export %s: it is not known%s", args[0], didYouMean(args[0], []string{"compose", "grafana"})), cmd.CommandPath()}
+			return usageError{fmt.Sprintf("export %s: it is not known%s", args[0], didYouMean(args[0], []string{"compose", "kubernetes", "grafana"})), cmd.CommandPath()}
 		},
 	}
-	cmd.AddCommand(p.exportComposeCommand(), p.exportGrafanaCommand())
+	cmd.AddCommand(p.exportComposeCommand(), p.exportKubernetesCommand(), p.exportGrafanaCommand())
 	return cmd
 }
 
@@ -98,7 +99,7 @@ func containerised(project compose.Project) error {
 		file, line, column := project.Position(path)
 		broken = append(broken, compose.Diagnostic{
 			File: shortPath(file), Line: line, Column: column, Path: path,
-			Message: "runs as a process only: give it an image or a build for docker compose to run it",
+			Message: "runs as a process only: give it an image or a build to run it as a container",
 		})
 	}
 	if len(broken) > 0 {

@@ -44,8 +44,8 @@ func New(project string, client *Client, log *slog.Logger) *Engine {
 // Capabilities implements engine.Engine.
 func (e *Engine) Capabilities() engine.Capabilities { return engine.Capabilities{Name: "kubernetes"} }
 
-// Keep returns p with the Ref of every secret and config set, and keeps the contents (by "secrets/NAME" and
-// "configs/NAME") for an Apply of it. With look nothing is written: where the cluster has no key yet the refs are made
+// Keep returns p with the Ref of every secret, config and bind mount that goes along set, and keeps the contents (by
+// "secrets/NAME", "configs/NAME", and as FolderContents names them) for an Apply of it. With look nothing is written: where the cluster has no key yet the refs are made
 // with none, which differ from those of anything that is there.
 func (e *Engine) Keep(ctx context.Context, p compose.Project, contents map[string][]byte, look bool) (compose.Project, error) {
 	if !look {
@@ -138,17 +138,15 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 // kept returns the contents that a project refers to, out of those kept for this apply and of what earlier revisions had.
 func (e *Engine) kept(p compose.Project, all []record) map[string][]byte {
 	out := map[string][]byte{}
-	for _, values := range []map[string]compose.FileValue{p.Secrets, p.Configs} {
-		for _, v := range values {
-			if content, ok := e.contents.Load(v.Ref); ok {
-				out[v.Ref] = content.([]byte)
-				continue
-			}
-			for _, r := range all {
-				if content, ok := r.contents[v.Ref]; ok {
-					out[v.Ref] = content
-					break
-				}
+	for _, ref := range refsOf(p) {
+		if content, ok := e.contents.Load(ref); ok {
+			out[ref] = content.([]byte)
+			continue
+		}
+		for _, r := range all {
+			if content, ok := r.contents[ref]; ok {
+				out[ref] = content
+				break
 			}
 		}
 	}
@@ -161,8 +159,12 @@ func (e *Engine) render(one record, live Live) ([]Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	folders, err := foldersOf(contents)
+	if err != nil {
+		return nil, err
+	}
 	return Render(one.Project, live.Objects, Options{
-		Namespace: e.client.Namespace, Revision: one.Number, Contents: contents, Standalone: true,
+		Namespace: e.client.Namespace, Revision: one.Number, Contents: contents, Folders: folders, Standalone: true,
 	})
 }
 

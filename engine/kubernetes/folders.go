@@ -2,7 +2,9 @@ package kubernetes
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -15,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"trellis/compose"
+	"trellis/errdefs"
 )
 
 // maxFolder is what a ConfigMap may hold, in bytes; Kubernetes' own limit.
@@ -23,15 +26,15 @@ const maxFolder = 1 << 20
 // Folder is what a bind mount of the project holds.
 type Folder struct {
 	// File says that it is one file, whose content is under "".
-	File bool
+	File bool `json:"file,omitempty"`
 	// Files are its files by path within it. nil: there are too many of them, or what is no file.
-	Files map[string]File
+	Files map[string]File `json:"files"`
 }
 
 // File is one file of a Folder.
 type File struct {
-	Content    []byte
-	Executable bool
+	Content    []byte `json:"content"`
+	Executable bool   `json:"executable,omitempty"`
 }
 
 // ReadFolders reads what the bind mounts of a project hold, as far as a cluster can take it along. What does not exist is
@@ -93,6 +96,35 @@ func readFolder(root string) (Folder, error) {
 		return Folder{}, nil // data of a program that runs as somebody else
 	}
 	return Folder{Files: files}, err
+}
+
+// folderPrefix begins the key of a folder among the contents that go along with a project, as "secrets/" does.
+const folderPrefix = "folders/"
+
+// FolderContents are folders as Keep takes them beside the contents of secrets and configs.
+func FolderContents(folders map[string]Folder) map[string][]byte {
+	out := map[string][]byte{}
+	for path, f := range folders {
+		out[folderPrefix+path] = mustJSON(f)
+	}
+	return out
+}
+
+// foldersOf takes the folders out of contents.
+func foldersOf(contents map[string][]byte) (map[string]Folder, error) {
+	out := map[string]Folder{}
+	for key, content := range contents {
+		path, ok := strings.CutPrefix(key, folderPrefix)
+		if !ok {
+			continue
+		}
+		var f Folder
+		if err := json.Unmarshal(content, &f); err != nil {
+			return nil, fmt.Errorf("read what %s holds: %w: %w", path, errdefs.ErrInvalid, err)
+		}
+		out[path] = f
+	}
+	return out, nil
 }
 
 // within says whether a path is dir or below it.

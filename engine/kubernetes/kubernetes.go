@@ -120,6 +120,9 @@ func revisionOf(m metav1.ObjectMeta) int64 {
 	return n
 }
 
+// InCluster returns what the service that an object belongs to is called in a cluster, "" for an object of the project.
+func InCluster(o metav1.Object) string { return o.GetLabels()[labelService] }
+
 // serviceOf returns the service that an object belongs to, as the file calls it.
 func serviceOf(o metav1.Object) string {
 	if name := o.GetAnnotations()[annotationService]; name != "" {

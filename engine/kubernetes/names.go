@@ -44,6 +44,9 @@ func cleaned(name string, limit int) string {
 	return out
 }
 
+// NamespaceOf returns the namespace that a project has where nothing says another.
+func NamespaceOf(project string) string { return cleaned(project, maxName) }
+
 // labelValue returns text as the value of a label: itself, where it can be one.
 func labelValue(text string) string {
 	if len(validation.IsValidLabelValue(text)) == 0 {

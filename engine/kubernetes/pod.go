@@ -85,8 +85,33 @@ func (r *renderer) image(svc compose.Service) string {
 	return cleaned(r.p.Name, maxName) + "-" + r.names.of[svc.Name] // as Compose names what it builds
 }
 
-// Untagged says whether an image is written without a tag or digest, so that each node may run another.
-func Untagged(image string) bool {
+// BuiltImages returns the images that a project builds and its file gives no name, sorted: they have to be pushed somewhere
+// before a cluster can run them.
+func BuiltImages(p compose.Project, opt Options) []string {
+	r := newRenderer(p, nil, opt)
+	var all []string
+	for _, name := range p.ServiceNames() {
+		if svc := r.p.Services[name]; svc.Image == "" && svc.Build != nil && opt.Images[name] == "" {
+			all = append(all, r.image(svc))
+		}
+	}
+	return all
+}
+
+// checkImage says of an image what a cluster makes of it.
+func (r *renderer) checkImage(svc compose.Service) {
+	image := r.image(svc)
+	switch {
+	case r.opt.Images[svc.Name] != "":
+	case svc.Build != nil:
+		r.note(at(svc, "build"), "is changed: a cluster builds nothing: build the image, and push it as %s", image)
+	case untagged(image):
+		r.note(at(svc, "image"), "is changed: %s names no version: each node runs what is the latest when it pulls", image)
+	}
+}
+
+// untagged says whether an image is written without a tag or digest.
+func untagged(image string) bool {
 	named, err := reference.ParseNormalizedNamed(image)
 	return err == nil && reference.IsNameOnly(named)
 }

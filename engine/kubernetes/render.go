@@ -160,6 +160,7 @@ func (r *renderer) service(svc compose.Service) {
 	if name := r.names.of[svc.Name]; name != svc.Name {
 		r.note(at(svc, ""), "is changed: a cluster has no such names: it is called %s there, and others reach it by that", name)
 	}
+	r.checkImage(svc)
 	r.add(r.account(svc))
 	r.networking(svc)
 	r.workload(svc)

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -244,7 +245,8 @@ func refOf(key, content []byte) string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// withRefs returns the project with the Ref of each secret and config that has a content set, and the contents by ref.
+// withRefs returns the project with the Ref of each secret, config and bind mount that has a content set, and the contents
+// by ref.
 func withRefs(p compose.Project, contents map[string][]byte, key []byte) (compose.Project, map[string][]byte) {
 	kept := map[string][]byte{}
 	fill := func(kind string, values map[string]compose.FileValue) map[string]compose.FileValue {
@@ -260,25 +262,49 @@ func withRefs(p compose.Project, contents map[string][]byte, key []byte) (compos
 		return filled
 	}
 	p.Secrets, p.Configs = fill("secrets", p.Secrets), fill("configs", p.Configs)
+	p.Services = maps.Clone(p.Services)
+	for name, svc := range p.Services {
+		svc.Volumes = slices.Clone(svc.Volumes)
+		for i, m := range svc.Volumes {
+			if content, ok := contents[folderPrefix+m.Source]; ok && m.Type == compose.MountBind {
+				svc.Volumes[i].Ref = refOf(key, content)
+				kept[svc.Volumes[i].Ref] = content
+			}
+		}
+		p.Services[name] = svc
+	}
 	return p, kept
 }
 
-// contentsOf returns the contents by "secrets/NAME" and "configs/NAME" of what a revision refers to. One is missing:
-// ErrNotFound.
+// refsOf returns the refs of a project to contents, by the keys that those have.
+func refsOf(p compose.Project) map[string]string {
+	refs := map[string]string{}
+	for kind, values := range map[string]map[string]compose.FileValue{"secrets": p.Secrets, "configs": p.Configs} {
+		for name, v := range values {
+			refs[kind+"/"+name] = v.Ref
+		}
+	}
+	for _, svc := range p.Services {
+		for _, m := range svc.Volumes {
+			refs[folderPrefix+m.Source] = cmp.Or(m.Ref, refs[folderPrefix+m.Source])
+		}
+	}
+	maps.DeleteFunc(refs, func(_, ref string) bool { return ref == "" })
+	return refs
+}
+
+// contentsOf returns the contents by "secrets/NAME", "configs/NAME" and "folders/PATH" of what a revision refers to. One is
+// missing: ErrNotFound.
 func contentsOf(p compose.Project, kept map[string][]byte) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	var missing []error
-	for kind, values := range map[string]map[string]compose.FileValue{"secrets": p.Secrets, "configs": p.Configs} {
-		for name, v := range values {
-			if v.Ref == "" {
-				continue
-			}
-			content, ok := kept[v.Ref]
-			if !ok {
-				missing = append(missing, fmt.Errorf("%s.%s: %w: its content is not kept", kind, name, errdefs.ErrNotFound))
-			}
-			out[kind+"/"+name] = content
+	refs := refsOf(p)
+	for _, key := range slices.Sorted(maps.Keys(refs)) {
+		content, ok := kept[refs[key]]
+		if !ok {
+			missing = append(missing, fmt.Errorf("%s: %w: its content is not kept", key, errdefs.ErrNotFound))
 		}
+		out[key] = content
 	}
 	return out, errors.Join(missing...)
 }

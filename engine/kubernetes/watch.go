@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"trellis/compose"
@@ -64,11 +65,16 @@ func (w *watcher) run(ctx context.Context) error {
 	}
 }
 
-// wake sends to wake when an object of a kind changes, until ctx is done. A watch that ends is begun again.
+// wake sends to wake when an object of a kind changes, until ctx is done. A watch that ends is begun again; one that this
+// user may not have is done without.
 func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project string, wake chan<- struct{}) {
 	for ctx.Err() == nil {
 		if r, err := c.resource(kind); err == nil {
-			if stream, err := r.Watch(ctx, selectProject(project)); err == nil {
+			stream, err := r.Watch(ctx, selectProject(project))
+			if apierrors.IsForbidden(err) {
+				return
+			}
+			if err == nil {
 				for range stream.ResultChan() {
 					select {
 					case wake <- struct{}{}:

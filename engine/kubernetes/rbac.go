@@ -1,0 +1,62 @@
+package kubernetes
+
+import (
+	"maps"
+	"slices"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"trellis/compose"
+)
+
+// resources are the names by which the API asks for the kinds that Render makes.
+var resources = map[string]string{
+	"ConfigMap": "configmaps", "CronJob": "cronjobs", "DaemonSet": "daemonsets", "Deployment": "deployments", "GRPCRoute": "grpcroutes",
+	"Gateway": "gateways", "HTTPRoute": "httproutes", "HorizontalPodAutoscaler": "horizontalpodautoscalers", "Job": "jobs", "Lease": "leases",
+	"NetworkPolicy": "networkpolicies", "PersistentVolumeClaim": "persistentvolumeclaims", "PodDisruptionBudget": "poddisruptionbudgets",
+	"Role": "roles", "RoleBinding": "rolebindings", "Secret": "secrets", "Service": "services", "ServiceAccount": "serviceaccounts",
+	"StatefulSet": "statefulsets",
+}
+
+// Role returns the rights in its namespace that deploying a project and looking after it takes, and no others: those to
+// the kinds of object that it has, and to what Trellis keeps beside them. What a later version of the file has of other
+// kinds, or an earlier one had, takes more. Trellis makes no namespace with it: that has to be there.
+func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
+	opt.Revision, opt.Gates = 1, Gates{} // as an apply renders it
+	for _, name := range p.ServiceNames() {
+		if svc := p.Services[name]; svc.Image == "" && opt.Images[name] == "" {
+			opt.Images = with(maps.Clone(opt.Images), name, "any")
+		}
+	}
+	objects, err := Render(p, nil, opt)
+	if err != nil {
+		return nil, err
+	}
+	made := map[string][]string{"": {"configmaps", "secrets"}}
+	run := map[string][]string{"": {"pods"}}
+	for _, o := range objects {
+		kind := o.GetObjectKind().GroupVersionKind()
+		made[kind.Group] = append(made[kind.Group], resources[kind.Kind])
+		if slices.Contains(workloads, kind.Kind) {
+			run[kind.Group] = append(run[kind.Group], resources[kind.Kind])
+		}
+	}
+	role := &rbacv1.Role{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"},
+		ObjectMeta: metav1.ObjectMeta{Name: cleaned("trellis-"+p.Name, maxName), Namespace: opt.Namespace},
+	}
+	allow := func(of map[string][]string, verbs ...string) {
+		for _, group := range slices.Sorted(maps.Keys(of)) {
+			names := slices.Compact(slices.Sorted(slices.Values(of[group])))
+			role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{group}, Resources: names, Verbs: verbs})
+		}
+	}
+	allow(made, "get", "list", "create", "patch", "delete")
+	allow(run, "watch")
+	core := func(resource string, verbs ...string) { allow(map[string][]string{"": {resource}}, verbs...) }
+	core("pods", "get", "list", "delete") // of pods only those that 'down --now' does not wait for are deleted
+	core("pods/log", "get")
+	core("events", "list")
+	return role, nil
+}
