@@ -113,7 +113,7 @@ up() {
 	ip link add "trellis-k$n" type veth peer name eth0 netns "$pid"
 	ip addr add "198.18.$n.1/24" dev "trellis-k$n"
 	ip link set "trellis-k$n" up
-	for _ in $(seq 1200); do
+	for _ in $(seq 4800); do
 		if [ -e "$run/up" ]; then return; fi
 		first >/dev/null || break
 		sleep 0.1

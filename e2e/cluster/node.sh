@@ -71,7 +71,7 @@ start kube-apiserver --advertise-address="$ip" --secure-port=6443 --etcd-servers
 	--proxy-client-cert-file=pki/front-proxy.crt --proxy-client-key-file=pki/front-proxy.key --enable-aggregator-routing=true
 start containerd --config containerd.toml
 export KUBECONFIG=/mnt/kubeconfig
-wait_for 60 kubectl get --raw /readyz
+wait_for 240 kubectl get --raw /readyz
 
 own() {
 	echo "--kubeconfig=pki/$1.kubeconfig --authentication-kubeconfig=pki/$1.kubeconfig --authorization-kubeconfig=pki/$1.kubeconfig --bind-address=127.0.0.1"
@@ -85,7 +85,7 @@ start kube-controller-manager $(own controller-manager) $fast --leader-elect=fal
 	--service-account-private-key-file=pki/accounts.key
 # shellcheck disable=SC2046,SC2086
 start kube-scheduler $(own scheduler) $fast --leader-elect=false
-wait_for 30 ctr version
+wait_for 90 ctr version
 ctr -n k8s.io images import bin/pause.tar
 start kubelet --config=kubelet.yaml --kubeconfig=pki/kubelet.kubeconfig --hostname-override=node1 --node-ip="$ip"
 start kube-proxy --config=proxy.yaml
@@ -96,9 +96,9 @@ start metrics-server --kubeconfig=kubeconfig --authentication-kubeconfig=kubecon
 	--kubelet-preferred-address-types=InternalIP --metric-resolution=10s --kubelet-request-timeout=5s "${headers[@]}"
 kubectl apply --server-side -f addons.yaml
 kubectl apply --server-side -f bin/gateway-api.yaml
-wait_for 60 kubectl wait --for=condition=Ready node/node1 --timeout=1s
-wait_for 30 curl -sf http://127.0.0.1:8182/ready
-wait_for 30 kubectl get serviceaccount default
+wait_for 120 kubectl wait --for=condition=Ready node/node1 --timeout=1s
+wait_for 90 curl -sf http://127.0.0.1:8182/ready
+wait_for 90 kubectl get serviceaccount default
 touch up
 while :; do
 	sleep 3600 &

@@ -199,6 +199,9 @@ func (r *renderer) publish(svc compose.Service) {
 	opened := map[string]bool{}
 	for i, p := range svc.Ports {
 		path := at(svc, "ports") + index(i)
+		if svc.NetworkMode == "host" && p.Published != "" && p.Published != strconv.Itoa(p.Target) {
+			r.note(path+".published", "has no effect: %s has the network of its node, where it listens on %d itself", svc.Name, p.Target)
+		}
 		if p.Mode == "host" || svc.NetworkMode == "host" || p.Published == "" {
 			if p.Published == "" && len(p.Trellis.Routes) == 0 {
 				r.note(path, "is changed: no port is chosen for it outside of the cluster: write published")

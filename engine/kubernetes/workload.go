@@ -121,6 +121,9 @@ func (r *renderer) checkRestart(svc compose.Service, k kind) {
 	condition, _ := restart(svc)
 	path := at(svc, "restart")
 	if svc.Deploy.RestartPolicy != nil {
+		if svc.Restart != "" {
+			r.note(path, "has no effect: deploy.restart_policy stands beside it, and holds")
+		}
 		path = at(svc, "deploy.restart_policy")
 	}
 	switch {
@@ -278,7 +281,11 @@ func (r *renderer) daemonSet(svc compose.Service, t corev1.PodTemplateSpec) *app
 	}
 	one, none := step(svc), intstr.FromInt32(0)
 	u := &appsv1.RollingUpdateDaemonSet{MaxSurge: &one, MaxUnavailable: &none}
-	if stopFirst, _ := engine.StopFirst(svc, 1); stopFirst || holdsHostPort(t) {
+	stopFirst, _ := engine.StopFirst(svc, 1)
+	if holdsHostPort(t) && !stopFirst && svc.Deploy.UpdateConfig != nil && svc.Deploy.UpdateConfig.Order == compose.StartFirst {
+		r.note(at(svc, "deploy.update_config.order"), "is changed: a pod that has a port of its node is stopped before the next one starts")
+	}
+	if stopFirst || holdsHostPort(t) {
 		u = &appsv1.RollingUpdateDaemonSet{MaxUnavailable: &one}
 	}
 	d.Spec.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: u}
