@@ -162,7 +162,7 @@ func clusterDeployRows() []row {
 		left(s+"deploy.restart_policy.window", "ten good minutes end the count"),
 		carried(s+"deploy.update_config", s+"deploy.update_config.parallelism", s+"deploy.update_config.monitor", s+"deploy.update_config.order"),
 		changed(s+"deploy.update_config.delay", "a batch is watched for as long before the next one; the longer of monitor and delay holds"),
-		left(s+"deploy.update_config.failure_action", "a rollout that fails stops where it is, with the old pods in service"),
+		changed(s+"deploy.update_config.failure_action", "trellis up takes a revision that fails back as a whole; exported, a rollout stops where it is, with the old pods in service"),
 		left(s+"deploy.update_config.max_failure_ratio", "a rollout that fails stops where it is, with the old pods in service"),
 		left(s+"deploy.rollback_config.**", "going back is a rollout like any other"),
 	)

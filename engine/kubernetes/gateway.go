@@ -183,7 +183,13 @@ func (r *renderer) route(x routing) Object {
 	if x.route.Redirect == nil {
 		rule.BackendRefs = r.backends(x)
 	}
-	o.Spec.Rules = append(r.splits(x, rule), rule)
+	for _, one := range append(r.splits(x, rule), rule) {
+		o.Spec.Rules = append(o.Spec.Rules, apart(one)...)
+	}
+	if len(o.Spec.Rules) > maxRules {
+		r.note(x.path, "has no effect: with its methods and its rewrite it takes %d rules, and a gateway has %d; it stays closed", len(o.Spec.Rules), maxRules)
+		return nil
+	}
 	return o
 }
 

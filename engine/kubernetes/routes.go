@@ -251,3 +251,23 @@ func methodOf(path string) (*gatewayv1.GRPCMethodMatch, bool) {
 	m.Method = &method
 	return m, grpcName.MatchString(method) && !strings.Contains(method, ".")
 }
+
+// maxRules is how many rules a route of the Gateway API may have.
+const maxRules = 16
+
+// apart is a rule as the Gateway API takes it: one that replaces the prefix of a path has a single match.
+func apart(rule gatewayv1.HTTPRouteRule) []gatewayv1.HTTPRouteRule {
+	single := slices.ContainsFunc(rule.Filters, func(f gatewayv1.HTTPRouteFilter) bool {
+		return f.URLRewrite != nil && f.URLRewrite.Path != nil && f.URLRewrite.Path.ReplacePrefixMatch != nil
+	})
+	if !single {
+		return []gatewayv1.HTTPRouteRule{rule}
+	}
+	var all []gatewayv1.HTTPRouteRule
+	for i := range rule.Matches {
+		one := *rule.DeepCopy()
+		one.Matches = one.Matches[i : i+1]
+		all = append(all, one)
+	}
+	return all
+}
