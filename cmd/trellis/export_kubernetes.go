@@ -34,7 +34,7 @@ const (
 type kubernetesFlags struct {
 	force, standalone, withoutSecrets bool
 	rbac                              bool
-	namespace, storageClass           string
+	storageClass                      string
 	gatewayClass, priorityClass       string
 	waitImage, kubectlImage           string
 	pullSecrets                       []string
@@ -82,7 +82,6 @@ the other commands need for this project, and no more.`,
 	flags.BoolVar(&f.standalone, "standalone", false, "also say which promises of Trellis a cluster does not keep by itself")
 	flags.BoolVar(&f.rbac, "rbac", false, "print the least Role with which Trellis itself deploys the project")
 	flags.BoolVar(&f.withoutSecrets, "without-secrets", false, "leave the contents of secrets out: the namespace has to have them")
-	flags.StringVar(&f.namespace, "namespace", "", "the `NAMESPACE` of the objects; that of the environment, or the project's name")
 	flags.Var(f.publish, "publish", "how published ports are opened: load-balancer, node-port or none")
 	flags.StringVar(&f.gatewayClass, "gateway-class", "", "the `CLASS` of the Gateway that routes are mounted on")
 	flags.StringVar(&f.storageClass, "storage-class", "", "the `CLASS` of volumes; the cluster's default")
@@ -180,7 +179,7 @@ func (p *program) clusterOptions(project compose.Project, f kubernetesFlags) (ku
 		}
 	}
 	return kubernetes.Options{
-		Namespace:  cmp.Or(f.namespace, project.Trellis.Environments[project.Environment].Namespace, kubernetes.NamespaceOf(project.Name)),
+		Namespace:  cmp.Or(p.flags.namespace, project.Trellis.Environments[project.Environment].Namespace, kubernetes.NamespaceOf(project.Name)),
 		Standalone: true, Folders: folders, Contents: contents, Publish: f.publish.value, GatewayClass: f.gatewayClass,
 		StorageClass: f.storageClass, PriorityClass: f.priorityClass, PullSecrets: f.pullSecrets,
 		Gates: kubernetes.Gates{Wait: f.waitImage, Ask: f.kubectlImage},
