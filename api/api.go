@@ -88,6 +88,8 @@ type Status struct {
 	Prometheus   *string   `json:"prometheus"`
 	OTLP         Endpoints `json:"otlp"`
 	Version      string    `json:"version"` // of the control plane's binary
+	// Ends is when the project is taken down by itself (x-trellis.environments.*.ttl), null for never.
+	Ends *time.Time `json:"ends"`
 	// Traffic counts requests by service, cumulative since the data plane of that pid started.
 	Traffic map[string]proxy.Counters `json:"traffic,omitempty"`
 }

@@ -339,6 +339,9 @@ func (l *loading) checkGateway(p Project) {
 		if e.On != "" && e.On != "local" && e.On != "kubernetes" {
 			l.errorPath(joinPath("x-trellis.environments", name)+".on", "%s is not known%s", quoted(e.On), didYouMean(e.On, []string{"local", "kubernetes"}))
 		}
+		if e.TTL != nil && *e.TTL <= 0 {
+			l.errorPath(joinPath("x-trellis.environments", name)+".ttl", "is no time to live: write 72h, say, or leave it out")
+		}
 	}
 	for name, profile := range p.Trellis.Load {
 		at := joinPath("x-trellis.load", name)

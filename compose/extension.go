@@ -185,6 +185,11 @@ type EnvironmentRef struct {
 	Namespace string `json:"namespace,omitempty"`
 	// GatewayClass is the class of the cluster's Gateway API whose gateway has the routes.
 	GatewayClass string `json:"gateway_class,omitempty"`
+	// TTL is how long a deploy lives: then the project is taken down and its volumes are deleted, unless it was deployed
+	// anew. Unset: until it is taken down.
+	TTL *Duration `json:"ttl,omitempty"`
+	// PerBranch has every branch of the repository be a copy of its own, named NAME-ENVIRONMENT-BRANCH.
+	PerBranch bool `json:"per_branch,omitempty"`
 }
 
 // LoadProfile is a named shape of traffic.

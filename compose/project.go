@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sort"
+	"time"
 )
 
 // Project is the resolved desired state of one Compose project. It is a value: nobody changes one after Load.
@@ -55,6 +56,9 @@ func (p Project) ServiceNames() []string {
 	sort.Strings(names)
 	return names
 }
+
+// TTL returns how long a deploy lives in the project's environment, 0 for as long as nobody takes it down.
+func (p Project) TTL() time.Duration { return p.Trellis.Environments[p.Environment].TTL.Or(0) }
 
 // UnmarshalJSON reads the JSON of a Project and gives every service its name again, which the JSON holds as its key.
 func (p *Project) UnmarshalJSON(b []byte) error {

@@ -201,60 +201,6 @@ func memoryLimit(pid int) string {
 	return ""
 }
 
-// TestStagingBesideProduction: made of production's file by one command, with state and ports of its own, and without
-// production's secrets; and the difference is the override and nothing else.
-func TestStagingBesideProduction(t *testing.T) {
-	t.Parallel()
-	port := freePort(t)
-	p := newProject(t, map[string]string{
-		"password": "hunter2", "staging-password": "for staging",
-		"compose.yaml": shop(port, 2, "v1", "    secrets: [password]\nsecrets: {password: {file: password}}\n"),
-		"compose.staging.yaml": `services:
-  web:
-    deploy: {replicas: 1}
-    environment: {LEVEL: debug}
-`})
-	staging := &project{t: t, dir: p.dir, trellis: p.trellis, env: p.env, flags: []string{"--environment", "staging"}}
-	t.Cleanup(func() {
-		if out, err := staging.try("down", "--volumes", "--yes"); err != nil && !strings.Contains(out, "is not running") {
-			t.Errorf("down: %v\n%s", err, out)
-		}
-	})
-	p.run("up", "-d")
-	if out, err := staging.try("up", "-d"); err == nil || !strings.Contains(out, "secrets.password: is not the secret of staging") {
-		t.Fatalf("staging takes production's secret: %v\n%s", err, out)
-	}
-	p.write("compose.staging.yaml", string(p.read("compose.staging.yaml"))+"secrets: {password: {file: staging-password}}\n")
-	begin := time.Now()
-	staging.run("up", "-d")
-	if took := time.Since(begin); took > time.Minute {
-		t.Errorf("staging took %s", took)
-	}
-	at := staging.published()
-	if at == port {
-		t.Errorf("staging has production's port %d", port)
-	}
-	for where, want := range map[int]string{port: "hunter2", at: "for staging"} {
-		if got := get(t, url(where)+"/file?path=/run/secrets/password"); !strings.Contains(got, want) {
-			t.Errorf("the secret at %d is %q", where, got)
-		}
-	}
-	var view struct{ Changes []engine.Change }
-	p.json(&view, "diff", "production", "staging")
-	var paths []string
-	for _, c := range view.Changes {
-		paths = append(paths, c.Action+" "+c.Path)
-	}
-	want := []string{"change secrets.password.file", "change services.web.deploy.replicas", "add services.web.environment.LEVEL"}
-	if !slices.Equal(paths, want) {
-		t.Errorf("the difference is %q, want %q", paths, want)
-	}
-	// What is changed in the one is no drift of the other.
-	staging.run("scale", "web=2")
-	p.wantDrift()
-	staging.wantDrift("services.web.deploy.replicas scaled")
-}
-
 // dockerDrift: what docker itself can change of a running container.
 func dockerDrift(t *testing.T) {
 	port := freePort(t)

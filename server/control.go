@@ -52,6 +52,11 @@ func (c *control) Status(ctx context.Context) (api.Status, error) {
 	}
 	status := api.Status{State: s, Version: c.build, ControlPlane: api.Process{PID: os.Getpid()}}
 	c.plane.describe(ctx, &status)
+	if s.Desired != nil {
+		if status.Ends, err = c.ends(ctx); err != nil {
+			return api.Status{}, err
+		}
+	}
 	if url := c.console.url(); url != "" {
 		status.Console = &url
 	}
@@ -243,6 +248,11 @@ func (c *control) Down(ctx context.Context, opt engine.DeleteOptions) error {
 		c.deploying.Lock()
 		defer c.deploying.Unlock()
 	}
+	return c.takeDown(ctx, opt)
+}
+
+// takeDown is Down for who sees to it that nobody deploys meanwhile.
+func (c *control) takeDown(ctx context.Context, opt engine.DeleteOptions) error {
 	if err := c.engine.Delete(ctx, c.location.Project, opt); err != nil {
 		return err
 	}

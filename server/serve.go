@@ -167,6 +167,7 @@ func (s *controlPlane) run(ctx context.Context) error {
 	g.Go(func() error { return s.serveAPI(ctx) })
 	g.Go(func() error { return s.serveConsole(ctx) })
 	g.Go(func() error { return s.control.retain(ctx) })
+	g.Go(func() error { return s.control.expire(ctx) })
 	g.Go(func() error { return s.control.certify(ctx) })
 	g.Go(func() error { return s.control.obtain(ctx) })
 	g.Go(func() error { return s.control.identify(ctx) })

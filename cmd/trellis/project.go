@@ -34,11 +34,18 @@ func (p *program) loadAs(ctx context.Context, environment string) (loaded, error
 	if err != nil {
 		return loaded{}, fmt.Errorf("find the working directory: %w", err)
 	}
-	project, warnings, err := compose.Load(ctx, compose.Options{
+	opt := compose.Options{
 		Files: p.flags.files, ProjectDirectory: p.flags.directory, Name: p.flags.name, Profiles: p.flags.profiles,
 		EnvFiles: p.flags.envFiles, Environ: p.environ, Environment: environment, Copy: p.flags.copy,
 		WorkingDir: dir,
-	})
+	}
+	project, warnings, err := compose.Load(ctx, opt)
+	if err == nil && project.Trellis.Environments[environment].PerBranch && opt.Copy == "" && opt.Name == "" {
+		if opt.Copy, err = branchName(ctx, project.WorkingDir, environment, p.environ); err != nil {
+			return loaded{}, err
+		}
+		project, warnings, err = compose.Load(ctx, opt) // its name is that of variables in the file too
+	}
 	if err != nil {
 		return loaded{warnings: warnings}, err
 	}
@@ -46,7 +53,7 @@ func (p *program) loadAs(ctx context.Context, environment string) (loaded, error
 	if err != nil {
 		return loaded{}, err
 	}
-	l.Files, l.Copy, l.Environment = project.Files, p.flags.copy, environment
+	l.Files, l.Copy, l.Environment = project.Files, opt.Copy, environment
 	if _, l.Cluster, err = target(project, p.flags, environment); err != nil {
 		return loaded{}, err
 	}

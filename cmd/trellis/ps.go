@@ -101,6 +101,9 @@ func (p *program) writeStatus(w io.Writer, status api.Status, instances bool) er
 			head += " " + status.Outcome
 		}
 	}
+	if status.Ends != nil {
+		head += "  ends " + status.Ends.Local().Format("2006-01-02 15:04:05")
+	}
 	for _, address := range []*string{status.Gateway.HTTP, status.Gateway.HTTPS, status.Console} {
 		if address != nil {
 			head += "  " + s.cyan(*address)
