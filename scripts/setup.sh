@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need from Debian's packages, if it is not there, and leaves none of it running as a service of
 # this machine. Quick when all is there; to install, it needs root. With the argument "browser" also what looks at pages,
-# with "cluster" only what a Kubernetes of one node is started with.
+# with "prometheus" also Prometheus, with "cluster" only what a Kubernetes of one node is started with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -44,6 +44,7 @@ wanted() {
 		docker-compose docker-compose
 	END
 	[ "$what" != browser ] || printf '%s\n' 'chromium chromium' 'npm npm'
+	[ "$what" != prometheus ] || printf '%s\n' 'prometheus prometheus' 'promtool prometheus'
 }
 
 missing() {
@@ -74,7 +75,7 @@ case $want in *docker.io*) if apt-cache show docker-cli >/dev/null 2>&1; then wa
 # shellcheck disable=SC2086
 apt-get install -y -qq --no-install-recommends $want >/dev/null
 if [ -d /run/systemd/system ]; then
-	for unit in nginx postgresql redis-server mariadb; do
+	for unit in nginx postgresql redis-server mariadb prometheus prometheus-node-exporter; do
 		systemctl disable --now "$unit" >/dev/null 2>&1 || true
 	done
 	case $want in *docker.io* | *containerd*) systemctl disable --now docker.socket docker containerd >/dev/null 2>&1 || true ;; esac
