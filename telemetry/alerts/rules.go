@@ -117,7 +117,7 @@ func Defaults() []telemetry.RuleGroup {
 		rule("InstanceUnready", Ticket, `trellis_replicas_ready > 0 and trellis_replicas_ready < trellis_replicas_wanted`, 2*time.Minute,
 			"{{ $labels.service }} has {{ $value }} instances ready, fewer than it should"),
 		rule("Restarting", Ticket, `sum by (service) (increase(trellis_instance_restarts_total[10m])) > 2`, 0,
-			"{{ $labels.service }} was restarted {{ $value | humanize }} times in ten minutes"),
+			"{{ $labels.service }} was restarted {{ $value | printf \"%.0f\" }} times in ten minutes"),
 		rule("OutOfMemory", Ticket, `sum by (service) (increase(trellis_instance_ends_total{reason="oom"}[2m])) > 0`, 0,
 			"an instance of {{ $labels.service }} was ended because it used all the memory it may"),
 		rule("InstanceHung", Ticket, `sum by (service) (increase(trellis_instance_ends_total{reason="hung"}[2m])) > 0`, 0,
