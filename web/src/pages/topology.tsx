@@ -1,7 +1,7 @@
 // Who calls whom, as measured.
 import dagre from "@dagrejs/dagre";
 import { useQuery } from "@tanstack/react-query";
-import { Background, Controls, type Edge, Handle, MarkerType, type Node, type NodeProps, Position, ReactFlow } from "@xyflow/react";
+import { Background, BaseEdge, Controls, type Edge, type EdgeProps, Handle, MarkerType, type Node, type NodeProps, Position, ReactFlow } from "@xyflow/react";
 import "@xyflow/react/dist/base.css";
 import { useMemo } from "react";
 import { ms, percent, rate } from "../format";
@@ -23,9 +23,18 @@ interface Card extends Record<string, unknown> {
   errors: number;
 }
 
+interface Way extends Record<string, unknown> {
+  path: string;
+  x: number; // of the label's middle
+  y: number;
+}
+
 const nodeTypes = { card: CardNode };
+const edgeTypes = { way: WayEdge };
 const width = 184;
-const height = 66;
+const height = 74;
+const label = { width: 76, height: 20, labelpos: "c" };
+const around = 24; // the room between the map's edge and what is in it
 
 export default function Topology() {
   const { query } = usePlace();
@@ -59,7 +68,7 @@ export default function Topology() {
 function Map({ graph }: { graph: Graph }) {
   // The places depend on who calls whom, not on how often, so that nothing moves while one looks.
   const shape = JSON.stringify([graph.nodes.map((n) => n.service), graph.edges.map((e) => [e.caller, e.callee])]);
-  const places = useMemo(() => arrange(graph), [shape]);
+  const { places, ways, wide, tall } = useMemo(() => arrange(graph), [shape]);
   const nodes: Node<Card>[] = useMemo(() => graph.nodes.map((n) => {
     const into = graph.edges.filter((e) => e.callee === n.service);
     const asked = n.service === "" ? graph.edges.filter((e) => e.caller === "") : into;
@@ -73,11 +82,13 @@ function Map({ graph }: { graph: Graph }) {
       selectable: false,
     };
   }), [graph, places]);
-  const edges: Edge[] = useMemo(() => graph.edges.map((e) => {
+  const edges: Edge<Way>[] = useMemo(() => graph.edges.map((e) => {
     const bad = e.error_rate > 0;
     const quiet = e.rate === 0;
     return {
       id: `${e.caller}>${e.callee}`,
+      type: "way",
+      data: ways[`${e.caller}>${e.callee}`],
       source: e.caller || outside,
       target: e.callee,
       label: quiet ? undefined : bad ? `${rate(e.rate)}/s, ${percent(e.error_rate / e.rate)} err` : `${rate(e.rate)}/s`,
@@ -86,10 +97,10 @@ function Map({ graph }: { graph: Graph }) {
       markerEnd: { type: MarkerType.ArrowClosed, color: bad ? "var(--bad)" : "var(--edge)", markerUnits: "userSpaceOnUse", width: 14, height: 14 },
       style: { strokeWidth: quiet ? 1 : 1.2 + Math.min(3.5, Math.log10(1 + e.rate)) },
     };
-  }), [graph]);
+  }), [graph, ways]);
   return (
-    <div className="map" role="region" aria-label="Map of the services; the table below says the same">
-      <ReactFlow nodes={nodes} edges={edges} nodeTypes={nodeTypes} fitView fitViewOptions={{ maxZoom: 1.1, padding: 0.04 }} minZoom={0.2} nodesFocusable={false} edgesFocusable nodesConnectable={false} elementsSelectable={false} zoomOnScroll={false} preventScrolling={false} proOptions={{ hideAttribution: true }}>
+    <div className="map" style={{ maxBlockSize: `${Math.round(tall)}px`, aspectRatio: `${Math.round(wide)} / ${Math.round(tall)}` }} role="region" aria-label="Map of the services; the table below says the same">
+      <ReactFlow key={shape} nodes={nodes} edges={edges} nodeTypes={nodeTypes} edgeTypes={edgeTypes} fitView fitViewOptions={{ maxZoom: 1, padding: `${around / 2}px` }} minZoom={0.2} nodesFocusable={false} edgesFocusable nodesConnectable={false} elementsSelectable={false} zoomOnScroll={false} preventScrolling={false} proOptions={{ hideAttribution: true }}>
         <Background gap={24} />
         <Controls showInteractive={false} position="bottom-right" />
       </ReactFlow>
@@ -117,17 +128,52 @@ function CardNode({ data }: NodeProps<Node<Card>>) {
   );
 }
 
-function arrange(graph: Graph): Record<string, { x: number; y: number }> {
+// WayEdge goes where the layout has made room for it, around the services between its ends, and so does its label.
+function WayEdge({ id, data, label, markerEnd, style }: EdgeProps<Edge<Way>>) {
+  if (!data) return null;
+  return <BaseEdge id={id} path={data.path} labelX={data.x} labelY={data.y} label={label} labelBgPadding={[4, 1]} labelBgBorderRadius={3} markerEnd={markerEnd} style={style} />;
+}
+
+interface Arranged {
+  places: Record<string, { x: number; y: number }>;
+  ways: Record<string, Way>;
+  wide: number;
+  tall: number;
+}
+
+function arrange(graph: Graph): Arranged {
   const g = new dagre.graphlib.Graph();
-  g.setGraph({ rankdir: "TB", nodesep: 24, ranksep: 62 });
-  g.setDefaultEdgeLabel(() => ({}));
+  g.setGraph({ rankdir: "TB", nodesep: 28, edgesep: 16, ranksep: 30, marginx: around, marginy: around });
   for (const n of graph.nodes) g.setNode(n.service || outside, { width, height });
-  for (const e of graph.edges) g.setEdge(e.caller || outside, e.callee);
+  for (const e of graph.edges) g.setEdge(e.caller || outside, e.callee, { ...label });
   dagre.layout(g);
-  return Object.fromEntries(graph.nodes.map((n) => {
-    const at = g.node(n.service || outside);
-    return [n.service || outside, { x: at.x - width / 2, y: at.y - height / 2 }];
-  }));
+  const size = g.graph();
+  return {
+    places: Object.fromEntries(graph.nodes.map((n) => {
+      const at = g.node(n.service || outside);
+      return [n.service || outside, { x: at.x - width / 2, y: at.y - height / 2 }];
+    })),
+    ways: Object.fromEntries(graph.edges.map((e) => {
+      const at = g.edge(e.caller || outside, e.callee) as { points: Point[]; x: number; y: number };
+      return [`${e.caller}>${e.callee}`, { path: curve(at.points), x: at.x, y: at.y }];
+    })),
+    wide: (size.width ?? width) + around,
+    tall: (size.height ?? height) + around,
+  };
+}
+
+interface Point {
+  x: number;
+  y: number;
+}
+
+// curve goes from the first point to the last, by the middles between the others.
+function curve(points: Point[]): string {
+  const at = (p: Point) => `${p.x.toFixed(1)},${p.y.toFixed(1)}`;
+  const middle = (a: Point, b: Point) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+  const inner = points.slice(1, -1);
+  const bends = inner.map((p, i) => `Q${at(p)} ${at(i === inner.length - 1 ? points.at(-1)! : middle(p, inner[i + 1]!))}`);
+  return `M${at(points[0]!)} ${bends.length > 0 ? bends.join(" ") : `L${at(points.at(-1)!)}`}`;
 }
 
 function Calls({ edges }: { edges: GraphEdge[] }) {
