@@ -1,6 +1,9 @@
 package compose
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // The values of tls.
 const (
@@ -40,16 +43,15 @@ func (l *loading) checkIdentity(s Service, at string) {
 			l.errorPath(where, "TLS needs a tcp port")
 		}
 	}
-	probe := s.Trellis.Probe
-	if probe == nil || probe.HTTP == "" && probe.GRPC == "" {
-		return
+	first := 0
+	if i := slices.IndexFunc(s.Ports, func(p Port) bool { return p.Protocol != "udp" }); i >= 0 {
+		first = s.Ports[i].Target
 	}
-	port := probe.Port
-	if first := slices.IndexFunc(s.Ports, func(p Port) bool { return p.Protocol != "udp" }); port == 0 && first >= 0 {
-		port = s.Ports[first].Target
-	}
-	if s.Mutual(port) {
+	if p := s.Trellis.Probe; p != nil && (p.HTTP != "" || p.GRPC != "") && s.Mutual(cmp.Or(p.Port, first)) {
 		l.errorPath(at+".x-trellis.probe", "cannot ask a port with tls: mutual, because a probe shows no certificate; ask another port with tls: none, or write tcp: true")
+	}
+	if m := s.Trellis.Metrics; m != nil && s.Mutual(cmp.Or(m.Port, first)) {
+		l.errorPath(at+".x-trellis.metrics", "cannot be read at a port with tls: mutual, because whoever asks shows no certificate; name another port with tls: none")
 	}
 }
 
