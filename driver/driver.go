@@ -323,8 +323,11 @@ type WindowSize struct{ Rows, Cols uint16 }
 
 // Usage is what an instance's whole tree of processes uses.
 type Usage struct {
-	CPU        time.Duration // consumed since start
-	Memory     int64         // bytes, resident or charged
+	CPU time.Duration // consumed since start
+	// Rate is how many CPUs are in use, measured over the last moments, where nothing is known of what was consumed since
+	// start; then CPU, Processes, ReadBytes and WriteBytes are not known either. nil: they are.
+	Rate       *float64
+	Memory     int64 // bytes, resident or charged
 	Processes  int
 	ReadBytes  int64 // since start
 	WriteBytes int64

@@ -13,6 +13,7 @@ const (
 	DriftGone    = "gone"    // fewer instances run than are wanted
 	DriftChanged = "changed" // a running instance is not what it was started as
 	DriftPort    = "port"    // a published port is somebody else's
+	DriftObject  = "object"  // an object of the cluster that no instance is made of is another than was applied
 )
 
 // Drift is one place where the world is not what the revision in force says. From of its Change is what the revision says,

@@ -6,9 +6,7 @@ import (
 	"time"
 
 	"trellis/api"
-	"trellis/engine"
 	"trellis/errdefs"
-	"trellis/state"
 	"trellis/telemetry"
 )
 
@@ -19,36 +17,8 @@ func lacking(what string) error {
 	return fmt.Errorf("%s: %w on kubernetes: there is no control plane in the cluster to ask", what, errdefs.ErrUnsupported)
 }
 
-// Events implements api.Observer.
-func (absent) Events(context.Context, state.EventFilter, bool, func(state.Event) error) error {
-	return lacking("events")
-}
-
 // Routes implements api.Observer.
 func (absent) Routes(context.Context) ([]api.Route, error) { return nil, lacking("routes in force") }
-
-// Top implements api.Observer.
-func (absent) Top(context.Context) ([]engine.Usage, error) { return nil, lacking("usage of instances") }
-
-// Drift implements api.Observer.
-func (absent) Drift(context.Context) (api.Drift, error) {
-	return api.Drift{}, lacking("comparing what runs with the revision in force")
-}
-
-// Rollout implements api.Deployer.
-func (absent) Rollout(context.Context, api.RolloutRequest) error {
-	return lacking("promoting and aborting rollouts")
-}
-
-// Override implements api.Deployer.
-func (absent) Override(context.Context, api.OverrideRequest) error {
-	return lacking("scaling, stopping and restarting services")
-}
-
-// Revert implements api.Deployer.
-func (absent) Revert(context.Context, api.RevertRequest) (api.Drift, error) {
-	return api.Drift{}, lacking("bringing back what was changed")
-}
 
 // Traffic implements api.Viewer.
 func (absent) Traffic(context.Context, func([]api.TrafficStep) error) error {

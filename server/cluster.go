@@ -179,6 +179,56 @@ func (c *cluster) Rollback(ctx context.Context, number int64, actor string) (sta
 	return c.engine.Apply(ctx, state.Revision{Project: goal.Project, Commit: goal.Commit, Cause: goal.Cause, Actor: goal.Actor}, "")
 }
 
+// Override implements api.Deployer.
+func (c *cluster) Override(ctx context.Context, req api.OverrideRequest) error {
+	all, err := c.engine.Overrides(ctx)
+	if err != nil {
+		return err
+	}
+	return c.engine.Override(ctx, c.location.Project, overridden(all[req.Service], req))
+}
+
+// Rollout implements api.Deployer.
+func (c *cluster) Rollout(ctx context.Context, req api.RolloutRequest) error {
+	return c.engine.Instruct(ctx, c.location.Project, req.Service, req.Action, req.Actor)
+}
+
+// Drift implements api.Observer.
+func (c *cluster) Drift(ctx context.Context) (api.Drift, error) {
+	all, err := c.engine.Drift(ctx, c.location.Project)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return api.Drift{Project: c.location.Project, Changes: []engine.Drift{}}, nil
+	}
+	return c.drift(ctx, all, err)
+}
+
+// Revert implements api.Deployer.
+func (c *cluster) Revert(ctx context.Context, req api.RevertRequest) (api.Drift, error) {
+	all, err := c.engine.Revert(ctx, c.location.Project, req.Services, req.Actor)
+	return c.drift(ctx, all, err)
+}
+
+func (c *cluster) drift(ctx context.Context, all []engine.Drift, err error) (api.Drift, error) {
+	if err != nil {
+		return api.Drift{}, err
+	}
+	revisions, err := c.engine.History(ctx, 1)
+	if err != nil || len(revisions) == 0 {
+		return api.Drift{}, err
+	}
+	return api.Drift{Project: c.location.Project, Revision: revisions[0].Number, Changes: all}, nil
+}
+
+// Top implements api.Observer.
+func (c *cluster) Top(ctx context.Context) ([]engine.Usage, error) {
+	return c.engine.Stats(ctx, c.location.Project)
+}
+
+// Events implements api.Observer.
+func (c *cluster) Events(ctx context.Context, f state.EventFilter, follow bool, fn func(state.Event) error) error {
+	return c.engine.Events(ctx, f, follow, fn)
+}
+
 // Down implements api.Deployer.
 func (c *cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
 	return c.engine.Delete(ctx, c.location.Project, opt)
@@ -195,6 +245,18 @@ func (c *cluster) next() <-chan struct{} { return after(2 * time.Second) }
 
 // Exec implements api.Operator.
 func (c *cluster) Exec(ctx context.Context, req api.ExecRequest, cmd driver.Command) (int, error) {
+	if req.OneOff {
+		return 0, lacking("running a command in an instance of its own")
+	}
+	if req.Instance == "" {
+		s, err := c.observe(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if req.Instance, err = running(s, req.Service); err != nil {
+			return 0, err
+		}
+	}
 	return c.engine.Exec(ctx, c.location.Project, req.Instance, cmd)
 }
 

@@ -224,12 +224,18 @@ func (c *control) Override(ctx context.Context, req api.OverrideRequest) error {
 	if err != nil {
 		return err
 	}
-	o := state.Override{Service: req.Service}
+	var o state.Override
 	for _, have := range all {
 		if have.Service == req.Service {
 			o = have
 		}
 	}
+	return c.engine.Override(ctx, c.location.Project, overridden(o, req))
+}
+
+// overridden is what holds for a service after a request, o what held before.
+func overridden(o state.Override, req api.OverrideRequest) state.Override {
+	o.Service = req.Service
 	if req.Replicas != nil {
 		o.Replicas = req.Replicas
 	}
@@ -239,7 +245,7 @@ func (c *control) Override(ctx context.Context, req api.OverrideRequest) error {
 	if req.Restart {
 		o.Restart++
 	}
-	return c.engine.Override(ctx, c.location.Project, o)
+	return o
 }
 
 // Down implements api.Deployer.
@@ -304,7 +310,7 @@ func (c *control) Exec(ctx context.Context, req api.ExecRequest, cmd driver.Comm
 	return c.engine.Exec(ctx, c.location.Project, id, cmd)
 }
 
-// running returns the service's instance of the lowest slot that runs.
+// running returns the service's instance of the lowest slot that runs, or the first one where there are no slots.
 func running(s engine.State, service string) (engine.InstanceID, error) {
 	for _, svc := range s.Services {
 		if svc.Name != service {
@@ -312,7 +318,8 @@ func running(s engine.State, service string) (engine.InstanceID, error) {
 		}
 		best := engine.Instance{}
 		for _, in := range svc.Instances {
-			if in.PID != 0 && in.State != engine.InstanceExited && (best.ID == "" || in.Slot < best.Slot) {
+			runs := in.State != engine.InstanceExited && (in.PID != 0 || in.Slot == 0 && in.State != engine.InstancePending)
+			if runs && (best.ID == "" || in.Slot < best.Slot) {
 				best = in
 			}
 		}

@@ -145,7 +145,7 @@ func (p *program) revert(ctx context.Context, control api.Control, before api.St
 		if !slices.Contains(services, d.Service) {
 			services = append(services, d.Service)
 		}
-		if d.Kind == engine.DriftChanged {
+		if d.Kind == engine.DriftChanged && d.Instance != "" {
 			replaced[d.Service] = map[instanceRun]bool{}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"trellis/api"
+	"trellis/driver"
 	"trellis/engine"
 	"trellis/errdefs"
 )
@@ -24,12 +25,12 @@ type usageView struct {
 	P95       *float64          `json:"p95_ms"`
 	InFlight  *float64          `json:"in_flight"`
 	CPU       *float64          `json:"cpu_percent"` // of one CPU, over the sampling time; null: it was not there at its start
-	CPUTime   float64           `json:"cpu_seconds"` // since start
+	CPUTime   *float64          `json:"cpu_seconds"` // since start; this and others null where an engine does not know them
 	Memory    int64             `json:"memory_bytes"`
-	Processes int               `json:"processes"`
+	Processes *int              `json:"processes"`
 	Restarts  int               `json:"restarts"`
-	Read      int64             `json:"read_bytes"` // since start
-	Written   int64             `json:"write_bytes"`
+	Read      *int64            `json:"read_bytes"` // since start
+	Written   *int64            `json:"write_bytes"`
 	Enforced  bool              `json:"limits_enforced"`
 	Why       string            `json:"limits_why,omitempty"`
 }
@@ -43,7 +44,8 @@ func (p *program) topCommand() *cobra.Command {
 		Long: `Top shows what each service and each of its instances does: requests a second, the
 share that failed and the 95th percentile of their times, over the last half minute;
 how many are under way now; CPU in percent of one CPU and memory as charged or
-resident, the whole tree of processes counted; restarts; bytes read and written.`,
+resident, the whole tree of processes counted; restarts; bytes read and written. In a cluster it shows what its metrics API measured
+last, which is CPU and memory.`,
 		Example: `  trellis top                live, until Ctrl-C
   trellis top --no-stream    once, over one second; so too with --format json`,
 		Args: arguments(0, 0),
@@ -133,6 +135,9 @@ func measure(ctx context.Context, control api.Control) (measurement, error) {
 		}
 		return errSeen
 	})
+	if errors.Is(err, errdefs.ErrUnsupported) { // nothing measures requests there
+		return m, nil
+	}
 	if err != nil && !errors.Is(err, errSeen) {
 		return m, err
 	}
@@ -171,14 +176,16 @@ func (m measurement) since(before measurement) []usageView {
 	}
 	views := []usageView{}
 	for _, u := range m.usage {
-		v := usageView{
-			Service: u.Service, Instance: u.Instance, CPUTime: u.Usage.CPU.Seconds(), Memory: u.Usage.Memory,
-			Processes: u.Usage.Processes, Read: u.Usage.ReadBytes, Written: u.Usage.WriteBytes, Enforced: u.Usage.Enforced,
-			Why: u.Usage.Why,
-		}
-		if cpu, ok := was[u.Instance]; ok && m.at.After(before.at) {
-			percent := max(0, 100*float64(u.Usage.CPU-cpu)/float64(m.at.Sub(before.at)))
+		v := usageView{Service: u.Service, Instance: u.Instance, Memory: u.Usage.Memory, Enforced: u.Usage.Enforced, Why: u.Usage.Why}
+		if rate := u.Usage.Rate; rate != nil {
+			percent := 100 * *rate
 			v.CPU = &percent
+		} else {
+			v.consumed(u.Usage)
+			if cpu, ok := was[u.Instance]; ok && m.at.After(before.at) {
+				percent := max(0, 100*float64(u.Usage.CPU-cpu)/float64(m.at.Sub(before.at)))
+				v.CPU = &percent
+			}
 		}
 		if n, ok := m.inFlight[string(u.Instance)]; ok {
 			v.InFlight = &n
@@ -194,6 +201,12 @@ func (m measurement) since(before measurement) []usageView {
 		views = append(views, v)
 	}
 	return views
+}
+
+// consumed fills in what an instance has used since its start.
+func (v *usageView) consumed(u driver.Usage) {
+	seconds := u.CPU.Seconds()
+	v.CPUTime, v.Processes, v.Read, v.Written = &seconds, &u.Processes, &u.ReadBytes, &u.WriteBytes
 }
 
 // flow returns the rate, the share of errors and the 95th percentile of what was asked; nil what there is none of.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 )
 
@@ -8,8 +9,10 @@ import (
 type topRow struct {
 	name                             string
 	rate, failed, p95, inFlight, cpu *float64
-	memory, read, written            int64
-	processes, restarts              int
+	memory                           int64
+	read, written                    *int64
+	processes                        *int
+	restarts                         int
 	state                            string
 }
 
@@ -24,22 +27,21 @@ func (v usageView) row() topRow {
 func (m measurement) sumOf(svc string, state string, views []usageView) topRow {
 	r := topRow{name: svc, state: state}
 	r.rate, r.failed, r.p95 = m.flow(m.recent.Services[svc])
-	add := func(to **float64, v *float64) {
-		switch {
-		case v == nil:
-		case *to == nil:
-			sum := *v
-			*to = &sum
-		default:
-			**to += *v
-		}
-	}
 	for _, v := range views {
-		add(&r.inFlight, v.InFlight)
-		add(&r.cpu, v.CPU)
-		r.memory, r.read, r.written, r.processes, r.restarts = r.memory+v.Memory, r.read+v.Read, r.written+v.Written, r.processes+v.Processes, r.restarts+v.Restarts
+		r.inFlight, r.cpu = sum(r.inFlight, v.InFlight), sum(r.cpu, v.CPU)
+		r.memory, r.restarts = r.memory+v.Memory, r.restarts+v.Restarts
+		r.read, r.written, r.processes = sum(r.read, v.Read), sum(r.written, v.Written), sum(r.processes, v.Processes)
 	}
 	return r
+}
+
+// sum adds what is known of two numbers; nil is not known.
+func sum[T int | int64 | float64](a, b *T) *T {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	c := *a + *b
+	return &c
 }
 
 // rows returns a line for each service and one for each of its instances, in the services' order.
@@ -80,9 +82,18 @@ func topTable(s style, m measurement, views []usageView) table {
 			failed = s.red(failed)
 		}
 		t.add(name, topState(s, r.state), shown(r.rate, 1, "%.1f"), failed, shown(r.p95, 1, "%.1f ms"), shown(r.inFlight, 1, "%.0f"),
-			shown(r.cpu, 1, "%.1f"), bytesOf(r.memory), fmt.Sprint(r.restarts), fmt.Sprint(r.processes), bytesOf(r.read), bytesOf(r.written))
+			shown(r.cpu, 1, "%.1f"), bytesOf(r.memory), fmt.Sprint(r.restarts), measured(r.processes, func(n int) string { return fmt.Sprint(n) }),
+			measured(r.read, bytesOf), measured(r.written, bytesOf))
 	}
 	return t
+}
+
+// measured writes a number, "-" where it is not known.
+func measured[T any](n *T, write func(T) string) string {
+	if n == nil {
+		return "-"
+	}
+	return write(*n)
 }
 
 func topState(s style, state string) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -38,9 +39,17 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 	if err := c.setInventory(ctx, project, union(before, items)); err != nil {
 		return fmt.Errorf("write the inventory of %s: %w", project, err)
 	}
+	leaving := without(before, items)
+	if !more {
+		// An autoscaler that goes must not decide once more when its number has been taken back.
+		scalers := slices.DeleteFunc(slices.Clone(leaving), func(i item) bool { return i.Kind != "HorizontalPodAutoscaler" })
+		if err := c.prune(ctx, project, scalers, metav1.DeleteOptions{}, prunePatience); err != nil {
+			return err
+		}
+	}
 	var failed []error
 	for _, o := range plain {
-		if err := c.apply(ctx, project, o); err != nil {
+		if err := c.apply(ctx, project, o, false); err != nil {
 			failed = append(failed, fmt.Errorf("apply %s: %w", itemOf(o), err))
 			if errors.Is(err, errdefs.ErrUnavailable) {
 				break // the next one would only say the same
@@ -53,7 +62,7 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 	if more {
 		return nil
 	}
-	if err := c.prune(ctx, project, without(before, items), metav1.DeleteOptions{}, prunePatience); err != nil {
+	if err := c.prune(ctx, project, leaving, metav1.DeleteOptions{}, prunePatience); err != nil {
 		return err
 	}
 	return c.setInventory(ctx, project, union(items, nil))
@@ -71,8 +80,9 @@ func plainObjects(objects []Object) (plain []*unstructured.Unstructured, items [
 	return plain, items, nil
 }
 
-// apply applies one object. One of that name that is not the project's: ErrConflict.
-func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unstructured) error {
+// apply applies one object; with force it takes fields from whoever has set them. One of that name that is not the
+// project's: ErrConflict.
+func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unstructured, force bool) error {
 	r, err := c.resource(o.GroupVersionKind())
 	if err != nil {
 		return err
@@ -85,8 +95,17 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 	case err != nil && !apierrors.IsNotFound(err):
 		return c.explain(err)
 	}
+	if err == nil {
+		if err := c.handOver(ctx, r, o, there); err != nil {
+			return err
+		}
+	}
 	for try := 0; ; try++ {
-		_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager})
+		_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: force})
+		if !force && autoscalers(err) {
+			force = true
+			continue
+		}
 		if !repeatable(err) || try == 4 {
 			break
 		}
@@ -133,15 +152,14 @@ func whose(o *unstructured.Unstructured) string {
 	return "made with " + strings.Join(names, " and ")
 }
 
-// ownersOf says which fields an apply wants that others own, "" for an error of another kind. The server's causes read
-// `conflict with "kubectl-edit" using apps/v1`.
-func ownersOf(err error) string {
+// conflicts are the fields that an apply wants and others own, by owner; none for an error of another kind. The server's
+// causes read `conflict with "kubectl-edit" using apps/v1`.
+func conflicts(err error) map[string][]string {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Details == nil {
-		return ""
+		return nil
 	}
 	fields := map[string][]string{}
-	var owners []string
 	for _, cause := range status.Status().Details.Causes {
 		if cause.Type != metav1.CauseTypeFieldManagerConflict {
 			continue
@@ -150,14 +168,18 @@ func ownersOf(err error) string {
 		if parts := strings.SplitN(cause.Message, `"`, 3); len(parts) == 3 {
 			owner = parts[1]
 		}
-		if fields[owner] == nil {
-			owners = append(owners, owner)
-		}
-		fields[owner] = append(fields[owner], strings.TrimPrefix(cause.Field, "."))
+		fields[owner] = append(fields[owner], cause.Field)
 	}
+	return fields
+}
+
+// ownersOf says which fields an apply wants that others own, "" for an error of another kind.
+func ownersOf(err error) string {
+	fields := conflicts(err)
 	var all []string
-	for _, owner := range owners {
-		all = append(all, fmt.Sprintf("%s is set by %s", strings.Join(fields[owner], ", "), owner))
+	for _, owner := range slices.Sorted(maps.Keys(fields)) {
+		names := strings.ReplaceAll(" "+strings.Join(fields[owner], ", "), " .", " ")
+		all = append(all, fmt.Sprintf("%s is set by %s", strings.TrimSpace(names), owner))
 	}
 	if len(all) == 0 {
 		return ""

@@ -40,8 +40,9 @@ type Client struct {
 	Server    string
 	Namespace string
 
-	dynamic dynamic.Interface
-	kinds   *discovery.DiscoveryClient
+	dynamic  dynamic.Interface
+	kinds    *discovery.DiscoveryClient
+	settings *rest.Config
 
 	mu     sync.Mutex
 	mapper apimeta.RESTMapper // nil: not asked yet
@@ -83,6 +84,7 @@ func Dial(project string, a Access, log *slog.Logger) (*Client, error) {
 
 // open makes the clients of c.
 func (c *Client) open(settings *rest.Config) error {
+	c.settings = settings
 	shared, err := rest.HTTPClientFor(settings)
 	if err != nil {
 		return fmt.Errorf("read the kubeconfig: %w: %w", errdefs.ErrInvalid, err)

@@ -97,13 +97,28 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if rev.AppliedAt.IsZero() {
 		rev.AppliedAt = time.Now()
 	}
-	one := record{Revision: rev, contents: e.kept(rev.Project, all)}
-	objects, err := e.render(one, live)
+	overrides, err := e.Overrides(ctx)
 	if err != nil {
 		return fail(err)
 	}
+	var before *compose.Project
+	if len(all) > 0 {
+		before = &all[0].Project
+	}
+	overrides, ended := remaining(overrides, before, rev.Project)
+	one := record{Revision: rev, contents: e.kept(rev.Project, all)}
+	objects, err := e.renderWith(one, live, overrides)
+	if err != nil {
+		return fail(err)
+	}
+	one.rollouts = begun(objects, live, rev)
 	if err := e.client.append(ctx, one); err != nil {
 		return fail(err)
+	}
+	for _, o := range ended {
+		if err := e.client.setOverride(ctx, e.project, o); err != nil {
+			return fail(err)
+		}
 	}
 	if _, err := e.carryOut(ctx, one, objects, live); err != nil {
 		return fail(err)
@@ -153,8 +168,16 @@ func (e *Engine) kept(p compose.Project, all []record) map[string][]byte {
 	return out
 }
 
-// render returns the objects of a revision.
-func (e *Engine) render(one record, live Live) ([]Object, error) {
+// render returns the objects of a revision, as it is wanted now.
+func (e *Engine) render(ctx context.Context, one record, live Live) ([]Object, error) {
+	overrides, err := e.Overrides(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.renderWith(one, live, overrides)
+}
+
+func (e *Engine) renderWith(one record, live Live, overrides map[string]state.Override) ([]Object, error) {
 	contents, err := contentsOf(one.Project, one.contents)
 	if err != nil {
 		return nil, err
@@ -165,6 +188,7 @@ func (e *Engine) render(one record, live Live) ([]Object, error) {
 	}
 	return Render(one.Project, live.Objects, Options{
 		Namespace: e.client.Namespace, Revision: one.Number, Contents: contents, Folders: folders, Standalone: true,
+		Overrides: overrides,
 	})
 }
 
@@ -195,12 +219,7 @@ func (e *Engine) look(ctx context.Context, project string) (all []record, live L
 		}
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return strings.Compare(a.Name, b.Name) })
-	s.Rollouts = append(s.Rollouts, all[0].rollouts...)
-	for _, r := range all[1:] {
-		if undone := all[0].Undoes; undone != 0 && r.Number == undone {
-			s.Rollouts = append(s.Rollouts, r.rollouts...)
-		}
-	}
+	s.Rollouts = rolloutsOf(all)
 	return all, live, s, nil
 }
 
@@ -331,52 +350,8 @@ func (e *Engine) Logs(ctx context.Context, project string, id engine.InstanceID,
 	return linesOf(r), nil
 }
 
-// notHere is the answer to what this engine does not do yet.
-func notHere(what string) error {
-	return fmt.Errorf("%s on kubernetes: %w", what, errdefs.ErrUnsupported)
-}
-
-// Exec implements engine.Engine.
-func (e *Engine) Exec(context.Context, string, engine.InstanceID, driver.Command) (int, error) {
-	return 0, notHere("run a command in an instance")
-}
-
-// Stats implements engine.Engine.
-func (e *Engine) Stats(context.Context, string) ([]engine.Usage, error) {
-	return nil, notHere("measure instances")
-}
-
-// Override implements engine.Engine.
-func (e *Engine) Override(context.Context, string, state.Override) error {
-	return notHere("scale, stop, start or restart a service")
-}
-
-// Instruct implements engine.Engine.
-func (e *Engine) Instruct(context.Context, string, string, string, string) error {
-	return notHere("promote or abort a rollout")
-}
-
-// Drift implements engine.Engine.
-func (e *Engine) Drift(context.Context, string) ([]engine.Drift, error) {
-	return nil, notHere("compare what runs with the revision in force")
-}
-
-// Revert implements engine.Engine.
-func (e *Engine) Revert(context.Context, string, []string, string) ([]engine.Drift, error) {
-	return nil, notHere("bring back what was changed")
-}
-
 // Run implements engine.Engine.
 func (e *Engine) Run(ctx context.Context, changed func(project string)) error {
 	w := watcher{engine: e, changed: changed}
 	return w.run(ctx)
-}
-
-// lastHealthy returns the newest healthy revision before that number, nil where there is none.
-func lastHealthy(all []record, before int64) *record {
-	i := slices.IndexFunc(all, func(r record) bool { return r.Number < before && r.Outcome == state.Healthy })
-	if i < 0 {
-		return nil
-	}
-	return &all[i]
 }

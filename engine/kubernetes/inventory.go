@@ -85,30 +85,40 @@ var configMaps = corev1.SchemeGroupVersion.WithKind("ConfigMap")
 // notesName is the ConfigMap in which Trellis notes what it needs to know of a project besides its revisions.
 func notesName(project string) string { return cleaned("trellis-"+project, maxName) }
 
-// note reads one note of a project, "" where there is none.
-func (c *Client) note(ctx context.Context, project, key string) (string, error) {
+// notes reads the notes of a project.
+func (c *Client) notes(ctx context.Context, project string) (map[string]string, error) {
 	maps, err := c.resource(configMaps)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	o, err := maps.Get(ctx, notesName(project), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return "", nil
+		return nil, nil
 	}
 	if err != nil {
-		return "", c.explain(err)
+		return nil, c.explain(err)
 	}
-	text, _, err := unstructured.NestedString(o.Object, "data", key)
-	return text, err
+	all, _, err := unstructured.NestedStringMap(o.Object, "data")
+	return all, err
 }
 
-// setNote writes one note and leaves the others as they are, whoever writes them meanwhile.
+// note reads one note of a project, "" where there is none.
+func (c *Client) note(ctx context.Context, project, key string) (string, error) {
+	all, err := c.notes(ctx, project)
+	return all[key], err
+}
+
+// setNote writes one note, or removes it with "", and leaves the others as they are, whoever writes them meanwhile.
 func (c *Client) setNote(ctx context.Context, project, key, text string) error {
 	maps, err := c.resource(configMaps)
 	if err != nil {
 		return err
 	}
-	patch, err := json.Marshal(map[string]any{"data": map[string]any{key: text}})
+	value := any(text)
+	if text == "" {
+		value = nil
+	}
+	patch, err := json.Marshal(map[string]any{"data": map[string]any{key: value}})
 	if err != nil {
 		return err
 	}

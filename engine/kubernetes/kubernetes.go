@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"trellis/state"
 )
 
 // Labels and annotations by which objects are found again. The selectors of a workload can never change: they are the
@@ -28,6 +30,10 @@ const (
 	// annotationRevision is on pods the revision that asked for them: one that changes nothing about them does not count.
 	annotationRevision = "trellis.dev/revision"
 	annotationHash     = "trellis.dev/hash" // of everything else about a pod
+	// annotationRestart counts how often pods were asked to be made anew.
+	annotationRestart = "trellis.dev/restart"
+	// labelNowhere is a label that no node has: of pods that are to be on none.
+	labelNowhere = "trellis.dev/stopped"
 	// annotationFollows is the hash of the pods of a service's dependencies with restart: true.
 	annotationFollows = "trellis.dev/follows"
 
@@ -80,6 +86,8 @@ type Options struct {
 	Contents map[string][]byte
 	// Folders are what bind mounts of the project hold, by path; see ReadFolders.
 	Folders map[string]Folder
+	// Overrides are the wishes beside the file, by service.
+	Overrides map[string]state.Override
 	// Standalone leaves the data plane out: the Service of a service leads to its instances.
 	Standalone bool
 	// Gates are the images of the containers that hold a pod back until what it depends on is there. Without them nothing

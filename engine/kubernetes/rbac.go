@@ -57,6 +57,8 @@ func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
 	core := func(resource string, verbs ...string) { allow(map[string][]string{"": {resource}}, verbs...) }
 	core("pods", "get", "list", "delete") // of pods only those that 'down --now' does not wait for are deleted
 	core("pods/log", "get")
-	core("events", "list")
+	core("events", "list", "create")
+	core("pods/exec", "create", "get") // get: by a web socket
+	allow(map[string][]string{"metrics.k8s.io": {"pods"}}, "list")
 	return role, nil
 }

@@ -72,9 +72,11 @@ func service(w workload, pods []corev1.Pod) engine.Service {
 // stateOf says how a service is doing. One whose newest template is not yet looked at is not yet healthy.
 func stateOf(w workload, s engine.Service, looping bool) string {
 	switch {
+	case w.stopped && !slices.ContainsFunc(s.Instances, func(in engine.Instance) bool { return in.State != engine.InstanceExited }):
+		return engine.ServiceStopped
 	case w.completed:
 		return engine.ServiceCompleted
-	case s.Want == 0 && len(s.Instances) == 0:
+	case s.Want == 0:
 		return engine.ServiceStopped
 	case looping:
 		return engine.ServiceCrashLooping

@@ -59,8 +59,9 @@ type settled struct {
 // record is a revision as it is kept.
 type record struct {
 	state.Revision
-	rollouts []state.Rollout
-	contents map[string][]byte // by ref
+	rollouts  []state.Rollout
+	settledAt time.Time         // zero: not settled
+	contents  map[string][]byte // by ref
 }
 
 // history returns the revisions of a project, newest first.
@@ -88,6 +89,7 @@ func (c *Client) history(ctx context.Context, project string) ([]record, error) 
 	for i := range all {
 		if i > 0 && all[i].Outcome == state.Pending {
 			all[i].Outcome = state.Superseded
+			all[i].rollouts = ended(all[i].rollouts, state.Overtaken, "", all[i-1].AppliedAt)
 		}
 	}
 	return all, nil
@@ -117,7 +119,7 @@ func recordOf(o *unstructured.Unstructured) (one record, err error) {
 		}
 	}
 	if how.Outcome != "" {
-		one.Outcome = how.Outcome
+		one.Outcome, one.settledAt = how.Outcome, how.At
 		if how.Outcome == state.Healthy {
 			one.HealthyAt = &how.At
 		}
@@ -146,6 +148,7 @@ func (c *Client) append(ctx context.Context, one record) error {
 	o.Object["type"] = "trellis.dev/revision"
 	o.Object["data"] = map[string]any{
 		keyRevision: base64.StdEncoding.EncodeToString(revision), keyContents: base64.StdEncoding.EncodeToString(contents),
+		keyRollouts: base64.StdEncoding.EncodeToString(mustJSON(one.rollouts)),
 	}
 	r, err := c.resource(secrets)
 	if err != nil {

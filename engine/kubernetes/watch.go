@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -108,12 +107,14 @@ func (w *watcher) step(ctx context.Context) error {
 	}
 	if one.Undoes == 0 {
 		if service, why := w.failure(s, live); service != "" {
-			return w.goBack(ctx, all, s, live, service, why)
+			e.client.enrich(ctx, &s, live)
+			return e.goBack(ctx, all, failureOf(s, service, why), "trellis")
 		}
 	}
 	if !there(one.Project, s) {
 		return nil
 	}
+	one.rollouts = ended(one.rollouts, state.Promoted, "", time.Now())
 	return e.client.settle(ctx, one, state.Healthy)
 }
 
@@ -137,7 +138,7 @@ func (w *watcher) goOn(ctx context.Context, one record, live Live) (waits map[st
 	e := w.engine
 	e.writes.Lock()
 	defer e.writes.Unlock()
-	objects, err := e.render(one, live)
+	objects, err := e.render(ctx, one, live)
 	if err != nil {
 		return nil, err
 	}
@@ -191,42 +192,4 @@ func crashOf(c corev1.ContainerStatus) *corev1.ContainerStateTerminated {
 		return nil
 	}
 	return last
-}
-
-// goBack writes down why the newest revision failed, and applies the last healthy one again; where there is none, what is
-// there stays as it is, to be looked at.
-func (w *watcher) goBack(ctx context.Context, all []record, s engine.State, live Live, service, why string) error {
-	e, failed := w.engine, all[0]
-	e.client.enrich(ctx, &s, live)
-	back := lastHealthy(all, failed.Number)
-	now := time.Now()
-	r := state.Rollout{Revision: failed.Number, Service: service, Phase: state.Incomplete, Began: failed.AppliedAt, Ended: &now, Reason: why}
-	for _, svc := range s.Services {
-		if svc.Name != service {
-			continue
-		}
-		if r.Reason == "" {
-			r.Reason = svc.Reason
-		}
-		r.Failure = &state.Failure{Log: svc.LastLog}
-		for _, in := range svc.Instances {
-			if !in.Ready {
-				r.Failure.Instance, r.Failure.Probe = string(in.ID), in.Probe
-			}
-		}
-	}
-	if back == nil {
-		failed.rollouts = []state.Rollout{r}
-		return e.client.settle(ctx, failed, state.Failed)
-	}
-	r.Phase, r.From = state.TakenBack, back.Number
-	failed.rollouts = []state.Rollout{r}
-	if err := e.client.settle(ctx, failed, state.RolledBack); err != nil {
-		return err
-	}
-	_, err := e.Apply(ctx, state.Revision{
-		Project: back.Project, Commit: back.Commit, Actor: "trellis", Undoes: failed.Number,
-		Cause: fmt.Sprintf("rollback to %d: %s: %s", back.Number, service, r.Reason),
-	}, "")
-	return err
 }

@@ -99,7 +99,7 @@ func anonymous(m compose.Mount) bool { return m.Type == compose.MountVolume && m
 func (r *renderer) workload(svc compose.Service) {
 	k := r.kindOf(svc)
 	t, claims := r.podTemplate(svc, k)
-	hash := r.stamp(&t, svc)
+	hash := r.stamp(&t, svc, k)
 	switch k {
 	case job:
 		r.add(r.job(svc, t, hash))
@@ -141,9 +141,13 @@ func (r *renderer) checkRestart(svc compose.Service, k kind) {
 
 // stamp marks a pod template with its hash, and with the revision that asked for it: that of the live one if that is the
 // same. It returns the hash.
-func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service) string {
+func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service, k kind) string {
 	if follows := r.follows(svc); follows != "" {
 		t.Annotations = with(t.Annotations, annotationFollows, follows)
+	}
+	restarts := r.opt.Overrides[svc.Name].Restart
+	if restarts > 0 && k == job { // what has run to its end is run again as another Job
+		t.Annotations = with(t.Annotations, annotationRestart, strconv.FormatInt(restarts, 10))
 	}
 	sum := sha256.Sum256(mustJSON(t))
 	hash := hex.EncodeToString(sum[:8])
@@ -159,6 +163,9 @@ func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service) string 
 		}
 	}
 	t.Annotations = with(with(t.Annotations, annotationRevision, revision), annotationHash, hash)
+	if restarts > 0 {
+		t.Annotations = with(t.Annotations, annotationRestart, strconv.FormatInt(restarts, 10))
+	}
 	return hash
 }
 
@@ -214,11 +221,17 @@ func (r *renderer) workloadMeta(svc compose.Service, name string) metav1.ObjectM
 	return m
 }
 
-// replicas returns how many a service's file asks for; nil beside an autoscaler: two owners of one number would undo each
-// other.
+// replicas returns how many are asked for of a service; nil beside an autoscaler: two owners of one number would undo each
+// other. An autoscaler leaves a service alone that has none.
 func (r *renderer) replicas(svc compose.Service) *int32 {
-	if r.autoscaled(svc) {
+	o := r.opt.Overrides[svc.Name]
+	switch {
+	case o.Stopped:
+		return new(int32)
+	case r.autoscaled(svc):
 		return nil
+	case o.Replicas != nil:
+		return pointer(clamp(*o.Replicas))
 	}
 	return pointer(clamp(engine.Replicas(svc)))
 }
@@ -272,6 +285,9 @@ func (r *renderer) statefulSet(svc compose.Service, t corev1.PodTemplateSpec, cl
 }
 
 func (r *renderer) daemonSet(svc compose.Service, t corev1.PodTemplateSpec) *appsv1.DaemonSet {
+	if r.opt.Overrides[svc.Name].Stopped {
+		t.Spec.NodeSelector = with(maps.Clone(t.Spec.NodeSelector), labelNowhere, "true")
+	}
 	d := &appsv1.DaemonSet{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "DaemonSet"},
 		ObjectMeta: r.workloadMeta(svc, r.names.of[svc.Name]),
@@ -314,6 +330,9 @@ func (r *renderer) job(svc compose.Service, t corev1.PodTemplateSpec, hash strin
 	j := &batchv1.Job{
 		TypeMeta: metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"}, ObjectMeta: r.workloadMeta(svc, name),
 		Spec: batchv1.JobSpec{BackoffLimit: &limit, Template: t},
+	}
+	if r.opt.Overrides[svc.Name].Stopped {
+		j.Spec.Suspend = pointer(true)
 	}
 	if n := engine.Replicas(svc); n != 1 {
 		j.Spec.Completions, j.Spec.Parallelism = pointer(clamp(n)), pointer(clamp(n))

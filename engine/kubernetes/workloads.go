@@ -22,6 +22,7 @@ type workload struct {
 	want       int
 
 	current   bool   // the newest template is looked at, and all pods that are wanted are of it
+	stopped   bool   // a Job that is held
 	completed bool   // of a Job
 	failed    bool   // the cluster has given up
 	why       string // it has
@@ -67,6 +68,9 @@ func workloadsOf(all []Object) []workload {
 				continue
 			}
 			w := workload{kind: "Job", want: int(valueOr(o.Spec.Parallelism, 1)), current: true}
+			if o.Spec.Suspend != nil && *o.Spec.Suspend {
+				w.want, w.stopped = 0, true
+			}
 			for _, c := range o.Status.Conditions {
 				switch {
 				case c.Status != corev1.ConditionTrue:

@@ -1,0 +1,158 @@
+package kubernetes
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"trellis/compose"
+	"trellis/engine"
+)
+
+const (
+	templatePath = ".spec.template."
+	replicasPath = ".spec.replicas"
+)
+
+// attribute is what a field of an object is in a Compose file: a path below the service, "" for the service as a whole.
+type attribute struct {
+	path      string
+	adoptable bool
+	value     func(any) any // the field's value as the file writes it; nil: not shown
+}
+
+var (
+	ofContainer = regexp.MustCompile(`^\.spec\.template\.spec\.containers\[name="([^"]+)"\](.*)$`)
+	ofVariable  = regexp.MustCompile(`^\.env\[name="([^"]+)"\](.*)$`)
+)
+
+func asIs(v any) any { return v }
+
+// attributeAt says what a field of an object of a service is in its file.
+func attributeAt(svc compose.Service, container, kind, path string) attribute {
+	if path == replicasPath {
+		return attribute{"deploy.replicas", true, asIs}
+	}
+	if m := ofContainer.FindStringSubmatch(path); m != nil && m[1] == container {
+		return containerAttribute(m[2])
+	}
+	switch {
+	case strings.HasPrefix(path, ".spec.template.spec.terminationGracePeriodSeconds"):
+		return attribute{path: "stop_grace_period"}
+	case strings.HasPrefix(path, ".spec.template.spec.volumes"):
+		return attribute{path: "volumes"}
+	case kind == "Service" && len(svc.Ports) > 0:
+		return attribute{path: "ports"}
+	case kind == "HorizontalPodAutoscaler" && path == ".spec.minReplicas":
+		return attribute{"deploy.x-trellis.autoscale.min", true, asIs}
+	case kind == "HorizontalPodAutoscaler" && path == ".spec.maxReplicas":
+		return attribute{"deploy.x-trellis.autoscale.max", true, asIs}
+	case kind == "HorizontalPodAutoscaler":
+		return attribute{path: "deploy.x-trellis.autoscale"}
+	}
+	return attribute{}
+}
+
+func containerAttribute(path string) attribute {
+	if m := ofVariable.FindStringSubmatch(path); m != nil {
+		return attribute{compose.JoinPath("environment", m[1]), !strings.HasPrefix(m[2], ".valueFrom"), variable}
+	}
+	for _, known := range []struct {
+		field string
+		attribute
+	}{
+		{".image", attribute{"image", true, asIs}},
+		{".command", attribute{"entrypoint", false, asIs}},
+		{".args", attribute{"command", false, asIs}},
+		{".workingDir", attribute{"working_dir", true, asIs}},
+		{".resources.limits.cpu", attribute{"deploy.resources.limits.cpus", true, cpus}},
+		{".resources.limits.memory", attribute{"deploy.resources.limits.memory", true, bytesOf}},
+		{".resources.requests.cpu", attribute{"deploy.resources.reservations.cpus", true, cpus}},
+		{".resources.requests.memory", attribute{"deploy.resources.reservations.memory", true, bytesOf}},
+		{".readinessProbe", attribute{path: "healthcheck"}}, {".livenessProbe", attribute{path: "healthcheck"}}, {".startupProbe", attribute{path: "healthcheck"}},
+		{".volumeMounts", attribute{path: "volumes"}}, {".ports", attribute{path: "ports"}}, {".securityContext", attribute{path: "security_opt"}},
+	} {
+		if path == known.field || strings.HasPrefix(path, known.field+".") || strings.HasPrefix(path, known.field+"[") {
+			return known.attribute
+		}
+	}
+	return attribute{}
+}
+
+// variable is the value of a variable, or of the element of a list that it is.
+func variable(v any) any {
+	if m, ok := v.(map[string]any); ok {
+		return m["value"]
+	}
+	return v
+}
+
+func cpus(v any) any {
+	q, ok := quantity(v)
+	if !ok {
+		return nil
+	}
+	return strconv.FormatFloat(q.AsApproximateFloat64(), 'f', -1, 64)
+}
+
+func bytesOf(v any) any {
+	q, ok := quantity(v)
+	if !ok {
+		return nil
+	}
+	return q.Value()
+}
+
+func quantity(v any) (resource.Quantity, bool) {
+	text, ok := v.(string)
+	if !ok {
+		return resource.Quantity{}, false
+	}
+	q, err := resource.ParseQuantity(text)
+	return q, err == nil
+}
+
+// driftAt tells one field of an object that is another than was asked for, in Compose terms.
+func (d *drifting) driftAt(service string, of item, path string, want, have any, owner string) engine.Drift {
+	svc := d.project.Services[service]
+	verb := "set"
+	if want == nil {
+		verb = "added"
+	} else if have == nil {
+		verb = "taken out"
+	}
+	at := attributeAt(svc, d.names.of[service], of.Kind, path)
+	one := engine.Drift{
+		Change: engine.Change{Path: compose.JoinPath("services", service), Action: engine.Modify, Effect: engine.EffectInPlace},
+		Kind:   engine.DriftObject, Service: service,
+		Reason: fmt.Sprintf("%s of %s was %s by %s", strings.TrimPrefix(path, "."), of, verb, owner),
+	}
+	if service == "" {
+		one.Path = "x-trellis.gateway"
+	}
+	if at.path != "" {
+		one.Path += "." + at.path
+	}
+	switch {
+	case path == replicasPath:
+		one.Kind = engine.DriftScaled
+	case strings.HasPrefix(path, templatePath):
+		one.Kind, one.Effect = engine.DriftChanged, engine.ReplacedEffect(svc)
+	}
+	if at.value != nil {
+		var whole bool
+		one.From, _ = engine.Masked(one.Path, at.value(want))
+		one.To, whole = engine.Masked(one.Path, at.value(have))
+		one.Adoptable = at.adoptable && whole
+	}
+	switch {
+	case want == nil:
+		one.Action = engine.Add
+	case have == nil:
+		one.Action = engine.Remove
+	}
+	return one
+}

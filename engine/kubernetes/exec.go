@@ -1,0 +1,128 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/util/exec"
+
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/errdefs"
+)
+
+// Exec implements engine.Engine.
+func (e *Engine) Exec(ctx context.Context, project string, id engine.InstanceID, cmd driver.Command) (int, error) {
+	fail := func(err error) (int, error) { return 0, fmt.Errorf("run a command in %s: %w", id, err) }
+	if cmd.User != "" {
+		return fail(fmt.Errorf("%w on kubernetes: a command runs as its container does: leave out --user", errdefs.ErrUnsupported))
+	}
+	r, err := e.client.resource(pods)
+	if err != nil {
+		return fail(err)
+	}
+	pod, err := r.Get(ctx, string(id), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err), err == nil && !ours(pod, project):
+		return fail(fmt.Errorf("%w: no such instance", errdefs.ErrNotFound))
+	case err != nil:
+		return fail(e.client.explain(err))
+	}
+	code, err := e.client.exec(ctx, string(id), cmd)
+	if err != nil {
+		return fail(err)
+	}
+	return code, nil
+}
+
+// exec runs a command in a pod's first container.
+func (c *Client) exec(ctx context.Context, pod string, cmd driver.Command) (int, error) {
+	req := c.kinds.RESTClient().Post().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "exec")
+	for key, set := range map[string]bool{"stdin": cmd.Stdin != nil, "stdout": true, "stderr": !cmd.TTY, "tty": cmd.TTY} {
+		req = req.Param(key, strconv.FormatBool(set))
+	}
+	for _, word := range commandOf(cmd) {
+		req = req.Param("command", word)
+	}
+	url := req.URL()
+	sockets, err := remotecommand.NewWebSocketExecutor(c.settings, "GET", url.String())
+	if err != nil {
+		return 0, err
+	}
+	older, err := remotecommand.NewSPDYExecutor(c.settings, "POST", url)
+	if err != nil {
+		return 0, err
+	}
+	run, err := remotecommand.NewFallbackExecutor(sockets, older, func(err error) bool {
+		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err) // clusters before 1.30
+	})
+	if err != nil {
+		return 0, err
+	}
+	streams := remotecommand.StreamOptions{Stdin: cmd.Stdin, Stdout: orDiscard(cmd.Stdout), Stderr: orDiscard(cmd.Stderr), Tty: cmd.TTY}
+	if cmd.TTY {
+		streams.Stderr = nil // a terminal has one output
+		if cmd.Resize != nil {
+			streams.TerminalSizeQueue = sizes{ctx, cmd.Resize}
+		}
+	}
+	err = run.StreamWithContext(ctx, streams)
+	var exit exec.CodeExitError
+	switch {
+	case errors.As(err, &exit):
+		return exit.Code, nil
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case err != nil && strings.Contains(err.Error(), "executable file not found"):
+		return 0, fmt.Errorf("%w: its image has no %s", errdefs.ErrInvalid, cmd.Args[0])
+	case err != nil:
+		return 0, c.explain(err)
+	}
+	return 0, nil
+}
+
+// commandOf is a command with its own variables and folder, which the API does not know: env and sh of the image set them.
+func commandOf(cmd driver.Command) []string {
+	words := cmd.Args
+	if len(cmd.Env) > 0 {
+		words = append(append([]string{"env"}, cmd.Env...), words...)
+	}
+	if cmd.Dir != "" {
+		words = append([]string{"sh", "-c", `cd "$0" && exec "$@"`, cmd.Dir}, words...)
+	}
+	return words
+}
+
+// sizes hands the sizes of a terminal on until ctx is done.
+type sizes struct {
+	ctx  context.Context
+	from <-chan driver.WindowSize
+}
+
+// Next implements remotecommand.TerminalSizeQueue.
+func (s sizes) Next() *remotecommand.TerminalSize {
+	select {
+	case <-s.ctx.Done():
+		return nil
+	case size, ok := <-s.from:
+		if !ok {
+			return nil
+		}
+		return &remotecommand.TerminalSize{Width: size.Cols, Height: size.Rows}
+	}
+}
+
+func orDiscard(w io.Writer) io.Writer {
+	if w == nil {
+		return io.Discard
+	}
+	return w
+}

@@ -1,0 +1,148 @@
+package kubernetes
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// overridePrefix begins the keys of the notes that hold wishes beside the file, one for each service.
+const overridePrefix = "override."
+
+// overridesIn reads the wishes beside the file out of a project's notes, by service.
+func overridesIn(notes map[string]string) (map[string]state.Override, error) {
+	all := map[string]state.Override{}
+	for key, text := range notes {
+		name, ok := strings.CutPrefix(key, overridePrefix)
+		if !ok {
+			continue
+		}
+		var o state.Override
+		if err := json.Unmarshal([]byte(text), &o); err != nil {
+			return nil, fmt.Errorf("read what was asked for of %s: %w: %w", name, errdefs.ErrInvalid, err)
+		}
+		all[name] = o
+	}
+	return all, nil
+}
+
+// Overrides returns the wishes beside the file that hold, by service.
+func (e *Engine) Overrides(ctx context.Context) (map[string]state.Override, error) {
+	notes, err := e.client.notes(ctx, e.project)
+	if err != nil {
+		return nil, fmt.Errorf("read what was asked for: %w", err)
+	}
+	return overridesIn(notes)
+}
+
+func (c *Client) setOverride(ctx context.Context, project string, o state.Override) error {
+	text := ""
+	if o != (state.Override{Service: o.Service}) {
+		b, err := json.Marshal(o)
+		if err != nil {
+			return err
+		}
+		text = string(b)
+	}
+	return c.setNote(ctx, project, overridePrefix+o.Service, text)
+}
+
+// remaining are the wishes that outlive an apply of p after before, and the ones that it ends: stop always, scale where the
+// file's own number changed, and everything for a service that is gone.
+func remaining(all map[string]state.Override, before *compose.Project, p compose.Project) (left map[string]state.Override, ended []state.Override) {
+	left = map[string]state.Override{}
+	for name, o := range all {
+		svc, there := p.Services[name]
+		next := o
+		next.Stopped = false
+		if before != nil && engine.Replicas(before.Services[name]) != engine.Replicas(svc) {
+			next.Replicas = nil
+		}
+		if !there {
+			next = state.Override{Service: name}
+		}
+		left[name] = next
+		if next != o {
+			ended = append(ended, next)
+		}
+	}
+	slices.SortFunc(ended, func(a, b state.Override) int { return strings.Compare(a.Service, b.Service) })
+	return left, ended
+}
+
+// Override implements engine.Engine. The wish is kept in the cluster, and the objects of the service are applied with it.
+func (e *Engine) Override(ctx context.Context, project string, o state.Override) error {
+	fail := func(err error) error { return fmt.Errorf("override %s: %w", o.Service, err) }
+	e.writes.Lock()
+	defer e.writes.Unlock()
+	all, live, s, err := e.look(ctx, project)
+	if err != nil {
+		return fail(err)
+	}
+	rev := all[0]
+	svc, known := rev.Project.Services[o.Service]
+	if !known {
+		return fail(fmt.Errorf("%w: no such service in revision %d", errdefs.ErrNotFound, rev.Number))
+	}
+	if err := scalable(rev.Project, svc, o); err != nil {
+		return fail(err)
+	}
+	if err := e.client.setOverride(ctx, project, o); err != nil {
+		return fail(err)
+	}
+	objects, err := e.render(ctx, rev, live)
+	if err != nil {
+		return fail(err)
+	}
+	now, _ := turn(rev.Project, objects, s)
+	now = slices.DeleteFunc(now, func(one Object) bool { return serviceOf(one) != o.Service })
+	if err := e.client.put(ctx, project, now, true); err != nil {
+		return fail(err)
+	}
+	e.tell(ctx, kindOverride, o.Service, overrideWords(o), "")
+	return nil
+}
+
+// scalable refuses a number of instances that a service cannot have.
+func scalable(p compose.Project, svc compose.Service, o state.Override) error {
+	if o.Replicas == nil {
+		return nil
+	}
+	r := newRenderer(p, nil, Options{})
+	switch a := svc.Deploy.Trellis.Autoscale; {
+	case *o.Replicas < 0:
+		return fmt.Errorf("%w: %d replicas", errdefs.ErrInvalid, *o.Replicas)
+	case r.autoscaled(svc):
+		return fmt.Errorf("%w: %s is scaled by its load, between %d and %d; change deploy.x-trellis.autoscale in the file and run up",
+			errdefs.ErrConflict, o.Service, a.Min, a.Max)
+	case r.kindOf(svc) == daemonSet:
+		return fmt.Errorf("%w: %s runs once on every node (deploy.mode: global)", errdefs.ErrUnsupported, o.Service)
+	case r.kindOf(svc) == job:
+		return fmt.Errorf("%w: %s runs to its end, and how often cannot be changed any more", errdefs.ErrUnsupported, o.Service)
+	}
+	return nil
+}
+
+func overrideWords(o state.Override) string {
+	var words []string
+	if o.Replicas != nil {
+		words = append(words, fmt.Sprintf("scaled to %d", *o.Replicas))
+	}
+	if o.Restart > 0 {
+		words = append(words, fmt.Sprintf("restart %d", o.Restart))
+	}
+	if o.Stopped {
+		words = append(words, "stopped")
+	}
+	if len(words) == 0 {
+		return "as the file says"
+	}
+	return strings.Join(words, ", ")
+}
