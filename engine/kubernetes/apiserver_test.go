@@ -89,6 +89,9 @@ func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) 
 	case r.Method == http.MethodPost:
 		_ = json.Unmarshal(body, &fields)
 		one := &unstructured.Unstructured{Object: fields}
+		if one.GetName() == "" {
+			one.SetName(fmt.Sprint(one.GetGenerateName(), len(s.objects)))
+		}
 		path += "/" + one.GetName()
 		if s.objects[path] != nil {
 			answer(w, http.StatusConflict, "AlreadyExists", one.GetName()+" already exists")
@@ -106,6 +109,7 @@ func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) 
 		for key, value := range fields {
 			if old, ok := there[key].(map[string]any); ok {
 				maps.Copy(old, value.(map[string]any))
+				maps.DeleteFunc(old, func(_ string, v any) bool { return v == nil })
 				continue
 			}
 			there[key] = value

@@ -1,0 +1,246 @@
+package kubernetes
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+// TestOverride: a wish beside the file is in the objects at once, outlives an apply as far as it should, and is refused where
+// it cannot be had.
+func TestOverride(t *testing.T) {
+	s, c := cluster(t)
+	e := New("shop", c, slog.New(slog.DiscardHandler))
+	two := 2
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{
+		"web": {Name: "web", Image: "web:1", Deploy: compose.Deploy{Replicas: &two}},
+	}}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p, Cause: "up", Actor: "me"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	deployment := func() (replicas int64, restart string) {
+		t.Helper()
+		o := s.objects["/apis/apps/v1/namespaces/shop/deployments/web"]
+		number, _, _ := unstructured.NestedFieldNoCopy(o, "spec", "replicas")
+		restart, _, _ = unstructured.NestedString(o, "spec", "template", "metadata", "annotations", annotationRestart)
+		return int64(number.(float64)), restart
+	}
+	five := 5
+	for _, step := range []struct {
+		o        state.Override
+		replicas int64
+		restart  string
+	}{
+		{state.Override{Service: "web", Replicas: &five}, 5, ""},
+		{state.Override{Service: "web", Replicas: &five, Stopped: true}, 0, ""},
+		{state.Override{Service: "web", Replicas: &five, Restart: 3, Stopped: true}, 0, "3"},
+	} {
+		if err := e.Override(t.Context(), "shop", step.o); err != nil {
+			t.Fatal(err)
+		}
+		if n, restart := deployment(); n != step.replicas || restart != step.restart {
+			t.Errorf("%+v: %d replicas, restart %q", step.o, n, restart)
+		}
+	}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p, Cause: "up", Actor: "me"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if n, restart := deployment(); n != 5 || restart != "3" {
+		t.Errorf("after an apply that changes nothing: %d replicas, restart %q", n, restart)
+	}
+	three := 3
+	web := p.Services["web"]
+	web.Deploy.Replicas = &three
+	p.Services["web"] = web
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p, Cause: "up", Actor: "me"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := deployment(); n != 3 {
+		t.Errorf("a number in the file does not end the wish for another one: %d", n)
+	}
+	if err := e.Override(t.Context(), "shop", state.Override{Service: "nobody"}); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("a service that is not there: %v", err)
+	}
+}
+
+func TestWhatCannotBeScaled(t *testing.T) {
+	n, minus := 3, -1
+	scaled := compose.Service{Name: "one", Deploy: compose.Deploy{
+		Resources: compose.Resources{Limits: compose.ResourceAmounts{CPUs: 1}},
+		Trellis:   compose.DeployExtension{Autoscale: &compose.Autoscale{Min: 1, Max: 4, Target: map[string]float64{"cpu": 0.5}}},
+	}}
+	for _, c := range []struct {
+		svc  compose.Service
+		n    *int
+		want error
+	}{
+		{compose.Service{Name: "one"}, &n, nil},
+		{compose.Service{Name: "one"}, &minus, errdefs.ErrInvalid},
+		{scaled, &n, errdefs.ErrConflict},
+		{scaled, nil, nil},
+		{compose.Service{Name: "one", Deploy: compose.Deploy{Mode: "global"}}, &n, errdefs.ErrUnsupported},
+		{compose.Service{Name: "one", Restart: "no"}, &n, errdefs.ErrUnsupported},
+	} {
+		p := compose.Project{Name: "p", Services: map[string]compose.Service{"one": c.svc}}
+		if err := scalable(p, c.svc, state.Override{Service: "one", Replicas: c.n}); !errors.Is(err, c.want) {
+			t.Errorf("%+v: %v, want %v", c.svc, err, c.want)
+		}
+	}
+}
+
+// TestPlaces: what was changed, taken out and added by another hand, and what the API server writes itself.
+func TestPlaces(t *testing.T) {
+	pod := func(env ...any) map[string]any {
+		return map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"name": "web", "image": "web:1", "env": env}}}}
+	}
+	variable := func(name, value string) any { return map[string]any{"name": name, "value": value} }
+	object := func(replicas int64, labels map[string]any, template map[string]any) map[string]any {
+		return map[string]any{
+			"kind": "Deployment", "metadata": map[string]any{"labels": labels, "generation": replicas}, "status": map[string]any{"replicas": replicas},
+			"spec": map[string]any{"replicas": replicas, "template": template},
+		}
+	}
+	ours := object(2, map[string]any{"a": "1"}, pod(variable("A", "1"), variable("B", "1")))
+	have := object(5, map[string]any{"a": "2"}, pod(variable("A", "2"), variable("C", "1")))
+	would := object(2, map[string]any{"a": "1"}, pod(variable("A", "1"), variable("B", "1"), variable("C", "1")))
+	have["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["volumes"] = []any{map[string]any{"name": "extra"}}
+	would["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["volumes"] = []any{map[string]any{"name": "extra"}}
+	var got []string
+	for _, at := range placesIn(ours, would, have) {
+		got = append(got, fmt.Sprintf("%s: %v, not %v %s", at.path, at.have, at.want, at.pointer))
+	}
+	want := []string{
+		".metadata.labels.a: 2, not 1 ",
+		".spec.replicas: 5, not 2 ",
+		`.spec.template.spec.containers[name="web"].env[name="A"].value: 2, not 1 `,
+		`.spec.template.spec.containers[name="web"].env[name="B"]: <nil>, not map[name:B value:1] `,
+		`.spec.template.spec.containers[name="web"].env[name="C"]: map[name:C value:1], not <nil> /spec/template/spec/containers/0/env/1`,
+		`.spec.template.spec.volumes[name="extra"]: map[name:extra], not <nil> /spec/template/spec/volumes/0`,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
+// TestDriftInWordsOfTheFile: fields of objects are told as attributes of the service, with values that its file could have.
+func TestDriftInWordsOfTheFile(t *testing.T) {
+	svc := compose.Service{Name: "web", Image: "web:1"}
+	d := drifting{project: compose.Project{Name: "shop", Services: map[string]compose.Service{"web": svc}}}
+	d.names = newNames(d.project)
+	const container = `.spec.template.spec.containers[name="web"]`
+	for _, c := range []struct {
+		path       string
+		want, have any
+		told       string
+		kind       string
+		adoptable  bool
+	}{
+		{".spec.replicas", int64(2), int64(5), "services.web.deploy.replicas 2 5", engine.DriftScaled, true},
+		{container + ".image", "web:1", "web:2", "services.web.image web:1 web:2", engine.DriftChanged, true},
+		{container + `.env[name="COLOR"].value`, "blue", "red", "services.web.environment.COLOR blue red", engine.DriftChanged, true},
+		{container + `.env[name="DB_PASSWORD"].value`, nil, "hunter2", "services.web.environment.DB_PASSWORD <nil> ***", engine.DriftChanged, false},
+		{container + ".resources.limits.cpu", "500m", "2", "services.web.deploy.resources.limits.cpus 0.5 2", engine.DriftChanged, true},
+		{container + ".resources.limits.memory", "128Mi", nil, "services.web.deploy.resources.limits.memory 134217728 <nil>", engine.DriftChanged, true},
+		{`.spec.template.spec.containers[name="sidecar"]`, nil, map[string]any{}, "services.web <nil> <nil>", engine.DriftChanged, false},
+		{".spec.type", "ClusterIP", "NodePort", "services.web <nil> <nil>", engine.DriftObject, false},
+	} {
+		one := d.driftAt("web", item{Kind: "Deployment", Name: "web"}, c.path, c.want, c.have, "kubectl-edit")
+		if told := fmt.Sprint(one.Path, " ", one.From, " ", one.To); told != c.told || one.Kind != c.kind || one.Adoptable != c.adoptable {
+			t.Errorf("%s: %s (%s, adoptable %v), want %s (%s, %v)", c.path, told, one.Kind, one.Adoptable, c.told, c.kind, c.adoptable)
+		}
+	}
+}
+
+// TestHandOver: the number of pods is handed over where Trellis' apply has set it and no longer says it, and taken back from
+// an autoscaler alone.
+func TestHandOver(t *testing.T) {
+	o := &unstructured.Unstructured{Object: map[string]any{}}
+	if ownsReplicas(o) {
+		t.Error("nobody's fields are Trellis'")
+	}
+	fields := func(manager, raw string) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: &metav1.FieldsV1{Raw: []byte(raw)}}
+	}
+	o.SetManagedFields([]metav1.ManagedFieldsEntry{fields("somebody", `{"f:spec":{"f:replicas":{}}}`), fields(fieldManager, `{"f:spec":{"f:template":{}}}`)})
+	if ownsReplicas(o) {
+		t.Error("somebody else's number is Trellis'")
+	}
+	o.SetManagedFields([]metav1.ManagedFieldsEntry{fields(fieldManager, `{"f:spec":{"f:replicas":{}}}`)})
+	if !ownsReplicas(o) {
+		t.Error("Trellis' number is not")
+	}
+	conflict := func(owner string, paths ...string) error {
+		err := apierrors.NewConflict(schema.GroupResource{Resource: "deployments"}, "web", errors.New("conflict"))
+		for _, p := range paths {
+			err.ErrStatus.Details.Causes = append(err.ErrStatus.Details.Causes, metav1.StatusCause{
+				Type: metav1.CauseTypeFieldManagerConflict, Field: p, Message: fmt.Sprintf("conflict with %q", owner),
+			})
+		}
+		return err
+	}
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{conflict(autoscaleManager, replicasPath), true},
+		{conflict("kubectl", replicasPath), false},
+		{conflict(autoscaleManager, replicasPath, ".spec.paused"), false},
+		{conflict(autoscaleManager), false},
+		{errors.New("another"), false},
+		{nil, false},
+	} {
+		if got := autoscalers(c.err); got != c.want {
+			t.Errorf("%v: %v", c.err, got)
+		}
+	}
+}
+
+// TestEventsOfAService: events of pods that are no more are still those of their service, and others are nobody's.
+func TestEventsOfAService(t *testing.T) {
+	of := owners{
+		pods:      map[string]corev1.Pod{"web-6c9f7d5b8-abcde": {ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelService: "web"}}}},
+		workloads: []workload{{name: "web", service: "web"}, {name: "web-admin", service: "web-admin"}, {name: "db", service: "db"}},
+	}
+	for name, want := range map[string]string{
+		"web-6c9f7d5b8-abcde": "web", "web-7d9f7d5b8-xyz12": "web", "web-7d9f7d5b8": "web", "web": "web", "db-0": "db",
+		"web-admin-6c9f7d5b8-abcde": "web-admin", "webshop-6c9f7d5b8-abcde": "", "somebody": "", "web-what-ever-else": "",
+	} {
+		if got := of.service(name); got != want {
+			t.Errorf("%s is of %q, want %q", name, got, want)
+		}
+	}
+	if got := hyphenated("FailedScheduling"); got != "failed-scheduling" {
+		t.Error(got)
+	}
+}
+
+func TestRolloutsEnd(t *testing.T) {
+	then := time.Unix(1, 0)
+	all := ended([]state.Rollout{{Service: "a", Phase: state.Rolling}, {Service: "b", Phase: state.TakenBack}}, state.Promoted, "", then)
+	if all[0].Phase != state.Promoted || !all[0].Ended.Equal(then) || all[1].Phase != state.TakenBack || all[1].Ended != nil {
+		t.Errorf("%+v", all)
+	}
+}
+
+func TestCommandWithItsOwnFolder(t *testing.T) {
+	got := commandOf(driver.Command{Args: []string{"ls", "-l"}, Env: []string{"A=1 2"}, Dir: "/it's"})
+	want := []string{"sh", "-c", `cd "$0" && exec "$@"`, "/it's", "env", "A=1 2", "ls", "-l"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
