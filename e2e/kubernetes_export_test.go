@@ -80,7 +80,7 @@ configs: {motd: {content: hello}}
 	c.kubectl("", "create", "rolebinding", "deployer", "--role=trellis-"+name, "--serviceaccount="+name+":deployer", "-n", name)
 	p.env = append(p.env, "KUBECONFIG="+c.as(t, name, "deployer"))
 	for _, args := range [][]string{
-		{"up", "--yes", "--timeout", "90s"}, {"ps"}, {"history"}, {"logs"}, {"down", "--yes"},
+		{"up", "--yes", "--timeout", "90s"}, {"ps"}, {"history"}, {"logs"}, {"events"}, {"top", "--no-stream"}, {"drift"}, {"scale", "web=1", "--timeout", "90s"}, {"down", "--yes"},
 	} {
 		if out, err := p.try(args...); err != nil {
 			t.Errorf("trellis %v: %v\n%s", args, err, out)

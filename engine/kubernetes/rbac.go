@@ -58,7 +58,7 @@ func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
 	core("pods", "get", "list", "delete") // of pods only those that 'down --now' does not wait for are deleted
 	core("pods/log", "get")
 	core("events", "list", "create")
-	core("pods/exec", "create", "get") // get: by a web socket
+	core("pods/exec", "create", "get") // get is what a web socket asks with
 	allow(map[string][]string{"metrics.k8s.io": {"pods"}}, "list")
 	return role, nil
 }
