@@ -244,3 +244,16 @@ func TestCommandWithItsOwnFolder(t *testing.T) {
 		t.Errorf("-want +got:\n%s", d)
 	}
 }
+
+// TestAProgramThatIsNotThere: what containerd and CRI-O answer, as a kubelet passes it on.
+func TestAProgramThatIsNotThere(t *testing.T) {
+	for answer, want := range map[string]bool{
+		`failed to exec in container: failed to start exec "76df": OCI runtime exec failed: exec failed: unable to start container process: exec: "/nowhere": stat /nowhere: no such file or directory: unknown`: true,
+		`OCI runtime exec failed: exec failed: unable to start container process: exec: "nowhere": executable file not found in $PATH: unknown`:                                                                  true,
+		`unable to upgrade connection: container not found ("web")`: false,
+	} {
+		if notThere(answer) != want {
+			t.Errorf("%s: want %v", answer, want)
+		}
+	}
+}

@@ -81,12 +81,18 @@ func (c *Client) exec(ctx context.Context, pod string, cmd driver.Command) (int,
 		return exit.Code, nil
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
-	case err != nil && strings.Contains(err.Error(), "executable file not found"):
-		return 0, fmt.Errorf("%w: its image has no %s", errdefs.ErrInvalid, cmd.Args[0])
+	case err != nil && notThere(err.Error()):
+		return 0, fmt.Errorf("%w: its image has no %s", errdefs.ErrInvalid, commandOf(cmd)[0])
 	case err != nil:
 		return 0, c.explain(err)
 	}
 	return 0, nil
+}
+
+// notThere says whether a runtime could not start a program because there is none; its answer is a text for people.
+func notThere(answer string) bool {
+	return strings.Contains(answer, "exec failed") &&
+		(strings.Contains(answer, "executable file not found") || strings.Contains(answer, "no such file or directory"))
 }
 
 // commandOf is a command with its own variables and folder, which the API does not know: env and sh of the image set them.
