@@ -18,7 +18,7 @@ import (
 
 // meaningless are attributes that no object could show: what they do is done before, they are the file's own bookkeeping, or
 // every value that a cluster does not complain of means the same.
-var meaningless = regexp.MustCompile(`^(name|working_dir|files\[\d+\]|env_files.*|environment|disabled_services.*` +
+var meaningless = regexp.MustCompile(`^(name|working_dir|places.*|files\[\d+\]|env_files.*|environment|disabled_services.*` +
 	`|services\.[^.]+\.(profiles.*|build|develop|x-trellis\.(process|image_id)|networks(\.default)?|deploy)` +
 	`|services\.[^.]+\.build\..*|services\.[^.]+\.develop\..*|services\.[^.]+\.x-trellis\.process\..*` +
 	`|services\.[^.]+\.depends_on\.[^.]+\.required` + // of a service that is there
