@@ -3,9 +3,15 @@
 package process_test
 
 import (
+	"context"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TestBesideDocker: a Docker engine has the machine drop what it does not forward itself, so what instances send to other
@@ -28,4 +34,61 @@ func TestBesideDocker(t *testing.T) {
 		}
 	}
 	w.stop(spec.ID, 0)
+}
+
+// aloneVariable says to a test that this process has a network and a /run of its own.
+const aloneVariable = "PROCESS_TEST_ALONE"
+
+// TestDockerThatComesLater: an engine that is started beside instances does not cut them off. It runs where nobody else is,
+// with what an engine leaves on a machine in the place of one.
+func TestDockerThatComesLater(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a network of one's own needs root")
+	}
+	if _, err := exec.LookPath("iptables"); err != nil {
+		t.Skip("no iptables, and so no Docker engine either")
+	}
+	if os.Getenv(aloneVariable) == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(exe, "-test.run=^TestDockerThatComesLater$", "-test.v")
+		cmd.Env = append(os.Environ(), aloneVariable+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
+	must(unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
+	iptables := func(args ...string) string {
+		out, err := exec.Command("iptables", append([]string{"-w"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("iptables %q: %v: %s", args, err, out)
+		}
+		return string(out)
+	}
+	w := newWorld(t, false)
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		_ = w.d.Run(ctx)
+	}()
+	defer func() { cancel(); <-over }()
+	w.start(w.spec("web", "sleep", "1000"))
+	must(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}))
+	iptables("-N", "DOCKER-USER")
+	await(t, "what instances send is let through", func() bool {
+		rules := iptables("-S", "DOCKER-USER")
+		return strings.Contains(rules, "-s 198.18.0.0/15 -j ACCEPT") && strings.Contains(rules, "-d 198.18.0.0/15 -j ACCEPT")
+	})
 }

@@ -114,10 +114,10 @@ func (d *Driver) Capabilities() driver.Capabilities {
 	}
 }
 
-// Run waits until ctx is done. Instances go on; nothing of this driver runs but inside its calls. What was prepared and
-// not started is taken away.
+// Run looks out for a Docker engine that is started beside instances, until ctx is done. Instances go on; nothing else of
+// this driver runs but inside its calls. What was prepared and not started is taken away.
 func (d *Driver) Run(ctx context.Context) error {
-	<-ctx.Done()
+	d.followDocker(ctx)
 	d.abandon()
 	return nil
 }
