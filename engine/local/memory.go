@@ -56,6 +56,7 @@ type known struct {
 	drainedBy  uint64 // version of the first snapshot that says so; 0: none yet
 	idle       bool
 	exitSeen   bool
+	over       time.Time      // when this loop first saw that the run is over
 	told       time.Time      // the end of a run that was counted and told last
 	revival    driver.Revival // what the driver was told of this run
 	formerOf   int64          // the revision of former
@@ -119,6 +120,9 @@ func (l *loop) observe(d *desired, name string, inst driver.Instance, before map
 			l.listening(svc, inst, m, now)
 		}
 	}
+	if inst.State == driver.Exited && m.over.IsZero() {
+		m.over = now
+	}
 	if inst.State == driver.Exited && !m.exitSeen {
 		l.exited(svc, inst, m)
 	}
@@ -150,7 +154,7 @@ func (l *loop) adopt(name string, inst driver.Instance, before map[driver.ID]kep
 func (m *known) begin(r run) {
 	m.run = r
 	m.ready, m.wasReady, m.hung, m.replace, m.idle, m.exitSeen = false, false, false, false, false, false
-	m.readySince, m.drainSince, m.drainedBy, m.fails, m.said = time.Time{}, time.Time{}, 0, 0, probe.Result{}
+	m.over, m.readySince, m.drainSince, m.drainedBy, m.fails, m.said = time.Time{}, time.Time{}, time.Time{}, 0, 0, probe.Result{}
 	m.revival = driver.ReviveNever
 	m.stopProbing()
 }
@@ -280,7 +284,7 @@ func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
 		return s // a run that the loop has not seen yet
 	}
 	s.ready, s.wasReady, s.readySince, s.hung = m.ready, m.wasReady, m.readySince, m.hung
-	s.drainSince, s.idle = m.drainSince, m.idle
+	s.drainSince, s.idle, s.over = m.drainSince, m.idle, m.over
 	if s.state == driver.Exited {
 		s.ready, s.hung, s.drainSince, s.idle = false, false, time.Time{}, false
 	}

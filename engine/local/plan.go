@@ -111,7 +111,8 @@ type seen struct {
 	state    driver.State
 	started  time.Time
 	exit     *driver.Exit
-	busy     stepKind // the step under way for it, "" none: it is left alone
+	over     time.Time // when it was first seen to have exited; zero: not known
+	busy     stepKind  // the step under way for it, "" none: it is left alone
 
 	ready      bool
 	wasReady   bool // at some time of this run

@@ -106,7 +106,14 @@ func (r restartPolicy) at(inst seen) time.Time {
 		return time.Time{}
 	}
 	wait := max(min(backoff(inst.failures), inst.rest()), r.delay)
-	return inst.exit.Time.Add(wait + jitter(wait, string(inst.id), inst.failures))
+	wait += jitter(wait, string(inst.id), inst.failures)
+	if inst.over.IsZero() {
+		return inst.exit.Time.Add(wait)
+	}
+	// The clock may have been set since, by hours: what counts is how long ago the end was when it was seen, and from there
+	// on the time that passes.
+	before := inst.over.Sub(inst.exit.Time)
+	return inst.over.Add(wait - min(max(before, 0), wait))
 }
 
 // rest returns the longest pause that an instance's last run is worth. Who served for a while before it died is not kept
