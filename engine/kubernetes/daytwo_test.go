@@ -174,7 +174,7 @@ func TestHandOver(t *testing.T) {
 		t.Error("nobody's fields are Trellis'")
 	}
 	fields := func(manager, raw string) metav1.ManagedFieldsEntry {
-		return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: &metav1.FieldsV1{Raw: []byte(raw)}}
+		return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(raw)}
 	}
 	o.SetManagedFields([]metav1.ManagedFieldsEntry{fields("somebody", `{"f:spec":{"f:replicas":{}}}`), fields(fieldManager, `{"f:spec":{"f:template":{}}}`)})
 	if ownsReplicas(o) {

@@ -42,7 +42,7 @@ func ownsReplicas(o *unstructured.Unstructured) bool {
 			return false
 		}
 		var fields map[string]any
-		if json.Unmarshal(f.FieldsV1.Raw, &fields) != nil {
+		if json.Unmarshal(f.FieldsV1.GetRawBytes(), &fields) != nil {
 			return false
 		}
 		_, has, _ := unstructured.NestedFieldNoCopy(fields, "f:spec", "f:replicas")
