@@ -4,10 +4,16 @@ package e2e
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -112,6 +118,90 @@ services:
 	expect(503, "/", "X-Api-Key", key)
 }
 
+// TestClientCertificates: who shows a certificate of the partners' authority comes in, and nobody else; one that the file
+// takes away again is out at once.
+func TestClientCertificates(t *testing.T) {
+	t.Parallel()
+	plain, secure := freePort(t), freePort(t)
+	file := func(ca string) string {
+		return fmt.Sprintf(`
+x-trellis:
+  gateway: {http: "127.0.0.1:%d", https: "127.0.0.1:%d", redirect_https: true, policy: {auth: partner}}
+  auth:
+    partner: {client_certificate: {ca: partners}}
+secrets:
+  partners: {file: %s}
+services:
+  web:
+    image: testapp
+    ports:
+      - target: 80
+        x-trellis: {routes: [{path: /*}]}
+    x-trellis: {process: {command: [%s]}, probe: {http: /healthz}}
+`, plain, secure, ca, built.app)
+	}
+	mine, others := newPartner(t), newPartner(t)
+	p := newProject(t, map[string]string{"compose.yaml": file("mine.pem"), "mine.pem": mine.ca, "others.pem": others.ca})
+	p.env = append(p.env, "XDG_DATA_HOME="+filepath.Join(p.dir, "data"))
+	p.run("up", "-d", "--yes")
+	clients := map[*partner]*http.Client{}
+	for _, who := range []*partner{mine, others, nil} {
+		conf := &tls.Config{InsecureSkipVerify: true} // who the gateway is is not asked here
+		if who != nil {
+			conf.Certificates = []tls.Certificate{who.cert}
+		}
+		tr := toThisMachine(conf)
+		defer tr.CloseIdleConnections()
+		clients[who] = &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	}
+	expect := func(who *partner, want int) {
+		t.Helper()
+		eventually(t, 10*time.Second, "an answer", func() string {
+			if status, text, _ := answer(t, clients[who], fmt.Sprintf("https://shop.localhost:%d/", secure)); status != want {
+				return fmt.Sprintf("%d, want %d: %s", status, want, text)
+			}
+			return ""
+		})
+	}
+	expect(mine, 200)
+	expect(others, 403)
+	expect(nil, 403)
+	p.write("compose.yaml", file("others.pem"))
+	p.run("up", "-d", "--yes")
+	expect(mine, 403) // over the connection that it was let in by
+	expect(others, 200)
+}
+
+// partner is a client with a certificate, and the authority that issued it.
+type partner struct {
+	ca   string
+	cert tls.Certificate
+}
+
+func newPartner(t *testing.T) *partner {
+	t.Helper()
+	now := time.Now()
+	issue := func(template, parent *x509.Certificate, signer *ecdsa.PrivateKey) ([]byte, *ecdsa.PrivateKey) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if signer == nil {
+			signer = key
+		}
+		template.SerialNumber, template.NotBefore, template.NotAfter, template.BasicConstraintsValid = big.NewInt(now.UnixNano()), now.Add(-time.Hour), now.Add(time.Hour), true
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der, key
+	}
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "Partners"}, IsCA: true, KeyUsage: x509.KeyUsageCertSign}
+	der, caKey := issue(ca, ca, nil)
+	leaf, key := issue(&x509.Certificate{Subject: pkix.Name{CommonName: "acme"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca, caKey)
+	return &partner{ca: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), cert: tls.Certificate{Certificate: [][]byte{leaf}, PrivateKey: key}}
+}
+
 // toThisMachine takes every name to be this machine's.
 func toThisMachine(conf *tls.Config) *http.Transport {
 	return &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -148,16 +238,18 @@ services:
     x-trellis: {process: {command: [%[2]s]}, probe: {http: /healthz}}
   db:
     image: testapp
-    expose: ["80"]
+    expose: ["80", "5432"]
+    environment: {POSTGRES: "5432"}
     x-trellis: {process: {command: [%[2]s]}, probe: {http: /healthz}}
 `, port, built.app, calls)
 	}
 	p := newProject(t, map[string]string{"compose.yaml": file("")})
 	p.run("up", "-d")
-	through := func(url string) string {
-		status, text, _ := answer(t, &http.Client{Timeout: 10 * time.Second}, fmt.Sprintf("http://127.0.0.1:%d/fetch?url=%s", port, url))
+	at := func(path string) string {
+		status, text, _ := answer(t, &http.Client{Timeout: 10 * time.Second}, fmt.Sprintf("http://127.0.0.1:%d%s", port, path))
 		return fmt.Sprintf("%d %s", status, text)
 	}
+	through := func(url string) string { return at("/fetch?url=" + url) }
 	for _, url := range []string{"http://api/", "http://db/", "http://api/fetch?url=http://db/"} {
 		if got := through(url); !strings.Contains(got, `"version"`) {
 			t.Fatalf("before there are calls, %s: %s", url, got)
@@ -173,6 +265,14 @@ services:
 		}
 		if got := through("http://db/"); !strings.Contains(got, "web may not call db") {
 			t.Errorf("not listed: %s", got)
+		}
+		for path, want := range map[string]string{ // web calls api, and api db
+			"/grpc?host=api": "200 HTTP 200 gRPC 0", "/fetch?url=http://api/grpc?host=db": "200 HTTP 200 gRPC 0",
+			"/grpc?host=db": "200 HTTP 403 ", "/fetch?url=http://api/postgres?at=db:5432": "200 R ", "/postgres?at=db:5432": "200 E SFATAL VFATAL C28000 Mweb may not call db",
+		} {
+			if got := at(path); !strings.HasPrefix(got, want) {
+				t.Errorf("%s: %s, want %s", path, got, want)
+			}
 		}
 	})
 	load.NoGetLost(t)

@@ -77,6 +77,9 @@ func main() {
 	if port := os.Getenv("MUTUAL"); port != "" {
 		go serveMutual(port)
 	}
+	if port := os.Getenv("POSTGRES"); port != "" {
+		go servePostgres(port)
+	}
 	log.Printf("testapp %s listens on %s", app.version, port)
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
@@ -190,6 +193,8 @@ func (a *app) routes() http.Handler {
 	mux.HandleFunc("POST /unready", a.unready)
 	mux.HandleFunc("POST /eat", eat)
 	mux.HandleFunc("GET /fetch", a.fetch)
+	mux.HandleFunc("GET /grpc", askGRPC)
+	mux.HandleFunc("GET /postgres", askPostgres)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(os.Environ()) })
 	mux.HandleFunc("GET /file", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, r.URL.Query().Get("path"))
