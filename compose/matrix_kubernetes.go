@@ -175,11 +175,9 @@ func clusterTrellisRows() []row {
 		carried(g, g+".http", g+".https", g+".hosts", g+".certificates[].**", g+".redirect_https", g+".hsts", g+".policy", g+".policy.auth",
 			g+".policy.cors.**", g+".policy.response_headers.**"),
 		changed(g+".policy.**", "the renderer says it of each route that it would hold for"),
-		left(g+".acme.**", "the cluster's own issuer of certificates is not asked"), left(g+".access_log", "the cluster's gateway has its own"),
-		left(g+".client_certificates", "the cluster's gateway does not ask who calls"),
-		left(g+".proxy_protocol", "whether the cluster's gateway takes it is for whoever runs it"),
-		left(s+"ports[].x-trellis.proxy_protocol", "whether the cluster's balancer speaks it is for whoever runs it"),
-		changed("x-trellis.auth.**", "the cluster's gateway does not ask who calls: routes that do are left out"),
+		left(g+".acme.**", "no authority is asked from a cluster yet: name certificates, which the cluster's own issuer may write"),
+		left(s+"ports[].x-trellis.proxy_protocol", "the port is shared with callers inside of the cluster"),
+		carried(g+".access_log", g+".client_certificates", g+".proxy_protocol", "x-trellis.auth.**"), // the renderer says where there is no data plane
 		left("x-trellis.topics.**", "there is no broker yet"), left("x-trellis.alerts.**", "nothing watches the cluster yet"), left("x-trellis.forward.**", "nothing watches the cluster yet"),
 		carried("x-trellis.environments.**"), left("x-trellis.environments.*.ttl", "nothing watches the cluster yet: take it down yourself"), carried("x-trellis.load.**"),
 		carried(s+"ports[].x-trellis.routes.**", s+"ports[].x-trellis.routes[].**"),
@@ -188,7 +186,7 @@ func clusterTrellisRows() []row {
 		left(s+"deploy.x-trellis.canary.**", "pods are replaced in batches, without a share of the traffic"),
 		changed(s+"x-trellis.process.**", "a service with it runs as a process elsewhere; a cluster runs its image"),
 		carried(s+"x-trellis.probe.**", s+"x-trellis.calls"),
-		left(s+"x-trellis.breaker.**", "the cluster's own balancing bounds nothing"),
+		carried(s+"x-trellis.breaker.**"), // the renderer says where there is no data plane
 		left(s+"x-trellis.tls", "nothing in the cluster calls it over mutual TLS: callers have to speak it themselves"),
 		left(s+"ports[].x-trellis.tls", "nothing in the cluster calls it over mutual TLS: callers have to speak it themselves"),
 		left(s+"x-trellis.identity", "pods get no certificates of Trellis"),

@@ -12,6 +12,10 @@ import (
 // Version is the version of this build as people read it; the release build sets it.
 var Version = "dev"
 
+// PlaneImage is the image of this build that clusters can pull, without a tag where that is Version; "": nobody has pushed one. It
+// is set when a release is built.
+var PlaneImage = ""
+
 // buildID identifies the running binary: the linker's build ID, or the hash of the file where it has none.
 func buildID() (string, error) {
 	exe, err := os.Executable()

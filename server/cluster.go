@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
 	"trellis/api"
@@ -35,6 +36,7 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 		return nil, nil, err
 	}
 	c := &cluster{location: l, engine: kubernetes.New(l.Project, client, log), changed: &broadcast{}, log: log}
+	c.engine.UsePlane(Plane(os.Getenv(ImageEnv)))
 	if _, err := c.engine.Observe(ctx, l.Project); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
 		return nil, nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"trellis/compose"
 	"trellis/engine/kubernetes"
 	"trellis/errdefs"
+	"trellis/server"
 )
 
 const (
@@ -149,6 +150,7 @@ func (p *program) printRole(ctx context.Context, f kubernetesFlags) error {
 	if broken := (compose.Diagnostics{}); err != nil && !errors.As(err, &broken) { // which contents are here does not matter
 		return err
 	}
+	opt.Standalone, opt.Image = false, p.planeImage()
 	role, err := kubernetes.Role(l.project, opt)
 	if err != nil {
 		return err
@@ -194,10 +196,14 @@ func (p *program) toCluster(l loaded) (contents map[string][]byte, warnings []co
 		return nil, nil, err
 	}
 	opt.Revision, opt.Gates = 1, kubernetes.Gates{} // Trellis keeps the order itself
+	opt.Standalone, opt.Image = false, p.planeImage()
 	contents = maps.Clone(opt.Contents)
 	maps.Copy(contents, kubernetes.FolderContents(opt.Folders))
 	return contents, inCluster(l, opt), nil
 }
+
+// planeImage is the image of the data plane as far as this machine knows, "" for none.
+func (p *program) planeImage() string { return server.Plane(p.getenv(server.ImageEnv)).Of("") }
 
 // inCluster returns everything that a cluster does not carry out as the files say, in order of place.
 func inCluster(l loaded, opt kubernetes.Options) []compose.Diagnostic {

@@ -165,6 +165,10 @@ func (f *fake) Proxy(_ context.Context, l string, _ *slog.Logger) error {
 	return f.called("proxy %s", l)
 }
 
+func (f *fake) ProxyInCluster(_ context.Context, project, namespace string, _ io.Writer, _ *slog.Logger) error {
+	return f.called("proxy of %s in namespace %s", project, namespace)
+}
+
 func (f *fake) Status(context.Context) (api.Status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -91,3 +91,7 @@ func (platform) Serve(ctx context.Context, location string, log *slog.Logger) er
 func (platform) Proxy(ctx context.Context, location string, log *slog.Logger) error {
 	return server.Proxy(ctx, location, log)
 }
+
+func (platform) ProxyInCluster(ctx context.Context, project, namespace string, accessLog io.Writer, log *slog.Logger) error {
+	return server.ProxyInCluster(ctx, project, namespace, accessLog, log)
+}

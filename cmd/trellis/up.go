@@ -40,7 +40,9 @@ whose services are containers needs --copy, because Docker's names are the machi
 
 With --on kubernetes it runs in the cluster of the kubeconfig's current context, or
 where x-trellis.environments says, as objects that the cluster itself runs; it asks
-before it changes a cluster, and returns when the project is healthy there.
+before it changes a cluster, and returns when the project is healthy there. With
+TRELLIS_IMAGE, an image of Trellis that the cluster can pull, it has a data plane and a
+gateway there; the cluster keeps the image for whoever deploys next, and 'none' ends it.
 
 With --watch it goes on to do what develop.watch says of each file that is saved:
 sync copies it to where the instances of the service work, rebuild builds and

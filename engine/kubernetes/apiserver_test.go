@@ -170,6 +170,12 @@ func (s *apiServer) names() []string {
 func cluster(t *testing.T) (*apiServer, *Client) {
 	t.Helper()
 	s := &apiServer{objects: map[string]map[string]any{}}
+	return s, clientOf(t, s)
+}
+
+// clientOf returns a client of an API server, and of project shop in the namespace of that name.
+func clientOf(t *testing.T, s http.Handler) *Client {
+	t.Helper()
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
@@ -183,5 +189,5 @@ func cluster(t *testing.T) (*apiServer, *Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, c
+	return c
 }

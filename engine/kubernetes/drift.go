@@ -67,7 +67,7 @@ func (e *Engine) compare(ctx context.Context, project string) (*drifting, error)
 	if d.overrides, err = e.Overrides(ctx); err != nil {
 		return nil, err
 	}
-	objects, err := e.renderWith(rev, live, d.overrides)
+	objects, err := e.renderWith(ctx, rev, live, d.overrides)
 	if err != nil {
 		return nil, err
 	}

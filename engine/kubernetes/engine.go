@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +27,7 @@ type Engine struct {
 	project string
 	client  *Client
 	log     *slog.Logger
+	plane   Plane
 	writes  sync.Mutex
 
 	// contents are those of revisions that are about to be applied, by ref.
@@ -97,6 +97,9 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if rev.AppliedAt.IsZero() {
 		rev.AppliedAt = time.Now()
 	}
+	if err := e.notePlane(ctx); err != nil {
+		return fail(err)
+	}
 	overrides, err := e.Overrides(ctx)
 	if err != nil {
 		return fail(err)
@@ -107,7 +110,7 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	}
 	overrides, ended := remaining(overrides, before, rev.Project)
 	one := record{Revision: rev, contents: e.kept(rev.Project, all)}
-	objects, err := e.renderWith(one, live, overrides)
+	objects, err := e.renderWith(ctx, one, live, overrides)
 	if err != nil {
 		return fail(err)
 	}
@@ -136,12 +139,16 @@ const appliedKey = "applied"
 // what the others wait for. What the cluster refuses for good is a revision that failed.
 func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, live Live) (waits map[string]string, err error) {
 	now, waits := turn(one.Project, objects, Read(one.Revision, live))
+	wait, directly := e.awaitsPlane(ctx, objects, live)
+	if wait {
+		waits[dataPlane] = "to serve"
+	}
 	err = e.client.put(ctx, e.project, now, len(waits) > 0)
 	switch {
 	case err == nil && len(waits) > 0:
 		return waits, nil
 	case err == nil:
-		return nil, e.client.setNote(ctx, e.project, appliedKey, strconv.FormatInt(one.Number, 10))
+		return nil, e.client.setNote(ctx, e.project, appliedKey, appliedNote(one.Number, directly))
 	case ctx.Err() == nil && !errors.Is(err, errdefs.ErrUnavailable):
 		if serr := e.client.settle(ctx, one, state.Failed); serr != nil {
 			e.log.WarnContext(ctx, "a failed revision is not written down as one", "project", e.project, "revision", one.Number, "err", serr)
@@ -174,10 +181,14 @@ func (e *Engine) render(ctx context.Context, one record, live Live) ([]Object, e
 	if err != nil {
 		return nil, err
 	}
-	return e.renderWith(one, live, overrides)
+	return e.renderWith(ctx, one, live, overrides)
 }
 
-func (e *Engine) renderWith(one record, live Live, overrides map[string]state.Override) ([]Object, error) {
+func (e *Engine) renderWith(ctx context.Context, one record, live Live, overrides map[string]state.Override) ([]Object, error) {
+	image, err := e.planeImage(ctx)
+	if err != nil {
+		return nil, err
+	}
 	contents, err := contentsOf(one.Project, one.contents)
 	if err != nil {
 		return nil, err
@@ -187,8 +198,8 @@ func (e *Engine) renderWith(one record, live Live, overrides map[string]state.Ov
 		return nil, err
 	}
 	return Render(one.Project, live.Objects, Options{
-		Namespace: e.client.Namespace, Revision: one.Number, Contents: contents, Folders: folders, Standalone: true,
-		Overrides: overrides,
+		Namespace: e.client.Namespace, Revision: one.Number, Contents: contents, Folders: folders, Overrides: overrides,
+		Image: image, Direct: !planeServes(live.Objects),
 	})
 }
 

@@ -29,17 +29,11 @@ func (r *renderer) gatewayClass() string {
 
 // gateway renders the Gateway of a project with routes.
 func (r *renderer) gateway() {
-	routed := false
-	for _, svc := range r.p.Services {
-		for _, p := range svc.Ports {
-			routed = routed || len(p.Trellis.Routes) > 0
-		}
-	}
 	g := r.p.Trellis.Gateway
 	if g == nil {
 		g = &compose.Gateway{}
 	}
-	if !routed || r.gatewayClass() == "" {
+	if !r.routed() || r.gatewayClass() == "" {
 		return
 	}
 	out := &gatewayv1.Gateway{
@@ -107,8 +101,12 @@ func (r *renderer) certificates(g compose.Gateway) []gatewayv1.SecretObjectRefer
 	return refs
 }
 
-// routes renders the routes of a service. One that asks who calls is not rendered: without the question it would be open.
+// routes renders the routes of a service for a gateway of the cluster. One that asks who calls is not rendered: without the
+// question it would be open.
 func (r *renderer) routes(svc compose.Service) {
+	if r.fronted() {
+		return
+	}
 	policy := compose.Policy{}
 	var hosts []string
 	if g := r.p.Trellis.Gateway; g != nil {
@@ -125,7 +123,11 @@ func (r *renderer) routes(svc compose.Service) {
 			n++
 			switch {
 			case r.gatewayClass() == "":
-				r.note(path, "has no effect: nothing says which gateway of the cluster has it: give the class of its Gateway API")
+				remedy := "give the class of its Gateway API"
+				if !r.opt.Standalone {
+					remedy = "unless it has a data plane already, name an image of Trellis for it in TRELLIS_IMAGE"
+				}
+				r.note(path, "has no effect: nothing says which gateway of the cluster has it: %s", remedy)
 				continue
 			case auth != "none":
 				r.note(path, "has no effect: it asks who calls (auth: %s), which the cluster's gateway does not; it stays closed", auth)

@@ -88,8 +88,12 @@ type Options struct {
 	Folders map[string]Folder
 	// Overrides are the wishes beside the file, by service.
 	Overrides map[string]state.Override
-	// Standalone leaves the data plane out: the Service of a service leads to its instances.
+	// Standalone leaves the data plane out: the Service of a service leads to its instances. So it is without an Image.
 	Standalone bool
+	// Image is that of Trellis itself, of which the data plane is made.
+	Image string
+	// Direct has the Services lead to the instances although there is to be a data plane: it does not serve yet.
+	Direct bool
 	// Gates are the images of the containers that hold a pod back until what it depends on is there. Without them nothing
 	// holds it back: whoever applies the objects keeps the order.
 	Gates Gates

@@ -77,30 +77,21 @@ func (r *renderer) resolver(svc compose.Service, spec *corev1.PodSpec) {
 
 // policies render who may reach whom, once the file says anything about it: by calls, or by networks that not all share.
 func (r *renderer) policies() {
-	calls := false
-	for _, svc := range r.p.Services {
-		calls = calls || len(svc.Trellis.Calls) > 0
-	}
-	callers := map[string][]string{}
-	all := r.p.ServiceNames()
-	restricted := calls
-	for _, callee := range all {
-		for _, caller := range all {
-			if r.mayReach(caller, callee, calls) {
-				callers[callee] = append(callers[callee], caller)
-			} else {
-				restricted = true
-			}
-		}
-	}
+	all, calls := r.p.ServiceNames(), r.calls()
 	for _, name := range all {
 		svc := r.p.Services[name]
 		if svc.Other["provider"] != nil || r.image(svc) == "" || svc.NetworkMode == "host" {
 			continue
 		}
 		closed := svc.NetworkMode == "none"
-		if restricted || closed {
-			r.add(r.ingress(svc, callers[name]))
+		if r.limited || closed {
+			var callers []string
+			for _, caller := range all {
+				if r.mayReach(caller, name, calls) {
+					callers = append(callers, caller)
+				}
+			}
+			r.add(r.ingress(svc, callers))
 		}
 		if closed || r.inside(svc) {
 			r.add(r.egress(svc, closed, "-inside", r.selector(name)))
@@ -109,6 +100,32 @@ func (r *renderer) policies() {
 			}
 		}
 	}
+}
+
+// calls says whether a service of the project says whom it calls.
+func (r *renderer) calls() bool {
+	for _, svc := range r.p.Services {
+		if len(svc.Trellis.Calls) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// limits says whether there is a service that not everyone in the project may reach.
+func (r *renderer) limits() bool {
+	if r.calls() {
+		return true
+	}
+	all := r.p.ServiceNames()
+	for _, callee := range all {
+		for _, caller := range all {
+			if !r.mayReach(caller, callee, false) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // mayReach says whether the file lets a service reach another: they share a network, and no list of calls leaves it out.
@@ -154,10 +171,8 @@ func (r *renderer) ingress(svc compose.Service, callers []string) *networkingv1.
 			peers = append(peers, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: r.preparing(caller)}})
 		}
 	}
-	if !r.opt.Standalone && len(peers) > 0 {
-		peers = append(peers, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{
-			MatchLabels: map[string]string{labelProject: labelValue(r.p.Name), labelComponent: dataPlane},
-		}})
+	if r.planned() && svc.NetworkMode != "none" { // the gateway, which asks services of their own accord too
+		peers = append(peers, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: r.planeSelector()}})
 	}
 	if len(peers) > 0 {
 		p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: peers})

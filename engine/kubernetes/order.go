@@ -196,15 +196,7 @@ func (r *renderer) ask(svc compose.Service, t *corev1.PodTemplateSpec, jobs []st
 	c.VolumeMounts = []corev1.VolumeMount{{Name: volume, MountPath: tokenPath, ReadOnly: true}}
 	t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{Name: volume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 		DefaultMode: pointer(int32(0o444)),
-		Sources: []corev1.VolumeProjection{
-			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{ExpirationSeconds: pointer(int64(3600)), Path: "token"}},
-			{ConfigMap: &corev1.ConfigMapProjection{
-				LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"}, Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
-			}},
-			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{
-				Path: "namespace", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.namespace"},
-			}}}},
-		},
+		Sources:     tokenSources(),
 	}}})
 	name := r.names.of[svc.Name]
 	if !own {
@@ -223,4 +215,17 @@ func (r *renderer) ask(svc compose.Service, t *corev1.PodTemplateSpec, jobs []st
 		},
 	)
 	return c
+}
+
+// tokenSources are what a pod needs to speak to its cluster as its account.
+func tokenSources() []corev1.VolumeProjection {
+	return []corev1.VolumeProjection{
+		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{ExpirationSeconds: pointer(int64(3600)), Path: "token"}},
+		{ConfigMap: &corev1.ConfigMapProjection{
+			LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"}, Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca.crt"}},
+		}},
+		{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{
+			Path: "namespace", FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.namespace"},
+		}}}},
+	}
 }

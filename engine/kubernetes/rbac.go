@@ -38,6 +38,13 @@ func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
 	for _, o := range objects {
 		kind := o.GetObjectKind().GroupVersionKind()
 		made[kind.Group] = append(made[kind.Group], resources[kind.Kind])
+		if kind.Kind == "Role" { // nobody gives rights that he has not
+			for _, rule := range o.(*rbacv1.Role).Rules {
+				for _, group := range rule.APIGroups {
+					run[group] = append(run[group], rule.Resources...)
+				}
+			}
+		}
 		if slices.Contains(workloads, kind.Kind) {
 			run[kind.Group] = append(run[kind.Group], resources[kind.Kind])
 		}

@@ -35,7 +35,7 @@ func pod(d *appsv1.Deployment, name string, change func(*corev1.Pod)) corev1.Pod
 func TestWhatIsRenderedIsReadBack(t *testing.T) {
 	p := shop(t)
 	live := Live{Objects: renderAs(t, p, nil, 7)}
-	for _, d := range objectsOf[*appsv1.Deployment](live.Objects) {
+	for _, d := range deployments(live.Objects) {
 		want := int32(1)
 		if d.Spec.Replicas != nil {
 			want = *d.Spec.Replicas
@@ -71,11 +71,11 @@ func TestStateIDFollowsWhatIsWanted(t *testing.T) {
 	rev := state.Revision{Number: 1, Project: p}
 	live := Live{Objects: renderAs(t, p, nil, 1)}
 	before := Read(rev, live).ID
-	live.Pods = append(live.Pods, pod(objectsOf[*appsv1.Deployment](live.Objects)[0], "x", nil))
+	live.Pods = append(live.Pods, pod(deployments(live.Objects)[0], "x", nil))
 	if Read(rev, live).ID != before {
 		t.Error("a pod changed what is wanted")
 	}
-	objectsOf[*appsv1.Deployment](live.Objects)[0].Generation++
+	deployments(live.Objects)[0].Generation++
 	if Read(rev, live).ID == before {
 		t.Error("an edit did not change what is wanted")
 	}
@@ -91,7 +91,7 @@ func waiting(reason, message string) func(*corev1.Pod) {
 
 func TestTroubleInComposeTerms(t *testing.T) {
 	p := shop(t)
-	d := objectsOf[*appsv1.Deployment](renderAs(t, p, nil, 1))[2]
+	d := deployments(renderAs(t, p, nil, 1))[2]
 	unready := func(at time.Time) func(*corev1.Pod) {
 		return func(p *corev1.Pod) {
 			p.Status.ContainerStatuses[0].Ready = false

@@ -12,6 +12,7 @@ import (
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/proxy"
 )
 
 // Render returns the objects of a project, in the order in which they are applied. It is pure. live are the objects that
@@ -53,7 +54,9 @@ type renderer struct {
 	jobs      map[string]string
 	// rendered are the names of ConfigMaps, Secrets and volumes that are there already.
 	rendered map[string]bool
-	secure   bool // the gateway has TLS
+	secure   bool             // the cluster's gateway has TLS
+	doors    []proxy.Listener // of the gateway in the data plane
+	limited  bool             // not everyone may reach everyone
 
 	out     []Object
 	notes   []compose.Diagnostic
@@ -117,7 +120,10 @@ func at(svc compose.Service, attribute string) string {
 
 // project renders everything. Dependencies come before what depends on them.
 func (r *renderer) project() {
+	r.limited = r.limits()
 	r.gateway()
+	r.checkGateway()
+	r.plane()
 	for _, name := range r.order() {
 		r.service(r.p.Services[name])
 	}

@@ -38,7 +38,7 @@ func loaded(t testing.TB, files ...string) compose.Project {
 func renderAs(t *testing.T, p compose.Project, live []Object, revision int64) []Object {
 	t.Helper()
 	images := map[string]string{"api": "registry.example.org/shop/api@sha256:aaaa"}
-	objects, err := Render(p, live, Options{Namespace: "shop-test", Revision: revision, Images: images})
+	objects, err := Render(p, live, Options{Namespace: "shop-test", Revision: revision, Images: images, Image: "registry.example.org/trellis:1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,13 @@ func TestGolden(t *testing.T) {
 			p := loaded(t, file)
 			opt := full(t, p)
 			if filepath.Base(file) == "shop.compose.yaml" {
-				opt = Options{Namespace: "shop-test", Revision: 7, Images: map[string]string{"api": "registry.example.org/shop/api@sha256:aaaa"}}
+				opt = Options{
+					Namespace: "shop-test", Revision: 7, Images: map[string]string{"api": "registry.example.org/shop/api@sha256:aaaa"},
+					Image: "registry.example.org/trellis:1",
+				}
+			}
+			if filepath.Base(file) == "front.compose.yaml" {
+				_, opt = front(t)
 			}
 			objects, err := Render(p, nil, opt)
 			if err != nil {
@@ -100,6 +106,11 @@ func text(t testing.TB, o Object) []byte {
 	return b
 }
 
+// deployments are those of services.
+func deployments(all []Object) []*appsv1.Deployment {
+	return slices.DeleteFunc(objectsOf[*appsv1.Deployment](all), func(d *appsv1.Deployment) bool { return d.Labels[labelComponent] != "" })
+}
+
 // full are options that have everything there is to render.
 func full(t testing.TB, p compose.Project) Options {
 	t.Helper()
@@ -130,8 +141,8 @@ func TestRenderingAgainChangesNothing(t *testing.T) {
 	worker.Environment = map[string]string{"LEVEL": "debug"}
 	p.Services["worker"] = worker
 	third := renderAs(t, p, first, 9)
-	for i, d := range objectsOf[*appsv1.Deployment](third) {
-		same := cmp.Equal(d, objectsOf[*appsv1.Deployment](first)[i])
+	for i, d := range deployments(third) {
+		same := cmp.Equal(d, deployments(first)[i])
 		if isWorker := d.Name == "worker"; same == isWorker {
 			t.Errorf("deployment %s: same is %v", d.Name, same)
 		}
@@ -187,7 +198,7 @@ func TestRefused(t *testing.T) {
 
 func TestSelectorsFindTheirPods(t *testing.T) {
 	objects := renderAs(t, shop(t), nil, 1)
-	for _, d := range objectsOf[*appsv1.Deployment](objects) {
+	for _, d := range deployments(objects) {
 		for key, value := range d.Spec.Selector.MatchLabels {
 			if d.Spec.Template.Labels[key] != value {
 				t.Errorf("%s: its selector does not find its pods", d.Name)

@@ -98,8 +98,8 @@ func (r *renderer) networking(svc compose.Service) {
 	case len(list) == 0 || svc.Deploy.EndpointMode == "dnsrr":
 		// Without ports in the file a name leads to the pods themselves, and so to every port.
 		r.add(r.headless(svc, name, list))
-	case !r.opt.Standalone:
-		r.add(r.mesh(svc), r.headless(svc, r.governing(svc), list))
+	case r.meshed(svc):
+		r.add(r.mesh(svc, name, list), r.headless(svc, r.governing(svc), list))
 	default:
 		r.add(r.clusterIP(svc, name, list))
 		if r.kindOf(svc) == statefulSet {
@@ -109,6 +109,8 @@ func (r *renderer) networking(svc compose.Service) {
 	for _, alias := range r.aliases(svc) {
 		if len(list) == 0 {
 			r.add(r.headless(svc, alias, nil))
+		} else if r.meshed(svc) {
+			r.add(r.mesh(svc, alias, list))
 		} else {
 			r.add(r.clusterIP(svc, alias, list))
 		}
@@ -236,38 +238,56 @@ func (r *renderer) publish(svc compose.Service) {
 		return
 	}
 	s := r.clusterIP(svc, r.names.take(r.names.of[svc.Name]+"-public", svc.Name), list)
-	s.Spec.Type = corev1.ServiceTypeLoadBalancer
-	if r.opt.Publish == PublishNodePort {
-		s.Spec.Type = corev1.ServiceTypeNodePort
-	}
-	if r.kindOf(svc) == daemonSet {
+	r.open(s)
+	switch {
+	case r.kindOf(svc) == daemonSet:
 		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal // each node has its own
+	case r.planned() && r.throughPlane(svc):
+		r.throughMesh(svc, s)
 	}
 	r.add(s)
 }
 
-// mesh is the Service of a service's own name where there is a data plane. It leads to the data plane, on a port of that service's port
-// alone, so that the data plane knows from the socket what is meant, and retries and drains hold from service to service.
-func (r *renderer) mesh(svc compose.Service) *corev1.Service {
-	s := r.clusterIP(svc, r.names.of[svc.Name], servicePorts(ports(svc), func(p port) int32 {
-		return give(r.ports, meshPort{svc.Name, p.name})
-	}))
-	s.Spec.Selector = map[string]string{labelProject: labelValue(r.p.Name), labelComponent: dataPlane}
+// mesh is a Service by a service's name where there is a data plane. It leads to the data plane, on a port of that service's
+// port alone, so that the data plane knows from the socket what is meant, and retries and drains hold from service to
+// service.
+func (r *renderer) mesh(svc compose.Service, name string, list []corev1.ServicePort) *corev1.Service {
+	s := r.clusterIP(svc, name, list)
+	r.throughMesh(svc, s)
 	return s
+}
+
+// throughMesh has a Service lead to the data plane instead of to the instances, once that is there.
+func (r *renderer) throughMesh(svc compose.Service, s *corev1.Service) {
+	if r.opt.Direct {
+		return
+	}
+	s.Spec.Selector = r.planeSelector()
+	s.Spec.Ports = slices.Clone(s.Spec.Ports)
+	all := ports(svc)
+	for i := range s.Spec.Ports {
+		to := &s.Spec.Ports[i]
+		for _, p := range all {
+			if p.number == to.TargetPort.IntVal && p.protocol == to.Protocol {
+				to.TargetPort = intstr.FromInt32(give(r.ports, meshPort{svc.Name, p.name}))
+				break
+			}
+		}
+	}
 }
 
 // meshPort names one port of one service.
 type meshPort struct{ service, port string }
 
-// givenOut reads which ports of the data plane live Services lead to. One that was given out stays: connections would go
-// astray until the data plane has learnt of another.
+// givenOut reads which ports of the data plane were given out. One that was stays: connections would go astray until the data
+// plane has learnt of another.
 func givenOut(live []Object) map[meshPort]int32 {
 	given := map[meshPort]int32{}
-	for _, s := range objectsOf[*corev1.Service](live) {
-		for _, p := range s.Spec.Ports {
-			if s.Spec.Selector[labelComponent] == dataPlane {
-				given[meshPort{serviceOf(s), p.Name}] = p.TargetPort.IntVal
-			}
+	for _, l := range planAmong(live).Snapshot.Listeners {
+		kind, rest, _ := strings.Cut(l.Name, "/")
+		service, port, _ := strings.Cut(rest, "/")
+		if n, err := strconv.Atoi(strings.TrimPrefix(l.Address, ":")); err == nil && kind == "service" {
+			given[meshPort{service, port}] = clamp(n)
 		}
 	}
 	return given

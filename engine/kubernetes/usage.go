@@ -45,7 +45,7 @@ func (e *Engine) Stats(ctx context.Context, project string) ([]engine.Usage, err
 	}
 	all := []engine.Usage{}
 	for _, o := range list.Items {
-		if service, known := services[o.GetName()]; known {
+		if service := services[o.GetName()]; service != "" { // not of the data plane
 			all = append(all, engine.Usage{Service: service, Instance: engine.InstanceID(o.GetName()), Usage: usageOf(o.Object)})
 		}
 	}

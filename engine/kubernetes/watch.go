@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -93,15 +92,20 @@ func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project
 func (w *watcher) step(ctx context.Context) error {
 	e := w.engine
 	all, live, s, err := e.look(ctx, e.project)
-	if err != nil || all[0].Outcome != state.Pending {
+	if err != nil {
 		return err
 	}
 	one := all[0]
-	if done, err := e.client.note(ctx, e.project, appliedKey); err != nil || done != strconv.FormatInt(one.Number, 10) {
-		if err != nil {
-			return err
-		}
-		if waits, err := w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
+	if one.Outcome != state.Pending {
+		return w.turnTraffic(ctx, one, live)
+	}
+	var waits map[string]string
+	done, err := e.client.note(ctx, e.project, appliedKey)
+	if err != nil {
+		return err
+	}
+	if done != appliedNote(one.Number, false) && done != appliedNote(one.Number, true) {
+		if waits, err = w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
 			return err
 		}
 	}
@@ -111,7 +115,7 @@ func (w *watcher) step(ctx context.Context) error {
 			return e.goBack(ctx, all, failureOf(s, service, why), "trellis")
 		}
 	}
-	if !there(one.Project, s) {
+	if len(waits) > 0 || !there(one.Project, s) {
 		return nil
 	}
 	one.rollouts = ended(one.rollouts, state.Promoted, "", time.Now())

@@ -39,6 +39,9 @@ func workloadsOf(all []Object) []workload {
 		out = append(out, w)
 	}
 	for _, o := range all {
+		if o.GetLabels()[labelComponent] == dataPlane {
+			continue
+		}
 		switch o := o.(type) {
 		case *appsv1.Deployment:
 			w := workload{kind: "Deployment", want: int(valueOr(o.Spec.Replicas, 1))}

@@ -1,0 +1,170 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/engine"
+	"trellis/engine/enginetest"
+	"trellis/load"
+)
+
+// dataPlane gives the node an image of Trellis itself, and has what is started from now on use it.
+func (c *testCluster) dataPlane(t *testing.T) {
+	t.Helper()
+	const image = "docker.io/trellis/trellis:e2e"
+	archive := filepath.Join(t.TempDir(), "trellis.tar")
+	for _, args := range [][]string{{"mkimage", image, archive, built.trellis}, {os.Getenv("CLUSTER_SH"), "load", archive}} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	t.Setenv("TRELLIS_IMAGE", image)
+}
+
+// inside runs a shell command in the node, as its administrator would.
+func (c *testCluster) inside(script string) {
+	c.t.Helper()
+	if out, err := exec.Command(os.Getenv("CLUSTER_SH"), "enter", "sh", "-c", script).CombinedOutput(); err != nil {
+		c.t.Errorf("in the node: %s: %v\n%s", script, err, out)
+	}
+}
+
+// gateway returns the URL at which the gateway of a project answers on the node.
+func (c *testCluster) gateway(namespace string) string {
+	port := c.kubectl("", "get", "service", namespace+"-gateway", "-n", namespace, "-o", "jsonpath={.spec.ports[0].nodePort}")
+	return fmt.Sprintf("http://%s:%s", c.node, port)
+}
+
+// calling is the load of a page for which one service calls another, and of pages and orders of its own.
+func calling() []load.Request {
+	return append(enginetest.Mix(), load.Request{Weight: 4, Method: "GET", Path: "/fetch?url=http://api:8080/"})
+}
+
+// through sends load through the gateway while during runs. What a service answers because it could not reach another one
+// counts as lost too.
+func (c *testCluster) through(url string, mix []load.Request, during func()) enginetest.Traffic {
+	c.t.Helper()
+	tr := enginetest.Drive(c.t.(*testing.T), load.Config{
+		URL: url, Pacer: load.Constant(100, 5*time.Minute), Connections: 16, Timeout: 10 * time.Second, Mix: mix,
+	}, during)
+	if n := tr.Report.Errors[load.Server5xx]; n > 0 {
+		c.t.Errorf("%d calls from service to service failed", n)
+	}
+	for request, lost := range tr.Lost {
+		if len(lost) > 0 {
+			c.t.Errorf("%d of request %d lost, the first: %+v", len(lost), request, lost[0])
+		}
+	}
+	return tr
+}
+
+// TestKubernetesDataPlane: with an image of Trellis the names of services and the gateway lead to the data plane in the
+// cluster. Through it nothing is lost while a service is rolled out, the data plane itself is replaced, instances are killed
+// and the API server says nothing for a while. It runs by itself: it stops the cluster's API server.
+func TestKubernetesDataPlane(t *testing.T) {
+	c := reachCluster(t)
+	c.dataPlane(t)
+	const name = "e2e-plane"
+	p := c.project(name)
+	file := func(version string) string {
+		return fmt.Sprintf(`name: %[1]s
+x-trellis: {gateway: {http: ":8080", policy: {auth: none}}}
+services:
+  web:
+    image: %[2]s
+    environment: {PORT: "8080", LEDGER: /dev/null, VERSION: %[3]s}
+    ports: [{target: 8080, app_protocol: http, x-trellis: {routes: [{path: "/*"}]}}]
+    stop_grace_period: 10s
+    x-trellis: {probe: {http: /healthz}}
+    deploy: {replicas: 2}
+  api:
+    image: %[2]s
+    environment: {PORT: "8080", VERSION: %[3]s}
+    expose: ["8080"]
+    stop_grace_period: 10s
+    x-trellis: {probe: {http: /healthz}}
+    deploy: {replicas: 2}
+`, name, c.image, version)
+	}
+	p.write("compose.yaml", file("v1"))
+	if out := p.run("up", "--yes", "--timeout", "120s"); strings.Contains(out, "data plane") {
+		t.Errorf("with a data plane something is said of it:\n%s", out)
+	}
+	plane := "deployment/trellis-" + name + "-data-plane"
+	selector := c.kubectl("", "get", "service", "api", "-n", name, "-o", "jsonpath={.spec.selector}")
+	if !strings.Contains(selector, "data-plane") {
+		t.Fatalf("the Service of api selects %s", selector)
+	}
+	for _, svc := range p.ps().Services {
+		if svc.State != engine.ServiceHealthy || len(svc.Instances) != 2 {
+			t.Errorf("%+v", svc)
+		}
+	}
+	url := c.gateway(name)
+	eventually(t, 30*time.Second, "the gateway answers", func() string {
+		r, err := http.Get(url + "/fetch?url=http://api:8080/")
+		if err != nil {
+			return err.Error()
+		}
+		defer r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return r.Status
+		}
+		return ""
+	})
+
+	c.through(url, calling(), func() {
+		p.write("compose.yaml", file("v2"))
+		p.run("up", "--yes", "--timeout", "120s")
+		c.kubectl("", "rollout", "restart", plane, "-n", name)
+		c.kubectl("", "rollout", "status", plane, "-n", name, "--timeout=90s")
+		eventually(t, 60*time.Second, "the data plane of before has ended", func() string {
+			if pods := c.kubectl("", "get", "pods", "-n", name, "-l", "app.kubernetes.io/component=data-plane", "-o", "name"); strings.Count(pods, "pod/") != 2 {
+				return pods
+			}
+			return ""
+		})
+	})
+	// What a killed program was working on is repeated where that may be: so GETs alone.
+	reads := []load.Request{{Weight: 2, Method: "GET", Path: "/"}, {Weight: 1, Method: "GET", Path: "/fetch?url=http://api:8080/"}}
+	c.through(url, reads, func() {
+		pod, _, _ := strings.Cut(c.pods(name, "web"), "\n")
+		c.kubectl("", "delete", pod, "-n", name, "--grace-period=0", "--force", "--wait=false")
+		eventually(t, 30*time.Second, "two of web are ready again", func() string {
+			if svc := serviceOf(t, p.ps(), "web"); svc.Ready != 2 {
+				return fmt.Sprint(svc.Ready)
+			}
+			return ""
+		})
+		c.inside("kill -STOP $(pgrep -x kube-apiserver); kill -KILL $(pgrep -n -x testapp); sleep 4; kill -CONT $(pgrep -x kube-apiserver)")
+	})
+}
+
+// TestKubernetesWithoutADataPlane: where the cluster cannot pull the image of Trellis, that is said, and the names of services
+// lead to their instances.
+func TestKubernetesWithoutADataPlane(t *testing.T) {
+	c := reachCluster(t)
+	t.Parallel()
+	const name = "e2e-planeless"
+	p := c.project(name)
+	p.env = append(p.env, "TRELLIS_IMAGE=docker.io/trellis/nowhere:1")
+	p.write("compose.yaml", c.shop(name, "", ""))
+	out := p.run("up", "--yes", "--timeout", "120s")
+	for _, want := range []string{"the data plane does not come up", "docker.io/trellis/nowhere:1 cannot be had"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not said:\n%s", want, out)
+		}
+	}
+	if selector := c.kubectl("", "get", "service", "web", "-n", name, "-o", "jsonpath={.spec.selector}"); !strings.Contains(selector, "web") {
+		t.Errorf("the Service of web selects %s", selector)
+	}
+}

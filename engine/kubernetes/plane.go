@@ -1,0 +1,184 @@
+package kubernetes
+
+import (
+	"strconv"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"trellis/compose"
+)
+
+const (
+	// planeReplicas are as many as one of which may be missing.
+	planeReplicas = 2
+	// planeDrain bounds what is in flight when a pod of the data plane is stopped: its own 30 s, and what it takes to close.
+	planeDrain = 40
+	// planeMemory is what a pod of the data plane may have; the collector is told of a little less.
+	planeMemory, planeCollect = "512Mi", "450MiB"
+
+	// HealthPort is where a pod of the data plane says under HealthPath whether it serves.
+	HealthPort = 19000
+	HealthPath = "/readyz"
+	// gatewayPort and securePort are those of the data plane's pods behind the gateway's own.
+	gatewayPort = 19080
+	securePort  = 19443
+
+	certificatesPath = "/certificates"
+)
+
+// planned says whether the project has a data plane of its own in the cluster.
+func (r *renderer) planned() bool { return !r.opt.Standalone && r.opt.Image != "" }
+
+// meshed says whether the name of a service leads to the data plane. Where not everyone may reach everyone it does not:
+// policies of the cluster are about pods, and whom the data plane speaks for they could not tell.
+func (r *renderer) meshed(svc compose.Service) bool {
+	return r.planned() && !r.limited && r.throughPlane(svc)
+}
+
+// throughPlane says whether a service can be reached through the data plane: its file says at which ports.
+func (r *renderer) throughPlane(svc compose.Service) bool {
+	return svc.Other["provider"] == nil && r.kindOf(svc) != job && svc.Deploy.EndpointMode != "dnsrr" && svc.NetworkMode != "none" && len(ports(svc)) > 0
+}
+
+func planeName(project string) string { return cleaned("trellis-"+project+"-data-plane", maxName) }
+
+// planeMeta is that of what the data plane consists of.
+func (r *renderer) planeMeta() metav1.ObjectMeta {
+	m := r.meta(compose.Service{}, planeName(r.p.Name))
+	m.Labels = with(m.Labels, labelComponent, dataPlane)
+	return m
+}
+
+// planeSelector finds the pods of the data plane.
+func (r *renderer) planeSelector() map[string]string {
+	return map[string]string{labelProject: labelValue(r.p.Name), labelComponent: dataPlane}
+}
+
+// plane renders the data plane: its pods, what they may read of the cluster, and what they have to know that the cluster
+// does not say.
+func (r *renderer) plane() {
+	if !r.planned() {
+		return
+	}
+	for _, name := range r.order() {
+		if svc := r.p.Services[name]; r.throughPlane(svc) {
+			for _, p := range ports(svc) {
+				give(r.ports, meshPort{name, p.name})
+			}
+		}
+	}
+	certificates := r.frontDoor()
+	secret, err := r.plan()
+	if err != nil {
+		r.refuse("x-trellis", err.Error())
+		return
+	}
+	account := &corev1.ServiceAccount{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: r.planeMeta(), AutomountServiceAccountToken: new(bool),
+	}
+	for _, name := range r.opt.PullSecrets {
+		account.ImagePullSecrets = append(account.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
+	}
+	one := intstr.FromInt32(1)
+	r.add(secret, account)
+	r.add(r.planeRights(secret.Name)...)
+	r.add(r.planeDeployment(certificates), &policyv1.PodDisruptionBudget{
+		TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"}, ObjectMeta: r.planeMeta(),
+		Spec: policyv1.PodDisruptionBudgetSpec{
+			MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: r.planeSelector()},
+			UnhealthyPodEvictionPolicy: pointer(policyv1.AlwaysAllow),
+		},
+	})
+}
+
+// planeRights let the data plane read pods and its own plan, and nothing else.
+func (r *renderer) planeRights(secret string) []Object {
+	const group = "rbac.authorization.k8s.io"
+	read := []string{"get", "list", "watch"}
+	return []Object{
+		&rbacv1.Role{
+			TypeMeta: metav1.TypeMeta{APIVersion: group + "/v1", Kind: "Role"}, ObjectMeta: r.planeMeta(),
+			Rules: []rbacv1.PolicyRule{
+				{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
+				{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret}, Verbs: read},
+			},
+		},
+		&rbacv1.RoleBinding{
+			TypeMeta: metav1.TypeMeta{APIVersion: group + "/v1", Kind: "RoleBinding"}, ObjectMeta: r.planeMeta(),
+			RoleRef:  rbacv1.RoleRef{APIGroup: group, Kind: "Role", Name: planeName(r.p.Name)},
+			Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: planeName(r.p.Name), Namespace: r.opt.Namespace}},
+		},
+	}
+}
+
+func (r *renderer) planeDeployment(certificates []string) *appsv1.Deployment {
+	one, none := intstr.FromInt32(1), intstr.FromInt32(0)
+	meta := r.planeMeta()
+	return &appsv1.Deployment{
+		TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}, ObjectMeta: meta,
+		Spec: appsv1.DeploymentSpec{
+			Replicas: pointer(int32(planeReplicas)), Selector: &metav1.LabelSelector{MatchLabels: r.planeSelector()},
+			Strategy: appsv1.DeploymentStrategy{
+				Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &one, MaxUnavailable: &none},
+			},
+			RevisionHistoryLimit: new(int32), ProgressDeadlineSeconds: pointer(int32(progressSeconds)),
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: meta.Labels}, Spec: r.planePod(certificates)},
+		},
+	}
+}
+
+// planePod is a pod of the data plane, as restricted as a cluster can ask for.
+func (r *renderer) planePod(certificates []string) corev1.PodSpec {
+	memory := resource.MustParse(planeMemory)
+	c := corev1.Container{
+		Name: dataPlane, Image: r.opt.Image,
+		Args: []string{"proxy", "--cluster", r.p.Name, "--namespace", r.opt.Namespace},
+		Env: []corev1.EnvVar{
+			{Name: "GOMEMLIMIT", Value: planeCollect},
+			// An API server that says nothing any more is noticed within ten seconds, not within 45.
+			{Name: "HTTP2_PING_TIMEOUT_SECONDS", Value: "5"}, {Name: "HTTP2_READ_IDLE_TIMEOUT_SECONDS", Value: "5"},
+		},
+		Ports: []corev1.ContainerPort{{Name: "health", ContainerPort: HealthPort, Protocol: corev1.ProtocolTCP}},
+		Resources: corev1.ResourceRequirements{
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
+			Limits:   corev1.ResourceList{corev1.ResourceMemory: memory},
+		},
+		ReadinessProbe: &corev1.Probe{
+			ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: HealthPath, Port: intstr.FromInt32(HealthPort), Scheme: corev1.URISchemeHTTP}},
+			PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 3,
+		},
+		Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: unrouteSeconds}}},
+		SecurityContext: &corev1.SecurityContext{
+			AllowPrivilegeEscalation: new(bool), ReadOnlyRootFilesystem: pointer(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		},
+	}
+	const token = "token"
+	volumes := []corev1.Volume{{Name: token, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		DefaultMode: pointer(int32(0o444)), Sources: tokenSources(),
+	}}}}
+	c.VolumeMounts = []corev1.VolumeMount{{Name: token, MountPath: tokenPath, ReadOnly: true}}
+	for i, name := range certificates {
+		volume := "certificate-" + strconv.Itoa(i)
+		volumes = append(volumes, corev1.Volume{Name: volume, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name, DefaultMode: pointer(int32(0o444))}}})
+		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: certificatesPath + "/" + name, ReadOnly: true})
+	}
+	return corev1.PodSpec{
+		ServiceAccountName: planeName(r.p.Name), AutomountServiceAccountToken: new(bool), EnableServiceLinks: new(bool),
+		PriorityClassName: r.opt.PriorityClass, TerminationGracePeriodSeconds: pointer(int64(unrouteSeconds + planeDrain)),
+		SecurityContext: &corev1.PodSecurityContext{
+			RunAsNonRoot: pointer(true), RunAsUser: pointer(int64(nobody)), RunAsGroup: pointer(int64(nobody)),
+			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		},
+		TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{
+			MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
+			LabelSelector: &metav1.LabelSelector{MatchLabels: r.planeSelector()},
+		}},
+		Containers: []corev1.Container{c}, Volumes: volumes,
+	}
+}

@@ -1,0 +1,144 @@
+package kubernetes
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Plane says of which image of Trellis the data plane is made.
+type Plane struct {
+	Image   string // as whoever deploys says it; the cluster keeps it for the next one. NoImage: there is to be none
+	Default string // where nobody has said it; "": there is no data plane
+	Version string // the tag of an image that has none
+}
+
+// NoImage is the image of a project that is to have no data plane.
+const NoImage = "none"
+
+// imageKey is the note of what Plane.Image was last.
+const imageKey = "image"
+
+// UsePlane says what the data plane is made of. It is called before the engine is used.
+func (e *Engine) UsePlane(p Plane) { e.plane = p }
+
+// planeImage returns the image of the data plane, "" where there is to be none.
+func (e *Engine) planeImage(ctx context.Context) (string, error) {
+	noted, err := e.client.note(ctx, e.project, imageKey)
+	if err != nil {
+		return "", err
+	}
+	return e.plane.Of(noted), nil
+}
+
+// Of returns the image of the data plane where noted is what the cluster keeps, "" where there is to be none.
+func (p Plane) Of(noted string) string {
+	switch image := cmp.Or(p.Image, noted, p.Default); {
+	case image == NoImage:
+		return ""
+	case untagged(image) && p.Version != "":
+		return image + ":" + p.Version
+	default:
+		return image
+	}
+}
+
+// notePlane keeps for whoever comes next what was said of the data plane, and says what it means that there is none.
+func (e *Engine) notePlane(ctx context.Context) error {
+	noted, err := e.client.note(ctx, e.project, imageKey)
+	if err != nil {
+		return err
+	}
+	if e.plane.Of(noted) == "" && e.plane.Image != NoImage && noted != NoImage {
+		e.log.WarnContext(ctx, "there is no data plane in the cluster: calls are not repeated, nothing waits for an instance, the file's routes lead nowhere; name an image of trellis that the cluster can pull in TRELLIS_IMAGE",
+			"project", e.project)
+	}
+	if e.plane.Image == "" || e.plane.Image == noted {
+		return nil
+	}
+	return e.client.setNote(ctx, e.project, imageKey, e.plane.Image)
+}
+
+// planeOf returns the Deployment of the data plane, nil where there is none.
+func planeOf(all []Object) *appsv1.Deployment {
+	for _, d := range objectsOf[*appsv1.Deployment](all) {
+		if d.Labels[labelComponent] == dataPlane {
+			return d
+		}
+	}
+	return nil
+}
+
+// planeServes says whether a pod of the data plane serves, so that Services may lead to it.
+func planeServes(live []Object) bool {
+	d := planeOf(live)
+	return d != nil && d.Status.AvailableReplicas > 0
+}
+
+// awaitsPlane says whether the Services of objects, which were rendered for live, are to lead to the data plane and do not
+// yet. One that does not come up is not waited for: it is said, and the instances are called directly.
+func (e *Engine) awaitsPlane(ctx context.Context, objects []Object, live Live) (waits, directly bool) {
+	if planeOf(objects) == nil || planeServes(live.Objects) {
+		return false, false
+	}
+	why := planeTrouble(live, time.Now())
+	if why == "" {
+		return true, true
+	}
+	e.log.WarnContext(ctx, "the data plane does not come up: calls are not repeated, nothing waits for an instance, the file's routes lead nowhere",
+		"project", e.project, "reason", why)
+	return false, true
+}
+
+// planeTrouble says why the data plane will not come up by itself, "" while it may.
+func planeTrouble(live Live, now time.Time) string {
+	for _, pod := range live.Pods {
+		if pod.Labels[labelComponent] != dataPlane || pod.DeletionTimestamp != nil {
+			continue
+		}
+		for _, c := range pod.Status.ContainerStatuses {
+			imageless := c.State.Waiting != nil && slices.Contains(unmade, c.State.Waiting.Reason) && now.Sub(pod.CreationTimestamp.Time) > stuck
+			if why, _ := trouble(pod); imageless || c.RestartCount >= crashes {
+				return cmp.Or(why, "it ends again and again")
+			}
+		}
+	}
+	d := planeOf(live.Objects)
+	if d == nil || d.Status.ObservedGeneration < d.Generation {
+		return ""
+	}
+	for _, c := range d.Status.Conditions {
+		switch {
+		case c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse, c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue:
+			return c.Message
+		}
+	}
+	return ""
+}
+
+// appliedNote is the note of a revision that was applied whole; directly says that its Services lead past the data plane.
+func appliedNote(number int64, directly bool) string {
+	note := strconv.FormatInt(number, 10)
+	if directly {
+		note += " directly"
+	}
+	return note
+}
+
+// turnTraffic has the Services of a revision that has ended lead to the data plane, once that serves after all.
+func (w *watcher) turnTraffic(ctx context.Context, one record, live Live) error {
+	if !planeServes(live.Objects) {
+		return nil
+	}
+	done, err := w.engine.client.note(ctx, w.engine.project, appliedKey)
+	if err != nil || done != appliedNote(one.Number, true) {
+		return err
+	}
+	_, err = w.goOn(ctx, one, live)
+	return err
+}
