@@ -34,6 +34,7 @@ export function count(n: number): string {
 
 export function rate(perSecond: number): string {
   if (perSecond === 0) return "0";
+  if (perSecond < 0.05) return "<0.1";
   if (perSecond < 10) return perSecond.toFixed(1);
   return count(Math.round(perSecond));
 }
