@@ -266,7 +266,7 @@ func runningIncidents(t *testing.T) {
 	}
 	var stopRush func()
 	flag := filepath.Join(p.dir, "flags", "crash")
-	judged(f, tried(p, []incident{
+	all := []incident{
 		{
 			name: "crash", service: "crasher", kind: "crash", cause: "exited with code 7.*no connection to the database", alert: "CrashLooping", seen: 15 * time.Second, quick: true,
 			inject: func() { p.write("flags/crash", "") }, repair: func() { _ = os.Remove(flag) },
@@ -305,7 +305,11 @@ func runningIncidents(t *testing.T) {
 			seen: time.Minute, inject: func() { p.agedCertificate(authority) },
 			repair: func() { _ = os.Rename(filepath.Join(authority, "away"), filepath.Join(authority, "root.key")) },
 		},
-	}))
+	}
+	if strings.Contains(p.run("check"), "limits.memory") { // there are no limits here: it would take all that there is
+		all = slices.DeleteFunc(all, func(one incident) bool { return one.service == "greedy" })
+	}
+	judged(f, tried(p, all))
 }
 
 // agedCertificate puts a certificate of almost a day in place of the gateway's, and takes away what a new one is made with.
