@@ -43,15 +43,12 @@ func TestEngine(t *testing.T) {
 		})
 	})
 	t.Run("local docker", func(t *testing.T) {
-		if !long(t) {
-			t.Skip("containers are part of the long form (FAULTS=long); the Docker tests are in every run")
-		}
 		t.Parallel()
 		needsDocker(t)
 		image := dockerImage(t, "trellis-engine-suite")
 		var projects atomic.Int32 // their names are the machine's
 		enginetest.Run(t, enginetest.Target{
-			Service: []string{"image: " + image, "pull_policy: never"}, Program: "/testapp", Slow: true,
+			Service: []string{"image: " + image, "pull_policy: never"}, Program: "/testapp", Slow: true, Brief: !long(t),
 			New: func(t *testing.T, without ...string) enginetest.Project {
 				name := fmt.Sprintf("shop%03d", projects.Add(1))
 				leavesNothingInDocker(t, name)

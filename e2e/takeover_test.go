@@ -11,7 +11,7 @@ import (
 )
 
 // composeCommand is docker compose in whichever form is installed.
-func composeCommand(t *testing.T, dir string, args ...string) {
+func composeCommand(t testing.TB, dir string, args ...string) {
 	t.Helper()
 	command := []string{"docker", "compose"}
 	if exec.Command("docker", "compose", "version").Run() != nil {

@@ -13,7 +13,7 @@ import (
 
 // crashes: an instance that dies is replaced, its callers see a retry, and one that keeps dying is slowed down.
 func crashes(c *check) {
-	for _, replicas := range []int{1, 3} {
+	for _, replicas := range c.scales() {
 		c.sub(fmt.Sprintf("%d replicas", replicas), func(c *check) {
 			kills := c.times(5)
 			p := c.project(c.only("v1", replicas))
@@ -36,6 +36,9 @@ func crashes(c *check) {
 			tr.Ledger(c, p.answer("/file?path=/ledger/web"))
 		})
 	}
+	if c.target.Brief {
+		return
+	}
 	c.sub("twin without hold", func(c *check) { c.crashTwin(1, "/", "hold") })
 	c.sub("twin without retry", func(c *check) { c.crashTwin(3, "/slow?for=50ms", "retry") })
 	c.sub("in a loop", func(c *check) {
@@ -48,6 +51,14 @@ func crashes(c *check) {
 			c.Errorf("web: version %q", v)
 		}
 	})
+}
+
+// scales are the numbers of replicas that something is tried with.
+func (c *check) scales() []int {
+	if c.target.Brief {
+		return []int{3}
+	}
+	return []int{1, 3}
 }
 
 // times is how often something is repeated on the target.
@@ -99,7 +110,7 @@ func (c *check) crashTwin(replicas int, path, without string) {
 
 // rollouts: replicas are replaced start-first, drained, and nothing is lost; without the time to drain something is.
 func rollouts(c *check) {
-	for _, replicas := range []int{1, 3} {
+	for _, replicas := range c.scales() {
 		c.sub(fmt.Sprintf("%d replicas", replicas), func(c *check) {
 			p := c.project(c.only("v1", replicas))
 			p.nothingLost(200, func() {
@@ -111,6 +122,9 @@ func rollouts(c *check) {
 				c.Errorf("version %q after the last rollout, want %s", v, want)
 			}
 		})
+	}
+	if c.target.Brief {
+		return
 	}
 	c.sub("twin without drain", func(c *check) {
 		file := func(version string) func(Project) string {

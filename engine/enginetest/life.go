@@ -39,10 +39,13 @@ func startOrder(c *check) {
 
 // readiness: an instance that is not ready any more takes nothing until it is again.
 func readiness(c *check) {
-	p := c.project(c.only("v1", 2))
+	p, sickFor := c.project(c.only("v1", 2)), 4*time.Second
+	if c.target.Slow {
+		sickFor = 20 * time.Second // so that a busy machine sees it
+	}
 	p.nothingLost(100, func() {
 		var sick hello
-		body, err := p.ask("POST", "/unready?for=4s")
+		body, err := p.ask("POST", "/unready?for="+sickFor.String())
 		if err != nil {
 			c.Fatal(err)
 		}

@@ -30,7 +30,7 @@ func Mix() []load.Request {
 
 // Drive runs a load while during runs, and for a moment before and after it: connections reused, nothing repeated. It
 // fails where too little was answered to say anything.
-func Drive(t *testing.T, cfg load.Config, during func()) Traffic {
+func Drive(t testing.TB, cfg load.Config, during func()) Traffic {
 	t.Helper()
 	tr := Traffic{Lost: map[int][]load.Result{}, Posted: map[string]bool{}}
 	cfg.OnResult = func(r *load.Result) {
