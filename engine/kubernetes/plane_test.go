@@ -269,24 +269,28 @@ func TestWhyThereIsNoDataPlane(t *testing.T) {
 	pod := func(reason string, age time.Duration) corev1.Pod {
 		return corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelComponent: dataPlane}, CreationTimestamp: metav1.NewTime(now.Add(-age))},
+			Spec:       corev1.PodSpec{Containers: []corev1.Container{{Image: "i"}}},
 			Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{
 				Image: "i", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: "nowhere"}},
 			}}},
 		}
 	}
 	stalled := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelComponent: dataPlane}}}
+	stalled.Spec.Template.Spec.Containers = []corev1.Container{{Image: "i"}}
 	stalled.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse, Message: "took too long"}}
 	for name, c := range map[string]struct {
-		live Live
-		want string
+		image string
+		live  Live
+		want  string
 	}{
-		"nothing yet":    {Live{}, ""},
-		"pulls":          {Live{Pods: []corev1.Pod{pod("ContainerCreating", time.Minute)}}, ""},
-		"just now":       {Live{Pods: []corev1.Pod{pod("ErrImagePull", time.Second)}}, ""},
-		"no such image":  {Live{Pods: []corev1.Pod{pod("ErrImagePull", time.Minute)}}, "its image i cannot be had: nowhere"},
-		"never is ready": {Live{Objects: []Object{stalled}}, "took too long"},
+		"nothing yet":    {"i", Live{}, ""},
+		"another image":  {"j", Live{Objects: []Object{stalled}, Pods: []corev1.Pod{pod("ErrImagePull", time.Minute)}}, ""},
+		"pulls":          {"i", Live{Pods: []corev1.Pod{pod("ContainerCreating", time.Minute)}}, ""},
+		"just now":       {"i", Live{Pods: []corev1.Pod{pod("ErrImagePull", time.Second)}}, ""},
+		"no such image":  {"i", Live{Pods: []corev1.Pod{pod("ErrImagePull", time.Minute)}}, "its image i cannot be had: nowhere"},
+		"never is ready": {"i", Live{Objects: []Object{stalled}}, "took too long"},
 	} {
-		if got := planeTrouble(c.live, now); got != c.want {
+		if got := planeTrouble(c.image, c.live, now); got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}

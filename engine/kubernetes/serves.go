@@ -83,10 +83,11 @@ func planeServes(live []Object) bool {
 // awaitsPlane says whether the Services of objects, which were rendered for live, are to lead to the data plane and do not
 // yet. One that does not come up is not waited for: it is said, and the instances are called directly.
 func (e *Engine) awaitsPlane(ctx context.Context, objects []Object, live Live) (waits, directly bool) {
-	if planeOf(objects) == nil || planeServes(live.Objects) {
+	wanted := planeOf(objects)
+	if wanted == nil || planeServes(live.Objects) {
 		return false, false
 	}
-	why := planeTrouble(live, time.Now())
+	why := planeTrouble(imageIn(wanted.Spec.Template.Spec), live, time.Now())
 	if why == "" {
 		return true, true
 	}
@@ -95,10 +96,18 @@ func (e *Engine) awaitsPlane(ctx context.Context, objects []Object, live Live) (
 	return false, true
 }
 
-// planeTrouble says why the data plane will not come up by itself, "" while it may.
-func planeTrouble(live Live, now time.Time) string {
+func imageIn(pod corev1.PodSpec) string {
+	if len(pod.Containers) == 0 {
+		return ""
+	}
+	return pod.Containers[0].Image
+}
+
+// planeTrouble says why the data plane will not come up by itself, "" while it may. What became of another image than the one
+// that is wanted says nothing.
+func planeTrouble(image string, live Live, now time.Time) string {
 	for _, pod := range live.Pods {
-		if pod.Labels[labelComponent] != dataPlane || pod.DeletionTimestamp != nil {
+		if pod.Labels[labelComponent] != dataPlane || pod.DeletionTimestamp != nil || imageIn(pod.Spec) != image {
 			continue
 		}
 		for _, c := range pod.Status.ContainerStatuses {
@@ -109,7 +118,7 @@ func planeTrouble(live Live, now time.Time) string {
 		}
 	}
 	d := planeOf(live.Objects)
-	if d == nil || d.Status.ObservedGeneration < d.Generation {
+	if d == nil || d.Status.ObservedGeneration < d.Generation || imageIn(d.Spec.Template.Spec) != image {
 		return ""
 	}
 	for _, c := range d.Status.Conditions {
