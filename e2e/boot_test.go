@@ -57,11 +57,7 @@ func newMachine(t *testing.T, trellis string) machine {
 // everyProcess returns every process of the project in dir: its own, the shims, and the programs with what they started.
 func everyProcess(t *testing.T, p *project) []int {
 	t.Helper()
-	s := p.ps()
-	own := map[int]bool{s.Holder.PID: true, s.ControlPlane.PID: true, s.Proxy.PID: true}
-	for _, pid := range pids(s) {
-		own[pid] = true
-	}
+	own, id := map[int]bool{}, runtimeID(t, p.dir)
 	parents := map[int]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, stat := range stats {
@@ -73,7 +69,7 @@ func everyProcess(t *testing.T, p *project) []int {
 		fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 		parents[pid], _ = strconv.Atoi(fields[1])
 		cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(stat), "cmdline"))
-		if strings.Contains(string(cmdline), p.dir) && strings.Contains(string(cmdline), "trellis-shim") {
+		if strings.Contains(string(cmdline), id) || strings.Contains(string(cmdline), p.dir) && strings.Contains(string(cmdline), "trellis-shim") {
 			own[pid] = true
 		}
 	}
@@ -98,7 +94,13 @@ func everyProcess(t *testing.T, p *project) []int {
 func (p *project) crash() {
 	t := p.t.(*testing.T)
 	t.Helper()
-	all := everyProcess(t, p)
+	p.end(everyProcess(t, p))
+}
+
+// end is crash for the processes that it is given.
+func (p *project) end(all []int) {
+	t := p.t.(*testing.T)
+	t.Helper()
 	for _, pid := range all {
 		_ = unix.Kill(pid, unix.SIGSTOP) // so that none of them sees another one end
 	}

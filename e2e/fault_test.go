@@ -24,6 +24,14 @@ type fault struct {
 	lost     int        // not answered, or not as they have to be
 }
 
+// longAlone skips what takes too long for every run of all tests.
+func longAlone(t *testing.T) {
+	t.Helper()
+	if !long(t) {
+		t.Skip("part of the long form alone (make faults)")
+	}
+}
+
 // newFault starts the count of a test, and tells it at the test's end.
 func newFault(t *testing.T) *fault {
 	t.Helper()

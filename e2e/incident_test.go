@@ -381,7 +381,7 @@ func freeMiB(dir string) int {
 func fullDiskIncident(t *testing.T) {
 	t.Parallel()
 	f, port := newFault(t), freePort(t)
-	disk := (&scene{t: t}).smallDisk(400 << 10) // before the project, whose state is there until it is down
+	disk := smallDisk(t, t.TempDir(), "size=400m") // before the project, whose state is there until it is down
 	p := newProject(t, nil)
 	p.flags = []string{"--state", filepath.Join(disk, "shop")}
 	ledger := filepath.Join(disk, "ledger")

@@ -295,30 +295,15 @@ func (s *scene) taken() (string, int) {
 	return s.typed("up", "-d")
 }
 
-// smallDisk mounts a disk of so many KiB and returns where.
-func (s *scene) smallDisk(kib int) string {
-	s.t.Helper()
-	dir := s.t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dk", kib), "trellis-e2e", dir).CombinedOutput(); err != nil {
-		s.t.Fatalf("mount: %v: %s", err, out)
-	}
-	s.t.Cleanup(func() {
-		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
-			s.t.Errorf("umount: %v: %s", err, out)
-		}
-	})
-	return dir
-}
-
 func fullDisk(s *scene) (string, int) {
 	s.service(sleeps)
-	return s.typed("--state", filepath.Join(s.smallDisk(1024), "shop"), "up", "-d")
+	return s.typed("--state", filepath.Join(smallDisk(s.t, s.t.TempDir(), "size=1m"), "shop"), "up", "-d")
 }
 
 // fullLater fills the disk while the project runs, and deploys.
 func fullLater(s *scene) (string, int) {
 	s.service(sleeps)
-	disk := s.smallDisk(8192)
+	disk := smallDisk(s.t, s.t.TempDir(), "size=8m")
 	state := filepath.Join(disk, "shop")
 	if out, exit := s.typed("--state", state, "up", "-d"); exit != 0 {
 		s.t.Fatalf("up: %s", out)
