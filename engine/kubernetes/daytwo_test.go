@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -255,5 +257,50 @@ func TestAProgramThatIsNotThere(t *testing.T) {
 		if notThere(answer) != want {
 			t.Errorf("%s: want %v", answer, want)
 		}
+	}
+}
+
+// TestGoingBackKeepsThePodsThatAreWell: the template of a revision that was left for a moment is what it was, as long as one
+// of its pods runs, so the cluster takes the new pods away and touches no other.
+func TestGoingBackKeepsThePodsThatAreWell(t *testing.T) {
+	project := func(version string) compose.Project {
+		return compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Image: "web:" + version}}}
+	}
+	template := func(objects []Object) corev1.PodTemplateSpec {
+		all := objectsOf[*appsv1.Deployment](objects)
+		return all[slices.IndexFunc(all, func(d *appsv1.Deployment) bool { return serviceOf(d) == "web" })].Spec.Template
+	}
+	good := renderAs(t, project("1"), nil, 2)
+	bad := renderAs(t, project("2"), good, 3)
+	if back := template(renderAs(t, project("1"), bad, 4)); revisionOf(back.ObjectMeta) != 4 {
+		t.Errorf("no pod of it runs, and it is of revision %d", revisionOf(back.ObjectMeta))
+	}
+	running := &corev1.Pod{ObjectMeta: template(good).ObjectMeta}
+	if d := cmp.Diff(template(good), template(renderAs(t, project("1"), append(bad, running), 4))); d != "" {
+		t.Errorf("-before +after going back:\n%s", d)
+	}
+}
+
+// TestAnOldPodDoesNotSpeakForANewOne: a service is healthy when pods of its newest template are ready, and no sooner: the pod
+// that one of them is to replace is ready all the while.
+func TestAnOldPodDoesNotSpeakForANewOne(t *testing.T) {
+	pod := func(name, revision string, ready bool) corev1.Pod {
+		p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{labelService: "web"}, Annotations: map[string]string{annotationRevision: revision},
+		}}
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{Ready: ready, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+		return p
+	}
+	one := int32(1)
+	web := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web", Labels: map[string]string{labelService: "web"}}}
+	web.Spec.Replicas, web.Spec.Template.Annotations = &one, map[string]string{annotationRevision: "2"}
+	web.Status = appsv1.DeploymentStatus{UpdatedReplicas: 1, Replicas: 2}
+	live := Live{Objects: []Object{web}, Pods: []corev1.Pod{pod("old", "1", true), pod("new", "2", false)}}
+	if s := Read(state.Revision{Number: 2}, live).Services[0]; s.State != engine.ServiceStarting {
+		t.Errorf("while the new pod is not ready: %+v", s)
+	}
+	web.Status.Replicas, live.Pods = 1, []corev1.Pod{pod("new", "2", true)}
+	if s := Read(state.Revision{Number: 2}, live).Services[0]; s.State != engine.ServiceHealthy {
+		t.Errorf("when it is: %+v", s)
 	}
 }

@@ -197,7 +197,11 @@ func (e *Engine) renderWith(ctx context.Context, one record, live Live, override
 	if err != nil {
 		return nil, err
 	}
-	return Render(one.Project, live.Objects, Options{
+	there := slices.Clone(live.Objects)
+	for i := range live.Pods {
+		there = append(there, &live.Pods[i])
+	}
+	return Render(one.Project, there, Options{
 		Namespace: e.client.Namespace, Revision: one.Number, Contents: contents, Folders: folders, Overrides: overrides,
 		Image: image, Direct: !planeServes(live.Objects),
 	})

@@ -48,7 +48,7 @@ func stateID(rev state.Revision, live Live) engine.StateID {
 func service(w workload, pods []corev1.Pod) engine.Service {
 	s := engine.Service{Name: w.service, Want: w.want, Ports: []engine.Port{}, Instances: []engine.Instance{}, Revision: w.revision, Reason: w.why}
 	slices.SortFunc(pods, func(a, b corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
-	looping := false
+	looping, newest := false, 0
 	for _, pod := range pods {
 		if job := pod.Labels[batchv1.JobNameLabel]; job != "" && job != w.name {
 			continue // of the Job of an earlier revision
@@ -56,12 +56,16 @@ func service(w workload, pods []corev1.Pod) engine.Service {
 		one := instance(pod)
 		if one.Ready {
 			s.Ready++
+			if one.Revision == w.revision {
+				newest++
+			}
 		}
 		s.Instances = append(s.Instances, one)
 		why, loops := trouble(pod)
 		looping = looping || loops
 		s.Reason = cmp.Or(s.Reason, why)
 	}
+	w.current = w.current && newest >= s.Want // what is ready beside a new pod that is not is the one that it replaces
 	s.State = stateOf(w, s, looping)
 	if s.State == engine.ServiceHealthy || s.State == engine.ServiceStopped || s.State == engine.ServiceCompleted {
 		s.Reason = ""

@@ -139,8 +139,9 @@ func (r *renderer) checkRestart(svc compose.Service, k kind) {
 	}
 }
 
-// stamp marks a pod template with its hash, and with the revision that asked for it: that of the live one if that is the
-// same. It returns the hash.
+// stamp marks a pod template with its hash, and with the revision that asked for it: that of a live one, or of a pod that
+// still runs, if that is the same. So who goes back from a revision that failed keeps the pods that were well all along. It
+// returns the hash.
 func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service, k kind) string {
 	if follows := r.follows(svc); follows != "" {
 		t.Annotations = with(t.Annotations, annotationFollows, follows)
@@ -183,7 +184,7 @@ func (r *renderer) follows(svc compose.Service) string {
 	return short(all...)
 }
 
-// templateOf returns the pods that a workload makes, nil for what is none.
+// templateOf returns the pods that a workload makes, nil for what is none. A pod stands for itself.
 func templateOf(o Object) *corev1.PodTemplateSpec {
 	switch o := o.(type) {
 	case *appsv1.Deployment:
@@ -194,6 +195,8 @@ func templateOf(o Object) *corev1.PodTemplateSpec {
 		return &o.Spec.Template
 	case *batchv1.Job:
 		return &o.Spec.Template
+	case *corev1.Pod:
+		return &corev1.PodTemplateSpec{ObjectMeta: o.ObjectMeta}
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func workloadsOf(all []Object) []workload {
 		switch o := o.(type) {
 		case *appsv1.Deployment:
 			w := workload{kind: "Deployment", want: int(valueOr(o.Spec.Replicas, 1))}
-			w.current = o.Status.ObservedGeneration >= o.Generation && int(o.Status.UpdatedReplicas) >= w.want
+			w.current = o.Status.ObservedGeneration >= o.Generation && int(o.Status.UpdatedReplicas) >= w.want && o.Status.Replicas <= o.Status.UpdatedReplicas
 			for _, c := range o.Status.Conditions {
 				switch {
 				case c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse && c.Reason == "ProgressDeadlineExceeded":
