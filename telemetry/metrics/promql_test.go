@@ -33,10 +33,7 @@ func (s *some) Run(name string, f func(*testing.T)) bool {
 		return true
 	}
 	s.ran++
-	return s.T.Run(name, func(t *testing.T) {
-		t.Parallel()
-		f(t)
-	})
+	return s.T.Run(name, f)
 }
 
 // TestPrometheusOwnTests runs the files that Prometheus keeps for whoever implements PromQL, with the options of this
