@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,7 +58,9 @@ func newTerraformed(t *testing.T, files map[string]string) *terraformed {
 	}
 	p := &terraformed{newProject(t, files), program}
 	p.env = append(p.env, "TF_CLI_CONFIG_FILE="+config, "CHECKPOINT_DISABLE=1", "TF_IN_AUTOMATION=1", "PATH="+built.dir+":"+os.Getenv("PATH"))
-	p.terraform("init")
+	if _, has := files["main.tf"]; has {
+		p.terraform("init")
+	}
 	return p
 }
 
@@ -285,4 +289,90 @@ func TestTerraformKilled(t *testing.T) {
 	if s := p.ps(); s.Revision != 0 {
 		t.Errorf("what is left: %+v", s)
 	}
+}
+
+// TestTerraformExport: what is exported is Terraform code as terraform itself would have it, passes its own tests, and run
+// it is the project; it says the same every time, and what somebody has changed stays.
+func TestTerraformExport(t *testing.T) {
+	t.Parallel()
+	port := freePort(t)
+	file := func(version string) string {
+		return strings.Replace(shop(port, 2, version, "x-trellis: {environments: {cluster: {on: kubernetes, namespace: shops}}}\n"), "VERSION:", "DB_PASSWORD: hunter2, VERSION:", 1)
+	}
+	p := newTerraformed(t, map[string]string{"compose.yaml": file("v1"), "ledger/.keep": ""})
+	p.run("export", "terraform", "infra", "--on", "local")
+	p.terraform("fmt", "-check", "-recursive", "infra")
+	first := p.tree("infra")
+	for name, text := range first {
+		if strings.Contains(text, "hunter2") {
+			t.Errorf("%s has a secret in it:\n%s", name, text)
+		}
+	}
+	if p.run("export", "terraform", "infra", "--on", "local"); !maps.Equal(first, p.tree("infra")) {
+		t.Error("the same project became other files")
+	}
+	root := &terraformed{&project{t: t, dir: filepath.Join(p.dir, "infra/environments/production"), trellis: p.trellis, env: slices.Clone(p.env)}, p.program}
+	root.terraform("init")
+	root.terraform("validate")
+	wantIn(t, root.terraform("test"), "6 passed, 0 failed")
+	root.exits(1, "plan") // without the secret
+	root.env = append(root.env, `TF_VAR_secret_environment={"web.DB_PASSWORD":"hunter2"}`)
+	root.terraform("apply", "-auto-approve")
+	wantIn(t, get(t, url(port)+"/env"), "DB_PASSWORD=hunter2", "VERSION=v1")
+	root.same()
+	if n := len(p.instances("web")); n != 2 {
+		t.Errorf("%d instances, want the file's 2", n)
+	}
+
+	t.Log("what is the user's")
+	root.write("terraform.tfvars", "replicas = { web = 1 }\n")
+	p.write("compose.yaml", file("v2"))
+	p.run("export", "terraform", "infra", "--on", "local")
+	root.terraform("plan", "-out=tfplan")
+	if got, want := root.planned("tfplan"), `{"services.web.deploy.replicas":["2","1"],"services.web.environment.VERSION":["v1","v2"]}`; got != want {
+		t.Errorf("planned %s, want %s", got, want)
+	}
+	root.terraform("apply", "tfplan")
+	root.write("main.tf", string(root.read("main.tf"))+"# mine\n")
+	before := p.tree("infra")
+	p.write("compose.yaml", file("v3"))
+	if out, err := p.try("export", "terraform", "infra", "--on", "local"); err == nil || !strings.Contains(out, "infra/environments/production/main.tf was not written by an export, or was changed since") {
+		t.Errorf("it writes over what was changed: %v\n%s", err, out)
+	}
+	if !maps.Equal(before, p.tree("infra")) {
+		t.Error("an export that stops has written something")
+	}
+
+	t.Log("revisions")
+	for _, dir := range []string{"r1", "again"} {
+		p.run("export", "terraform", dir, "--on", "local", "--revision", "1")
+	}
+	if one, again := p.tree("r1"), p.tree("again"); !maps.Equal(one, again) || one["environments/production/compose.yaml"] == "" {
+		t.Error("revision 1 is not the same every time")
+	} else if text := one["environments/production/compose.yaml"]; !strings.Contains(text, "VERSION: v1") || strings.Contains(text, "hunter2") {
+		t.Errorf("revision 1 is\n%s", text)
+	}
+	root.terraform("destroy", "-auto-approve")
+}
+
+// tree returns the files of a folder that an export writes, by name.
+func (p *terraformed) tree(dir string) map[string]string {
+	p.t.Helper()
+	files := map[string]string{}
+	err := fs.WalkDir(os.DirFS(filepath.Join(p.dir, dir)), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".terraform") {
+			return fs.SkipDir
+		}
+		if !d.IsDir() && !strings.HasPrefix(d.Name(), ".terraform") && !strings.Contains(d.Name(), "tfstate") && d.Name() != "tfplan" {
+			files[name] = string(p.read(filepath.Join(dir, name)))
+		}
+		return nil
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return files
 }

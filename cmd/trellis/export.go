@@ -27,16 +27,17 @@ no Trellis any more. What was written before is written anew, unless somebody ha
 changed it meanwhile.`,
 		Example: `  trellis export compose out      the plain Compose file, for 'docker compose'
   trellis export kubernetes out   native objects, for 'kubectl apply -k out'
-  trellis export grafana out      a dashboard for Grafana`,
+  trellis export grafana out      a dashboard for Grafana
+  trellis export terraform out    a root for each environment, as Terraform code`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
 			}
-			return usageError{fmt.Sprintf("export %s: it is not known%s", args[0], didYouMean(args[0], []string{"compose", "kubernetes", "grafana"})), cmd.CommandPath()}
+			return usageError{fmt.Sprintf("export %s: it is not known%s", args[0], didYouMean(args[0], []string{"compose", "kubernetes", "grafana", "terraform"})), cmd.CommandPath()}
 		},
 	}
-	cmd.AddCommand(p.exportComposeCommand(), p.exportKubernetesCommand(), p.exportGrafanaCommand())
+	cmd.AddCommand(p.exportComposeCommand(), p.exportKubernetesCommand(), p.exportGrafanaCommand(), p.exportTerraformCommand())
 	return cmd
 }
 
@@ -118,9 +119,16 @@ func plainCompose(project compose.Project, dir string) ([]byte, error) {
 	for _, section := range []string{"secrets.*", "configs.*"} {
 		at(file, fieldsOf(section), func(m map[string]any) { delete(m, "ref") })
 	}
+	relocate(file, project, dir)
+	return yamlOf(file)
+}
+
+// relocate makes a resolved Compose file one that lies in dir.
+func relocate(file map[string]any, project compose.Project, dir string) {
 	at(file, fieldsOf("services.*"), func(m map[string]any) { delete(m, "profiles") }) // those that were chosen are here
 	for place, key := range map[string]string{
 		"services.*.build": "context", "services.*.volumes.[]": "source", "services.*.develop.watch.[]": "path", "secrets.*": "file", "configs.*": "file",
+		"services.*.x-trellis.process": "dir",
 	} {
 		at(file, fieldsOf(place), func(m map[string]any) {
 			if path, ok := m[key].(string); ok && filepath.IsAbs(path) {
@@ -128,6 +136,9 @@ func plainCompose(project compose.Project, dir string) ([]byte, error) {
 			}
 		})
 	}
+}
+
+func yamlOf(file map[string]any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
@@ -146,7 +157,7 @@ func near(path, project, dir string) string {
 	if err != nil {
 		return path
 	}
-	if rel == ".." || strings.HasPrefix(rel, "../") {
+	if rel == "." || rel == ".." || strings.HasPrefix(rel, "../") {
 		return rel
 	}
 	return "./" + rel
@@ -175,6 +186,13 @@ func madeBy(command string, text []byte) []byte {
 	return append([]byte(madePrefix+command+"': it is written anew by the next export, unless it was changed. "+sumOf(text)+"\n"), text...)
 }
 
+// madeByInMarkdown is madeBy for a text that is shown, and not its comments.
+func madeByInMarkdown(command string, text []byte) []byte {
+	made := madeBy(command, text)
+	head := bytes.IndexByte(made, '\n')
+	return append(fmt.Appendf(nil, "<!-- %s -->\n", made[:head]), text...)
+}
+
 func sumOf(text []byte) string {
 	sum := sha256.Sum256(text)
 	return "sha256:" + hex.EncodeToString(sum[:])
@@ -183,24 +201,37 @@ func sumOf(text []byte) string {
 // asMade says whether a file is as an export has written it.
 func asMade(text []byte) bool {
 	head, rest, ok := bytes.Cut(text, []byte("\n"))
+	if inner, markdown := bytes.CutPrefix(head, []byte("<!-- ")); markdown {
+		head = bytes.TrimSuffix(inner, []byte(" -->"))
+	}
 	return ok && bytes.HasPrefix(head, []byte(madePrefix)) && bytes.HasSuffix(head, []byte(" "+sumOf(rest)))
 }
 
 // writeMade writes a generated file. One that somebody else has written, or changed, stays, unless force says otherwise.
 func writeMade(path string, text []byte, force bool) error {
-	now, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
-		return fmt.Errorf("export: %w", err)
-	case bytes.Equal(now, text):
-		return nil
-	case !force && !asMade(now) && !asSealed(now):
-		return withHint(plain{fmt.Errorf("%s was not written by an export, or was changed since: %w", shortPath(path), errdefs.ErrConflict)},
-			"export to another folder, or repeat with --force to write over it")
+	same, err := mayWrite(path, text, force)
+	if err != nil || same {
+		return err
 	}
 	if err := replaceFile(path, text); err != nil {
 		return fmt.Errorf("write %s: %w", shortPath(path), err)
 	}
 	return nil
+}
+
+// mayWrite fails where a file is somebody's, and says whether it is there already as it is to be.
+func mayWrite(path string, text []byte, force bool) (same bool, err error) {
+	now, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("export: %w", err)
+	case bytes.Equal(now, text):
+		return true, nil
+	case !force && !asMade(now) && !asSealed(now):
+		return false, withHint(plain{fmt.Errorf("%s was not written by an export, or was changed since: %w", shortPath(path), errdefs.ErrConflict)},
+			"export to another folder, or repeat with --force to write over it")
+	}
+	return false, nil
 }

@@ -239,7 +239,7 @@ func (r *renderer) files(svc compose.Service, m *mounted) {
 	for i, use := range svc.Secrets {
 		value, path := r.p.Secrets[use.Source], at(svc, "secrets")+index(i)
 		content, has := r.opt.Contents["secrets/"+use.Source]
-		name, key := cleaned(cmp.Or(value.Name, use.Source), maxName), dataKey(use.Source)
+		name, key := SecretObject(r.p, use.Source)
 		if has {
 			name = r.secret(compose.Service{}, cleaned(use.Source, maxName), map[string][]byte{key: content}, value.Labels, compose.JoinPath("secrets", use.Source))
 		} else {
@@ -262,6 +262,12 @@ func (r *renderer) files(svc compose.Service, m *mounted) {
 		m.file("config-"+short(use.Source, fmt.Sprint(*mode(use, 0o444))), engine.ConfigTarget(use), key, source)
 		r.checkOwner(use, path)
 	}
+}
+
+// SecretObject returns the Secret, and the key in it, at which a secret is that somebody else gives: one of which the content
+// is not here.
+func SecretObject(project compose.Project, name string) (object, key string) {
+	return cleaned(cmp.Or(project.Secrets[name].Name, name), maxName), dataKey(name)
 }
 
 // mode is that of a file: everyone in the pod may read it where the file does not say otherwise, for nobody can own it.

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -17,7 +18,7 @@ import (
 // called returns which project a resource means.
 func (m projectModel) called() cli.Project {
 	p := cli.Project{
-		Files: append([]string{m.File.ValueString()}, textsOf(m.Overrides)...), Name: m.Name.ValueString(),
+		Files: append([]string{m.File.ValueString()}, textsOf(m.Overrides)...), Directory: m.Directory.ValueString(), Name: m.Name.ValueString(),
 		Environment: m.Environment.ValueString(), Profiles: textsOf(m.Profiles), EnvFiles: textsOf(m.EnvFiles),
 		StateDir: m.StateDir.ValueString(), Engine: m.Engine.ValueString(), Context: m.Context.ValueString(),
 		Namespace: m.Namespace.ValueString(), Variables: mapOf(m.Variables),
@@ -31,7 +32,7 @@ func (m projectModel) called() cli.Project {
 // known says whether everything is known that says what is to run.
 func (m projectModel) known() bool {
 	for _, v := range []attr.Value{
-		m.File, m.Name, m.Environment, m.StateDir, m.Engine, m.Context, m.Namespace,
+		m.File, m.Directory, m.Name, m.Environment, m.StateDir, m.Engine, m.Context, m.Namespace,
 	} {
 		if v.IsUnknown() {
 			return false
@@ -66,6 +67,7 @@ func idOf(p cli.Project) string {
 			}
 		}
 	}
+	add("project_directory", p.Directory)
 	add("name", p.Name)
 	add("environment", p.Environment)
 	add("profile", p.Profiles...)
@@ -88,7 +90,7 @@ func projectOf(id string) (cli.Project, error) {
 	if err != nil {
 		return cli.Project{}, fmt.Errorf("id %q: %w", id, err)
 	}
-	keys := []string{"context", "engine", "env_file", "environment", "name", "namespace", "profile", "state_dir"}
+	keys := []string{"context", "engine", "env_file", "environment", "name", "namespace", "profile", "project_directory", "state_dir"}
 	for key := range q {
 		if !slices.Contains(keys, key) {
 			return cli.Project{}, fmt.Errorf("id %q: there is no %q: want FILE[,OVERRIDE...][?KEY=VALUE&...] with keys of %s", id, key, strings.Join(keys, ", "))
@@ -96,7 +98,7 @@ func projectOf(id string) (cli.Project, error) {
 	}
 	p := cli.Project{
 		Files: strings.Split(files, ","), Name: q.Get("name"), Environment: q.Get("environment"), Profiles: q["profile"], EnvFiles: q["env_file"],
-		Engine: q.Get("engine"), Context: q.Get("context"), Namespace: q.Get("namespace"), StateDir: q.Get("state_dir"),
+		Directory: q.Get("project_directory"), Engine: q.Get("engine"), Context: q.Get("context"), Namespace: q.Get("namespace"), StateDir: q.Get("state_dir"),
 	}
 	if slices.Contains(p.Files, "") {
 		return cli.Project{}, fmt.Errorf("id %q: it names no Compose file: want FILE[,OVERRIDE...][?KEY=VALUE&...]", id)
@@ -112,7 +114,7 @@ func status(ctx context.Context, c *cli.Command, p cli.Project, name string) (cl
 		return s, p, nil
 	}
 	found := cli.Project{
-		Directory: filepath.Dir(p.Files[0]), Name: name, StateDir: p.StateDir, Engine: p.Engine, Context: p.Context, Namespace: p.Namespace,
+		Directory: cmp.Or(p.Directory, filepath.Dir(p.Files[0])), Name: name, StateDir: p.StateDir, Engine: p.Engine, Context: p.Context, Namespace: p.Namespace,
 	}
 	if s, second := c.Status(ctx, found); second == nil {
 		return s, found, nil

@@ -214,7 +214,7 @@ func (r *project) ImportState(ctx context.Context, req resource.ImportStateReque
 	set("profiles", listOf(p.Profiles))
 	set("env_files", listOf(p.EnvFiles))
 	for name, value := range map[string]string{
-		"name": p.Name, "environment": p.Environment, "engine": p.Engine, "context": p.Context, "namespace": p.Namespace, "state_dir": p.StateDir,
+		"project_directory": p.Directory, "name": p.Name, "environment": p.Environment, "engine": p.Engine, "context": p.Context, "namespace": p.Namespace, "state_dir": p.StateDir,
 	} {
 		set(name, orNull(value))
 	}

@@ -19,6 +19,7 @@ type projectModel struct {
 	ID              types.String   `tfsdk:"id"`
 	File            types.String   `tfsdk:"file"`
 	Overrides       types.List     `tfsdk:"overrides"`
+	Directory       types.String   `tfsdk:"project_directory"`
 	Name            types.String   `tfsdk:"name"`
 	Environment     types.String   `tfsdk:"environment"`
 	Profiles        types.List     `tfsdk:"profiles"`
@@ -56,6 +57,9 @@ func (r *project) Schema(ctx context.Context, _ resource.SchemaRequest, resp *re
 			"overrides": schema.ListAttribute{
 				MarkdownDescription: "More Compose files, each merged over those before it, as with `-f`.", Optional: true, ElementType: types.StringType,
 				Validators: []validator.List{listvalidator.ValueStringsAre(notEmpty...)},
+			},
+			"project_directory": schema.StringAttribute{
+				MarkdownDescription: "The directory that relative paths in the files start from, which they may not leave. Default: that of `file`.", Optional: true, Validators: notEmpty,
 			},
 			"name": schema.StringAttribute{
 				MarkdownDescription: "The project's name in place of the file's. To change it is to make another project.", Optional: true, Validators: notEmpty,
