@@ -102,7 +102,7 @@ var lostWithoutTrellis = []string{
 }
 
 func (p *program) exportKubernetes(ctx context.Context, dir string, f kubernetesFlags) error {
-	l, err := p.read(ctx)
+	l, err := p.readFor(ctx, onKubernetes)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (p *program) exportKubernetes(ctx context.Context, dir string, f kubernetes
 
 // printRole prints the rights that deploying the project takes.
 func (p *program) printRole(ctx context.Context, f kubernetesFlags) error {
-	l, err := p.read(ctx)
+	l, err := p.readFor(ctx, onKubernetes)
 	if err != nil {
 		return err
 	}

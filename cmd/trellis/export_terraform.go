@@ -114,6 +114,9 @@ func (p *program) terraformRoots(ctx context.Context, dir string, revision int64
 		err = add(cmp.Or(p.flags.environment, "production"), p.flags.environment, project)
 		return project.Name, roots, err
 	}
+	if p.flags.context+p.flags.namespace != "" {
+		p.flags.on = onKubernetes // where it runs unless something else is said
+	}
 	l, err := p.loadAs(ctx, "")
 	p.warn(l.warnings)
 	if err != nil {

@@ -70,6 +70,12 @@ func (p *program) read(ctx context.Context) (loaded, error) {
 	return l, err
 }
 
+// readFor is read for a command that is about one engine, whatever the project runs on.
+func (p *program) readFor(ctx context.Context, engine string) (loaded, error) {
+	p.flags.on = engine
+	return p.read(ctx)
+}
+
 // diagnose returns everything that an engine does not carry out as written, and what else there was to warn of.
 func diagnose(l loaded, engine string) []compose.Diagnostic {
 	warnings := append([]compose.Diagnostic{}, l.warnings...)
