@@ -54,23 +54,13 @@ func (c *Client) setOverride(ctx context.Context, project string, o state.Overri
 	return c.setNote(ctx, project, overridePrefix+o.Service, text)
 }
 
-// remaining are the wishes that outlive an apply of p after before, and the ones that it ends: stop always, scale where the
-// file's own number changed, and everything for a service that is gone.
+// remaining are the wishes that outlive an apply of p after before, and the ones that it ends.
 func remaining(all map[string]state.Override, before *compose.Project, p compose.Project) (left map[string]state.Override, ended []state.Override) {
 	left = map[string]state.Override{}
 	for name, o := range all {
-		svc, there := p.Services[name]
-		next := o
-		next.Stopped = false
-		if before != nil && engine.Replicas(before.Services[name]) != engine.Replicas(svc) {
-			next.Replicas = nil
-		}
-		if !there {
-			next = state.Override{Service: name}
-		}
-		left[name] = next
-		if next != o {
-			ended = append(ended, next)
+		left[name] = engine.Remaining(o, engine.ServiceOf(before, name), engine.ServiceOf(&p, name))
+		if left[name] != o {
+			ended = append(ended, left[name])
 		}
 	}
 	slices.SortFunc(ended, func(a, b state.Override) int { return strings.Compare(a.Service, b.Service) })
@@ -106,7 +96,7 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if err := e.client.put(ctx, project, now, true); err != nil {
 		return fail(err)
 	}
-	e.tell(ctx, kindOverride, o.Service, overrideWords(o), "")
+	e.tell(ctx, kindOverride, o.Service, engine.Wish(o), "")
 	return nil
 }
 
@@ -128,21 +118,4 @@ func scalable(p compose.Project, svc compose.Service, o state.Override) error {
 		return fmt.Errorf("%w: %s runs to its end, and how often cannot be changed any more", errdefs.ErrUnsupported, o.Service)
 	}
 	return nil
-}
-
-func overrideWords(o state.Override) string {
-	var words []string
-	if o.Replicas != nil {
-		words = append(words, fmt.Sprintf("scaled to %d", *o.Replicas))
-	}
-	if o.Restart > 0 {
-		words = append(words, fmt.Sprintf("restart %d", o.Restart))
-	}
-	if o.Stopped {
-		words = append(words, "stopped")
-	}
-	if len(words) == 0 {
-		return "as the file says"
-	}
-	return strings.Join(words, ", ")
 }

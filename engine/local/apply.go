@@ -56,23 +56,14 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	return rev, nil
 }
 
-// clearOverrides removes the wishes that an apply ends: stop always, scale where the file's own number changed, and
-// everything for a service that is gone.
+// clearOverrides removes the wishes that an apply ends.
 func (e *Engine) clearOverrides(ctx context.Context, before *desired, p compose.Project) error {
 	if before == nil {
 		return nil
 	}
 	for _, o := range before.overrides {
-		svc, there := p.Services[o.Service]
-		was, known := before.rev.Project.Services[o.Service]
-		next := state.Override{Service: o.Service, Replicas: o.Replicas, Restart: o.Restart}
-		if known && engine.Replicas(svc) != engine.Replicas(was) {
-			next.Replicas = nil
-		}
-		if !there {
-			next = state.Override{Service: o.Service}
-		}
-		if err := e.cfg.Store.SetOverride(ctx, next); err != nil {
+		left := engine.Remaining(o, engine.ServiceOf(&before.rev.Project, o.Service), engine.ServiceOf(&p, o.Service))
+		if err := e.cfg.Store.SetOverride(ctx, left); err != nil {
 			return err
 		}
 	}
@@ -170,23 +161,6 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if err := e.cfg.Store.SetOverride(ctx, o); err != nil {
 		return fail(err)
 	}
-	e.record(event{kind: "service.override", service: o.Service, reason: "asked", message: overrideWords(o), revision: d.rev.Number})
+	e.record(event{kind: "service.override", service: o.Service, reason: "asked", message: engine.Wish(o), revision: d.rev.Number})
 	return nil
-}
-
-func overrideWords(o state.Override) string {
-	var words []string
-	if o.Replicas != nil {
-		words = append(words, fmt.Sprintf("scaled to %d", *o.Replicas))
-	}
-	if o.Restart > 0 {
-		words = append(words, fmt.Sprintf("restart %d", o.Restart))
-	}
-	if o.Stopped {
-		words = append(words, "stopped")
-	}
-	if len(words) == 0 {
-		return "as the file says"
-	}
-	return strings.Join(words, ", ")
 }
