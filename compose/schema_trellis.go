@@ -1,7 +1,7 @@
 package compose
 
 import (
-	_ "embed"
+	"embed"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -16,8 +16,8 @@ import (
 
 // The comments of the extension's types are the descriptions in its schema.
 //
-//go:embed extension.go
-var extensionSource string
+//go:embed extension.go extension_ports.go
+var extensionSources embed.FS
 
 // Schema returns the JSON Schema of x-trellis, for editors. Its definitions Project, Service, Deploy and Port are the
 // x-trellis of these nodes; the schema itself is a Compose file in which each stands at its place.
@@ -129,9 +129,21 @@ func shortProbe(s *jsonschema.Schema) {
 // extensionComments returns the comments of the extension's types and fields, by "Type" and "Type.Field".
 func extensionComments() map[string]string {
 	out := map[string]string{}
-	file, err := parser.ParseFile(token.NewFileSet(), "extension.go", extensionSource, parser.ParseComments)
+	for _, name := range []string{"extension.go", "extension_ports.go"} {
+		commentsIn(out, name)
+	}
+	return out
+}
+
+// commentsIn adds the comments of one file of types.
+func commentsIn(out map[string]string, name string) {
+	source, err := extensionSources.ReadFile(name)
 	if err != nil {
-		panic(fmt.Sprintf("extension.go: %v", err)) // it compiled
+		panic(err) // it is part of the program
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), name, source, parser.ParseComments)
+	if err != nil {
+		panic(fmt.Sprintf("%s: %v", name, err)) // it compiled
 	}
 	for _, decl := range file.Decls {
 		g, ok := decl.(*ast.GenDecl)
@@ -153,7 +165,6 @@ func extensionComments() map[string]string {
 			}
 		}
 	}
-	return out
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
