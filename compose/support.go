@@ -3,6 +3,7 @@ package compose
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -142,6 +143,11 @@ func Check(p Project, target string) []Diagnostic {
 	}
 	for _, key := range []string{"working_dir", "files", "env_files", "environment", "disabled_services"} {
 		delete(tree, key)
+	}
+	if x, ok := tree["x-trellis"].(map[string]any); ok { // of those that are not asked for nothing is carried out anywhere
+		if all, ok := x["environments"].(map[string]any); ok {
+			maps.DeleteFunc(all, func(name string, _ any) bool { return name != p.Environment })
+		}
 	}
 	c.walk(tree, "", "")
 	sort.SliceStable(c.out, func(i, j int) bool {
