@@ -57,7 +57,8 @@ const CloudNone = "none"
 func Files(project string, roots []Root) []File {
 	files := []File{
 		code("modules/application/main.tf", applicationMain),
-		code("modules/application/outputs.tf", applicationOutputs),
+		code("modules/application/outputs.tf", fmt.Sprintf(outputs,
+			"trellis_project.this.project", "trellis_project.this.revision", gatewayOutput, "data.trellis_outputs.this.ports")),
 		code("modules/application/variables.tf", applicationVariables),
 		code("modules/application/versions.tf", versions(false)),
 		{Path: "README.md", Text: readme(project, roots)},
@@ -74,7 +75,8 @@ func Files(project string, roots []Root) []File {
 		at := path.Join("environments", r.Name)
 		files = append(files,
 			code(at+"/main.tf", r.main()),
-			code(at+"/outputs.tf", rootOutputs),
+			code(at+"/outputs.tf", fmt.Sprintf(outputs,
+				"module.application.project", "module.application.revision", "module.application.gateway", "module.application.ports")),
 			code(at+"/variables.tf", r.variables()),
 			code(at+"/versions.tf", versions(r.Cluster != nil)),
 			code(at+"/tests/root.tftest.hcl", r.tests()),

@@ -35,29 +35,32 @@ project = trellis_project.this.id
 }
 `
 
-const applicationOutputs = `output "project" {
+// outputs are those of an application, from the values of its project, revision, gateway and ports.
+const outputs = `output "project" {
 description = "The project's name as it runs."
-value = trellis_project.this.project
+value = %s
 }
 
 output "revision" {
 description = "The revision in force."
-value = trellis_project.this.revision
+value = %s
 }
 
 output "gateway" {
 description = "The gateway's addresses, null where it does not listen."
-value = {
-http = data.trellis_outputs.this.gateway_http
-https = data.trellis_outputs.this.gateway_https
-}
+value = %s
 }
 
 output "ports" {
 description = "The published ports by what they lead to, such as web:80."
-value = data.trellis_outputs.this.ports
+value = %s
 }
 `
+
+const gatewayOutput = `{
+http = data.trellis_outputs.this.gateway_http
+https = data.trellis_outputs.this.gateway_https
+}`
 
 const applicationVariables = `variable "file" {
 description = "The Compose file."
@@ -193,27 +196,6 @@ description = "The contents of the secrets, by name."
 type = map(string)
 default = {}
 sensitive = true
-}
-`
-
-const rootOutputs = `output "project" {
-description = "The project's name as it runs."
-value = module.application.project
-}
-
-output "revision" {
-description = "The revision in force."
-value = module.application.revision
-}
-
-output "gateway" {
-description = "The gateway's addresses, null where it does not listen."
-value = module.application.gateway
-}
-
-output "ports" {
-description = "The published ports by what they lead to, such as web:80."
-value = module.application.ports
 }
 `
 

@@ -26,22 +26,19 @@ type outputsModel struct {
 }
 
 func outputsSchema() schema.Schema {
-	text := func(description string) schema.Attribute {
-		return schema.StringAttribute{MarkdownDescription: description, Computed: true}
-	}
 	return schema.Schema{
 		MarkdownDescription: "Where a running project is reached, and what it is at. What there is not is null.",
 		Attributes: map[string]schema.Attribute{
-			"name":          text("The project's name as it runs."),
-			"engine":        text("Where it runs: `local` or `kubernetes`."),
-			"revision":      schema.Int64Attribute{MarkdownDescription: "The revision in force.", Computed: true},
-			"outcome":       text("What came of that revision: `pending`, `healthy`, `failed` or `rolled-back`."),
-			"gateway_http":  text("The gateway's address for HTTP."),
-			"gateway_https": text("The gateway's address for HTTPS."),
-			"console":       text("The web console's address."),
-			"prometheus":    text("The address at which its metrics speak Prometheus' API."),
-			"otlp_grpc":     text("The address that takes OTLP over gRPC."),
-			"otlp_http":     text("The address that takes OTLP over HTTP."),
+			"name":          computedText("The project's name as it runs."),
+			"engine":        computedText("Where it runs: `local` or `kubernetes`."),
+			"revision":      computedNumber("The revision in force."),
+			"outcome":       computedText("What came of that revision: `pending`, `healthy`, `failed` or `rolled-back`."),
+			"gateway_http":  computedText("The gateway's address for HTTP."),
+			"gateway_https": computedText("The gateway's address for HTTPS."),
+			"console":       computedText("The web console's address."),
+			"prometheus":    computedText("The address at which its metrics speak Prometheus' API."),
+			"otlp_grpc":     computedText("The address that takes OTLP over gRPC."),
+			"otlp_http":     computedText("The address that takes OTLP over HTTP."),
 			"ports": schema.MapAttribute{
 				MarkdownDescription: "The published ports by what they lead to: `web:80`, `dns:53/udp`.", Computed: true, ElementType: types.Int64Type,
 			},

@@ -28,9 +28,6 @@ type routeModel struct {
 }
 
 func routesSchema() schema.Schema {
-	text := func(description string) schema.Attribute {
-		return schema.StringAttribute{MarkdownDescription: description, Computed: true}
-	}
 	texts := func(description string) schema.Attribute {
 		return schema.ListAttribute{MarkdownDescription: description, Computed: true, ElementType: types.StringType}
 	}
@@ -40,16 +37,16 @@ func routesSchema() schema.Schema {
 			"routes": schema.ListNestedAttribute{
 				MarkdownDescription: "Most specific first.", Computed: true,
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"host":    text("The host; empty for any."),
-					"path":    text("The path; a `*` at its end stands for whatever follows."),
+					"host":    computedText("The host; empty for any."),
+					"path":    computedText("The path; a `*` at its end stands for whatever follows."),
 					"methods": texts("The methods; none for any."),
-					"service": text("The service that it leads to."),
-					"port":    schema.Int64Attribute{MarkdownDescription: "The port of that service.", Computed: true},
-					"auth":    text("Who may use it; `none` for anybody."),
+					"service": computedText("The service that it leads to."),
+					"port":    computedNumber("The port of that service."),
+					"auth":    computedText("Who may use it; `none` for anybody."),
 					"rules":   texts("What else is asked of requests and done to them, in words."),
-					"closed":  text("Why nobody can use it; null where somebody can."),
-					"source":  text("The place in the file that says so, as `file:line:column`."),
-					"address": text("The URL at which it is reached."),
+					"closed":  computedText("Why nobody can use it; null where somebody can."),
+					"source":  computedText("The place in the file that says so, as `file:line:column`."),
+					"address": computedText("The URL at which it is reached."),
 				}},
 			},
 		},

@@ -31,30 +31,24 @@ type portModel struct {
 }
 
 func servicesSchema() schema.Schema {
-	text := func(description string) schema.Attribute {
-		return schema.StringAttribute{MarkdownDescription: description, Computed: true}
-	}
-	number := func(description string) schema.Attribute {
-		return schema.Int64Attribute{MarkdownDescription: description, Computed: true}
-	}
 	return schema.Schema{
 		MarkdownDescription: "The services of a running project and how they stand, at the moment at which Terraform asks.",
 		Attributes: map[string]schema.Attribute{
 			"services": schema.MapNestedAttribute{
 				MarkdownDescription: "By name.", Computed: true,
 				NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-					"state":    text("`healthy`, `starting`, `degraded` (some instances ready), `crash-looping`, `stopped`, `completed` (ran to its end) or `failed`."),
-					"want":     number("How many instances are wanted."),
-					"ready":    number("How many of them are ready."),
-					"revision": number("The revision of its newest instance; null where there is none."),
-					"reason":   text("Why it is not healthy; null where it is."),
+					"state":    computedText("`healthy`, `starting`, `degraded` (some instances ready), `crash-looping`, `stopped`, `completed` (ran to its end) or `failed`."),
+					"want":     computedNumber("How many instances are wanted."),
+					"ready":    computedNumber("How many of them are ready."),
+					"revision": computedNumber("The revision of its newest instance; null where there is none."),
+					"reason":   computedText("Why it is not healthy; null where it is."),
 					"ports": schema.ListNestedAttribute{
 						MarkdownDescription: "Its published ports.", Computed: true,
 						NestedObject: schema.NestedAttributeObject{Attributes: map[string]schema.Attribute{
-							"target":    number("The port inside."),
-							"published": number("The port outside; null where there is none."),
-							"host_ip":   text("The address it is published at; empty for all."),
-							"protocol":  text("`tcp` or `udp`."),
+							"target":    computedNumber("The port inside."),
+							"published": computedNumber("The port outside; null where there is none."),
+							"host_ip":   computedText("The address it is published at; empty for all."),
+							"protocol":  computedText("`tcp` or `udp`."),
 						}},
 					},
 				}},
