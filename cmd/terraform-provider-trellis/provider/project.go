@@ -68,13 +68,11 @@ func (r *project) observe(ctx context.Context, m *projectModel) (there bool, err
 		return false, err
 	}
 	now := configurationOf(changes)
-	if s.Engine != "kubernetes" { // which has revisions, and nothing yet that compares objects with them
-		drift, err := r.command.Drift(ctx, p)
-		if err != nil {
-			return false, err
-		}
-		now.drifted(drift)
+	drift, err := r.command.Drift(ctx, p)
+	if err != nil {
+		return false, err
 	}
+	now.drifted(drift)
 	now.hide(mapOf(m.SecretVariables))
 	m.ID, m.Project, m.Revision = types.StringValue(idOf(m.called())), types.StringValue(s.Project), types.Int64Value(*s.Revision)
 	m.Healthy, m.Configuration = types.BoolValue(s.Outcome == "healthy"), valueOf(now)
@@ -149,10 +147,6 @@ func (r *project) apply(ctx context.Context, m *projectModel, timeout time.Durat
 
 // revert brings back what is not as the revision in force says.
 func (r *project) revert(ctx context.Context, p cli.Project, timeout time.Duration) error {
-	s, err := r.command.Status(ctx, p)
-	if err != nil || s.Engine == "kubernetes" {
-		return err
-	}
 	drift, err := r.command.Drift(ctx, p)
 	if err != nil {
 		return err
