@@ -8,6 +8,7 @@ import (
 
 	"trellis/api"
 	"trellis/engine"
+	"trellis/engine/local"
 	"trellis/state"
 	"trellis/telemetry"
 )
@@ -135,7 +136,7 @@ func (w *inquiry) ended(e state.Event) bool {
 
 // hung says whether an event is the stop of an instance that answered no more.
 func hung(e state.Event) bool {
-	return e.Kind == "instance.stopping" && strings.HasPrefix(e.Message, "does not answer any more")
+	return e.Kind == "instance.stopping" && strings.HasPrefix(e.Message, local.Hung)
 }
 
 // replaced explains an instance that was stopped because it answered no more.

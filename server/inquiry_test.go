@@ -7,6 +7,7 @@ import (
 
 	"trellis/api"
 	"trellis/engine"
+	"trellis/engine/local"
 	"trellis/state"
 	"trellis/telemetry"
 )
@@ -91,7 +92,7 @@ func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
 		"hung": {func(w *inquiry) {
 			w.happened(200, "instance.exited", "web-2", "crashed", "exited with code 1", 3) // an older trouble
 			w.happened(20, "instance.unready", "web-1", "probe", "no answer within 1s", 0)
-			w.happened(10, "instance.stopping", "web-1", "stop", "does not answer any more: no answer within 1s", 0)
+			w.happened(10, "instance.stopping", "web-1", "stop", local.Hung+": no answer within 1s", 0)
 			w.happened(9, "instance.exited", "web-1", "stopped", "was stopped", 3)
 		}, "hung", "does not answer any more", "restart"},
 		"hung, and not yet replaced": {func(w *inquiry) {

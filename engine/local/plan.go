@@ -298,12 +298,15 @@ func (p *planner) service(s *servicePlan) {
 	p.tidyHooks(s)
 }
 
+// Hung begins the message of the event with which an instance is stopped because it does not answer its probes any more.
+const Hung = "does not answer any more"
+
 // keep looks after an instance that is as wanted.
 func (p *planner) keep(s *servicePlan, inst seen, open bool) {
 	switch {
 	case inst.busy != "":
 	case inst.alive() && inst.hung && s.want.restart.condition != restartNever:
-		p.step(stepStop, inst, "does not answer any more: "+inst.said)
+		p.step(stepStop, inst, Hung+": "+inst.said)
 	case inst.alive() && inst.draining():
 		p.step(stepRoute, inst, "wanted again")
 	case inst.alive():

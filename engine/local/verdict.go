@@ -202,7 +202,7 @@ func (p *planner) reason(s *servicePlan, c count, v verdict) string {
 		return fmt.Sprintf("instance %d %s; restart %d in %s", c.worst.slot, exitWords(c.worst.exit), c.worst.failures,
 			max(at.Sub(p.now), 0).Round(100*time.Millisecond))
 	case c.unready != nil && c.unready.hung:
-		return fmt.Sprintf("instance %d does not answer any more: %s", c.unready.slot, c.unready.said)
+		return fmt.Sprintf("instance %d %s: %s", c.unready.slot, Hung, c.unready.said)
 	case c.unready != nil && c.unready.said != "":
 		return fmt.Sprintf("instance %d is not ready: %s", c.unready.slot, c.unready.said)
 	case s.guarded() && c.current > 0 && c.others > 0:
