@@ -22,6 +22,7 @@ type clientConn struct {
 	listener *listener
 	to       *Listener // where a redirected connection goes; nil: what the listener says at the time
 	first    []byte
+	ending   bool        // the next request is its last
 	waiting  atomic.Bool // nothing came yet
 	once     sync.Once
 	closed   func()
@@ -58,9 +59,33 @@ func newClientConn(tcp *net.TCPConn, l *listener) *clientConn {
 
 // closeIdle closes the connection if it waits for a request.
 func (c *clientConn) closeIdle() {
+	c.mu.Lock() // cameLast sees the whole of it
+	defer c.mu.Unlock()
 	if c.state.CompareAndSwap(connIdle, connClosing) {
 		c.raw.SetReadDeadline(time.Unix(1, 0))
 	}
+}
+
+// cameLast says whether a request has come after all on a connection that is closed because it waited: in the moment in
+// which that was decided. It is the last one then. err is what waiting ended with, nil when something was read.
+func (c *clientConn) cameLast(err error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || !c.pending()) || c.raw.SetReadDeadline(time.Time{}) != nil {
+		return false
+	}
+	c.ending = true
+	c.state.Store(connBusy)
+	return true
+}
+
+// pending says whether there is something to read.
+func (c *clientConn) pending() (yes bool) {
+	raw, err := c.raw.SyscallConn()
+	if err != nil {
+		return false
+	}
+	return raw.Control(func(fd uintptr) { yes = !nothingToRead(int(fd)) && !nothingWillCome(int(fd)) }) == nil && yes
 }
 
 // forget ends every time limit.

@@ -187,6 +187,10 @@ func (k *conns) pop() *upstream {
 func (p *pool) dial(ctx context.Context) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: p.inst.svc.connectTimeout()}
 	conn, err := d.DialContext(ctx, "tcp", p.inst.address(p.port))
+	if err != nil && outOfFiles(err) && p.inst.svc.spare != nil {
+		p.inst.svc.spare()
+		conn, err = d.DialContext(ctx, "tcp", p.inst.address(p.port))
+	}
 	switch {
 	case err == nil:
 		p.connected()
@@ -202,6 +206,11 @@ func (p *pool) dial(ctx context.Context) (*net.TCPConn, error) {
 		p.unanswered()
 	}
 	return nil, &connectError{err}
+}
+
+// outOfFiles says whether no file could be opened.
+func outOfFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // ownFault says whether a connect failed for want of something on this side, which says nothing about the other.

@@ -277,7 +277,7 @@ func (p *Proxy) apply(s *Snapshot) {
 	for i := range s.Services {
 		svc := t.services[s.Services[i].Name]
 		if old.services[svc.name] != svc { // nobody else knows it yet
-			svc.waits, svc.known = p.waits, &p.known
+			svc.waits, svc.known, svc.spare = p.waits, &p.known, p.spare
 		}
 		svc.apply(&services[i], now)
 	}
@@ -289,6 +289,15 @@ func (p *Proxy) apply(s *Snapshot) {
 		}
 	}
 	p.retired = slices.DeleteFunc(p.retired, func(s *service) bool { return s.idle() })
+}
+
+// spare closes the connections to instances that no request uses.
+func (p *Proxy) spare() {
+	for _, s := range p.table.Load().services {
+		for _, inst := range s.all() {
+			inst.expire(time.Now().Add(24 * time.Hour)) // whenever their time would be over
+		}
+	}
 }
 
 // expire closes idle connections to instances when their time is over.

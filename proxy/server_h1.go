@@ -59,7 +59,7 @@ func (f *front) next(c *clientConn) bool {
 		c.readBy.set(f.p.pulse.in(f.idle))
 		c.state.Store(connIdle)
 		err := c.in.Fill()
-		if !c.state.CompareAndSwap(connIdle, connBusy) || err != nil {
+		if (!c.state.CompareAndSwap(connIdle, connBusy) || err != nil) && !c.cameLast(err) {
 			return false
 		}
 	}
@@ -175,7 +175,7 @@ func (t *turn) view(l *Listener) *failure {
 	q, h := &t.q, &t.head
 	q.method, q.authority, q.header, q.client, q.length = h.Method, h.Host, h.Header, t.c.client, h.Length
 	q.conn, q.secured, q.trailers, q.expect = t.c, t.c.tls.Load(), h.Trailers, h.Expect
-	t.last = h.Close || t.f.p.draining.Load()
+	t.last = h.Close || t.c.ending || t.f.p.draining.Load()
 	if h.Named {
 		q.named = named(q.header)
 	}

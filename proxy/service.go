@@ -21,6 +21,7 @@ type service struct {
 	calls   callTallies     // of requests that no instance took
 	waits   chan<- struct{} // to say that a request waits; capacity 1
 	known   *identities     // what callers show where instances want to know who they are
+	spare   func()          // closes what nobody uses, where no more files can be opened; nil: nothing
 
 	mu        sync.Mutex
 	instances map[string]*instance // of the current snapshot
