@@ -43,7 +43,8 @@ type Driver interface {
 	// Running: ErrConflict.
 	Remove(ctx context.Context, id ID) error
 
-	// List returns the instances of a project, running and exited, in order of ID.
+	// List returns the instances of a project, running and exited, in order of ID. Where another program has to be asked
+	// that does not answer: ErrUnavailable, whose Remedy() string, if it has one, says what to do about it.
 	List(ctx context.Context, project string) ([]Instance, error)
 
 	// Watch calls changed for each instance that may have started, exited, begun to listen or vanished, until ctx is
@@ -76,6 +77,7 @@ type Capabilities struct {
 	Namespaces bool   // each instance has its own network and mounts: fixed ports, names and paths work
 	Limits     bool   // CPU, memory and pid limits are enforced, not only measured
 	Users      bool   // can run as another user
+	Apart      bool   // instances are another program's, which may be away or hang while they go on
 	// Lacks says in words what is missing here and why, one sentence each, for `trellis check`.
 	Lacks []string
 }

@@ -78,7 +78,7 @@ const (
 const (
 	ServiceHealthy      = "healthy"
 	ServiceStarting     = "starting"
-	ServiceDegraded     = "degraded" // some, but not all wanted instances are ready
+	ServiceDegraded     = "degraded" // some, but not all wanted instances are ready, or it is not known: Service.Unknown
 	ServiceCrashLooping = "crash-looping"
 	ServiceStopped      = "stopped"
 	ServiceCompleted    = "completed" // ran to its end with exit code 0 and is not to be restarted
@@ -123,10 +123,21 @@ type Service struct {
 	Instances []Instance `json:"instances"`
 	// Reason says in one sentence why State is not healthy: the last probe's answer, what it waits for, how it exited.
 	Reason string `json:"reason,omitempty"`
+	// Unknown is nil where it is known what runs.
+	Unknown *Unknown `json:"unknown,omitempty"`
 	// LastLog are the last lines (at most 50) of the instance that failed last, kept while the service is not healthy.
 	LastLog []string `json:"last_log,omitempty"`
 	// Autoscale is nil for a service that is not scaled by its load.
 	Autoscale *Autoscale `json:"autoscale,omitempty"`
+}
+
+// Unknown says why it is not known what runs of a service: its instances are those that were seen last, and are left
+// alone.
+type Unknown struct {
+	Driver string    `json:"driver"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`           // what its driver said
+	Remedy string    `json:"remedy,omitempty"` // what to do about it
 }
 
 // Autoscale says between which bounds a service is scaled by its load, and what was decided last.

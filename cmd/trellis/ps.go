@@ -22,8 +22,8 @@ func (p *program) psCommand() *cobra.Command {
 		Long: `Ps shows how the project stands: each service's state, how many of the wanted
 instances are ready, its published ports, and why it is not healthy.
 
-A service is healthy, starting, degraded (some instances ready), crash-looping,
-stopped, completed (ran to its end) or failed.`,
+A service is healthy, starting, degraded (some instances ready, or not known),
+crash-looping, stopped, completed (ran to its end) or failed.`,
 		Example: `  trellis ps                  one line for each service
   trellis ps -i               the instances too: pid, address, restarts
   trellis ps --format json    everything, for programs`,

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -135,7 +136,7 @@ func (e engine) elsewhere() bool {
 // Capabilities says what this driver can do here.
 func (d *Driver) Capabilities() driver.Capabilities {
 	return driver.Capabilities{
-		Name: "docker", Durable: true, Namespaces: true, Limits: true, Users: true, Lacks: d.lacks,
+		Name: "docker", Durable: true, Namespaces: true, Limits: true, Users: true, Apart: true, Lacks: d.lacks,
 	}
 }
 
@@ -147,15 +148,26 @@ func (d *Driver) Run(ctx context.Context) error {
 
 // lock takes the instance for one change.
 func (d *Driver) lock(id driver.ID) func() {
+	l := d.lockOf(id)
+	l.Lock()
+	return l.Unlock
+}
+
+// tryLock is lock for those who do not wait.
+func (d *Driver) tryLock(id driver.ID) (unlock func(), ok bool) {
+	l := d.lockOf(id)
+	return l.Unlock, l.TryLock()
+}
+
+func (d *Driver) lockOf(id driver.ID) *sync.Mutex {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	l := d.locks[id]
 	if l == nil {
 		l = &sync.Mutex{}
 		d.locks[id] = l
 	}
-	d.mu.Unlock()
-	l.Lock()
-	return l.Unlock
+	return l
 }
 
 // Engine is a Docker Engine.
@@ -195,6 +207,38 @@ func (e *Engine) Ping(ctx context.Context) error {
 	defer e.mu.Unlock()
 	e.prefers = said.BuilderVersion
 	return nil
+}
+
+// unreachable says that an engine does not answer.
+type unreachable struct {
+	host string
+	why  string
+	err  error
+}
+
+func (u unreachable) Error() string {
+	return fmt.Sprintf("the Docker engine at %s does not answer: %s", u.host, u.why)
+}
+
+func (u unreachable) Unwrap() []error { return []error{kinds.ErrUnavailable, u.err} }
+
+// Remedy says what to do about it.
+func (u unreachable) Remedy() string {
+	return "start it again ('systemctl start docker', or Docker Desktop)"
+}
+
+// unanswered is kind, and says so where the engine was asked in vain.
+func (e *Engine) unanswered(ctx context.Context, err error) error {
+	var op *net.OpError
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return unreachable{e.host, "it hangs", err}
+	case errors.As(err, &op):
+		return unreachable{e.host, op.Err.Error(), err}
+	case client.IsErrConnectionFailed(err), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return unreachable{e.host, err.Error(), err}
+	}
+	return kind(err)
 }
 
 // kind gives an error of the engine's API a kind of ours.

@@ -35,7 +35,7 @@ func (d *Driver) List(ctx context.Context, project string) ([]driver.Instance, e
 	}
 	found, err := d.engine.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: d.mine(project)})
 	if err != nil {
-		return nil, fmt.Errorf("list the containers of %s: %w", project, kind(err))
+		return nil, fmt.Errorf("list the containers of %s: %w", project, d.engine.unanswered(ctx, err))
 	}
 	holders := map[string]container.Summary{} // by instance
 	for _, c := range found.Items {
@@ -64,7 +64,7 @@ func (d *Driver) List(ctx context.Context, project string) ([]driver.Instance, e
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("list the containers of %s: %w", project, kind(err))
+		return nil, fmt.Errorf("list the containers of %s: %w", project, d.engine.unanswered(ctx, err))
 	}
 	d.abandon(ctx, holders)
 	slices.SortFunc(all, func(a, b driver.Instance) int { return strings.Compare(string(a.ID), string(b.ID)) })
@@ -78,7 +78,10 @@ func (d *Driver) abandon(ctx context.Context, holders map[string]container.Summa
 		if time.Since(time.Unix(c.Created, 0)) < abandonAfter || len(c.Names) == 0 {
 			continue
 		}
-		unlock := d.lock(driver.ID(id))
+		unlock, ok := d.tryLock(driver.ID(id))
+		if !ok {
+			continue // something is done to it just now
+		}
 		_, err := d.engine.api.ContainerInspect(ctx, containerName(driver.ID(id)), client.ContainerInspectOptions{})
 		if isNotFound(err) {
 			if err := d.removeHolder(ctx, strings.TrimPrefix(c.Names[0], "/")); err != nil {

@@ -19,6 +19,8 @@ const (
 	firstLook    = 5 * time.Millisecond
 	steadyLook   = 10 * time.Second
 	waitingShare = 50
+	// hangAfter is how long the engine has for a list until it is said to hang.
+	hangAfter = 5 * time.Second
 )
 
 // Watch implements driver.Driver.
@@ -58,7 +60,9 @@ func (d *Driver) watch(ctx context.Context, project string, changed func(driver.
 				look.Reset(0)
 			}
 		case <-look.C:
-			list, err := d.List(ctx, project)
+			asking, cancel := context.WithTimeout(ctx, hangAfter)
+			list, err := d.List(asking, project)
+			cancel()
 			if err != nil {
 				return err
 			}

@@ -116,7 +116,7 @@ func (l *loop) start(d *desired, st step, m *known, spec driver.Spec) error {
 	if err := l.prepareNames(drv, m, spec); err != nil {
 		return l.refuse(st, d, err)
 	}
-	if err := l.seated(func() error { return drv.Start(l.ctx, spec) }); err != nil {
+	if err := l.seated(m.driver, func() error { return drv.Start(l.ctx, spec) }); err != nil {
 		return l.refuse(st, d, err)
 	}
 	l.mu.Lock()
@@ -129,11 +129,12 @@ func (l *loop) start(d *desired, st step, m *known, spec driver.Spec) error {
 	return nil
 }
 
-// seated runs f when fewer than the allowed number of others run.
-func (l *loop) seated(f func() error) error {
+// seated runs f when fewer than the allowed number of others run at a driver.
+func (l *loop) seated(name string, f func() error) error {
+	seats := l.seats[name]
 	select {
-	case l.seats <- struct{}{}:
-		defer func() { <-l.seats }()
+	case seats <- struct{}{}:
+		defer func() { <-seats }()
 		return f()
 	case <-l.ctx.Done():
 		return l.ctx.Err()
@@ -151,7 +152,7 @@ func (l *loop) prepareNames(drv driver.Driver, m *known, spec driver.Spec) error
 		return nil
 	}
 	var netns string
-	err := l.seated(func() (err error) {
+	err := l.seated(m.driver, func() (err error) {
 		netns, err = p.Prepare(l.ctx, spec)
 		return err
 	})
@@ -220,10 +221,10 @@ func (l *loop) remove(st step, name string) error {
 }
 
 // setHosts brings the names that running instances resolve up to date, where their driver can.
-func (l *loop) setHosts(d *desired, list []driver.Instance) {
-	for _, inst := range list {
+func (l *loop) setHosts(d *desired, c census) {
+	for _, inst := range c.list {
 		svc, m := d.services[inst.Service], l.memory.instances[inst.ID]
-		if svc == nil || m == nil || inst.State != driver.Running || m.busy != "" {
+		if svc == nil || m == nil || inst.State != driver.Running || m.busy != "" || c.isAway(inst.ID) {
 			continue
 		}
 		setter, ok := l.cfg.Drivers[m.driver].(HostSetter)

@@ -123,10 +123,13 @@ func forgetFailures(ctx context.Context, store state.Store) error {
 // of the project may run meanwhile.
 func Halt(ctx context.Context, p compose.Project, drivers map[string]driver.Driver) error {
 	left, n := map[string][]running{}, 0
+	var all []error
 	for _, name := range sortedKeys(drivers) {
-		list, err := drivers[name].List(ctx, p.Name)
+		asking, cancel := context.WithTimeout(ctx, listLimit)
+		list, err := drivers[name].List(asking, p.Name)
+		cancel()
 		if err != nil {
-			return fmt.Errorf("stop %s: %w", p.Name, err)
+			all = append(all, err) // what the others run is stopped
 		}
 		for _, inst := range list {
 			if inst.State != driver.Exited {
@@ -148,7 +151,6 @@ func Halt(ctx context.Context, p compose.Project, drivers map[string]driver.Driv
 		stops.Wait()
 	}
 	close(errs)
-	var all []error
 	for err := range errs {
 		all = append(all, err)
 	}

@@ -52,6 +52,9 @@ func (e *Engine) markDeleted(ctx context.Context) (*desired, error) {
 // deleteLimit is how long Delete waits, beyond the longest grace period, for anything to come closer to its end.
 const deleteLimit = 30 * time.Second
 
+// awayLimit is deleteLimit where a driver does not answer: no more is to be expected then.
+const awayLimit = 3 * time.Second
+
 // gone blocks until nothing is left of a deleted project, for as long as it becomes less.
 func (e *Engine) gone(ctx context.Context, d *desired, opt engine.DeleteOptions) error {
 	limit := deleteLimit
@@ -66,22 +69,25 @@ func (e *Engine) gone(ctx context.Context, d *desired, opt engine.DeleteOptions)
 		if err := e.stillDeleting(ctx); err != nil {
 			return err
 		}
-		list, drivers, err := e.list(ctx)
-		left := e.leftOf(list)
-		if err == nil && left == "" {
-			break
-		}
+		c, err := e.list(ctx)
 		if err != nil {
-			left = err.Error()
+			return err
+		}
+		left := e.leftOf(c)
+		if left == "" {
+			break
 		}
 		if left != before {
 			before, since = left, time.Now()
+		}
+		if len(c.away) > 0 && time.Since(since) > awayLimit {
+			return fmt.Errorf("%w: left are: %s; they are removed when their driver answers again", errdefs.ErrUnavailable, left)
 		}
 		if time.Since(since) > limit {
 			return fmt.Errorf("%w: nothing went on for %s; left are: %s%s", errdefs.ErrUnavailable, limit, left, e.troubles())
 		}
 		if opt.Now {
-			e.killAll(ctx, list, drivers, killed)
+			e.killAll(ctx, c, killed)
 		}
 		select {
 		case <-ctx.Done():
@@ -114,12 +120,18 @@ func (e *Engine) stillDeleting(ctx context.Context) error {
 }
 
 // leftOf says in words what is left: what drivers list, and starts that no list shows yet.
-func (e *Engine) leftOf(list []driver.Instance) string {
+func (e *Engine) leftOf(c census) string {
 	var words []string
-	listed := map[driver.ID]bool{}
-	for _, inst := range list {
+	listed, counted := map[driver.ID]bool{}, map[string]int{}
+	for _, inst := range c.list {
 		listed[inst.ID] = true
+		counted[c.drivers[inst.ID]]++
 		words = append(words, fmt.Sprintf("%s (%s)", short(e.cfg.Project, inst.ID), inst.State))
+	}
+	for _, name := range sortedKeys(c.away) {
+		if a := c.away[name]; counted[name] > 0 || !a.known {
+			words = append(words, fmt.Sprintf("instances of driver %s (%s)", name, a.words()))
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -148,17 +160,17 @@ func (e *Engine) troubles() string {
 const killLimit = 5 * time.Second
 
 // killAll kills what runs, each instance once.
-func (e *Engine) killAll(ctx context.Context, list []driver.Instance, drivers map[driver.ID]string, killed map[driver.ID]bool) {
+func (e *Engine) killAll(ctx context.Context, c census, killed map[driver.ID]bool) {
 	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
 	var kills sync.WaitGroup
-	for _, inst := range list {
-		if inst.State == driver.Exited || killed[inst.ID] {
+	for _, inst := range c.list {
+		if inst.State == driver.Exited || killed[inst.ID] || c.isAway(inst.ID) {
 			continue
 		}
 		killed[inst.ID] = true
 		kills.Go(func() {
-			if err := e.cfg.Drivers[drivers[inst.ID]].Stop(ctx, inst.ID, 0); err != nil && ctx.Err() == nil {
+			if err := e.cfg.Drivers[c.drivers[inst.ID]].Stop(ctx, inst.ID, 0); err != nil && ctx.Err() == nil {
 				e.log.Warn("instance could not be killed", "instance", string(inst.ID), "err", err)
 			}
 		})

@@ -46,12 +46,17 @@ func (e *Engine) drift(ctx context.Context, project string) ([]engine.Drift, err
 	if d.deleting {
 		return all, nil
 	}
-	list, _, err := e.list(ctx)
+	c, err := e.list(ctx)
 	if err != nil {
 		return nil, err
 	}
+	unknown := c.unknown(d)
+	for _, name := range sortedKeys(unknown) {
+		return nil, fmt.Errorf("%w: %s is %s", errdefs.ErrUnavailable, name, unknown[name])
+	}
+	list := c.list
 	e.mu.Lock()
-	verdicts := e.decide(d, list)
+	verdicts := e.decide(d, c)
 	var look []driver.Instance
 	for _, w := range d.want.services {
 		s := d.services[w.name]
@@ -277,7 +282,7 @@ func (l *loop) watchDrift() {
 	for l.ctx.Err() == nil {
 		l.sleep(driftEvery)
 		_, err := l.Drift(l.ctx, l.cfg.Project)
-		if err != nil && l.ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) {
+		if err != nil && l.ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) && !errors.Is(err, errdefs.ErrUnavailable) {
 			l.log.Warn("the world could not be compared with the revision in force", "err", err)
 		}
 	}

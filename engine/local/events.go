@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"sync"
 	"time"
@@ -26,10 +27,11 @@ type event struct {
 type recorder struct {
 	due chan struct{} // capacity 1
 
-	mu     sync.Mutex
-	events []state.Event
-	kept   map[driver.ID]kept // what the next loop has to know, if it changed
-	last   map[driver.ID]kept
+	mu                 sync.Mutex
+	events             []state.Event
+	kept               map[driver.ID]kept // what the next loop has to know, if it changed
+	last               map[driver.ID]kept
+	listed, lastListed string // what is to be remembered of other programs' instances, as kept and last
 }
 
 // maxPending bounds the events that wait for a disk that does not take them; older ones are given up first.
@@ -67,9 +69,20 @@ func (r *recorder) ring() {
 	}
 }
 
+// remember queues what recall reads, if it changed.
+func (r *recorder) remember(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if text != r.lastListed {
+		r.listed, r.lastListed = text, text
+		r.ring()
+	}
+}
+
 // keep queues what the next loop has to know of instances. The caller holds mu.
 func (l *loop) keep(list []driver.Instance) {
-	now := make(map[driver.ID]kept, len(list))
+	now := make(map[driver.ID]kept, len(list)+len(l.before))
+	maps.Copy(now, l.before) // not listed yet
 	for _, inst := range list {
 		m := l.memory.instances[inst.ID]
 		if m == nil {
@@ -111,8 +124,8 @@ func (e *Engine) recordAll(stop <-chan struct{}) {
 func (e *Engine) flush(ctx context.Context) {
 	r := &e.records
 	r.mu.Lock()
-	events, kept := r.events, r.kept
-	r.events, r.kept = nil, nil
+	events, kept, listed := r.events, r.kept, r.listed
+	r.events, r.kept, r.listed = nil, nil, ""
 	r.mu.Unlock()
 	if len(events) > 0 {
 		if err := e.cfg.Store.Append(ctx, events...); err != nil {
@@ -122,6 +135,11 @@ func (e *Engine) flush(ctx context.Context) {
 	if kept != nil {
 		if err := e.cfg.Store.SetValue(ctx, valueKept, kept); err != nil {
 			e.log.Error("what is known of instances could not be written", "err", err)
+		}
+	}
+	if listed != "" {
+		if err := e.cfg.Store.SetValue(ctx, valueListed, json.RawMessage(listed)); err != nil {
+			e.log.Error("what drivers listed could not be written", "err", err)
 		}
 	}
 }

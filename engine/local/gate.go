@@ -45,7 +45,7 @@ func (p *planner) unmet(dep *servicePlan, condition string, deployed bool) (wait
 		return fmt.Sprintf("depends on %s: %s", name, dep.want.problem), true
 	}
 	if deployed && condition != compose.ServiceCompletedSuccessfully {
-		if dep.rolling {
+		if dep.rolling && dep.unknown == "" {
 			return fmt.Sprintf("waits until %s is replaced", name), false
 		}
 		return "", false

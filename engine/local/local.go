@@ -87,7 +87,7 @@ type Config struct {
 	BaseEnv []string
 	// Patience is what a service gets beyond its start period and probes until an apply has failed; 0: 60 s.
 	Patience time.Duration
-	// Parallel bounds the starts at a time; 0: four for each CPU.
+	// Parallel bounds the starts at a time, of each driver; 0: four for each CPU.
 	Parallel int
 	Log      *slog.Logger // nil: none
 }
@@ -108,10 +108,11 @@ func (c Config) validate() error {
 
 // Engine runs one project on this machine. It implements engine.Engine.
 type Engine struct {
-	cfg   Config
-	log   *slog.Logger
-	wake  chan struct{} // capacity 1: something may have changed
-	seats chan struct{} // one for each start at a time
+	cfg       Config
+	log       *slog.Logger
+	wake      chan struct{}            // capacity 1: something may have changed
+	seats     map[string]chan struct{} // by driver, so that one that hangs holds nobody up: one for each start at a time
+	registers map[string]*register     // by driver
 
 	writes sync.Mutex // held by Apply, Override and Delete
 	reads  sync.Mutex // held while what is wanted is read
@@ -151,11 +152,16 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.BaseEnv == nil {
 		cfg.BaseEnv = baseEnv()
 	}
-	return &Engine{
+	e := &Engine{
 		cfg: cfg, log: cfg.Log.With("project", cfg.Project), wake: make(chan struct{}, 1),
-		seats: make(chan struct{}, cfg.Parallel), stale: true, memory: newMemory(),
-		records: recorder{due: make(chan struct{}, 1)}, pub: publisher{due: make(chan struct{}, 1), moved: make(chan struct{})},
-	}, nil
+		seats: map[string]chan struct{}{}, registers: map[string]*register{}, stale: true, memory: newMemory(),
+		records: recorder{due: make(chan struct{}, 1), lastListed: "{}"}, pub: publisher{due: make(chan struct{}, 1), moved: make(chan struct{})},
+	}
+	for name := range cfg.Drivers {
+		e.seats[name] = make(chan struct{}, cfg.Parallel)
+		e.registers[name] = &register{gone: make(chan struct{}, 1)}
+	}
+	return e, nil
 }
 
 func baseEnv() []string {

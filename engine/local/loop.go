@@ -3,8 +3,6 @@ package local
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +31,7 @@ func (e *Engine) Run(ctx context.Context, changed func(project string)) error {
 	var others sync.WaitGroup
 	for name, d := range e.cfg.Drivers {
 		others.Go(func() { l.watch(name, d) })
+		others.Go(func() { l.attend(name) })
 	}
 	if e.cfg.Plane != nil {
 		others.Go(func() { e.publish(ctx) })
@@ -67,6 +66,9 @@ func (e *Engine) prepare(ctx context.Context) (map[driver.ID]kept, error) {
 	if err := e.value(ctx, valueKept, &before); err != nil {
 		return nil, err
 	}
+	if err := e.recall(ctx); err != nil {
+		return nil, err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.stale = true
@@ -82,16 +84,17 @@ type loop struct {
 	ctx     context.Context // of Run: a loop lives no longer than the call
 	before  map[driver.ID]kept
 	changed func(string)
-	tasks   sync.WaitGroup // steps and probes under way
-	writing bool           // rollouts are being written down; guarded by mu
-	polling bool           // a poll of what is in flight is under way; guarded by mu
-	waiting []chan uint64  // starts that wait for the next snapshot; guarded by mu
+	tasks   sync.WaitGroup      // steps and probes under way
+	writing bool                // rollouts are being written down; guarded by mu
+	polling bool                // a poll of what is in flight is under way; guarded by mu
+	waiting []chan uint64       // starts that wait for the next snapshot; guarded by mu
+	missed  map[string]*absence // the drivers that were away in the last round
 }
 
 // watch wakes the loop when a driver has news, for as long as it runs.
 func (l *loop) watch(name string, d driver.Driver) {
 	for l.ctx.Err() == nil {
-		if err := d.Watch(l.ctx, l.cfg.Project, func(driver.ID) { l.poke() }); err != nil && l.ctx.Err() == nil {
+		if err := d.Watch(l.ctx, l.cfg.Project, func(driver.ID) { l.poke() }); err != nil && l.ctx.Err() == nil && !l.isAway(name) {
 			l.log.Warn("watch of a driver ended; the list is asked each second", "driver", name, "err", err)
 		}
 		select {
@@ -138,16 +141,18 @@ func (l *loop) round() (time.Time, error) {
 		return time.Time{}, err
 	}
 	l.endSteps()
-	list, drivers, err := l.list(l.ctx)
+	c, err := l.list(l.ctx)
 	if err != nil {
 		return time.Time{}, err
 	}
+	list := c.list
 	l.findFormer(d, list)
 	now := time.Now()
 	l.mu.Lock()
-	l.takeOver(d, list, drivers, now)
+	l.giveTime(d, c, now)
+	l.takeOver(d, c, now)
 	judged, grown := l.measure(d, list, now)
-	dec := plan(d.want, l.have(d, list, judged), now)
+	dec := plan(d.want, l.have(d, c, judged), now)
 	l.noteProgress(d, dec, now)
 	steps := l.routeNow(dec.steps, now)
 	if l.cfg.Plane != nil {
@@ -164,11 +169,12 @@ func (l *loop) round() (time.Time, error) {
 	for _, st := range steps {
 		l.begin(d, st)
 	}
-	l.sweep(d, list)
+	l.sweep(d, c)
 	l.probeAll(d, list)
-	l.setHosts(d, list)
-	dec.wake = sooner(dec.wake, l.letRevive(d, list, now))
+	l.setHosts(d, c)
+	dec.wake = sooner(dec.wake, l.letRevive(d, c, now))
 	l.keep(list)
+	l.remember(c)
 	l.writeDown(dec.rollouts, grown)
 	again := len(steps) < len(dec.steps) // what was carried out at once changes the next plan
 	l.mu.Unlock()
@@ -218,26 +224,6 @@ func (e *Engine) refresh(ctx context.Context) (*desired, error) {
 	return d, nil
 }
 
-// list asks every driver. An answer that is missing fails the round: what is not seen must not be taken for gone.
-func (e *Engine) list(ctx context.Context) ([]driver.Instance, map[driver.ID]string, error) {
-	var all []driver.Instance
-	drivers := map[driver.ID]string{}
-	for _, name := range sortedKeys(e.cfg.Drivers) {
-		list, err := e.cfg.Drivers[name].List(ctx, e.cfg.Project)
-		if err != nil {
-			return nil, nil, fmt.Errorf("list instances of driver %s: %w", name, err)
-		}
-		for _, inst := range list {
-			drivers[inst.ID] = name
-		}
-		all = append(all, list...)
-	}
-	if len(e.cfg.Drivers) > 1 {
-		slices.SortFunc(all, func(a, b driver.Instance) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	}
-	return all, drivers, nil
-}
-
 // endSteps lets go of the instances whose step has ended: what is listed from now on shows what it did.
 func (l *loop) endSteps() {
 	l.mu.Lock()
@@ -271,12 +257,13 @@ func (l *loop) findFormer(d *desired, list []driver.Instance) {
 }
 
 // takeOver brings the memory up to date with what drivers list.
-func (l *loop) takeOver(d *desired, list []driver.Instance, drivers map[driver.ID]string, now time.Time) {
+func (l *loop) takeOver(d *desired, c census, now time.Time) {
 	for _, m := range l.memory.instances {
 		m.listed = false
 	}
-	for _, inst := range list {
-		l.observe(d, drivers[inst.ID], inst, l.before, now)
+	for _, inst := range c.list {
+		l.observe(d, c.drivers[inst.ID], inst, l.before, now)
+		delete(l.before, inst.ID) // it is adopted once
 	}
 	for id, m := range l.memory.instances {
 		if !m.listed && m.busy == "" {
@@ -284,7 +271,12 @@ func (l *loop) takeOver(d *desired, list []driver.Instance, drivers map[driver.I
 			delete(l.memory.instances, id)
 		}
 	}
-	l.before = nil // only the first round adopts
+	for _, a := range c.away {
+		if !a.known {
+			return // what it is going to list is yet to be adopted
+		}
+	}
+	l.before = nil
 }
 
 // noteProgress starts the clock of services that have to make progress.

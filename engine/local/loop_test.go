@@ -27,7 +27,8 @@ type bench struct {
 	plane *fakePlane
 	// lateLists is how much older than its arrival what the driver lists is.
 	lateLists time.Duration
-	load      *fakeLoad // nil: nothing is measured
+	drivers   map[string]driver.Driver // nil: the world's
+	load      *fakeLoad                // nil: nothing is measured
 	eng       *Engine
 	stop      context.CancelFunc
 	done      chan error
@@ -71,8 +72,12 @@ func (b *bench) run() {
 	if b.load != nil {
 		plane = measuring{b.plane, b.load}
 	}
+	drivers := b.drivers
+	if drivers == nil {
+		drivers = map[string]driver.Driver{"fake": b.driver()}
+	}
 	eng, err := New(Config{
-		Project: projectName, Store: b.store, Drivers: map[string]driver.Driver{"fake": b.driver()}, Plane: plane,
+		Project: projectName, Store: b.store, Drivers: drivers, Plane: plane,
 		Probe: b.world.Probe, BaseEnv: []string{},
 	})
 	if err != nil {

@@ -15,18 +15,19 @@ type memory struct {
 	progress  map[string]time.Time
 	hooksDone map[string]string
 	refused   map[driver.ID]refusal
-	listened  map[string][]int    // ports that instances of a service were seen to listen on
-	lastLog   map[string][]string // of the instance of a service that failed last
-	windows   map[string]*window  // of open rollouts, by service
-	once      map[driver.ID]bool  // one-off instances in which a command runs
-	revision  int64               // that progress is measured for
+	listened  map[string][]int     // ports that instances of a service were seen to listen on
+	lastLog   map[string][]string  // of the instance of a service that failed last
+	windows   map[string]*window   // of open rollouts, by service
+	once      map[driver.ID]bool   // one-off instances in which a command runs
+	back      map[string]time.Time // when a driver that was away answered again
+	revision  int64                // that progress is measured for
 }
 
 func newMemory() memory {
 	return memory{
 		instances: map[driver.ID]*known{}, progress: map[string]time.Time{}, hooksDone: map[string]string{},
 		refused: map[driver.ID]refusal{}, listened: map[string][]int{}, lastLog: map[string][]string{},
-		once: map[driver.ID]bool{}, windows: map[string]*window{},
+		once: map[driver.ID]bool{}, windows: map[string]*window{}, back: map[string]time.Time{},
 	}
 }
 
@@ -290,19 +291,29 @@ func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
 	}
 	svc := d.services[inst.Service]
 	s.startable = svc != nil && svc.hash == inst.Hash || m.former != nil
+	if !s.wasReady {
+		s.started = latest(s.started, e.memory.back[m.driver]) // while it was away nobody knew
+	}
 	return s
 }
 
 // have puts together what the planner sees: what drivers list, and starts that no list shows yet.
-func (e *Engine) have(d *desired, list []driver.Instance, judged map[string]string) have {
-	h := have{progress: e.memory.progress, hooksDone: e.memory.hooksDone, refused: e.memory.refused, rollouts: d.rollouts, judged: judged}
-	listed := make(map[driver.ID]bool, len(list))
-	for _, inst := range list {
+func (e *Engine) have(d *desired, c census, judged map[string]string) have {
+	h := have{
+		progress: e.memory.progress, hooksDone: e.memory.hooksDone, refused: e.memory.refused, rollouts: d.rollouts, judged: judged,
+		unknown: c.unknown(d),
+	}
+	listed := make(map[driver.ID]bool, len(c.list))
+	for _, inst := range c.list {
 		listed[inst.ID] = true
 		if isOnce(inst.ID) {
 			continue
 		}
-		h.instances = append(h.instances, e.seen(d, inst, e.memory.instances[inst.ID]))
+		s := e.seen(d, inst, e.memory.instances[inst.ID])
+		if c.isAway(inst.ID) {
+			s.busy = stepNone
+		}
+		h.instances = append(h.instances, s)
 	}
 	for id, m := range e.memory.instances {
 		if !listed[id] && m.busy != "" && !isOnce(id) {

@@ -47,7 +47,7 @@ func (e *Engine) Observe(ctx context.Context, project string) (engine.State, err
 	if d == nil {
 		return engine.State{}, fmt.Errorf("observe %s: %w: nothing was ever applied", project, errdefs.ErrNotFound)
 	}
-	list, drivers, err := e.list(ctx)
+	c, err := e.list(ctx)
 	if err != nil {
 		return engine.State{}, fmt.Errorf("observe %s: %w", project, err)
 	}
@@ -66,13 +66,14 @@ func (e *Engine) Observe(ctx context.Context, project string) (engine.State, err
 			s.Rollouts[i].Ledger = e.ledger(r)
 		}
 	}
-	dec := e.decide(d, list)
+	dec := e.decide(d, c)
 	byService := map[string][]driver.Instance{}
-	for _, inst := range list {
+	for _, inst := range c.list {
 		byService[inst.Service] = append(byService[inst.Service], inst)
 	}
 	for _, w := range d.want.services {
-		svc := e.serviceState(d, d.services[w.name], byService[w.name], drivers)
+		svc := e.serviceState(d, d.services[w.name], byService[w.name], c.drivers)
+		svc.Unknown = c.away[d.services[w.name].driver].told(d.services[w.name].driver)
 		if v, ok := dec[w.name]; ok {
 			svc.State, svc.Reason = v.state, v.reason
 		}
@@ -91,9 +92,9 @@ func (e *Engine) Observe(ctx context.Context, project string) (engine.State, err
 }
 
 // decide asks the planner how every service is doing.
-func (e *Engine) decide(d *desired, list []driver.Instance) map[string]verdict {
+func (e *Engine) decide(d *desired, c census) map[string]verdict {
 	verdicts := map[string]verdict{}
-	for _, v := range plan(d.want, e.have(d, list, e.verdictsOfWindows()), time.Now()).services {
+	for _, v := range plan(d.want, e.have(d, c, e.verdictsOfWindows()), time.Now()).services {
 		verdicts[v.name] = v
 	}
 	return verdicts

@@ -76,10 +76,11 @@ func (e *Engine) startOnce(ctx context.Context, drv driver.Driver, m *known, spe
 	if err := drv.Start(ctx, spec); err != nil {
 		return err
 	}
-	list, _, err := e.list(ctx)
+	c, err := e.list(ctx)
 	if err != nil {
 		return err
 	}
+	list := c.list
 	at := slices.IndexFunc(list, func(inst driver.Instance) bool { return inst.ID == spec.ID })
 	switch {
 	case at < 0:
@@ -116,10 +117,10 @@ func (e *Engine) endOnce(ctx context.Context, drv driver.Driver, id driver.ID) {
 
 // sweep removes one-off instances that nobody runs anything in: their caller's control plane was killed, or the project
 // is deleted. The caller holds mu.
-func (l *loop) sweep(d *desired, list []driver.Instance) {
-	for _, inst := range list {
+func (l *loop) sweep(d *desired, c census) {
+	for _, inst := range c.list {
 		m := l.memory.instances[inst.ID]
-		if m == nil || m.busy != "" || !isOnce(inst.ID) || l.memory.once[inst.ID] && !d.deleting {
+		if m == nil || m.busy != "" || c.isAway(inst.ID) || !isOnce(inst.ID) || l.memory.once[inst.ID] && !d.deleting {
 			continue
 		}
 		if inst.State == driver.Exited {

@@ -25,6 +25,8 @@ const (
 	stepDrain  stepKind = "drain"  // take the instance out of rotation
 	stepStop   stepKind = "stop"
 	stepRemove stepKind = "remove"
+
+	stepNone stepKind = "none" // none can be taken: its driver does not answer
 )
 
 // step is one thing to do. Steps of one plan are independent of each other and may be carried out at the same time, in
@@ -89,6 +91,7 @@ type have struct {
 	refused   map[driver.ID]refusal
 	rollouts  map[string]state.Rollout // of the revision, by service
 	judged    map[string]string        // why the new instances of a service do worse than the old ones; "" they do not
+	unknown   map[string]string        // why it is not known what runs of a service: nothing of it is touched
 }
 
 // refusal is a start that the driver refused.
@@ -164,6 +167,7 @@ type servicePlan struct {
 	cur       []*seen         // by slot: the instance that is as wanted, nil where there is none
 	olds      [][]seen        // by slot: those of other definitions
 	filled    []bool          // by slot: this plan starts its instance or makes way for it
+	unknown   string          // why it is not known what runs; "" it is
 	decided   map[string]bool // hook keys that this plan has seen to
 	serving   int             // instances in rotation, less those drained by this plan
 	waits     string
@@ -221,6 +225,7 @@ func (p *planner) index() []*servicePlan {
 // survey sorts the instances by slot and counts what the decisions of other services need.
 func (p *planner) survey(s *servicePlan) {
 	n := s.want.replicas + 1
+	s.unknown = p.have.unknown[s.want.name]
 	s.cur, s.olds, s.filled = make([]*seen, n), make([][]seen, n), make([]bool, n)
 	for i := range s.all {
 		inst := &s.all[i]
@@ -273,6 +278,10 @@ func (p *planner) service(s *servicePlan) {
 	w := s.want
 	if w.problem != "" {
 		s.failed = w.problem
+		return
+	}
+	if s.unknown != "" {
+		s.waits = s.unknown
 		return
 	}
 	if w.stopped || w.replicas == 0 {

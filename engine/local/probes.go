@@ -97,11 +97,12 @@ func (p prober) ask(ctx context.Context) {
 	listens, began := p.listens, time.Now()
 	for {
 		answer := p.cfg.Probe(ctx, p.spec, p.host, p.port, p.exec)
+		void := !answer.Ready && p.spec.Kind == probe.Exec && p.mute(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		wait := p.spec.Interval + p.jitter
-		if !p.heard(answer) {
+		if !void && !p.heard(answer) {
 			wait = min(pause, slow)
 			if time.Since(began) > eagerly {
 				pause = min(2*pause, slow)
@@ -118,6 +119,21 @@ func (p prober) ask(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// mute says whether a command that failed says nothing of its instance, because the program that had to run it is away.
+func (p prober) mute(ctx context.Context) bool {
+	name := p.known.driver
+	if !p.drv.Capabilities().Apart {
+		return false
+	}
+	p.mu.Lock()
+	counts := p.known.wasReady
+	p.mu.Unlock()
+	if counts && !p.isAway(name) {
+		_ = p.Engine.ask(ctx, name, listLimit)
+	}
+	return p.isAway(name)
 }
 
 // heard takes an answer into account and says whether the run was ever ready.

@@ -40,31 +40,34 @@ func (e *Engine) find(ctx context.Context, project string, id engine.InstanceID)
 	if m != nil {
 		return e.cfg.Drivers[m.driver], nil
 	}
-	_, drivers, err := e.list(ctx)
+	c, err := e.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if name, ok := drivers[full(project, id)]; ok {
+	if name, ok := c.drivers[full(project, id)]; ok {
 		return e.cfg.Drivers[name], nil
+	}
+	for _, name := range sortedKeys(c.away) {
+		return nil, fmt.Errorf("%w: it may be one of those that are not known: %s", errdefs.ErrUnavailable, c.away[name].words())
 	}
 	return nil, fmt.Errorf("%w: no such instance", errdefs.ErrNotFound)
 }
 
-// Stats implements engine.Engine. Instances that do not run are left out.
+// Stats implements engine.Engine. Instances that do not run are left out, and those whose driver does not answer.
 func (e *Engine) Stats(ctx context.Context, project string) ([]engine.Usage, error) {
 	if err := e.checkProject(project); err != nil {
 		return nil, fmt.Errorf("stats: %w", err)
 	}
-	list, drivers, err := e.list(ctx)
+	c, err := e.list(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("stats of %s: %w", project, err)
 	}
 	all := []engine.Usage{}
-	for _, inst := range list {
-		if inst.State != driver.Running {
+	for _, inst := range c.list {
+		if inst.State != driver.Running || c.isAway(inst.ID) {
 			continue
 		}
-		u, err := e.cfg.Drivers[drivers[inst.ID]].Stats(ctx, inst.ID)
+		u, err := e.cfg.Drivers[c.drivers[inst.ID]].Stats(ctx, inst.ID)
 		if errors.Is(err, errdefs.ErrNotFound) {
 			continue // it ended meanwhile
 		}

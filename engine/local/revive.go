@@ -14,10 +14,10 @@ const unknownRevival driver.Revival = "unknown"
 // changes by time alone. It is the same decision as the planner's, made before the crash: what would be started again at
 // once is, by whoever sees its end first; whatever would wait, or has to be judged, is left to the loop. See
 // docs/decisions/035. The caller holds mu.
-func (l *loop) letRevive(d *desired, list []driver.Instance, now time.Time) (again time.Time) {
-	for _, inst := range list {
+func (l *loop) letRevive(d *desired, c census, now time.Time) (again time.Time) {
+	for _, inst := range c.list {
 		m := l.memory.instances[inst.ID]
-		if m == nil || m.busy != "" || inst.State != driver.Running {
+		if m == nil || m.busy != "" || c.isAway(inst.ID) || inst.State != driver.Running {
 			continue
 		}
 		reviver, ok := l.cfg.Drivers[m.driver].(Reviver)

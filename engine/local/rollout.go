@@ -239,7 +239,7 @@ func after(said string) string {
 // turn decides what becomes of a rollout when everything else about its service is known: it is over, or it fails.
 func (p *planner) turn(s *servicePlan, v *verdict) {
 	r := s.rollout
-	if r == nil || r.Phase == state.Promoted || r.Phase == state.Overtaken {
+	if r == nil || s.unknown != "" || r.Phase == state.Promoted || r.Phase == state.Overtaken {
 		return
 	}
 	why := s.failing

@@ -132,6 +132,10 @@ func (p *planner) verdict(s *servicePlan) verdict {
 		}
 		return v
 	}
+	if s.unknown != "" && s.want.problem == "" {
+		v.state, v.reason = engine.ServiceDegraded, s.unknown
+		return v
+	}
 	missing := s.want.replicas - c.current
 	v.done = missing <= 0 && c.others == 0 && s.failed == ""
 	v.done = v.done && p.proven(s) && p.allReplaced(s)
