@@ -85,16 +85,18 @@ type run struct {
 	hands   []hand
 	over    chan struct{} // closed when the last start has ended
 	rouse   chan struct{} // wakes the pacer that waits for an idle worker
+	clock   sleeper       // that the pacer sleeps by
 
 	mu      sync.Mutex
 	seq     uint64        // of the next start
 	next    time.Duration // its intended time
 	more    bool          // there is a next start
 	idle    ring
-	blocked bool   // the pacer waits for an idle worker
-	ended   bool   // over is closed
-	aborted bool   // requests in flight are given up
-	missed  Result // the last one; kept here to save an allocation each
+	blocked bool          // the pacer waits for an idle worker
+	wakes   time.Duration // until when the pacer sleeps; 0 where it does not
+	ended   bool          // over is closed
+	aborted bool          // requests in flight are given up
+	missed  Result        // the last one; kept here to save an allocation each
 	total   *tally
 	lately  *tally  // since the last Progress; nil without OnProgress
 	visits  *visits // nil without a scenario
@@ -176,6 +178,7 @@ func (r *run) drive(ctx context.Context) (Report, error) {
 	for _, w := range r.hands {
 		all.Go(func() { w.loop(flight) })
 	}
+	r.clock = newSleeper()
 	all.Go(r.pace)
 	if r.cfg.OnProgress != nil {
 		all.Go(r.progress)
@@ -204,6 +207,7 @@ func (r *run) drive(ctx context.Context) (Report, error) {
 		w.abort() // idle connections: their workers wait in Read
 	}
 	all.Wait()
+	r.clock.close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	elapsed := r.since()
@@ -270,7 +274,11 @@ func (r *run) settle(h hand, v *visit, result *Result) (start, bool) {
 	if v != nil {
 		r.visits.after(v, result)
 	}
-	if s, ok := r.due(result.Done); ok {
+	s, ok := r.due(result.Done)
+	if v != nil {
+		r.sooner(result.Done)
+	}
+	if ok {
 		return s, true
 	}
 	h.rest()

@@ -65,7 +65,7 @@ func (r *run) wait(now time.Duration) (wait time.Duration, more bool) {
 	if r.visits == nil {
 		return r.next - now, r.more
 	}
-	wait = visitNap // a visit whose request is under way may be due again at any time
+	wait = nap // a visit whose request is under way calls the pacer when it is due again: see sooner
 	if r.more {
 		wait = min(wait, r.next-now)
 	}
@@ -77,14 +77,13 @@ func (r *run) wait(now time.Duration) (wait time.Duration, more bool) {
 
 // pace gives due starts to idle workers until the schedule is over.
 func (r *run) pace() {
-	clock := newSleeper()
 	for {
 		w, s, wait := r.dispatch()
 		switch {
 		case w != nil:
 			w.begin(s, r.since())
 		case wait > 0:
-			clock.sleep(min(wait, nap))
+			r.clock.wait()
 		case wait == 0:
 			select {
 			case <-r.rouse:
@@ -97,11 +96,31 @@ func (r *run) pace() {
 	}
 }
 
-// dispatch returns an idle worker and its start, or how long to wait for the next start; 0 is until a worker is idle,
-// below 0 for ever.
+// dispatch returns an idle worker and its start, or how long to wait for the next start, for which the clock is armed; 0 is
+// until a worker is idle, below 0 for ever.
 func (r *run) dispatch() (hand, start, time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	w, s, wait := r.choose()
+	r.wakes = 0
+	if wait > 0 {
+		wait = min(wait, nap)
+		r.wakes = r.since() + wait
+		r.clock.arm(wait)
+	}
+	return w, s, wait
+}
+
+// sooner wakes the pacer for the visit that is due first, where it would sleep longer. It is called with r.mu held.
+func (r *run) sooner(now time.Duration) {
+	if v := r.visits.first(); v != nil && v.due < r.wakes {
+		r.wakes = v.due
+		r.clock.arm(v.due - now)
+	}
+}
+
+// choose is dispatch without the clock.
+func (r *run) choose() (hand, start, time.Duration) {
 	now := r.since()
 	wait, more := r.wait(now)
 	switch {

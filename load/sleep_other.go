@@ -5,8 +5,14 @@ package load
 import "time"
 
 // sleeper waits with the runtime's timers, whose resolution bounds the precision of the schedule.
-type sleeper struct{}
+type sleeper struct{ timer *time.Timer }
 
-func newSleeper() sleeper { return sleeper{} }
+func newSleeper() sleeper { return sleeper{time.NewTimer(0)} }
 
-func (sleeper) sleep(d time.Duration) { time.Sleep(d) }
+// arm has wait return after d. It may be called while wait waits.
+func (s sleeper) arm(d time.Duration) { s.timer.Reset(d) }
+
+// wait may return early.
+func (s sleeper) wait() { <-s.timer.C }
+
+func (sleeper) close() {}

@@ -6,9 +6,6 @@ import (
 	"time"
 )
 
-// visitNap bounds the pacer's sleep while there are visits: a step is found due at most that late.
-const visitNap = time.Millisecond
-
 // visits are the visits of a run. All of it is used with run.mu held.
 type visits struct {
 	journey *journey
