@@ -159,6 +159,12 @@ func (l *loading) knownTopic(topic, at string) {
 	}
 }
 
+// What a program's timers may be late by: with more its timeouts would no longer be what it was written for.
+const (
+	minSlack = time.Microsecond
+	maxSlack = 100 * time.Millisecond
+)
+
 func (l *loading) checkProcess(s Service, at string) {
 	p := s.Trellis.Process
 	if p == nil {
@@ -171,6 +177,9 @@ func (l *loading) checkProcess(s Service, at string) {
 	}
 	if p.Command != nil && (len(p.Command) == 0 || p.Command[0] == "") {
 		l.errorPath(at+".command", "is empty: write the program and its arguments as a list")
+	}
+	if slack := p.TimerSlack.Or(minSlack); slack < minSlack || slack > maxSlack {
+		l.errorPath(at+".timer_slack", "is %s: it can be from %s to %s", slack, minSlack, maxSlack)
 	}
 }
 

@@ -310,6 +310,9 @@ type Process struct {
 	Command []string `json:"command,omitempty"`
 	// Dir is where Build runs, relative to the project directory, which it is where it is unset.
 	Dir string `json:"dir,omitempty"`
+	// TimerSlack is how much later than asked the kernel may end a sleep of the program, so that what is due at about the
+	// same time wakes it once; from 1us to 100ms. Unset: 50us, the kernel's own.
+	TimerSlack *Duration `json:"timer_slack,omitempty"`
 	// Artifact is the digest of the artefacts' content in the artefact store. Load leaves it empty; a build fills it.
 	Artifact string `json:"artifact,omitempty" trellis:"internal"`
 	// Watched says that the instances work in a copy of the artefacts that may be written to, as develop.watch asks while

@@ -109,9 +109,12 @@ type Spec struct {
 	Ulimits         map[string]Ulimit // by Compose's names: nofile, nproc, core, ...
 	Sysctls         map[string]string // net.* only where there are namespaces
 	OomScore        int
-	ShmSize         int64 // bytes; 0 the system's own
-	Limits          Limits
-	StopSignal      string // "SIGTERM" where empty
+	// TimerSlack is how much later than asked a sleep of the program may end; 0 the kernel's 50 µs. Containers have no such
+	// setting.
+	TimerSlack time.Duration `json:",omitempty"`
+	ShmSize    int64         // bytes; 0 the system's own
+	Limits     Limits
+	StopSignal string // "SIGTERM" where empty
 
 	Mounts []Mount
 	Files  []File // secrets and configs

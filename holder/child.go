@@ -233,7 +233,7 @@ func (c *child) start(command []string) (*process, error) {
 	cmd.Env = append([]string{}, c.env...) // not nil: that would be this process's own
 	cmd.Stdout, cmd.Stderr = c.output, c.output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	if err := loosely(cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.role, err)
 	}
 	p := &process{cmd: cmd, started: time.Now(), ready: make(chan struct{}), done: make(chan struct{})}

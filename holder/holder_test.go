@@ -50,6 +50,9 @@ func TestStartInfoStop(t *testing.T) {
 		if err != nil || string(env) != "GORACE=atexit_sleep_ms=0\x00" {
 			t.Errorf("environment %q, %v", env, err)
 		}
+		if slack, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", pid)); err != nil || string(slack) != "250000\n" {
+			t.Errorf("timer slack %q, %v", slack, err)
+		}
 	}
 	for file, mode := range map[string]os.FileMode{".": 0o700, socketFile: 0o600, pidFile: 0o600, configFile: 0o600} {
 		if st, err := os.Stat(filepath.Join(w.cfg.Dir, file)); err != nil || st.Mode().Perm() != mode {

@@ -48,6 +48,7 @@ type Spec struct {
 	Ulimits         map[string]Ulimit `json:"ulimits,omitempty"`
 	Sysctls         map[string]string `json:"sysctls,omitempty"`
 	OomScore        int               `json:"oom_score,omitempty"`
+	TimerSlack      time.Duration     `json:"timer_slack,omitempty"` // 0: the kernel's 50 µs, whatever the shim's own is
 	Cgroups         []Cgroup          `json:"cgroups,omitempty"`
 
 	PostStart []Hook   `json:"post_start,omitempty"`

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -264,6 +266,10 @@ func execute(spec Spec, req Request, command, env []string, dir, user string) er
 			return errors.New("the parent is gone")
 		}
 	}
+	// The shim's own, which it has from whoever started it, would be inherited.
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(cmp.Or(spec.TimerSlack, kernelSlack)), 0, 0, 0); err != nil {
+		return fmt.Errorf("set the timer slack: %w", err)
+	}
 	defaultSignals()
 	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 	if err := unix.Exec(path, command, env); err != nil {
@@ -271,6 +277,9 @@ func execute(spec Spec, req Request, command, env []string, dir, user string) er
 	}
 	return nil
 }
+
+// kernelSlack is the timer slack that the kernel gives its first process.
+const kernelSlack = 50 * time.Microsecond
 
 // own gives standard output and error to the program's user, who may open them again as /dev/stdout.
 func own(who account, fds ...int) {

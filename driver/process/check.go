@@ -87,6 +87,9 @@ func checkKernel(s driver.Spec, bad func(string, ...any) error) error {
 	if s.OomScore < -1000 || s.OomScore > 1000 {
 		return bad("the oom_score_adj %d is not from -1000 to 1000", s.OomScore)
 	}
+	if s.TimerSlack < 0 {
+		return bad("the timer slack %v is less than nothing", s.TimerSlack)
+	}
 	return nil
 }
 

@@ -183,7 +183,7 @@ func translate(spec driver.Spec, own owner) shim.Spec {
 		Command: spec.Command, Env: slices.Clone(spec.Env), Dir: spec.Dir, User: spec.User, GroupAdd: spec.GroupAdd,
 		StopSignal: spec.StopSignal, ReadOnly: spec.ReadOnly, ShmSize: spec.ShmSize, Privileged: spec.Privileged,
 		NoNewPrivileges: spec.NoNewPrivileges, CapAdd: spec.CapAdd, CapDrop: spec.CapDrop, Sysctls: spec.Sysctls,
-		OomScore: spec.OomScore, PostStart: hooks(spec.PostStart), PreStop: hooks(spec.PreStop),
+		OomScore: spec.OomScore, TimerSlack: spec.TimerSlack, PostStart: hooks(spec.PostStart), PreStop: hooks(spec.PreStop),
 		Log: shim.LogLimit{MaxSize: spec.Log.MaxSize, MaxFiles: spec.Log.MaxFiles},
 	}
 	if own.Port != 0 {

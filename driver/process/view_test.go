@@ -204,19 +204,20 @@ func TestSymbolicLinksOfAServiceAreNotFollowed(t *testing.T) {
 // TestPrivileges: capabilities, user, groups, limits, umask and no-new-privileges as the file says.
 func TestPrivileges(t *testing.T) {
 	w := newWorld(t, false)
-	show := `grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status | tr -d '\t' ; ulimit -n; umask; id -u; id -G; cat /proc/self/oom_score_adj`
+	show := `grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status | tr -d '\t' ; ulimit -n; umask; id -u; id -G; cat /proc/self/oom_score_adj; cat /proc/self/timerslack_ns`
 	spec := w.spec("web", "sh", "-c", show)
 	spec.CapDrop, spec.CapAdd, spec.NoNewPrivileges = []string{"ALL"}, []string{"NET_BIND_SERVICE"}, true
 	spec.Ulimits = map[string]driver.Ulimit{"nofile": {Soft: 100, Hard: 200}}
 	spec.User, spec.GroupAdd, spec.OomScore = "0:12", []string{"34"}, 300
-	want := []string{"CapEff:0000000000000400", "CapBnd:0000000000000400", "NoNewPrivs:1", "100", "0022", "0", "12 34", "300"}
+	spec.TimerSlack = 3 * time.Millisecond
+	want := []string{"CapEff:0000000000000400", "CapBnd:0000000000000400", "NoNewPrivs:1", "100", "0022", "0", "12 34", "300", "3000000"}
 	if got := w.result(spec); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 	other := w.spec("other", "sh", "-c", show)
 	other.User = "nobody"
 	got := w.result(other)
-	if got[0] != "CapEff:0000000000000000" || got[1] != "CapBnd:00000000a80425fb" || got[5] != "65534" {
+	if got[0] != "CapEff:0000000000000000" || got[1] != "CapBnd:00000000a80425fb" || got[5] != "65534" || got[8] != "50000" {
 		t.Errorf("another user: %q", got)
 	}
 	// The directory of a revision is found by its user below directories that are closed to it.

@@ -104,7 +104,7 @@ func everything() compose.Project {
 		Pid: "host", Ipc: "host", Logging: &compose.Logging{Driver: "json-file", Options: map[string]string{"max-size": "1m", "max-file": "2"}},
 		Develop: &compose.Develop{Watch: []compose.WatchRule{{Path: "/p", Action: "sync"}}},
 		Trellis: compose.ServiceExtension{
-			Process:   &compose.Process{Build: "b", Artifacts: []string{"a"}, Command: []string{"a"}, Dir: "/d", Artifact: "sha"},
+			Process:   &compose.Process{Build: "b", Artifacts: []string{"a"}, Command: []string{"a"}, Dir: "/d", TimerSlack: &d, Artifact: "sha"},
 			Probe:     &compose.Probe{HTTP: "/h", Port: 80, Scheme: "http"},
 			Objective: &compose.Objective{Latency: map[string]compose.Duration{"p99": d}}, Calls: []string{"db"},
 		},

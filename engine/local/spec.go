@@ -55,6 +55,7 @@ func templateOf(p compose.Project, svc compose.Service) (template, error) {
 		if pr.Command != nil {
 			spec.Command = pr.Command
 		}
+		spec.TimerSlack = pr.TimerSlack.Or(0)
 		spec.Dir = cmp.Or(pr.Dir, svc.WorkingDir, p.WorkingDir)
 		if pr.Artifact != "" {
 			spec.Dir = artifactMark + pr.Artifact
