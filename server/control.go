@@ -392,6 +392,9 @@ func (c *control) deploy(ctx context.Context, rev state.Revision, base engine.St
 		busy, err := c.underWay(ctx)
 		if err == nil && (busy == nil || continues(rev, *busy)) {
 			defer c.deploying.Unlock()
+			if err := roomForInstance(c.location.StateDir); err != nil {
+				return state.Revision{}, fmt.Errorf("deploy %s: %w", c.location.Project, err)
+			}
 			if err := c.plane.reserve(ctx, rev.Project); err != nil {
 				return state.Revision{}, err
 			}

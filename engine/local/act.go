@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"syscall"
 	"time"
 
 	"trellis/driver"
@@ -194,6 +195,7 @@ func (l *loop) refuse(st step, d *desired, err error) error {
 	}
 	l.memory.refused[st.id] = refusal{
 		revision: d.rev.Number, reason: err.Error(), final: final, retryAt: time.Now().Add(pause), pause: pause,
+		vain: errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, errdefs.ErrNotFound),
 	}
 	l.mu.Unlock()
 	l.record(event{kind: "instance.refused", service: st.service, id: st.id, reason: errdefs.Kind(err), message: err.Error()})

@@ -99,6 +99,7 @@ type refusal struct {
 	revision int64
 	reason   string
 	final    bool          // trying again is of no use
+	vain     bool          // nobody but a person mends it (no space, no image): a rollout does not wait for that
 	retryAt  time.Time     // if it is
 	pause    time.Duration // before that
 }

@@ -202,7 +202,7 @@ func (p *planner) slotFailure(s *servicePlan, slot int) string {
 	cur := s.cur[slot]
 	id := instanceID(p.want.project, s.want.name, slot, s.want.hash)
 	if r, ok := p.have.refused[id]; ok && r.revision >= p.want.revision {
-		if r.final || cur == nil && p.due(s.rollout.Began.Add(s.want.patience)) {
+		if r.final || r.vain || cur == nil && p.due(s.rollout.Began.Add(s.want.patience)) {
 			return "cannot be started: " + r.reason
 		}
 	}

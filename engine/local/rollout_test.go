@@ -3,9 +3,11 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -447,3 +449,38 @@ func TestIdleCostsNothing(t *testing.T) {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// TestWhatWaitsForAPersonGoesBackAtOnce: a rollout does not wait for a disk to become less full, nor for an image to be
+// there again.
+func TestWhatWaitsForAPersonGoesBackAtOnce(t *testing.T) {
+	for _, cause := range []error{&fs.PathError{Op: "mkdir", Path: "/state", Err: syscall.ENOSPC}, fmt.Errorf("no image: %w", errdefs.ErrNotFound)} {
+		goesBackAtOnce(t, cause)
+	}
+}
+
+func goesBackAtOnce(t *testing.T, cause error) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 2)))
+		b.settled(state.Healthy)
+		b.world.Fault(func(op string, _ driver.ID) error {
+			if op == "start" {
+				return cause
+			}
+			return nil
+		})
+		b.apply(project(server("web", 2, env("COLOR", "green"))))
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		rev, err := b.store.Get(b.Context(), 2)
+		if err != nil || rev.Outcome != state.RolledBack {
+			t.Errorf("revision 2 is %s, %v", rev.Outcome, err)
+		}
+		rollouts, err := b.store.Rollouts(b.Context(), 2)
+		if err != nil || len(rollouts) != 1 || !strings.Contains(rollouts[0].Reason, cause.Error()) {
+			t.Errorf("rollouts %+v, %v", rollouts, err)
+		}
+		if b.plane.serving("web") != 2 {
+			t.Error("taken out of rotation because there is no room for the next")
+		}
+	})
+}
