@@ -116,6 +116,27 @@ func TestSkewedClock(t *testing.T) {
 	}
 }
 
+// TestADayAsleep: whoever wakes after a day has expired, and is believed again as soon as it is issued anew.
+func TestADayAsleep(t *testing.T) {
+	dir, now := filepath.Join(t.TempDir(), "authority"), time.Now()
+	d := openDomain(t, dir, now)
+	web, db := issue(t, d, "/service/web", now), issue(t, d, "/service/db", now)
+	later := now.Add(25 * time.Hour)
+	if err := meet(t, parse(t, web, now), parse(t, db, now), "spiffe://shop/service/db", later); err == nil {
+		t.Error("a certificate of yesterday is believed")
+	}
+	d = openDomain(t, dir, later)
+	for path, f := range map[string]*identity.Files{"/service/web": &web, "/service/db": &db} {
+		if !d.Due(*f, path, nil, later) {
+			t.Errorf("%s is not due", path)
+		}
+		*f = issue(t, d, path, later)
+	}
+	if err := meet(t, parse(t, web, later), parse(t, db, later), "spiffe://shop/service/db", later); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRotate follows a root from its making to its end: at every moment everybody believes everybody, whether they have
 // read the files of that moment or those of seven hours ago.
 func TestRotate(t *testing.T) {

@@ -33,8 +33,7 @@ const certifyPause = time.Minute
 // certify keeps the gateway's certificate good while its project wants one of this machine's own authority. A failure is
 // said in the log once, and tried again.
 func (c *control) certify(ctx context.Context) error {
-	tick := time.NewTicker(certifyPause)
-	defer tick.Stop()
+	look := pace{every: certifyPause}
 	said := ""
 	for {
 		next := c.changed.next()
@@ -45,11 +44,8 @@ func (c *control) certify(ctx context.Context) error {
 			c.log.Error("no certificate for the gateway", "err", err)
 			c.certificateFailed(ctx, err)
 		}
-		select {
-		case <-ctx.Done():
+		if !look.await(ctx, next) {
 			return nil
-		case <-next:
-		case <-tick.C:
 		}
 	}
 }

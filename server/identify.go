@@ -19,17 +19,17 @@ import (
 // identify keeps the certificates of the project's services good. It looks once in certifyPause, and at once when somebody
 // has changed the authority; what a deploy needs it issues itself.
 func (c *control) identify(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(beat)
 	defer tick.Stop()
-	seen, looked := c.location.authorityVersion(), time.Now()
+	seen, look := c.location.authorityVersion(), pace{every: certifyPause, last: time.Now().Round(0)}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			if version := c.location.authorityVersion(); version != seen || now.Sub(looked) >= certifyPause {
+			if version := c.location.authorityVersion(); look.due(now) || version != seen {
 				c.identifyLatest(ctx, now)
-				seen, looked = c.location.authorityVersion(), now
+				seen = c.location.authorityVersion()
 			}
 		}
 	}

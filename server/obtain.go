@@ -16,17 +16,13 @@ import (
 
 // obtain keeps the certificates good that the project has an authority asked for.
 func (c *control) obtain(ctx context.Context) error {
-	tick := time.NewTicker(certifyPause)
-	defer tick.Stop()
+	look := pace{every: certifyPause}
 	o := obtaining{control: c, newClient: acme.New}
 	for {
 		next := c.changed.next()
 		o.once(ctx, time.Now())
-		select {
-		case <-ctx.Done():
+		if !look.await(ctx, next) {
 			return nil
-		case <-next:
-		case <-tick.C:
 		}
 	}
 }
