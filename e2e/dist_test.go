@@ -18,7 +18,7 @@ func archive(t *testing.T, dir string) (file, sum string) {
 	goos, goarch := goEnv(t, "GOOS"), goEnv(t, "GOARCH")
 	cmd := exec.Command("scripts/dist.sh")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "DIST="+out, "VERSION=v1", "SOURCE_DATE_EPOCH=1700000000", "PLATFORMS="+goos+"/"+goarch)
+	cmd.Env = append(os.Environ(), "DIST="+out, "VERSION=v1", "SOURCE_DATE_EPOCH=1700000000", "PLATFORMS="+goos+"/"+goarch, "LEVEL=1")
 	if b, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("dist.sh in %s: %v\n%s", dir, err, b)
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"trellis/api"
 	"trellis/engine"
 	"trellis/engine/enginetest"
 )
@@ -96,12 +97,9 @@ func (p *engineProject) Observe() (engine.State, error) {
 	if _, err := os.Stat(p.dir + "/compose.yaml"); err != nil {
 		return engine.State{}, err
 	}
-	if out, err := p.try("ps"); err != nil {
-		return engine.State{}, fmt.Errorf("trellis ps: %w\n%s", err, out)
-	}
-	s := p.ps()
-	state := s.State
-	return state, nil
+	var s api.Status
+	err := p.ask(&s, "ps")
+	return s.State, err
 }
 
 func (p *engineProject) Crash(id engine.InstanceID) error {
@@ -126,8 +124,9 @@ func (p *engineProject) Interrupt() error {
 	if err := p.do("up", "-d", "--yes", "--timeout", "2m"); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if _, err := p.Observe(); err == nil && own(p.ps())["data"] != 0 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		var s api.Status
+		if err := p.ask(&s, "ps"); err == nil && own(s)["data"] != 0 {
 			return nil
 		}
 	}

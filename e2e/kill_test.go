@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -200,29 +201,25 @@ func parent(proc string) string {
 
 func TestWhatHappenedMeanwhileIsKnownAfterwards(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
-	more := fmt.Sprintf(`
+	p := newProject(t, nil)
+	p.write("compose.yaml", shop(freePort(t), 1, "v1", fmt.Sprintf(`
   worker:
     image: testapp
     restart: "no"
-    environment: {EXIT: "7", DELAY: 3s}
-    x-trellis: {process: {command: [%s]}}
-`, built.app)
-	p := newProject(t, map[string]string{"compose.yaml": shop(port, 1, "v1", more)})
-	go p.try("up", "-d", "--timeout", "2s")
-	eventually(t, 20*time.Second, "worker runs", func() string {
-		if out, err := p.try("ps", "--format", "json"); err != nil {
-			return out
-		}
-		if s := p.ps(); len(s.Services) < 2 || len(p.instances("worker")) == 0 || len(p.instances("web")) == 0 {
-			return "not yet"
-		}
-		return ""
-	})
+    x-trellis: {process: {command: [sh, -c, "until [ -e %s/end ]; do sleep 0.1; done; echo about to exit with 7; exit 7"]}}
+`, p.dir)))
+	p.run("up", "-d")
+	worker := p.instances("worker")[0].PID
 	for _, pid := range own(p.ps()) {
 		signal(t, pid, "KILL")
 	}
-	time.Sleep(4 * time.Second)          // the worker exits with nobody there
+	p.write("end", "")
+	eventually(t, 20*time.Second, "the worker ends with nobody there", func() string {
+		if err := syscall.Kill(worker, 0); err == nil {
+			return "it still runs"
+		}
+		return ""
+	})
 	p.try("up", "-d", "--timeout", "2s") // this asks for another try, so the worker runs again
 	events := p.run("events")
 	if !strings.Contains(events, "exited with code 7") || strings.Contains(events, "nothing is known") {

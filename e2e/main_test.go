@@ -34,8 +34,8 @@ func run(m *testing.M) int {
 	built.app = filepath.Join(dir, "testapp")
 	for _, args := range [][]string{
 		{"build", "-trimpath", "-o", "server/trellis-shim.bin", "./cmd/trellis-shim"},
-		{"build", "-trimpath", "-tags", "embedshim", "-o", built.trellis, "./cmd/trellis"},
-		{"build", "-trimpath", "-tags", "embedshim", "-ldflags", "-X trellis/server.Version=other", "-o", built.other, "./cmd/trellis"},
+		{"build", "-trimpath", "-tags", "embedshim", "-ldflags", "-s -w", "-o", built.trellis, "./cmd/trellis"},
+		{"build", "-trimpath", "-tags", "embedshim", "-ldflags", "-s -w -X trellis/server.Version=other", "-o", built.other, "./cmd/trellis"},
 		{"build", "-trimpath", "-o", built.app, "./e2e/testdata/testapp"},
 	} {
 		cmd := exec.Command("go", args...)

@@ -146,11 +146,12 @@ func serviceOf(t testing.TB, s api.Status, name string) engine.Service {
 	return engine.Service{}
 }
 
-// eventually polls until ok returns "" and fails with what it said last.
+// eventually polls until ok returns "" and fails with what it said last. It asks less often the longer it takes: ok mostly
+// starts a command, and tests that wait are not to starve those that work.
 func eventually(t testing.TB, within time.Duration, what string, ok func() string) {
 	t.Helper()
 	deadline := time.Now().Add(within)
-	for {
+	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 300*time.Millisecond) {
 		why := ok()
 		if why == "" {
 			return
@@ -158,7 +159,7 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() strin
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within %v: %s", what, within, why)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(pause)
 	}
 }
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Builds the archives of a release into DIST (default dist/): Linux and macOS, amd64 and arm64, each with the static
 # binary, man pages, completions and documents, and SHA256SUMS over them. The same commit gives the same bytes: nothing of
-# the machine, the folder or the hour is in them. PLATFORMS limits what is built. Needs GNU tar.
+# the machine, the folder or the hour is in them. PLATFORMS limits what is built, LEVEL (9) how hard it is compressed. Needs
+# GNU tar.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${GO:=go}" "${DIST:=dist}" "${VERSION:=$(git describe --tags --always --dirty 2>/dev/null || echo dev)}"
-: "${PLATFORMS:=linux/amd64 linux/arm64 darwin/amd64 darwin/arm64}"
+: "${PLATFORMS:=linux/amd64 linux/arm64 darwin/amd64 darwin/arm64}" "${LEVEL:=9}"
 : "${SOURCE_DATE_EPOCH:=$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
 export SOURCE_DATE_EPOCH CGO_ENABLED=0 TZ=UTC LC_ALL=C
 
@@ -39,7 +40,7 @@ for platform in $PLATFORMS; do
 	cp -R "$share" "$work/$name/"
 	chmod -R u=rwX,go=rX "$work/$name"
 	tar -C "$work" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
-		-cf - "$name" | gzip -9n >"$dist/$name.tar.gz"
+		-cf - "$name" | gzip "-${LEVEL}n" >"$dist/$name.tar.gz"
 	rm -rf "${work:?}/$name"
 done
 (cd "$dist" && sha256sum trellis-*.tar.gz | tee SHA256SUMS)

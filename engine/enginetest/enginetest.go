@@ -23,9 +23,8 @@ type Target struct {
 	Service []string
 	Trellis []string
 	Program string
-	// Slow says that starting an instance takes seconds where the machine has other work too: the suite then repeats less
-	// and runs its tests side by side, and requests may have waited in vain for one that was away for longer than they are
-	// held.
+	// Slow says that starting an instance takes seconds where the machine has other work too: the suite then repeats less,
+	// and requests may have waited in vain for one that was away for longer than they are held.
 	Slow bool
 	// Brief leaves out the lines and the forms of a line that depend least on how instances are run: for a target beside
 	// another one of the same engine that runs them all.
@@ -79,16 +78,14 @@ var lines = []struct {
 	{"10 applying twice changes nothing", twice, false},
 }
 
-// Run runs the suite.
+// Run runs the suite, its tests side by side: each has a project of its own, and most of its time is waiting.
 func Run(t *testing.T, target Target) {
 	for _, l := range lines {
 		t.Run(l.name, func(t *testing.T) {
 			if target.Brief && !l.brief {
 				t.Skip("no part of the brief form of the suite (FAULTS=long has it)")
 			}
-			if target.Slow {
-				t.Parallel()
-			}
+			t.Parallel()
 			l.test(&check{T: t, target: target})
 		})
 	}
@@ -104,9 +101,7 @@ type check struct {
 func (c *check) sub(name string, f func(c *check)) {
 	c.T.Helper()
 	c.Run(name, func(t *testing.T) {
-		if c.target.Slow {
-			t.Parallel()
-		}
+		t.Parallel()
 		f(&check{T: t, target: c.target})
 	})
 }
@@ -194,10 +189,12 @@ func (p *running) version() string {
 // patience is how long the suite waits for what has to come: what is slow for want of CPU is no failure.
 const patience = time.Minute
 
-// until polls until ok returns "" and fails with what it said last.
+// until polls until ok returns "" and fails with what it said last. It asks less often the longer it takes: an engine may
+// have to start a command for the answer.
 func (c *check) until(within time.Duration, what string, ok func() string) {
 	c.Helper()
-	for deadline := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
+	deadline := time.Now().Add(within)
+	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 300*time.Millisecond) {
 		why := ok()
 		if why == "" {
 			return
@@ -205,6 +202,7 @@ func (c *check) until(within time.Duration, what string, ok func() string) {
 		if time.Now().After(deadline) {
 			c.Fatalf("%s: not within %v: %s", what, within, why)
 		}
+		time.Sleep(pause)
 	}
 }
 
