@@ -205,11 +205,74 @@ func Processes(f func(Stat) bool) error {
 	return nil
 }
 
-// Descendants returns the live processes below pid, parents before children.
+// Descendants returns the live processes below pid, parents before children. It asks the kernel for each thread's children,
+// so that it costs what the tree has and not what the machine has, and looks through the whole machine where the kernel
+// keeps no such list, or where a process has ended meanwhile: another one can then be missing from the lists
+// (proc_pid_task_children(5)).
 func Descendants(pid int) ([]Stat, error) {
-	children := map[int][]Stat{}
+	if all, ok := descendants(pid); ok {
+		return all, nil
+	}
+	return descendantsOfAll(pid)
+}
+
+// descendants returns false where the lists cannot be relied on.
+func descendants(pid int) ([]Stat, bool) {
+	var all []Stat
+	for todo := []int{pid}; len(todo) > 0; todo = todo[1:] {
+		below, sure, err := children(todo[0])
+		if err != nil || !sure {
+			return nil, false
+		}
+		for _, child := range below {
+			s, err := ReadStat(child)
+			if err != nil {
+				return nil, false
+			}
+			todo = append(todo, child)
+			if !s.ended() {
+				all = append(all, s)
+			}
+		}
+	}
+	return all, true
+}
+
+// children returns the children of a process's threads, with those that have ended and were not waited for. It is not sure
+// of all of them where a thread has ended meanwhile, whose children are another one's now.
+func children(pid int) (all []int, sure bool, err error) {
+	tasks := "/proc/" + strconv.Itoa(pid) + "/task/"
+	threads, err := os.ReadDir(tasks)
+	if err != nil {
+		return nil, false, err
+	}
+	sure = true
+	for _, t := range threads {
+		b, err := os.ReadFile(tasks + t.Name() + "/children")
+		if missing(err) {
+			if _, err := os.Stat(tasks + t.Name()); missing(err) {
+				sure = false
+				continue
+			}
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return nil, false, err
+		}
+		sure = sure && err == nil
+		for word := range strings.FieldsSeq(string(b)) {
+			if child, err := strconv.Atoi(word); err == nil {
+				all = append(all, child)
+			}
+		}
+	}
+	return all, sure, nil
+}
+
+// descendantsOfAll finds them among all processes of the machine.
+func descendantsOfAll(pid int) ([]Stat, error) {
+	byParent := map[int][]Stat{}
 	err := Processes(func(s Stat) bool {
-		children[s.Parent] = append(children[s.Parent], s)
+		byParent[s.Parent] = append(byParent[s.Parent], s)
 		return true
 	})
 	if err != nil {
@@ -218,7 +281,7 @@ func Descendants(pid int) ([]Stat, error) {
 	var all []Stat
 	seen := map[int]bool{pid: true}
 	for todo := []int{pid}; len(todo) > 0; todo = todo[1:] {
-		for _, s := range children[todo[0]] {
+		for _, s := range byParent[todo[0]] {
 			if seen[s.PID] {
 				continue
 			}

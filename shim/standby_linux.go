@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -179,7 +178,7 @@ func (p *place) seat(st *standby) (err error) {
 	if st.process, err = Identify(pid); err != nil {
 		return err
 	}
-	if mine, err := children(); err != nil || !slices.Contains(mine, pid) {
+	if mine, _, err := children(os.Getpid()); err != nil || !slices.Contains(mine, pid) {
 		return fmt.Errorf("it could not be told from the program's processes: %w", err)
 	}
 	st.answer = bufio.NewReader(st.failure)
@@ -314,37 +313,6 @@ func (p *place) alone() bool {
 	if p.bench.empty() {
 		return false // waiting for children says so
 	}
-	mine, err := children()
+	mine, _, err := children(os.Getpid())
 	return err == nil && !slices.ContainsFunc(mine, func(pid int) bool { return !p.bench.has(pid) })
-}
-
-// children returns the children of this process, with those that have ended and were not waited for.
-func children() ([]int, error) {
-	tasks, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return nil, err
-	}
-	var all []int
-	for _, t := range tasks {
-		f, err := os.Open("/proc/self/task/" + t.Name() + "/children")
-		if missing(err) {
-			if _, err := os.Stat("/proc/self/task/" + t.Name()); missing(err) {
-				continue // the thread has ended: its children are another one's
-			}
-		}
-		if err != nil {
-			return nil, err
-		}
-		b, err := io.ReadAll(f)
-		f.Close()
-		if err != nil && !errors.Is(err, unix.ESRCH) {
-			return nil, err
-		}
-		for word := range strings.FieldsSeq(string(b)) {
-			if pid, err := strconv.Atoi(word); err == nil {
-				all = append(all, pid)
-			}
-		}
-	}
-	return all, nil
 }

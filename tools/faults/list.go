@@ -39,7 +39,7 @@ var faults = []fault{
 	{2, "Trellis is killed", and(of(e2e, "TestKillingControlOrDataPlaneRefusesNoConnection", "TestKillingTheHolderOrAllRestartsNoInstance", "TestWhatHappenedMeanwhileIsKnownAfterwards"), of(process, "TestKilledDriverLosesNothing"))},
 	{3, "Trellis is killed again and again", and(of(e2e, "TestTrellisSurvivesFiftyKills"), of(local, "TestLoopKilledAtEveryStep"), of(store, "TestKilledWriterLosesNothingAcknowledged"))},
 	{4, "the state file is damaged", of(store, "TestDamagedFileIsRefusedAndKept", "TestDamagedRowsAreErrors")},
-	{5, "a pid has become somebody else's", and(of(process, "TestStrangersAreNeverSignalled"), of(e2e, "TestRebootBringsTheLastHealthyRevisionBack"))},
+	{5, "a pid has become somebody else's, or the machine was started again", and(of(process, "TestStrangersAreNeverSignalled"), of(e2e, "TestRebootBringsTheLastHealthyRevisionBack", "TestSystemdBringsItBack"))},
 	{6, "programs crash in a loop", and(of(e2e, "TestCrashLoopsHurtNobody"), of(local, "TestCrashLoopBacksOff", "TestKilledAgainAndAgain"))},
 	{7, "programs breed and ignore SIGTERM", and(of(e2e, "TestBreedersEnd"), of(process, "TestTreesEnd"))},
 	{8, "a program hangs", and(of(e2e, "TestHungInstance"), of(local, "TestHungInstanceIsReplaced"))},
