@@ -16,27 +16,38 @@ mkdir -p "$DIST"
 dist=$(cd "$DIST" && pwd)
 rm -f "$dist"/trellis-*.tar.gz "$dist/SHA256SUMS"
 
+# build PLATFORM FILE: the binary of a platform. The shim is embedded from a file of its own, so that builds for several
+# platforms do not share one.
+build() {
+	local shim=$work/${1//\//-}.shim
+	GOOS=${1%/*} GOARCH=${1#*/} $GO build -trimpath -buildvcs=false -ldflags '-s -w' -o "$shim" ./cmd/trellis-shim
+	printf '{"Replace":{"%s/server/trellis-shim.bin":"%s"}}' "$PWD" "$shim" >"$shim.json"
+	GOOS=${1%/*} GOARCH=${1#*/} $GO build -trimpath -buildvcs=false -tags embedshim -overlay "$shim.json" \
+		-ldflags "-s -w -X trellis/server.Version=$VERSION" -o "$2" ./cmd/trellis
+}
+
 # What is the same everywhere: man pages, completions, documents.
-# Paths are trimmed here too, so that what was compiled in another folder serves.
+here=$($GO env GOOS)/$($GO env GOARCH)
+build "$here" "$work/trellis"
 share=$work/share
 mkdir -p "$share"/man/man1 "$share"/bash-completion/completions "$share"/zsh/site-functions \
 	"$share"/fish/vendor_completions.d "$share"/doc/trellis
-$GO build -trimpath -buildvcs=false -o "$work/trellis" ./cmd/trellis
 "$work/trellis" completion bash >"$share/bash-completion/completions/trellis"
 "$work/trellis" completion zsh >"$share/zsh/site-functions/_trellis"
 "$work/trellis" completion fish >"$share/fish/vendor_completions.d/trellis.fish"
-$GO test -trimpath -buildvcs=false ./cmd/trellis -count=1 -run '^TestManPages$' -args -man "$share/man/man1" >"$work/man.log" || { cat "$work/man.log"; exit 1; }
+# Paths are trimmed here too, so that what was compiled in another folder serves.
+$GO test -trimpath -buildvcs=false -vet=off -ldflags '-s -w' ./cmd/trellis -count=1 -run '^TestManPages$' \
+	-args -man "$share/man/man1" >"$work/man.log" || { cat "$work/man.log"; exit 1; }
 cp -R README.md docs "$share/doc/trellis/"
 
 for platform in $PLATFORMS; do
-	export GOOS=${platform%/*} GOARCH=${platform#*/}
-	name=trellis-$VERSION-$GOOS-$GOARCH
+	name=trellis-$VERSION-${platform/\//-}
 	mkdir -p "$work/$name/bin"
-	# The shim is embedded from a file of its own, so that builds for several platforms do not share one.
-	$GO build -trimpath -buildvcs=false -ldflags '-s -w' -o "$work/$name.shim" ./cmd/trellis-shim
-	printf '{"Replace":{"%s/server/trellis-shim.bin":"%s"}}' "$PWD" "$work/$name.shim" >"$work/$name.json"
-	$GO build -trimpath -buildvcs=false -tags embedshim -overlay "$work/$name.json" \
-		-ldflags "-s -w -X trellis/server.Version=$VERSION" -o "$work/$name/bin/trellis" ./cmd/trellis
+	if [ "$platform" = "$here" ]; then
+		cp "$work/trellis" "$work/$name/bin/trellis"
+	else
+		build "$platform" "$work/$name/bin/trellis"
+	fi
 	cp -R "$share" "$work/$name/"
 	chmod -R u=rwX,go=rX "$work/$name"
 	tar -C "$work" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
