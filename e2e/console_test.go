@@ -15,7 +15,8 @@ import (
 	"trellis/load"
 )
 
-// TestConsoleInABrowser has Chromium use the console of Evergreen under a little load: browser/console.mjs says what for.
+// TestConsoleInABrowser has Chromium use the console of Evergreen under a little load: browser/first.mjs and
+// browser/console.mjs say what for.
 // PICTURES is where it leaves them.
 func TestConsoleInABrowser(t *testing.T) {
 	needPrograms(t, "node", "npm", "chromium", "python3")
@@ -33,6 +34,7 @@ func TestConsoleInABrowser(t *testing.T) {
 	e.write("greeting.yaml", "services:\n  web: {environment: {GREETING: hello}}\n")
 	e.flags = append(e.flags, "-f", "chatty.yaml")
 	e.run("up", "-d", "--yes")
+	runIn(t, tools, "node", "first.mjs", strings.TrimSpace(e.run("console")), e.url)
 	defer e.visited(2)()
 	flags := e.flags
 	e.flags = append(flags[:len(flags):len(flags)], "-f", "greeting.yaml")

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -49,7 +50,7 @@ const (
 // all conditions.
 type TraceFilter struct {
 	Service     string            `json:"service,omitempty"`
-	Name        string            `json:"name,omitempty"` // of a span, exactly
+	Name        string            `json:"name,omitempty"` // a part of a span's name or of the path that it was asked for
 	Since       time.Time         `json:"since,omitzero"` // default: one hour ago
 	Until       time.Time         `json:"until,omitzero"` // default: now
 	MinDuration time.Duration     `json:"min_duration_ns,omitempty"`
@@ -64,6 +65,7 @@ type TraceSummary struct {
 	Start    time.Time     `json:"start"`
 	Duration time.Duration `json:"duration_ns"`
 	Root     string        `json:"root"`        // name of the first span
+	Path     string        `json:"path"`        // that the first span was asked for; "" it is not of HTTP
 	Service  string        `json:"service"`     // that the first span is of
 	Services []string      `json:"services"`    // that took part, by name
 	Spans    int           `json:"spans"`       // that are kept
@@ -72,6 +74,26 @@ type TraceSummary struct {
 	HTTP     int           `json:"http_status"` // answer of the first span; 0 none
 	Revision int64         `json:"revision"`    // of the first span's instance; 0 unknown
 }
+
+// Request is what was asked for, in as much detail as is known: the name of a span has a route where many paths go.
+func (t TraceSummary) Request() string { return requested(t.Root, t.Path) }
+
+// Request is TraceSummary.Request of one span.
+func (s *Span) Request() string {
+	path, _ := s.Attributes[PathAttribute].(string)
+	return requested(s.Name, path)
+}
+
+func requested(name, path string) string {
+	method, _, ok := strings.Cut(name, " ")
+	if path == "" || !ok || method != strings.ToUpper(method) {
+		return name
+	}
+	return method + " " + path
+}
+
+// PathAttribute is the attribute of a span that says for which path it was asked, by OpenTelemetry's conventions.
+const PathAttribute = "url.path"
 
 // Edge is one service calling another. Counts are of spans that were kept, so that they are shares, not totals, where
 // traces are sampled.

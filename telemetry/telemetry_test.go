@@ -37,3 +37,14 @@ func FuzzTraceID(f *testing.F) {
 		}
 	})
 }
+
+func TestARequestIsSaidInDetail(t *testing.T) {
+	for _, c := range []struct{ root, path, want string }{
+		{"GET /*", "/courses/go", "GET /courses/go"}, {"GET /courses", "", "GET /courses"}, {"SELECT courses", "", "SELECT courses"},
+		{"work", "/courses", "work"}, {"Handle orders", "/courses", "Handle orders"},
+	} {
+		if got := (TraceSummary{Root: c.root, Path: c.path}).Request(); got != c.want {
+			t.Errorf("%q of %q: %q, not %q", c.root, c.path, got, c.want)
+		}
+	}
+}

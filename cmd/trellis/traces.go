@@ -28,10 +28,12 @@ OTEL_EXPORTER_OTLP_ENDPOINT. Of many requests a part is kept, and all that fail 
 take longer than a second.`,
 		Example: `  trellis traces --service api --errors
   trellis traces --slower 500ms --since 1h
+  trellis traces --name /checkout
   trellis traces 4bf92f3577b34da6a3ce929d0e0e4736`,
 		Args: arguments(0, 1),
 	}
 	cmd.Flags().StringVar(&f.Service, "service", "", "only traces with a span of `SERVICE`")
+	cmd.Flags().StringVar(&f.Name, "name", "", "only traces with a span that has `TEXT` in its name or path")
 	cmd.Flags().StringVar(&from, "since", "", "only what is newer than `TIME`: 10m (ago) or 2026-11-23T15:04:05Z; unset: 1h")
 	cmd.Flags().BoolVar(&f.Errors, "errors", false, "only traces with a span that failed")
 	cmd.Flags().Var(&slow, "slower", "only traces with a span that took `DURATION` or longer")
@@ -73,7 +75,7 @@ take longer than a second.`,
 					errors = s.red(errors)
 				}
 				t.add(one.Trace.String(), one.Start.Local().Format(time.TimeOnly), brief(one.Duration), strconv.Itoa(one.Spans), errors,
-					orDash(digits(int64(one.HTTP))), one.Service, one.Root)
+					orDash(digits(int64(one.HTTP))), one.Service, one.Request())
 			}
 			return t.write(p.stdout, s)
 		})
@@ -130,7 +132,7 @@ func writeTrace(w io.Writer, s style, trace api.Trace) error {
 				continue // two of the same ID
 			}
 			shown[span.ID] = true
-			what := strings.Repeat("  ", depth) + s.bold(span.Service) + " " + span.Name
+			what := strings.Repeat("  ", depth) + s.bold(span.Service) + " " + span.Request()
 			if span.Status == telemetry.StatusError {
 				what += " " + s.red(strings.TrimSpace("failed "+span.Message))
 			}

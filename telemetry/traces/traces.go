@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"trellis/errdefs"
@@ -194,7 +195,7 @@ func (s *Store) Search(ctx context.Context, f telemetry.TraceFilter) ([]telemetr
 			if err != nil {
 				return false, err
 			}
-			if seen[span.Trace] || !hasAttributes(span, f.Attributes) {
+			if seen[span.Trace] || !hasName(span, f.Name) || !hasAttributes(span, f.Attributes) {
 				continue
 			}
 			seen[span.Trace] = true
@@ -238,14 +239,15 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// where returns the condition for what f says of one span, its attributes left out.
+// where returns the condition for what f says of one span, its attributes left out. Of the name it lets through whatever
+// has it in any attribute.
 func where(f telemetry.TraceFilter) (string, []any) {
 	cond, args := "start >= ? AND start <= ?", []any{f.Since.UnixNano(), f.Until.UnixNano()}
 	if f.Service != "" {
 		cond, args = cond+" AND service = ?", append(args, f.Service)
 	}
 	if f.Name != "" {
-		cond, args = cond+" AND name = ?", append(args, f.Name)
+		cond, args = cond+" AND (instr(name, ?) > 0 OR instr(body, ?) > 0)", append(args, f.Name, inJSON(f.Name))
 	}
 	if f.MinDuration > 0 {
 		cond, args = cond+" AND took >= ?", append(args, int64(f.MinDuration))
@@ -254,6 +256,20 @@ func where(f telemetry.TraceFilter) (string, []any) {
 		cond, args = cond+" AND status = ?", append(args, telemetry.StatusError)
 	}
 	return cond, args
+}
+
+// inJSON is text as it stands between quotes in JSON.
+func inJSON(text string) string {
+	b, err := json.Marshal(text)
+	if err != nil {
+		return text
+	}
+	return string(b[1 : len(b)-1])
+}
+
+func hasName(s telemetry.Span, part string) bool {
+	path, _ := s.Attributes[telemetry.PathAttribute].(string)
+	return strings.Contains(s.Name, part) || strings.Contains(path, part)
 }
 
 func hasAttributes(s telemetry.Span, want map[string]string) bool {
@@ -291,6 +307,7 @@ func summary(id telemetry.TraceID, spans []telemetry.Span) telemetry.TraceSummar
 	}
 	slices.Sort(t.Services)
 	t.Duration, t.Root, t.Service, t.Status, t.Revision = end.Sub(t.Start), root.Name, root.Service, root.Status, root.Revision
+	t.Path, _ = root.Attributes[telemetry.PathAttribute].(string)
 	if n, err := strconv.Atoi(fmt.Sprint(root.Attributes["http.response.status_code"])); err == nil {
 		t.HTTP = n
 	}

@@ -34,7 +34,7 @@ func TestTracesAreFound(t *testing.T) {
 		}
 	}
 	root := span(a, 1, 0, "web", "GET /", -10*time.Second, 300*time.Millisecond)
-	root.Attributes = map[string]any{"http.response.status_code": int64(200), CallerAttribute: "", "user": "u1"}
+	root.Attributes = map[string]any{"http.response.status_code": int64(200), CallerAttribute: "", "user": "u1", "url.path": "/lists/4711"}
 	child := span(a, 2, 1, "api", "GET /items", -9900*time.Millisecond, 200*time.Millisecond)
 	failed := span(a, 3, 2, "db", "SELECT", -9800*time.Millisecond, 100*time.Millisecond)
 	failed.Status, failed.Message = telemetry.StatusError, "dead lock"
@@ -65,6 +65,7 @@ func TestTracesAreFound(t *testing.T) {
 		{telemetry.TraceFilter{Errors: true}, 1}, {telemetry.TraceFilter{Service: "web", Errors: true}, 0},
 		{telemetry.TraceFilter{MinDuration: 250 * time.Millisecond}, 1}, {telemetry.TraceFilter{MinDuration: time.Second}, 0},
 		{telemetry.TraceFilter{Attributes: map[string]string{"user": "u1"}}, 1}, {telemetry.TraceFilter{Attributes: map[string]string{"user": "u2"}}, 0},
+		{telemetry.TraceFilter{Name: "/items"}, 1}, {telemetry.TraceFilter{Name: "lists/4"}, 1}, {telemetry.TraceFilter{Name: "u1"}, 0},
 		{telemetry.TraceFilter{Since: now.Add(-3 * time.Hour), Limit: 1}, 1},
 	} {
 		found, err := s.Search(t.Context(), c.f)
@@ -74,7 +75,7 @@ func TestTracesAreFound(t *testing.T) {
 	}
 	found, _ := s.Search(t.Context(), telemetry.TraceFilter{Service: "db"})
 	want := telemetry.TraceSummary{
-		Trace: a, Start: root.Start, Duration: 300 * time.Millisecond, Root: "GET /", Service: "web", Services: []string{"api", "db", "web"},
+		Trace: a, Start: root.Start, Duration: 300 * time.Millisecond, Root: "GET /", Path: "/lists/4711", Service: "web", Services: []string{"api", "db", "web"},
 		Spans: 3, Errors: 1, HTTP: 200,
 	}
 	if len(found) == 1 {

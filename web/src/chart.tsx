@@ -56,8 +56,33 @@ export interface Line {
 const toneColor = { main: "--chart-1", second: "--chart-2", bad: "--bad", warn: "--warn" };
 const palette = ["--chart-1", "--chart-2", "--chart-3", "--chart-4", "--chart-5", "--chart-6"];
 
+/** binary are the distances that an axis of bytes may have between its marks. */
+export const binary = Array.from({ length: 50 }, (_, i) => 2 ** i);
+
+// bridged is how many steps a line goes on without a value: what is away for longer was not measured.
+const bridged = 4;
+
+/** bridge leaves of the gaps in a line those that nothing leads across. */
+function bridge(u: uPlot, gaps: [number, number][]) {
+  const times = u.data[0];
+  const step = times.length > 1 ? times[1]! - times[0]! : 1;
+  return gaps.filter(([from, to]) => u.posToVal(to, "x", true) - u.posToVal(from, "x", true) > (bridged + 0.5) * step);
+}
+
+/** alone are the values without a neighbour that a line could lead to. */
+function alone(u: uPlot, series: number): number[] {
+  const values = u.data[series]!;
+  const near = (i: number, way: number) => {
+    for (let n = 1; n <= bridged; n++) if (values[i + way * n] !== null && values[i + way * n] !== undefined) return true;
+    return false;
+  };
+  const found: number[] = [];
+  values.forEach((v, i) => v !== null && v !== undefined && !near(i, 1) && !near(i, -1) && found.push(i));
+  return found;
+}
+
 /** Chart draws lines over time. What it shows is in its table too, for whoever does not see it. */
-export function Chart({ title, times, lines, format, height = 180, legend = true }: { title: string; times: number[]; lines: Line[]; format: (v: number) => string; height?: number; legend?: boolean }) {
+export function Chart({ title, times, lines, format, steps, height = 180, legend = true }: { title: string; times: number[]; lines: Line[]; format: (v: number) => string; steps?: number[]; height?: number; legend?: boolean }) {
   const box = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
   const theme = useTheme();
@@ -82,8 +107,8 @@ export function Chart({ title, times, lines, format, height = 180, legend = true
         cursor: { y: false, points: { size: 6 } },
         scales: { y: { range: (_u, _min, max) => [0, max > 0 ? max * 1.1 : 1] } },
         axes: [{ ...axis, size: 28, space: 80, values: (_u, at) => stamps(at) },
-          { ...axis, size: 62, values: (_u, at) => at.map(format) }],
-        series: [{}, ...lines.map((line, i) => ({ label: line.label, stroke: stroke(line, i), width: 1.6, points: { show: false }, spanGaps: true }))],
+          { ...axis, size: 62, values: (_u, at) => at.map(format), ...(steps && { incrs: steps }) }],
+        series: [{}, ...lines.map((line, i) => ({ label: line.label, stroke: stroke(line, i), width: 1.6, dash: !line.tone && i >= palette.length ? [6, 4] : undefined, points: { show: true, size: 4, filter: alone }, gaps: (u: uPlot, _series: number, _from: number, _to: number, gaps: [number, number][]) => bridge(u, gaps) }))],
       },
       latest.current,
       element,
@@ -97,7 +122,7 @@ export function Chart({ title, times, lines, format, height = 180, legend = true
       plot.current = null;
     };
     // The lines' values change all the time; only their names make another chart.
-  }, [shape, theme, height, format]);
+  }, [shape, theme, height, format, steps]);
 
   useEffect(() => plot.current?.setData(data), [data]);
 
@@ -115,7 +140,7 @@ export function Chart({ title, times, lines, format, height = 180, legend = true
         {legend && <ul className="legend">
           {lines.map((line, i) => (
             <li key={line.label}>
-              <span className={`swatch ${line.tone ?? "p" + (i % palette.length)}`} aria-hidden="true" />
+              <span className={`swatch ${line.tone ?? "p" + (i % palette.length)}${!line.tone && i >= palette.length ? " dashed" : ""}`} aria-hidden="true" />
               {line.label} <b>{last(line.values)}</b>
             </li>
           ))}

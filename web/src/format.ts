@@ -40,6 +40,7 @@ export function rate(perSecond: number): string {
 }
 
 export function ms(value: number): string {
+  if (value === 0) return "0 ms";
   if (value >= 10_000) return `${(value / 1000).toFixed(0)} s`;
   if (value >= 1000) return `${(value / 1000).toFixed(1)} s`;
   if (value >= 10) return `${value.toFixed(0)} ms`;
@@ -63,6 +64,12 @@ export function bytes(n: number): string {
     i++;
   }
   return `${n >= 100 || i === 0 ? n.toFixed(0) : n.toFixed(1)} ${units[i]}`;
+}
+
+/** request says what was asked for: the name of a span has a route where many paths go. */
+export function request(name: string, path: unknown): string {
+  const method = /^[A-Z]+(?= )/.exec(name)?.[0];
+  return method && typeof path === "string" && path !== "" ? `${method} ${path}` : name;
 }
 
 /** goal writes the share that is aimed at, with all its nines. */

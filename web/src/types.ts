@@ -180,6 +180,7 @@ export interface TraceSummary {
   start: string;
   duration_ns: number;
   root: string;
+  path: string;
   service: string;
   services: string[];
   spans: number;

@@ -51,7 +51,7 @@ func guard(next http.Handler, rec *recorder, r *http.Request, budget time.Durati
 		if p == http.ErrAbortHandler {
 			panic(p)
 		}
-		log.Error("panic", "request", r.Header.Get("X-Request-Id"), "value", p, "stack", string(debug.Stack()))
+		log.ErrorContext(ctx, "panic", "request", r.Header.Get("X-Request-Id"), "value", p, "stack", string(debug.Stack()))
 		if rec.status == 0 {
 			WriteError(rec, fmt.Errorf("panic: %v", p))
 		}
@@ -113,7 +113,7 @@ func record(log *slog.Logger, r *http.Request, rec *recorder, took time.Duration
 	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
 		level = slog.LevelDebug
 	}
-	log.Log(r.Context(), level, "request", args...)
+	log.Log(forward(r), level, "request", args...)
 }
 
 type recorder struct {

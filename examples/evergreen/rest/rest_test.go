@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -128,6 +129,26 @@ func TestHeadersOfAVisitAreHandedOn(t *testing.T) {
 	body, _ := io.ReadAll(resp.Body)
 	if string(body) != `["visit-1","00-a-b-01"]`+"\n" {
 		t.Errorf("got %s", body)
+	}
+}
+
+func TestARecordNamesTheTraceOfItsRequest(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(LogHandler(slog.NewJSONHandler(&out, nil)))
+	handler := Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		log.InfoContext(r.Context(), "inside")
+		w.WriteHeader(http.StatusNotFound)
+	}), time.Second, log)
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	handler.ServeHTTP(httptest.NewRecorder(), r)
+	if n := strings.Count(out.String(), `"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","span_id":"00f067aa0ba902b7"`); n != 2 {
+		t.Errorf("%d of 2 records name it: %s", n, &out)
+	}
+	out.Reset()
+	handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	if strings.Contains(out.String(), "trace_id") {
+		t.Errorf("a trace that there is not: %s", &out)
 	}
 }
 

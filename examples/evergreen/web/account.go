@@ -100,7 +100,7 @@ func (s *site) signOut(w http.ResponseWriter, r *http.Request, v *view) error {
 		ctx, cancel := within(r.Context(), needed)
 		defer cancel()
 		if err := s.Identity.SignOut(ctx, v.User.secret); err != nil {
-			s.log.Warn("session not ended", "err", err)
+			s.log.WarnContext(ctx, "session not ended", "err", err)
 		}
 	}
 	forget(w, r)

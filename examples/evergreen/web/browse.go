@@ -35,7 +35,7 @@ func (s *site) home(w http.ResponseWriter, r *http.Request, v *view) error {
 	var data homePage
 	shelves, err := s.shelves(r.Context(), catalog.Query{Size: 30}, v)
 	if err != nil {
-		s.log.Warn("home without courses", "err", err)
+		s.log.WarnContext(r.Context(), "home without courses", "err", err)
 		data.Missing = true
 	} else {
 		data.Topics, data.Popular, data.Total = shelves.topics, mixed(shelves.cards, 6), shelves.page.Total
@@ -101,7 +101,7 @@ func (s *site) cards(ctx context.Context, courses []catalog.Course) []card {
 	}
 	taken, err := s.seats.get(ctx)
 	if err != nil {
-		s.log.Warn("courses without seats", "err", err)
+		s.log.WarnContext(ctx, "courses without seats", "err", err)
 		return all
 	}
 	for i := range all {
@@ -248,7 +248,7 @@ func (s *site) seat(ctx context.Context, data *coursePage, who *visitor) {
 		case err == nil:
 			data.Mine = &mine
 		case !errors.Is(err, enrollment.ErrNoSeat):
-			s.log.Warn("course without the learner's own seat", "err", err)
+			s.log.WarnContext(ctx, "course without the learner's own seat", "err", err)
 		}
 	}
 	if data.Mine != nil {
@@ -259,7 +259,7 @@ func (s *site) seat(ctx context.Context, data *coursePage, who *visitor) {
 	}
 	taken, err := s.seats.get(ctx)
 	if err != nil {
-		s.log.Warn("course without seats", "err", err)
+		s.log.WarnContext(ctx, "course without seats", "err", err)
 		return
 	}
 	data.Seats = seatsOf(data.Course, taken)
@@ -273,7 +273,7 @@ func (s *site) related(ctx context.Context, c catalog.Course) []card {
 		return s.Catalog.Search(ctx, catalog.Query{Text: c.Subject, Topic: c.Topic, Size: 4})
 	})
 	if err != nil && !errors.Is(err, rest.ErrUnavailable) {
-		s.log.Warn("course without related ones", "err", err)
+		s.log.WarnContext(ctx, "course without related ones", "err", err)
 	}
 	var all []card
 	for _, other := range page.Courses {

@@ -27,7 +27,7 @@ func (s *site) unread(w http.ResponseWriter, r *http.Request, who *visitor) int 
 	n, err := s.Notifications.Unread(ctx, who.token)
 	if err != nil {
 		s.away.rest("notifications")
-		s.log.Warn("page without news", "err", err)
+		s.log.WarnContext(ctx, "page without news", "err", err)
 		return 0
 	}
 	setCookie(w, r, newsCookie, strconv.Itoa(n), newsFresh)
@@ -61,7 +61,7 @@ func (s *site) inbox(w http.ResponseWriter, r *http.Request, v *view) error {
 // seen says what the visitor has been shown. Where that fails it is shown as new once more.
 func (s *site) seen(ctx context.Context, who *visitor, ids []string) {
 	if err := s.Notifications.Seen(ctx, who.token, ids); err != nil {
-		s.log.Warn("notices stay new", "err", err)
+		s.log.WarnContext(ctx, "notices stay new", "err", err)
 	}
 }
 

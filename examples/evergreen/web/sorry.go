@@ -31,7 +31,7 @@ func (s *site) foreign(http.ResponseWriter, *http.Request, *view) error { return
 func (s *site) sorry(w http.ResponseWriter, r *http.Request, v *view, err error) {
 	a := apologise(err)
 	if a.Status >= 500 {
-		s.log.Error("page failed", "path", r.URL.Path, "status", a.Status, "err", err)
+		s.log.ErrorContext(r.Context(), "page failed", "path", r.URL.Path, "status", a.Status, "err", err)
 	}
 	if a.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", strconv.Itoa(int((5 * time.Second).Seconds())))
@@ -42,7 +42,7 @@ func (s *site) sorry(w http.ResponseWriter, r *http.Request, v *view, err error)
 	w.Header().Set("Cache-Control", "no-store")
 	v.Title, v.Data = a.Title, a
 	if err := s.views.render(w, a.Status, "sorry", v); err != nil {
-		s.log.Error("render", "err", err)
+		s.log.ErrorContext(r.Context(), "render", "err", err)
 		http.Error(w, a.Title, a.Status)
 	}
 }

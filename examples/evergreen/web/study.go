@@ -156,7 +156,7 @@ func (s *site) progress(ctx context.Context, who *visitor, slug string) (map[str
 	defer cancel()
 	all, err := s.Progress.Of(ctx, who.token, slug)
 	if err != nil {
-		s.log.Warn("page without progress", "err", err)
+		s.log.WarnContext(ctx, "page without progress", "err", err)
 	}
 	return all, err == nil
 }
@@ -177,7 +177,7 @@ func (s *site) recommended(ctx context.Context, mine []enrollment.Enrollment) []
 	}
 	if err := s.Recommendations.Do(ctx, rest.Call{Method: http.MethodGet, Path: "/recommendations", Query: query}, &found); err != nil {
 		s.away.rest("recommendations")
-		s.log.Info("page without recommendations", "err", err)
+		s.log.InfoContext(ctx, "page without recommendations", "err", err)
 		return nil
 	}
 	var all []card

@@ -76,7 +76,7 @@ func (s *site) renew(w http.ResponseWriter, r *http.Request, secret string) *vis
 		forget(w, r)
 		return nil
 	}
-	s.log.Warn("session not renewed", "err", err)
+	s.log.WarnContext(ctx, "session not renewed", "err", err)
 	return &visitor{Unsure: true, secret: secret}
 }
 

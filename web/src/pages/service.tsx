@@ -1,7 +1,7 @@
 // Everything about one service.
 import { useQuery } from "@tanstack/react-query";
 import { useMemo, useRef, useState } from "react";
-import { Chart } from "../chart";
+import { binary, Chart } from "../chart";
 import { useConfig } from "../config";
 import { bytes, ms, percent, rate, span } from "../format";
 import { useLive } from "../live";
@@ -177,10 +177,10 @@ interface Use {
 
 /** useUsage asks every three seconds what the instances use; CPU is the growth between two answers. */
 function useUsage(): Record<string, Use> {
-  const before = useRef<{ at: number; cpu: Record<string, number> }>({ at: 0, cpu: {} });
+  const before = useRef<{ at: number; cpu: Record<string, number>; twice: boolean }>({ at: 0, cpu: {}, twice: false });
   const { data } = useQuery({
     queryKey: ["top"],
-    refetchInterval: 3000,
+    refetchInterval: () => (before.current.twice ? 3000 : 1000), // the first two soon: one alone says nothing of CPU
     queryFn: async ({ signal }) => {
       const all = await getJSON<Usage[]>("v1/top", signal);
       const now = performance.now();
@@ -193,7 +193,7 @@ function useUsage(): Record<string, Use> {
         const was = last.cpu[u.instance];
         out[u.instance] = { memory: u.usage.Memory, cpu: was === undefined || seconds <= 0 ? undefined : Math.max(0, (u.usage.CPU - was) / 1e9 / seconds) };
       }
-      before.current = { at: now, cpu };
+      before.current = { at: now, cpu, twice: last.at > 0 };
       return out;
     },
   });
@@ -216,7 +216,7 @@ function Metrics({ service: s }: { service: Service }) {
       <div className="charts">
         {range[2] === 0 ? <LiveCharts name={s.name} /> : <KeptCharts name={s.name} seconds={range[2]} />}
         <Kept title="CPU, cores" seconds={range[2] || 300} format={plain} parts={[["", `sum by (instance) (rate(trellis_instance_cpu_seconds_total{service="${s.name}"}[1m]))`]]} />
-        <Kept title="Memory" seconds={range[2] || 300} format={bytes} parts={[["", `sum by (instance) (trellis_instance_memory_bytes{service="${s.name}"})`]]} />
+        <Kept title="Memory" seconds={range[2] || 300} format={bytes} steps={binary} parts={[["", `sum by (instance) (trellis_instance_memory_bytes{service="${s.name}"})`]]} />
       </div>
     </>
   );
@@ -245,7 +245,7 @@ function KeptCharts({ name, seconds }: { name: string; seconds: number }) {
 }
 
 /** Kept draws expressions from the metrics store; a part without a name shows a line for each series. */
-function Kept({ title, seconds, format, parts }: { title: string; seconds: number; format: (v: number) => string; parts: [string, string][] }) {
+function Kept({ title, seconds, format, steps, parts }: { title: string; seconds: number; format: (v: number) => string; steps?: number[]; parts: [string, string][] }) {
   const first = useRange(parts[0]![1], seconds);
   const second = useRange(parts[1]?.[1] ?? "", seconds);
   const lines = useMemo(() => [first, second].flatMap((found, i) => (found.data?.curves ?? []).slice(0, 12).map((c) => ({
@@ -254,7 +254,7 @@ function Kept({ title, seconds, format, parts }: { title: string; seconds: numbe
   const error = first.error ?? second.error;
   if (error) return <Failure error={error} retry={() => void first.refetch()} />;
   if (lines.length === 0) return <figure className="chart"><figcaption><span className="chart-title">{title}</span></figcaption><p className="faint">{first.isPending ? "Loading…" : "Nothing was measured in this time."}</p></figure>;
-  return <Chart title={title} times={first.data?.times ?? []} lines={lines} format={format} legend={lines.length <= 6} />;
+  return <Chart title={title} times={first.data?.times ?? []} lines={lines} format={format} steps={steps} legend={lines.length <= 6} />;
 }
 
 function ServiceTraces({ name }: { name: string }) {
@@ -277,7 +277,7 @@ function WhyOf({ name }: { name: string }) {
   if (error) return <Failure error={error} retry={() => void refetch()} />;
   if (!data) return <Loading />;
   const findings = data.findings ?? [];
-  if (findings.length === 0) return <Empty title={`Nothing happened to ${name} that needs explaining.`} />;
+  if (findings.length === 0) return <Empty title={`Nothing happened to ${name} that needs explaining.`}><p>A restart, a rollback, a change of its replicas, errors or slowness appear here with what led to them.</p></Empty>;
   return (
     <ol className="findings">
       {findings.map((f, i) => (
@@ -330,10 +330,10 @@ function Scaling({ service: s }: { service: Service }) {
   return (
     <>
       {s.autoscale ? (
-        <p>Between {s.autoscale.min} and {s.autoscale.max} replicas by its load; {s.want} at the moment.
+        <p className="lead">Between {s.autoscale.min} and {s.autoscale.max} replicas by its load; {s.want} at the moment.
           {s.autoscale.reason && <> Last decision{s.autoscale.decided_at && <>, <When at={s.autoscale.decided_at} /></>}: {s.autoscale.reason}.</>}</p>
       ) : (
-        <p>{s.want} {s.want === 1 ? "replica" : "replicas"}, as the file or the last <code>scale</code> says. With <code>deploy.x-trellis.autoscale</code> the load decides.</p>
+        <p className="lead">{s.want} {s.want === 1 ? "replica" : "replicas"}, as the file or the last <code>scale</code> says. With <code>deploy.x-trellis.autoscale</code> the load decides.</p>
       )}
       {own.length > 0 ? <EventList events={own} bare /> : <Empty title="Nothing was decided yet."><p>Each decision appears here with the reason for it.</p></Empty>}
     </>

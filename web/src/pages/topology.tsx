@@ -1,9 +1,9 @@
 // Who calls whom, as measured.
 import dagre from "@dagrejs/dagre";
 import { useQuery } from "@tanstack/react-query";
-import { Background, BaseEdge, Controls, type Edge, type EdgeProps, Handle, MarkerType, type Node, type NodeProps, Position, ReactFlow } from "@xyflow/react";
+import { Background, BaseEdge, Controls, type Edge, type EdgeProps, Handle, MarkerType, type Node, type NodeProps, Position, ReactFlow, useReactFlow, useStore } from "@xyflow/react";
 import "@xyflow/react/dist/base.css";
-import { useMemo } from "react";
+import { useCallback, useEffect, useMemo } from "react";
 import { ms, percent, rate } from "../format";
 import { useLive } from "../live";
 import { href, refine, usePlace } from "../route";
@@ -100,12 +100,21 @@ function Map({ graph }: { graph: Graph }) {
   }), [graph, ways]);
   return (
     <div className="map" style={{ maxBlockSize: `${Math.round(tall)}px`, aspectRatio: `${Math.round(wide)} / ${Math.round(tall)}` }} role="region" aria-label="Map of the services; the table below says the same">
-      <ReactFlow key={shape} nodes={nodes} edges={edges} nodeTypes={nodeTypes} edgeTypes={edgeTypes} fitView fitViewOptions={{ maxZoom: 1, padding: `${around / 2}px` }} minZoom={0.2} nodesFocusable={false} edgesFocusable nodesConnectable={false} elementsSelectable={false} zoomOnScroll={false} preventScrolling={false} proOptions={{ hideAttribution: true }}>
+      <ReactFlow key={shape} nodes={nodes} edges={edges} nodeTypes={nodeTypes} edgeTypes={edgeTypes} minZoom={0.2} nodesFocusable={false} edgesFocusable nodesConnectable={false} elementsSelectable={false} zoomOnScroll={false} preventScrolling={false} proOptions={{ hideAttribution: true }}>
         <Background gap={24} />
-        <Controls showInteractive={false} position="bottom-right" />
+        <Fitted wide={wide} tall={tall} />
       </ReactFlow>
     </div>
   );
+}
+
+/** Fitted shows the whole map, the ways around the services too, whenever its room changes, and on demand. */
+function Fitted({ wide, tall }: { wide: number; tall: number }) {
+  const { fitBounds } = useReactFlow();
+  const room = useStore((s) => `${s.width} ${s.height}`);
+  const fit = useCallback(() => void fitBounds({ x: 0, y: 0, width: wide, height: tall }, { padding: 0 }), [fitBounds, wide, tall]);
+  useEffect(fit, [fit, room]);
+  return <Controls showInteractive={false} position="bottom-right" onFitView={fit} />;
 }
 
 function CardNode({ data }: NodeProps<Node<Card>>) {
@@ -157,8 +166,8 @@ function arrange(graph: Graph): Arranged {
       const at = g.edge(e.caller || outside, e.callee) as { points: Point[]; x: number; y: number };
       return [`${e.caller}>${e.callee}`, { path: curve(at.points), x: at.x, y: at.y }];
     })),
-    wide: (size.width ?? width) + around,
-    tall: (size.height ?? height) + around,
+    wide: size.width ?? width,
+    tall: size.height ?? height,
   };
 }
 

@@ -2,7 +2,7 @@
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useMemo, useRef, useState } from "react";
-import { ms, moment, span as duration } from "../format";
+import { ms, moment, request, span as duration } from "../format";
 import { useLive } from "../live";
 import { href, refine, usePlace } from "../route";
 import { getJSON } from "../session";
@@ -52,7 +52,7 @@ function Search() {
             {status?.services?.map((s) => <option key={s.name}>{s.name}</option>)}
           </select>
         </label>
-        <label>Span's name <input type="search" placeholder="GET /courses" value={get("name")} onChange={(e) => refine({ name: e.target.value })} /></label>
+        <label>Request <input type="search" placeholder="a part of a span's name or path" value={get("name")} onChange={(e) => refine({ name: e.target.value })} /></label>
         <label>Slower than
           <select value={get("slower")} onChange={(e) => refine({ slower: e.target.value })}>
             <option value="">any</option>
@@ -80,7 +80,7 @@ export function TraceList({ traces }: { traces: TraceSummary[] }) {
       <tbody>
         {traces.map((t) => (
           <tr key={t.trace_id}>
-            <th scope="row"><a href={href(["traces", t.trace_id])}>{t.root}</a><span className="sub">{t.service || "unknown"}</span></th>
+            <th scope="row"><a href={href(["traces", t.trace_id])}>{request(t.root, t.path)}</a><span className="sub">{t.service || "unknown"}</span></th>
             <td data-label="When"><When at={t.start} /></td>
             <td data-label="Took"><span className="bar-cell"><span className="bar-text">{took(t.duration_ns)}</span><span className={t.errors > 0 ? "bar bad" : "bar"} style={{ inlineSize: `${Math.max(1, (t.duration_ns / longest) * 100)}%` }} /></span></td>
             <td data-label="Services">{t.services.join(", ")}</td>
@@ -131,11 +131,15 @@ function nanos(at: string): number {
 
 const rowHeight = 30;
 
+function asked(s: Span): string {
+  return request(s.name, s.attributes?.["url.path"]);
+}
+
 function OneTrace({ id }: { id: string }) {
   const { data, error, refetch } = useQuery({ queryKey: ["trace", id], queryFn: ({ signal }) => getJSON<Trace>(`v1/traces/${encodeURIComponent(id)}`, signal) });
   const [chosen, setChosen] = useState<Span | null>(null);
   const { rows, total } = useMemo(() => order(data?.spans ?? []), [data]);
-  const title = rows[0]?.span.name ?? "Trace";
+  const title = rows[0] ? asked(rows[0].span) : "Trace";
   const back = <span className="crumb"><a href={href(["traces"])}>Traces</a> / </span>;
   if (error) return <><Title text="Trace">{back}{id.slice(0, 8)}</Title><Failure error={error} retry={() => void refetch()} /></>;
   if (!data) return <><Title text="Trace">{back}{id.slice(0, 8)}</Title><Loading /></>;
@@ -177,7 +181,7 @@ function Waterfall({ rows, total, chosen, choose }: { rows: Row[]; total: number
           return (
             <button type="button" key={s.span_id} className="span-row" aria-pressed={chosen?.span_id === s.span_id} style={{ transform: `translateY(${item.start}px)` }} onClick={() => choose(s)}>
               <span className="span-name" style={{ paddingInlineStart: `${Math.min(depth, 12) * 14}px` }}>
-                <b>{s.service}</b> <span className={s.status === "error" ? "bad" : ""}>{s.name}</span>
+                <b>{s.service}</b> <span className={s.status === "error" ? "bad" : ""}>{asked(s)}</span>
               </span>
               <span className="span-time">{took(s.duration_ns)}{s.status === "error" && <span className="visually-hidden">, failed</span>}</span>
               <span className="span-lane" aria-hidden="true">
@@ -192,11 +196,11 @@ function Waterfall({ rows, total, chosen, choose }: { rows: Row[]; total: number
 }
 
 function SpanDetail({ span: s, close }: { span: Span; close: () => void }) {
-  const entries = Object.entries(s.attributes ?? {}).sort(([a], [b]) => a.localeCompare(b));
+  const entries = Object.entries(s.attributes ?? {}).filter(([, v]) => v !== "").sort(([a], [b]) => a.localeCompare(b));
   return (
-    <section className="span-detail" aria-label={`Span ${s.name}`}>
+    <section className="span-detail" aria-label={`Span ${asked(s)}`}>
       <div className="section-head">
-        <h2>{s.service}: {s.name}</h2>
+        <h2>{s.service}: {asked(s)}</h2>
         <button type="button" className="quiet" onClick={close}>Close</button>
       </div>
       <dl className="facts">
