@@ -51,6 +51,14 @@ func (o Objective) Bad(window string) string {
 	return fmt.Sprintf("sum(rate(trellis_request_failures_total%s)) / sum(rate(trellis_requests_total%s))", by, by)
 }
 
+// fault is what a bad request is.
+func (o Objective) fault() string {
+	if o.Latency > 0 {
+		return "slower"
+	}
+	return "answered with an error"
+}
+
 // burn is one pair of windows of the multiwindow, multi-burn-rate alerts of Google's SRE workbook, chapter 5, table 5-8
 // (https://sre.google/workbook/alerting-on-slos/): the long window says that it matters, the short one, a twelfth of it,
 // that it goes on. A rate of 14.4 spends 2 % of a 30 days' budget in an hour, 6 spends 5 % in six hours, 3 spends 10 % in a
@@ -82,7 +90,7 @@ func OfObjectives(objectives []Objective) []telemetry.RuleGroup {
 					"service": o.Service, "severity": b.severity, LabelObjective: o.Name, "long_window": b.long, LabelSource: SourceObjective,
 				},
 				Annotations: map[string]string{
-					"summary": fmt.Sprintf("%s misses %s: {{ $value | humanizePercentage }} of its requests over %s were bad, %g times what the budget allows", o.Service, o.Name, b.long, b.rate),
+					"summary": fmt.Sprintf("%s misses %s: {{ $value | humanizePercentage }} of its requests over %s were %s, and %.4g%% may be", o.Service, o.Name, b.long, o.fault(), 100*(1-o.Target)),
 				},
 			})
 		}

@@ -88,7 +88,7 @@ export function LogView({ ring, wanted, showInstance, tall }: { ring: Ring; want
                 <div key={line.key} className={`log-row ${levelOf(line)} ${line.stream === "stderr" ? "stderr" : ""}`} style={{ transform: `translateY(${row.start}px)` }} onClick={() => setOpen(line)}>
                   <time dateTime={line.time}>{stamp(line.time)}</time>
                   {showInstance && <span className="log-instance" title={line.instance}>{line.instance.replace(/-[0-9a-f]{8}$/, "")}</span>}
-                  <span className="log-text">{readable(line.text)}</span>
+                  <span className="log-text">{readable(line.text, line.instance)}</span>
                 </div>
               );
             })}
@@ -111,15 +111,15 @@ export function LogView({ ring, wanted, showInstance, tall }: { ring: Ring; want
   );
 }
 
-/** readable writes a line of JSON the way people read it: level, message, the rest as key=value. */
-function readable(text: string): string {
+/** readable writes a line of JSON the way people read it: level, message, the rest as key=value, but what stands before it. */
+function readable(text: string, instance: string): string {
   if (!text.startsWith("{") || !text.endsWith("}")) return text;
   try {
     const { time, ts, timestamp, level, severity, lvl, msg, message, ...rest } = JSON.parse(text) as Record<string, unknown>;
     void [time, ts, timestamp]; // the line has its own
     const said = msg ?? message;
     if (typeof said !== "string") return text;
-    const more = Object.entries(rest).map(([k, v]) => `${k}=${typeof v === "string" && !/\s/.test(v) ? v : JSON.stringify(v)}`);
+    const more = Object.entries(rest).filter(([k, v]) => k !== "service" || !instance.startsWith(`${String(v)}-`)).map(([k, v]) => `${k}=${typeof v === "string" && !/\s/.test(v) ? v : JSON.stringify(v)}`);
     return [level ?? severity ?? lvl ?? "", said, ...more].filter((part) => part !== "").join("  ");
   } catch {
     return text;

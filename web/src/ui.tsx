@@ -59,10 +59,16 @@ export function Empty({ title, children }: { title: string; children?: ReactNode
 export function Failure({ error, retry }: { error: unknown; retry?: () => void }) {
   return (
     <div className="failure" role="alert">
-      <p>{error instanceof Error ? error.message : String(error)}</p>
+      <p>{sentence(error instanceof Error ? error.message : String(error))}</p>
       {retry && <button type="button" onClick={retry}>Try again</button>}
     </div>
   );
+}
+
+/** sentence writes a message of the API as people write: it begins with a capital letter, and what is code looks like it. */
+function sentence(text: string): ReactNode {
+  const parts = (text.charAt(0).toUpperCase() + text.slice(1)).split("`");
+  return parts.map((part, i) => (i % 2 === 1 && i < parts.length - 1 ? <code key={i}>{part}</code> : part));
 }
 
 export function Loading() {

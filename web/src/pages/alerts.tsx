@@ -80,7 +80,7 @@ function Budgets({ alerts }: { alerts: Alerts }) {
         <Empty title="No service has an objective."><p><code>x-trellis.objective: {"{availability: 99.9%, latency: {p99: 250ms}}"}</code> at a service makes one.</p></Empty>
       ) : (
         <table className="plain">
-          <thead><tr><th scope="col">Service</th><th scope="col">Objective</th><th scope="col" className="num">Good</th><th scope="col">Budget left</th><th scope="col" className="num">Burn, last hour</th><th scope="col">Window</th></tr></thead>
+          <thead><tr><th scope="col">Service</th><th scope="col">Objective</th><th scope="col" className="num">Good</th><th scope="col">Budget left</th><th scope="col" className="num">Burn, last hour</th><th scope="col">Measured over</th></tr></thead>
           <tbody>
             {budgets.map((b) => (
               <tr key={b.service + b.objective}>
@@ -88,10 +88,10 @@ function Budgets({ alerts }: { alerts: Alerts }) {
                 <td data-label="Objective">{b.objective}</td>
                 <td data-label="Good" className="num">{b.good === null ? "no requests" : percent(b.good)}</td>
                 <td data-label="Left">{b.left === null ? "–" : (
-                  <span className="bar-cell"><span className={b.left <= 0 ? "bar-text bad" : "bar-text"}>{b.left < 0 ? `overspent by ${Math.round(-b.left * 100)} %` : percent(b.left)}</span><span className={b.left < 0.25 ? "bar bad" : "bar"} style={{ inlineSize: `${Math.max(0, Math.min(1, b.left)) * 100}%` }} /></span>
+                  <span className="bar-cell"><span className={b.left <= 0 ? "bar-text bad" : "bar-text"}>{b.left < 0 ? `spent ${(1 - b.left).toFixed(1)} times` : percent(b.left)}</span>{b.left > 0 && <span className={b.left < 0.25 ? "bar bad" : "bar"} style={{ inlineSize: `${Math.min(1, b.left) * 100}%` }} />}</span>
                 )}</td>
                 <td data-label="Burn" className={b.burn !== null && b.burn > 1 ? "num bad" : "num"}>{b.burn === null ? "–" : `${b.burn.toFixed(1)}×`}</td>
-                <td data-label="Window">{b.window}</td>
+                <td data-label="Measured over">{b.window}</td>
               </tr>
             ))}
           </tbody>

@@ -32,7 +32,7 @@ interface Way extends Record<string, unknown> {
 const nodeTypes = { card: CardNode };
 const edgeTypes = { way: WayEdge };
 const width = 184;
-const height = 74;
+const height = 56;
 const label = { width: 76, height: 20, labelpos: "c" };
 const around = 24; // the room between the map's edge and what is in it
 
@@ -120,12 +120,11 @@ function Fitted({ wide, tall }: { wide: number; tall: number }) {
 function CardNode({ data }: NodeProps<Node<Card>>) {
   const body = (
     <>
-      <span className="card-name">{data.name || "Clients"}</span>
+      <span className="card-name"><b>{data.name || "Clients"}</b>{data.errors > 0 && <span className="card-rate bad">{percent(data.errors / data.rate)} errors</span>}</span>
       <span className="card-facts">
-        {data.state ? <State state={data.state} /> : <span className="faint">{data.name ? "outside of the project" : "from outside"}</span>}
-        {data.state && <span className="faint"> {data.ready}/{data.want}</span>}
+        {data.state ? <span><State state={data.state} /> <span className="faint">{data.ready}/{data.want}</span></span> : <span className="faint">{data.name ? "outside of the project" : "from outside"}</span>}
+        <span>{rate(data.rate)}/s</span>
       </span>
-      <span className={data.errors > 0 ? "card-rate bad" : "card-rate"}>{rate(data.rate)}/s{data.errors > 0 && `, ${percent(data.errors / data.rate)} errors`}</span>
     </>
   );
   return (
@@ -176,13 +175,25 @@ interface Point {
   y: number;
 }
 
-// curve goes from the first point to the last, by the middles between the others.
+// curve goes through all points, of which each is below the one before (or each above): as cubics of x over y whose slopes
+// keep them between their ends (Fritsch and Carlson, 1980; the means are Steffen's, 1990).
 function curve(points: Point[]): string {
-  const at = (p: Point) => `${p.x.toFixed(1)},${p.y.toFixed(1)}`;
-  const middle = (a: Point, b: Point) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
-  const inner = points.slice(1, -1);
-  const bends = inner.map((p, i) => `Q${at(p)} ${at(i === inner.length - 1 ? points.at(-1)! : middle(p, inner[i + 1]!))}`);
-  return `M${at(points[0]!)} ${bends.length > 0 ? bends.join(" ") : `L${at(points.at(-1)!)}`}`;
+  const at = (x: number, y: number) => `${x.toFixed(1)},${y.toFixed(1)}`;
+  const p = points.filter((one, i) => i === 0 || one.y !== points[i - 1]!.y);
+  const last = p.length - 1;
+  const gap = p.slice(1).map((one, i) => one.y - p[i]!.y);
+  const rise = p.slice(1).map((one, i) => (one.x - p[i]!.x) / gap[i]!);
+  const slope = p.map((_, i) => {
+    const before = rise[i - 1], after = rise[i];
+    if (before === undefined || after === undefined || before * after <= 0) return 0;
+    const mean = (before * gap[i]! + after * gap[i - 1]!) / (gap[i - 1]! + gap[i]!);
+    return Math.sign(before) * 2 * Math.min(Math.abs(before), Math.abs(after), Math.abs(mean) / 2);
+  });
+  for (const [end, inner, over] of [[0, 1, rise[0]], [last, last - 1, rise[last - 1]]] as const) slope[end] = last < 1 ? 0 : (3 * over! - slope[inner]!) / 2;
+  return p.slice(1).reduce((path, to, i) => {
+    const third = gap[i]! / 3;
+    return `${path}C${at(p[i]!.x + slope[i]! * third, p[i]!.y + third)} ${at(to.x - slope[i + 1]! * third, to.y - third)} ${at(to.x, to.y)}`;
+  }, `M${at(p[0]!.x, p[0]!.y)}`);
 }
 
 function Calls({ edges }: { edges: GraphEdge[] }) {
