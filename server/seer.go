@@ -70,17 +70,18 @@ func (c *control) Graph(ctx context.Context, window time.Duration) (api.Graph, e
 	if err != nil {
 		return g, err
 	}
-	spans, err := c.sight.traces.Graph(ctx, now.Add(-window), now)
+	spans, since, err := c.sight.traces.Graph(ctx, now.Add(-window), now)
 	if err != nil {
 		return g, err
 	}
+	measured := now.Sub(since).Seconds()
 	for _, e := range spans { // what does not pass through the data plane: a database that a program's spans name
 		w := way{e.Caller, e.Callee}
 		if edges[w] == nil {
 			p50, p99 := e.P50.Seconds(), e.P99.Seconds()
-			edges[w] = &api.GraphEdge{Rate: float64(e.Calls) / window.Seconds(), P50: &p50, P99: &p99}
+			edges[w] = &api.GraphEdge{Rate: float64(e.Calls) / measured, P50: &p50, P99: &p99}
 			if e.Calls > 0 {
-				edges[w].Errors = float64(e.Errors) / window.Seconds()
+				edges[w].Errors = float64(e.Errors) / measured
 			}
 		}
 	}

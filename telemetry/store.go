@@ -26,8 +26,9 @@ type SpanStore interface {
 	Search(ctx context.Context, f TraceFilter) ([]TraceSummary, error)
 	// Trace returns the spans of one trace in order of their start. None: ErrNotFound.
 	Trace(ctx context.Context, id TraceID) ([]Span, error)
-	// Graph returns who called whom between two moments, by services.
-	Graph(ctx context.Context, from, to time.Time) ([]Edge, error)
+	// Graph returns who called whom between two moments, by services, and since when it rests on all spans: of too many
+	// the newest are enough.
+	Graph(ctx context.Context, from, to time.Time) (edges []Edge, since time.Time, err error)
 }
 
 // RecordStore keeps log records for as long as its caps allow. It is safe for concurrent use.

@@ -15,7 +15,8 @@ import (
 )
 
 // BenchmarkSpans keeps SPANS spans (100,000; with SPANS=1000000 as many as a busy day has) of the last six hours, and asks for
-// them: what one costs to take in and to keep, and how long a look takes.
+// them: what one costs to take in and to keep, and how long a look takes, in the time of a processor, to which nothing is added
+// by what else the machine does.
 func BenchmarkSpans(b *testing.B) {
 	n := 100_000
 	if given, err := strconv.Atoi(os.Getenv("SPANS")); err == nil {
@@ -51,11 +52,11 @@ func BenchmarkSpans(b *testing.B) {
 	b.ReportMetric(float64(n)/time.Since(began).Seconds(), "spans/s")
 	b.ReportMetric(float64(s.Health().Bytes)/float64(n), "B/span")
 	ask := func(name string, query func() (found int, err error)) {
-		began := time.Now()
+		began := processorTime(b)
 		if found, err := query(); err != nil || found == 0 {
 			b.Fatalf("%s: %d found, %v", name, found, err)
 		}
-		b.ReportMetric(float64(time.Since(began).Microseconds())/1000, name+"-ms")
+		b.ReportMetric(float64((processorTime(b)-began).Microseconds())/1000, name+"-cpu-ms")
 	}
 	ask("trace", func() (int, error) {
 		spans, err := s.Trace(ctx, traceOf(n/2/10))
@@ -66,7 +67,7 @@ func BenchmarkSpans(b *testing.B) {
 	slow := all
 	slow.Service, slow.Errors = "service-3", true
 	ask("errors-of-one", func() (int, error) { found, err := s.Search(ctx, slow); return len(found), err })
-	ask("graph-1h", func() (int, error) { edges, err := s.Graph(ctx, now.Add(-time.Hour), now); return len(edges), err })
+	ask("graph-1h", func() (int, error) { edges, _, err := s.Graph(ctx, now.Add(-time.Hour), now); return len(edges), err })
 	b.ReportMetric(0, "ns/op")
 }
 

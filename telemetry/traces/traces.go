@@ -3,11 +3,13 @@
 package traces
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,7 +52,7 @@ CREATE TABLE IF NOT EXISTS rows (
 	caller  TEXT,
 	body    TEXT NOT NULL
 ) STRICT;
-CREATE INDEX IF NOT EXISTS rows_trace ON rows (trace);
+CREATE INDEX IF NOT EXISTS rows_trace ON rows (trace, span);
 CREATE INDEX IF NOT EXISTS rows_start ON rows (start);
 `
 
@@ -314,61 +316,111 @@ func summary(id telemetry.TraceID, spans []telemetry.Span) telemetry.TraceSummar
 	return t
 }
 
-// graphRows bounds how many of the newest calls a Graph rests on.
-const graphRows = 200_000
+// graphRows bounds on how many of the newest spans a Graph rests, so that it takes less than half a second.
+const graphRows = 50_000
 
-// Graph implements telemetry.SpanStore.
-func (s *Store) Graph(ctx context.Context, from, to time.Time) ([]telemetry.Edge, error) {
-	type way struct{ caller, callee string }
-	calls, failed := map[way][]time.Duration{}, map[way]int64{}
-	left := graphRows
+// Graph implements telemetry.SpanStore. Durations are kept to three digits while they are counted: SQLite counts several
+// times faster than it hands out rows.
+func (s *Store) Graph(ctx context.Context, from, to time.Time) ([]telemetry.Edge, time.Time, error) {
+	return s.graphOf(ctx, from, to, graphRows)
+}
+
+// graphOf is the Graph of at most so many spans.
+func (s *Store) graphOf(ctx context.Context, from, to time.Time, most int64) ([]telemetry.Edge, time.Time, error) {
+	g := graph{calls: map[way]map[time.Duration]int64{}, failed: map[way]int64{}, since: from, left: most}
 	err := s.Each(ctx, from, to, func(db *sql.DB) (bool, error) {
-		rows, err := db.QueryContext(ctx, `SELECT coalesce(c.caller, p.service), c.service, c.took, c.status
-			FROM rows c LEFT JOIN rows p ON c.caller IS NULL AND p.trace = c.trace AND p.span = c.parent
-			WHERE c.start >= ? AND c.start <= ? AND (c.caller IS NOT NULL OR p.service <> c.service)
-			ORDER BY c.start DESC LIMIT ?`, from.UnixNano(), to.UnixNano(), left)
+		begin, err := g.begin(ctx, db, from.UnixNano(), to.UnixNano())
 		if err != nil {
 			return false, err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var w way
-			var took int64
-			var status string
-			if err := rows.Scan(&w.caller, &w.callee, &took, &status); err != nil {
-				return false, err
-			}
-			calls[w] = append(calls[w], time.Duration(took))
-			if status == telemetry.StatusError {
-				failed[w]++
-			}
-			left--
-		}
-		return left > 0, rows.Err()
+		return g.left > 0, g.add(ctx, db, begin, to.UnixNano())
 	})
+	return g.edges(), g.since, err
+}
+
+type way struct{ caller, callee string }
+
+// graph counts calls.
+type graph struct {
+	calls  map[way]map[time.Duration]int64 // how many took how long
+	failed map[way]int64
+	since  time.Time
+	left   int64 // spans that may still be looked at
+}
+
+// begin returns the moment from which on the spans of a file are within what is left, and takes them off it.
+func (g *graph) begin(ctx context.Context, db *sql.DB, from, to int64) (int64, error) {
+	var n int64
+	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM rows WHERE start >= ? AND start <= ?", from, to).Scan(&n); err != nil {
+		return 0, err
+	}
+	if n > g.left {
+		err := db.QueryRowContext(ctx, "SELECT start FROM rows WHERE start >= ? AND start <= ? ORDER BY start DESC LIMIT 1 OFFSET ?", from, to, g.left-1).Scan(&from)
+		if err != nil {
+			return 0, err
+		}
+		g.since = time.Unix(0, from)
+	}
+	g.left -= n
+	return from, nil
+}
+
+func (g *graph) add(ctx context.Context, db *sql.DB, from, to int64) error {
+	rows, err := db.QueryContext(ctx, `SELECT caller AS by, service AS of, status, length(took) AS digits, substr(took, 1, 3) AS lead, count(*)
+		FROM rows WHERE start >= ? AND start <= ? AND caller IS NOT NULL GROUP BY by, of, status, digits, lead
+		UNION ALL SELECT p.service AS by, c.service AS of, c.status, length(c.took) AS digits, substr(c.took, 1, 3) AS lead, count(*)
+		FROM rows c CROSS JOIN rows p ON p.trace = c.trace AND p.span = c.parent
+		WHERE c.start >= ? AND c.start <= ? AND c.caller IS NULL AND p.service <> c.service GROUP BY by, of, c.status, digits, lead`,
+		from, to, from, to)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var w way
+		var status string
+		var digits, took, n int64
+		if err := rows.Scan(&w.caller, &w.callee, &status, &digits, &took, &n); err != nil {
+			return err
+		}
+		for ; digits > 3; digits-- {
+			took *= 10
+		}
+		if g.calls[w] == nil {
+			g.calls[w] = map[time.Duration]int64{}
+		}
+		g.calls[w][time.Duration(took)] += n
+		if status == telemetry.StatusError {
+			g.failed[w] += n
+		}
+	}
+	return rows.Err()
+}
+
+// edges returns what was counted, by the names of the two.
+func (g *graph) edges() []telemetry.Edge {
 	edges := []telemetry.Edge{}
-	for w, took := range calls {
-		slices.Sort(took)
+	for w, took := range g.calls {
+		var n int64
+		for _, of := range took {
+			n += of
+		}
 		edges = append(edges, telemetry.Edge{
-			Caller: w.caller, Callee: w.callee, Calls: int64(len(took)), Errors: failed[w],
-			P50: took[(len(took)-1)/2], P99: took[(len(took)-1)*99/100],
+			Caller: w.caller, Callee: w.callee, Calls: n, Errors: g.failed[w], P50: ranked(took, (n-1)/2), P99: ranked(took, (n-1)*99/100),
 		})
 	}
 	slices.SortFunc(edges, func(a, b telemetry.Edge) int {
-		if a.Caller != b.Caller {
-			return compare(a.Caller, b.Caller)
-		}
-		return compare(a.Callee, b.Callee)
+		return cmp.Or(cmp.Compare(a.Caller, b.Caller), cmp.Compare(a.Callee, b.Callee))
 	})
-	return edges, err
+	return edges
 }
 
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
+// ranked returns the duration that rank others are before.
+func ranked(took map[time.Duration]int64, rank int64) time.Duration {
+	for _, d := range slices.Sorted(maps.Keys(took)) {
+		if rank -= took[d]; rank < 0 {
+			return d
+		}
 	}
 	return 0
 }

@@ -83,13 +83,39 @@ func TestTracesAreFound(t *testing.T) {
 			t.Error(diff)
 		}
 	}
-	edges, err := s.Graph(t.Context(), now.Add(-time.Minute), now)
+	edges, since, err := s.Graph(t.Context(), now.Add(-time.Minute), now)
 	wantEdges := []telemetry.Edge{
 		{Caller: "", Callee: "web", Calls: 1, P50: 300 * time.Millisecond, P99: 300 * time.Millisecond},
 		{Caller: "api", Callee: "db", Calls: 1, Errors: 1, P50: 100 * time.Millisecond, P99: 100 * time.Millisecond},
 		{Caller: "web", Callee: "api", Calls: 1, P50: 200 * time.Millisecond, P99: 200 * time.Millisecond},
 	}
-	if diff := cmp.Diff(wantEdges, edges); diff != "" || err != nil {
-		t.Error(diff, err)
+	if diff := cmp.Diff(wantEdges, edges); diff != "" || err != nil || !since.Equal(now.Add(-time.Minute)) {
+		t.Error(diff, since, err)
+	}
+}
+
+func TestAGraphOfTooManySpansRestsOnTheNewest(t *testing.T) {
+	s := store(t)
+	now := time.Now()
+	const n, most = 3000, 2000
+	spans := make([]telemetry.Span, n)
+	for i := range spans {
+		spans[i] = telemetry.Span{
+			Trace: telemetry.TraceID{1}, ID: telemetry.SpanID{byte(i), byte(i >> 8)}, Service: "web", Kind: telemetry.KindServer,
+			Start: now.Add(time.Duration(i-n) * time.Millisecond), Duration: 12345 * time.Microsecond, Attributes: map[string]any{CallerAttribute: ""},
+		}
+	}
+	if lost, why := s.AddSpans(spans); lost > 0 {
+		t.Fatal(why)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	edges, since, err := s.graphOf(t.Context(), now.Add(-time.Hour), now, most)
+	if err != nil || len(edges) != 1 || edges[0].P50 != 12300*time.Microsecond {
+		t.Fatalf("%+v, %v", edges, err)
+	}
+	if edges[0].Calls != most || !since.Equal(now.Add(-most*time.Millisecond)) {
+		t.Errorf("%d calls since %v of now", edges[0].Calls, since.Sub(now))
 	}
 }
