@@ -90,6 +90,14 @@ type job struct {
 	panic  any
 }
 
+// try does the job; what it panics with is kept for whoever waits for it.
+func (j *job) try(tx *Tx) {
+	defer func() { j.panic = recover() }()
+	j.err = j.do(tx)
+}
+
+func (j *job) failed() bool { return j.err != nil || j.panic != nil }
+
 var errClosed = errors.New("database is closed")
 
 func (w *sqliteWriter) write(ctx context.Context, do func(*Tx) error) error {
@@ -126,14 +134,15 @@ func (w *sqliteWriter) run() {
 	}
 }
 
-// share carries out first and those that wait behind it, and commits them together.
+// share carries out first and those that wait behind it, and commits them together. The first has the transaction to itself
+// and needs no savepoint: where it fails there is nothing else to undo.
 func (w *sqliteWriter) share(first *job) {
 	ctx := context.Background()
 	all := []*job{first}
-	_, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE")
+	err := w.say(ctx, "BEGIN IMMEDIATE")
 	if err == nil {
-		err = w.perform(ctx, first)
-		for more := true; more && err == nil && len(all) < maxShared; {
+		first.try(w.tx)
+		for more := !first.failed(); more && err == nil && len(all) < maxShared; {
 			select {
 			case j := <-w.jobs:
 				all = append(all, j)
@@ -142,11 +151,11 @@ func (w *sqliteWriter) share(first *job) {
 				more = false
 			}
 		}
-		if err == nil {
-			_, err = w.tx.Exec(ctx, "COMMIT")
+		if err == nil && !first.failed() {
+			err = w.say(ctx, "COMMIT")
 		}
-		if err != nil {
-			_, _ = w.conn.ExecContext(ctx, "ROLLBACK") // there may be none to roll back: err tells
+		if err != nil || first.failed() {
+			_ = w.say(ctx, "ROLLBACK") // there may be none to roll back: err tells
 		}
 	}
 	for _, j := range all {
@@ -159,18 +168,25 @@ func (w *sqliteWriter) share(first *job) {
 
 // perform runs one write inside its savepoint. It fails only where the whole transaction is lost.
 func (w *sqliteWriter) perform(ctx context.Context, j *job) error {
-	if _, err := w.tx.Exec(ctx, "SAVEPOINT one"); err != nil {
+	if err := w.say(ctx, "SAVEPOINT one"); err != nil {
 		return err
 	}
-	func() {
-		defer func() { j.panic = recover() }()
-		j.err = j.do(w.tx)
-	}()
-	if j.err != nil || j.panic != nil {
-		if _, err := w.tx.Exec(ctx, "ROLLBACK TO one"); err != nil {
+	j.try(w.tx)
+	if j.failed() {
+		if err := w.say(ctx, "ROLLBACK TO one"); err != nil {
 			return err
 		}
 	}
-	_, err := w.tx.Exec(ctx, "RELEASE one")
+	return w.say(ctx, "RELEASE one")
+}
+
+// say carries out a word of the transaction's own, prepared once.
+func (w *sqliteWriter) say(ctx context.Context, word string) error {
+	var err error
+	if s := w.tx.ready.get(ctx, word); s != nil {
+		_, err = s.ExecContext(ctx)
+	} else {
+		_, err = w.conn.ExecContext(ctx, word)
+	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"evergreen/catalog"
@@ -92,6 +93,9 @@ type Store struct {
 	db *database.DB
 	Config
 	now func() time.Time
+
+	mu     sync.Mutex
+	offers map[string]time.Time // courses whose row in offerings is there, and when the catalogue told what it says
 }
 
 // seatsFresh is how long the number of seats is believed without asking the catalogue.
@@ -102,7 +106,7 @@ func NewStore(ctx context.Context, db *database.DB, c Config) (*Store, error) {
 	if c.Hold == 0 {
 		c.Hold = 15 * time.Minute
 	}
-	return &Store{db: db, Config: c, now: time.Now}, db.Migrate(ctx, "enrollment", schema)
+	return &Store{db: db, Config: c, now: time.Now, offers: map[string]time.Time{}}, db.Migrate(ctx, "enrollment", schema)
 }
 
 // Enroll takes a seat for account, exactly once for each key: the same key again gets the same answer. An account that
@@ -188,15 +192,13 @@ func (s *Store) seat(ctx context.Context, tx *database.Tx, account, course strin
 	if !errors.Is(err, ErrNoSeat) {
 		return e, err
 	}
-	free, err := tx.Changed(ctx, `UPDATE offerings SET taken = taken + 1 WHERE course = $1 AND taken < seats`, course)
-	if err != nil {
-		return e, err
-	}
-	if !free {
+	e = Enrollment{ID: "enr_" + rand.Text(), Course: course}
+	err = tx.QueryRow(ctx, `UPDATE offerings SET taken = taken + 1 WHERE course = $1 AND taken < seats RETURNING price, title`,
+		course).Scan(&e.Price, &e.Title)
+	if errors.Is(err, sql.ErrNoRows) {
 		return e, ErrFull
 	}
-	e = Enrollment{ID: "enr_" + rand.Text(), Course: course}
-	if err := tx.QueryRow(ctx, `SELECT price, title FROM offerings WHERE course = $1`, course).Scan(&e.Price, &e.Title); err != nil {
+	if err != nil {
 		return e, err
 	}
 	expires := int64(0)
@@ -316,14 +318,18 @@ func (s *Store) free(ctx context.Context, tx *database.Tx, e Enrollment) error {
 // offer makes sure that the number of a course's seats is known. While the catalogue is away the number it said last
 // goes on to hold.
 func (s *Store) offer(ctx context.Context, course string) error {
+	now := s.now()
+	if s.offered(course, now) {
+		return nil
+	}
 	var checked int64
 	err := s.db.Read().QueryRow(ctx, `SELECT checked FROM offerings WHERE course = $1`, course).Scan(&checked)
 	known := err == nil
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return fmt.Errorf("offering %s: %w", course, err)
 	}
-	now := s.now()
 	if known && now.Sub(time.Unix(checked, 0)) < seatsFresh {
+		s.heard(course, time.Unix(checked, 0))
 		return nil
 	}
 	c, err := s.ask(ctx, course)
@@ -333,12 +339,31 @@ func (s *Store) offer(ctx context.Context, course string) error {
 		}
 		return err
 	}
-	return s.db.Write(ctx, func(tx *database.Tx) error {
+	err = s.db.Write(ctx, func(tx *database.Tx) error {
 		_, err := tx.Exec(ctx, `INSERT INTO offerings (course, seats, price, title, checked) VALUES ($1, $2, $3, $4, $5)
 			ON CONFLICT (course) DO UPDATE SET seats = excluded.seats, price = excluded.price, title = excluded.title,
 			checked = excluded.checked`, course, c.Seats, c.Price, c.Title, now.Unix())
 		return err
 	})
+	if err == nil {
+		s.heard(course, now)
+	}
+	return err
+}
+
+// offered reports whether the number of a course's seats is new enough without looking.
+func (s *Store) offered(course string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.offers[course]
+	return ok && now.Sub(at) < seatsFresh
+}
+
+// heard notes when the catalogue told how many seats a course has.
+func (s *Store) heard(course string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.offers[course] = at
 }
 
 // ask spends at most half of what is left of the request's time on the catalogue.

@@ -269,7 +269,7 @@ func (s *site) seat(ctx context.Context, data *coursePage, who *visitor) {
 func (s *site) related(ctx context.Context, c catalog.Course) []card {
 	ctx, cancel := within(ctx, extra)
 	defer cancel()
-	page, _, err := recall(s.memory, "related "+c.Slug, func() (catalog.Page, error) {
+	page, _, err := recall(s.shelf, "related "+c.Slug, func() (catalog.Page, error) {
 		return s.Catalog.Search(ctx, catalog.Query{Text: c.Subject, Topic: c.Topic, Size: 4})
 	})
 	if err != nil && !errors.Is(err, rest.ErrUnavailable) {

@@ -41,7 +41,7 @@ func list(lessons []content.Lesson, here int, done *progress.Progress, learner b
 
 // outline returns the lessons of a course as content says or has said them.
 func (s *site) outline(ctx context.Context, slug string) ([]content.Lesson, error) {
-	all, _, err := recall(s.memory, "lessons "+slug, func() ([]content.Lesson, error) { return s.Content.Lessons(ctx, slug) })
+	all, _, err := recall(s.shelf, "lessons "+slug, func() ([]content.Lesson, error) { return s.Content.Lessons(ctx, slug) })
 	return all, err
 }
 
@@ -111,7 +111,7 @@ func (s *site) read(ctx context.Context, token, slug string, n int) (content.Les
 	if n != content.Preview {
 		return ask()
 	}
-	l, _, err := recall(s.memory, "preview "+slug, ask)
+	l, _, err := recall(s.shelf, "preview "+slug, ask)
 	return l, err
 }
 

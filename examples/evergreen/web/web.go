@@ -72,17 +72,22 @@ type site struct {
 	log    *slog.Logger
 	views  *views
 	memory *memory
+	shelf  *memory // of what hardly ever changes: lessons, and which courses are alike
 	seats  *board
 	away   *pauses
 }
 
-// New returns the handler of all pages. What the catalogue and content said is shown for fresh without asking again.
+// settled is how many times as long what hardly ever changes is shown without asking again.
+const settled = 10
+
+// New returns the handler of all pages. What the catalogue said is shown for fresh without asking again; lessons, and which
+// courses are alike, for settled times as long.
 func New(s Services, fresh time.Duration, log *slog.Logger) (http.Handler, error) {
 	v, err := newViews()
 	if err != nil {
 		return nil, err
 	}
-	w := &site{Services: s, log: log, views: v, memory: newMemory(3000, fresh), away: newPauses()}
+	w := &site{Services: s, log: log, views: v, memory: newMemory(3000, fresh), shelf: newMemory(3000, settled*fresh), away: newPauses()}
 	w.seats = &board{fresh: min(fresh, seatsFresh), ask: func(ctx context.Context) (map[string]enrollment.Seats, error) {
 		return s.Enrollment.Taken(ctx)
 	}}
