@@ -40,7 +40,7 @@ func (s *site) home(w http.ResponseWriter, r *http.Request, v *view) error {
 	} else {
 		data.Topics, data.Popular, data.Total = shelves.topics, mixed(shelves.cards, 6), shelves.page.Total
 	}
-	v.Data = data
+	v.Data, v.Same = data, data
 	return s.views.render(w, http.StatusOK, "home", v)
 }
 
@@ -153,6 +153,9 @@ func (s *site) courses(w http.ResponseWriter, r *http.Request, v *view) error {
 		data.Next = searchURL(at(q, q.Page+1))
 	}
 	v.Title, v.Search, v.Data = "Courses", q.Text, data
+	if q.Text == "" { // what people write in is seldom written twice
+		v.Same = data
+	}
 	return s.views.render(w, http.StatusOK, "courses", v)
 }
 

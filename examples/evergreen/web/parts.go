@@ -43,6 +43,27 @@ func (c card) left() int {
 	return min(c.Seats.Free(), 11)
 }
 
+// shows is all that the first page says.
+func (p homePage) shows(h *maphash.Hash) {
+	words(h, "home")
+	number(h, p.Total, bit(p.Missing), len(p.Popular))
+	for _, c := range p.Popular {
+		c.shows(h)
+	}
+	topicList{Topics: p.Topics}.shows(h)
+}
+
+// shows is all that a list of courses says.
+func (p coursesPage) shows(h *maphash.Hash) {
+	words(h, "courses", p.Query.Text, p.Query.Topic, p.Query.Level, p.Topic, p.Previous, p.Next)
+	words(h, p.Levels...)
+	number(h, p.Page.Total, p.Page.Page, p.Page.Pages, len(p.Cards))
+	for _, c := range p.Cards {
+		c.shows(h)
+	}
+	topicList{p.Topics, true, p.Query.Topic}.shows(h)
+}
+
 // topicList is the list of topics on the first page, or the choice of one above a list of courses.
 type topicList struct {
 	Topics []catalog.Topic

@@ -37,8 +37,18 @@ func TestAPieceIsKeptByAllThatItShows(t *testing.T) {
 		"outline": outline{"go", lesson(listed{N: 1, Title: "a"})}, "of another": outline{"og", lesson(listed{N: 1, Title: "a"})},
 		"n": outline{"go", lesson(listed{N: 257, Title: "a"})}, "lesson title": outline{"go", lesson(listed{N: 1, Title: "b"})},
 		"done": outline{"go", lesson(listed{N: 1, Title: "a", Done: true})}, "here": outline{"go", lesson(listed{N: 1, Title: "a", Here: true})},
-		"open":  outline{"go", lesson(listed{N: 1, Title: "a", Open: true})},
-		"cover": picture{"a", "bc"}, "another cover": picture{"ab", "c"},
+		"open": outline{"go", lesson(listed{N: 1, Title: "a", Open: true})},
+		"home": homePage{}, "home in need": homePage{Missing: true}, "home with courses": homePage{Total: 1},
+		"home with a card":  homePage{Popular: []card{{Course: course(func(*catalog.Course) {})}}},
+		"home with a topic": homePage{Topics: []catalog.Topic{{Slug: "a", Name: "A", Courses: 1}}},
+		"courses":           coursesPage{}, "courses of a level": coursesPage{Query: catalog.Query{Level: "beginner"}},
+		"courses of a topic": coursesPage{Query: catalog.Query{Topic: "a"}}, "topic by name": coursesPage{Query: catalog.Query{Topic: "a"}, Topic: "A"},
+		"courses found": coursesPage{Query: catalog.Query{Text: "a"}}, "courses with levels": coursesPage{Levels: []string{"a"}},
+		"courses with a card": coursesPage{Cards: []card{{Course: course(func(*catalog.Course) {})}}},
+		"courses in all":      coursesPage{Page: catalog.Page{Total: 1}}, "second page": coursesPage{Page: catalog.Page{Page: 1}},
+		"two pages": coursesPage{Page: catalog.Page{Pages: 1}}, "previous": coursesPage{Previous: "/"}, "next": coursesPage{Next: "/"},
+		"courses with a topic": coursesPage{Topics: []catalog.Topic{{Slug: "a", Name: "A", Courses: 1}}},
+		"cover":                picture{"a", "bc"}, "another cover": picture{"ab", "c"},
 	}
 	seed := maphash.MakeSeed()
 	sum := func(p part) uint64 {

@@ -30,6 +30,8 @@ type view struct {
 	Notice string
 	Good   bool // whether Notice is good news
 	Data   any
+	Same   part          // all that the page says below its head, where that is the same for everybody; nil: it is not
+	Drawn  template.HTML // Same, drawn
 }
 
 // views are the parsed templates and the files beside them.
@@ -142,6 +144,17 @@ func (v *views) render(w http.ResponseWriter, status int, name string, data *vie
 	b := v.buffers.Get().(*bytes.Buffer)
 	defer v.buffers.Put(b)
 	b.Reset()
+	if data.Same != nil {
+		var err error
+		data.Drawn, err = v.kept.get(data.Same, func() (template.HTML, error) {
+			var b strings.Builder
+			err := v.pages[name].ExecuteTemplate(&b, "content", data)
+			return template.HTML(b.String()), err
+		})
+		if err != nil {
+			return fmt.Errorf("render %s: %w", name, err)
+		}
+	}
 	if err := v.pages[name].ExecuteTemplate(b, "layout", data); err != nil {
 		return fmt.Errorf("render %s: %w", name, err)
 	}
