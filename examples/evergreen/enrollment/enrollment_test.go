@@ -252,6 +252,12 @@ func TestKeysAreForgottenAfterADay(t *testing.T) {
 	}
 }
 
+func TestASeatIsTakenWithoutALookThroughAll(t *testing.T) {
+	s, _ := one(t, 2)
+	databasetest.Seeks(t, s.db, lapsedOf, 1, "go")
+	databasetest.Seeks(t, s.db, `SELECT `+columns+`WHERE e.account = $1 AND e.course = $2`, "ada", "go")
+}
+
 func TestOverTheNetwork(t *testing.T) {
 	s, _ := one(t, 2)
 	db := databasetest.Open(t)

@@ -271,10 +271,19 @@ func (s *Store) Confirm(ctx context.Context, id string) (Enrollment, error) {
 	return e, nil
 }
 
+// The held seats whose time is over: all, and those of a course, which are asked for whenever a seat is taken.
+const (
+	lapsed   = `SELECT ` + columns + `WHERE e.expires > 0 AND e.expires <= $1`
+	lapsedOf = lapsed + ` AND e.course = $2`
+)
+
 // lapse gives the held seats of a course back whose time is over; "" those of all courses.
 func (s *Store) lapse(ctx context.Context, tx *database.Tx, course string, now time.Time) error {
-	rows, err := tx.Query(ctx, `SELECT `+columns+`WHERE e.expires > 0 AND e.expires <= $1 AND (e.course = $2 OR $2 = '')`,
-		now.UnixMilli(), course)
+	query, args := lapsed, []any{now.UnixMilli()}
+	if course != "" {
+		query, args = lapsedOf, append(args, course)
+	}
+	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return fmt.Errorf("held seats: %w", err)
 	}

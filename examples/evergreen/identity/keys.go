@@ -49,6 +49,12 @@ type JWKS struct {
 	Keys []JWK `json:"keys"`
 }
 
+// signer is a key as it was read from the database.
+type signer struct {
+	key  signingKey
+	read time.Time
+}
+
 // keys returns all keys that are published at now, oldest first.
 func (s *Store) keys(ctx context.Context, q database.Querier, now time.Time) ([]signingKey, error) {
 	rows, err := q.Query(ctx, `SELECT id, seed, starts, ends FROM signing_keys WHERE ends > $1 ORDER BY starts`,
@@ -112,15 +118,27 @@ func addKey(ctx context.Context, tx *database.Tx, from, until time.Time) error {
 	return err
 }
 
+// signerFresh is how long a key signs on without a look at the database, where it may have been withdrawn.
+const signerFresh = time.Minute
+
+// signs reports whether k signs at now.
+func (k signingKey) signs(now time.Time) bool {
+	return k.from.Unix() <= now.Unix() && now.Before(k.until)
+}
+
 // signer returns the key that signs at now.
 func (s *Store) signer(ctx context.Context, now time.Time) (signingKey, error) {
+	if last := s.last.Load(); last != nil && last.key.signs(now) && now.Sub(last.read).Abs() < signerFresh {
+		return last.key, nil
+	}
 	for range 2 {
 		all, err := s.keys(ctx, s.db.Read(), now)
 		if err != nil {
 			return signingKey{}, err
 		}
 		for _, k := range all {
-			if k.from.Unix() <= now.Unix() && now.Before(k.until) {
+			if k.signs(now) {
+				s.last.Store(&signer{k, now})
 				return k, nil
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/mail"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -88,6 +89,7 @@ type Store struct {
 	rotation Rotation
 	now      func() time.Time
 	log      *slog.Logger
+	last     atomic.Pointer[signer]
 }
 
 // NewStore makes the tables and the first keys.

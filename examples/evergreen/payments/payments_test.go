@@ -296,6 +296,12 @@ func FuzzCard(f *testing.F) {
 	})
 }
 
+func TestWhatIsPaidIsFoundWithoutALookThroughAll(t *testing.T) {
+	s, _ := newStore(t, databasetest.Location(t), cardnet.Config{})
+	databasetest.Seeks(t, s.db, liveOnly, "enr_1")
+	databasetest.Seeks(t, s.db, selected+`WHERE account = $1 AND key = $2`, "ada", "key")
+}
+
 func TestOverTheNetwork(t *testing.T) {
 	s, _ := newStore(t, databasetest.Location(t), cardnet.Config{Latency: time.Millisecond})
 	people, err := identity.NewStore(t.Context(), databasetest.Open(t), identity.Config{Issuer: "test", Cost: identity.Cost{Memory: 64, Passes: 1}},

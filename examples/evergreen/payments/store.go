@@ -180,8 +180,8 @@ func (s *Store) begin(ctx context.Context, o Order) (Payment, error) {
 		return Payment{}, err
 	}
 	if !seat.Held() {
-		p, err := scan(s.db.Read().QueryRow(ctx, selected+`WHERE enrollment = $1 AND state = 'paid'`, seat.ID))
-		if errors.Is(err, sql.ErrNoRows) {
+		p, err := live(ctx, s.db.Read(), seat.ID)
+		if errors.Is(err, sql.ErrNoRows) || err == nil && p.State != Paid {
 			return Payment{}, ErrSettled
 		}
 		return p, err
@@ -199,10 +199,10 @@ func (s *Store) begin(ctx context.Context, o Order) (Payment, error) {
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		live, err := scan(tx.QueryRow(ctx, selected+`WHERE enrollment = $1 AND state IN ('pending', 'paid')`, seat.ID))
+		other, err := live(ctx, tx, seat.ID)
 		switch {
-		case err == nil && live.State == Paid:
-			p = live
+		case err == nil && other.State == Paid:
+			p = other
 			return nil
 		case err == nil:
 			return ErrBusy
@@ -218,6 +218,15 @@ func (s *Store) begin(ctx context.Context, o Order) (Payment, error) {
 		return Payment{}, fmt.Errorf("begin payment for %s: %w", o.Course, err)
 	}
 	return p, nil
+}
+
+// liveOnly asks in the words of the index payments_live: with others, such as state = 'paid', SQLite would look through all
+// payments.
+const liveOnly = selected + `WHERE enrollment = $1 AND state IN ('pending', 'paid')`
+
+// live returns the payment of an enrollment that is pending or paid.
+func live(ctx context.Context, q database.Querier, enrollment string) (Payment, error) {
+	return scan(q.QueryRow(ctx, liveOnly, enrollment))
 }
 
 // carry brings a pending payment to its end: it asks the card network, then for the seat, then takes the money.

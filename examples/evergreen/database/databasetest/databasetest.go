@@ -122,6 +122,33 @@ func At(t testing.TB, location string) *database.DB {
 
 var errMissing = errors.New("it is not installed here (Debian: postgresql), and TEST_DATABASE_URL is not set")
 
+// Seeks fails where SQLite would look through all of a table, or of an index, to answer query: what it costs would then grow
+// with all that was ever written. The planner of PostgreSQL goes by what is in the tables; it is not asked.
+func Seeks(t testing.TB, db *database.DB, query string, args ...any) {
+	t.Helper()
+	if db.Dialect() != database.SQLite {
+		return
+	}
+	rows, err := db.Read().Query(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(step, "SCAN") {
+			t.Errorf("%s: %s", query, step)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // postgres returns a PostgreSQL that is there, or starts one in a folder of its own on a socket in it.
 func postgres() (location string, stop func(), err error) {
 	if location = os.Getenv("TEST_DATABASE_URL"); location != "" {
