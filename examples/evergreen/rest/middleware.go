@@ -96,10 +96,20 @@ func forward(r *http.Request) context.Context {
 // slow is how long a request takes that is worth a record by itself.
 const slow = time.Second
 
+// notable reports whether an answer is worth a record by itself: what failed here, and what somebody was not allowed to do.
+// That a learner has no seat, or a seat nothing to pay, is an answer like any other: services ask one another for no less.
+func notable(status int) bool {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
+		return true
+	}
+	return status >= 500
+}
+
 // record writes down what failed or took long; all the rest with LOG_LEVEL=debug.
 func record(log *slog.Logger, r *http.Request, rec *recorder, took time.Duration) {
 	level := slog.LevelDebug
-	if rec.code() >= 400 || took > slow {
+	if notable(rec.code()) || took > slow {
 		level = slog.LevelInfo
 	}
 	if !log.Enabled(r.Context(), level) && rec.err == nil {
