@@ -224,7 +224,7 @@ func (u unreachable) Unwrap() []error { return []error{kinds.ErrUnavailable, u.e
 
 // Remedy says what to do about it.
 func (u unreachable) Remedy() string {
-	return "start it again ('systemctl start docker', or Docker Desktop)"
+	return "start it again ('systemctl restart docker', or Docker Desktop)"
 }
 
 // unanswered is kind, and says so where the engine was asked in vain.
@@ -235,8 +235,10 @@ func (e *Engine) unanswered(ctx context.Context, err error) error {
 		return unreachable{e.host, "it hangs", err}
 	case errors.As(err, &op):
 		return unreachable{e.host, op.Err.Error(), err}
-	case client.IsErrConnectionFailed(err), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return unreachable{e.host, err.Error(), err}
+	case client.IsErrConnectionFailed(err):
+		return unreachable{e.host, "nobody listens there", err}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return unreachable{e.host, "it broke the connection off", err}
 	}
 	return kind(err)
 }

@@ -41,22 +41,33 @@ type absence struct {
 	known bool // what it listed last
 }
 
-// remedy is what there is to do about it, "" where the driver does not say.
-func (a *absence) remedy() string {
-	var r interface{ Remedy() string }
-	if errors.As(a.why, &r) {
-		return r.Remedy()
-	}
-	return ""
+// remedied is an error of a driver that says what there is to do about it.
+type remedied interface {
+	error
+	Remedy() string
 }
 
-// words say why nothing is known and nothing is done.
-func (a *absence) words() string {
-	words := fmt.Sprintf("unknown since %s: %s", a.since.Format("15:04:05"), a.why)
-	if remedy := a.remedy(); remedy != "" {
-		words += "; " + remedy
+// reason is why, and what there is to do about it where the driver says so.
+func (a *absence) reason() (why, remedy string) {
+	var r remedied
+	if errors.As(a.why, &r) {
+		return r.Error(), r.Remedy()
 	}
-	return words + "; until then it is left alone"
+	return a.why.Error(), ""
+}
+
+// words say why nothing is known and nothing is done, and what there is to do.
+func (a *absence) words() string {
+	why, remedy := a.reason()
+	if remedy != "" {
+		why += "; " + remedy
+	}
+	return why + "; until then it is left alone"
+}
+
+// unknown says so of what is left alone.
+func (a *absence) unknown() string {
+	return fmt.Sprintf("unknown since %s: %s", a.since.Format("15:04:05"), a.words())
 }
 
 // told is what a State says of it; nil of no absence.
@@ -64,7 +75,8 @@ func (a *absence) told(name string) *engine.Unknown {
 	if a == nil {
 		return nil
 	}
-	return &engine.Unknown{Driver: name, Since: a.since, Reason: a.why.Error(), Remedy: a.remedy()}
+	why, remedy := a.reason()
+	return &engine.Unknown{Driver: name, Since: a.since, Reason: why, Remedy: remedy}
 }
 
 // isAway says whether an instance is only known from before.
@@ -78,7 +90,7 @@ func (c census) unknown(d *desired) map[string]string {
 	words := map[string]string{}
 	for name, s := range d.services {
 		if a := c.away[s.driver]; a != nil {
-			words[name] = a.words()
+			words[name] = a.unknown()
 		}
 	}
 	return words
@@ -175,12 +187,8 @@ func (e *Engine) lose(name string, r *register, err error) {
 		return
 	}
 	r.away = &absence{since: time.Now(), why: err, known: r.known}
-	message := err.Error()
-	if remedy := r.away.remedy(); remedy != "" {
-		message += "; " + remedy
-	}
 	e.log.Warn("a driver does not answer; its instances are left alone", "driver", name, "err", err)
-	e.record(event{kind: "driver.away", reason: errdefs.Kind(err), message: message + "; its instances are left alone until then"})
+	e.record(event{kind: "driver.away", reason: errdefs.Kind(err), message: r.away.words()})
 	select {
 	case r.gone <- struct{}{}:
 	default:

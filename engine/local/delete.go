@@ -130,7 +130,7 @@ func (e *Engine) leftOf(c census) string {
 	}
 	for _, name := range sortedKeys(c.away) {
 		if a := c.away[name]; counted[name] > 0 || !a.known {
-			words = append(words, fmt.Sprintf("instances of driver %s (%s)", name, a.words()))
+			words = append(words, fmt.Sprintf("instances of driver %s (%s)", name, a.unknown()))
 		}
 	}
 	e.mu.Lock()

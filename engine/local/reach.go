@@ -48,7 +48,7 @@ func (e *Engine) find(ctx context.Context, project string, id engine.InstanceID)
 		return e.cfg.Drivers[name], nil
 	}
 	for _, name := range sortedKeys(c.away) {
-		return nil, fmt.Errorf("%w: it may be one of those that are not known: %s", errdefs.ErrUnavailable, c.away[name].words())
+		return nil, fmt.Errorf("%w: it may be one of those that are not known: %s", errdefs.ErrUnavailable, c.away[name].unknown())
 	}
 	return nil, fmt.Errorf("%w: no such instance", errdefs.ErrNotFound)
 }
