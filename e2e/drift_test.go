@@ -137,11 +137,23 @@ func TestDriftOfProcesses(t *testing.T) {
 		p.write("compose.yaml", driftShop(port))
 
 		p.adoptsMinimally(port, memoryLimit(pid) != "")
+		eventually(t, time.Minute, "an alert says so", func() string {
+			if !p.firing("Drifted", "web") {
+				return p.run("alerts")
+			}
+			return ""
+		})
 		p.run("drift", "--revert")
 		p.wantDrift()
 	})
 	tr.NoneLost(t)
 	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
+	eventually(t, time.Minute, "the alert is over", func() string {
+		if p.firing("Drifted", "web") {
+			return p.run("alerts")
+		}
+		return ""
+	})
 	if events := p.run("events"); strings.Count(events, "drift.found") < 10 || !strings.Contains(events, "drift.reverted") || strings.Contains(events, "hunter2") {
 		t.Errorf("events:\n%s", events)
 	}

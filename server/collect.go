@@ -85,6 +85,10 @@ func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 		return nil, nil
 	}
 	g.state(st)
+	drifted := s.control.drifted()
+	for _, svc := range st.Services {
+		g.add("trellis_drifts", float64(drifted[svc.Name]), "service", svc.Name)
+	}
 	if usage, err := s.control.engine.Stats(ctx, s.control.location.Project); err == nil { // without it the rest is no less true
 		g.usage(st, usage)
 	}

@@ -32,6 +32,7 @@ type control struct {
 	sight    *sight
 	stop     func() // ends holder, data plane and this process, after the answer that is being given
 	once     func(ctx context.Context, project, service string, cmd driver.Command) (int, error)
+	drifted  func() map[string]int // in how many places a service differs from its revision
 	stopping atomic.Bool
 	log      *slog.Logger
 	build    string

@@ -138,7 +138,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	}
 	c := &control{
 		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{},
-		once: eng.RunOnce, log: own, build: id, traffic: &plane.traffic, console: &consoleDoor{key: key},
+		once: eng.RunOnce, drifted: eng.Drifted, log: own, build: id, traffic: &plane.traffic, console: &consoleDoor{key: key},
 	}
 	c.sight = newSight(c, l, own)
 	plane.sight = c.sight

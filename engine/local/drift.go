@@ -274,13 +274,21 @@ func driftedIn(all []engine.Drift) []string {
 	return sortedKeys(names)
 }
 
-// driftEvery is how often the world is compared with the revision in force without being asked.
-const driftEvery = 5 * time.Minute
+// driftEvery is how often the world is compared with the revision in force without being asked, driftAgain how soon after a
+// difference was found: it may have been brought back.
+const (
+	driftEvery = 5 * time.Minute
+	driftAgain = 30 * time.Second
+)
 
 // watchDrift compares the world with the revision in force, again and again.
 func (l *loop) watchDrift() {
 	for l.ctx.Err() == nil {
-		l.sleep(driftEvery)
+		pause := driftEvery
+		if len(l.Drifted()) > 0 {
+			pause = driftAgain
+		}
+		l.sleep(pause)
 		_, err := l.Drift(l.ctx, l.cfg.Project)
 		if err != nil && l.ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) && !errors.Is(err, errdefs.ErrUnavailable) {
 			l.log.Warn("the world could not be compared with the revision in force", "err", err)

@@ -180,6 +180,9 @@ func TestDriftOfOverrides(t *testing.T) {
 		if d := cmp.Diff(want, b.drift()); d != "" {
 			t.Fatalf("-want +got:\n%s", d)
 		}
+		if d := cmp.Diff(map[string]int{"web": 1, "db": 1}, b.eng.Drifted()); d != "" {
+			t.Errorf("-want +got:\n%s", d)
+		}
 		if _, err := b.eng.Revert(b.Context(), projectName, []string{"web"}, "me@here"); err != nil {
 			t.Fatal(err)
 		}
@@ -196,6 +199,7 @@ func TestDriftOfOverrides(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.until("db runs", func() bool { return b.service("db").Ready == 1 })
+		b.until("it is seen by itself that nothing differs any more", func() bool { return len(b.eng.Drifted()) == 0 })
 		b.noDrift()
 	})
 }

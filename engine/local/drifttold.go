@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
 	"trellis/engine"
@@ -16,6 +17,15 @@ type drifts struct {
 	mu    sync.Mutex
 	read  bool
 	known map[string]string // what is there, by place
+	count map[string]int    // by service, when it was looked at last
+}
+
+// Drifted returns in how many places each service differed from the revision in force when that was looked at last: on
+// request, and every few minutes. What heals by itself does not count. Services without a difference are left out.
+func (e *Engine) Drifted() map[string]int {
+	e.drifts.mu.Lock()
+	defer e.drifts.mu.Unlock()
+	return maps.Clone(e.drifts.count)
 }
 
 // tell records an event for each drift that was not there before, and for each that is gone. What heals by itself is told
@@ -30,7 +40,7 @@ func (t *drifts) tell(ctx context.Context, e *Engine, all []engine.Drift) error 
 		}
 		t.read = true
 	}
-	now := map[string]string{}
+	now, count := map[string]string{}, map[string]int{}
 	moved := false
 	for _, one := range all {
 		if one.Heals {
@@ -41,6 +51,7 @@ func (t *drifts) tell(ctx context.Context, e *Engine, all []engine.Drift) error 
 			place += " of " + string(one.Instance)
 		}
 		now[place] = there
+		count[one.Service]++
 		if was, known := t.known[place]; known && was == there {
 			continue
 		}
@@ -57,6 +68,7 @@ func (t *drifts) tell(ctx context.Context, e *Engine, all []engine.Drift) error 
 			e.record(event{kind: "drift.gone", reason: "observed", message: place + ": as the revision says again"})
 		}
 	}
+	t.count = count
 	if !moved {
 		return nil
 	}

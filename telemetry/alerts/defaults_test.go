@@ -66,6 +66,7 @@ func TestDefaultsFireAndResolve(t *testing.T) {
 			w.is("trellis_replicas_ready", 0, 2, "service", "web")
 		},
 		"Restarting":       func(w *world) { w.grows("trellis_instance_restarts_total", 0.4, 0, "service", "web") },
+		"Drifted":          func(w *world) { w.is("trellis_drifts", 2, 0, "service", "web") },
 		"DeployRolledBack": func(w *world) { w.grows("trellis_deploys_rolled_back_total", 0.01, 0) },
 		"OutOfMemory":      func(w *world) { w.grows("trellis_instance_ends_total", 0.2, 0, "service", "web", "reason", "oom") },
 		"InstanceHung":     func(w *world) { w.grows("trellis_instance_ends_total", 0.2, 0, "service", "web", "reason", "hung") },

@@ -132,6 +132,8 @@ func Defaults() []telemetry.RuleGroup {
 			"an instance of {{ $labels.service }} ran and did not answer any more, and was replaced"),
 		rule("DeployRolledBack", Ticket, `increase(trellis_deploys_rolled_back_total[2m]) > 0`, 0,
 			"the newest revision was taken back, and what was before it runs: trellis history"),
+		rule("Drifted", Ticket, `trellis_drifts > 0`, 0,
+			"{{ $labels.service }} differs from its revision in {{ $value }} places: trellis drift"),
 		rule("ErrorRate", Page, `sum by (service) (rate(trellis_request_failures_total[2m])) / sum by (service) (rate(trellis_requests_total[2m])) > 0.05 and sum by (service) (rate(trellis_requests_total[2m])) > 0.2`, 0,
 			"{{ $value | humanizePercentage }} of the requests to {{ $labels.service }} fail"),
 		rule("Slow", Ticket, slow, 0,
