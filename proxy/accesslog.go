@@ -98,7 +98,7 @@ func (a *accessLog) add(q *request, now time.Time) {
 		b = appendString(b, `,"instance":`, q.instance)
 	}
 	b = appendString(b, `,"request_id":`, q.id)
-	if q.conn == nil {
+	if q.streamed {
 		b = append(b, `,"protocol":"HTTP/2.0"`...)
 	} else {
 		b = append(b, `,"protocol":"HTTP/1.1"`...)

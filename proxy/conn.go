@@ -36,9 +36,15 @@ type clientConn struct {
 
 	ctx    context.Context // of an HTTP/1.1 connection: it ends with the client
 	cancel context.CancelFunc
-	mu     sync.Mutex
-	left   bool      // the client has gone
-	up     *upstream // what is aborted when it goes
+	presence
+}
+
+// presence says whether who sent a request is still there: the client of a connection over HTTP/1.1, of a stream over
+// HTTP/2.
+type presence struct {
+	mu   sync.Mutex
+	left bool      // it has gone
+	up   *upstream // what is aborted when it goes
 }
 
 // States of an HTTP/1.1 connection.
@@ -96,33 +102,38 @@ func (c *clientConn) forget() {
 }
 
 // awaits has the exchange over u aborted when the client goes away; false says that it has gone already.
-func (c *clientConn) awaits(u *upstream) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.left {
+func (p *presence) awaits(u *upstream) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.left {
 		return false
 	}
-	c.up = u
+	p.up = u
 	return true
 }
 
 // letGo undoes awaits; false says that the exchange was aborted.
-func (c *clientConn) letGo() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.up = nil
-	return !c.left
+func (p *presence) letGo() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.up = nil
+	return !p.left
 }
 
-// gone notes that the client has gone away.
-func (c *clientConn) gone() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.left = true
-	c.cancel()
-	if c.up != nil {
-		c.up.abort()
+// leave notes that the client has gone away.
+func (p *presence) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = true
+	if p.up != nil {
+		p.up.abort()
 	}
+}
+
+// gone notes that the client of an HTTP/1.1 connection has gone away.
+func (c *clientConn) gone() {
+	c.cancel()
+	c.leave()
 }
 
 // hungUp says whether the client has closed its end, of a connection from which nobody else reads.

@@ -137,18 +137,18 @@ func (x *exchange) start(ctx context.Context, q *request, timeout time.Duration,
 
 // watch has the exchange aborted when the client goes away, until unwatch, which is false when it was.
 func (x *exchange) watch() {
-	if x.q.conn == nil {
+	if x.q.sender == nil {
 		x.stop = context.AfterFunc(x.ctx, x.c.abort)
-	} else if !x.q.conn.awaits(x.c) {
+	} else if !x.q.sender.awaits(x.c) {
 		x.c.abort()
 	}
 }
 
 func (x *exchange) unwatch() bool {
-	if x.q.conn == nil {
+	if x.q.sender == nil {
 		return x.stop()
 	}
-	return x.q.conn.letGo()
+	return x.q.sender.letGo()
 }
 
 func (x *exchange) run() (*response, *callError) {

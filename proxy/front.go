@@ -8,17 +8,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"trellis/proxy/http1"
+	"trellis/proxy/http2"
 )
 
 // front is the HTTP side towards clients.
 type front struct {
-	p  *Proxy
-	h2 *http2.Server
-	// h2base gives h2 its settings and its graceful end; it serves nothing itself.
-	h2base *http.Server
+	p     *Proxy
+	conns set[*http2.Conn] // that speak HTTP/2
 
 	head  time.Duration // how long the head of a request may take from its first byte
 	idle  time.Duration // how long a connection may wait for one
@@ -30,6 +27,10 @@ const (
 	clientIdleTime = 60 * time.Second
 	stallTime      = 60 * time.Second
 )
+
+func newFront(p *Proxy) *front {
+	return &front{p: p, head: readHeaderTime, idle: clientIdleTime, stall: stallTime}
+}
 
 // peer is the client's side of one request: over HTTP/1.1 or HTTP/2.
 type peer interface {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// TestFieldsThatHTTP2Forbids: a request with one is answered with 400, and no instance hears of it: passed on over
-// HTTP/1.1 they would say something about a connection that others share.
+// TestFieldsThatHTTP2Forbids: a request with one is broken off, and no instance hears of it: passed on over HTTP/1.1 they
+// would say something about a connection that others share.
 func TestFieldsThatHTTP2Forbids(t *testing.T) {
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/good" {
@@ -23,7 +23,7 @@ func TestFieldsThatHTTP2Forbids(t *testing.T) {
 	r := newRig(t, Config{})
 	addr := r.gateway(instanceAt("app-1", b.addr))
 	for _, f := range [][2]string{{"connection", "close"}, {"connection", "x"}, {"keep-alive", "timeout=5"}, {"proxy-connection", "keep-alive"}, {"transfer-encoding", "chunked"},
-		{"upgrade", "websocket"}, {"te", "gzip"}, {"te", "trailers, gzip"}, {"", ""}} {
+		{"upgrade", "websocket"}, {"te", "gzip"}, {"te", "trailers, gzip"}, {"X-Upper", "x"}, {"x-split", "a\nb"}, {":late", "x"}, {"", ""}} {
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
@@ -45,7 +45,7 @@ func TestFieldsThatHTTP2Forbids(t *testing.T) {
 			}
 		}
 		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
-		status, want := "", "400"
+		status, want := "", "PROTOCOL_ERROR"
 		if f[0] == "" {
 			want = "200"
 		}
@@ -60,6 +60,10 @@ func TestFieldsThatHTTP2Forbids(t *testing.T) {
 					t.Fatal(err)
 				}
 				status = fields[0].Value
+				break
+			}
+			if r, ok := frame.(*http2.RSTStreamFrame); ok {
+				status = r.ErrCode.String()
 				break
 			}
 			if s, ok := frame.(*http2.SettingsFrame); ok && !s.IsAck() {

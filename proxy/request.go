@@ -39,8 +39,9 @@ type request struct {
 	header    header
 	named     []string // fields that Connection names
 	client    netip.Addr
-	conn      *clientConn // that the client speaks HTTP/1.1 over; nil for HTTP/2
-	secured   *secured    // that it came over; nil without TLS
+	sender    *presence // nil: nobody, for what the data plane sends by itself
+	streamed  bool      // it came over HTTP/2
+	secured   *secured  // that it came over; nil without TLS
 	scheme    string
 	caller    string       // the service that calls, "" from outside
 	route     string       // path of the gateway's route, "" at other doors

@@ -174,7 +174,7 @@ func malformed(e *http1.Error) *failure {
 func (t *turn) view(l *Listener) *failure {
 	q, h := &t.q, &t.head
 	q.method, q.authority, q.header, q.client, q.length = h.Method, h.Host, h.Header, t.c.client, h.Length
-	q.conn, q.secured, q.trailers, q.expect = t.c, t.c.tls.Load(), h.Trailers, h.Expect
+	q.sender, q.secured, q.trailers, q.expect = &t.c.presence, t.c.tls.Load(), h.Trailers, h.Expect
 	t.last = h.Close || t.c.ending || t.f.p.draining.Load()
 	if h.Named {
 		q.named = named(q.header)

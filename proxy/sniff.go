@@ -1,6 +1,10 @@
 package proxy
 
-import "bytes"
+import (
+	"bytes"
+
+	"trellis/proxy/http2"
+)
 
 // kind is what a connection's first bytes are.
 type kind int32
@@ -14,7 +18,7 @@ const (
 )
 
 const (
-	preface   = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+	preface   = http2.Preface
 	maxMethod = 20
 )
 

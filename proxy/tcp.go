@@ -67,9 +67,8 @@ func (p *Proxy) serveHTTP(c *clientConn) {
 	switch {
 	case err != nil || len(c.first) == 0:
 		c.Close()
-	case k == http2Preface:
+	case k == http2Preface || c.agreedOn("h2"):
 		p.front.serve2(c)
-		c.Close()
 	default:
 		p.front.serve1(c)
 	}
@@ -137,7 +136,6 @@ func (p *Proxy) serveKind(ctx context.Context, c *clientConn, s *service, port i
 	s.setHint(port, plainHTTP)
 	if k == http2Preface {
 		p.front.serve2(c)
-		c.Close()
 		return
 	}
 	p.front.serve1(c)

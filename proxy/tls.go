@@ -192,6 +192,12 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 	return true
 }
 
+// agreedOn says whether the connection's TLS handshake named the protocol.
+func (c *clientConn) agreedOn(protocol string) bool {
+	s := c.tls.Load()
+	return s != nil && s.ConnectionState().NegotiatedProtocol == protocol
+}
+
 // elsewhere is where a request over plain HTTP goes whose listener sends it to TLS: the same host and target at the port
 // of the other listener.
 func (l *Listener) elsewhere(q *request) *failure {

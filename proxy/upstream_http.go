@@ -16,7 +16,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// This file, server_http.go and status_http.go are those that know net/http. It speaks HTTP/2 to instances.
+// This file and status_http.go are those that know net/http's requests. It speaks HTTP/2 to instances.
 
 // newResponse makes ours of net/http's.
 func newResponse(res *http.Response, from source) *response {

@@ -341,8 +341,13 @@ func quotedLength(l []byte) int {
 	return 0
 }
 
-// trailerLine reads one line after the last chunk. Fields that say something about framing, routing or the connection
-// have no place there (RFC 9110, section 6.5.1).
+// InTrailer says whether the field has a place after a body: those that say something about framing, routing or the
+// connection have none (RFC 9110, section 6.5.1).
+func (f *Field) InTrailer() bool {
+	return f.Kind == Other && !f.Is("Authorization") && !f.Is("Content-Encoding") && !f.Is("Content-Type") && !f.Is("Cookie")
+}
+
+// trailerLine reads one line after the last chunk.
 func (b *Body) trailerLine(l []byte) error {
 	if len(l) == 0 {
 		b.state = ended
@@ -355,7 +360,7 @@ func (b *Body) trailerLine(l []byte) error {
 	if err != nil {
 		return err
 	}
-	if f.Kind != Other || f.Is("Authorization") || f.Is("Content-Encoding") || f.Is("Content-Type") || f.Is("Cookie") {
+	if !f.InTrailer() {
 		return bad("a field that has no place in a trailer")
 	}
 	b.trailer = append(b.trailer, Field{string(bytes.Clone([]byte(f.Name))), string([]byte(f.Value)), f.Kind})

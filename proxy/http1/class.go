@@ -1,6 +1,9 @@
 package http1
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"unsafe"
+)
 
 // Classes of bytes.
 const (
@@ -78,3 +81,19 @@ func digits(b string) (int64, bool) {
 	}
 	return n, true
 }
+
+// IsToken says whether s is a method or the name of a field (RFC 9110, section 5.6.2).
+func IsToken(s string) bool {
+	for i := range len(s) {
+		if class[s[i]]&token == 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// IsText says whether s may be the value of a field, white space around it apart.
+func IsText(s string) bool { return text(unsafe.Slice(unsafe.StringData(s), len(s))) }
+
+// Number reads s as a decimal number of at most 18 digits.
+func Number(s string) (int64, bool) { return digits(s) }

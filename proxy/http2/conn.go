@@ -1,0 +1,548 @@
+package http2
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+
+	"trellis/proxy/http1"
+)
+
+// Conn is a client's connection.
+type Conn struct {
+	cfg  *Config
+	link Link
+	in   *http1.Reader
+
+	// Of the goroutine that reads.
+	dec     *hpack.Decoder
+	block   block
+	guard   guard
+	settled bool // the client's settings came
+	awaited Wait // what the link was told last; -1 after a whole frame
+
+	sent atomic.Int64 // bytes
+
+	mu       sync.Mutex
+	out      *outBuffer // nil when nothing waits to be written
+	flushing bool       // somebody writes
+	quiet    sync.Cond  // nobody writes any more
+	streams  map[uint32]*Stream
+	last     uint32 // the highest stream that was begun
+	open     int    // streams that the client may not have seen the end of
+	running  int    // Serve
+	window   int    // of a new stream: the client's setting
+	send     int    // what may be sent
+	recv     int    // what the client may send
+	unacked  int    // of recv: was read, and the client does not know it yet
+	resize   bool   // the next head says that no dynamic table is used
+	parked   bool   // the reader waits for a frame
+	leaving  bool   // the client was told to open no more streams
+	closing  bool   // it opens none: the rest is refused
+	dead     error
+	past     [rememberedIDs]pastStream
+	passed   int
+}
+
+// outBuffer is what waits to be written.
+type outBuffer struct{ b []byte }
+
+var outBuffers = sync.Pool{New: func() any { return &outBuffer{make([]byte, 0, pooledOut)} }}
+
+// pastStream is one that is closed.
+type pastStream struct {
+	id    uint32
+	reset bool // by us: what the client sent before it knew is on its way
+}
+
+var errClosed = errors.New("the connection was closed")
+
+// New returns a connection whose client's bytes, the preface first, come from in. Serve serves it.
+func New(cfg *Config, link Link, in *http1.Reader) *Conn {
+	c := &Conn{cfg: cfg, link: link, in: in, window: firstWindow, send: firstWindow, recv: connWindow, awaited: -1}
+	c.quiet.L = &c.mu
+	c.guard.now = time.Now
+	c.dec = hpack.NewDecoder(hpackTable, c.block.add)
+	c.dec.SetMaxStringLength(2 * cfg.Head)
+	c.block.most = cfg.Head
+	return c
+}
+
+// Serve serves the connection until it ends, and returns why: an *Error if the client did what it may not. What Serve of
+// the Config still does for it is broken off.
+func (c *Conn) Serve() error {
+	err := c.run()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	code := NoError
+	if e := (*Error)(nil); errors.As(err, &e) {
+		code = e.Code
+	}
+	if c.dead == nil {
+		if code != NoError || !c.closing {
+			b := c.buffer()
+			b.b = appendGoAway(b.b, c.last, code)
+		}
+		c.flush()
+		for c.flushing {
+			c.quiet.Wait()
+		}
+	}
+	c.kill(err)
+	return err
+}
+
+// Shutdown has the client open no more streams. The connection ends when it has no more.
+func (c *Conn) Shutdown() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leaving || c.dead != nil {
+		return
+	}
+	c.leaving = true
+	b := c.buffer()
+	b.b = appendGoAway(b.b, maxWindow, NoError)
+	b.b = append(appendFrame(b.b, len(leavingPing), framePing, 0, 0), leavingPing...)
+	c.flush()
+	time.AfterFunc(leavingTime, c.close)
+}
+
+// A ping's answer says that the client has read the GOAWAY before it.
+const (
+	leavingPing = "goaway!\x00"
+	leavingTime = time.Second
+)
+
+// close refuses further streams.
+func (c *Conn) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing || c.dead != nil {
+		return
+	}
+	c.closing = true
+	b := c.buffer()
+	b.b = appendGoAway(b.b, c.last, NoError)
+	c.flush()
+	c.rest()
+}
+
+// rest says what to wait for when nothing is open. c.mu is held.
+func (c *Conn) rest() {
+	switch {
+	case c.open > 0 || c.running > 0 || c.dead != nil:
+	case c.closing:
+		c.link.Cut()
+	case c.parked:
+		c.link.Await(Request)
+	}
+}
+
+func (c *Conn) run() error {
+	if err := c.begin(); err != nil {
+		return err
+	}
+	for {
+		f, p, err := c.next()
+		if err == nil {
+			err = c.take(f, p)
+		}
+		if se := (*streamError)(nil); errors.As(err, &se) {
+			err = c.refuse(se)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// begin reads the preface and sends the settings.
+func (c *Conn) begin() error {
+	for {
+		b := c.in.Buffered()
+		n := min(len(b), len(Preface))
+		if !bytes.Equal(b[:n], []byte(Preface)[:n]) {
+			return protocol("no preface of HTTP/2")
+		}
+		if n == len(Preface) {
+			c.in.Use(n, false)
+			break
+		}
+		if err := c.fill(Head); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.buffer()
+	b.b = appendFrame(b.b, 3*6, frameSettings, 0, 0)
+	b.b = appendSetting(b.b, settingStreams, uint32(c.cfg.Streams))
+	b.b = appendSetting(b.b, settingWindow, streamWindow)
+	b.b = appendSetting(b.b, settingHead, uint32(c.cfg.Head))
+	b.b = appendUpdate(b.b, 0, connWindow-firstWindow)
+	return nil
+}
+
+// next returns the next frame; its payload is valid until the next call.
+func (c *Conn) next() (frame, []byte, error) {
+	if c.block.stream == 0 {
+		c.awaited = -1
+	}
+	for {
+		b := c.in.Buffered()
+		wait := Frame
+		switch {
+		case len(b) >= headLen:
+			f := parseFrame(b)
+			if f.length > maxFrame {
+				return f, nil, &Error{FrameSizeError, "a frame larger than 16 KiB"}
+			}
+			if all := headLen + f.length; len(b) >= all {
+				c.in.Use(all, false)
+				return f, b[headLen:all], nil
+			}
+			if wait = Head; f.kind == frameData {
+				wait = Body
+			}
+		case len(b) > 0 || c.block.stream != 0 || !c.settled:
+			wait = Head
+		}
+		if err := c.fill(wait); err != nil {
+			return frame{}, nil, err
+		}
+	}
+}
+
+// fill reads more.
+func (c *Conn) fill(wait Wait) error {
+	if len(c.in.Buffered()) == 0 {
+		c.in.Release()
+	}
+	c.mu.Lock()
+	c.flush()
+	for c.flushing && c.full() { // no more answers for one who takes none
+		c.quiet.Wait()
+	}
+	if wait == Frame {
+		c.parked = true
+		if c.open == 0 && c.running == 0 {
+			wait = Request
+			if c.closing {
+				c.mu.Unlock()
+				return errClosed
+			}
+		}
+	}
+	if wait != c.awaited || wait < Head {
+		c.link.Await(wait)
+		c.awaited = wait
+	}
+	c.mu.Unlock()
+	err := c.in.Fill()
+	c.mu.Lock()
+	c.parked = false
+	c.mu.Unlock()
+	if err == nil && !c.link.Came() {
+		return errClosed
+	}
+	return err
+}
+
+// take does what a frame says.
+func (c *Conn) take(f frame, p []byte) error {
+	if !c.guard.takes(f, c.sent.Load()) {
+		return &Error{EnhanceYourCalm, "too many frames that lead to nothing"}
+	}
+	switch {
+	case !c.settled && (f.kind != frameSettings || f.has(flagAck)):
+		return protocol("no settings first")
+	case c.block.stream != 0 && (f.kind != frameContinuation || f.stream != c.block.stream):
+		return protocol("a head that is broken off")
+	}
+	switch f.kind {
+	case frameData:
+		return c.data(f, p)
+	case frameHeaders:
+		return c.headers(f, p)
+	case frameContinuation:
+		if c.block.stream == 0 {
+			return protocol("the continuation of nothing")
+		}
+		return c.fragment(f, p)
+	case framePriority:
+		return priority(f, p)
+	case frameReset:
+		return c.reset(f)
+	case frameSettings:
+		return c.settings(f, p)
+	case framePush:
+		return protocol("a push by a client")
+	case framePing:
+		return c.ping(f, p)
+	case frameGoAway:
+		if f.stream != 0 {
+			return protocol("GOAWAY of a stream")
+		}
+	case frameWindowUpdate:
+		return c.update(f, p)
+	}
+	return nil
+}
+
+func priority(f frame, p []byte) error {
+	switch {
+	case f.stream == 0:
+		return protocol("a priority of no stream")
+	case len(p) != 5:
+		return &streamError{f.stream, FrameSizeError}
+	case binary.BigEndian.Uint32(p)&maxWindow == f.stream:
+		return &streamError{f.stream, ProtocolError}
+	}
+	return nil
+}
+
+func (c *Conn) settings(f frame, p []byte) error {
+	switch {
+	case f.stream != 0:
+		return protocol("settings of a stream")
+	case f.has(flagAck):
+		if len(p) > 0 {
+			return &Error{FrameSizeError, "an acknowledgement with settings"}
+		}
+		return nil
+	case len(p)%6 != 0:
+		return &Error{FrameSizeError, "settings in part"}
+	}
+	c.settled = true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ; len(p) > 0; p = p[6:] {
+		if err := c.set(binary.BigEndian.Uint16(p), binary.BigEndian.Uint32(p[2:])); err != nil {
+			return err
+		}
+	}
+	b := c.buffer()
+	b.b = appendFrame(b.b, 0, frameSettings, flagAck, 0)
+	return nil
+}
+
+// set is one setting. c.mu is held.
+func (c *Conn) set(id uint16, value uint32) error {
+	switch id {
+	case settingTable:
+		c.resize = true
+	case settingPush:
+		if value > 1 {
+			return protocol("ENABLE_PUSH is neither 0 nor 1")
+		}
+	case settingFrame:
+		if value < maxFrame || value > 1<<24-1 {
+			return protocol("MAX_FRAME_SIZE out of bounds")
+		}
+	case settingWindow:
+		if value > maxWindow {
+			return &Error{FlowControlError, "INITIAL_WINDOW_SIZE out of bounds"}
+		}
+		by := int(value) - c.window
+		c.window = int(value)
+		for _, s := range c.streams {
+			if s.send += by; s.send > maxWindow {
+				return &Error{FlowControlError, "a window out of bounds"}
+			}
+		}
+		c.wakeWriters()
+	}
+	return nil
+}
+
+func (c *Conn) ping(f frame, p []byte) error {
+	switch {
+	case f.stream != 0:
+		return protocol("PING of a stream")
+	case len(p) != 8:
+		return &Error{FrameSizeError, "PING of a wrong size"}
+	case f.has(flagAck):
+		if string(p) == leavingPing {
+			c.mu.Lock()
+			leaving := c.leaving
+			c.mu.Unlock()
+			if leaving {
+				c.close()
+			}
+		}
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.buffer()
+	b.b = append(appendFrame(b.b, 8, framePing, flagAck, 0), p...)
+	return nil
+}
+
+func (c *Conn) update(f frame, p []byte) error {
+	if len(p) != 4 {
+		return &Error{FrameSizeError, "WINDOW_UPDATE of a wrong size"}
+	}
+	by := int(binary.BigEndian.Uint32(p) & maxWindow)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.stream == 0 {
+		if c.send += by; by == 0 {
+			return protocol("WINDOW_UPDATE by nothing")
+		} else if c.send > maxWindow {
+			return &Error{FlowControlError, "a window out of bounds"}
+		}
+		c.wakeWriters()
+		return nil
+	}
+	s := c.streams[f.stream]
+	switch {
+	case s == nil && c.idle(f.stream):
+		return protocol("WINDOW_UPDATE of a stream that was not begun")
+	case by == 0:
+		return &streamError{f.stream, ProtocolError}
+	case s == nil:
+		return nil
+	}
+	if s.send += by; s.send > maxWindow {
+		return &streamError{f.stream, FlowControlError}
+	}
+	wake(s.writable)
+	return nil
+}
+
+// idle says whether a stream was never begun. c.mu is held.
+func (c *Conn) idle(stream uint32) bool { return stream > c.last || stream%2 == 0 }
+
+func (c *Conn) reset(f frame) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case f.stream == 0:
+		return protocol("RST_STREAM of no stream")
+	case f.length != 4:
+		return &Error{FrameSizeError, "RST_STREAM of a wrong size"}
+	case c.idle(f.stream):
+		return protocol("RST_STREAM of a stream that was not begun")
+	}
+	if s := c.streams[f.stream]; s != nil {
+		s.fail(ErrReset)
+		c.closeStream(s, false)
+	}
+	return nil
+}
+
+// refuse breaks a stream off for what the client did on it.
+func (c *Conn) refuse(e *streamError) error {
+	if !c.guard.reset() {
+		return &Error{EnhanceYourCalm, "too many streams that come to nothing"}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.streams[e.stream]; s != nil {
+		s.fail(e)
+		c.closeStream(s, true)
+	} else {
+		c.remember(e.stream, true)
+	}
+	b := c.buffer()
+	b.b = appendReset(b.b, e.stream, e.code)
+	return nil
+}
+
+// closeStream forgets a stream that both sides have ended, or one of them broke off. c.mu is held.
+func (c *Conn) closeStream(s *Stream, reset bool) {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	delete(c.streams, s.id)
+	c.open--
+	c.remember(s.id, reset)
+}
+
+func (c *Conn) remember(stream uint32, reset bool) {
+	c.past[c.passed%len(c.past)] = pastStream{stream, reset}
+	c.passed++
+}
+
+// recall returns what is known of a closed stream. c.mu is held.
+func (c *Conn) recall(stream uint32) (known, reset bool) {
+	for _, p := range c.past {
+		if p.id == stream {
+			known, reset = true, reset || p.reset
+		}
+	}
+	return known, reset
+}
+
+// buffer returns what is to be appended to. c.mu is held.
+func (c *Conn) buffer() *outBuffer {
+	if c.out == nil {
+		c.out = outBuffers.Get().(*outBuffer)
+	}
+	return c.out
+}
+
+// full says whether enough waits to be written. c.mu is held.
+func (c *Conn) full() bool { return c.out != nil && len(c.out.b) >= outEnough }
+
+// flush writes what waits, unless somebody is at it, who will. c.mu is held, but for the writing.
+func (c *Conn) flush() {
+	if c.flushing || c.out == nil || c.dead != nil {
+		return
+	}
+	c.flushing = true
+	for c.out != nil && c.dead == nil {
+		b := c.out
+		c.out = nil
+		c.mu.Unlock()
+		n, err := c.link.Write(b.b)
+		c.mu.Lock()
+		c.sent.Add(int64(n))
+		if cap(b.b) <= 2*outEnough {
+			b.b = b.b[:0]
+			outBuffers.Put(b)
+		}
+		if err != nil {
+			c.kill(err)
+		}
+		c.wakeWriters()
+	}
+	c.flushing = false
+	c.quiet.Broadcast()
+}
+
+// kill ends everything. c.mu is held.
+func (c *Conn) kill(err error) {
+	if c.dead != nil {
+		return
+	}
+	c.dead = err
+	c.out = nil
+	for _, s := range c.streams {
+		s.fail(err)
+		c.closeStream(s, true)
+	}
+	c.link.Cut()
+}
+
+// wakeWriters has everybody look again who waits for room or for a window. c.mu is held.
+func (c *Conn) wakeWriters() {
+	for _, s := range c.streams {
+		wake(s.writable)
+	}
+}
+
+// wake has one who waits on ch look again.
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default: // nobody waits, or somebody has woken it
+	}
+}

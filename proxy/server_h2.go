@@ -1,0 +1,331 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"trellis/proxy/http1"
+	"trellis/proxy/http2"
+)
+
+const maxStreams = 250 // of a client's connection
+
+// link is a client's connection below HTTP/2.
+type link struct {
+	f *front
+	c *clientConn
+}
+
+// Write implements http2.Link: it fails when the client takes nothing for the stall time.
+func (l link) Write(b []byte) (int, error) {
+	l.c.writeBy.set(l.f.p.pulse.in(l.f.stall))
+	n, err := l.c.tcp.Write(b)
+	l.c.writeBy.set(0)
+	return n, err
+}
+
+// Await implements http2.Link.
+func (l link) Await(w http2.Wait) {
+	var limit int64
+	state := int32(connBusy)
+	switch w {
+	case http2.Request:
+		limit, state = l.f.p.pulse.in(l.f.idle), connIdle
+	case http2.Head:
+		limit = l.f.p.pulse.in(l.f.head)
+	case http2.Body:
+		limit = l.f.p.pulse.in(l.f.stall)
+	}
+	l.c.readBy.set(limit)
+	if was := l.c.state.Load(); was != connClosing {
+		l.c.state.CompareAndSwap(was, state)
+	}
+}
+
+// Came implements http2.Link.
+func (l link) Came() bool {
+	return l.c.state.CompareAndSwap(connIdle, connBusy) || l.c.state.Load() == connBusy
+}
+
+// Cut implements http2.Link.
+func (l link) Cut() { l.c.raw.SetReadDeadline(time.Unix(1, 0)) }
+
+// serve2 serves an HTTP/2 connection until it ends.
+func (f *front) serve2(c *clientConn) {
+	defer c.Close()
+	c.in.Init(c.tcp, http1.SmallBuffer)
+	defer c.in.Close()
+	if len(c.first) > 0 {
+		c.in.Prepend(c.first)
+		c.first = nil
+	}
+	conn := http2.New(&http2.Config{Serve: func(s *http2.Stream) { f.serveStream(c, s) }, Streams: maxStreams, Head: maxHeaderBytes}, link{f, c}, &c.in)
+	f.conns.add(conn)
+	defer f.conns.remove(conn)
+	if f.p.draining.Load() {
+		conn.Shutdown()
+	}
+	err := conn.Serve()
+	if wrong := (*http2.Error)(nil); errors.As(err, &wrong) {
+		f.p.log.Debug("HTTP/2 connection ended", "client", c.client, "err", err)
+	} else if err == io.EOF {
+		return
+	}
+	c.linger()
+}
+
+// drainStreams tells HTTP/2 clients to go elsewhere.
+func (f *front) drainStreams() {
+	for _, c := range f.conns.list() {
+		c.Shutdown()
+	}
+}
+
+// stream2 is the peer of a request over HTTP/2.
+type stream2 struct {
+	f    *front
+	s    *http2.Stream
+	q    request
+	kept replay // q.body
+	body streamBody
+	here presence
+	out  header
+}
+
+var streams2 = sync.Pool{New: func() any { return &stream2{out: make(header, 0, 16)} }}
+
+// serveStream is one request.
+func (f *front) serveStream(c *clientConn, s *http2.Stream) {
+	defer func() {
+		if v := recover(); v != nil { // a fault of ours is kept to the one request that ran into it
+			f.p.fault(v)
+		}
+	}()
+	s.Stall = f.stall
+	to := streams2.Get().(*stream2)
+	to.f, to.s = f, s
+	q, l := &to.q, c.conf()
+	q.client, q.secured, q.sender, q.streamed = c.client, c.tls.Load(), &to.here, true
+	s.WhenGone(to.here.leave)
+	f.handle(s.Context(), l, q, to, to.view(l)) // what is not whole the client sees broken off, never short
+	q.finish(s.Stop)
+	s.Flush()
+	s.WhenGone(nil)
+	if !q.unread && len(q.pending) == 0 {
+		clear(to.out)
+		*to = stream2{out: to.out[:0]}
+		streams2.Put(to)
+	}
+}
+
+// view makes the data plane's view of a request.
+func (to *stream2) view(l *Listener) *failure {
+	q, s := &to.q, to.s
+	q.method, q.authority, q.header, q.length, q.trailers = s.Method, s.Authority, s.Header, s.Length, s.Trailers
+	q.grpc = strings.HasPrefix(q.header.Get("Content-Type"), "application/grpc")
+	if s.TooLarge {
+		q.setID()
+		return &failure{status: 431, kind: kindBadRequest, detail: "request head too large"}
+	}
+	if q.length != 0 {
+		q.expect = q.header.HasToken("Expect", "100-continue")
+		to.body = streamBody{s: s, q: q, ask: q.expect}
+		to.kept.src = &to.body
+		q.body = &to.kept
+		q.trailer = s.Trailer
+		for i := range q.header {
+			if q.header[i].Kind == http1.Trailer {
+				for name := range http1.Tokens(q.header[i].Value) {
+					q.declared = append(q.declared, name)
+				}
+			}
+		}
+	}
+	if fail := q.describe(l, s.Path); fail != nil {
+		return fail
+	}
+	if q.host == "" {
+		return badRequest("malformed Host")
+	}
+	if len(q.header) > maxHeaderCount {
+		return &failure{status: 431, kind: kindBadRequest, detail: "more than 100 header fields"}
+	}
+	return nil
+}
+
+// readBody reads a body of known length that is small enough to be sent again. A client that is slow with it then keeps
+// no instance busy, and one that breaks off in it has sent nothing to any. The rest of the bodies is streamed.
+func (to *stream2) readBody(q *request) *failure {
+	if q.body == nil {
+		return nil
+	}
+	if q.length > 0 && q.length <= replayLimit && !q.grpc {
+		q.expect = false // reading it says 100 Continue
+		if err := q.body.fill(q.length); err != nil {
+			return &failure{status: 400, kind: kindClient, detail: "request body incomplete"}
+		}
+		return nil
+	}
+	if q.expect {
+		q.ended = make(chan struct{})
+	}
+	return nil
+}
+
+// streamBody is a request's body, each read of which has to bring something within the stall time.
+type streamBody struct {
+	s   *http2.Stream
+	q   *request
+	ask bool // the client waits for 100 Continue
+}
+
+func (b *streamBody) Read(p []byte) (int, error) {
+	if b.ask {
+		b.ask = false
+		if err := b.s.Inform(http.StatusContinue); err != nil {
+			return 0, io.ErrUnexpectedEOF
+		}
+	}
+	if b.q.over.Load() { // finish may have stopped it just before
+		return 0, io.ErrUnexpectedEOF
+	}
+	return b.s.Read(p)
+}
+
+func (to *stream2) forward(q *request, resp *response, inst *instance) bool {
+	whole := to.pass(q, resp, inst)
+	q.blamed = whole && q.grpc && blamesServer(resp.grpcStatus())
+	resp.close(whole)
+	return whole && to.s.Flush() == nil
+}
+
+// pass puts the answer on its way. What is at hand goes out in one write, head and all.
+func (to *stream2) pass(q *request, resp *response, inst *instance) bool {
+	s := to.s
+	if resp.length == 0 && resp.body != nil { // its end, with the head or behind it, says what there is of a trailer
+		if n, err := resp.body.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+			return false
+		}
+		resp.body = nil
+	}
+	trailers := resp.body != nil && len(resp.declared) > 0
+	if rest, ok := atHand(resp); ok && !trailers {
+		q.sent = int64(len(rest))
+		if resp.body == nil {
+			if trailer := resp.trailer(); len(trailer) > 0 {
+				return s.Head(resp.status, to.fields(resp, inst), false) == nil && s.Finish(trailer) == nil
+			}
+			return s.Head(resp.status, to.fields(resp, inst), true) == nil
+		}
+		return s.Head(resp.status, to.fields(resp, inst), false) == nil && s.Write(rest, true) == nil
+	}
+	if s.Head(resp.status, to.fields(resp, inst), false) != nil {
+		return false
+	}
+	ended := to.f.followDrain(q, resp, inst)
+	err := to.copyBody(q, resp)
+	switch {
+	case !ended():
+		return err == nil
+	case q.grpc:
+		s.Finish(fields("Grpc-Status", "14", "Grpc-Message", "the instance is being replaced")) // UNAVAILABLE
+	default:
+		s.Finish(nil)
+	}
+	return true
+}
+
+// fields makes the head of an answer.
+func (to *stream2) fields(resp *response, inst *instance) header {
+	q, out := &to.q, to.out[:0]
+	dated, measured := false, false
+	for i := range resp.header {
+		f := &resp.header[i]
+		if f.Kind == http1.ContentLength {
+			if resp.body == nil && resp.length > 0 && q.method != "HEAD" && resp.status != http.StatusNotModified {
+				continue
+			}
+			measured = true
+		} else if !resp.passesBack(f) {
+			continue
+		}
+		dated = dated || len(f.Name) == 4 && f.Is("Date")
+		out = append(out, *f)
+	}
+	if to.f.p.cfg.ExposeInstance {
+		out.Add(InstanceHeader, inst.id)
+	}
+	switch {
+	case len(resp.declared) > 0:
+		out.Add("Trailer", strings.Join(resp.declared, ", "))
+	case resp.body == nil && !measured && !q.grpc && q.method != "HEAD" && resp.status >= 200 && resp.status != http.StatusNoContent &&
+		resp.status != http.StatusNotModified:
+		out.Add("Content-Length", "0")
+	}
+	if !dated {
+		out.Add("Date", to.f.p.pulse.date())
+	}
+	to.out = out
+	return out
+}
+
+// copyBody copies the response's body and its trailer. It flushes whenever reading on would have to wait for the instance.
+func (to *stream2) copyBody(q *request, resp *response) error {
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	for flushed := false; ; {
+		if !flushed && resp.waiting() {
+			if err := to.s.Flush(); err != nil {
+				return err
+			}
+			flushed = true
+		}
+		n, err := resp.body.Read(*buf)
+		q.sent += int64(n)
+		if n > 0 {
+			flushed = false
+			if werr := to.s.Write((*buf)[:n], false); werr != nil {
+				return werr
+			}
+		}
+		if err == io.EOF {
+			return to.s.Finish(resp.trailer())
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// refuse writes a failure as problem+json, but for the page of a service that is being started.
+func (to *stream2) refuse(q *request, fail *failure) {
+	if fail.kind == kindClient {
+		return
+	}
+	contentType, body := fail.content(q.id)
+	h := append(to.out[:0], fail.fields(q.id)...)
+	h.Add("Date", to.f.p.pulse.date())
+	to.out = h
+	if q.grpc && fail.kind == kindTimeout { // of HTTP's 504 a client of gRPC would make UNAVAILABLE
+		h.Set("Content-Type", "application/grpc")
+		h.Add("Grpc-Status", "4") // DEADLINE_EXCEEDED
+		h.Add("Grpc-Message", fail.detail)
+		to.s.Head(http.StatusOK, h, true)
+		return
+	}
+	h.Set("Content-Type", contentType)
+	h.Add("Content-Length", strconv.Itoa(len(body)))
+	if q.method == "HEAD" || len(body) == 0 {
+		to.s.Head(fail.status, h, true)
+	} else if to.s.Head(fail.status, h, false) == nil {
+		to.s.Write(body, true)
+	}
+}
+
+// upgrade can't be: HTTP/2 has none, and none is asked for.
+func (to *stream2) upgrade(_ *request, resp *response, _ *instance) { resp.close(false) }
