@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-kubernetes quick lint demo demo-down evergreen-load console browser interop cluster cluster-down fuzz faults picture bench bench-gateway generate dist clean
+.PHONY: help build test test-kubernetes quick lint demo demo-down evergreen-load console browser interop conformance cluster cluster-down fuzz faults picture bench bench-gateway generate dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ browser: ## look at Evergreen's pages and the console in Chromium; needs npm's r
 
 interop: ## a real Prometheus and OpenTelemetry's generator beside a project, counted; installs both
 	scripts/interop.sh
+
+conformance: ## Connect's conformance runner and gRPC's interoperability cases through the gateway; installs both
+	scripts/conformance.sh
 
 cluster: ## a Kubernetes of one node on this machine, to try things on; builds it once (5 to 20 minutes)
 	e2e/cluster/cluster.sh up

@@ -60,7 +60,10 @@ type pastStream struct {
 	reset bool // by us: what the client sent before it knew is on its way
 }
 
-var errClosed = errors.New("the connection was closed")
+var (
+	errClosed = errors.New("the connection was closed")
+	errFlood  = &Error{EnhanceYourCalm, "too much that leads to nothing"}
+)
 
 // New returns a connection whose client's bytes, the preface first, come from in. Serve serves it.
 func New(cfg *Config, link Link, in *http1.Reader) *Conn {
@@ -256,7 +259,7 @@ func (c *Conn) fill(wait Wait) error {
 // take does what a frame says.
 func (c *Conn) take(f frame, p []byte) error {
 	if !c.guard.takes(f, c.sent.Load()) {
-		return &Error{EnhanceYourCalm, "too many frames that lead to nothing"}
+		return errFlood
 	}
 	switch {
 	case !c.settled && (f.kind != frameSettings || f.has(flagAck)):
@@ -440,7 +443,7 @@ func (c *Conn) reset(f frame) error {
 // refuse breaks a stream off for what the client did on it.
 func (c *Conn) refuse(e *streamError) error {
 	if !c.guard.reset() {
-		return &Error{EnhanceYourCalm, "too many streams that come to nothing"}
+		return errFlood
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

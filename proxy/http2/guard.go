@@ -29,7 +29,7 @@ const (
 func (g *guard) takes(f frame, sent int64) bool {
 	switch f.kind {
 	case frameData:
-		return f.length > 0 || f.has(flagEndStream) || g.idle.take(g.now(), idleBurst, idleRate)
+		return f.length > 0 || f.has(flagEndStream) || g.wasted()
 	case frameHeaders:
 		g.streams++
 		g.parts = 0
@@ -46,8 +46,11 @@ func (g *guard) takes(f frame, sent int64) bool {
 		}
 		return g.updates.take(g.now(), updateBurst, updateRate)
 	}
-	return g.idle.take(g.now(), idleBurst, idleRate)
+	return g.wasted()
 }
+
+// wasted counts a frame that says nothing of a request.
+func (g *guard) wasted() bool { return g.idle.take(g.now(), idleBurst, idleRate) }
 
 // reset counts a stream that came to nothing. One that is broken off for what the client did on it costs as much as one
 // that it breaks off itself.

@@ -124,8 +124,14 @@ func (c *Conn) fragment(f frame, p []byte) error {
 	if b.coded += len(p); b.coded > 2*b.most {
 		return &Error{EnhanceYourCalm, "a head that is far too large"}
 	}
-	if _, err := c.dec.Write(p); err != nil {
-		return &Error{CompressionError, "malformed HPACK"}
+	for len(p) > 0 { // in pieces: a byte of it may stand for kilobytes
+		n := min(len(p), 512)
+		if _, err := c.dec.Write(p[:n]); err != nil {
+			return &Error{CompressionError, "malformed HPACK"}
+		}
+		if p = p[n:]; b.listed > 4*b.most {
+			return &Error{EnhanceYourCalm, "a head that is far too large"}
+		}
 	}
 	if !f.has(flagEndHeaders) {
 		return nil

@@ -149,10 +149,13 @@ func (c *Conn) data(f frame, p []byte) error {
 		if c.idle(f.stream) {
 			return protocol("a body of a stream that was not begun")
 		}
-		if _, reset := c.recall(f.stream); reset {
-			return nil
+		if _, reset := c.recall(f.stream); !reset {
+			return &streamError{f.stream, StreamClosed}
 		}
-		return &streamError{f.stream, StreamClosed}
+		if !c.guard.wasted() {
+			return errFlood
+		}
+		return nil
 	}
 	s.recv -= f.length
 	s.came += int64(len(p))

@@ -59,7 +59,7 @@ var faults = []fault{
 	{25, "all instances are gone, and back", of(plane, "TestAllGoneAndBack", "TestRetryStorm", "TestComesBack", "TestBreaker")},
 	{26, "instances say that they are busy", of(plane, "TestBusyInstancesAreLeftAlone")},
 	{27, "clients break off", of(plane, "TestClientGoesAway", "TestStalledClients", "TestNoFilesLeak", "TestClientsThatGoAwayBlameNobody")},
-	{28, "clients are slow, or flood", of(plane, "TestSlowClientsHurtNobody", "TestFloodsOfFrames", "TestFramesOfGoodClients", "TestBounds", "TestSlowHeaders")},
+	{28, "clients are slow, or flood", of(plane, "TestSlowClientsHurtNobody", "TestFloodsOfFrames", "TestFloodsHurtNobody", "TestBounds", "TestSlowHeaders")},
 	{29, "configuration changes all the time", of(plane, "TestSnapshotsUnderLoad", "TestSnapshots")},
 	{30, "the keys of tokens are away, slow, or others", and(of("./identity", "TestKeysRotate", "TestKeysUnavailable", "TestKeySets"), of(plane, "TestKeysThatCannotBeHad"))},
 	{31, "certificates end, are swapped, or prove another", and(of("./identity", "TestRotate", "TestRotateAtOnce", "TestRootElsewhere", "TestExpiredRoot", "TestSkewedClock", "TestBrokenDomain"), of(plane, "TestMutualFailsClosed", "TestRotationUnderStreams", "TestCertificatesAreSwapped", "TestExpiredCertificate"), of(e2e, "TestMutualTLS"))},
