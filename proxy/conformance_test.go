@@ -78,10 +78,6 @@ func TestBehindTheGateway(t *testing.T) {
 		Project: "conformance", Epoch: 1, Version: 1, Listeners: []Listener{l}, Services: []Service{service},
 		Routes: []Route{{Path: "/*", Service: "app", Port: 80, Decision: Decision{Auth: "none"}}},
 	}}}
-	go func() { // the runner closes it when it has done
-		io.Copy(io.Discard, os.Stdin)
-		stop()
-	}()
 	go New(Config{Feed: feed}).Run(ctx)
 	port := ln.Addr().(*net.TCPAddr).Port
 	var answer message
@@ -136,14 +132,6 @@ func TestGRPCInterop(t *testing.T) {
 			}
 		})
 	}
-}
-
-type fixedFeed struct{ u Update }
-
-func (f fixedFeed) Follow(ctx context.Context, update func(Update)) error {
-	update(f.u)
-	<-ctx.Done()
-	return ctx.Err()
 }
 
 // message is an encoded protocol buffer of connectrpc.conformance.v1: ServerCompatRequest has http_version 2, use_tls 4,

@@ -246,3 +246,37 @@ func TestBreaker(t *testing.T) {
 		t.Errorf("of five that wait for two places: %v", seen)
 	}
 }
+
+// TestTooLateInWords: who speaks gRPC or Connect is told in the words of that protocol that time is over.
+func TestTooLateInWords(t *testing.T) {
+	late := &failure{status: 504, kind: kindTimeout, detail: "over"}
+	for _, one := range []struct {
+		fields               []string
+		status               int
+		contentType, content string
+		grpc                 string
+	}{
+		{[]string{"Content-Type", "application/grpc+json"}, 200, "application/grpc+json", "", "4"},
+		{[]string{"Content-Type", "application/grpc-web+proto"}, 200, "application/grpc-web+proto", "", "4"},
+		{[]string{"Content-Type", "application/connect+proto"}, 200, "application/connect+proto",
+			"\x02\x00\x00\x00\x37" + `{"error":{"code":"deadline_exceeded","message":"over"}}`, ""},
+		{[]string{"Content-Type", "application/proto", "Connect-Protocol-Version", "1"}, 504, "application/json", `{"code":"deadline_exceeded","message":"over"}`, ""},
+		{[]string{"Content-Type", "application/json"}, 504, "application/problem+json", "*", ""},
+	} {
+		q := &request{header: fields(one.fields...)}
+		f := q.worded(late)
+		contentType, content := f.content("id")
+		if one.content == "*" {
+			one.content = string(content)
+		}
+		if f.status != one.status || contentType != one.contentType || f.fields("id").Get("Grpc-Status") != one.grpc || f.fields("id").Get(ErrorHeader) != kindTimeout {
+			t.Errorf("%q: %d %s %v", one.fields, f.status, contentType, f.fields("id"))
+		}
+		if string(content) != one.content {
+			t.Errorf("%q: %q, want %q", one.fields, content, one.content)
+		}
+	}
+	if other := badRequest("no"); (&request{header: fields("Content-Type", "application/grpc")}).worded(other) != other {
+		t.Error("another failure was worded")
+	}
+}

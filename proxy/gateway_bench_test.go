@@ -149,14 +149,6 @@ func TestChild(t *testing.T) {
 	}
 }
 
-type fixedFeed struct{ u Update }
-
-func (f fixedFeed) Follow(ctx context.Context, update func(Update)) error {
-	update(f.u)
-	<-ctx.Done()
-	return ctx.Err()
-}
-
 // serveFixed answers every request with as many bytes as its path says.
 func serveFixed(ln net.Listener) {
 	answers := map[string][]byte{}

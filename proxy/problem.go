@@ -2,9 +2,11 @@ package proxy
 
 import (
 	"cmp"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -84,6 +86,34 @@ body { font: 1.1rem/1.5 system-ui, sans-serif; display: grid; place-items: cente
 </main>
 </html>
 `
+
+// worded returns f in the words of the protocol that the request speaks above HTTP, where it is that time is over: of HTTP's
+// 504 a client of gRPC or Connect would make that nobody is there, and try again.
+func (q *request) worded(f *failure) *failure {
+	if f.kind != kindTimeout {
+		return f
+	}
+	was := q.header.Get("Content-Type")
+	said := func(status int, contentType string, body []byte, pairs ...string) *failure {
+		h := append(slices.Clip(f.header), fields(pairs...)...)
+		h.Set("Content-Type", contentType)
+		return &failure{status: status, kind: f.kind, header: h, body: body}
+	}
+	why, err := json.Marshal(map[string]string{"code": "deadline_exceeded", "message": f.detail})
+	if err != nil {
+		return f
+	}
+	switch {
+	case strings.HasPrefix(was, "application/grpc"): // gRPC-Web's too: both take a status without a message in the head
+		return said(http.StatusOK, was, []byte{}, "Grpc-Status", "4", "Grpc-Message", f.detail)
+	case strings.HasPrefix(was, "application/connect+"): // the message that ends a stream
+		end := append(append([]byte(`{"error":`), why...), '}')
+		return said(http.StatusOK, was, append(binary.BigEndian.AppendUint32([]byte{2}, uint32(len(end))), end...))
+	case q.timing == timedConnect || q.header.Has("Connect-Protocol-Version"):
+		return said(f.status, "application/json", why)
+	}
+	return f
+}
 
 // content returns the answer's body and its type: problem+json, but for the page of a service that is being started.
 func (f *failure) content(requestID string) (contentType string, body []byte) {

@@ -348,6 +348,7 @@ func (t *turn) refuse(q *request, fail *failure) {
 	}
 	t.begin()
 	t.last = t.last || fail.kind == kindBadRequest // what follows may be meant as a part of it
+	fail = q.worded(fail)
 	contentType, body := fail.content(q.id)
 	b := http1.AppendStatusLine(t.out[:0], t.head.Minor, fail.status, http.StatusText(fail.status))
 	for _, f := range fail.fields(q.id) {

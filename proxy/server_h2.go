@@ -307,19 +307,15 @@ func (to *stream2) refuse(q *request, fail *failure) {
 	if fail.kind == kindClient {
 		return
 	}
+	fail = q.worded(fail)
 	contentType, body := fail.content(q.id)
 	h := append(to.out[:0], fail.fields(q.id)...)
 	h.Add("Date", to.f.p.pulse.date())
 	to.out = h
-	if q.grpc && fail.kind == kindTimeout { // of HTTP's 504 a client of gRPC would make UNAVAILABLE
-		h.Set("Content-Type", "application/grpc")
-		h.Add("Grpc-Status", "4") // DEADLINE_EXCEEDED
-		h.Add("Grpc-Message", fail.detail)
-		to.s.Head(http.StatusOK, h, true)
-		return
-	}
 	h.Set("Content-Type", contentType)
-	h.Add("Content-Length", strconv.Itoa(len(body)))
+	if len(body) > 0 || !q.grpc {
+		h.Add("Content-Length", strconv.Itoa(len(body)))
+	}
 	if q.method == "HEAD" || len(body) == 0 {
 		to.s.Head(fail.status, h, true)
 	} else if to.s.Head(fail.status, h, false) == nil {
