@@ -54,7 +54,11 @@ func (p *program) writeAlerts(a api.Alerts) error {
 			if one.Silenced {
 				state += s.dim(" (silenced)")
 			}
-			t.add(state, orDash(one.Severity), one.Name, one.Since.Local().Format(time.TimeOnly), s.fit(oneLine(one.Summary), 100))
+			t.add(state, orDash(one.Severity), one.Name, one.Since.Local().Format(time.TimeOnly), oneLine(one.Summary))
+		}
+		if terminal(p.stdout) {
+			width, _ := sizeOf(p.stdout)
+			t.crop(width, s)
 		}
 		if err := t.write(p.stdout, s); err != nil {
 			return err
@@ -64,7 +68,7 @@ func (p *program) writeAlerts(a api.Alerts) error {
 		fmt.Fprintln(p.stdout)
 		t := table{head: []string{"SERVICE", "OBJECTIVE", "GOOD", "BUDGET LEFT", "BURN/1H", "WINDOW"}, right: map[int]bool{2: true, 3: true, 4: true}}
 		for _, b := range a.Budgets {
-			t.add(b.Service, b.Objective, share(b.Good, 100, "%"), share(b.Left, 100, "%"), share(b.Burn, 1, "x"), b.Window)
+			t.add(b.Service, b.Objective, share(b.Good, 100, "%"), budgetLeft(b.Left), share(b.Burn, 1, "x"), b.Window)
 		}
 		if err := t.write(p.stdout, s); err != nil {
 			return err
@@ -77,6 +81,14 @@ func (p *program) writeAlerts(a api.Alerts) error {
 		fmt.Fprintf(p.stdout, "%s alerts are not delivered %s; %d wait\n", s.red("!"), a.Failing, a.Waiting)
 	}
 	return nil
+}
+
+// budgetLeft writes the share of an error budget that is left, and how often one was spent that is overdrawn.
+func budgetLeft(left *float64) string {
+	if left != nil && *left < 0 {
+		return fmt.Sprintf("spent %.1fx", 1-*left)
+	}
+	return share(left, 100, "%")
 }
 
 // share writes a number that may not exist.

@@ -3,7 +3,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,7 +64,18 @@ which Prometheus' own API answers, for Grafana and promtool.`,
 // metricPoint is a moment in seconds since 1970 and a value as text, as Prometheus writes them.
 type metricPoint [2]json.RawMessage
 
-func (m metricPoint) value() string { return strings.Trim(string(m[1]), `"`) }
+// value is the number with at most six digits where it is no whole one: JSON has all of them.
+func (m metricPoint) value() string {
+	text := strings.Trim(string(m[1]), `"`)
+	v, err := strconv.ParseFloat(text, 64)
+	switch {
+	case err != nil || !strings.ContainsAny(text, ".e"):
+		return text
+	case math.Abs(v) >= 1e5:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(v, 'g', 6, 64)
+}
 
 func (m metricPoint) time() string {
 	var at float64

@@ -24,18 +24,51 @@ func (t *table) write(w io.Writer, s style) error {
 	return err
 }
 
-func (t *table) lines(s style) []string {
+// widths returns how wide each column is.
+func (t *table) widths() []int {
 	widths := make([]int, len(t.head))
 	for _, row := range append([][]string{t.head}, t.rows...) {
 		for i, cell := range row {
 			widths[i] = max(widths[i], columns(unpainted(cell)))
 		}
 	}
+	return widths
+}
+
+func (t *table) lines(s style) []string {
+	widths := t.widths()
 	lines := []string{s.dim(t.line(t.head, widths))}
 	for _, row := range t.rows {
 		lines = append(lines, t.line(row, widths))
 	}
 	return lines
+}
+
+// wide is how wide the table is without its last columns.
+func (t *table) wide(without int) int {
+	sum := -2
+	for _, w := range t.widths()[:len(t.head)-without] {
+		sum += w + 2
+	}
+	return sum
+}
+
+// crop cuts the last column, which is not painted, so that the table is at most width wide.
+func (t *table) crop(width int, s style) {
+	room := max(width-t.wide(1)-2, 8)
+	for _, row := range t.rows {
+		row[len(row)-1] = s.fit(row[len(row)-1], room)
+	}
+}
+
+// narrow leaves columns out until the table is at most width wide: the last ones first, and never the first keep ones.
+func (t *table) narrow(width, keep int) {
+	for len(t.head) > keep && t.wide(0) > width {
+		t.head = t.head[:len(t.head)-1]
+		for i, row := range t.rows {
+			t.rows[i] = row[:len(t.head)]
+		}
+	}
 }
 
 func (t *table) line(row []string, widths []int) string {

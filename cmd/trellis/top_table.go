@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"strings"
 )
 
 // topRow is a line of top: a service, or one of its instances.
@@ -111,6 +112,17 @@ func shown(v *float64, by float64, format string) string {
 	return fmt.Sprintf(format, *v*by)
 }
 
+// wideTop is the width from which on instances have their whole names in the live view.
+const wideTop = 110
+
+// withoutHash takes off the end of an instance's name, which says of which definition it is.
+func withoutHash(name string) string {
+	if i := strings.LastIndexByte(name, '-'); strings.HasPrefix(name, " ") && i > 0 && len(name)-i == len("-0123abcd") {
+		return name[:i]
+	}
+	return name
+}
+
 // topPicture returns the live view's lines, cut to the terminal.
 func (p *program) topPicture(project string, m measurement, views []usageView) []string {
 	width, height := sizeOf(p.stdout)
@@ -128,6 +140,12 @@ func (p *program) topPicture(project string, m measurement, views []usageView) [
 	s := p.styleOf(p.stdout)
 	lines := []string{s.fit(fmt.Sprintf("%s  %d instances  %.1f requests/s  %.1f %% CPU  %s", project, len(views), rate, cpu, bytesOf(memory)), width)}
 	t := topTable(style{ascii: s.ascii}, m, views)
+	if width < wideTop {
+		for _, row := range t.rows {
+			row[0] = withoutHash(row[0])
+		}
+	}
+	t.narrow(width, 2)
 	for _, line := range t.lines(style{ascii: s.ascii}) {
 		lines = append(lines, s.fit(line, width))
 	}

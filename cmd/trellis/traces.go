@@ -67,20 +67,44 @@ take longer than a second.`,
 			if format.json() {
 				return p.writeJSON(append([]telemetry.TraceSummary{}, traces...))
 			}
-			s := p.styleOf(p.stdout)
-			t := table{head: []string{"TRACE", "TIME", "TOOK", "SPANS", "ERRORS", "STATUS", "SERVICE", "REQUEST"}, right: map[int]bool{2: true, 3: true, 4: true}}
-			for _, one := range traces {
-				errors := strconv.Itoa(one.Errors)
-				if one.Errors > 0 {
-					errors = s.red(errors)
-				}
-				t.add(one.Trace.String(), one.Start.Local().Format(time.TimeOnly), brief(one.Duration), strconv.Itoa(one.Spans), errors,
-					orDash(digits(int64(one.HTTP))), one.Service, one.Request())
-			}
-			return t.write(p.stdout, s)
+			return p.writeTraces(traces)
 		})
 	}
 	return p.project(cmd)
+}
+
+// wideTraces is the width from which on a list of traces has all its columns on a terminal.
+const wideTraces = 110
+
+// writeTraces lists traces, on a terminal each in one line of it.
+func (p *program) writeTraces(traces []telemetry.TraceSummary) error {
+	s := p.styleOf(p.stdout)
+	width := 0
+	if terminal(p.stdout) {
+		width, _ = sizeOf(p.stdout)
+	}
+	t := table{head: []string{"TRACE", "TIME", "TOOK", "SPANS", "ERRORS", "STATUS", "SERVICE", "REQUEST"}, right: map[int]bool{2: true, 3: true, 4: true}}
+	short := width > 0 && width < wideTraces
+	if short {
+		t = table{head: []string{"TRACE", "TIME", "TOOK", "REQUEST"}, right: map[int]bool{2: true}}
+	}
+	for _, one := range traces {
+		paint := func(text string) string { return text }
+		if one.Errors > 0 {
+			paint = s.red
+		}
+		cells := []string{one.Trace.String(), one.Start.Local().Format(time.TimeOnly)}
+		if short {
+			cells = append(cells, paint(brief(one.Duration)))
+		} else {
+			cells = append(cells, brief(one.Duration), strconv.Itoa(one.Spans), paint(strconv.Itoa(one.Errors)), orDash(digits(int64(one.HTTP))), one.Service)
+		}
+		t.add(append(cells, one.Request())...)
+	}
+	if width > 0 {
+		t.crop(width, s)
+	}
+	return t.write(p.stdout, s)
 }
 
 func brief(d time.Duration) string {
