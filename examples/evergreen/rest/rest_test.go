@@ -137,7 +137,7 @@ func TestARecordNamesTheTraceOfItsRequest(t *testing.T) {
 	log := slog.New(LogHandler(slog.NewJSONHandler(&out, nil)))
 	handler := Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		log.InfoContext(r.Context(), "inside")
-		w.WriteHeader(http.StatusNotFound)
+		w.WriteHeader(http.StatusForbidden)
 	}), time.Second, log)
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header.Set("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
@@ -195,5 +195,17 @@ func TestAnUnreachableServiceIsUnavailable(t *testing.T) {
 	err := c.Do(t.Context(), Call{Method: "GET", Path: "/"}, nil)
 	if !errors.Is(err, ErrUnavailable) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestWhatLeavesARecord(t *testing.T) {
+	for status, want := range map[int]bool{200: false, 303: false, 401: true, 403: true, 404: false, 409: false, 429: true, 500: true, 503: true} {
+		var out bytes.Buffer
+		handler := Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) }), time.Minute,
+			slog.New(slog.NewJSONHandler(&out, nil)))
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		if got := out.Len() > 0; got != want {
+			t.Errorf("%d leaves a record: %t", status, got)
+		}
 	}
 }
