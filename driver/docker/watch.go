@@ -20,7 +20,7 @@ const (
 	steadyLook   = 10 * time.Second
 	waitingShare = 50
 	// hangAfter is how long the engine has for a list until it is said to hang.
-	hangAfter = 5 * time.Second
+	hangAfter = 10 * time.Second
 )
 
 // Watch implements driver.Driver.

@@ -23,8 +23,8 @@ import (
 const (
 	// listLimit bounds how long a driver is waited for until it counts as away, returnLimit how long one that is away has to
 	// answer until it is asked again.
-	listLimit   = 5 * time.Second
-	returnLimit = 3 * listLimit
+	listLimit   = 10 * time.Second
+	returnLimit = 2 * listLimit
 )
 
 // census is what the drivers list, at one time.
