@@ -3,12 +3,17 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // brittleDisk is an ext4 file system on a device whose content lies in memory: what was not synced is not there yet, and
@@ -21,7 +26,7 @@ type brittleDisk struct {
 // newBrittleDisk mounts one at dir, until the test's end. The test is skipped where there are no loop devices.
 func newBrittleDisk(t testing.TB, dir string) *brittleDisk {
 	t.Helper()
-	memory := smallDisk(t, t.TempDir(), "size=192m")
+	memory := smallDisk(t, t.TempDir(), "size=320m")
 	d := &brittleDisk{t, memory, filepath.Join(memory, "image"), dir}
 	file, err := os.Create(d.image)
 	if err == nil {
@@ -54,6 +59,32 @@ func (d *brittleDisk) unmount() {
 		}
 		return ""
 	})
+}
+
+// powerCut ends everything of the project at once, and leaves of the disk what had reached the device by then. It waits for
+// users, whose commands end too.
+func (d *brittleDisk) powerCut(p *project, users func()) {
+	t := d.t.(*testing.T)
+	t.Helper()
+	all := everyProcess(t, p)
+	for _, pid := range all {
+		_ = unix.Kill(pid, unix.SIGSTOP)
+	}
+	users()
+	time.Sleep(100 * time.Millisecond) // until the kernel is through with what it was asked to write
+	cut := filepath.Join(d.memory, "cut")
+	if out, err := exec.Command("cp", "--sparse=always", d.image, cut).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	p.end(all)
+	p.crash() // what was started meanwhile
+	d.unmount()
+	if err := os.Rename(cut, d.image); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := d.mount(d.image); err != nil {
+		t.Fatalf("mount: %v: %s", err, out)
+	}
 }
 
 // diskProject is a shop whose state is on a brittle disk.
@@ -91,6 +122,49 @@ func (p *project) acknowledged() map[int64]string {
 		found[r.Revision] = r.Applied
 	}
 	return found
+}
+
+// TestPowerCuts takes the power away in the middle of deploys: what was acknowledged is there afterwards, and what was on
+// its way is whole or not there.
+func TestPowerCuts(t *testing.T) {
+	longAlone(t)
+	t.Parallel()
+	f, port := newFault(t), freePort(t)
+	p, disk := diskProject(t, port)
+	p.run("up", "-d")
+	defer p.leave()
+	for i := range 10 {
+		f.try("power cut", func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			var user sync.WaitGroup
+			user.Go(func() { p.deploys(ctx, port, i) })
+			time.Sleep(time.Duration(500+f.random.IntN(2500)) * time.Millisecond)
+			known := p.acknowledged()
+			disk.powerCut(p, func() { cancel(); user.Wait() })
+			p.trellis = newMachine(t, built.trellis).script // another boot
+			p.run("up", "-d", "--yes")
+			now := p.acknowledged()
+			for revision, applied := range known {
+				if now[revision] != applied {
+					f.lost++
+					t.Errorf("revision %d of %s was acknowledged before the cut, and is %q", revision, applied, now[revision])
+				}
+			}
+		})
+	}
+}
+
+// deploys deploys one version after the other until ctx is done.
+func (p *project) deploys(ctx context.Context, port, round int) {
+	for i := 0; ctx.Err() == nil; i++ {
+		text := shop(port, 1, fmt.Sprintf("v%d-%d", round, i), "")
+		if os.WriteFile(filepath.Join(p.dir, "compose.yaml"), []byte(text), 0o644) != nil {
+			return
+		}
+		cmd := exec.CommandContext(ctx, p.trellis, "up", "-d", "--yes", "--timeout", "20s")
+		cmd.Dir, cmd.Env = p.dir, p.env
+		_ = cmd.Run() // it ends with the power
+	}
 }
 
 // TestDiskFails: the device under the state cannot be written any more, in the middle of what the file system promised.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -304,4 +305,53 @@ func sizeOf(t *testing.T, pattern string) (total int64) {
 		}
 	}
 	return total
+}
+
+// TestFilesRunOut: a data plane that may open 300 files has more clients than that, who all keep their connections. Those
+// who ask are served, and so is who looks after it.
+func TestFilesRunOut(t *testing.T) {
+	t.Parallel()
+	f, port := newFault(t), freePort(t)
+	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
+	p.run("up", "-d")
+	s := p.ps()
+	if out, err := exec.Command("prlimit", "--pid", fmt.Sprint(s.Holder.PID), "--nofile=300:300").CombinedOutput(); err != nil {
+		t.Fatalf("prlimit: %v: %s", err, out)
+	}
+	signal(t, s.Proxy.PID, "KILL") // the next one has the limit of its holder
+	p.back(map[string]int{"data": s.Proxy.PID}, 2)
+	var idle []*http.Transport
+	defer func() {
+		for _, tr := range idle {
+			tr.CloseIdleConnections()
+		}
+	}()
+	tr := f.underLoadOf(load.Config{
+		URL: url(port), Pacer: load.Constant(50, 10*time.Minute), Connections: 16, Timeout: 15 * time.Second, Mix: mixOf("/", "/ledger"),
+	}, func() {
+		f.try("600 clients", func() {
+			for i := range 600 {
+				one := &http.Transport{}
+				idle = append(idle, one)
+				resp, err := (&http.Client{Transport: one, Timeout: 10 * time.Second}).Get(url(port))
+				if err != nil {
+					t.Fatalf("client %d: %v", i+1, err)
+				}
+				_, err = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				if err != nil || resp.StatusCode != http.StatusOK {
+					t.Fatalf("client %d: %s, %v", i+1, resp.Status, err)
+				}
+			}
+			if web := serviceOf(t, p.ps(), "web"); web.Ready != 2 {
+				t.Errorf("%d ready: %s", web.Ready, web.Reason)
+			}
+			p.write("compose.yaml", shop(port, 2, "v2", ""))
+			p.run("up", "-d")
+		})
+	})
+	tr.NoneLost(t)
+	if v := version(t, port); v != "v2" {
+		t.Errorf("version %q", v)
+	}
 }

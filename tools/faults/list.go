@@ -32,13 +32,14 @@ const (
 	process = "./driver/process"
 	plane   = "./proxy"
 	store   = "./state"
+	control = "./server"
 )
 
 var faults = []fault{
 	{1, "a program is killed", and(of(e2e, "TestKilledEverySecond", "TestEngine"), of(plane, "TestKilledInstance", "TestKilledOnlyInstance"))},
 	{2, "Trellis is killed", and(of(e2e, "TestKillingControlOrDataPlaneRefusesNoConnection", "TestKillingTheHolderOrAllRestartsNoInstance", "TestWhatHappenedMeanwhileIsKnownAfterwards"), of(process, "TestKilledDriverLosesNothing"))},
 	{3, "Trellis is killed again and again", and(of(e2e, "TestTrellisSurvivesFiftyKills"), of(local, "TestLoopKilledAtEveryStep"), of(store, "TestKilledWriterLosesNothingAcknowledged"))},
-	{4, "the state file is damaged", of(store, "TestDamagedFileIsRefusedAndKept", "TestDamagedRowsAreErrors")},
+	{4, "the state file is damaged", and(of(e2e, "TestStateDamagedWhileServicesRun"), of(store, "TestDamagedFileIsRefusedAndKept", "TestDamagedRowsAreErrors"))},
 	{5, "a pid has become somebody else's, or the machine was started again", and(of(process, "TestStrangersAreNeverSignalled"), of(e2e, "TestRebootBringsTheLastHealthyRevisionBack", "TestSystemdBringsItBack"))},
 	{6, "programs crash in a loop", and(of(e2e, "TestCrashLoopsHurtNobody"), of(local, "TestCrashLoopBacksOff", "TestKilledAgainAndAgain"))},
 	{7, "programs breed and ignore SIGTERM", and(of(e2e, "TestBreedersEnd"), of(process, "TestTreesEnd"))},
@@ -49,11 +50,14 @@ var faults = []fault{
 	{12, "memory is used up", and(of(e2e, "TestMemoryUsedUp"), of(process, "TestOutOfMemory"))},
 	{13, "neighbours fork, leak and print", and(of(e2e, "TestGreedyNeighbours"), of(process, "TestFlood"))},
 	{14, "the autoscaler sees waves, or nothing", and(of(e2e, "TestScaledToNothingAServiceWakesAndLosesNothing", "TestAStepOfLoadIsMetWithReplicasAndLosesNothing"), of("./autoscale", "TestSquareWaveMovesWithinBounds", "TestMissingMeasurementsHold", "TestAnUnknownMetricKeepsFromScalingDown"))},
-	{16, "the disk is full", and(of(e2e, "TestFullDisk", "TestEveryErrorOfTheTableIsSaidAndHasItsRemedy"), of(process, "TestEndThatCannotBeWritten"), of("./shim", "TestAFullDiskLosesLinesAndSaysSo"), of("./telemetry/segment", "TestAFullDiskIsSurvived"))},
+	{15, "the Docker engine is away, or hangs", and(of(e2e, "TestDockerEngineComesAndGoes", "TestDocker"), of(local, "TestADaemonIsAway", "TestADaemonIsAwayAndItsInstancesEnd", "TestAControlPlaneStartsWithoutTheDaemon", "TestDeleteWithoutTheDaemon", "TestADaemonThatHangsHoldsNoSeat"))},
+	{16, "the disk is full", and(of(control, "TestRoom"), of(local, "TestWhatWaitsForAPersonGoesBackAtOnce"), of(e2e, "TestFullDisk", "TestEveryErrorOfTheTableIsSaidAndHasItsRemedy"), of(process, "TestEndThatCannotBeWritten"), of("./shim", "TestAFullDiskLosesLinesAndSaysSo"), of("./telemetry/segment", "TestAFullDiskIsSurvived"))},
 	{17, "the disk fails", of(e2e, "TestDiskFails")},
+	{18, "the power is cut", of(e2e, "TestPowerCuts")},
 	{19, "the state's folder is not one's own", of(e2e, "TestEveryErrorOfTheTableIsSaidAndHasItsRemedy")},
 	{20, "the clock is set", and(of(local, "TestTheClockIsSet"), of("./identity", "TestSkewedClock"))},
-	{22, "file descriptors run out", of(plane, "TestRoomIsMade", "TestConnectionLimit")},
+	{21, "the machine sleeps for a day", and(of(control, "TestASleepIsNoticed"), of(local, "TestADayAsleepRestartsNothing"), of("./identity", "TestADayAsleep"))},
+	{22, "file descriptors run out", and(of(e2e, "TestFilesRunOut"), of(plane, "TestRoomIsMade", "TestConnectionLimit", "TestARequestThatCameIsAnswered", "TestFilesOfTheIdleAreFreed"))},
 	{23, "a request runs into a fault of ours", of(plane, "TestFaultsStayInTheirRequest")},
 	{24, "an instance answers wrongly, in part, late or not at all", of(plane, "TestUpstreamFaults", "TestBrokenBeforeHead", "TestTruncatedResponsesStayTruncated", "TestStaleConnection", "TestNeverArrived", "TestEarlyAnswer", "TestTryTimeout", "TestBrokenPassThrough")},
 	{25, "all instances are gone, and back", of(plane, "TestAllGoneAndBack", "TestRetryStorm", "TestComesBack", "TestBreaker")},
