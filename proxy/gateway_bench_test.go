@@ -3,12 +3,12 @@
 package proxy
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -16,26 +16,37 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"trellis/identity"
+	"trellis/identity/identitytest"
 	"trellis/load"
 )
 
 // The gateway beside others, on the same instances, one after the other in every round: what a request costs the whole
-// process tree, how many there are with 64 connections, how late answers are at 2,000 a second, and the memory of 10,000
-// idle connections. Ours matches routes, balances, measures and writes its access log whole; the others only pass on.
+// process tree, how many there are with 64 connections, over HTTP/1.1, TLS and HTTP/2, how late answers are at 2,000 a
+// second, and the memory of 10,000 idle connections. Ours matches routes, balances, measures and writes its access log
+// whole, and in one row asks for a token and counts each client's requests as well; the others only pass on.
 
 // contender is a gateway to be measured.
 type contender struct {
 	name string
-	cmd  func(dir string, port int, instances []string) *exec.Cmd // nil: it is not installed
+	cmd  func(p site) *exec.Cmd // nil: it is not installed
+	only []manner                // that it is set up for; nil: all
 
-	port int
-	run  *exec.Cmd
+	site
+	run *exec.Cmd
+}
+
+// site is where a gateway is to be, and what is behind it.
+type site struct {
+	dir       string
+	ports     [3]int // by manner
+	instances []string
+	pair      string // file with a certificate and its key; the certificate alone has .crt behind it, the key .key
+	keys      string // address of the token issuer's keys
 }
 
 func contenders() []*contender {
@@ -43,9 +54,10 @@ func contenders() []*contender {
 		{name: "nginx", cmd: nginx("off")},
 		{name: "nginx with log", cmd: nginx("/dev/null combined buffer=64k")},
 		{name: "haproxy", cmd: haproxy},
-		{name: "caddy", cmd: caddy},
-		{name: "trellis", cmd: func(dir string, port int, instances []string) *exec.Cmd {
-			return child("trellis", strconv.Itoa(port), strings.Join(instances, ","), filepath.Join(dir, "access.log"))
+		{name: "caddy", cmd: caddy, only: []manner{overHTTP1}},
+		{name: "trellis", cmd: func(p site) *exec.Cmd {
+			return child("trellis", strconv.Itoa(p.ports[0]), strconv.Itoa(p.ports[1]), strconv.Itoa(p.ports[2]), strings.Join(p.instances, ","),
+				filepath.Join(p.dir, "access.log"), p.pair, p.keys)
 		}},
 	}
 }
@@ -69,20 +81,21 @@ func configured(dir, program, name, text string, args ...string) *exec.Cmd {
 	return exec.Command(path, append(args, file)...)
 }
 
-func nginx(log string) func(string, int, []string) *exec.Cmd {
-	return func(dir string, port int, instances []string) *exec.Cmd {
-		return configured(dir, "nginx", "nginx-"+strconv.Itoa(port)+".conf", fmt.Sprintf(`worker_processes 2; daemon off; pid %s/nginx-%d.pid; error_log stderr crit;
+func nginx(log string) func(site) *exec.Cmd {
+	return func(p site) *exec.Cmd {
+		return configured(p.dir, "nginx", "nginx-"+strconv.Itoa(p.ports[0])+".conf", fmt.Sprintf(`worker_processes 2; daemon off; pid %s/nginx-%d.pid; error_log stderr crit;
 events { worker_connections 12000; }
 http { access_log %s; keepalive_timeout 600s; keepalive_requests 100000000;
 upstream app { server %s; server %s; keepalive 128; keepalive_requests 100000000; }
-server { listen 127.0.0.1:%d backlog=4096; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection "";
+server { listen 127.0.0.1:%[6]d backlog=4096; listen 127.0.0.1:%[7]d ssl backlog=4096; listen 127.0.0.1:%[9]d http2 backlog=4096;
+ssl_certificate %[8]s.crt; ssl_certificate_key %[8]s.key; ssl_protocols TLSv1.3; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection "";
 proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Request-Id $request_id; } } }
-`, dir, port, log, instances[0], instances[1], port), "-c")
+`, p.dir, p.ports[0], log, p.instances[0], p.instances[1], p.ports[0], p.ports[1], p.pair, p.ports[2]), "-c")
 	}
 }
 
-func haproxy(dir string, port int, instances []string) *exec.Cmd {
-	return configured(dir, "haproxy", "haproxy.cfg", fmt.Sprintf(`global
+func haproxy(p site) *exec.Cmd {
+	return configured(p.dir, "haproxy", "haproxy.cfg", fmt.Sprintf(`global
  nbthread 2
  maxconn 12000
  no strict-limits
@@ -95,17 +108,19 @@ defaults
  http-reuse always
 frontend f
  bind 127.0.0.1:%d
+ bind 127.0.0.1:%d ssl crt %s ssl-min-ver TLSv1.3
+ bind 127.0.0.1:%d proto h2
  default_backend app
 backend app
  balance roundrobin
  option forwardfor
  server a %s
  server b %s
-`, port, instances[0], instances[1]), "-db", "-f")
+`, p.ports[0], p.ports[1], p.pair, p.ports[2], p.instances[0], p.instances[1]), "-db", "-f")
 }
 
-func caddy(dir string, port int, instances []string) *exec.Cmd {
-	return configured(dir, "caddy", "Caddyfile", fmt.Sprintf("{\nadmin off\nauto_https off\n}\nhttp://127.0.0.1:%d {\nreverse_proxy %s %s\n}\n", port, instances[0], instances[1]),
+func caddy(p site) *exec.Cmd {
+	return configured(p.dir, "caddy", "Caddyfile", fmt.Sprintf("{\nadmin off\nauto_https off\n}\nhttp://127.0.0.1:%d {\nreverse_proxy %s %s\n}\n", p.ports[0], p.instances[0], p.instances[1]),
 		"run", "--adapter", "caddyfile", "--config")
 }
 
@@ -117,32 +132,46 @@ func TestChild(t *testing.T) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	ln, err := net.Listen("tcp", "127.0.0.1:"+args[1])
-	if err != nil {
-		t.Fatal(err)
-	}
 	if args[0] == "instance" {
+		ln, err := net.Listen("tcp", "127.0.0.1:"+args[1])
+		if err != nil {
+			t.Fatal(err)
+		}
 		serveFixed(ln)
 		return
 	}
-	out, err := os.Create(args[3])
+	sockets := map[string]*os.File{}
+	for i, name := range []string{"gateway", "secure", "two"} {
+		ln, err := net.Listen("tcp", "127.0.0.1:"+args[1+i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sockets[name], err = ln.(*net.TCPListener).File(); err != nil {
+			t.Fatal(err)
+		}
+		ln.Close()
+	}
+	out, err := os.Create(args[5])
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln.Close()
 	var instances []Instance
-	for i, addr := range strings.Split(args[2], ",") {
+	for i, addr := range strings.Split(args[4], ",") {
 		instances = append(instances, instanceAt("app-"+strconv.Itoa(i+1), addr))
 	}
-	feed := fixedFeed{Update{Sockets: map[string]*os.File{"gateway": f}, Snapshot: &Snapshot{
-		Project: "bench", Epoch: 1, Version: 1, AccessLog: 1,
-		Listeners: []Listener{{Name: "gateway", Protocol: HTTP1}},
-		Services:  []Service{{Name: "app", Instances: instances}},
-		Routes:    []Route{{Path: "/api/courses/{id}", Service: "app", Port: 80}, {Path: "/*", Service: "app", Port: 80}},
+	open := Decision{Auth: "none"}
+	closed := Decision{Auth: "learner", RateLimit: &RateLimit{Per: "client", Rate: 1e6, Burst: 1e6}}
+	feed := fixedFeed{Update{Sockets: sockets, Snapshot: &Snapshot{
+		Project: "bench", Epoch: 1, Version: 1, AccessLog: 1, Auth: learner("http://identity/keys.json"),
+		Listeners: []Listener{
+			{Name: "gateway", Protocol: HTTP1}, {Name: "two", Protocol: HTTP1},
+			{Name: "secure", Protocol: HTTP1, TLS: true, Certificates: []Certificate{{Chain: args[6] + ".crt", Key: args[6] + ".key"}}},
+		},
+		Services: []Service{{Name: "app", Instances: instances}, {Name: "identity", Instances: []Instance{instanceAt("identity-1", args[7])}}},
+		Routes: []Route{
+			{Path: "/api/courses/{id}", Service: "app", Port: 80, Decision: open}, {Path: "/*", Service: "app", Port: 80, Decision: open},
+			{Path: "/closed/{id}", Service: "app", Port: 80, Decision: closed},
+		},
 	}}}
 	if err := New(Config{Feed: feed, AccessLog: out}).Run(ctx); err != nil {
 		t.Fatal(err)
@@ -240,49 +269,6 @@ func memory(group int) float64 {
 	})
 }
 
-// saturate sends so many requests over 64 connections, each as soon as its predecessor is answered.
-func saturate(t *testing.T, port, size, requests int) (perSecond float64) {
-	t.Helper()
-	head := []byte("GET /api/courses/" + strconv.Itoa(size) + " HTTP/1.1\r\nHost: evergreen.localhost\r\nUser-Agent: bench/1\r\nAccept: */*\r\n\r\n")
-	var left atomic.Int64
-	left.Store(int64(requests))
-	var wg sync.WaitGroup
-	began := time.Now()
-	for range 64 {
-		wg.Go(func() {
-			c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer c.Close()
-			br := bufio.NewReaderSize(c, 32<<10)
-			for left.Add(-1) >= 0 {
-				if _, err := c.Write(head); err != nil {
-					t.Error(err)
-					return
-				}
-				for first := true; ; first = false {
-					line, err := br.ReadSlice('\n')
-					if err != nil || first && !bytes.Contains(line, []byte(" 200 ")) {
-						t.Errorf("%q %v", line, err)
-						return
-					}
-					if len(line) == 2 {
-						break
-					}
-				}
-				if _, err := br.Discard(size); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return float64(requests) / time.Since(began).Seconds()
-}
-
 func number(name string, otherwise int) int {
 	if n, err := strconv.Atoi(os.Getenv(name)); err == nil {
 		return n
@@ -299,61 +285,116 @@ func median(v []float64) float64 {
 }
 
 func TestGateways(t *testing.T) {
-	dir := t.TempDir()
+	p := site{dir: t.TempDir()}
 	if v := os.Getenv("GATEWAY_DIR"); v != "" {
-		dir = v
+		p.dir = v
 	}
 	port := 19000
 	next := func() int { port++; return port }
-	var instances []string
 	for range 2 {
-		p := next()
-		begin(t, child("instance", strconv.Itoa(p)), p)
-		instances = append(instances, "127.0.0.1:"+strconv.Itoa(p))
+		at := next()
+		begin(t, child("instance", strconv.Itoa(at)), at)
+		p.instances = append(p.instances, "127.0.0.1:"+strconv.Itoa(at))
 	}
+	p.pair = certificate(t, p.dir)
+	issuer := identitytest.New(t)
+	p.keys = serveFunc(t, func(w http.ResponseWriter, r *http.Request) { w.Write(issuer.KeySet()) }).addr
 	var list []*contender
 	for _, c := range contenders() {
-		c.port = next()
-		if c.run = c.cmd(dir, c.port, instances); c.run == nil {
+		c.site = p
+		c.ports = [3]int{next(), next(), next()}
+		if c.run = c.cmd(c.site); c.run == nil {
 			fmt.Printf("%s is not installed\n", c.name)
 			continue
 		}
-		begin(t, c.run, c.port)
+		begin(t, c.run, c.ports[0])
 		list = append(list, c)
 	}
-	for _, size := range []int{100, 10 << 10} {
-		compare(t, list, size, number("ROUNDS", 3), number("REQUESTS", 20_000))
+	rounds := number("ROUNDS", 3)
+	for _, how := range []manner{overHTTP1, overTLS, overHTTP2} {
+		for _, size := range []int{100, 10 << 10} {
+			compare(t, rows(list, how, size, issuer.Token("ES256", nil)), rounds, number("REQUESTS", 20_000))
+		}
 	}
 	if rate := number("RATE", 2000); rate > 0 {
-		atRate(t, list, rate, number("ROUNDS", 3))
+		atRate(t, list, rate, rounds)
 	}
 	if idle := number("IDLE", 10_000); idle > 0 {
-		holdIdle(t, list, idle)
+		holdIdle(t, rows(list, overHTTP1, 100, ""), idle)
+		holdIdle(t, rows(list, overHTTP2, 100, ""), idle)
 	}
 }
 
-// compare measures a saturated gateway.
-func compare(t *testing.T, list []*contender, size, rounds, requests int) {
-	speed, cost, ratio := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
+// certificate makes a certificate for localhost, and returns the file that it is in together with its key.
+func certificate(t *testing.T, dir string) string {
+	t.Helper()
+	ca, err := identity.OpenAuthority(filepath.Join(dir, "ca"), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, key, err := ca.Issue([]string{"localhost"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair := filepath.Join(dir, "pair.pem")
+	for file, content := range map[string][]byte{pair: slices.Concat(chain, key), pair + ".crt": chain, pair + ".key": key} {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return pair
+}
+
+// row is a line of a table: a contender, and what it is asked.
+type row struct {
+	*contender
+	name string
+	question
+}
+
+// rows are the contenders that can be spoken to so, ours a second time for a route that asks for the token.
+func rows(list []*contender, how manner, size int, token string) (all []row) {
 	for _, c := range list {
-		saturate(t, c.port, size, requests/10) // connections to instances, caches
+		if c.only != nil && !slices.Contains(c.only, how) {
+			continue
+		}
+		q := question{how: how, port: c.ports[how], path: "/api/courses/" + strconv.Itoa(size), size: size}
+		all = append(all, row{c, c.name, q})
+		if c.name == "trellis" && token != "" {
+			q.path, q.token = "/closed/"+strconv.Itoa(size), token
+			all = append(all, row{c, "trellis, token", q})
+		}
+	}
+	return all
+}
+
+// compare measures saturated gateways.
+func compare(t *testing.T, list []row, rounds, requests int) {
+	speed, cost, ratio := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
+	how, size, base := list[0].how, list[0].size, "nginx"
+	if how == overHTTP2 {
+		base = "haproxy"
+	}
+	for _, c := range list {
+		saturate(t, c.question, requests/10) // connections to instances, caches
 	}
 	for round := range rounds {
 		spent := map[string]float64{}
 		for i := range list {
 			c := list[(i+round)%len(list)]
 			before := cpu(c.run.Process.Pid)
-			speed[c.name] = append(speed[c.name], saturate(t, c.port, size, requests))
+			speed[c.name] = append(speed[c.name], saturate(t, c.question, requests))
 			spent[c.name] = (cpu(c.run.Process.Pid) - before) * 100_000 / float64(requests)
 			cost[c.name] = append(cost[c.name], spent[c.name])
 		}
 		for name, s := range spent {
-			ratio[name] = append(ratio[name], s/spent["nginx"])
+			ratio[name] = append(ratio[name], s/spent[base])
 		}
 	}
-	fmt.Printf("\n%d B answers, 64 connections, %d rounds of %d requests, medians\n%-16s %12s %14s %8s  %s\n", size, rounds, requests, "", "requests/s", "CPU s/100,000", "x nginx", "each round")
+	fmt.Printf("\n%v, %d B answers, 64 connections, %d rounds of %d requests, medians\n%-16s %12s %14s %10s  %s\n", how, size, rounds, requests, "",
+		"requests/s", "CPU s/100,000", "x "+base, "each round")
 	for _, c := range list {
-		fmt.Printf("%-16s %12.0f %14.2f %8.2f  %.2f\n", c.name, median(speed[c.name]), median(cost[c.name]), median(ratio[c.name]), ratio[c.name])
+		fmt.Printf("%-16s %12.0f %14.2f %10.2f  %.2f\n", c.name, median(speed[c.name]), median(cost[c.name]), median(ratio[c.name]), ratio[c.name])
 	}
 }
 
@@ -367,7 +408,7 @@ func atRate(t *testing.T, list []*contender, rate, rounds int) {
 			before := cpu(c.run.Process.Pid)
 			var times []time.Duration
 			report, err := load.Run(context.Background(), load.Config{
-				URL: "http://127.0.0.1:" + strconv.Itoa(c.port) + "/api/courses/100", Rate: float64(rate), Duration: length, Connections: 64,
+				URL: "http://127.0.0.1:" + strconv.Itoa(c.ports[0]) + "/api/courses/100", Rate: float64(rate), Duration: length, Connections: 64,
 				OnResult: func(r *load.Result) { times = append(times, r.Latency()) },
 			})
 			if err != nil || report.Completed == 0 || report.Failed > 0 {
@@ -387,21 +428,18 @@ func atRate(t *testing.T, list []*contender, rate, rounds int) {
 }
 
 // holdIdle measures the memory that connections cost which have had an answer and wait.
-func holdIdle(t *testing.T, list []*contender, n int) {
-	fmt.Printf("\n%d idle connections\n%-16s %10s %10s\n", n, "", "before MB", "with MB")
+func holdIdle(t *testing.T, list []row, n int) {
+	fmt.Printf("\n%d idle connections, %v\n%-16s %10s %10s\n", n, list[0].how, "", "before MB", "with MB")
 	for _, c := range list {
 		before := memory(c.run.Process.Pid)
 		conns := make([]net.Conn, 0, n)
-		buf := make([]byte, 1024)
 		for range n {
-			conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(c.port))
-			if err != nil {
-				t.Errorf("%s: after %d: %v", c.name, len(conns), err)
-				break
+			ask, conn, err := c.talk()
+			if err == nil {
+				conns = append(conns, conn)
+				err = ask()
 			}
-			conns = append(conns, conn)
-			io.WriteString(conn, "GET /api/courses/100 HTTP/1.1\r\nHost: a\r\n\r\n")
-			if _, err := io.ReadAtLeast(conn, buf, 150); err != nil {
+			if err != nil {
 				t.Errorf("%s: after %d: %v", c.name, len(conns), err)
 				break
 			}
