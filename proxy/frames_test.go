@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
@@ -21,6 +22,7 @@ import (
 type raw2 struct {
 	net.Conn
 	*http2.Framer
+	out   *bufio.Writer // a flood costs whom it is for, not who sends it
 	enc   *hpack.Encoder
 	block bytes.Buffer
 }
@@ -31,10 +33,11 @@ func newRaw2(addr string, settings ...http2.Setting) (*raw2, error) {
 		return nil, err
 	}
 	conn.SetDeadline(time.Now().Add(30 * time.Second))
-	c := &raw2{Conn: conn, Framer: http2.NewFramer(conn, nil)}
+	c := &raw2{Conn: conn, out: bufio.NewWriterSize(conn, 8<<10)}
+	c.Framer = http2.NewFramer(c.out, nil)
 	c.AllowIllegalWrites = true
 	c.enc = hpack.NewEncoder(&c.block)
-	io.WriteString(conn, http2.ClientPreface)
+	c.out.WriteString(http2.ClientPreface)
 	c.WriteSettings(settings...)
 	go io.Copy(io.Discard, conn) // what comes is taken
 	return c, nil
@@ -132,6 +135,7 @@ func TestFloodsOfFrames(t *testing.T) {
 			n := 0
 			for ; n < most; n++ {
 				if n%100 == 0 {
+					c.out.Flush()
 					if status, _, _ := get(t, good, "http://"+addr+"/"); status != 200 {
 						t.Errorf("a good client got %d", status)
 					}
@@ -170,7 +174,7 @@ func TestFloodsHurtNobody(t *testing.T) {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	two.Transport.(*http.Transport).Protocols = protocols
-	turns, each := 2, 50
+	turns, each := 1, 20
 	if long() {
 		turns, each = 10, 500
 	}
@@ -225,7 +229,7 @@ func attack(ctx context.Context, addr string, f *flood, cut *atomic.Int64) {
 		c.Close()
 		select { // an attacker has as much of this machine as the gateway: it is not to be measured
 		case <-ctx.Done():
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(250 * time.Millisecond):
 		}
 	}
 }
@@ -249,7 +253,7 @@ func dawdle(ctx context.Context, addr string, kind int) {
 		c.open(1, "GET", true, true)
 		drip = func() error { return c.WriteWindowUpdate(1, 1) }
 	}
-	for drip() == nil {
+	for drip() == nil && c.out.Flush() == nil {
 		select {
 		case <-ctx.Done():
 			return

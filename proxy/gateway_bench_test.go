@@ -34,7 +34,7 @@ import (
 type contender struct {
 	name string
 	cmd  func(p site) *exec.Cmd // nil: it is not installed
-	only []manner                // that it is set up for; nil: all
+	only []manner               // that it is set up for; nil: all
 
 	site
 	run *exec.Cmd
@@ -214,7 +214,11 @@ func serveFixed(ln net.Listener) {
 // begin starts a program and waits until it listens.
 func begin(t *testing.T, cmd *exec.Cmd, port int) {
 	t.Helper()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
+		c.Close()
+		t.Fatalf("port %d is somebody else's", port)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Stdout, cmd.Stderr = io.Discard, io.Discard
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -63,8 +63,12 @@ func (q question) talk() (ask func() error, conn net.Conn, err error) {
 		}
 		for first := true; ; first = false {
 			line, err := br.ReadSlice('\n')
-			if err != nil || first && !bytes.Contains(line, []byte(" 200 ")) {
-				return fmt.Errorf("%q: %w", line, err)
+			if err != nil {
+				return err
+			}
+			if first && !bytes.Contains(line, []byte(" 200 ")) {
+				rest, _ := br.Peek(br.Buffered())
+				return fmt.Errorf("answered with %s", bytes.Join([][]byte{line, rest}, nil))
 			}
 			if len(line) == 2 {
 				break

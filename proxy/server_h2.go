@@ -71,9 +71,11 @@ func (f *front) serve2(c *clientConn) {
 		conn.Shutdown()
 	}
 	err := conn.Serve()
-	if wrong := (*http2.Error)(nil); errors.As(err, &wrong) {
+	wrong := (*http2.Error)(nil)
+	if errors.As(err, &wrong) {
 		f.p.log.Debug("HTTP/2 connection ended", "client", c.client, "err", err)
-	} else if err == io.EOF {
+	}
+	if err == io.EOF || wrong != nil && wrong.Code == http2.EnhanceYourCalm { // no time for who floods
 		return
 	}
 	c.linger()
