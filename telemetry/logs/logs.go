@@ -51,7 +51,12 @@ CREATE TABLE IF NOT EXISTS rows (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS rows_time ON rows (time);
 CREATE INDEX IF NOT EXISTS rows_trace ON rows (trace) WHERE trace IS NOT NULL;
+CREATE INDEX IF NOT EXISTS rows_grave ON rows (time) WHERE ` + grave + `;
 `
+
+// grave is the condition of an index: warnings and worse are asked for most, and few. SQLite uses the index where a query
+// has the same words.
+const grave = "severity >= 4"
 
 // New returns a store of the folder. It touches no file.
 func New(cfg Config) *Store {
@@ -183,6 +188,9 @@ func selectionOf(f telemetry.RecordFilter) (*selection, error) {
 			return nil, fmt.Errorf("severity %q: %w: want one of %s", f.Severity, errdefs.ErrInvalid, strings.Join(severities()[1:], ", "))
 		}
 		s.and("severity >= ?", level)
+		if level >= slices.Index(severities(), telemetry.SeverityWarn) {
+			s.cond += " AND " + grave
+		}
 	}
 	if f.Grep == "" {
 		return s, nil
@@ -236,25 +244,30 @@ func (s *selection) in(column string, values []string) {
 	}
 }
 
+// query returns the question for one file, of which at most n rows are wanted.
+func (s *selection) query(n int) (string, []any) {
+	query := "SELECT seq, time, service, instance, revision, stream, severity, body, trace, span, attrs FROM rows WHERE "
+	var args []any
+	order := " ORDER BY time DESC, seq DESC"
+	if s.after > 0 { // few rows, found by their key
+		query, args = query+"seq > ? AND time + 0 >= ? AND time + 0 <= ?", append(args, s.after)
+		order = " ORDER BY seq DESC"
+	} else {
+		query += "time >= ? AND time <= ?"
+	}
+	query += s.cond + order
+	if s.grep == nil {
+		query += fmt.Sprintf(" LIMIT %d", n)
+	}
+	return query, append(append(args, nanos(s.since), nanos(s.until)), s.args...)
+}
+
 // find returns the newest records that match, oldest first.
 func (s *Store) find(ctx context.Context, sel *selection) ([]telemetry.Record, error) {
 	var found []telemetry.Record
 	err := s.Each(ctx, sel.since, sel.until, func(db *sql.DB) (bool, error) {
-		query := "SELECT seq, time, service, instance, revision, stream, severity, body, trace, span, attrs FROM rows WHERE "
-		args := []any{}
-		order := " ORDER BY time DESC, seq DESC"
-		if sel.after > 0 { // few rows, found by their key
-			query, args = query+"seq > ? AND time + 0 >= ? AND time + 0 <= ?", append(args, sel.after)
-			order = " ORDER BY seq DESC"
-		} else {
-			query += "time >= ? AND time <= ?"
-		}
-		args = append(args, nanos(sel.since), nanos(sel.until))
-		query += sel.cond + order
-		if sel.grep == nil {
-			query += fmt.Sprintf(" LIMIT %d", sel.limit-len(found))
-		}
-		rows, err := db.QueryContext(ctx, query, append(args, sel.args...)...)
+		query, args := sel.query(sel.limit - len(found))
+		rows, err := db.QueryContext(ctx, query, args...)
 		if err != nil {
 			return false, err
 		}

@@ -2,6 +2,7 @@ package logs
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"log/slog"
 	"strings"
@@ -162,6 +163,47 @@ func TestRecordsAreFound(t *testing.T) {
 	newest, err := s.Newest(t.Context())
 	if err != nil || !newest["web-1-a"].Equal(now.Add(-2*time.Second)) {
 		t.Errorf("%v, %v", newest, err)
+	}
+}
+
+// TestQuestionsUseTheirIndex asks SQLite how it looks for what is asked for.
+func TestQuestionsUseTheirIndex(t *testing.T) {
+	s := store(t)
+	s.AddRecords([]telemetry.Record{{Time: time.Now(), Service: "web", Body: "served"}})
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		f    telemetry.RecordFilter
+		want string
+	}{
+		{telemetry.RecordFilter{Severity: "info"}, "INDEX rows_time (time>?"},
+		{telemetry.RecordFilter{Severity: "warn"}, "INDEX rows_grave (time>?"},
+		{telemetry.RecordFilter{Severity: "fatal", Services: []string{"web"}, Grep: "e"}, "INDEX rows_grave (time>?"},
+		{telemetry.RecordFilter{Trace: telemetry.TraceID{7}, Since: time.Now().Add(-time.Hour)}, "INDEX rows_trace (trace=?"},
+		{telemetry.RecordFilter{After: 1, Severity: "warn"}, "PRIMARY KEY (rowid>?"},
+	} {
+		sel, err := selectionOf(c.f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := false
+		err = s.Each(t.Context(), sel.since, sel.until, func(db *sql.DB) (bool, error) {
+			asked = true
+			query, args := sel.query(10)
+			var id, parent, unused int
+			var plan string
+			if err := db.QueryRowContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...).Scan(&id, &parent, &unused, &plan); err != nil {
+				return false, err
+			}
+			if !strings.Contains(plan, c.want) {
+				t.Errorf("%+v: %s, want %s", c.f, plan, c.want)
+			}
+			return false, nil
+		})
+		if err != nil || !asked {
+			t.Errorf("%+v: asked: %t, %v", c.f, asked, err)
+		}
 	}
 }
 
