@@ -25,15 +25,16 @@ type dockerd struct {
 	done chan struct{} // closed when cmd has ended
 }
 
-// newDockerd starts one, which ends with the test. It is skipped as the other tests of Docker are.
+// newDockerd starts one, which ends with the test. It is skipped as the other tests of Docker are, and for who is not root.
 func newDockerd(t *testing.T, args ...string) *dockerd {
 	t.Helper()
 	needsDocker(t)
+	if os.Geteuid() != 0 {
+		t.Skip("an engine of one's own needs root")
+	}
 	program, err := exec.LookPath("dockerd")
 	if err != nil {
-		if program = "/usr/sbin/dockerd"; os.Geteuid() != 0 {
-			t.Skip("an engine of one's own needs root")
-		}
+		program = "/usr/sbin/dockerd"
 	}
 	dir, err := os.MkdirTemp("", "trellis-e2e-dockerd-") // sockets need a short path
 	if err != nil {

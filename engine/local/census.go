@@ -270,7 +270,7 @@ func (e *Engine) recall(ctx context.Context) error {
 		e.records.lastListed = ""
 	}
 	for name, was := range all {
-		if r := e.registers[name]; r != nil && was.Boot == bootID() {
+		if r := e.registers[name]; r != nil && was.Boot == e.boot {
 			r.mu.Lock()
 			if !r.known {
 				r.known, r.list = true, was.Instances
@@ -287,7 +287,7 @@ func (l *loop) remember(c census) {
 	for name, d := range l.cfg.Drivers {
 		r := l.registers[name]
 		if list, _ := r.last(); d.Capabilities().Apart && len(list) > 0 {
-			all[name] = listed{bootID(), list}
+			all[name] = listed{l.boot, list}
 		}
 	}
 	text, err := json.Marshal(all)

@@ -113,6 +113,7 @@ type Engine struct {
 	wake      chan struct{}            // capacity 1: something may have changed
 	seats     map[string]chan struct{} // by driver, so that one that hangs holds nobody up: one for each start at a time
 	registers map[string]*register     // by driver
+	boot      string                   // names the machine's present run
 
 	writes sync.Mutex // held by Apply, Override and Delete
 	reads  sync.Mutex // held while what is wanted is read
@@ -154,7 +155,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		cfg: cfg, log: cfg.Log.With("project", cfg.Project), wake: make(chan struct{}, 1),
-		seats: map[string]chan struct{}{}, registers: map[string]*register{}, stale: true, memory: newMemory(),
+		seats: map[string]chan struct{}{}, registers: map[string]*register{}, boot: bootID(), stale: true, memory: newMemory(),
 		records: recorder{due: make(chan struct{}, 1), lastListed: "{}"}, pub: publisher{due: make(chan struct{}, 1), moved: make(chan struct{})},
 	}
 	for name := range cfg.Drivers {

@@ -354,7 +354,7 @@ func (g *graph) begin(ctx context.Context, db *sql.DB, from, to int64) (int64, e
 	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM rows WHERE start >= ? AND start <= ?", from, to).Scan(&n); err != nil {
 		return 0, err
 	}
-	if n > g.left {
+	if n >= g.left { // what is older is not looked at
 		err := db.QueryRowContext(ctx, "SELECT start FROM rows WHERE start >= ? AND start <= ? ORDER BY start DESC LIMIT 1 OFFSET ?", from, to, g.left-1).Scan(&from)
 		if err != nil {
 			return 0, err
