@@ -31,7 +31,7 @@ type Server struct {
 	Directory string       // its URL
 	Client    *http.Client // that trusts its web server
 	Web       []byte       // the certificate of its web server, as PEM
-	Orders    atomic.Int64 // requests for new orders so far
+	Orders    atomic.Int64 // new orders so far; Pebble refuses one request in twenty, and a client then asks again
 
 	// Refuse, if it is set, may answer a request in Pebble's place; it says whether it has.
 	Refuse func(w http.ResponseWriter, r *http.Request) bool
@@ -62,7 +62,7 @@ func Start(t testing.TB, httpPort, tlsPort int, life time.Duration) *Server {
 			return
 		}
 		if strings.HasPrefix(r.URL.Path, "/order-plz") {
-			s.Orders.Add(1)
+			w = &counted{w, &s.Orders}
 		}
 		if s.Silent && r.URL.Path == wfe.DirectoryPath {
 			s.silence(w, r, next)
@@ -76,6 +76,19 @@ func Start(t testing.TB, httpPort, tlsPort int, life time.Duration) *Server {
 	s.Directory, s.Client = web.URL+wfe.DirectoryPath, web.Client()
 	s.Web = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
 	return s
+}
+
+// counted counts an order that was made.
+type counted struct {
+	http.ResponseWriter
+	orders *atomic.Int64
+}
+
+func (c *counted) WriteHeader(status int) {
+	if status == http.StatusCreated {
+		c.orders.Add(1)
+	}
+	c.ResponseWriter.WriteHeader(status)
 }
 
 // silence answers with the directory but for renewalInfo.
