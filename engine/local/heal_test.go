@@ -1,6 +1,7 @@
 package local
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -74,6 +75,33 @@ func TestKilledAgainAndAgain(t *testing.T) {
 			if took := time.Since(died); took > 3*time.Second {
 				t.Errorf("kill %d: replaced after %s", i+1, took)
 			}
+		}
+	})
+}
+
+// TestReplicasKilledEverySecond: whichever of three replicas is killed, for minutes, soon after it was ready too, some
+// replica serves again soon.
+func TestReplicasKilledEverySecond(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 3)))
+		b.settled(state.Healthy)
+		random := rand.New(rand.NewPCG(1, 2))
+		for i := range 120 {
+			var ready []engine.InstanceID
+			none := time.Now()
+			b.until("one that serves", func() bool {
+				for _, in := range b.service("web").Instances {
+					if in.Ready {
+						ready = append(ready, in.ID)
+					}
+				}
+				return len(ready) > 0
+			})
+			if took := time.Since(none); took > 1500*time.Millisecond {
+				t.Errorf("kill %d: none serves for %s", i+1, took)
+			}
+			b.world.Crash(full(projectName, ready[random.IntN(len(ready))]), 137, "SIGKILL")
+			time.Sleep(time.Second)
 		}
 	})
 }

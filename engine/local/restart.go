@@ -118,16 +118,20 @@ func (r restartPolicy) at(inst seen) time.Time {
 
 // rest returns the longest pause that an instance's last run is worth. Who served for a while before it died is not kept
 // down for longer than half of that, or as its start took: a program that is killed every few seconds is there for most
-// of the time, and one that takes long to start does not start all the time.
+// of the time, and one that takes long to start does not start all the time. Nor is a SIGKILL a program's own doing, however
+// soon it comes: who kills one replica after the other, and the newest again, is not helped to end all of them.
 func (s seen) rest() time.Duration {
 	if !s.wasReady {
 		return backoffCap
 	}
-	served := s.exit.Time.Sub(s.readySince)
-	if served < servedAfter {
-		return backoffCap
+	served, start := s.exit.Time.Sub(s.readySince), s.readySince.Sub(s.started)
+	switch {
+	case served >= servedAfter:
+		return max(served/2, start)
+	case s.exit.Signal == "SIGKILL" && !s.exit.OOM:
+		return max(servedAfter, start)
 	}
-	return max(served/2, s.readySince.Sub(s.started))
+	return backoffCap
 }
 
 // backoff returns the wait before the restart that follows so many bad runs in a row.
