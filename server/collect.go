@@ -114,6 +114,9 @@ func (g *gathering) state(st engine.State) {
 		g.add("trellis_replicas_ready", float64(svc.Ready), "service", svc.Name)
 		g.add("trellis_service_state", 1, "service", svc.Name, "state", svc.State)
 		g.add("trellis_service_revision", float64(svc.Revision), "service", svc.Name)
+		if svc.Unknown != nil {
+			g.add("trellis_service_unknown", 1, "service", svc.Name, "driver", svc.Unknown.Driver)
+		}
 		for _, in := range svc.Instances {
 			ready := 0.0
 			if in.Ready {

@@ -41,7 +41,7 @@ func (w *inquiry) findings() []api.Explanation {
 	if x, ok := w.requests(found); ok {
 		found = slices.Insert(found, 0, x)
 	}
-	for _, find := range []func() (api.Explanation, bool){w.unready, w.certificate, w.disk} {
+	for _, find := range []func() (api.Explanation, bool){w.unknown, w.unready, w.certificate, w.disk} {
 		if x, ok := find(); ok && !slices.ContainsFunc(found, func(f api.Explanation) bool { return f.Kind == x.Kind && w.recent(f.Time) }) {
 			found = append(found, x)
 		}
@@ -245,6 +245,26 @@ func (w *inquiry) scaling() (api.Explanation, bool) {
 	x := api.Explanation{What: "scale", Title: "scaled " + e.Message, Time: e.Time, Kind: "load", Cause: e.Message, Chain: []api.Evidence{evidence(e)}}
 	if e.Kind == "service.override" {
 		x.Kind, x.Title, x.Cause = "operator", "changed by hand: "+e.Message, strings.TrimSpace(e.Actor+" asked for it: "+e.Message)
+	}
+	return x, true
+}
+
+// unknown explains that it is not known what runs, because a driver does not answer.
+func (w *inquiry) unknown() (api.Explanation, bool) {
+	u := w.service.Unknown
+	if u == nil {
+		return api.Explanation{}, false
+	}
+	x := api.Explanation{
+		What: "failure", Title: "it is not known what runs, and it is left alone: " + u.Driver + " does not answer", Time: u.Since, Kind: "driver",
+		Cause: u.Reason,
+		Chain: []api.Evidence{{Time: u.Since, Kind: "metric", Text: "no answer since " + u.Since.Format(time.DateTime), Ref: fmt.Sprintf("trellis_service_unknown{service=%q}", w.service.Name)}},
+	}
+	if u.Remedy != "" {
+		x.Cause += "; " + u.Remedy
+	}
+	if e, at := w.last(len(w.events), func(e state.Event) bool { return e.Kind == "driver.away" && !e.Time.Before(u.Since.Add(-time.Second)) }); at >= 0 {
+		x.Chain = slices.Insert(x.Chain, 0, evidence(e))
 	}
 	return x, true
 }

@@ -134,6 +134,11 @@ func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
 			w.speaks("write /data/orders: no space left on device")
 			w.measured.disk, w.measured.free = 0.999, 0
 		}, "disk", "no space left on device", "errors"},
+		"a driver that does not answer": {func(w *inquiry) {
+			w.happened(300, "instance.exited", "web-2", "crashed", "exited with code 1", 3) // an older trouble
+			w.happened(20, "driver.away", "", "unavailable", "the Docker engine cannot be reached", 0)
+			w.service.Unknown = &engine.Unknown{Driver: "docker", Since: w.now.Add(-20 * time.Second), Reason: "the Docker engine cannot be reached", Remedy: "start it again"}
+		}, "driver", "cannot be reached; start it again", "failure"},
 		"certificate": {func(w *inquiry) {
 			w.certificates = []certificate{{name: "shop.localhost", source: certificateLocal, notBefore: w.now.Add(-23 * time.Hour), notAfter: w.now.Add(time.Hour)}}
 			w.happened(60, "certificate.failed", "", "local", "root.key: no such file", 3)

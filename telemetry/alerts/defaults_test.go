@@ -65,6 +65,11 @@ func TestDefaultsFireAndResolve(t *testing.T) {
 			w.is("trellis_replicas_wanted", 2, 2, "service", "web")
 			w.is("trellis_replicas_ready", 0, 2, "service", "web")
 		},
+		"DriverAway": func(w *world) {
+			if w.wrong { // else it is said of no service
+				w.is("trellis_service_unknown", 1, 0, "service", "web", "driver", "docker")
+			}
+		},
 		"Restarting":       func(w *world) { w.grows("trellis_instance_restarts_total", 0.4, 0, "service", "web") },
 		"Drifted":          func(w *world) { w.is("trellis_drifts", 2, 0, "service", "web") },
 		"DeployRolledBack": func(w *world) { w.grows("trellis_deploys_rolled_back_total", 0.01, 0) },

@@ -122,6 +122,8 @@ func Defaults() []telemetry.RuleGroup {
 			"{{ $labels.service }} has failed and is not started again"),
 		rule("ServiceDown", Page, `trellis_replicas_ready == 0 and trellis_replicas_wanted > 0 unless on (service) trellis_service_state{state="completed"}`, 15*time.Second,
 			"no instance of {{ $labels.service }} is ready"),
+		rule("DriverAway", Page, `sum by (driver) (trellis_service_unknown) > 0`, 15*time.Second,
+			"{{ $labels.driver }} does not answer: it is not known what runs of {{ $value }} of the services, and nothing of them is healed: trellis ps"),
 		rule("InstanceUnready", Ticket, `trellis_replicas_ready > 0 and trellis_replicas_ready < trellis_replicas_wanted`, 2*time.Minute,
 			"{{ $labels.service }} has {{ $value }} instances ready, fewer than it should"),
 		rule("Restarting", Ticket, `sum by (service) (increase(trellis_instance_restarts_total[10m])) > 2`, 0,
