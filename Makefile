@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-kubernetes quick lint demo demo-down evergreen-load console browser interop conformance cluster cluster-down fuzz faults picture bench bench-gateway generate dist clean
+.PHONY: help build test test-kubernetes quick lint demo demo-down evergreen-load console browser interop conformance cluster cluster-down fuzz faults soak picture bench bench-gateway generate dist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ picture: build ## make docs/demo.svg from a run of the demo: load, a kill, a dep
 
 faults: ## break programs, Trellis, disks and versions under load, in the long form; a line for each fault (1 hour)
 	scripts/faults.sh
+
+soak: ## a rollout every two minutes for SOAK (default 1h): nothing is lost, memory and files of Trellis do not grow
+	SOAK=$${SOAK:-1h} $(GO) test -tags e2e -count=1 -v -timeout 0 -run '^TestSoak$$' ./e2e
 
 bench: build ## run the benchmarks
 	scripts/bench.sh

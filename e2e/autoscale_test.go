@@ -87,7 +87,15 @@ func TestScaledToNothingAServiceWakesAndLosesNothing(t *testing.T) {
 				}
 				return ""
 			})
-			woken := underLoad(t, url(port), 50, func() { time.Sleep(2 * time.Second) })
+			woken := underLoad(t, url(port), 50, func() {
+				eventually(t, time.Minute, "awake", func() string {
+					if web := serviceOf(t, p.ps(), "web"); web.Ready == 0 {
+						return fmt.Sprintf("%s: %s", web.State, web.Reason)
+					}
+					return ""
+				})
+				time.Sleep(time.Second)
+			})
 			f.count(woken)
 			woken.NoneLost(t)
 		})

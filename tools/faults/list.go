@@ -46,7 +46,7 @@ var faults = []fault{
 	{8, "a program hangs", and(of(e2e, "TestHungInstance"), of(local, "TestHungInstanceIsReplaced"))},
 	{9, "a version is never ready", of(e2e, "TestBadVersionsGoBackByThemselves")},
 	{10, "a version is ready, then bad", of(e2e, "TestBadVersionsGoBackByThemselves")},
-	{11, "Trellis is killed in the middle of a rollout", and(of(e2e, "TestRolloutOutlivesItsControlPlane", "TestRolloutsLoseNothing", "TestCanaryPassesAndIsAborted"), of(local, "TestRolloutsAreFinishedOrUndone", "TestPlanConverges", "TestRolloutsNeverServeLess", "TestDrainsLeaveEnough"))},
+	{11, "Trellis is killed in the middle of a rollout", and(of(e2e, "TestRolloutOutlivesItsControlPlane", "TestRolloutsLoseNothing", "TestTwoHundredRollouts", "TestCanaryPassesAndIsAborted"), of(local, "TestRolloutsAreFinishedOrUndone", "TestPlanConverges", "TestRolloutsNeverServeLess", "TestDrainsLeaveEnough"))},
 	{12, "memory is used up", and(of(e2e, "TestMemoryUsedUp"), of(process, "TestOutOfMemory"))},
 	{13, "neighbours fork, leak and print", and(of(e2e, "TestGreedyNeighbours"), of(process, "TestFlood"))},
 	{14, "the autoscaler sees waves, or nothing", and(of(e2e, "TestScaledToNothingAServiceWakesAndLosesNothing", "TestAStepOfLoadIsMetWithReplicasAndLosesNothing"), of("./autoscale", "TestSquareWaveMovesWithinBounds", "TestMissingMeasurementsHold", "TestAnUnknownMetricKeepsFromScalingDown"))},

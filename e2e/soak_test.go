@@ -1,0 +1,140 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/load"
+)
+
+// TestTwoHundredRollouts replaces a service of three two hundred times while at least 300,000 requests arrive.
+func TestTwoHundredRollouts(t *testing.T) {
+	longAlone(t)
+	const rollouts, requests, rate = 200, 300_000, 500
+	f, port := newFault(t), freePort(t)
+	file := func(version int) string {
+		return strings.Replace(shop(port, 3, fmt.Sprintf("v%d", version), ""), "500ms", "100ms", 1)
+	}
+	p := newProject(t, map[string]string{"compose.yaml": file(0), "ledger/.keep": ""})
+	p.run("up", "-d")
+	cfg := load.Config{URL: url(port), Connections: 200, Timeout: 15 * time.Second, Pacer: load.Constant(rate, 2*time.Hour), Mix: mixOf("/", "/ledger")}
+	tr := f.underLoadOf(cfg, func() {
+		until := time.Now().Add(requests * 21 / 20 / rate * time.Second)
+		for i := 1; i <= rollouts || time.Now().Before(until); i++ {
+			f.try("rollout", func() {
+				p.write("compose.yaml", file(i))
+				p.run("up", "-d")
+			})
+		}
+	})
+	tr.NoneLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
+	if tr.Report.Completed < requests {
+		t.Errorf("%d requests only", tr.Report.Completed)
+	}
+}
+
+// soaked is what Trellis' own processes hold at one time.
+type soaked struct {
+	at  time.Duration
+	mem map[string]float64 // MB of each process that are nobody else's and in no file
+	fds map[string]int
+}
+
+// TestSoak replaces a service of three every two minutes, under load, for as long as SOAK says (make soak: an hour). The
+// memory of Trellis' own processes does not grow, nor do their files.
+func TestSoak(t *testing.T) {
+	length, err := time.ParseDuration(os.Getenv("SOAK"))
+	if err != nil {
+		t.Skip("make soak runs it for an hour")
+	}
+	every := min(2*time.Minute, length/30)
+	f, port := newFault(t), freePort(t)
+	file := func(version int) string { return shop(port, 3, fmt.Sprintf("v%d", version), "") }
+	p := newProject(t, map[string]string{"compose.yaml": file(0), "ledger/.keep": ""})
+	p.run("up", "-d")
+	pids := own(p.ps())
+	var samples []soaked
+	cfg := load.Config{URL: url(port), Connections: 64, Timeout: 15 * time.Second, Pacer: load.Constant(50, length+10*time.Minute), Mix: mixOf("/", "/ledger")}
+	tr := f.underLoadOf(cfg, func() {
+		began := time.Now()
+		for i := 1; time.Since(began) < length; i++ {
+			f.try("rollout", func() {
+				p.write("compose.yaml", file(i))
+				p.run("up", "-d")
+			})
+			for next := began.Add(time.Duration(i) * every); time.Now().Before(next); time.Sleep(every / 12) {
+				samples = append(samples, soak(t, pids, time.Since(began)))
+			}
+			last := samples[len(samples)-1]
+			t.Logf("%v: %v MB, %v files", last.at.Round(time.Second), last.mem, last.fds)
+		}
+	})
+	tr.NoneLost(t)
+	tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
+	if now := own(p.ps()); fmt.Sprint(now) != fmt.Sprint(pids) {
+		t.Errorf("processes %v, then %v", pids, now)
+	}
+	samples = samples[len(samples)/6:] // a Go heap, its caches and the first blocks of the stores have their size by then
+	whole := 0.0
+	for name := range pids {
+		slope := slopeOf(samples, func(s soaked) float64 { return s.mem[name] })
+		first, last := fewest(samples[:len(samples)/6], name), fewest(samples[len(samples)*5/6:], name)
+		t.Logf("%s: %+.2f MB an hour, %d files, then %d", name, slope, first, last)
+		if whole += slope; last > first+2 {
+			t.Errorf("%s holds %d files, then %d", name, first, last)
+		}
+	}
+	if t.Logf("all: %+.2f MB an hour", whole); length >= time.Hour && whole > 1 {
+		t.Errorf("memory grows by %.2f MB an hour", whole)
+	}
+}
+
+func soak(t *testing.T, pids map[string]int, at time.Duration) soaked {
+	t.Helper()
+	s := soaked{at, map[string]float64{}, map[string]int{}}
+	for name, pid := range pids {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := bytes.Cut(status, []byte("RssAnon:"))
+		kib, err := strconv.ParseFloat(strings.Fields(string(rest))[0], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.mem[name], s.fds[name] = kib*1024/1e6, len(fds)
+	}
+	return s
+}
+
+// slopeOf is the slope of the line that fits best, in units an hour.
+func slopeOf(samples []soaked, value func(soaked) float64) float64 {
+	var n, x, y, xx, xy float64
+	for _, s := range samples {
+		h, v := s.at.Hours(), value(s)
+		n, x, y, xx, xy = n+1, x+h, y+v, xx+h*h, xy+h*v
+	}
+	return (n*xy - x*y) / (n*xx - x*x)
+}
+
+// fewest is the least number of files that a process held open: what it holds while nothing happens.
+func fewest(samples []soaked, name string) int {
+	n := samples[0].fds[name]
+	for _, s := range samples {
+		n = min(n, s.fds[name])
+	}
+	return n
+}
