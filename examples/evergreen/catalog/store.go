@@ -37,6 +37,9 @@ type detail struct {
 	Outline  []Unit   `json:"outline"`
 }
 
+// seedPart is how many courses are written in one transaction.
+const seedPart = 100
+
 // NewStore makes the tables and, in a database without courses, the courses of Seed. Several processes may do so at
 // once.
 func NewStore(ctx context.Context, db *database.DB) (*Store, error) {
@@ -46,17 +49,17 @@ func NewStore(ctx context.Context, db *database.DB) (*Store, error) {
 	if err := db.Migrate(ctx, "catalog", steps); err != nil {
 		return nil, err
 	}
-	err := db.Write(ctx, func(tx *database.Tx) error {
+	courses := Seed()
+	standing := func(tx *database.Tx) (int, error) {
 		var n int
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM courses`).Scan(&n); err != nil || n > 0 {
-			return err
+		err := tx.QueryRow(ctx, `SELECT count(*) FROM courses`).Scan(&n)
+		if n > 0 {
+			n = len(courses)
 		}
-		for _, c := range Seed() {
-			if err := s.insert(ctx, tx, c); err != nil {
-				return fmt.Errorf("seed %s: %w", c.Slug, err)
-			}
-		}
-		return nil
+		return n, err
+	}
+	err := db.Seed(ctx, "courses", len(courses), seedPart, standing, func(tx *database.Tx, i int) error {
+		return s.insert(ctx, tx, courses[i])
 	})
 	return s, err
 }

@@ -46,30 +46,40 @@ var ErrNoLesson = &rest.Problem{Status: http.StatusNotFound, Code: "no_lesson", 
 // Store keeps lessons.
 type Store struct{ db *database.DB }
 
+// seedPart is of how many courses the lessons, about twenty each, are written in one transaction.
+const seedPart = 20
+
 // NewStore makes the tables and, in a database without lessons, those of the courses of catalog.Seed.
 func NewStore(ctx context.Context, db *database.DB) (*Store, error) {
 	if err := db.Migrate(ctx, "content", schema); err != nil {
 		return nil, err
 	}
-	return &Store{db}, db.Write(ctx, func(tx *database.Tx) error {
+	courses := catalog.Seed()
+	standing := func(tx *database.Tx) (int, error) {
 		var n int
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM lessons`).Scan(&n); err != nil || n > 0 {
+		err := tx.QueryRow(ctx, `SELECT count(*) FROM lessons`).Scan(&n)
+		if n > 0 {
+			n = len(courses)
+		}
+		return n, err
+	}
+	return &Store{db}, db.Seed(ctx, "lessons", len(courses), seedPart, standing, func(tx *database.Tx, i int) error {
+		return insert(ctx, tx, Write(courses[i]))
+	})
+}
+
+func insert(ctx context.Context, tx *database.Tx, lessons []Lesson) error {
+	for _, l := range lessons {
+		body, err := json.Marshal(l.Body)
+		if err != nil {
 			return err
 		}
-		for _, c := range catalog.Seed() {
-			for _, l := range Write(c) {
-				body, err := json.Marshal(l.Body)
-				if err != nil {
-					return err
-				}
-				if _, err := tx.Exec(ctx, `INSERT INTO lessons (course, n, unit, title, minutes, body)
-					VALUES ($1, $2, $3, $4, $5, $6)`, l.Course, l.N, l.Unit, l.Title, l.Minutes, string(body)); err != nil {
-					return fmt.Errorf("seed lesson %d of %s: %w", l.N, l.Course, err)
-				}
-			}
+		if _, err := tx.Exec(ctx, `INSERT INTO lessons (course, n, unit, title, minutes, body)
+			VALUES ($1, $2, $3, $4, $5, $6)`, l.Course, l.N, l.Unit, l.Title, l.Minutes, string(body)); err != nil {
+			return fmt.Errorf("lesson %d of %s: %w", l.N, l.Course, err)
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // Lessons returns the lessons of a course without their bodies, in order, or catalog.ErrNoCourse.

@@ -185,6 +185,48 @@ func TestWritesOfSeveralProcessesQueue(t *testing.T) {
 	}
 }
 
+func TestASeedGoesOnWhereItStoppedHoweverManySowIt(t *testing.T) {
+	location := databasetest.Location(t)
+	stores := []*database.DB{databasetest.At(t, location), databasetest.At(t, location)}
+	if err := stores[0].Migrate(t.Context(), "a", []string{numbers + `; INSERT INTO a VALUES (0)`}); err != nil {
+		t.Fatal(err)
+	}
+	const all, part = 95, 10
+	standing := func(tx *database.Tx) (n int, err error) {
+		err = tx.QueryRow(context.Background(), `SELECT count(*) FROM a`).Scan(&n)
+		return n, err
+	}
+	insert := func(tx *database.Tx, i int) error {
+		_, err := tx.Exec(context.Background(), `INSERT INTO a VALUES ($1)`, i)
+		return err
+	}
+	no := errors.New("no")
+	err := stores[0].Seed(t.Context(), "numbers", all, part, standing, func(tx *database.Tx, i int) error {
+		if i == 35 {
+			return no
+		}
+		return insert(tx, i)
+	})
+	if n, sum := rows(t, stores[0]); !errors.Is(err, no) || n != 31 || sum != 465 {
+		t.Fatalf("%d rows, sum %d, %v: want 0 to 30", n, sum, err)
+	}
+	var sowing sync.WaitGroup
+	for _, db := range stores {
+		sowing.Go(func() {
+			if err := db.Seed(context.Background(), "numbers", all, part, standing, insert); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	sowing.Wait()
+	if n, sum := rows(t, stores[0]); n != all || sum != all*(all-1)/2 {
+		t.Errorf("%d rows, sum %d", n, sum)
+	}
+	if err := stores[1].Seed(t.Context(), "numbers", all, part, standing, insert); err != nil {
+		t.Errorf("sown already: %v", err)
+	}
+}
+
 func TestAClosedDatabaseSaysSo(t *testing.T) {
 	db, err := database.Open(t.Context(), databasetest.Location(t), "", "test")
 	if err != nil {

@@ -59,6 +59,9 @@ type Enrollment struct {
 // Held reports whether the seat is kept for a payment that has not been made.
 func (e Enrollment) Held() bool { return e.Expires != nil }
 
+// lapsed reports whether the time for the seat's payment is over.
+func (e Enrollment) lapsed(now time.Time) bool { return e.Held() && !e.Expires.After(now) }
+
 // Seats says how many seats a course has and how many of them are taken.
 type Seats struct {
 	Course string `json:"course"`
@@ -239,7 +242,7 @@ func find(ctx context.Context, q database.Querier, account, course string) (Enro
 // Seat returns account's seat in a course, or ErrNoSeat.
 func (s *Store) Seat(ctx context.Context, account, course string) (Enrollment, error) {
 	e, err := find(ctx, s.db.Read(), account, course)
-	if err == nil && e.Held() && !e.Expires.After(s.now()) {
+	if err == nil && e.lapsed(s.now()) {
 		return Enrollment{}, ErrNoSeat
 	}
 	return e, err
@@ -401,21 +404,24 @@ func (s *Store) Leave(ctx context.Context, account, course string) error {
 	})
 }
 
-// Of returns the enrollments of account, newest first.
+// Of returns the enrollments of account, newest first. Which of them have lapsed is not asked of SQLite: it would plan the
+// question anew each time, because whether enrollments_by_expiry helps depends on the time that it is asked with.
 func (s *Store) Of(ctx context.Context, account string) ([]Enrollment, error) {
-	rows, err := s.db.Read().Query(ctx, `SELECT `+columns+`WHERE e.account = $1 AND (e.expires = 0 OR e.expires > $2)
-		ORDER BY e.created DESC, e.id`, account, s.now().UnixMilli())
+	rows, err := s.db.Read().Query(ctx, `SELECT `+columns+`WHERE e.account = $1 ORDER BY e.created DESC, e.id`, account)
 	if err != nil {
 		return nil, fmt.Errorf("enrollments: %w", err)
 	}
 	defer rows.Close()
+	now := s.now()
 	all := []Enrollment{}
 	for rows.Next() {
 		e, _, err := scan(rows)
 		if err != nil {
 			return nil, fmt.Errorf("enrollments: %w", err)
 		}
-		all = append(all, e)
+		if !e.lapsed(now) {
+			all = append(all, e)
+		}
 	}
 	return all, rows.Err()
 }

@@ -14,28 +14,23 @@ const DemoPassword = "evergreen demo"
 // with demo accounts is the platform and not argon2.
 var demoCost = Cost{Memory: 64, Passes: 1, Parallel: 1}
 
+// demoPart is how many accounts are made in one transaction.
+const demoPart = 500
+
 // Demo makes the accounts learner-0@demo.example to learner-<n-1>@demo.example, as far as they are missing.
 func (s *Store) Demo(ctx context.Context, n int) error {
 	if n == 0 {
 		return nil
 	}
 	password := newHasher(demoCost).encode(DemoPassword)
-	err := s.db.Write(ctx, func(tx *database.Tx) error {
-		var have int
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM accounts WHERE id LIKE 'demo_%'`).Scan(&have); err != nil {
-			return err
-		}
-		for i := have; i < n; i++ {
-			if _, err := tx.Exec(ctx, `INSERT INTO accounts (id, email, name, password, created) VALUES ($1, $2, $3, $4, $5)
-				ON CONFLICT DO NOTHING`, fmt.Sprintf("demo_%d", i), fmt.Sprintf("learner-%d@demo.example", i),
-				fmt.Sprintf("Learner %d", i), password, s.now().Unix()); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("demo accounts: %w", err)
+	standing := func(tx *database.Tx) (have int, err error) {
+		err = tx.QueryRow(ctx, `SELECT count(*) FROM accounts WHERE id LIKE 'demo_%'`).Scan(&have)
+		return have, err
 	}
-	return nil
+	return s.db.Seed(ctx, "demo accounts", n, demoPart, standing, func(tx *database.Tx, i int) error {
+		_, err := tx.Exec(ctx, `INSERT INTO accounts (id, email, name, password, created) VALUES ($1, $2, $3, $4, $5)
+			ON CONFLICT DO NOTHING`, fmt.Sprintf("demo_%d", i), fmt.Sprintf("learner-%d@demo.example", i),
+			fmt.Sprintf("Learner %d", i), password, s.now().Unix())
+		return err
+	})
 }
