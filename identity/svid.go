@@ -245,6 +245,16 @@ func ServicePath(service string) string { return "/service/" + service }
 
 const GatewayPath = "/gateway"
 
+// CallerOf returns the service that a SPIFFE ID of a trust domain names; "" for who calls from outside. Any other: false.
+func CallerOf(domain, id string) (service string, ok bool) {
+	path, ok := strings.CutPrefix(id, "spiffe://"+domain)
+	if !ok || path == GatewayPath {
+		return "", ok
+	}
+	service, ok = strings.CutPrefix(path, ServicePath(""))
+	return service, ok && service != "" && !strings.Contains(service, "/")
+}
+
 // ValidDomain says whether a name can be that of a trust domain.
 func ValidDomain(name string) error {
 	_, err := spiffeid.TrustDomainFromString(name)

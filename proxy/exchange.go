@@ -208,9 +208,9 @@ func (x *exchange) failed(err error, sent bool) *callError {
 	switch {
 	case x.ctx.Err() != nil || x.srcErr.Load():
 		return &callError{err: err, kind: kindClient, sent: sent, gone: true}
-	case errors.As(err, &ne) && ne.Timeout():
+	case errors.As(err, &ne) && ne.Timeout() && !givenUp(err):
 		return &callError{err: err, kind: kindTimeout, sent: sent}
-	case sent && x.reused && err == io.EOF && !x.began && neverArrived(x.c.tcp, x.before):
+	case sent && x.reused && !x.began && (errors.Is(err, errUnused) || err == io.EOF && neverArrived(x.c.tcp, x.before)):
 		return &callError{err: err, kind: kindReset, sent: false}
 	case errors.As(err, new(*malformedError)):
 		return &callError{err: err, kind: kindProtocol, sent: sent}

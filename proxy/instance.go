@@ -14,7 +14,9 @@ type instance struct {
 	id   string
 	host string
 	svc  *service
-	conf atomic.Pointer[Instance]
+	// plane is where the data plane of its host is called; "": it is on this one.
+	plane string
+	conf  atomic.Pointer[Instance]
 
 	inUse  atomic.Int64 // requests, streams and connections in flight
 	takes  atomic.Bool  // may take something new; set to false before anyone reads inUse for "drained"
@@ -55,7 +57,7 @@ type stream struct {
 func (s *stream) finish() { s.once.Do(s.end) }
 
 func newInstance(s *service, c *Instance) *instance {
-	i := &instance{id: c.ID, host: c.Host, svc: s, pools: map[int]*pool{}, streams: map[*stream]struct{}{}}
+	i := &instance{id: c.ID, host: c.Host, plane: c.Plane, svc: s, pools: map[int]*pool{}, streams: map[*stream]struct{}{}}
 	i.conf.Store(c)
 	i.life, i.retire = context.WithCancel(context.Background())
 	return i
@@ -170,6 +172,9 @@ func (i *instance) address(port int) string {
 	}
 	return net.JoinHostPort(i.host, strconv.Itoa(port))
 }
+
+// remote says whether it is on another host.
+func (i *instance) remote() bool { return i.plane != "" }
 
 // pool returns the connections to a target port.
 func (i *instance) pool(port int) *pool {

@@ -92,57 +92,105 @@ func (k *known) look(dir string, now time.Time) {
 	}
 }
 
-// identity returns what the connections show now. When that is another one than before, no connection that has shown the
-// one before is used for anything new.
-func (k *conns) identity(now time.Time) (*identity.SVID, error) {
+// shownIDs are what connections show: to the instance, and to the data plane of its host.
+type shownIDs struct{ instance, plane *identity.SVID }
+
+// until is when the first of them ends.
+func (s shownIDs) until(t time.Time) time.Time {
+	for _, one := range []*identity.SVID{s.instance, s.plane} {
+		if one != nil {
+			t = earlier(t, one.Expires)
+		}
+	}
+	return t
+}
+
+// identities returns what the connections show now. When that is something else than before, no connection that has shown
+// what was before is used for anything new.
+func (k *conns) identities(now time.Time) (ids shownIDs, err error) {
 	s := k.pool.inst.svc
-	m := s.conf.Load().Mutual
-	if m == nil {
-		return nil, &identityError{err: errors.New("the port speaks mutual TLS no more")}
+	if k.secure {
+		m := s.conf.Load().Mutual
+		if m == nil {
+			return ids, &identityError{err: errors.New("the port speaks mutual TLS no more")}
+		}
+		if ids.instance, err = k.identity(m.Identities, now); err != nil {
+			return ids, err
+		}
 	}
-	path := identity.GatewayPath
-	if k.caller != "" {
-		path = identity.ServicePath(k.caller)
-	}
-	svid, err := s.known.get(filepath.Join(m.Identities, filepath.FromSlash(path)), now)
-	if err != nil {
-		return nil, &identityError{err: fmt.Errorf("%s can't be called as %s: %w", s.name, path[1:], err)}
+	if k.linked {
+		m := s.mesh.Load()
+		if m == nil {
+			return ids, &identityError{err: fmt.Errorf("%s is on another host, and nothing says who this one is", k.pool.inst.id)}
+		}
+		if ids.plane, err = k.identity(m.Identities, now); err != nil {
+			return ids, err
+		}
 	}
 	k.mu.Lock()
-	changed := k.shown != nil && k.shown != svid
-	k.shown = svid
+	changed := k.shown != ids && k.shown != shownIDs{}
+	k.shown = ids
 	k.mu.Unlock()
 	if changed {
 		k.drop()
 	}
+	return ids, nil
+}
+
+// identity returns what the caller shows, of a folder of identities.
+func (k *conns) identity(dir string, now time.Time) (*identity.SVID, error) {
+	path := identity.GatewayPath
+	if k.caller != "" {
+		path = identity.ServicePath(k.caller)
+	}
+	s := k.pool.inst.svc
+	svid, err := s.known.get(filepath.Join(dir, filepath.FromSlash(path)), now)
+	if err != nil {
+		return nil, &identityError{err: fmt.Errorf("%s can't be called as %s: %w", s.name, path[1:], err)}
+	}
 	return svid, nil
 }
 
-// handshake makes TLS of c's connection, over which nothing went yet. protocol is the one of ALPN; "": none. It closes the
-// connection where it fails.
-func (k *conns) handshake(ctx context.Context, c *upstream, protocol string) error {
-	now := time.Now()
-	svid, err := k.identity(now)
+// prove makes of c's connection, over which nothing went yet, what the connections are: to the instance by the data plane
+// of its host, over TLS, or neither. protocol is that of the instance's TLS; "": none. Where it fails it closes the
+// connection.
+func (k *conns) prove(ctx context.Context, c *upstream, protocol string) error {
+	if !k.proves() {
+		return nil
+	}
+	ids, err := k.identities(time.Now())
+	if err == nil {
+		counted := &countedConn{TCPConn: c.tcp}
+		c.conn, c.written = counted, &counted.written
+		c.proven = ids.until(time.Now().Add(identity.LeafLife))
+	}
+	if err == nil && k.linked {
+		err = k.link(ctx, c, ids.plane, protocol == "http/1.1")
+	}
+	if err == nil && k.secure {
+		err = k.handshake(ctx, c, ids.instance, protocol)
+	}
 	if err != nil {
 		c.tcp.Close()
-		return err
 	}
+	return err
+}
+
+// handshake makes TLS with the instance of c's connection.
+func (k *conns) handshake(ctx context.Context, c *upstream, svid *identity.SVID, protocol string) error {
 	s := k.pool.inst.svc
 	m := s.conf.Load().Mutual
 	if m == nil {
-		c.tcp.Close()
 		return &identityError{err: errors.New("the port speaks mutual TLS no more")}
 	}
 	var protocols []string
 	if protocol != "" {
 		protocols = []string{protocol}
 	}
-	counted := &countedConn{TCPConn: c.tcp}
-	conn := tls.Client(counted, svid.Client(m.ID, time.Now, protocols...))
+	conn := tls.Client(c.conn, svid.Client(m.ID, time.Now, protocols...))
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
-		c.tcp.Close()
 		return k.handshakeFailed(ctx, err)
 	}
 	st := conn.ConnectionState()
@@ -150,8 +198,8 @@ func (k *conns) handshake(ctx context.Context, c *upstream, protocol string) err
 		conn.Close()
 		return &identityError{err: fmt.Errorf("%s does not speak HTTP/2 over TLS (ALPN)", s.name), other: true}
 	}
-	c.conn, c.written = &secured{Conn: conn, tcp: c.tcp}, &counted.written
-	c.proven = svid.Until(st, m.ID, now)
+	c.conn = &secured{Conn: conn, below: c.conn}
+	c.proven = earlier(c.proven, svid.Until(st, m.ID, time.Now()))
 	return nil
 }
 
@@ -202,11 +250,11 @@ func (p *pool) connect(ctx context.Context, caller string, raw bool) (duplex, er
 		return nil, err
 	}
 	k := p.by(caller)
-	if !k.secure || raw {
-		return tcp, nil
+	if raw && k.secure {
+		k = p.passing(caller)
 	}
 	c := newUpstream(tcp)
-	if err := k.handshake(ctx, c, ""); err != nil {
+	if err := k.prove(ctx, c, ""); err != nil {
 		return nil, err
 	}
 	return c.conn, nil

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-
-	"trellis/identity"
 )
 
 // pool is one port of one instance: how it fares, and its connections.
@@ -25,20 +23,21 @@ type pool struct {
 	doubted atomic.Int64 // when somebody last found out whether it is still there, in ns since 1970; 0: it is new, or was not
 
 	mu     sync.Mutex
-	mutual map[string]*conns // over mutual TLS, by the service that they show themselves as
+	proven map[proof]*conns // over mutual TLS
 }
 
 // conns are connections of a pool that a request may use, as far as they are not in use: the last used on top.
 type conns struct {
 	pool   *pool
 	caller string // who calls over them
-	secure bool   // they are over mutual TLS
+	secure bool   // they are over mutual TLS with the instance
+	linked bool   // they are over mutual TLS with the data plane of its host
 
 	mu    sync.Mutex
 	idle  []*upstream
 	gen   int // counted up by drop: connections of an earlier one are not kept
 	h2    *http2.Transport
-	shown *identity.SVID // what they show
+	shown shownIDs // what they show
 
 	freed chan *upstream // to those who wait for a connect to be allowed
 }
@@ -55,30 +54,44 @@ func newPool(i *instance, port int) *pool {
 	return p
 }
 
+// proof is what sets connections apart that nobody else may use: who calls, and whether the instance is shown it.
+type proof struct {
+	caller string
+	secure bool
+}
+
 // by returns the connections for a caller.
-func (p *pool) by(caller string) *conns {
-	if !p.inst.svc.mutual(p.port) {
+func (p *pool) by(caller string) *conns { return p.to(caller, p.inst.svc.mutual(p.port)) }
+
+// passing returns those for a caller that speaks with the instance itself.
+func (p *pool) passing(caller string) *conns { return p.to(caller, false) }
+
+func (p *pool) to(caller string, secure bool) *conns {
+	if !secure && !p.inst.remote() {
 		return &p.plain
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	k := p.mutual[caller]
+	k := p.proven[proof{caller, secure}]
 	if k == nil {
-		if p.mutual == nil {
-			p.mutual = map[string]*conns{}
+		if p.proven == nil {
+			p.proven = map[proof]*conns{}
 		}
-		k = &conns{pool: p, caller: caller, secure: true, freed: make(chan *upstream)}
-		p.mutual[caller] = k
+		k = &conns{pool: p, caller: caller, secure: secure, linked: p.inst.remote(), freed: make(chan *upstream)}
+		p.proven[proof{caller, secure}] = k
 	}
 	return k
 }
+
+// proves says whether both ends of the connections prove who they are.
+func (k *conns) proves() bool { return k.secure || k.linked }
 
 // all returns the connections of all callers.
 func (p *pool) all() []*conns {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	list := []*conns{&p.plain}
-	for _, k := range p.mutual {
+	for _, k := range p.proven {
 		list = append(list, k)
 	}
 	return list
@@ -100,8 +113,8 @@ func (p *pool) expire(now time.Time) {
 
 // get returns a connection and whether it was used before. Idle ones that the upstream has closed are passed over.
 func (k *conns) get(ctx context.Context, fresh bool) (c *upstream, reused bool, err error) {
-	if k.secure {
-		if _, err := k.identity(time.Now()); err != nil {
+	if k.proves() {
+		if _, err := k.identities(time.Now()); err != nil {
 			return nil, false, err
 		}
 	}
@@ -160,10 +173,8 @@ func (k *conns) open(ctx context.Context) (*upstream, error) {
 		return nil, err
 	}
 	c := newUpstream(tcp)
-	if k.secure {
-		if err := k.handshake(ctx, c, "http/1.1"); err != nil {
-			return nil, err
-		}
+	if err := k.prove(ctx, c, "http/1.1"); err != nil {
+		return nil, err
 	}
 	c.begin(k)
 	c.gen = gen
@@ -186,14 +197,20 @@ func (k *conns) pop() *upstream {
 // dial connects, and notes for the instance what came of it. An error is a *connectError or the context's.
 func (p *pool) dial(ctx context.Context) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: p.inst.svc.connectTimeout()}
-	conn, err := d.DialContext(ctx, "tcp", p.inst.address(p.port))
+	where := p.inst.address(p.port)
+	if p.inst.remote() {
+		where = p.inst.plane
+	}
+	conn, err := d.DialContext(ctx, "tcp", where)
 	if err != nil && outOfFiles(err) && p.inst.svc.spare != nil {
 		p.inst.svc.spare()
-		conn, err = d.DialContext(ctx, "tcp", p.inst.address(p.port))
+		conn, err = d.DialContext(ctx, "tcp", where)
 	}
 	switch {
 	case err == nil:
-		p.connected()
+		if !p.inst.remote() { // else it is the other data plane that knows
+			p.connected()
+		}
 		return conn.(*net.TCPConn), nil
 	case ctx.Err() != nil:
 		p.abandoned()
@@ -236,7 +253,7 @@ func (k *conns) put(c *upstream, now time.Time) {
 		return
 	}
 	c.keepUntil = now.Add(c.keep)
-	if k.secure {
+	if k.proves() {
 		c.keepUntil = earlier(c.keepUntil, c.proven)
 	}
 	k.mu.Lock()
@@ -327,6 +344,9 @@ func (p *pool) answered(status int) {
 // doubt has somebody find out at once whether the instance is still there, which may have broken an answer off by dying.
 // One that accepts is not asked again for a while, whatever it breaks off.
 func (p *pool) doubt() {
+	if p.inst.remote() { // its host finds out
+		return
+	}
 	now := time.Now().UnixNano()
 	next := p.doubted.Load() + int64(doubtAgain)
 	if now < next || !p.doubted.CompareAndSwap(next-int64(doubtAgain), now) {

@@ -68,6 +68,9 @@ func (b *probing) run(ctx context.Context) {
 				continue
 			}
 			for _, inst := range s.current() {
+				if inst.remote() { // its own host's data plane does
+					continue
+				}
 				m := seen[inst]
 				if m == nil {
 					m = &memory{}

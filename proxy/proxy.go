@@ -104,6 +104,7 @@ type Proxy struct {
 	waits    chan struct{} // capacity 1: a request of a measured service waits
 	answers  atomic.Int64  // of serveDemand so far
 	streams  set[*stream]
+	links    set[*accepted]
 	mirrors  atomic.Int64
 	refusals refusals
 	known    identities
@@ -279,9 +280,11 @@ func (p *Proxy) apply(s *Snapshot) {
 		if old.services[svc.name] != svc { // nobody else knows it yet
 			svc.waits, svc.known, svc.spare = p.waits, &p.known, p.spare
 		}
+		svc.mesh.Store(s.Mesh)
 		svc.apply(&services[i], now)
 	}
 	p.table.Store(t)
+	p.cutRefused(t.mesh)
 	for name, svc := range old.services {
 		if t.services[name] != svc {
 			svc.close()
@@ -330,6 +333,9 @@ func (p *Proxy) drain() {
 	}
 	p.mu.Unlock()
 	p.front.drainStreams()
+	for _, l := range p.links.list() {
+		p.wg.Go(l.goAway)
+	}
 	grace, cancel := context.WithTimeout(p.life, p.cfg.Grace)
 	defer cancel()
 	if len(p.table.Load().listeners) > 0 { // otherwise the project is gone, and there is nowhere else to go

@@ -18,7 +18,7 @@ const trust = 2 * time.Second
 // Where only a command can tell, one request at a time tries.
 func (p *pool) away(refused bool) {
 	spec, asks := p.question()
-	asks = asks && refused && p.inst.ready()
+	asks = asks && refused && p.inst.ready() && !p.inst.remote()
 	if !p.health.unreachable(time.Now(), asks) {
 		return
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,15 @@ func acknowledged(c *net.TCPConn) (bytes uint64, reset, ok bool) {
 	}
 	const stateClose = 7 // TCP_CLOSE of include/net/tcp_states.h
 	return info.Bytes_acked, info.State == stateClose, true
+}
+
+// giveUpAfter has the kernel break c off when the other end acknowledges nothing of what was written for so long.
+func giveUpAfter(c *net.TCPConn, d time.Duration) {
+	if raw, err := c.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		})
+	}
 }
 
 // neverArrived says whether it is certain that nothing of a request reached the program behind c, where total bytes

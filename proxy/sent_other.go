@@ -5,6 +5,7 @@ package proxy
 import (
 	"net"
 	"syscall"
+	"time"
 )
 
 // nothingToRead says whether a socket is open in the reading direction and has nothing to read.
@@ -21,6 +22,9 @@ func nothingWillCome(fd int) bool {
 	n, _, err := syscall.Recvfrom(fd, b[:], syscall.MSG_PEEK)
 	return err == nil && n == 0 || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
 }
+
+// giveUpAfter can't be told to the kernel here: its own patience counts.
+func giveUpAfter(*net.TCPConn, time.Duration) {}
 
 // neverArrived can't be told here.
 func neverArrived(*net.TCPConn, int64) bool { return false }

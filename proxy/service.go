@@ -21,7 +21,8 @@ type service struct {
 	calls   callTallies     // of requests that no instance took
 	waits   chan<- struct{} // to say that a request waits; capacity 1
 	known   *identities     // what callers show where instances want to know who they are
-	spare   func()          // closes what nobody uses, where no more files can be opened; nil: nothing
+	mesh    atomic.Pointer[Mesh]
+	spare   func() // closes what nobody uses, where no more files can be opened; nil: nothing
 
 	mu        sync.Mutex
 	instances map[string]*instance // of the current snapshot
@@ -140,7 +141,7 @@ func (s *service) apply(conf *Service, now time.Time) {
 	for i := range conf.Instances {
 		c := &conf.Instances[i]
 		inst := old[c.ID]
-		if inst == nil || inst.host != c.Host || !maps.Equal(inst.conf.Load().PortMap, c.PortMap) {
+		if inst == nil || inst.host != c.Host || inst.plane != c.Plane || !maps.Equal(inst.conf.Load().PortMap, c.PortMap) {
 			inst = newInstance(s, c)
 		} else {
 			delete(old, c.ID)

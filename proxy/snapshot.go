@@ -25,6 +25,20 @@ type Snapshot struct {
 	Services  []Service `json:"services,omitempty"`
 	// Auth are the ways to prove who calls, by the name that routes use.
 	Auth map[string]Auth `json:"auth,omitempty"`
+	// Mesh says how data planes of several hosts call each other; nil: there is one host.
+	Mesh *Mesh `json:"mesh,omitempty"`
+}
+
+// Mesh is what a data plane has to know to call those of other hosts, and to be called by them: always over mutual TLS.
+// Who calls is who has called it, and who is called is the service: each end proves to be that one.
+type Mesh struct {
+	Domain string `json:"domain"` // the trust domain
+	// Identities is a folder as Mutual's: callers show what is in it, and so does a Listener that speaks Link, for each service
+	// that has instances on this host.
+	Identities string `json:"identities"`
+	// Calls are the services that a service may call, where the project has such a list; nil: everybody may call everybody. A
+	// service that is not in it may call none. Clients from outside, which routes decide about, are not asked.
+	Calls map[string][]string `json:"calls,omitempty"`
 }
 
 // Protocols of a Listener.
@@ -36,6 +50,7 @@ const (
 	TCP    = "tcp"  // passed through, never looked at
 	UDP    = "udp"  // passed through
 	HTTP1  = "http" // HTTP/1.1, HTTP/2 with prior knowledge, WebSocket
+	Link   = "link" // from data planes of other hosts, to whichever instance of this one they name
 )
 
 // Listener is one socket that the data plane serves. The socket itself is handed over under Name.
@@ -135,6 +150,7 @@ type Mutual struct {
 type Instance struct {
 	ID       string      `json:"id"`
 	Host     string      `json:"host"`
+	Plane    string      `json:"plane,omitempty"`    // host:port where the data plane of another host leads to it; "": it is on this host
 	PortMap  map[int]int `json:"port_map,omitempty"` // target to actual, where they differ
 	Ready    bool        `json:"ready"`
 	Draining bool        `json:"draining,omitempty"` // takes nothing new; what is in flight goes on

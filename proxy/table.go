@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"trellis/errdefs"
+	"trellis/identity"
 )
 
 // table is a compiled snapshot: what the hot path reads, without a lock. It is immutable but for the services in it.
@@ -21,7 +22,8 @@ type table struct {
 	logged         float64                   // share of the requests
 	certs          map[string]*certificates  // by listener
 	proxied        map[string][]netip.Prefix // Listener.Proxied, by listener
-	policies       map[string]*policy        // by Route.key; what is counted for a route outlives the table
+	mesh           *Mesh
+	policies       map[string]*policy // by Route.key; what is counted for a route outlives the table
 }
 
 func emptyTable() *table {
@@ -38,7 +40,7 @@ func (t *table) older(s *Snapshot) bool {
 // have their new configuration yet.
 func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) {
 	t := &table{
-		epoch: s.Epoch, version: s.Version, logged: s.AccessLog,
+		epoch: s.Epoch, version: s.Version, logged: s.AccessLog, mesh: s.Mesh,
 		services: make(map[string]*service, len(s.Services)), listeners: make(map[string]*Listener, len(s.Listeners)),
 	}
 	var errs []error
@@ -60,7 +62,13 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 				invalid("service %q: instance %q: no ID or host, or an ID that is there twice", c.Name, inst.ID)
 			}
 			ids[inst.ID] = true
+			if inst.Plane != "" && (s.Mesh == nil || !validPlane(inst.Plane)) {
+				invalid("service %q: instance %q: another host's data plane is a host and a port, and needs a mesh", c.Name, inst.ID)
+			}
 		}
+	}
+	if m := s.Mesh; m != nil && (identity.ValidDomain(m.Domain) != nil || m.Identities == "") {
+		invalid("mesh: %q is no trust domain, or there is no folder of identities", m.Domain)
 	}
 	for i := range s.Listeners {
 		l := &s.Listeners[i]
@@ -69,9 +77,11 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 			invalid("listener %q: no name, or one that is there twice", l.Name)
 		case l.Service != "" && t.services[l.Service] == nil:
 			invalid("listener %q: no service %q", l.Name, l.Service)
-		case l.Service == "" && l.Protocol != HTTP1 && l.Protocol != Detect:
+		case l.Protocol == Link && (s.Mesh == nil || l.Service != "" || l.TLS || len(l.Names) > 0):
+			invalid("listener %q: links need a mesh, and nothing else", l.Name)
+		case l.Service == "" && l.Protocol != HTTP1 && l.Protocol != Detect && l.Protocol != Link:
 			invalid("listener %q: the gateway speaks HTTP, not %q", l.Name, l.Protocol)
-		case l.Protocol != Detect && l.Protocol != TCP && l.Protocol != UDP && l.Protocol != HTTP1:
+		case l.Protocol != Detect && l.Protocol != TCP && l.Protocol != UDP && l.Protocol != HTTP1 && l.Protocol != Link:
 			invalid("listener %q: protocol %q", l.Name, l.Protocol)
 		}
 		for address, name := range l.Names {

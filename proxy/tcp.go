@@ -26,6 +26,10 @@ func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 		c.Close()
 		return
 	}
+	if l.Protocol == Link {
+		p.serveLink(ctx, c)
+		return
+	}
 	if p.table.Load().behind(l, c.client) {
 		if err := c.readProxied(); err != nil {
 			p.log.Debug("connection from a balancer refused", "listener", l.Name, "err", err)
@@ -145,7 +149,11 @@ func (p *Proxy) serveKind(ctx context.Context, c *clientConn, s *service, port i
 func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 	for {
 		inst, up := p.dialTCP(ctx, c, s, port, false)
-		if up == nil {
+		if up == nil { // who has said meanwhile that they speak HTTP are told so in words
+			if k, err := c.peek(speakFirst); err == nil && (k == plainHTTP || k == http2Preface) {
+				p.serveKind(ctx, c, s, port, k)
+				return
+			}
 			c.Close()
 			return
 		}

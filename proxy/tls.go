@@ -21,7 +21,7 @@ type Certificate struct {
 	Pending bool `json:"pending,omitempty"`
 }
 
-// duplex is a client's connection: TCP, or TLS over it.
+// duplex is a connection that ends in both directions by itself: TCP, or TLS over it.
 type duplex interface {
 	net.Conn
 	CloseWrite() error
@@ -31,7 +31,7 @@ type duplex interface {
 // secured is a connection over TLS.
 type secured struct {
 	*tls.Conn
-	tcp   *net.TCPConn
+	below duplex // TCP, or another data plane's connection
 	shown atomic.Pointer[shown]
 	cut   atomic.Bool
 }
@@ -39,12 +39,12 @@ type secured struct {
 // SetLinger of 0 has Close cut the connection, without the alert that says that all was said.
 func (s *secured) SetLinger(seconds int) error {
 	s.cut.Store(seconds == 0)
-	return s.tcp.SetLinger(seconds)
+	return s.below.SetLinger(seconds)
 }
 
 func (s *secured) Close() error {
 	if s.cut.Load() {
-		return s.tcp.Close()
+		return s.below.Close()
 	}
 	return s.Conn.Close()
 }
@@ -54,7 +54,7 @@ func (s *secured) CloseWrite() error {
 	if err := s.Conn.CloseWrite(); err != nil {
 		return err
 	}
-	return s.tcp.CloseWrite()
+	return s.below.CloseWrite()
 }
 
 // certificates are those of a listener, read anew when their files have changed. Connections that were made before keep
@@ -186,7 +186,7 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 		return false // it was the authority, which has seen what it came for
 	}
 	raw.SetDeadline(time.Time{})
-	s := &secured{Conn: conn, tcp: raw}
+	s := &secured{Conn: conn, below: raw}
 	c.tls.Store(s)
 	c.tcp, c.Conn = s, s
 	return true

@@ -26,6 +26,11 @@ func (p *Proxy) connect(inst *instance, client, server end, webSocket bool) {
 		t.down = &frames{}
 		t.up = &frames{masked: true}
 	}
+	p.through(inst, t)
+}
+
+// through runs a tunnel to an instance.
+func (p *Proxy) through(inst *instance, t *tunnel) {
 	st := inst.track(t.end, false)
 	p.streams.add(st)
 	t.run()
@@ -35,6 +40,7 @@ func (p *Proxy) connect(inst *instance, client, server end, webSocket bool) {
 
 type tunnel struct {
 	client, server end
+	linked         bool // the client's end is a link, at whose other end things are ended in order
 
 	down, up *frames // nil unless it is a WebSocket
 	ending   atomic.Bool
@@ -135,11 +141,17 @@ func (t *tunnel) pass(to duplex, b []byte, f *frames) error {
 // before, and then the close, which reaches the client behind these answers: what the client has no answer to by then was
 // never begun, and may be sent again. Only where the instance does not answer the close the client gets ours.
 func (t *tunnel) end() {
-	if t.down == nil {
+	if t.down == nil && !t.linked {
 		t.cut()
 		return
 	}
 	if t.ending.Swap(true) {
+		return
+	}
+	if t.linked {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.timers = []*time.Timer{time.AfterFunc(closeTime*3/2, t.cut)}
 		return
 	}
 	t.mu.Lock()

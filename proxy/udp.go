@@ -74,8 +74,14 @@ func (p *Proxy) openSession(l *listener) *udpSession {
 		s.count.failed.Add(1)
 		return nil
 	}
-	conn, err := net.Dial("udp", to.inst.address(conf.Port))
 	to.abandoned() // a datagram socket proves nothing
+	if to.inst.remote() {
+		p.unproven(s, errLinkedUDP)
+		s.count.failed.Add(1)
+		to.inst.release()
+		return nil
+	}
+	conn, err := net.Dial("udp", to.inst.address(conf.Port))
 	if err != nil {
 		to.inst.release()
 		return nil

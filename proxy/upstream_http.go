@@ -56,11 +56,11 @@ func (k *conns) transport() *http2.Transport {
 // dial2 makes a connection for HTTP/2.
 func (k *conns) dial2(ctx context.Context) (net.Conn, error) {
 	tcp, err := k.pool.dial(ctx)
-	if err != nil || !k.secure {
-		return tcp, err
+	if err != nil {
+		return nil, err
 	}
 	c := newUpstream(tcp)
-	if err := k.handshake(ctx, c, "h2"); err != nil {
+	if err := k.prove(ctx, c, "h2"); err != nil {
 		return nil, err
 	}
 	return c.conn, nil
@@ -68,8 +68,8 @@ func (k *conns) dial2(ctx context.Context) (net.Conn, error) {
 
 // roundTrip2 is roundTrip over HTTP/2 with prior knowledge.
 func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duration) (*response, *callError) {
-	if k.secure {
-		if _, err := k.identity(time.Now()); err != nil {
+	if k.proves() {
+		if _, err := k.identities(time.Now()); err != nil {
 			return nil, connectFailed(ctx, err)
 		}
 	}

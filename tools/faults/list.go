@@ -67,5 +67,6 @@ var faults = []fault{
 	{29, "configuration changes all the time", of(plane, "TestSnapshotsUnderLoad", "TestSnapshots")},
 	{30, "the keys of tokens are away, slow, or others", and(of("./identity", "TestKeysRotate", "TestKeysUnavailable", "TestKeySets"), of(plane, "TestKeysThatCannotBeHad"))},
 	{31, "certificates end, are swapped, or prove another", and(of("./identity", "TestRotate", "TestRotateAtOnce", "TestRootElsewhere", "TestExpiredRoot", "TestSkewedClock", "TestBrokenDomain"), of(plane, "TestMutualFailsClosed", "TestRotationUnderStreams", "TestCertificatesAreSwapped", "TestExpiredCertificate"), of(e2e, "TestMutualTLS"))},
+	{32, "the network between two hosts fails", of(plane, "TestPartition", "TestLinkNextInstance", "TestDelivery")},
 	{40, "incidents, explained and alerted", of(e2e, "TestIncidents")},
 }
