@@ -316,6 +316,9 @@ func TestGateways(t *testing.T) {
 	}
 	rounds := number("ROUNDS", 3)
 	for _, how := range []manner{overHTTP1, overTLS, overHTTP2} {
+		if want := os.Getenv("HOW"); want != "" && !strings.EqualFold(want, fmt.Sprint(how)) {
+			continue
+		}
 		for _, size := range []int{100, 10 << 10} {
 			compare(t, rows(list, how, size, issuer.Token("ES256", nil)), rounds, number("REQUESTS", 20_000))
 		}

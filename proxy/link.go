@@ -189,6 +189,12 @@ func (l *linked) fill(n int) error {
 	return nil
 }
 
+// broken says of a connection that has ended that it is a link, and that it was not the instance that ended it.
+func broken(up duplex) bool {
+	l, ok := up.(*linked)
+	return ok && l.end == nil
+}
+
 // cutOff makes an end of TLS that is none of the link a broken connection.
 func cutOff(err error) error {
 	if err == io.EOF {

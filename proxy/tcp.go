@@ -157,13 +157,13 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 			c.Close()
 			return
 		}
-		ended := false // by the beginning of a drain: nothing was said, so another instance will do
+		ended := false // by the beginning of a drain, or with a link: nothing was said, so another instance will do
 		st := inst.track(func() { up.SetReadDeadline(time.Unix(1, 0)) }, true)
 		p.streams.add(st)
 		first, k, lost := c.raceWith(up)
 		p.streams.remove(st)
 		inst.untrack(st)
-		if len(first) == 0 && k == undecided && lost && !inst.takes.Load() && !p.draining.Load() {
+		if len(first) == 0 && k == undecided && lost && (!inst.takes.Load() || broken(up)) && !p.draining.Load() {
 			ended = true
 		}
 		switch {
