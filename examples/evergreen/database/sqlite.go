@@ -80,11 +80,6 @@ type sqliteWriter struct {
 	ended chan struct{}
 }
 
-// apart is how long after a commit the next one begins at the earliest. What is written meanwhile waits and shares it: to
-// commit takes the disk, and several times the processor time of what is written. Whoever writes alone waits only where it has
-// written a moment ago.
-const apart = 5 * time.Millisecond
-
 // maxShared bounds how many writes share a commit, and with it how long the first of them waits.
 const maxShared = 32
 
@@ -129,14 +124,11 @@ func (w *sqliteWriter) close() error {
 
 func (w *sqliteWriter) run() {
 	defer close(w.ended)
-	var last time.Time
 	for {
 		select {
 		case <-w.stop:
 			return
 		case first := <-w.jobs:
-			time.Sleep(apart - time.Since(last))
-			last = time.Now()
 			w.share(first)
 		}
 	}

@@ -183,7 +183,6 @@ func searchURL(q catalog.Query) string {
 
 type coursePage struct {
 	Course  catalog.Course
-	Topic   string
 	Seats   *enrollment.Seats      // nil: cannot be told now
 	Mine    *enrollment.Enrollment // the visitor's seat; nil none, or it cannot be told now
 	Done    *progress.Progress     // nil: cannot be told now, or there is none
@@ -213,7 +212,7 @@ func (s *site) course(w http.ResponseWriter, r *http.Request, v *view) error {
 	if old {
 		v.Notice = "The catalogue is resting for a moment. You see what it said last."
 	}
-	data := coursePage{Course: c, Topic: catalog.TopicName(c.Topic), Key: rand.Text()}
+	data := coursePage{Course: c, Key: rand.Text()}
 	for _, u := range c.Outline {
 		data.Lessons += len(u.Lessons)
 	}

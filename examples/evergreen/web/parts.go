@@ -30,6 +30,21 @@ func (a about) shows(h *maphash.Hash) {
 	}
 }
 
+// heading is what a course's page begins with.
+type heading struct{ catalog.Course }
+
+func (p heading) shows(h *maphash.Hash) {
+	words(h, "heading", p.Topic, p.Level, p.Title, p.Summary, p.Teacher)
+}
+
+// facts are how long a course takes, how many learn together, and what it costs.
+type facts struct{ catalog.Course }
+
+func (f facts) shows(h *maphash.Hash) {
+	words(h, "facts")
+	number(h, f.Weeks, f.Hours, f.Seats, f.Price)
+}
+
 func (c card) shows(h *maphash.Hash) {
 	words(h, "card", c.Slug, c.Title, c.Summary, c.Topic, c.Level, c.Teacher)
 	number(h, c.Weeks, c.Price, c.left())

@@ -58,9 +58,11 @@ func newViews() (*views, error) {
 	}
 	base, err := template.New("").Funcs(template.FuncMap{
 		"cover": v.cover, "cards": v.cards, "style": func() string { return v.style }, "fields": fields, "count": count,
-		"topic": catalog.TopicName,
-		"about": func(c catalog.Course) (template.HTML, error) { return v.draw("about", about{c}) },
-		"text":  func(b *content.Body) (template.HTML, error) { return v.draw("text", text{*b}) },
+		"topic":   catalog.TopicName,
+		"heading": func(c catalog.Course) (template.HTML, error) { return v.draw("heading", heading{c}) },
+		"facts":   func(c catalog.Course) (template.HTML, error) { return v.draw("facts", facts{c}) },
+		"about":   func(c catalog.Course) (template.HTML, error) { return v.draw("about", about{c}) },
+		"text":    func(b *content.Body) (template.HTML, error) { return v.draw("text", text{*b}) },
 		"outline": func(course string, lessons []listed) (template.HTML, error) {
 			return v.draw("outline", outline{course, lessons})
 		},
