@@ -88,6 +88,9 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 		&cobra.Group{ID: groupSetUp, Title: "Set up and leave:"},
 	)
 	root.SetHelpCommandGroupID(groupSetUp)
+	root.Version = thisVersion().String()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().Bool("version", false, "print the version of this program, as 'trellis version' does")
 	root.SetFlagErrorFunc(flagError)
 	root.SetUsageFunc(p.usage)
 	p.flags.add(root.Flags(), true)

@@ -28,31 +28,41 @@ func (p *program) versionCommand() *cobra.Command {
 	}
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(*cobra.Command, []string) error {
-		view := versionView{Version: buildVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
-		if info, ok := debug.ReadBuildInfo(); ok {
-			for _, s := range info.Settings {
-				switch s.Key {
-				case "vcs.revision":
-					view.Commit = &s.Value
-				case "vcs.modified":
-					modified := s.Value == "true"
-					view.Modified = &modified
-				}
-			}
-		}
+		view := thisVersion()
 		if format.json() {
 			return p.writeJSON(view)
 		}
-		line := "trellis " + view.Version
-		if view.Commit != nil {
-			line += " (" + (*view.Commit)[:min(12, len(*view.Commit))]
-			if view.Modified != nil && *view.Modified {
-				line += ", modified"
-			}
-			line += ")"
-		}
-		_, err := fmt.Fprintf(p.stdout, "%s, %s, %s\n", line, view.Go, view.Platform)
+		_, err := fmt.Fprintln(p.stdout, view)
 		return err
 	}
 	return cmd
+}
+
+func thisVersion() versionView {
+	view := versionView{Version: buildVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch s.Key {
+			case "vcs.revision":
+				view.Commit = &s.Value
+			case "vcs.modified":
+				modified := s.Value == "true"
+				view.Modified = &modified
+			}
+		}
+	}
+	return view
+}
+
+// String is the version in a line.
+func (v versionView) String() string {
+	line := "trellis " + v.Version
+	if v.Commit != nil {
+		line += " (" + (*v.Commit)[:min(12, len(*v.Commit))]
+		if v.Modified != nil && *v.Modified {
+			line += ", modified"
+		}
+		line += ")"
+	}
+	return line + ", " + v.Go + ", " + v.Platform
 }
