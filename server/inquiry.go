@@ -29,7 +29,8 @@ type inquiry struct {
 	certificates []certificate // of the doors that lead to the service
 }
 
-// findings returns what there is to explain, newest first. What goes on now stands before what is over.
+// findings returns what there is to explain, newest first. What goes on now stands before what is over; what only threatens
+// stands after what has just happened, of which it is seldom the cause. A failure goes on.
 func (w *inquiry) findings() []api.Explanation {
 	found := []api.Explanation{}
 	for _, find := range []func() (api.Explanation, bool){w.restart, w.refused, w.rollback, w.scaling} {
@@ -41,12 +42,24 @@ func (w *inquiry) findings() []api.Explanation {
 	if x, ok := w.requests(found); ok {
 		found = slices.Insert(found, 0, x)
 	}
-	for _, find := range []func() (api.Explanation, bool){w.unknown, w.unready, w.certificate, w.disk} {
-		if x, ok := find(); ok && !slices.ContainsFunc(found, func(f api.Explanation) bool { return f.Kind == x.Kind && w.recent(f.Time) }) {
+	known := func(x api.Explanation) bool {
+		return slices.ContainsFunc(found, func(f api.Explanation) bool { return f.Kind == x.Kind && w.recent(f.Time) })
+	}
+	for _, find := range []func() (api.Explanation, bool){w.unknown, w.unready} {
+		if x, ok := find(); ok && !known(x) {
 			found = append(found, x)
 		}
 	}
 	slices.SortStableFunc(found, func(a, b api.Explanation) int { return b.Time.Compare(a.Time) })
+	over := slices.IndexFunc(found, func(f api.Explanation) bool { return f.What == "scale" || f.What != "failure" && !w.recent(f.Time) })
+	if over < 0 {
+		over = len(found)
+	}
+	for _, find := range []func() (api.Explanation, bool){w.disk, w.certificate} {
+		if x, ok := find(); ok && !known(x) {
+			found = slices.Insert(found, over, x)
+		}
+	}
 	return found
 }
 

@@ -129,6 +129,19 @@ func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
 		"full disk": {func(w *inquiry) {
 			w.measured.disk, w.measured.free = 0.99, 4e6
 		}, "disk", "4 MB (1.0 %) are left", "disk"},
+		"a crash while the disk is nearly full": {func(w *inquiry) {
+			w.happened(30, "instance.exited", "web-1", "crashed", "exited with code 7", 3)
+			w.measured.disk, w.measured.free = 0.96, 10e9
+		}, "crash", "exited with code 7", "restart"},
+		"a full disk long after a crash": {func(w *inquiry) {
+			w.happened(900, "instance.exited", "web-1", "crashed", "exited with code 7", 3)
+			w.measured.disk, w.measured.free = 0.99, 4e6
+		}, "disk", "4 MB (1.0 %) are left", "disk"},
+		"a version taken back while a certificate is about to end": {func(w *inquiry) {
+			w.deployed(30, "services.web.image")
+			w.happened(10, "revision.rolled-back", "", "up", "web failed more requests than before", 3)
+			w.certificates = []certificate{{name: "shop", source: certificateFile, notBefore: w.now.Add(-80 * 24 * time.Hour), notAfter: w.now.Add(10 * 24 * time.Hour)}}
+		}, "bad-version", "web failed more requests", "rollback"},
 		"full disk, and it says so": {func(w *inquiry) {
 			w.calls[way{"*", "web"}] = callNow{rate: 10, failed: 5}
 			w.speaks("write /data/orders: no space left on device")
