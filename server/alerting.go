@@ -157,7 +157,7 @@ func (c *control) Alerts(ctx context.Context) (api.Alerts, error) {
 	}
 	now := time.Now()
 	silences := c.sight.notifier.Silences()
-	for _, a := range found {
+	for _, a := range onePerObjective(found) {
 		one := api.Alert{
 			Name: a.Labels["alertname"], State: api.AlertPending, Service: a.Labels["service"], Severity: a.Labels["severity"],
 			Summary: a.Annotations["summary"], Since: a.ActiveAt, Value: a.Value, Labels: a.Labels, Annotations: a.Annotations,
@@ -185,6 +185,20 @@ func (c *control) Alerts(ctx context.Context) (api.Alerts, error) {
 	out.Failing, out.Waiting = failing, waiting
 	out.Budgets, err = c.budgets(ctx, now)
 	return out, err
+}
+
+// onePerObjective leaves out the ticket of an objective whose page is there too: both say the same, and the page says more.
+func onePerObjective(all []telemetry.Alert) []telemetry.Alert {
+	of := func(a telemetry.Alert) string { return a.Labels["service"] + "\xff" + a.Labels[alerts.LabelObjective] }
+	paged := map[string]bool{}
+	for _, a := range all {
+		if a.Labels["alertname"] == alerts.Burning && a.Labels["severity"] == alerts.Page {
+			paged[of(a)] = true
+		}
+	}
+	return slices.DeleteFunc(all, func(a telemetry.Alert) bool {
+		return a.Labels["alertname"] == alerts.Burning && a.Labels["severity"] == alerts.Ticket && paged[of(a)]
+	})
 }
 
 // Silence implements api.Seer.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"trellis/telemetry"
@@ -73,24 +74,29 @@ func burns() []burn {
 	return []burn{{14.4, "1h", "5m", Page}, {6, "6h", "30m", Page}, {3, "1d", "2h", Ticket}, {1, "3d", "6h", Ticket}}
 }
 
-// OfObjectives returns a group of rules for each objective.
+// OfObjectives returns a group of rules for each objective: one alert that pages and one that is a ticket, each of two pairs
+// of windows, so that it is the same alert whichever of them finds the budget burning.
 func OfObjectives(objectives []Objective) []telemetry.RuleGroup {
 	var groups []telemetry.RuleGroup
 	for _, o := range objectives {
 		g := telemetry.RuleGroup{Name: "objective " + o.Service + " " + o.Name}
-		for _, b := range burns() {
-			limit := b.rate * (1 - o.Target)
-			if limit >= 1 { // more than all requests cannot be bad
+		for _, severity := range []string{Page, Ticket} {
+			var windows []string
+			for _, b := range burns() {
+				limit := b.rate * (1 - o.Target)
+				if b.severity != severity || limit >= 1 { // more than all requests cannot be bad
+					continue
+				}
+				windows = append(windows, fmt.Sprintf("(%s) > %.6g and (%s) > %.6g", o.Bad(b.long), limit, o.Bad(b.short), limit))
+			}
+			if len(windows) == 0 {
 				continue
 			}
 			g.Rules = append(g.Rules, telemetry.Rule{
-				Alert: "ObjectiveBurning",
-				Expr:  fmt.Sprintf("(%s) > %.6g and (%s) > %.6g", o.Bad(b.long), limit, o.Bad(b.short), limit),
-				Labels: map[string]string{
-					"service": o.Service, "severity": b.severity, LabelObjective: o.Name, "long_window": b.long, LabelSource: SourceObjective,
-				},
+				Alert: Burning, Expr: strings.Join(windows, " or "),
+				Labels: map[string]string{"service": o.Service, "severity": severity, LabelObjective: o.Name, LabelSource: SourceObjective},
 				Annotations: map[string]string{
-					"summary": fmt.Sprintf("%s misses %s: {{ $value | humanizePercentage }} of its requests over %s were %s, and %.4g%% may be", o.Service, o.Name, b.long, o.fault(), 100*(1-o.Target)),
+					"summary": fmt.Sprintf("%s misses %s: {{ $value | humanizePercentage }} of its requests were %s, and %.4g%% may be", o.Service, o.Name, o.fault(), 100*(1-o.Target)),
 				},
 			})
 		}
@@ -98,6 +104,9 @@ func OfObjectives(objectives []Objective) []telemetry.RuleGroup {
 	}
 	return groups
 }
+
+// Burning is the name of the alerts of objectives.
+const Burning = "ObjectiveBurning"
 
 // slow holds where the median of twenty seconds is three times that of the ten minutes before, and could be noticed. The
 // median, because the tail of a service that is seldom asked is one request; who promises a tail writes an objective.
