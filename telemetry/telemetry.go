@@ -193,6 +193,7 @@ type Rule struct {
 	Alert       string
 	Expr        string
 	For         time.Duration // that Expr holds before the alert fires
+	KeepFor     time.Duration // that the alert goes on firing after Expr held last
 	Labels      map[string]string
 	Annotations map[string]string // Go templates as Prometheus has them
 }
@@ -201,6 +202,8 @@ type Rule struct {
 type RuleGroup struct {
 	Name     string
 	Interval time.Duration // 0: the store's default
+	Offset   time.Duration // into the past, at which it is evaluated
+	Limit    int           // on the alerts or series of one rule, beyond which it fails; 0: none
 	Rules    []Rule
 }
 

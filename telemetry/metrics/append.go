@@ -42,7 +42,7 @@ func (s *Store) Append(ctx context.Context, round uint64, samples []telemetry.Sa
 	s.mu.Lock()
 	refs := s.refs
 	s.mu.Unlock()
-	app := limiter{s}.AppenderV2(ctx)
+	app := limiter{s, s.cfg.MaxSeries + s.cfg.MaxSeries/reserved}.AppenderV2(ctx)
 	written := 0
 	for i := range samples {
 		if s.appendOne(app, refs, round, &samples[i]) {
@@ -160,22 +160,30 @@ func native(d *telemetry.Distribution) *histogram.Histogram {
 	return h
 }
 
-// limiter refuses samples of new series when there are too many. It stands before everything that writes.
-type limiter struct{ s *Store }
+// reserved is the part of MaxSeries that comes on top for what Trellis itself measures and for what rules record: a program
+// that floods the store must not hide itself, nor anything else that goes wrong.
+const reserved = 5
+
+// limiter refuses samples of new series when there are max. It stands before everything that writes.
+type limiter struct {
+	s   *Store
+	max int
+}
 
 // AppenderV2 implements storage.AppendableV2.
 func (l limiter) AppenderV2(ctx context.Context) storage.AppenderV2 {
-	return &limited{AppenderV2: l.s.db.AppenderV2(ctx), s: l.s, tracker: l.s.remote.storage.AppenderV2(ctx)}
+	return &limited{AppenderV2: l.s.db.AppenderV2(ctx), s: l.s, max: uint64(l.max), tracker: l.s.remote.storage.AppenderV2(ctx)}
 }
 
 type limited struct {
 	storage.AppenderV2
 	s       *Store
+	max     uint64
 	tracker storage.AppenderV2 // of what is sent on: it only counts, and sees to it that there are connections enough
 }
 
 func (l *limited) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AppendV2Options) (storage.SeriesRef, error) {
-	if ref == 0 && l.s.db.Head().NumSeries() >= uint64(l.s.cfg.MaxSeries) && !l.known(ls) {
+	if ref == 0 && l.s.db.Head().NumSeries() >= l.max && !l.known(ls) {
 		return 0, errSeriesLimit
 	}
 	got, err := l.AppenderV2.Append(ref, ls, st, t, v, h, fh, opts)

@@ -28,10 +28,12 @@ import (
 
 // Config says what a Store keeps. The zero value of a number is its default.
 type Config struct {
-	Dir       string
-	MaxBytes  int64         // on disk; default 1 GiB
-	MaxAge    time.Duration // default 15 days, as Prometheus'
-	MaxSeries int           // that are written to at a time; default 100 000: about 400 MB of memory would be needed beyond
+	Dir      string
+	MaxBytes int64         // on disk; default 1 GiB
+	MaxAge   time.Duration // default 15 days, as Prometheus'
+	// MaxSeries is how many may be written to at a time; default 100 000: about 400 MB of memory would be needed beyond. A fifth
+	// of it comes on top for Append and for rules.
+	MaxSeries int
 	// Evaluate is the pause between two evaluations of the rules; default 15 s.
 	Evaluate time.Duration
 	// Scrape is the pause between two scrapes of a target; default 15 s.
@@ -169,7 +171,7 @@ func (s *Store) openOnce() (*tsdb.DB, error) {
 
 // start starts what runs beside the database; stop ends it.
 func (s *Store) start(ctx context.Context) (stop func(), err error) {
-	limited := limiter{s}
+	limited := limiter{s, s.cfg.MaxSeries}
 	s.remote.start(s)
 	if err := s.scraper.start(s, teller{limited, s.cfg.Scraped}); err != nil {
 		return nil, err

@@ -15,6 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+
 	"trellis/compose"
 	"trellis/errdefs"
 	"trellis/telemetry"
@@ -114,19 +118,34 @@ func TestDistributions(t *testing.T) {
 	}
 }
 
+// TestTooManySeriesAreRefused: a program with ever new labels gets so many series and no more, and what Trellis measures has
+// room beside it.
 func TestTooManySeriesAreRefused(t *testing.T) {
 	s, stop := opened(t, Config{MaxSeries: 100})
 	defer stop()
-	var samples []telemetry.Sample
+	now := time.Now()
+	app, refused := limiter{s, s.cfg.MaxSeries}.AppenderV2(t.Context()), 0
 	for i := range 1000 {
-		samples = append(samples, sample("bomb", time.Now(), 1, "id", fmt.Sprint(i)))
+		_, err := app.Append(0, labels.FromStrings("__name__", "bomb", "id", fmt.Sprint(i)), 0, now.UnixMilli(), 1, nil, nil, storage.AppendV2Options{})
+		if errors.Is(err, errSeriesLimit) {
+			refused++
+		}
 	}
-	if err := s.Append(t.Context(), 1, samples); err != nil {
+	if err := app.Commit(); err != nil || refused != 900 {
+		t.Errorf("%d refused, %v", refused, err)
+	}
+	var own []telemetry.Sample
+	for i := range 30 {
+		own = append(own, sample("measured", now, 1, "service", fmt.Sprint(i)))
+	}
+	if err := s.Append(t.Context(), 1, own); err != nil {
 		t.Fatal(err)
 	}
-	h := s.Health()
-	if h.Lost[telemetry.LossLimit] != 900 || h.Accepted != 100 {
+	if h := s.Health(); h.Lost[telemetry.LossLimit] != 10 || h.Accepted != 20 {
 		t.Errorf("%+v", h)
+	}
+	if got := only(t, s, "count(bomb)", now); got != 100 {
+		t.Errorf("%v series of the bomb", got)
 	}
 }
 
@@ -241,6 +260,15 @@ func TestRulesFireAndResolve(t *testing.T) {
 	const head = "groups:\n- name: g\n  labels: {team: web}\n  rules:\n  - alert: Bad\n"
 	if groups, err := ParseRules([]byte(head + "    expr: bad > 0\n    for: 5m\n")); err != nil || len(groups) != 1 || groups[0].Rules[0].For != 5*time.Minute || groups[0].Rules[0].Labels["team"] != "web" {
 		t.Errorf("a rule file: %+v, %v", groups, err)
+	}
+	const whole = "groups:\n- name: g\n  interval: 7s\n  query_offset: 3s\n  limit: 9\n  rules:\n  - alert: Bad\n    expr: bad > 0\n    for: 1m\n    keep_firing_for: 2m\n"
+	if groups, err := ParseRules([]byte(whole)); err != nil || s.SetRules("whole", groups) != nil {
+		t.Fatal(err)
+	}
+	if read, errs := s.rules.Load("whole", false, model.UTF8Validation); len(errs) > 0 || len(read.Groups) != 1 {
+		t.Errorf("%+v, %v", read, errs)
+	} else if g, want := read.Groups[0], "7s 3s 9 1m 2m"; fmt.Sprint(g.Interval, *g.QueryOffset, g.Limit, g.Rules[0].For, g.Rules[0].KeepFiringFor) != want {
+		t.Errorf("%+v, want %s", g, want)
 	}
 	for bad, line := range map[string]int{ // a duration's place is not told
 		"    expr: sum(\n": 6, "    expr: a\n    sayso: b\n": 7, "    expr: a\n    for: soon\n": 0, "    expr: {\n": 6,

@@ -72,7 +72,10 @@ func ParseRules(content []byte) ([]telemetry.RuleGroup, error) {
 	}
 	var groups []telemetry.RuleGroup
 	for _, g := range parsed.Groups {
-		group := telemetry.RuleGroup{Name: g.Name, Interval: time.Duration(g.Interval)}
+		group := telemetry.RuleGroup{Name: g.Name, Interval: time.Duration(g.Interval), Limit: g.Limit}
+		if g.QueryOffset != nil {
+			group.Offset = time.Duration(*g.QueryOffset)
+		}
 		for _, r := range g.Rules {
 			named := maps.Clone(g.Labels)
 			if named == nil {
@@ -80,7 +83,8 @@ func ParseRules(content []byte) ([]telemetry.RuleGroup, error) {
 			}
 			maps.Copy(named, r.Labels)
 			group.Rules = append(group.Rules, telemetry.Rule{
-				Record: r.Record, Alert: r.Alert, Expr: r.Expr, For: time.Duration(r.For), Labels: named, Annotations: r.Annotations,
+				Record: r.Record, Alert: r.Alert, Expr: r.Expr, For: time.Duration(r.For), KeepFor: time.Duration(r.KeepFiringFor),
+				Labels: named, Annotations: r.Annotations,
 			})
 		}
 		groups = append(groups, group)
@@ -113,10 +117,12 @@ func (r *ruler) Load(source string, _ bool, _ model.ValidationScheme) (*rulefmt.
 	defer r.mu.Unlock()
 	out := &rulefmt.RuleGroups{}
 	for _, g := range r.groups[source] {
-		group := rulefmt.RuleGroup{Name: g.Name, Interval: model.Duration(g.Interval)}
+		offset := model.Duration(g.Offset)
+		group := rulefmt.RuleGroup{Name: g.Name, Interval: model.Duration(g.Interval), QueryOffset: &offset, Limit: g.Limit}
 		for _, one := range g.Rules {
 			group.Rules = append(group.Rules, rulefmt.Rule{
-				Record: one.Record, Alert: one.Alert, Expr: one.Expr, For: model.Duration(one.For), Labels: one.Labels, Annotations: one.Annotations,
+				Record: one.Record, Alert: one.Alert, Expr: one.Expr, For: model.Duration(one.For), KeepFiringFor: model.Duration(one.KeepFor),
+				Labels: one.Labels, Annotations: one.Annotations,
 			})
 		}
 		out.Groups = append(out.Groups, group)
@@ -138,7 +144,7 @@ func (r *ruler) sources() []string {
 // start makes the manager.
 func (r *ruler) start(ctx context.Context, s *Store) {
 	r.manager = rules.NewManager(&rules.ManagerOptions{
-		ExternalURL: &url.URL{}, QueryFunc: rules.EngineQueryFunc(s.engine, s.db), Context: ctx, AppendableV2: limiter{s}, Queryable: s.db,
+		ExternalURL: &url.URL{}, QueryFunc: rules.EngineQueryFunc(s.engine, s.db), Context: ctx, AppendableV2: limiter{s, s.cfg.MaxSeries + s.cfg.MaxSeries/reserved}, Queryable: s.db,
 		Logger: s.cfg.Log, Registerer: prometheus.NewRegistry(), OutageTolerance: time.Hour, ForGracePeriod: time.Minute,
 		ResendDelay: resend, GroupLoader: r, Parser: s.parser, RestoreNewRuleGroups: true,
 		DefaultRuleQueryOffset: func() time.Duration { return 0 },
