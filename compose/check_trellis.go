@@ -97,11 +97,32 @@ func (l *loading) routePath(service string, p Port, i, j int) string {
 	return indexPath(indexPath(at, i)+".x-trellis.routes", j)
 }
 
+// The formats of alerts.
+const (
+	FormatAlertmanager = "alertmanager"
+	FormatSlack        = "slack"
+)
+
 func (l *loading) checkAlerts(p Project) {
 	if p.Trellis.Alerts == nil {
 		return
 	}
-	for i, name := range p.Trellis.Alerts.Rules {
+	a, where := p.Trellis.Alerts, "x-trellis.alerts"
+	if a.Webhook != "" && !receiver(a.Webhook, true) {
+		l.errorPath(where+".webhook", "%s is not the URL of a receiver: write one such as https://hooks.example.org/ops", quoted(a.Webhook))
+	}
+	if a.WebhookSecret != "" {
+		if a.Webhook != "" {
+			l.errorPath(where+".webhook_secret", "says a second time where alerts go: leave out webhook, or this")
+		}
+		if l.known("secrets", a.WebhookSecret, where+".webhook_secret") && p.Secrets[a.WebhookSecret].External {
+			l.errorPath(where+".webhook_secret", "secret %s is external: its content is not known here", a.WebhookSecret)
+		}
+	}
+	if a.Format != "" && !slices.Contains([]string{FormatAlertmanager, FormatSlack}, a.Format) {
+		l.errorPath(where+".format", "%s is no format of alerts: write %s or %s", quoted(a.Format), FormatAlertmanager, FormatSlack)
+	}
+	for i, name := range a.Rules {
 		at := indexPath("x-trellis.alerts.rules", i)
 		if l.known("configs", name, at) && p.Configs[name].External {
 			l.errorPath(at, "config %s is external: its content is not known here", name)

@@ -152,6 +152,11 @@ type Topic struct {
 type Alerts struct {
 	// Webhook is the URL that alerts are posted to.
 	Webhook string `json:"webhook,omitempty"`
+	// WebhookSecret names the secret that holds that URL, where whoever knows it could post there too.
+	WebhookSecret string `json:"webhook_secret,omitempty"`
+	// Format is what is posted: alertmanager, the payload of Prometheus' Alertmanager, or slack, a text as Slack's incoming
+	// webhooks and those of many others take it. Unset: slack at Slack's own address, else alertmanager.
+	Format string `json:"format,omitempty"`
 	// Rules are names of configs that hold Prometheus rule files, as Prometheus itself takes them.
 	Rules []string `json:"rules,omitempty"`
 }

@@ -51,11 +51,9 @@ func (s *sight) followRules(ctx context.Context) error {
 			if err := s.setForward(rev.Project); err != nil {
 				return err
 			}
-			receiver := ""
-			if a := rev.Project.Trellis.Alerts; a != nil {
-				receiver = a.Webhook
+			if err := s.setReceiver(rev.Project); err != nil {
+				return err
 			}
-			s.notifier.SetReceiver(receiver)
 			seen = rev.Number
 		}
 		select {
@@ -64,6 +62,24 @@ func (s *sight) followRules(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// setReceiver has alerts sent where the project says.
+func (s *sight) setReceiver(p compose.Project) error {
+	a := p.Trellis.Alerts
+	if a == nil {
+		a = &compose.Alerts{}
+	}
+	url := a.Webhook
+	if a.WebhookSecret != "" {
+		content, err := s.control.contents.Get(p.Secrets[a.WebhookSecret].Ref)
+		if err != nil {
+			return fmt.Errorf("address of the receiver of alerts: %w", err)
+		}
+		url = strings.TrimSpace(string(content))
+	}
+	s.notifier.SetReceiver(url, a.Format)
+	return nil
 }
 
 // setForward has telemetry sent where the project says.

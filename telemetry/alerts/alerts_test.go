@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"trellis/compose"
 	"trellis/telemetry"
 )
 
@@ -61,7 +62,7 @@ func (r *receiver) await(t *testing.T, n int) []payload {
 func start(t *testing.T, file, url string) (*Notifier, func()) {
 	t.Helper()
 	n := New(Config{Project: "shop", File: file, Log: slog.New(slog.DiscardHandler)})
-	n.SetReceiver(url)
+	n.SetReceiver(url, "")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = n.Run(ctx) }()
@@ -129,9 +130,31 @@ func TestResolvedAlertsAreTold(t *testing.T) {
 	}
 }
 
+// TestSlacksFormatIsSent: where the file says so the receiver is posted what Slack's webhooks take.
+func TestSlacksFormatIsSent(t *testing.T) {
+	got := make(chan map[string]any, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body := map[string]any{}
+		_ = json.NewDecoder(r.Body).Decode(&body)
+		got <- body
+	}))
+	defer server.Close()
+	n, _ := start(t, filepath.Join(t.TempDir(), "alerts.json"), "")
+	n.SetReceiver(server.URL, compose.FormatSlack)
+	n.Take([]telemetry.Alert{alert("A", "web", Page)})
+	select {
+	case body := <-got:
+		if len(body) != 1 || body["text"] != "shop\n[FIRING] A: A of web" {
+			t.Errorf("%v", body)
+		}
+	case <-time.After(60 * time.Second):
+		t.Fatal("nothing came")
+	}
+}
+
 func TestSilencedAndInhibitedAlertsAreNotSent(t *testing.T) {
 	n := New(Config{Project: "shop", File: filepath.Join(t.TempDir(), "alerts.json"), Log: slog.New(slog.DiscardHandler)})
-	n.SetReceiver("http://127.0.0.1:1")
+	n.SetReceiver("http://127.0.0.1:1", "")
 	now := time.Now()
 	n.SetSilence(Silence{ID: "1", Labels: map[string]string{"service": "web"}, Starts: now.Add(-time.Minute), Ends: now.Add(time.Hour)})
 	n.Take([]telemetry.Alert{alert("A", "web", Page), alert("B", "api", Page), alert("C", "api", Ticket)})

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"trellis/compose"
 	"trellis/telemetry"
 )
 
@@ -53,6 +54,7 @@ type Notifier struct {
 
 	mu      sync.Mutex
 	url     string
+	format  string
 	active  map[string]*firing // by fingerprint
 	kept    kept
 	failing string
@@ -133,10 +135,12 @@ func New(cfg Config) *Notifier {
 	return n
 }
 
-// SetReceiver makes url the receiver: a webhook that takes Alertmanager's payload, or Slack's. "" is none.
-func (n *Notifier) SetReceiver(url string) {
+// SetReceiver makes url the receiver; "" is none. format is compose.FormatSlack, or compose.FormatAlertmanager, or "": the one
+// that is taken there.
+func (n *Notifier) SetReceiver(url, format string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.format = format
 	if n.url != url {
 		n.url, n.failing = url, ""
 	}
@@ -321,9 +325,9 @@ func (n *Notifier) deliver(ctx context.Context) {
 			n.mu.Unlock()
 			return
 		}
-		one, url := n.kept.Waiting[0], n.url
+		one, url, format := n.kept.Waiting[0], n.url, n.format
 		n.mu.Unlock()
-		again, err := n.send(ctx, url, one)
+		again, err := n.send(ctx, url, format, one)
 		if ctx.Err() != nil {
 			return
 		}
@@ -359,13 +363,13 @@ func (n *Notifier) delivered(one notification, again bool, err error) {
 }
 
 // send posts one notification; again says that an error may pass.
-func (n *Notifier) send(ctx context.Context, to string, one notification) (again bool, err error) {
+func (n *Notifier) send(ctx context.Context, to, format string, one notification) (again bool, err error) {
 	u, err := url.Parse(to)
 	if err != nil {
 		return false, errors.New("the receiver's address is none")
 	}
 	body := []byte(one.Body)
-	if u.Host == slackAddress {
+	if format == compose.FormatSlack || format == "" && u.Host == slackAddress {
 		if body, err = json.Marshal(map[string]string{"text": one.Text}); err != nil {
 			return false, err
 		}
