@@ -8,13 +8,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"regexp"
-	"regexp/syntax"
 	"slices"
-	"strings"
 	"time"
 
-	"trellis/errdefs"
 	"trellis/telemetry"
 	"trellis/telemetry/segment"
 )
@@ -82,7 +78,7 @@ func severities() []string {
 
 func (s *Store) row(r *telemetry.Record) []any {
 	if s.last == 0 {
-		s.last = s.newest()
+		s.last = s.lastSeq()
 	}
 	s.last = max(s.last+1, time.Now().UnixMicro()) // in order also over restarts
 	var trace, span, attrs any
@@ -103,8 +99,8 @@ func (s *Store) row(r *telemetry.Record) []any {
 		max(0, slices.Index(severities(), r.Severity)), r.Body, trace, span, attrs}
 }
 
-// newest returns the largest Seq that was given before this process started, for a clock that went back since.
-func (s *Store) newest() (last int64) {
+// lastSeq returns the largest Seq that was given before this process started, for a clock that went back since.
+func (s *Store) lastSeq() (last int64) {
 	now := time.Now()
 	_ = s.Each(context.Background(), now.Add(-time.Hour), now.Add(48*time.Hour), func(db *sql.DB) (bool, error) {
 		var one sql.NullInt64
@@ -147,160 +143,6 @@ func (s *Store) Records(ctx context.Context, f telemetry.RecordFilter, follow bo
 		}
 		sel.until = time.Now().Add(10 * time.Minute)
 	}
-}
-
-// selection is a RecordFilter as SQL and what SQL cannot say.
-type selection struct {
-	since, until time.Time
-	cond         string
-	args         []any
-	grep         *regexp.Regexp
-	after        int64
-	limit        int
-}
-
-func selectionOf(f telemetry.RecordFilter) (*selection, error) {
-	s := &selection{since: f.Since, until: f.Until, after: f.After, limit: f.Limit}
-	if s.until.IsZero() {
-		s.until = time.Now().Add(10 * time.Minute)
-	}
-	if s.since.IsZero() && f.Trace.IsZero() {
-		s.since = time.Now().Add(-time.Hour)
-	}
-	if s.limit <= 0 {
-		s.limit = telemetry.DefaultRecordLimit
-	}
-	s.limit = min(s.limit, telemetry.MaxRecordLimit)
-	s.in("service", f.Services)
-	s.in("stream", f.Streams)
-	if f.Instance != "" {
-		s.and("instance = ?", f.Instance)
-	}
-	if f.Revision != 0 {
-		s.and("revision = ?", f.Revision)
-	}
-	if !f.Trace.IsZero() {
-		s.and("trace = ?", f.Trace[:])
-	}
-	if f.Severity != "" {
-		level := slices.Index(severities(), f.Severity)
-		if level < 0 {
-			return nil, fmt.Errorf("severity %q: %w: want one of %s", f.Severity, errdefs.ErrInvalid, strings.Join(severities()[1:], ", "))
-		}
-		s.and("severity >= ?", level)
-		if level >= slices.Index(severities(), telemetry.SeverityWarn) {
-			s.cond += " AND " + grave
-		}
-	}
-	if f.Grep == "" {
-		return s, nil
-	}
-	var err error
-	if s.grep, err = regexp.Compile(f.Grep); err != nil {
-		return nil, fmt.Errorf("grep %q: %w: %w", f.Grep, errdefs.ErrInvalid, err)
-	}
-	if text, all := literal(f.Grep); text != "" { // SQLite is several times faster at leaving rows out
-		s.and("instr(body, ?) > 0", text)
-		if all {
-			s.grep = nil
-		}
-	}
-	return s, nil
-}
-
-// literal returns a text that whatever matches pattern contains, and whether that is all that pattern says.
-func literal(pattern string) (string, bool) {
-	re, err := syntax.Parse(pattern, syntax.Perl)
-	if err != nil {
-		return "", false
-	}
-	re = re.Simplify()
-	if re.Op == syntax.OpLiteral && re.Flags&syntax.FoldCase == 0 {
-		return string(re.Rune), true
-	}
-	longest := ""
-	if re.Op == syntax.OpConcat {
-		for _, sub := range re.Sub {
-			if sub.Op == syntax.OpLiteral && sub.Flags&syntax.FoldCase == 0 && len(sub.Rune) > len(longest) {
-				longest = string(sub.Rune)
-			}
-		}
-	}
-	return longest, false
-}
-
-func (s *selection) and(cond string, arg any) {
-	s.cond += " AND " + cond
-	s.args = append(s.args, arg)
-}
-
-func (s *selection) in(column string, values []string) {
-	if len(values) == 0 {
-		return
-	}
-	s.cond += " AND " + column + " IN (?" + strings.Repeat(",?", len(values)-1) + ")"
-	for _, v := range values {
-		s.args = append(s.args, v)
-	}
-}
-
-// query returns the question for one file, of which at most n rows are wanted.
-func (s *selection) query(n int) (string, []any) {
-	query := "SELECT seq, time, service, instance, revision, stream, severity, body, trace, span, attrs FROM rows WHERE "
-	var args []any
-	order := " ORDER BY time DESC, seq DESC"
-	if s.after > 0 { // few rows, found by their key
-		query, args = query+"seq > ? AND time + 0 >= ? AND time + 0 <= ?", append(args, s.after)
-		order = " ORDER BY seq DESC"
-	} else {
-		query += "time >= ? AND time <= ?"
-	}
-	query += s.cond + order
-	if s.grep == nil {
-		query += fmt.Sprintf(" LIMIT %d", n)
-	}
-	return query, append(append(args, nanos(s.since), nanos(s.until)), s.args...)
-}
-
-// find returns the newest records that match, oldest first.
-func (s *Store) find(ctx context.Context, sel *selection) ([]telemetry.Record, error) {
-	var found []telemetry.Record
-	err := s.Each(ctx, sel.since, sel.until, func(db *sql.DB) (bool, error) {
-		query, args := sel.query(sel.limit - len(found))
-		rows, err := db.QueryContext(ctx, query, args...)
-		if err != nil {
-			return false, err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			r, err := scan(rows)
-			if err != nil {
-				return false, err
-			}
-			if sel.grep != nil && !sel.grep.MatchString(r.Body) {
-				continue
-			}
-			if found = append(found, r); len(found) == sel.limit {
-				return false, nil
-			}
-		}
-		return len(found) < sel.limit, rows.Err()
-	})
-	slices.SortStableFunc(found, func(a, b telemetry.Record) int {
-		if c := a.Time.Compare(b.Time); c != 0 {
-			return c
-		}
-		return int(a.Seq - b.Seq)
-	})
-	return found, err
-}
-
-// nanos is t in nanoseconds since 1970; 0 for the zero time, which UnixNano has no number for.
-func nanos(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
 }
 
 func scan(rows *sql.Rows) (telemetry.Record, error) {

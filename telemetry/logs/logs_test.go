@@ -190,7 +190,7 @@ func TestQuestionsUseTheirIndex(t *testing.T) {
 		asked := false
 		err = s.Each(t.Context(), sel.since, sel.until, func(db *sql.DB) (bool, error) {
 			asked = true
-			query, args := sel.query(10)
+			query, args := sel.query(nanos(sel.since), nanos(sel.until), 10)
 			var id, parent, unused int
 			var plan string
 			if err := db.QueryRowContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...).Scan(&id, &parent, &unused, &plan); err != nil {
