@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +26,9 @@ type inquiry struct {
 	// changes returns the paths in which a revision changed the service.
 	changes func(revision int64) []string
 	// said returns the last words of the service in a time, of one instance or "" all.
-	said         func(instance string, since, until time.Time) (telemetry.Record, bool)
+	said func(instance string, since, until time.Time) (telemetry.Record, bool)
+	// traced returns one of the last requests to the service: a failed one, or the slowest.
+	traced       func(failing bool) (telemetry.TraceSummary, bool)
 	certificates []certificate // of the doors that lead to the service
 }
 
@@ -73,11 +76,10 @@ func evidence(e state.Event) api.Evidence {
 	if e.Message != "" {
 		text += ": " + e.Message
 	}
-	ref := ""
-	if e.Revision > 0 {
-		ref = fmt.Sprintf("revision %d", e.Revision)
+	if strings.HasPrefix(e.Kind, "revision.") && e.Revision > 0 {
+		return api.Evidence{Time: e.Time, Kind: "revision", Text: text, Ref: strconv.FormatInt(e.Revision, 10)}
 	}
-	return api.Evidence{Time: e.Time, Kind: "event", Text: text, Ref: ref}
+	return api.Evidence{Time: e.Time, Kind: "event", Text: text}
 }
 
 // last returns the newest event that fits, and its place.

@@ -40,13 +40,32 @@ func (w *inquiry) requests(found []api.Explanation) (api.Explanation, bool) {
 	if own.rate == 0 || !failing && !slow && !retried && own.held <= whyHeld*own.rate {
 		return x, false
 	}
-	x.Chain = []api.Evidence{w.metric(x.Title, fmt.Sprintf("trellis_request_duration_seconds{service=%q}", w.service.Name))}
+	x.Chain = w.symptoms(x.Title, failing, slow)
 	switch {
 	case w.blameDependency(&x, failing), w.blameInstances(&x, found), w.blameSelf(&x, failing), w.blameDeploy(&x, failing):
 	default:
 		x.Title += "; what is measured does not say why"
 	}
 	return x, true
+}
+
+// symptoms are what is seen of requests that fail or wait: what the service says, what is measured, one of the requests.
+func (w *inquiry) symptoms(title string, failing, slow bool) []api.Evidence {
+	chain := []api.Evidence{w.metric(title, fmt.Sprintf("trellis_request_duration_seconds{service=%q}", w.service.Name))}
+	if words, spoke := w.said("", w.now.Add(-whyLast), w.now); failing && spoke && !strings.Contains(strings.ToLower(words.Body), noSpace) {
+		chain = slices.Insert(chain, 0, api.Evidence{Time: words.Time, Kind: "log", Text: words.Body, Ref: words.Instance})
+	}
+	if !failing && !slow {
+		return chain
+	}
+	if t, ok := w.traced(failing); ok {
+		text := fmt.Sprintf("one of them: %s, %v", t.Request(), t.Duration.Round(10*time.Microsecond))
+		if t.HTTP > 0 {
+			text += fmt.Sprintf(", answered %d", t.HTTP)
+		}
+		chain = append(chain, api.Evidence{Time: t.Start, Kind: "trace", Text: text, Ref: t.Trace.String()})
+	}
+	return chain
 }
 
 func (w *inquiry) metric(text, ref string) api.Evidence {

@@ -21,6 +21,7 @@ func asked() *inquiry {
 		calls: map[way]callNow{}, usual: map[way]callNow{},
 		changes: func(int64) []string { return nil },
 		said:    func(string, time.Time, time.Time) (telemetry.Record, bool) { return telemetry.Record{}, false },
+		traced:  func(bool) (telemetry.TraceSummary, bool) { return telemetry.TraceSummary{}, false },
 	}
 	for at, n := range good {
 		w.calls[at], w.usual[at] = n, n
@@ -219,5 +220,29 @@ func checkChain(t *testing.T, x api.Explanation) {
 		if e.Text == "" || e.Time.IsZero() || e.Kind == "" {
 			t.Errorf("evidence that says nothing: %+v", e)
 		}
+	}
+}
+
+// TestSymptomsLeadOn: requests that fail are shown with what the service says and with the trace of one of them, and what a
+// deploy has to do with it with its revision.
+func TestSymptomsLeadOn(t *testing.T) {
+	w := asked()
+	w.calls[way{"*", "web"}] = callNow{rate: 10, failed: 5, p99: 0.05}
+	w.deployed(100, "services.web.image")
+	w.speaks("order 17 failed")
+	w.traced = func(failing bool) (telemetry.TraceSummary, bool) {
+		return telemetry.TraceSummary{Trace: telemetry.TraceID{0xab}, Root: "GET /orders/*", Path: "/orders/17", Duration: 20 * time.Millisecond, HTTP: 500, Start: w.now}, failing
+	}
+	got := ""
+	for _, e := range w.findings()[0].Chain {
+		got += e.Kind + " " + e.Text + " -> " + e.Ref + "\n"
+	}
+	want := `revision revision.applied: applied -> 3
+log order 17 failed -> web-1
+metric 50.0% of its requests fail, of 10 a second -> trellis_request_duration_seconds{service="web"}
+trace one of them: GET /orders/17, 20ms, answered 500 -> ab000000000000000000000000000000
+`
+	if got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -20,6 +21,7 @@ const (
 	whyBack   = 24 * time.Hour
 	whyRecent = 5 * time.Minute // after which what happened to instances no longer explains how requests go
 	whyWindow = "2m"            // that "now" is averaged over
+	whyLast   = 2 * time.Minute // the same
 	whyBefore = "10m"           // that what was usual is averaged over, up to the beginning of whyWindow
 )
 
@@ -56,6 +58,7 @@ func (c *control) Why(ctx context.Context, service string) (api.Why, error) {
 	w.said = func(instance string, since, until time.Time) (telemetry.Record, bool) {
 		return c.lastWords(ctx, service, instance, since, until)
 	}
+	w.traced = func(failing bool) (telemetry.TraceSummary, bool) { return c.lastTrace(ctx, service, failing, w.now) }
 	if st.Desired != nil && routed(*st.Desired, service) {
 		w.certificates = c.certificates(*st.Desired)
 	}
@@ -162,6 +165,25 @@ func (c *control) changesOf(ctx context.Context, revision int64, service string)
 	return paths
 }
 
+// lastTrace returns the newest trace with a failed request to a service, or the slowest of those that took long.
+func (c *control) lastTrace(ctx context.Context, service string, failing bool, now time.Time) (telemetry.TraceSummary, bool) {
+	f := telemetry.TraceFilter{Service: service, Since: now.Add(-whyLast), Until: now, Errors: failing, Limit: 20}
+	if !failing {
+		f.MinDuration = slowTrace
+	}
+	found, err := c.sight.traces.Search(ctx, f)
+	if err != nil || len(found) == 0 { // an explanation without an example is one too
+		return telemetry.TraceSummary{}, false
+	}
+	if failing {
+		return found[0], true
+	}
+	return slices.MaxFunc(found, func(a, b telemetry.TraceSummary) int { return cmp.Compare(a.Duration, b.Duration) }), true
+}
+
+// slowTrace is what a trace takes at least that is an example of slow ones: what is faster is never called slow.
+const slowTrace = 100 * time.Millisecond
+
 // lastWords returns the last error that a service wrote in a time. Of one instance it is, where there is none, whatever it
 // wrote last.
 func (c *control) lastWords(ctx context.Context, service, instance string, since, until time.Time) (telemetry.Record, bool) {
@@ -171,6 +193,9 @@ func (c *control) lastWords(ctx context.Context, service, instance string, since
 	}
 	var last telemetry.Record
 	keep := func(r telemetry.Record) error {
+		if at := strings.LastIndexByte(strings.TrimSpace(r.Body), '\n'); at >= 0 && strings.HasPrefix(r.Body, "Traceback") {
+			r.Body = strings.TrimSpace(r.Body)[at+1:] // Python says last what it is about
+		}
 		r.Body, _, _ = strings.Cut(r.Body, "\n")
 		last = r
 		return nil

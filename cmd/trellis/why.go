@@ -41,7 +41,11 @@ measures and log lines from it. Where what is known does not tell, it says so.`,
 					fmt.Fprintf(p.stdout, "  because: %s\n", f.Cause)
 				}
 				for _, e := range f.Chain {
-					fmt.Fprintf(p.stdout, "  %s %-6s %s\n", s.dim(e.Time.Local().Format(time.TimeOnly)), e.Kind, s.fit(oneLine(e.Text), 160))
+					text := oneLine(e.Text)
+					if e.Kind == "trace" {
+						text += " (trellis traces " + e.Ref + ")"
+					}
+					fmt.Fprintf(p.stdout, "  %s %-8s %s\n", s.dim(e.Time.Local().Format(time.TimeOnly)), e.Kind, s.fit(text, 160))
 				}
 			}
 			return nil
