@@ -34,6 +34,7 @@ const edgeTypes = { way: WayEdge };
 const width = 184;
 const height = 56;
 const label = { width: 76, height: 20, labelpos: "c" };
+const smallest = 0.75; // of its size the map is still read; where there is no room for that it is scrolled
 const around = 24; // the room between the map's edge and what is in it
 
 export default function Topology() {
@@ -98,12 +99,17 @@ function Map({ graph }: { graph: Graph }) {
       style: { strokeWidth: quiet ? 1 : 1.2 + Math.min(3.5, Math.log10(1 + e.rate)) },
     };
   }), [graph, ways]);
+  // Fingers move the room and the whole page, as everywhere.
+  const fingers = matchMedia("(pointer: coarse)").matches;
+  const middle = useCallback((room: HTMLDivElement | null) => { if (room) room.scrollLeft = (room.scrollWidth - room.clientWidth) / 2; }, []);
   return (
-    <div className="map" style={{ maxBlockSize: `${Math.round(tall)}px`, aspectRatio: `${Math.round(wide)} / ${Math.round(tall)}` }} role="region" aria-label="Map of the services; the table below says the same">
-      <ReactFlow key={shape} nodes={nodes} edges={edges} nodeTypes={nodeTypes} edgeTypes={edgeTypes} minZoom={0.2} nodesFocusable={false} edgesFocusable nodesConnectable={false} elementsSelectable={false} zoomOnScroll={false} preventScrolling={false} proOptions={{ hideAttribution: true }}>
-        <Background gap={24} />
-        <Fitted wide={wide} tall={tall} />
-      </ReactFlow>
+    <div className="map-room" ref={middle} role="region" aria-label="Map of the services; the table below says the same">
+      <div className="map" style={{ minInlineSize: `${Math.round(wide * smallest)}px`, maxBlockSize: `${Math.round(tall)}px`, aspectRatio: `${Math.round(wide)} / ${Math.round(tall)}` }}>
+        <ReactFlow key={shape} nodes={nodes} edges={edges} nodeTypes={nodeTypes} edgeTypes={edgeTypes} minZoom={0.2} panOnDrag={!fingers} zoomOnPinch={!fingers} nodesFocusable={false} edgesFocusable nodesConnectable={false} elementsSelectable={false} zoomOnScroll={false} preventScrolling={false} proOptions={{ hideAttribution: true }}>
+          <Background gap={24} />
+          <Fitted wide={wide} tall={tall} />
+        </ReactFlow>
+      </div>
     </div>
   );
 }
