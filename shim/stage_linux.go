@@ -96,7 +96,7 @@ func enterAndExec() error {
 	if err != nil {
 		return err
 	}
-	enter := func() error { return nil } // a standby is moved, by who wakes it
+	enter := func() error { return nil } // a standby is moved, by who made it
 	if !req.Standby {
 		if enter, err = openGroups(RunGroups(spec.Cgroups, req.Run)); err != nil {
 			return err

@@ -30,7 +30,7 @@ type standby struct {
 	answer         *bufio.Reader // of failure
 	footing        string
 	covered        []covered
-	groups         groups // of the run, from when it is called
+	groups         groups // of the run that it is for; it is in them
 }
 
 // standingBy is what a second stage says when it waits.
@@ -191,7 +191,11 @@ func (p *place) seat(st *standby) (err error) {
 		return err
 	}
 	st.covered = said.Covered
-	return nil
+	// Entering a control group waits for every processor, which a crash should not. What it took to come here is not counted.
+	if st.groups, err = makeGroups(RunGroups(p.spec.Cgroups, st.run)); err != nil {
+		return err
+	}
+	return st.groups.take(pid)
 }
 
 // stands says whether somebody still waits, in a view that would be the same if it were made now.
@@ -235,6 +239,11 @@ func (p *place) dismiss(st *standby) {
 			f.Close()
 		}
 	}
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	if p.now.run.Run < st.run { // else they are those of the run that goes on
+		st.groups.remove()
+	}
 }
 
 // ended says whether the process of a pidfd has ended, and waits for that no longer than limit.
@@ -256,12 +265,6 @@ func (p *place) called(run int) *standby {
 	}
 	err := errors.New("it is another run's, or shows what is no more")
 	if st.run == run && st.stands(p.spec) {
-		st.groups, err = makeGroups(RunGroups(p.spec.Cgroups, run))
-	}
-	if err == nil {
-		err = st.groups.take(st.process.PID)
-	}
-	if err == nil {
 		err = p.wake(st)
 	}
 	if err != nil { // whatever it is, a new second stage meets it too, or does better

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,37 @@ func TestStandby(t *testing.T) {
 	})
 }
 
+// TestStandbyWithLimits: who waits is in the control groups of the run that it waits for, which are gone when it is.
+func TestStandbyWithLimits(t *testing.T) {
+	w := newWorld(t, false)
+	if !w.d.Capabilities().Limits {
+		t.Skipf("no limits here: %v", w.d.Capabilities().Lacks)
+	}
+	spec := w.spec("web", "sleep", "1000")
+	spec.Limits = driver.Limits{Memory: 48 << 20, Pids: 64}
+	var next string
+	inst, waits := w.awaitStandby(spec)
+	await(t, "it is in groups of its own", func() bool {
+		next = groupFile(t, waits, "pids")
+		return next != groupFile(t, os.Getpid(), "pids")
+	})
+	if next == groupFile(t, inst.PID, "pids") {
+		t.Errorf("who waits is in %s, the group of the run that goes on", next)
+	}
+	if u, err := w.d.Stats(t.Context(), spec.ID); err != nil || !u.Enforced || u.Processes != 1 {
+		t.Errorf("usage %+v, %v: want one process", u, err)
+	}
+	w.revive(spec.ID, inst.Restarts, driver.ReviveNever)
+	await(t, "its groups gone", func() bool { _, err := os.Stat(filepath.Dir(next)); return os.IsNotExist(err) })
+	end(t, w.d, spec.ID)
+
+	w.crashed(spec)
+	if u, err := w.d.Stats(t.Context(), spec.ID); err != nil || !u.Enforced || u.Processes != 1 || u.Memory <= 0 {
+		t.Errorf("usage of the second run %+v, %v", u, err)
+	}
+	end(t, w.d, spec.ID)
+}
+
 // TestStandbyWithWhatTheProgramLeft: children that the program left behind are ended, who waits is not.
 func TestStandbyWithWhatTheProgramLeft(t *testing.T) {
 	w := newWorld(t, os.Geteuid() != 0)
@@ -155,6 +187,13 @@ func TestStandbyIsDismissed(t *testing.T) {
 	gone("killed", waits)
 	kill(t, inst.PID)
 	w.awaitRun(spec.ID, 1)
+	// Its shim may have waited for its word still, and says rightly that there was none.
+	file := filepath.Join(w.cfg.StateDir, "instances", "alone-1-0000000a", shim.ErrorFile)
+	if said, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(said)) == "make a standby: the second stage ended:" {
+		if err := os.Truncate(file, 0); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func kill(t *testing.T, pid int) {
