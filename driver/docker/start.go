@@ -72,10 +72,21 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec) error {
 	}
 	if fresh {
 		if id, err = d.create(ctx, spec, holder); err != nil {
+			d.giveUp(ctx, spec.ID)
 			return err
 		}
 	}
 	return d.launch(ctx, spec, id, r)
+}
+
+// giveUp removes the network of an instance that could not be made: nobody knows the instance, so nobody would. What fails
+// here is found by List later.
+func (d *Driver) giveUp(ctx context.Context, id driver.ID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := d.removeHolder(ctx, networkName(id)); err != nil {
+		d.log.Warn("the network of an instance that could not be made could not be removed", "instance", id, "err", err)
+	}
 }
 
 // count takes the restarts over from before, and counts the one that follows the run which has ended.
