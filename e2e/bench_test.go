@@ -187,8 +187,17 @@ func supervise(b *testing.B, port int) (stop func()) {
 }
 
 // BenchmarkCrash is the time from the SIGKILL of a program to the first answer of the one in its place. Each service is
-// killed once: a second crash soon after the first one is answered with a pause on purpose.
+// killed once: a second crash soon after the first one is answered with a pause on purpose. What is limited has control groups
+// of its own, which the floor has not.
 func BenchmarkCrash(b *testing.B) {
+	b.Run("plain", func(b *testing.B) { crashes(b, "") })
+	b.Run("limited", func(b *testing.B) {
+		crashes(b, "    deploy: {resources: {limits: {memory: 256M, pids: 100}}}\n")
+	})
+}
+
+// crashes is BenchmarkCrash with more lines in the file of each service.
+func crashes(b *testing.B, more string) {
 	const kills = 20
 	var ours, floor []time.Duration
 	for range b.N {
@@ -202,7 +211,8 @@ func BenchmarkCrash(b *testing.B) {
 			awaitPid(b, client, port, pid)
 			return time.Since(start)
 		}
-		p := newProject(b, map[string]string{"compose.yaml": farm(ports[:kills])})
+		file := strings.ReplaceAll(farm(ports[:kills]), "    image: testapp\n", "    image: testapp\n"+more)
+		p := newProject(b, map[string]string{"compose.yaml": file})
 		p.run("up", "-d")
 		time.Sleep(time.Second)              // what starting caused is over
 		for _, port := range ports[:kills] { // one of each in turn: whatever else the machine does meets both

@@ -55,6 +55,7 @@ func TestDocker(t *testing.T) {
 	t.Parallel()
 	t.Run("plain file", dockerPlainFile)
 	t.Run("image behind the same name", dockerImageBehindTheSameName)
+	t.Run("tag that moved", dockerTagThatMoved)
 	t.Run("and processes together", dockerAndProcessesTogether)
 	t.Run("through published ports", dockerThroughPublishedPorts)
 	t.Run("without an engine", dockerWithoutAnEngine)
@@ -223,6 +224,46 @@ func dockerImageBehindTheSameName(t *testing.T) {
 	p.write("Dockerfile", "FROM scratch\nCOPY nothing /\n")
 	if out, err := p.try("up", "-d"); err == nil || !strings.Contains(out, "nothing") || !strings.Contains(out, "services.web.build") {
 		t.Errorf("a build that fails: %v\n%s", err, out)
+	}
+}
+
+// dockerTagThatMoved: what runs is the image that the tag named when it was deployed, also after a crash and in a rollback.
+func dockerTagThatMoved(t *testing.T) {
+	longAlone(t)
+	port := freePort(t)
+	t.Cleanup(func() { _ = exec.Command("docker", "image", "rm", "-f", "kiosk-two", "kiosk-moving").Run() })
+	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf(
+		"name: kiosk\nservices:\n  web:\n    image: kiosk-moving\n    pull_policy: never\n    ports: [\"%d:80\"]\n", port)})
+	for _, v := range []string{"one", "two"} {
+		p.write("Dockerfile", "FROM scratch\nENV VERSION="+v+"\nCOPY testapp /testapp\nENTRYPOINT [\"/testapp\"]\n")
+		docker(t, "build", "-q", "-t", "kiosk-"+v, p.dir)
+	}
+	docker(t, "tag", "kiosk-one", "kiosk-moving")
+	p.run("up", "-d")
+	docker(t, "tag", "kiosk-two", "kiosk-moving")
+	killed := p.instances("web")[0].PID
+	signal(t, killed, "KILL")
+	p.ready("web", 1, map[int]bool{killed: true}, time.Minute)
+	if v := version(t, port); v != "one" {
+		t.Errorf("the tag moved, and after a crash %q serves", v)
+	}
+	p.run("up", "-d")
+	if v := version(t, port); v != "two" {
+		t.Errorf("version %q after a deploy of the tag that moved", v)
+	}
+	p.run("rollback", "--yes")
+	if v := version(t, port); v != "one" {
+		t.Errorf("version %q after the rollback", v)
+	}
+	p.run("up", "-d")
+	docker(t, "image", "rm", "-f", "kiosk-one")
+	began := time.Now()
+	out, err := p.try("rollback", "--yes", "1")
+	if took := time.Since(began); err == nil || !strings.Contains(out, "there is no image") || took > 20*time.Second {
+		t.Errorf("a rollback to an image that was removed took %s: %v\n%s", took, err, out)
+	}
+	if v := version(t, port); v != "two" {
+		t.Errorf("version %q after a rollback that could not be", v)
 	}
 }
 

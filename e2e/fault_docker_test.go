@@ -217,6 +217,12 @@ func TestDockerEngineComesAndGoes(t *testing.T) {
 			signal(t, d.cmd.Process.Pid, "STOP")
 			defer signal(t, d.cmd.Process.Pid, "CONT")
 			p.withoutEngine(port, 3)
+			if p.within(2*time.Minute, func() bool { return p.firing("DriverAway", "") }) < 0 {
+				t.Errorf("no alert fires:\n%s", p.run("alerts"))
+			}
+			if why := p.run("why", "web"); !strings.Contains(why, "docker does not answer") {
+				t.Errorf("why web:\n%s", why)
+			}
 		})
 		p.adopted(before, 2)
 		f.try("the engine is killed, the control plane too", func() {

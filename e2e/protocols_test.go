@@ -30,10 +30,10 @@ var protocols = map[string]struct {
 	"WebSocket": {func(c *load.Config) {
 		c.URL, c.Body, c.Connections = strings.Replace(c.URL, "http:", "ws:", 1)+"/ws", []byte("hello"), 16
 	}, 200, func(file string) string {
-		return strings.Replace(file, "    image: testapp", "    image: testapp\n    stop_grace_period: 1s", 1)
+		return strings.Replace(file, "    ports:", "    stop_grace_period: 1s\n    ports:", 1)
 	}, true},
 	"requests of 10 s": {func(c *load.Config) { c.URL, c.Connections, c.Timeout = c.URL+"/slow?for=10s", 200, 20*time.Second }, 10, func(file string) string {
-		return strings.Replace(file, "    image: testapp", "    image: testapp\n    stop_grace_period: 15s", 1)
+		return strings.Replace(file, "    ports:", "    stop_grace_period: 15s\n    ports:", 1)
 	}, false},
 }
 
@@ -43,21 +43,22 @@ func grpcPort(file string) string {
 	return fmt.Sprintf(`%sports: [{target: 80, published: "%s", app_protocol: grpc}]%s`, before, port, after)
 }
 
-// TestRolloutsLoseNothing replaces a service of three again and again under load, over every protocol: nothing is lost.
+// TestRolloutsLoseNothing replaces a service of three again and again under load, over every protocol, as processes and, in
+// the long form, as containers: nothing is lost.
 func TestRolloutsLoseNothing(t *testing.T) {
 	t.Parallel()
 	for name, c := range protocols {
 		if !c.quick && !long(t) {
 			continue
 		}
-		t.Run(name, func(t *testing.T) {
+		rolled := func(t *testing.T, contained func(string) string) {
 			rollouts := 2
 			if long(t) {
 				rollouts = 20
 			}
 			f, port := newFault(t), freePort(t)
 			file := func(version string) string {
-				text := strings.Replace(shop(port, 3, version, ""), "500ms", "100ms", 1)
+				text := contained(strings.Replace(shop(port, 3, version, ""), "500ms", "100ms", 1))
 				if c.file != nil {
 					text = c.file(text)
 				}
@@ -83,6 +84,19 @@ func TestRolloutsLoseNothing(t *testing.T) {
 			if len(cfg.Mix) > 0 {
 				tr.Ledger(t, ledgers(t, filepath.Join(p.dir, "ledger", "web")))
 			}
+		}
+		t.Run(name, func(t *testing.T) { rolled(t, func(file string) string { return file }) })
+		if !long(t) {
+			continue
+		}
+		t.Run(name+", containers", func(t *testing.T) {
+			needsDocker(t)
+			leavesNothingInDocker(t, "shop")
+			image := dockerImage(t, "trellis-rollouts")
+			process := fmt.Sprintf("      process: {command: [%s]}\n", built.app)
+			rolled(t, func(file string) string {
+				return strings.Replace(strings.Replace(file, process, "", 1), "    image: testapp\n", "    image: "+image+"\n    pull_policy: never\n", 1)
+			})
 		})
 	}
 }
