@@ -22,6 +22,9 @@ func (p *program) adopt(ctx context.Context, all []engine.Drift, quiet bool) err
 	if err != nil {
 		return err
 	}
+	if all, err = asAnswered(all); err != nil {
+		return fmt.Errorf("adopt: %w", err)
+	}
 	a := adoption{program: p, project: l.project, texts: map[string]*edit.File{}, before: map[string][]byte{}}
 	if a.old, _, err = p.loadCopies(ctx, l.project.Files, nil, l.project.WorkingDir); err != nil {
 		return fmt.Errorf("adopt: %w", err)
@@ -66,6 +69,15 @@ func (p *program) adopt(ctx context.Context, all []engine.Drift, quiet bool) err
 		return plain{fmt.Errorf("nothing could be adopted: %w", errdefs.ErrUnsupported)}
 	}
 	return nil
+}
+
+// asAnswered returns what was found with the values that an answer of the API has: in a cluster none is in between.
+func asAnswered(all []engine.Drift) (same []engine.Drift, err error) {
+	text, err := json.Marshal(all)
+	if err == nil {
+		err = json.Unmarshal(text, &same)
+	}
+	return same, err
 }
 
 // adoption patches the files of one project.

@@ -123,19 +123,37 @@ func TestPlaces(t *testing.T) {
 	have["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["volumes"] = []any{map[string]any{"name": "extra"}}
 	would["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["volumes"] = []any{map[string]any{"name": "extra"}}
 	var got []string
-	for _, at := range placesIn(ours, would, have) {
-		got = append(got, fmt.Sprintf("%s: %v, not %v %s", at.path, at.have, at.want, at.pointer))
+	have["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["nodeSelector"] = map[string]any{"disk": "ssd"}
+	would["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["nodeSelector"] = map[string]any{"disk": "ssd"}
+	owners := []metav1.ManagedFieldsEntry{
+		{Manager: fieldManager, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:template":{"f:spec":{"f:volumes":{}}}}}`)}},
+		{Manager: "kubectl-edit", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:replicas":{},"f:template":{"f:spec":{
+			"f:containers":{"k:{\"name\":\"web\"}":{".":{},"f:gone":{},"f:env":{"k:{\"name\":\"A\"}":{"f:value":{}},"k:{\"name\":\"C\"}":{".":{},"f:name":{},"f:value":{}}}}},
+			"f:nodeSelector":{},"f:volumes":{"k:{\"name\":\"extra\"}":{".":{}}}}}}}`)}},
+		{Manager: "another", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:template":{"f:spec":{"f:nodeSelector":{}}}}}`)}},
+	}
+	for _, at := range placesIn(ours, would, have, owners) {
+		got = append(got, fmt.Sprintf("%s: %v, not %v %s %s", at.path, at.have, at.want, at.pointer, at.owner))
 	}
 	want := []string{
-		".metadata.labels.a: 2, not 1 ",
-		".spec.replicas: 5, not 2 ",
-		`.spec.template.spec.containers[name="web"].env[name="A"].value: 2, not 1 `,
-		`.spec.template.spec.containers[name="web"].env[name="B"]: <nil>, not map[name:B value:1] `,
-		`.spec.template.spec.containers[name="web"].env[name="C"]: map[name:C value:1], not <nil> /spec/template/spec/containers/0/env/1`,
-		`.spec.template.spec.volumes[name="extra"]: map[name:extra], not <nil> /spec/template/spec/volumes/0`,
+		".metadata.labels.a: 2, not 1  ",
+		".spec.replicas: 5, not 2  ",
+		`.spec.template.spec.containers[name="web"].env[name="A"].value: 2, not 1  `,
+		`.spec.template.spec.containers[name="web"].env[name="B"]: <nil>, not map[name:B value:1]  `,
+		`.spec.template.spec.containers[name="web"].env[name="C"]: map[name:C value:1], not <nil> /spec/template/spec/containers/0/env/1 kubectl-edit`,
+		`.spec.template.spec.nodeSelector: map[disk:ssd], not <nil> /spec/template/spec/nodeSelector kubectl-edit`,
+		`.spec.template.spec.volumes[name="extra"]: map[name:extra], not <nil> /spec/template/spec/volumes/0 kubectl-edit`,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
+// TestTakenOutFromTheEnd: what is taken out of lists does not move what is taken out of them afterwards.
+func TestTakenOutFromTheEnd(t *testing.T) {
+	got := slices.SortedFunc(slices.Values([]string{"/c/0/env/9", "/c/10", "/c/0/env/11", "/c/9", "/c/0", "/a"}), lastFirst)
+	if want := []string{"/c/10", "/c/9", "/c/0/env/11", "/c/0/env/9", "/c/0", "/a"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
@@ -159,6 +177,10 @@ func TestDriftInWordsOfTheFile(t *testing.T) {
 		{container + ".resources.limits.cpu", "500m", "2", "services.web.deploy.resources.limits.cpus 0.5 2", engine.DriftChanged, true},
 		{container + ".resources.limits.memory", "128Mi", nil, "services.web.deploy.resources.limits.memory 134217728 <nil>", engine.DriftChanged, true},
 		{`.spec.template.spec.containers[name="sidecar"]`, nil, map[string]any{}, "services.web <nil> <nil>", engine.DriftChanged, false},
+		{".spec.template.spec.terminationGracePeriodSeconds", int64(15), int64(40), "services.web.stop_grace_period 10s 35s", engine.DriftChanged, true},
+		{".spec.template.spec.nodeSelector.disk", nil, "ssd", "services.web.deploy.placement <nil> <nil>", engine.DriftChanged, false},
+		{container + ".securityContext.privileged", nil, true, "services.web.privileged <nil> true", engine.DriftChanged, true},
+		{".spec.strategy.rollingUpdate.maxSurge", int64(1), int64(2), "services.web.deploy.update_config <nil> <nil>", engine.DriftObject, false},
 		{".spec.type", "ClusterIP", "NodePort", "services.web <nil> <nil>", engine.DriftObject, false},
 	} {
 		one := d.driftAt("web", item{Kind: "Deployment", Name: "web"}, c.path, c.want, c.have, "kubectl-edit")

@@ -1,11 +1,16 @@
 package kubernetes
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // keysOf are the fields by which elements of a list of the API are told apart, the first one that does it counts.
@@ -80,41 +85,115 @@ func elementID(key string, element any) string {
 	}
 }
 
-// podLists are those of a pod in which an element that nobody asked for changes what runs.
-var podLists = []string{"containers", "initContainers", "env", "volumes", "volumeMounts"}
+// opened are the maps of a pod whose entries are told one by one; any other that nobody asked for is told as a whole.
+var opened = []string{"resources", "limits", "requests"}
 
-// added calls fn for each element of such a list that have has and want has not, with its path and its JSON pointer. Who
-// applies with server-side apply leaves it there: it is somebody else's.
-func added(path, pointer string, want, have any, fn func(path, pointer string, value any)) {
+// added calls fn for each field of a pod template that another hand owns and that was not asked for, with its path, its JSON
+// pointer and its owner. Who applies with server-side apply leaves it there: it is somebody else's. want and have are the pods'
+// specs, owners the managedFields of the object.
+func added(want, have any, owners []metav1.ManagedFieldsEntry, fn func(path, pointer string, value any, owner string)) {
+	told := map[string]bool{}
+	for _, entry := range owners {
+		if entry.Manager == fieldManager || entry.Subresource != "" || entry.FieldsV1 == nil {
+			continue
+		}
+		var fields map[string]any
+		if json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+			continue // of another version than the one that there is
+		}
+		for _, key := range []string{"f:spec", "f:template", "f:spec"} {
+			fields, _ = fields[key].(map[string]any)
+		}
+		addedIn(".spec.template.spec", "/spec/template/spec", fields, want, have, func(path, pointer string, value any) {
+			if !told[pointer] {
+				told[pointer] = true
+				fn(path, pointer, value, entry.Manager)
+			}
+		})
+	}
+}
+
+// addedIn walks the fields that somebody owns: "f:NAME" is a field of a map, "k:{...}" the element of a list with these keys.
+func addedIn(path, pointer string, fields map[string]any, want, have any, fn func(path, pointer string, value any)) {
 	hm, _ := have.(map[string]any)
 	wm, _ := want.(map[string]any)
-	for _, key := range slices.Sorted(maps.Keys(hm)) {
-		list, isList := hm[key].([]any)
-		if !isList {
-			if _, both := wm[key]; both {
-				added(path+"."+key, pointer+"/"+escaped(key), wm[key], hm[key], fn)
+	hl, _ := have.([]any)
+	wl, _ := want.([]any)
+	for _, key := range slices.Sorted(maps.Keys(fields)) {
+		below, _ := fields[key].(map[string]any)
+		if name, ok := strings.CutPrefix(key, "f:"); ok {
+			value, there := hm[name]
+			asked, mine := wm[name]
+			at, place := path+"."+name, pointer+"/"+escaped(name)
+			switch {
+			case !there:
+			case mine || slices.Contains(opened, name) && len(below) > 0 || keyedList(below):
+				addedIn(at, place, below, asked, value, fn)
+			default:
+				fn(at, place, value)
 			}
 			continue
 		}
-		if !slices.Contains(podLists, key) {
+		text, ok := strings.CutPrefix(key, "k:")
+		i := elementWith(text, hl)
+		if !ok || i < 0 {
 			continue
 		}
-		mine, _ := wm[key].([]any)
-		by := keyOf(mine, list)
-		if by == "" {
-			continue
-		}
-		known := keyed(by, mine)
-		for i, e := range list {
-			id := elementID(by, e)
-			at, place := path+"."+key+id, fmt.Sprintf("%s/%s/%d", pointer, escaped(key), i)
-			if one, ok := known[id]; ok {
-				added(at, place, one, e, fn)
-			} else {
-				fn(at, place, e)
-			}
+		at, place := path+elementID(cmp.Or(keyOf(wl, hl), keysOf[0]), hl[i]), fmt.Sprintf("%s/%d", pointer, i)
+		if mine := elementWith(text, wl); mine >= 0 {
+			addedIn(at, place, below, wl[mine], hl[i], fn)
+		} else {
+			fn(at, place, hl[i])
 		}
 	}
+}
+
+// keyedList says whether fields are those of the elements of a list.
+func keyedList(fields map[string]any) bool {
+	for key := range fields {
+		if strings.HasPrefix(key, "k:") {
+			return true
+		}
+	}
+	return false
+}
+
+// elementWith returns which element of a list has the keys that a JSON object says, -1 for none. What an element does not say
+// is the server's default.
+func elementWith(keys string, list []any) int {
+	var want map[string]any
+	if json.Unmarshal([]byte(keys), &want) != nil {
+		return -1
+	}
+	return slices.IndexFunc(list, func(e any) bool {
+		m, _ := e.(map[string]any)
+		some := false
+		for key, v := range want {
+			is, there := m[key]
+			if there && fmt.Sprint(is) != fmt.Sprint(v) {
+				return false
+			}
+			some = some || there
+		}
+		return some
+	})
+}
+
+// lastFirst orders JSON pointers so that what is removed does not move what is removed after it.
+func lastFirst(a, b string) int {
+	as, bs := strings.Split(a, "/"), strings.Split(b, "/")
+	for i := range min(len(as), len(bs)) {
+		x, xerr := strconv.Atoi(as[i])
+		y, yerr := strconv.Atoi(bs[i])
+		c := strings.Compare(as[i], bs[i])
+		if xerr == nil && yerr == nil {
+			c = cmp.Compare(x, y)
+		}
+		if c != 0 {
+			return -c
+		}
+	}
+	return cmp.Compare(len(bs), len(as))
 }
 
 // escaped is a key as a JSON pointer has it; RFC 6901.

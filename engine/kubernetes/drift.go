@@ -150,7 +150,7 @@ func (d *drifting) strays(ctx context.Context, c *Client, service string, want *
 	if err != nil {
 		return nil, c.explain(err)
 	}
-	places := placesIn(want.Object, would.Object, have.Object)
+	places := placesIn(want.Object, would.Object, have.Object, have.GetManagedFields())
 	if len(places) == 0 {
 		return nil, nil
 	}
@@ -159,7 +159,7 @@ func (d *drifting) strays(ctx context.Context, c *Client, service string, want *
 	owner := ownerIn(err)
 	var found []stray
 	for _, at := range places {
-		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, owner(at.path)), of, at.pointer})
+		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, cmp.Or(at.owner, owner(at.path))), of, at.pointer})
 	}
 	return found, nil
 }
@@ -168,12 +168,13 @@ func (d *drifting) strays(ctx context.Context, c *Client, service string, want *
 type place struct {
 	path       string
 	want, have any
-	pointer    string // JSON pointer of what was added; "" for what is there already and was changed
+	pointer    string // JSON pointer of what was added; "" for what was asked for and is another
+	owner      string // of what was added
 }
 
-// placesIn compares what an object is with what applying it once more would make of it. What the API server writes itself
-// does not count.
-func placesIn(want, would, have map[string]any) []place {
+// placesIn compares what an object is with what applying it once more would make of it, and with whom its fields belong to.
+// What the API server writes itself does not count.
+func placesIn(want, would, have map[string]any, owners []metav1.ManagedFieldsEntry) []place {
 	var all []place
 	one := func(path string, want, have any) { all = append(all, place{path: path, want: want, have: have}) }
 	for _, key := range slices.Sorted(maps.Keys(bothKeys(would, have))) {
@@ -193,8 +194,8 @@ func placesIn(want, would, have map[string]any) []place {
 		v, _, _ := unstructured.NestedFieldNoCopy(o, "spec", "template", "spec")
 		return v
 	}
-	added(".spec.template.spec", "/spec/template/spec", at(want), at(have), func(path, pointer string, v any) {
-		all = append(all, place{path: path, have: v, pointer: pointer})
+	added(at(want), at(have), owners, func(path, pointer string, v any, owner string) {
+		all = append(all, place{path: path, have: v, pointer: pointer, owner: owner})
 	})
 	return all
 }
@@ -298,14 +299,14 @@ func (e *Engine) restore(ctx context.Context, project string, found []stray) err
 	return nil
 }
 
-// takeOut removes elements of lists that somebody has added to an object, the last first, so that the places of the others
+// takeOut removes what somebody has added to an object, the last element of a list first, so that the places of the others
 // still hold.
 func (c *Client) takeOut(ctx context.Context, o *unstructured.Unstructured, pointers []string) error {
 	if len(pointers) == 0 {
 		return nil
 	}
 	var steps []map[string]string
-	for _, pointer := range slices.Backward(pointers) {
+	for _, pointer := range slices.SortedFunc(slices.Values(pointers), lastFirst) {
 		steps = append(steps, map[string]string{"op": "remove", "path": pointer})
 	}
 	patch, err := json.Marshal(steps)

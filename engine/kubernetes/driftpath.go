@@ -3,8 +3,8 @@ package kubernetes
 import (
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -31,6 +31,20 @@ var (
 
 func asIs(v any) any { return v }
 
+// graceOf returns the grace period of a file for the one of a pod, which is longer where requests end before the program does.
+func graceOf(kind string) func(any) any {
+	return func(v any) any {
+		n, ok := v.(int64)
+		if kind != "Job" {
+			n -= unrouteSeconds
+		}
+		if !ok || n < 0 {
+			return nil
+		}
+		return compose.Duration(time.Duration(n) * time.Second).String()
+	}
+}
+
 // attributeAt says what a field of an object of a service is in its file.
 func attributeAt(svc compose.Service, container, kind, path string) attribute {
 	if path == replicasPath {
@@ -40,10 +54,12 @@ func attributeAt(svc compose.Service, container, kind, path string) attribute {
 		return containerAttribute(m[2])
 	}
 	switch {
-	case strings.HasPrefix(path, ".spec.template.spec.terminationGracePeriodSeconds"):
-		return attribute{path: "stop_grace_period"}
-	case strings.HasPrefix(path, ".spec.template.spec.volumes"):
-		return attribute{path: "volumes"}
+	case path == ".spec.template.spec.terminationGracePeriodSeconds":
+		return attribute{"stop_grace_period", true, graceOf(kind)}
+	case kind == "Deployment" && (strings.HasPrefix(path, ".spec.strategy") || path == ".spec.minReadySeconds"):
+		return attribute{path: "deploy.update_config"}
+	case strings.HasPrefix(path, templatePath):
+		return podAttribute(strings.TrimPrefix(path, ".spec.template.spec"))
 	case kind == "Service" && len(svc.Ports) > 0:
 		return attribute{path: "ports"}
 	case kind == "HorizontalPodAutoscaler" && path == ".spec.minReplicas":
@@ -56,14 +72,38 @@ func attributeAt(svc compose.Service, container, kind, path string) attribute {
 	return attribute{}
 }
 
+// podAttribute is the attribute of a field of a pod.
+func podAttribute(path string) attribute {
+	return known(path, []knownField{
+		{".volumes", attribute{path: "volumes"}}, {".hostNetwork", attribute{path: "network_mode"}},
+		{".hostAliases", attribute{path: "extra_hosts"}}, {".dnsConfig", attribute{path: "dns"}}, {".dnsPolicy", attribute{path: "dns"}},
+		{".nodeSelector", attribute{path: "deploy.placement"}}, {".affinity", attribute{path: "deploy.placement"}},
+		{".tolerations", attribute{path: "deploy.placement"}}, {".topologySpreadConstraints", attribute{path: "deploy.placement"}},
+		{".securityContext", attribute{path: "security_opt"}},
+	})
+}
+
+// knownField says what a field, and everything below it, is in a Compose file.
+type knownField struct {
+	field string
+	attribute
+}
+
+// known returns the attribute of the first field that a path is, or is below of.
+func known(path string, all []knownField) attribute {
+	for _, k := range all {
+		if path == k.field || strings.HasPrefix(path, k.field+".") || strings.HasPrefix(path, k.field+"[") {
+			return k.attribute
+		}
+	}
+	return attribute{}
+}
+
 func containerAttribute(path string) attribute {
 	if m := ofVariable.FindStringSubmatch(path); m != nil {
 		return attribute{compose.JoinPath("environment", m[1]), !strings.HasPrefix(m[2], ".valueFrom"), variable}
 	}
-	for _, known := range []struct {
-		field string
-		attribute
-	}{
+	return known(path, []knownField{
 		{".image", attribute{"image", true, asIs}},
 		{".command", attribute{"entrypoint", false, asIs}},
 		{".args", attribute{"command", false, asIs}},
@@ -73,13 +113,11 @@ func containerAttribute(path string) attribute {
 		{".resources.requests.cpu", attribute{"deploy.resources.reservations.cpus", true, cpus}},
 		{".resources.requests.memory", attribute{"deploy.resources.reservations.memory", true, bytesOf}},
 		{".readinessProbe", attribute{path: "healthcheck"}}, {".livenessProbe", attribute{path: "healthcheck"}}, {".startupProbe", attribute{path: "healthcheck"}},
-		{".volumeMounts", attribute{path: "volumes"}}, {".ports", attribute{path: "ports"}}, {".securityContext", attribute{path: "security_opt"}},
-	} {
-		if path == known.field || strings.HasPrefix(path, known.field+".") || strings.HasPrefix(path, known.field+"[") {
-			return known.attribute
-		}
-	}
-	return attribute{}
+		{".volumeMounts", attribute{path: "volumes"}}, {".ports", attribute{path: "ports"}},
+		{".securityContext.privileged", attribute{"privileged", true, asIs}}, {".securityContext.readOnlyRootFilesystem", attribute{"read_only", true, asIs}},
+		{".securityContext.runAsUser", attribute{path: "user"}}, {".securityContext.runAsGroup", attribute{path: "user"}},
+		{".securityContext", attribute{path: "security_opt"}}, {".lifecycle", attribute{path: "pre_stop"}},
+	})
 }
 
 // variable is the value of a variable, or of the element of a list that it is.
@@ -95,7 +133,7 @@ func cpus(v any) any {
 	if !ok {
 		return nil
 	}
-	return strconv.FormatFloat(q.AsApproximateFloat64(), 'f', -1, 64)
+	return q.AsApproximateFloat64()
 }
 
 func bytesOf(v any) any {
