@@ -179,7 +179,7 @@ func clusterTrellisRows() []row {
 		left(s+"ports[].x-trellis.proxy_protocol", "the port is shared with callers inside of the cluster"),
 		carried(g+".access_log", g+".client_certificates", g+".proxy_protocol", "x-trellis.auth.**"), // the renderer says where there is no data plane
 		left("x-trellis.topics.**", "there is no broker yet"), left("x-trellis.alerts.**", "nothing watches the cluster yet"), left("x-trellis.forward.**", "nothing watches the cluster yet"),
-		carried("x-trellis.environments.**"), left("x-trellis.environments.*.ttl", "nothing watches the cluster yet: take it down yourself"), carried("x-trellis.load.**"),
+		carried("x-trellis.environments.**"), carried("x-trellis.load.**"),
 		carried(s+"ports[].x-trellis.routes.**", s+"ports[].x-trellis.routes[].**"),
 		carried(s+"deploy.x-trellis.autoscale.**"),
 		left(s+"deploy.x-trellis.autoscale.window", "the cluster's own window holds"),

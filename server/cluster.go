@@ -19,8 +19,8 @@ import (
 
 // Cluster says where a project runs that does not run on this machine.
 type Cluster struct {
-	Context   string // of the kubeconfig; "": its current one
-	Namespace string // "": that of the context, or else the project's name
+	Context   string `json:"context"`   // of the kubeconfig; "": its current one
+	Namespace string `json:"namespace"` // "": that of the context, or else the project's name
 }
 
 // Where names a cluster and the place in it, for people.
@@ -52,6 +52,15 @@ func ClusterOf(l Location) (string, error) {
 	return l.Cluster.where(client), nil
 }
 
+// ClusterNow returns the cluster that a location means now, by the names of its context and namespace; it asks nobody.
+func ClusterNow(l Location) (*Cluster, error) {
+	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	return &Cluster{Context: client.Context, Namespace: client.Namespace}, nil
+}
+
 // cluster is the control of a project in a cluster.
 type cluster struct {
 	absent
@@ -75,7 +84,11 @@ func (c *cluster) observe(ctx context.Context) (engine.State, error) {
 // Status implements api.Observer.
 func (c *cluster) Status(ctx context.Context) (api.Status, error) {
 	s, err := c.observe(ctx)
-	return api.Status{State: s, Version: Version}, err
+	status := api.Status{State: s, Version: Version}
+	if err == nil && s.Desired != nil && s.Desired.TTL() > 0 {
+		status.Ends, err = c.engine.Ends(ctx)
+	}
+	return status, err
 }
 
 // breath is how long a Watch waits at least between two looks at the cluster.

@@ -10,6 +10,7 @@ import (
 	"trellis/api"
 	"trellis/compose"
 	"trellis/errdefs"
+	"trellis/server"
 )
 
 func (p *program) applyCommand() *cobra.Command {
@@ -37,8 +38,8 @@ func (p *program) apply(ctx context.Context, path string, f deployFlags) error {
 	if err != nil {
 		return err
 	}
-	l.Files = file.Project.Files
-	contents, err := compose.Contents(file.Project, p.environ)
+	l.Files, l.Cluster = file.Project.Files, file.Cluster
+	contents, err := p.plannedContents(loaded{project: file.Project, location: l})
 	if err != nil {
 		return err
 	}
@@ -50,6 +51,12 @@ func (p *program) apply(ctx context.Context, path string, f deployFlags) error {
 	if !f.quiet {
 		p.warn(file.Warnings)
 	}
+	remote := ""
+	if l.Cluster != nil {
+		if remote, err = server.ClusterOf(l); err != nil {
+			return err
+		}
+	}
 	u := &session{program: p, ready: prepared{project: file.Project, contents: contents, location: l}, flags: f, begin: p.now()}
 	closer, err := u.openPlanned(ctx, path, file)
 	if err != nil {
@@ -58,12 +65,25 @@ func (p *program) apply(ctx context.Context, path string, f deployFlags) error {
 	defer closer.Close()
 	before, err := appliedLast(ctx, u.control)
 	if err == nil {
-		err = p.agree(ctx, "this plan for "+file.Project.Name, risks(file.Changes, before, file.Project), f.yes)
+		all := risks(file.Changes, before, file.Project)
+		if remote != "" {
+			all = append(all, "changes "+remote)
+		}
+		err = p.agree(ctx, "this plan for "+file.Project.Name, all, f.yes)
 	}
 	if err == nil {
 		err = u.applyPlan(ctx, path, file)
 	}
 	return u.finish(ctx, err, true)
+}
+
+// plannedContents returns what goes along with a project, as it is now.
+func (p *program) plannedContents(l loaded) (map[string][]byte, error) {
+	if l.location.Cluster == nil {
+		return compose.Contents(l.project, p.environ)
+	}
+	contents, _, err := p.toCluster(l)
+	return contents, err
 }
 
 // moved says that a plan is not about the present any more.

@@ -16,6 +16,7 @@ import (
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/server"
 )
 
 func (p *program) planCommand() *cobra.Command {
@@ -54,8 +55,10 @@ project will be, as changes of an empty one.`,
 		on := onLocal
 		if l.location.Cluster != nil {
 			on = onKubernetes
-			if out != "" {
-				return plain{fmt.Errorf("keep a plan for kubernetes: %w: it is made anew by 'trellis up', which refuses where the cluster has changed since", errdefs.ErrUnsupported)}
+			if out != "" { // what the kubeconfig calls the current context may be another one then
+				if l.location.Cluster, err = server.ClusterNow(l.location); err != nil {
+					return err
+				}
 			}
 		}
 		ready, err := p.prepare(ctx, l, on, prepareFlags{strict: strict, force: force, silent: format.value != "table", driver: driver.value, look: out == ""})
@@ -174,7 +177,7 @@ func changeLine(s style, c engine.Change) string {
 	}
 	from, to := wordsOf(c)
 	switch {
-	case c.Action == engine.Modify:
+	case c.Action == engine.Modify && from+to != "":
 		line += "  " + from + " " + s.glyph("→", "->") + " " + to
 	case c.Action == engine.Add && to != "":
 		line += "  " + to

@@ -20,6 +20,7 @@ import (
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/server"
 	"trellis/state"
 )
 
@@ -40,7 +41,8 @@ type planFile struct {
 
 	Project  compose.Project      `json:"project"`
 	StateDir string               `json:"state_dir"`
-	Live     bool                 `json:"live"` // a control plane ran
+	Cluster  *server.Cluster      `json:"cluster,omitempty"` // nil: this machine
+	Live     bool                 `json:"live"`              // a control plane ran
 	Base     engine.StateID       `json:"base"`
 	Changes  []engine.Change      `json:"changes"`
 	Warnings []compose.Diagnostic `json:"warnings"`
@@ -57,7 +59,7 @@ type seal struct {
 func (p *program) savePlan(ctx context.Context, path string, ready prepared, plan api.Plan, live bool) error {
 	file := planFile{
 		Format: planFormat, Version: planVersion, MadeAt: p.now().UTC().Truncate(time.Second), Actor: p.actor(),
-		Project: ready.project, StateDir: ready.location.StateDir, Live: live, Base: plan.Base, Changes: plan.Changes,
+		Project: ready.project, StateDir: ready.location.StateDir, Cluster: ready.location.Cluster, Live: live, Base: plan.Base, Changes: plan.Changes,
 		Warnings: plan.Warnings, Commit: commitOf(ctx, ready.project.WorkingDir, p.environ),
 	}
 	var err error

@@ -110,6 +110,9 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	}
 	overrides, ended := remaining(overrides, before, rev.Project)
 	one := record{Revision: rev, contents: e.kept(rev.Project, all)}
+	if live, err = e.begin(ctx, one, live); err != nil {
+		return fail(err)
+	}
 	objects, err := e.renderWith(ctx, one, live, overrides)
 	if err != nil {
 		return fail(err)
@@ -202,7 +205,7 @@ func (e *Engine) renderWith(ctx context.Context, one record, live Live, override
 		there = append(there, &live.Pods[i])
 	}
 	return Render(one.Project, there, Options{
-		Namespace: e.client.Namespace, Revision: one.Number, Contents: contents, Folders: folders, Overrides: overrides,
+		Namespace: e.client.Namespace, Revision: one.Number, AppliedAt: one.AppliedAt, Contents: contents, Folders: folders, Overrides: overrides,
 		Image: image, Direct: !planeServes(live.Objects),
 	})
 }
@@ -222,6 +225,9 @@ func (e *Engine) look(ctx context.Context, project string) (all []record, live L
 	}
 	if live, err = e.client.live(ctx, project); err != nil {
 		return nil, live, s, err
+	}
+	if err := over(items, live, project); err != nil {
+		return nil, live, s, fmt.Errorf("observe %s in namespace %s: %w", project, e.client.Namespace, err)
 	}
 	s = Read(all[0].Revision, live)
 	for _, name := range all[0].Project.ServiceNames() {

@@ -7,6 +7,7 @@ package kubernetes
 
 import (
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,6 +80,8 @@ type Options struct {
 	// Revision is the one that is applied. With 0 the objects are nobody's: they carry nothing that Trellis reads, as an
 	// export has them.
 	Revision int64
+	// AppliedAt is when it was applied: a time to live begins then.
+	AppliedAt time.Time
 	// Images are the images by service, pinned by digest; a service that is not in it runs its own image as written.
 	Images map[string]string
 	// Contents are those of secrets and configs, as compose.Contents returns them. What is not among them is taken for an

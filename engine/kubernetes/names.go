@@ -88,3 +88,6 @@ func (n names) take(name, whom string) string {
 	n.taken[name] = true
 	return name
 }
+
+// Names returns what each service of a project is called in a cluster.
+func Names(p compose.Project) map[string]string { return newNames(p).of }

@@ -131,6 +131,7 @@ func (r *renderer) project() {
 	if r.opt.Revision != 0 {
 		r.add(r.lease())
 	}
+	r.lifetime()
 }
 
 // order returns the services so that each comes after those it depends on.

@@ -67,7 +67,7 @@ func workloadsOf(all []Object) []workload {
 			}
 			add(o, o.Spec.Template.ObjectMeta, w)
 		case *batchv1.Job:
-			if o.Labels[labelComponent] == preparation {
+			if part := o.Labels[labelComponent]; part == preparation || part == controlPlane {
 				continue
 			}
 			w := workload{kind: "Job", want: int(valueOr(o.Spec.Parallelism, 1)), current: true}

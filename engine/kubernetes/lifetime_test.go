@@ -1,0 +1,58 @@
+package kubernetes
+
+import (
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"trellis/compose"
+)
+
+// TestLifetime: what has a time to live is owned by a Job that the cluster removes when it is over, and a later revision begins
+// a new time; without one, and where it is exported, there is none.
+func TestLifetime(t *testing.T) {
+	ttl := compose.Duration(time.Hour)
+	p := compose.Project{Name: "shop", Environment: "preview", Services: map[string]compose.Service{"web": {Image: "web:1"}}}
+	p.Trellis.Environments = map[string]compose.EnvironmentRef{"preview": {TTL: &ttl}}
+	begun := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	render := func(p compose.Project, revision int64, live ...Object) ([]Object, *batchv1.Job) {
+		t.Helper()
+		all, err := Render(p, live, Options{Namespace: "shop", Revision: revision, AppliedAt: begun.Add(10 * time.Minute)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all, lifetimeIn(all, p.Name)
+	}
+	all, job := render(p, 1)
+	if job == nil || *job.Spec.TTLSecondsAfterFinished != 3600 || *job.Spec.Completions != 0 || all[0] != Object(job) {
+		t.Fatalf("at first: %+v", job)
+	}
+	there := job.DeepCopy()
+	there.UID, there.Status.CompletionTime = "u", &metav1.Time{Time: begun}
+	all, job = render(p, 2, there)
+	if *job.Spec.TTLSecondsAfterFinished != 4200 || len(job.OwnerReferences) > 0 {
+		t.Errorf("deployed again ten minutes later: %+v", job)
+	}
+	for _, o := range all[1:] {
+		if refs := o.GetOwnerReferences(); len(refs) != 1 || refs[0].UID != "u" || refs[0].Name != job.Name {
+			t.Errorf("%s is owned by %v", o.GetName(), refs)
+		}
+	}
+	if workloads := workloadsOf(all); len(workloads) != 1 {
+		t.Errorf("workloads: %+v", workloads)
+	}
+	plain := p
+	plain.Environment = ""
+	if _, job := render(plain, 3, there); job != nil {
+		t.Error("a project without a time to live has one")
+	}
+	if _, job := render(p, 0); job != nil {
+		t.Error("what is exported has one")
+	}
+	items := []item{{"batch", "v1", "Job", there.Name}}
+	if over(items, Live{}, "shop") == nil || over(items, Live{Objects: []Object{there}}, "shop") != nil || over(nil, Live{}, "shop") != nil {
+		t.Error("when it is over is not known")
+	}
+}
