@@ -29,7 +29,13 @@ type Root struct {
 	Secrets map[string]Secret
 	// Hidden are variables of Compose that have no value in the file, by what they are for: "SERVICE.VARIABLE".
 	Hidden map[string]string
+	// Objects are the cluster's own, in place of a Compose file that Trellis runs; nil where it does.
+	Objects    []Object
+	EnvSecrets []EnvSecret
 }
+
+// native says that a root has the cluster's own objects.
+func (r Root) native() bool { return r.Objects != nil }
 
 // Cluster is a place in a cluster.
 type Cluster struct{ Context, Namespace string }
@@ -55,13 +61,15 @@ const CloudNone = "none"
 // The modules are the seam for a platform that is not: whatever module "platform" a root has, its outputs namespace and
 // context are all that module "application" needs to know of it.
 func Files(project string, roots []Root) []File {
-	files := []File{
-		code("modules/application/main.tf", applicationMain),
-		code("modules/application/outputs.tf", fmt.Sprintf(outputs,
-			"trellis_project.this.project", "trellis_project.this.revision", gatewayOutput, "data.trellis_outputs.this.ports")),
-		code("modules/application/variables.tf", applicationVariables),
-		code("modules/application/versions.tf", versions(false)),
-		{Path: "README.md", Text: readme(project, roots)},
+	files := []File{{Path: "README.md", Text: readme(project, roots)}}
+	if !slices.ContainsFunc(roots, Root.native) {
+		files = append(files,
+			code("modules/application/main.tf", applicationMain),
+			code("modules/application/outputs.tf", fmt.Sprintf(outputs,
+				"trellis_project.this.project", "trellis_project.this.revision", gatewayOutput, "data.trellis_outputs.this.ports")),
+			code("modules/application/variables.tf", applicationVariables),
+			code("modules/application/versions.tf", versions(false)),
+		)
 	}
 	if slices.ContainsFunc(roots, func(r Root) bool { return r.Cluster != nil }) {
 		files = append(files,
@@ -73,6 +81,11 @@ func Files(project string, roots []Root) []File {
 	}
 	for _, r := range roots {
 		at := path.Join("environments", r.Name)
+		files = append(files, File{Path: at + "/terraform.tfvars", Text: hclwrite.Format([]byte(r.values())), Own: true})
+		if r.native() {
+			files = append(files, r.nativeFiles(at)...)
+			continue
+		}
 		files = append(files,
 			code(at+"/main.tf", r.main()),
 			code(at+"/outputs.tf", fmt.Sprintf(outputs,
@@ -81,7 +94,6 @@ func Files(project string, roots []Root) []File {
 			code(at+"/versions.tf", versions(r.Cluster != nil)),
 			code(at+"/tests/root.tftest.hcl", r.tests()),
 			File{Path: at + "/compose.yaml", Text: r.Compose},
-			File{Path: at + "/terraform.tfvars", Text: hclwrite.Format([]byte(r.values())), Own: true},
 		)
 	}
 	slices.SortFunc(files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
@@ -161,15 +173,22 @@ command = var.trellis_command
 		b.WriteString("}\n\n" + r.application("", "local", "null", "null"))
 		return b.String()
 	}
-	fmt.Fprintf(&b, `kubeconfig = pathexpand(var.kubeconfig)
+	b.WriteString("kubeconfig = pathexpand(var.kubeconfig)\n}\n\n" + clusterProvider + r.platform() + "\n")
+	b.WriteString(r.application("depends_on = [module.platform] # its secrets\n", "kubernetes", "module.platform.context", "module.platform.namespace"))
+	return b.String()
 }
 
-provider "kubernetes" {
+// clusterProvider is the provider for the cluster of a root.
+const clusterProvider = `provider "kubernetes" {
 config_path = pathexpand(var.kubeconfig)
 config_context = var.context
 }
 
-# Where the application runs. Another platform may take its place: what it has to have is what its outputs say.
+`
+
+// platform is the module that a root in a cluster runs on.
+func (r Root) platform() string {
+	return fmt.Sprintf(`# Where the application runs. Another platform may take its place: what it has to have is what its outputs say.
 module "platform" {
 source = "../../modules/platform"
 
@@ -179,12 +198,9 @@ namespace = var.namespace
 secrets = %s
 contents = var.secrets
 }
-
 `, quoted(r.Project), object(r.Secrets, func(s Secret) string {
 		return fmt.Sprintf("{ object = %s, key = %s }", quoted(s.Object), quoted(s.Key))
 	}))
-	b.WriteString(r.application("depends_on = [module.platform] # its secrets\n", "kubernetes", "module.platform.context", "module.platform.namespace"))
-	return b.String()
 }
 
 func (r Root) application(more, engine, context, namespace string) string {
@@ -216,6 +232,9 @@ func (r Root) variables() string {
 	fmt.Fprintf(&b, secretsVariable, "secret_environment", "The values of environment variables that look like secrets, as SERVICE.VARIABLE.",
 		defaultOf(r.Hidden), list(keys(r.Hidden)), "secret_environment", "secret_environment", list(keys(r.Hidden)))
 	fmt.Fprintf(&b, rootVariables, list(keys(r.Images)), list(keys(r.Replicas)))
+	if !r.native() {
+		b.WriteString(trellisVariables)
+	}
 	return b.String()
 }
 
@@ -236,7 +255,10 @@ func orNull(text string) string {
 
 func (r Root) tests() string {
 	var b strings.Builder
-	b.WriteString("# Plans with providers that do nothing: 'terraform test' needs no cluster and changes nothing.\nmock_provider \"trellis\" {}\n")
+	b.WriteString("# Plans with providers that do nothing: 'terraform test' needs no cluster and changes nothing.\n")
+	if !r.native() {
+		b.WriteString("mock_provider \"trellis\" {}\n")
+	}
 	if r.Cluster != nil {
 		b.WriteString("mock_provider \"kubernetes\" {}\n")
 	}

@@ -31,8 +31,32 @@ func roots() []Root {
 	}
 }
 
+// nativeRoots is a project as the objects of a cluster.
+func nativeRoots() []Root {
+	return []Root{{
+		Name: "production", Project: "shop", Cluster: &Cluster{Namespace: "shop"},
+		Images: map[string]Variable{"web": {Default: "web:1"}}, Replicas: map[string]Variable{"web": {Default: "2"}},
+		Secrets: map[string]Secret{"password": {"password", "password"}}, Hidden: map[string]string{"web.API_TOKEN": "API_TOKEN"},
+		Objects: []Object{
+			{Address: "config_map_motd", Manifest: map[string]any{"kind": "ConfigMap", "data": map[string]any{"motd": "a ${b}\n", "for": "1"}}},
+			{Address: "deployment_web", Service: "web", Wait: WaitRollout, After: []string{"kubernetes_manifest.config_map_motd"}, Manifest: map[string]any{
+				"kind": "Deployment", "metadata": map[string]any{"name": "web", "namespace": Namespace},
+				"spec": map[string]any{"replicas": Lookup("replicas", "web", 2), "list": []any{1.5, true, nil, map[string]any{}, "x"}},
+			}},
+			{Address: "job_migrate", Service: "migrate/x", Wait: WaitComplete, Manifest: map[string]any{"kind": "Job"}},
+		},
+		EnvSecrets: []EnvSecret{{Address: "secret_web_env", Object: "web-env-0123456789", Keys: map[string]string{"API_TOKEN": "web.API_TOKEN"}}},
+	}}
+}
+
+// TestNativeFiles: the same for a project that is a cluster's own objects.
+func TestNativeFiles(t *testing.T) { golden(t, nativeRoots, "native.txtar") }
+
 // TestFiles: what is written is what lies in testdata, in the form that terraform fmt has, and the same every time.
-func TestFiles(t *testing.T) {
+func TestFiles(t *testing.T) { golden(t, roots, "shop.txtar") }
+
+func golden(t *testing.T, roots func() []Root, name string) {
+	t.Helper()
 	files := Files("shop", roots())
 	if diff := cmp.Diff(files, Files("shop", roots())); diff != "" {
 		t.Error("twice is not the same:\n" + diff)
@@ -51,7 +75,7 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%s is not formatted:\n%s", f.Path, cmp.Diff(string(f.Text), string(formatted)))
 		}
 	}
-	golden := filepath.Join("testdata", "shop.txtar")
+	golden := filepath.Join("testdata", name)
 	if *update {
 		if err := os.WriteFile(golden, all.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
@@ -74,7 +98,10 @@ func FuzzText(f *testing.F) {
 			Name: "production", Project: text, Cluster: &Cluster{text, text}, Images: map[string]Variable{service: {"V", text}},
 			Replicas: map[string]Variable{text: {"R", "1"}}, Secrets: map[string]Secret{text: {text, text}}, Hidden: map[string]string{text: "H"},
 		}
-		for _, f := range Files(text, []Root{root}) {
+		native := root
+		native.Objects = []Object{{Address: Address("Kind", text, map[string]bool{}), Service: text, Manifest: map[string]any{text: text, service: Lookup("images", text, text)}}}
+		native.EnvSecrets = []EnvSecret{{Address: Address("Secret", text, map[string]bool{}), Object: text, Keys: map[string]string{text: text}}}
+		for _, f := range append(Files(text, []Root{root}), Files(text, []Root{native})...) {
 			if !strings.HasSuffix(f.Path, ".tf") && !strings.HasSuffix(f.Path, ".hcl") && !strings.HasSuffix(f.Path, ".tfvars") {
 				continue
 			}

@@ -2,6 +2,7 @@ package terraform
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -271,12 +272,6 @@ error_message = "A number of instances is 0, 1, 2 and so on."
 }
 }
 
-variable "delete_volumes" {
-description = "Whether destroying the application deletes its volumes and their data."
-type = bool
-default = false
-}
-
 variable "timeout" {
 description = "How long to wait for health."
 type = string
@@ -287,11 +282,32 @@ condition = can(regex("^([0-9]+(h|m|s))+$", var.timeout))
 error_message = "A time-out is a duration such as 90s or 10m."
 }
 }
+`
+
+// trellisVariables are those of a root that Trellis runs.
+const trellisVariables = `
+variable "delete_volumes" {
+description = "Whether destroying the application deletes its volumes and their data."
+type = bool
+default = false
+}
 
 variable "trellis_command" {
 description = "The trellis program: a path, or a name that is in PATH."
 type = string
 default = "trellis"
+}
+`
+
+// nativeOutputs: the project.
+const nativeOutputs = `output "project" {
+description = "The project's name as it runs."
+value = %s
+}
+
+output "namespace" {
+description = "The namespace that it runs in."
+value = module.platform.namespace
 }
 `
 
@@ -371,13 +387,29 @@ func readme(project string, roots []Root) []byte {
 		fmt.Fprintf(&b, "| [%[1]s](environments/%[1]s) | `%[2]s` | %[3]s | %[4]s |\n", r.Name, r.Project, where, secrets)
 	}
 	fmt.Fprintf(&b, "\n```\ncd environments/%s\nterraform init\nterraform test    # needs no cluster, changes nothing\nterraform plan\nterraform apply\n```\n\n", roots[0].Name)
+	if slices.ContainsFunc(roots, Root.native) {
+		b.WriteString(readmeNative)
+	} else {
+		b.WriteString(readmeTrellis)
+	}
 	b.WriteString(readmeRest)
 	return []byte(b.String())
 }
 
-const readmeRest = `What is needed: Terraform 1.9 or later, the program ` + "`trellis`" + ` in the PATH, and its provider where Terraform finds it.
+const readmeTrellis = `What is needed: Terraform 1.9 or later, the program ` + "`trellis`" + ` in the PATH, and its provider where Terraform finds it.
 
-**Values.** ` + "`terraform.tfvars`" + ` of an environment is yours; it is written once. It can say other images, other numbers of
+`
+
+const readmeNative = `What is needed: Terraform 1.9 or later, and the cluster, at which a plan looks for the kinds that it has. Nothing of Trellis runs
+any more: each object is a resource of the provider ` + "`kubernetes`" + `, in a file for each service. An apply makes them in the order
+of ` + "`depends_on`" + ` and waits for their health.
+
+` + "`terraform destroy`" + ` deletes the volumes, with their data. A secret that is given with another value reaches a pod when it is made
+anew: ` + "`kubectl rollout restart`" + `.
+
+`
+
+const readmeRest = `**Values.** ` + "`terraform.tfvars`" + ` of an environment is yours; it is written once. It can say other images, other numbers of
 instances, another place. Secrets are given with the environment and stand in no file:
 
 ` + "```" + `

@@ -20,8 +20,8 @@ import (
 )
 
 type exportTerraformFlags struct {
-	force    bool
-	revision int64
+	force, standalone bool
+	revision          int64
 }
 
 func (p *program) exportTerraformCommand() *cobra.Command {
@@ -41,10 +41,15 @@ none of a variable that looks like one, is in what is written: they are variable
 Terraform's. The same project gives the same bytes; a file that you have changed, or
 that is yours, is never written over unless --force says so.
 
+With --standalone nothing of Trellis runs any more: instead of the project there are the
+cluster's own objects, each as a resource of the provider 'kubernetes', in a file for
+each service, in the order of their dependencies.
+
 With --revision it is that revision of the running project instead of the files, as the
 one root of the environment.`,
 		Example: `  trellis export terraform infra && cd infra/environments/production && terraform init
   trellis export terraform infra --on local
+  trellis export terraform infra --standalone
   trellis export terraform infra --revision 7`,
 		Args: arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error { return p.exportTerraform(cmd.Context(), args[0], f) },
@@ -53,6 +58,7 @@ one root of the environment.`,
 		},
 	}
 	cmd.Flags().Var(&choice{value: terraform.CloudNone, allowed: []string{terraform.CloudNone}}, "cloud", "the `CLOUD` that the platform is made in: none, it is there")
+	cmd.Flags().BoolVar(&f.standalone, "standalone", false, "as native objects of a cluster, without Trellis")
 	cmd.Flags().Int64Var(&f.revision, "revision", 0, "the revision `N` of what runs, instead of the files")
 	cmd.Flags().BoolVar(&f.force, "force", false, "also over files that are not as an export has written them")
 	return p.project(cmd)
@@ -63,7 +69,13 @@ func (p *program) exportTerraform(ctx context.Context, dir string, f exportTerra
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	base, roots, err := p.terraformRoots(ctx, dir, f.revision)
+	if f.standalone {
+		if p.flags.on == onLocal {
+			return usageError{"--standalone writes objects of a cluster: leave out --on local", "trellis export terraform"}
+		}
+		p.flags.on = onKubernetes
+	}
+	base, roots, err := p.terraformRoots(ctx, dir, f)
 	if err != nil {
 		return err
 	}
@@ -96,22 +108,30 @@ func (p *program) exportTerraform(ctx context.Context, dir string, f exportTerra
 		}
 	}
 	p.progressf("wrote %s: %s of %s", shortPath(dir), plural(len(roots), "root"), base)
+	if f.standalone {
+		p.sayStandalone()
+	}
 	return nil
 }
 
 // terraformRoots returns the roots of the project, and its name without environment.
-func (p *program) terraformRoots(ctx context.Context, dir string, revision int64) (base string, roots []terraform.Root, err error) {
-	add := func(name, environment string, project compose.Project) error {
-		root, err := p.terraformRoot(name, environment, project, filepath.Join(dir, "environments", name))
+func (p *program) terraformRoots(ctx context.Context, dir string, f exportTerraformFlags) (base string, roots []terraform.Root, err error) {
+	add := func(name, environment string, l loaded) error {
+		var root terraform.Root
+		if f.standalone {
+			root, err = p.nativeRoot(name, environment, l)
+		} else {
+			root, err = p.terraformRoot(name, environment, l.project, filepath.Join(dir, "environments", name))
+		}
 		roots = append(roots, root)
 		return err
 	}
-	if revision > 0 {
-		project, err := p.revision(ctx, strconv.FormatInt(revision, 10))
+	if f.revision > 0 {
+		project, err := p.revision(ctx, strconv.FormatInt(f.revision, 10))
 		if err != nil {
 			return "", nil, err
 		}
-		err = add(cmp.Or(p.flags.environment, "production"), p.flags.environment, project)
+		err = add(cmp.Or(p.flags.environment, "production"), p.flags.environment, loaded{project: project})
 		return project.Name, roots, err
 	}
 	if p.flags.context+p.flags.namespace != "" {
@@ -127,7 +147,7 @@ func (p *program) terraformRoots(ctx context.Context, dir string, revision int64
 	if slices.Contains(environments, name) {
 		name = "base"
 	}
-	if err := add(name, "", l.project); err != nil {
+	if err := add(name, "", l); err != nil {
 		return "", nil, err
 	}
 	for _, environment := range environments {
@@ -135,7 +155,7 @@ func (p *program) terraformRoots(ctx context.Context, dir string, revision int64
 		if err != nil {
 			return "", nil, err
 		}
-		if err := add(environment, environment, own.project); err != nil {
+		if err := add(environment, environment, own); err != nil {
 			return "", nil, err
 		}
 	}
@@ -151,7 +171,7 @@ func (p *program) terraformRoot(name, environment string, project compose.Projec
 		Secrets: map[string]terraform.Secret{}, Hidden: map[string]string{},
 	}
 	if on := cmp.Or(p.flags.on, there.On, onKubernetes); on == onKubernetes {
-		root.Cluster = &terraform.Cluster{Context: cmp.Or(p.flags.context, there.Context), Namespace: cmp.Or(p.flags.namespace, there.Namespace)}
+		root.Cluster = p.placeOf(there)
 	} else if broken := p.borrowed(project); len(broken) > 0 {
 		return root, compose.Diagnostics(broken)
 	}
