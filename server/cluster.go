@@ -37,7 +37,7 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 	}
 	c := &cluster{location: l, engine: kubernetes.New(l.Project, client, log), changed: &broadcast{}, log: log}
 	c.engine.UsePlane(Plane(os.Getenv(ImageEnv)))
-	if _, err := c.engine.Observe(ctx, l.Project); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
+	if err := c.engine.Runs(ctx); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
 		return nil, nil, err
 	}
 	return c, io.NopCloser(nil), nil

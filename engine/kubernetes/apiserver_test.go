@@ -47,7 +47,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
 	case "/apis":
 		var groups []string
-		for _, group := range []string{"apps", "policy", "coordination.k8s.io"} {
+		for _, group := range []string{"apps", "policy", "coordination.k8s.io", "networking.k8s.io"} {
 			groups = append(groups, fmt.Sprintf(`{"name": %[1]q, "versions": [{"groupVersion": "%[1]s/v1", "version": "v1"}], "preferredVersion": {"groupVersion": "%[1]s/v1", "version": "v1"}}`, group))
 		}
 		fmt.Fprintf(w, `{"kind": "APIGroupList", "groups": [%s]}`, strings.Join(groups, ","))
@@ -61,6 +61,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, resourceList, "apps/v1", resource("deployments", "Deployment", true))
 	case "/apis/policy/v1":
 		fmt.Fprintf(w, resourceList, "policy/v1", resource("poddisruptionbudgets", "PodDisruptionBudget", true))
+	case "/apis/networking.k8s.io/v1":
+		fmt.Fprintf(w, resourceList, "networking.k8s.io/v1", resource("networkpolicies", "NetworkPolicy", true))
 	case "/apis/coordination.k8s.io/v1":
 		fmt.Fprintf(w, resourceList, "coordination.k8s.io/v1", resource("leases", "Lease", true))
 	default:
@@ -167,14 +169,14 @@ func (s *apiServer) names() []string {
 }
 
 // cluster starts an API server and returns a client of it, and of project shop in the namespace of that name.
-func cluster(t *testing.T) (*apiServer, *Client) {
+func cluster(t testing.TB) (*apiServer, *Client) {
 	t.Helper()
 	s := &apiServer{objects: map[string]map[string]any{}}
 	return s, clientOf(t, s)
 }
 
 // clientOf returns a client of an API server, and of project shop in the namespace of that name.
-func clientOf(t *testing.T, s http.Handler) *Client {
+func clientOf(t testing.TB, s http.Handler) *Client {
 	t.Helper()
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)

@@ -126,11 +126,11 @@ func TestPlaces(t *testing.T) {
 	have["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["nodeSelector"] = map[string]any{"disk": "ssd"}
 	would["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["nodeSelector"] = map[string]any{"disk": "ssd"}
 	owners := []metav1.ManagedFieldsEntry{
-		{Manager: fieldManager, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:template":{"f:spec":{"f:volumes":{}}}}}`)}},
-		{Manager: "kubectl-edit", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:replicas":{},"f:template":{"f:spec":{
+		{Manager: fieldManager, FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:template":{"f:spec":{"f:volumes":{}}}}}`)},
+		{Manager: "kubectl-edit", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:replicas":{},"f:template":{"f:spec":{
 			"f:containers":{"k:{\"name\":\"web\"}":{".":{},"f:gone":{},"f:env":{"k:{\"name\":\"A\"}":{"f:value":{}},"k:{\"name\":\"C\"}":{".":{},"f:name":{},"f:value":{}}}}},
-			"f:nodeSelector":{},"f:volumes":{"k:{\"name\":\"extra\"}":{".":{}}}}}}}`)}},
-		{Manager: "another", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:template":{"f:spec":{"f:nodeSelector":{}}}}}`)}},
+			"f:nodeSelector":{},"f:volumes":{"k:{\"name\":\"extra\"}":{".":{}}}}}}}`)},
+		{Manager: "another", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:template":{"f:spec":{"f:nodeSelector":{}}}}}`)},
 	}
 	for _, at := range placesIn(ours, would, have, owners) {
 		got = append(got, fmt.Sprintf("%s: %v, not %v %s %s", at.path, at.have, at.want, at.pointer, at.owner))

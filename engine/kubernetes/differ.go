@@ -98,7 +98,7 @@ func added(want, have any, owners []metav1.ManagedFieldsEntry, fn func(path, poi
 			continue
 		}
 		var fields map[string]any
-		if json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+		if json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue // of another version than the one that there is
 		}
 		for _, key := range []string{"f:spec", "f:template", "f:spec"} {

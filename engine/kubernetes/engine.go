@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"trellis/compose"
@@ -221,7 +222,7 @@ func (e *Engine) look(ctx context.Context, project string) (all []record, live L
 		return nil, live, s, err
 	}
 	if len(all) == 0 || len(without(items, claims(items))) == 0 {
-		return nil, live, s, fmt.Errorf("observe %s in namespace %s: %w: nothing was ever applied", project, e.client.Namespace, errdefs.ErrNotFound)
+		return nil, live, s, e.nothing()
 	}
 	if live, err = e.client.live(ctx, project); err != nil {
 		return nil, live, s, err
@@ -242,6 +243,34 @@ func (e *Engine) look(ctx context.Context, project string) (all []record, live L
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return strings.Compare(a.Name, b.Name) })
 	s.Rollouts = rolloutsOf(all)
 	return all, live, s, nil
+}
+
+// nothing says that there is nothing to look at.
+func (e *Engine) nothing() error {
+	return fmt.Errorf("observe %s in namespace %s: %w: nothing was ever applied", e.project, e.client.Namespace, errdefs.ErrNotFound)
+}
+
+// Runs fails with ErrNotFound where the project does not run: nothing of it was ever applied, or all of it is gone again. It
+// asks for much less than Observe does.
+func (e *Engine) Runs(ctx context.Context) error {
+	items, err := e.client.inventory(ctx, e.project)
+	if err != nil {
+		return err
+	}
+	if len(without(items, claims(items))) == 0 {
+		return e.nothing()
+	}
+	if !timed(items, e.project) {
+		return nil
+	}
+	jobs, err := e.client.resource(batchv1.SchemeGroupVersion.WithKind("Job"))
+	if err != nil {
+		return err
+	}
+	if _, err := jobs.Get(ctx, lifetimeName(e.project), metav1.GetOptions{}); err != nil {
+		return fmt.Errorf("observe %s in namespace %s: its time to live: %w", e.project, e.client.Namespace, e.client.explain(err))
+	}
+	return nil
 }
 
 // Client is how the engine reaches its cluster.

@@ -97,11 +97,15 @@ func (e *Engine) begin(ctx context.Context, one record, live Live) (Live, error)
 	return live, nil
 }
 
+// timed says whether what was applied has a time to live.
+func timed(items []item, project string) bool {
+	name := lifetimeName(project)
+	return slices.ContainsFunc(items, func(i item) bool { return i.Kind == "Job" && i.Group == "batch" && i.Name == name })
+}
+
 // over says that the time of what was applied is over: the cluster has removed it, or is about to.
 func over(items []item, live Live, project string) error {
-	name := lifetimeName(project)
-	kept := slices.ContainsFunc(items, func(i item) bool { return i.Kind == "Job" && i.Group == "batch" && i.Name == name })
-	if !kept || lifetimeIn(live.Objects, project) != nil {
+	if !timed(items, project) || lifetimeIn(live.Objects, project) != nil {
 		return nil
 	}
 	return fmt.Errorf("%w: its time to live is over", errdefs.ErrNotFound)
