@@ -10,6 +10,9 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // BenchmarkForward compares, in one run, the same request sent straight to the instance, through the data plane with a
@@ -42,11 +45,63 @@ func BenchmarkForward(b *testing.B) {
 		for _, c := range []struct{ name, addr string }{{"direct", up}, {"trellis", ours}, {"reverseproxy", theirs.addr}} {
 			b.Run(itoa(size)+"/"+c.name, func(b *testing.B) { hammer(b, c.addr) })
 		}
+		b.Run(itoa(size)+"/trellis, HTTP/2", func(b *testing.B) { hammer2(b, ours) })
 	}
 }
 
 func itoa(n int) string {
 	return string(bytes.TrimLeft([]byte{byte('0' + n/10000%10), byte('0' + n/1000%10), byte('0' + n/100%10), byte('0' + n/10%10), byte('0' + n%10)}, "0"))
+}
+
+// hammer2 is hammer over HTTP/2, one request at a time on each connection.
+func hammer2(b *testing.B, addr string) {
+	b.ReportAllocs()
+	b.SetParallelism(16)
+	b.RunParallel(func(pb *testing.PB) {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			b.Error(err)
+			return
+		}
+		defer conn.Close()
+		var out, block bytes.Buffer
+		enc := hpack.NewEncoder(&block)
+		enc.SetMaxDynamicTableSize(0)
+		for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "evergreen.localhost"}, {":path", "/api/courses/12"}, {"user-agent", "bench"}, {"accept", "*/*"}} {
+			enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+		}
+		framer := http2.NewFramer(&out, nil)
+		out.WriteString(http2.ClientPreface)
+		framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		framer.WriteSettingsAck()
+		framer.WriteWindowUpdate(0, 1<<30)
+		br := bufio.NewReaderSize(conn, 32<<10)
+		for stream, unused := uint32(1), 1<<30; pb.Next(); stream += 2 {
+			framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
+			if _, err := conn.Write(out.Bytes()); err != nil {
+				b.Error(err)
+				return
+			}
+			out.Reset()
+			for ended := false; !ended; {
+				head, err := br.Peek(9)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				length := int(head[0])<<16 | int(head[1])<<8 | int(head[2])
+				ended = (head[3] == byte(http2.FrameData) || head[3] == byte(http2.FrameHeaders)) && head[4]&1 != 0
+				if head[3] == byte(http2.FrameData) {
+					unused -= length
+				}
+				br.Discard(9 + length)
+			}
+			if unused < 1<<29 {
+				framer.WriteWindowUpdate(0, 1<<29)
+				unused += 1 << 29
+			}
+		}
+	})
 }
 
 // hammer sends requests over 16 connections per processor and reads the answers.
