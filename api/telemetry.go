@@ -141,7 +141,8 @@ type Budget struct {
 type Why struct {
 	Service  string        `json:"service"`
 	State    string        `json:"state"`
-	Findings []Explanation `json:"findings"` // newest first; none: nothing happened that needs explaining
+	Reason   string        `json:"reason,omitempty"` // of the state, where it is not well
+	Findings []Explanation `json:"findings"`         // newest first; none: nothing happened that needs explaining
 }
 
 // Explanation is the chain of causes behind one thing that happened.

@@ -111,7 +111,7 @@ func (w *inquiry) restart() (api.Explanation, bool) {
 		return e.Instance == end.Instance && e.Kind == "instance.ready"
 	})
 	applied, _ := w.last(at, func(e state.Event) bool { return e.Kind == "revision.applied" && e.Revision == end.Revision })
-	words, spoke := w.said(end.Instance, w.spokeSince(start, end), end.Time.Add(2*time.Second))
+	words, spoke := w.said(end.Instance, w.spokeSince(start, end), w.spokeUntil(end, at))
 	if spoke {
 		x.Chain = slices.Insert(x.Chain, 0, api.Evidence{Time: words.Time, Kind: "log", Text: words.Body, Ref: words.Instance})
 	}
@@ -142,6 +142,18 @@ func (w *inquiry) spokeSince(start, end state.Event) time.Time {
 		return end.Time.Add(-time.Minute)
 	}
 	return start.Time.Add(-5 * time.Second)
+}
+
+// spokeUntil is until when they are looked for. Some come a moment after the end, of which it is written; where the next
+// run began by then it is its words that do.
+func (w *inquiry) spokeUntil(end state.Event, at int) time.Time {
+	late := end.Time.Add(2 * time.Second)
+	if slices.ContainsFunc(w.events[at:], func(e state.Event) bool {
+		return e.Instance == end.Instance && e.Kind == "instance.started" && !e.Time.After(late)
+	}) {
+		return end.Time
+	}
+	return late
 }
 
 // ended says whether an event is the end of an instance that nobody asked for.

@@ -246,3 +246,25 @@ trace one of them: GET /orders/17, 20ms, answered 500 -> ab000000000000000000000
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
+
+// TestLastWordsAreOfTheRunThatEnded: where an instance runs again at once, its first words are not those of its end.
+func TestLastWordsAreOfTheRunThatEnded(t *testing.T) {
+	for again, want := range map[bool]string{false: "exited with code 3: flushed", true: "exited with code 3: no database"} {
+		w := asked()
+		w.happened(8, "instance.started", "web-1", "start", "", 3)
+		w.happened(5, "instance.exited", "web-1", "exit", "exited with code 3", 3)
+		end := w.now.Add(-5 * time.Second)
+		if again {
+			w.happened(4, "instance.started", "web-1", "restart", "", 3)
+		}
+		w.said = func(_ string, _, until time.Time) (telemetry.Record, bool) {
+			if until.After(end) {
+				return telemetry.Record{Time: end.Add(time.Second), Body: "flushed", Instance: "web-1"}, true
+			}
+			return telemetry.Record{Time: end, Body: "no database", Instance: "web-1"}, true
+		}
+		if x, ok := w.restart(); !ok || x.Cause != want {
+			t.Errorf("started again %v: %q, want %q", again, x.Cause, want)
+		}
+	}
+}

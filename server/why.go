@@ -62,7 +62,7 @@ func (c *control) Why(ctx context.Context, service string) (api.Why, error) {
 	if st.Desired != nil && routed(*st.Desired, service) {
 		w.certificates = c.certificates(*st.Desired)
 	}
-	return api.Why{Service: service, State: w.service.State, Findings: w.findings()}, nil
+	return api.Why{Service: service, State: w.service.State, Reason: w.service.Reason, Findings: w.findings()}, nil
 }
 
 // callNow is how the calls from one service to another go, per second.

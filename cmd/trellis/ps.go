@@ -12,6 +12,7 @@ import (
 
 	"trellis/api"
 	"trellis/engine"
+	"trellis/state"
 )
 
 func (p *program) psCommand() *cobra.Command {
@@ -97,8 +98,8 @@ func (p *program) writeStatus(w io.Writer, status api.Status, instances bool) er
 	head := s.bold(status.Project)
 	if status.Revision > 0 {
 		head += fmt.Sprintf("  revision %d", status.Revision)
-		if status.Outcome != "" {
-			head += " " + status.Outcome
+		if how := standing(status); how != "" {
+			head += " " + how
 		}
 	}
 	if status.Ends != nil {
@@ -127,6 +128,20 @@ func (p *program) writeStatus(w io.Writer, status api.Status, instances bool) er
 		return writeInstances(w, s, status.Services)
 	}
 	return nil
+}
+
+// standing says how the newest revision does: its outcome, and where it came up well how many services are well by now.
+func standing(status api.Status) string {
+	well := 0
+	for _, svc := range status.Services {
+		if settledWell(svc) {
+			well++
+		}
+	}
+	if status.Outcome != state.Healthy || well == len(status.Services) {
+		return status.Outcome
+	}
+	return fmt.Sprintf("%d/%d healthy", well, len(status.Services))
 }
 
 func writeReasons(w io.Writer, s style, services []engine.Service) {

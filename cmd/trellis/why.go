@@ -31,7 +31,11 @@ measures and log lines from it. Where what is known does not tell, it says so.`,
 				return p.writeJSON(why)
 			}
 			s := p.styleOf(p.stdout)
-			fmt.Fprintf(p.stdout, "%s is %s\n", s.bold(why.Service), paintState(s, why.State))
+			head := s.bold(why.Service) + " is " + paintState(s, why.State)
+			if why.Reason != "" {
+				head += ": " + s.fit(oneLine(why.Reason), 160)
+			}
+			fmt.Fprintln(p.stdout, head)
 			if len(why.Findings) == 0 {
 				fmt.Fprintln(p.stdout, "nothing happened in the last day that needs explaining")
 			}

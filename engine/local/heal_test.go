@@ -193,6 +193,31 @@ func TestHealingDoesNotWaitForDependencies(t *testing.T) {
 	})
 }
 
+// TestRunsForAMoment: nobody asks a program without ports whether it is ready, so one that dies after each moment of work
+// looks well in between. It is called what it is all the time, and its revision does not count on it.
+func TestRunsForAMoment(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.world.Script("jobs", fake.Script{Exits: true, ExitAfter: 900 * time.Millisecond, ExitCode: 3})
+		b.apply(project(compose.Service{Name: "jobs", Image: "jobs", Restart: "always"}))
+		b.until("it crashes again and again", func() bool { return b.service("jobs").State == engine.ServiceCrashLooping })
+		served := false
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			s := b.service("jobs")
+			served = served || s.Ready == 1
+			if s.State != engine.ServiceCrashLooping || !strings.Contains(s.Reason, "1") {
+				t.Fatalf("%s, %d ready: %s", s.State, s.Ready, s.Reason)
+			}
+		}
+		if !served {
+			t.Error("it was never ready")
+		}
+		b.settled(state.Failed)
+
+		b.world.Script("jobs", fake.Script{})
+		b.until("it is well", func() bool { return b.service("jobs").State == engine.ServiceHealthy })
+	})
+}
+
 func TestProgramThatCannotStart(t *testing.T) {
 	bubble(t, func(b *bench) {
 		b.world.Script("web", fake.Script{StartError: "exec bin/web: no such file"})

@@ -52,10 +52,11 @@ type count struct {
 	worst     *seen // the wanted instance with the most failures
 	unready   *seen // a wanted instance that runs and is not ready
 	broken    *seen // a wanted instance that will not be started again
+	shaky     *seen // a wanted instance that serves, having crashed again and again a moment ago
 	first     bool  // a wanted instance is on its way for the first time
 }
 
-func (s *servicePlan) count() count {
+func (p *planner) count(s *servicePlan) count {
 	var c count
 	for i := range s.all {
 		inst := &s.all[i]
@@ -76,6 +77,9 @@ func (s *servicePlan) count() count {
 			continue
 		case inst.serving():
 			c.current++
+			if inst.failures >= crashLoopAfter && !p.due(inst.readySince.Add(s.want.restart.good())) {
+				c.shaky = inst
+			}
 			continue
 		case s.broken(*inst):
 			c.broken = inst
@@ -91,7 +95,7 @@ func (s *servicePlan) count() count {
 }
 
 // provenAfter is how long a program that nothing can be asked of has to run until a revision counts on it: one that
-// crashes mostly does so at once.
+// crashes mostly does so at once. One that has crashed has to run until that is forgotten.
 const provenAfter = time.Second
 
 // proven says whether the instances of a service that takes no traffic, and is ready because it runs, have run for long
@@ -102,8 +106,11 @@ func (p *planner) proven(s *servicePlan) bool {
 	}
 	for i := range s.all {
 		if inst := &s.all[i]; inst.serving() {
-			if proven := inst.readySince.Add(provenAfter); p.now.Before(proven) {
-				p.wakeAt(proven)
+			wait := provenAfter
+			if inst.failures > 0 {
+				wait = s.want.restart.good()
+			}
+			if !p.due(inst.readySince.Add(wait)) {
 				return false
 			}
 		}
@@ -123,7 +130,7 @@ func (p *planner) allReplaced(s *servicePlan) bool {
 
 func (p *planner) verdict(s *servicePlan) verdict {
 	v := verdict{name: s.want.name, failed: s.failed}
-	c := s.count()
+	c := p.count(s)
 	v.current = c.current
 	if s.want.problem == "" && (s.want.stopped || s.want.replicas == 0) {
 		v.state, v.done = engine.ServiceStopped, c.alive == 0 && (s.want.stopped || len(s.all) == 0)
@@ -138,7 +145,7 @@ func (p *planner) verdict(s *servicePlan) verdict {
 	}
 	missing := s.want.replicas - c.current
 	v.done = missing <= 0 && c.others == 0 && s.failed == ""
-	v.done = v.done && p.proven(s) && p.allReplaced(s)
+	v.done = v.done && c.shaky == nil && p.proven(s) && p.allReplaced(s)
 	v.working = !v.done && s.waits == "" && s.failed == ""
 	p.judgeFailure(s, c, &v)
 	switch {
@@ -146,6 +153,8 @@ func (p *planner) verdict(s *servicePlan) verdict {
 		v.state = engine.ServiceCompleted
 	case missing <= 0 && s.rollout != nil && s.rollout.Phase == state.Rolling && !v.done:
 		v.state = engine.ServiceStarting
+	case missing <= 0 && c.shaky != nil:
+		v.state = engine.ServiceCrashLooping
 	case missing <= 0:
 		v.state = engine.ServiceHealthy
 	case c.worst != nil && c.worst.failures >= crashLoopAfter && c.broken == nil:
@@ -209,6 +218,8 @@ func (p *planner) reason(s *servicePlan, c count, v verdict) string {
 		return fmt.Sprintf("instance %d %s: %s", c.unready.slot, Hung, c.unready.said)
 	case c.unready != nil && c.unready.said != "":
 		return fmt.Sprintf("instance %d is not ready: %s", c.unready.slot, c.unready.said)
+	case c.shaky != nil:
+		return fmt.Sprintf("instance %d crashed %d times in a row, and runs again", c.shaky.slot, c.shaky.failures)
 	case s.guarded() && c.current > 0 && c.others > 0:
 		return fmt.Sprintf("%d of %d instances are new and watched", c.current, s.want.replicas)
 	case c.others > 0:
