@@ -403,7 +403,10 @@ func TestDelivery(t *testing.T) {
 // TestLinkDrain: while the far data plane is replaced again and again, nothing is lost.
 func TestLinkDrain(t *testing.T) {
 	h := newHosts(t)
-	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, "ok")
+	})
 	h.serves(Service{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}})
 	h.serves(Service{Name: "web", Instances: []Instance{instanceAt("web-1", b.addr)}, HTTP2: []int{80}})
 	doors := []string{
