@@ -214,19 +214,19 @@ func (s *Stream) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var until time.Time
-	for s.off == len(s.body) {
+	for !s.ready() {
+		if c.flush(); !s.ready() && !s.wait(&s.readable, &until) { // c.mu was free while it wrote
+			return 0, os.ErrDeadlineExceeded
+		}
+	}
+	if s.off == len(s.body) {
 		switch {
 		case s.err != nil:
 			return 0, s.err
 		case s.stopped:
 			return 0, io.ErrUnexpectedEOF
-		case s.ended:
-			return 0, io.EOF
 		}
-		c.flush()
-		if !s.wait(&s.readable, &until) {
-			return 0, os.ErrDeadlineExceeded
-		}
+		return 0, io.EOF
 	}
 	n := copy(p, s.body[s.off:])
 	if s.off += n; s.off == len(s.body) {
@@ -246,6 +246,11 @@ func (s *Stream) Read(p []byte) (int, error) {
 func (s *Stream) Ready() bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
+	return s.ready()
+}
+
+// ready is Ready. c.mu is held.
+func (s *Stream) ready() bool {
 	return s.off < len(s.body) || s.err != nil || s.stopped || s.ended
 }
 
