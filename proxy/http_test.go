@@ -61,7 +61,6 @@ func TestErrorsAreProblems(t *testing.T) {
 	}
 }
 
-// TestUnknownAuthIsRefused: a route whose scheme nobody here can carry out lets nobody in, and takes nothing from others.
 // TestFaultsStayInTheirRequest: a request that runs into a fault of ours is answered with 500, and counted; the others and
 // those that follow are served.
 func TestFaultsStayInTheirRequest(t *testing.T) {
@@ -90,6 +89,7 @@ func TestFaultsStayInTheirRequest(t *testing.T) {
 	}
 }
 
+// TestUnknownAuthIsRefused: a route whose scheme nobody here can carry out lets nobody in, and takes nothing from others.
 func TestUnknownAuthIsRefused(t *testing.T) {
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "in") })
 	r := newRig(t, Config{})

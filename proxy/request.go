@@ -92,6 +92,9 @@ func (q *request) finish(wake func()) {
 	for _, done := range q.pending {
 		<-done
 	}
+	if q.unread {
+		q.body.drop()
+	}
 }
 
 // repeatable says whether a request may be sent again though it may have been carried out: RFC 9110, section 9.2.2, and
@@ -225,6 +228,16 @@ type replay struct {
 func (r *replay) have(b []byte) {
 	r.buf, r.read, r.err = b, len(b), io.EOF
 	r.ended.Store(true)
+}
+
+// drop has everything that still reads the body fail. Its bytes are somebody else's from now on.
+func (r *replay) drop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.buf = nil
+	if r.err == nil {
+		r.err = io.ErrUnexpectedEOF
+	}
 }
 
 var errBodyTooLong = errors.New("the body is longer than the route takes")

@@ -124,7 +124,7 @@ func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duratio
 	}
 	if err != nil {
 		cerr := failed2(ctx, err, body)
-		q.unread = body != nil && !body.ended.Load()
+		q.unread = q.unread || body != nil && !body.ended.Load()
 		cancel(nil)
 		return nil, cerr
 	}
@@ -148,7 +148,7 @@ func (x *exchange2) abort()          { x.cancel(nil) }
 func (x *exchange2) close(bool) {
 	x.cancel(nil)
 	x.res.Body.Close()
-	x.q.unread = x.body != nil && !x.body.ended.Load()
+	x.q.unread = x.q.unread || x.body != nil && !x.body.ended.Load()
 	if x.from.replaced(x.transport) {
 		x.transport.CloseIdleConnections()
 	}
