@@ -149,6 +149,60 @@ func TestDriver(t *testing.T) {
 	}
 }
 
+// TestStrandedInstancesEnd: a container whose network has ended under it, or was made anew, ends too, says why, and is
+// reached once it is started again.
+func TestStrandedInstancesEnd(t *testing.T) {
+	needsEngine(t)
+	d := open(t, t.TempDir(), false)
+	for name, happens := range map[string]func(ctx context.Context, holder string) error{
+		"ended": func(ctx context.Context, holder string) error {
+			_, err := d.engine.api.ContainerKill(ctx, holder, client.ContainerKillOptions{Signal: "SIGKILL"})
+			return err
+		},
+		"anew": func(ctx context.Context, holder string) error {
+			_, err := d.engine.api.ContainerRestart(ctx, holder, client.ContainerRestartOptions{Timeout: new(int)})
+			return err
+		},
+	} {
+		spec := programSpec(t, drivertest.Behaviour{Listen: []int{80}}, driver.Spec{
+			ID: driver.ID("drivertest/" + name + "-1-0000000a"), Project: "drivertest", Service: name, Slot: 1, Hash: "a", Revision: 1,
+			Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"},
+		})
+		listed := func(what string, as func(driver.Instance) bool) {
+			t.Helper()
+			for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+				all, err := d.List(t.Context(), "drivertest")
+				i := slices.IndexFunc(all, func(i driver.Instance) bool { return i.ID == spec.ID })
+				if err == nil && i >= 0 && as(all[i]) {
+					return
+				}
+				if time.Now().After(end) {
+					t.Fatalf("%s: not %s: %+v, %v", name, what, all, err)
+				}
+			}
+		}
+		listens := func(i driver.Instance) bool { return i.State == driver.Running && slices.Contains(i.Listening, 80) }
+		if err := d.Start(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		listed("reached", listens)
+		if err := happens(t.Context(), networkName(spec.ID)); err != nil {
+			t.Fatal(err)
+		}
+		listed("ended", func(i driver.Instance) bool { return i.State == driver.Exited && i.Exit.Error == lost })
+		if err := d.Start(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		listed("reached again", listens)
+		if err := d.Stop(t.Context(), spec.ID, 0); err != nil {
+			t.Error(err)
+		}
+		if err := d.Remove(t.Context(), spec.ID); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // programSpec makes the suite's program of spec. It runs below an init, as a program that does not handle signals has to
 // in a container, and sees the machine's temporary directory.
 func programSpec(_ *testing.T, b drivertest.Behaviour, spec driver.Spec) driver.Spec {

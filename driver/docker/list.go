@@ -115,6 +115,9 @@ func (d *Driver) instance(ctx context.Context, id string, holder container.Summa
 	inst.StartedAt = parseTime(c.State.StartedAt)
 	d.life(&inst, c, r)
 	d.reach(ctx, &inst, c, holder)
+	if d.seemsStranded(&inst, c, holder) {
+		d.endStranded(ctx, inst.ID)
+	}
 	return inst, true, nil
 }
 
