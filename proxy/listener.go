@@ -119,6 +119,10 @@ func (p *Proxy) accept(ctx context.Context, l *listener) {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
+			if errors.Is(err, unix.EINVAL) { // the holder has ended the socket, and a snapshot will say so
+				<-ctx.Done()
+				return
+			}
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second) // out of files, as a rule
 			p.log.Warn("accept failed", "listener", l.name, "err", err)
 			select {
