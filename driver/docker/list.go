@@ -116,6 +116,7 @@ func (d *Driver) instance(ctx context.Context, id string, holder container.Summa
 	d.life(&inst, c, r)
 	d.reach(ctx, &inst, c, holder)
 	if d.seemsStranded(&inst, c, holder) {
+		inst.Host, inst.Listening = "", nil
 		d.endStranded(ctx, inst.ID)
 	}
 	return inst, true, nil
