@@ -31,8 +31,8 @@ type plane struct {
 
 	mu     sync.Mutex
 	chosen *addresses
-	asked  map[string]string // listener name to address of its open socket, as asked for
-	bound  map[string]string // and as bound
+	asked  map[string]spot   // listener name to where its open socket was asked for
+	bound  map[string]string // and to its address, as bound
 	last   proxy.Snapshot
 
 	traffic traffic // what Measures has heard
@@ -40,6 +40,11 @@ type plane struct {
 
 	doors atomic.Pointer[map[string]string] // of bound, those that lead in from outside: read without mu
 }
+
+// spot is where a socket is asked for. The same address is another one in the namespace of an instance that was made anew.
+type spot struct{ address, netns string }
+
+func spotOf(s holder.Socket) spot { return spot{s.Address, s.Netns} }
 
 var _ local.Plane = (*plane)(nil)
 
@@ -79,7 +84,7 @@ func (p *plane) sockets(listeners []proxy.Listener) (wanted []holder.Socket, gon
 	named := make(map[string]bool, len(listeners))
 	for _, l := range listeners {
 		named[l.Name] = true
-		if s := p.chosen.socketOf(l); p.asked[l.Name] != s.Address {
+		if s := p.chosen.socketOf(l); p.asked[l.Name] != spotOf(s) {
 			wanted = append(wanted, s)
 		}
 	}
@@ -118,7 +123,7 @@ func (p *plane) open(ctx context.Context, wanted []holder.Socket) ([]unopened, e
 			p.closed([]string{o.Name}) // what the name stood for before is closed by then
 			continue
 		}
-		p.asked[o.Name], p.bound[o.Name] = wanted[i].Address, o.Address
+		p.asked[o.Name], p.bound[o.Name] = spotOf(wanted[i]), o.Address
 	}
 	p.noteDoors()
 	return failed, nil

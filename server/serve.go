@@ -119,7 +119,7 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	if err != nil {
 		return nil, err
 	}
-	plane := &plane{holder: client, location: l, log: own, chosen: chosen, asked: map[string]string{}, bound: map[string]string{}}
+	plane := &plane{holder: client, location: l, log: own, chosen: chosen, asked: map[string]spot{}, bound: map[string]string{}}
 	eng, err := local.New(local.Config{
 		Project: l.Project, Store: store, Plane: plane, Block: block, Probe: probe.Do, Log: log,
 		Drivers:    run.byName(),
