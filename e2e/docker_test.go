@@ -204,12 +204,9 @@ func dockerPlainFile(t *testing.T) {
 func dockerImageBehindTheSameName(t *testing.T) {
 	port := freePort(t)
 	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf("name: kiosk\nservices:\n  web:\n    build: .\n    ports: [\"%d:80\"]\n", port)})
-	dockerfile := func(version string) {
-		p.write("Dockerfile", "FROM scratch\nENV VERSION="+version+"\nCOPY testapp /testapp\nENTRYPOINT [\"/testapp\"]\n")
-	}
-	dockerfile("one")
+	p.dockerfile("one")
 	p.run("up", "-d")
-	dockerfile("two")
+	p.dockerfile("two")
 	if out := p.run("plan"); !strings.Contains(out, "image_id") || !strings.Contains(out, "rollout") {
 		t.Errorf("the plan does not speak of the image:\n%s", out)
 	}
@@ -227,6 +224,11 @@ func dockerImageBehindTheSameName(t *testing.T) {
 	}
 }
 
+// dockerfile has the project build the suite's program, which says that it is of a version.
+func (p *project) dockerfile(version string) {
+	p.write("Dockerfile", "FROM scratch\nENV VERSION="+version+"\nCOPY testapp /testapp\nENTRYPOINT [\"/testapp\"]\n")
+}
+
 // dockerTagThatMoved: what runs is the image that the tag named when it was deployed, also after a crash and in a rollback.
 func dockerTagThatMoved(t *testing.T) {
 	longAlone(t)
@@ -235,7 +237,7 @@ func dockerTagThatMoved(t *testing.T) {
 	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf(
 		"name: kiosk\nservices:\n  web:\n    image: kiosk-moving\n    pull_policy: never\n    ports: [\"%d:80\"]\n", port)})
 	for _, v := range []string{"one", "two"} {
-		p.write("Dockerfile", "FROM scratch\nENV VERSION="+v+"\nCOPY testapp /testapp\nENTRYPOINT [\"/testapp\"]\n")
+		p.dockerfile(v)
 		docker(t, "build", "-q", "-t", "kiosk-"+v, p.dir)
 	}
 	docker(t, "tag", "kiosk-one", "kiosk-moving")

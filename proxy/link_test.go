@@ -466,19 +466,7 @@ func TestLinkDrain(t *testing.T) {
 // again and again, and what is new goes over links that show the newest.
 func TestLinkRotationUnderStreams(t *testing.T) {
 	h := newHosts(t)
-	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
-		rc := http.NewResponseController(w)
-		rc.EnableFullDuplex()
-		rc.Flush()
-		for in := bufio.NewReader(r.Body); ; {
-			line, err := in.ReadString('\n')
-			if err != nil {
-				return
-			}
-			io.WriteString(w, line)
-			rc.Flush()
-		}
-	})
+	b := serveFunc(t, echoLines)
 	h.serves(Service{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}, HTTP2: []int{80}})
 	addr := h.listen(Listener{Name: "web", Protocol: Detect, Service: "app", Port: 80, Caller: "web"})
 	h.publish()

@@ -97,6 +97,21 @@ func (m *mutualRig) config(who string) *tls.Config {
 	}}
 }
 
+// echoLines answers each line of a request as soon as it is there.
+func echoLines(w http.ResponseWriter, r *http.Request) {
+	rc := http.NewResponseController(w)
+	rc.EnableFullDuplex()
+	rc.Flush()
+	for in := bufio.NewReader(r.Body); ; {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		io.WriteString(w, line)
+		rc.Flush()
+	}
+}
+
 // program starts an instance of app that answers with who has called it, and echoes streams.
 func (m *mutualRig) program(conf *tls.Config) Instance {
 	m.t.Helper()
@@ -111,17 +126,7 @@ func (m *mutualRig) program(conf *tls.Config) Instance {
 		}
 		switch {
 		case r.URL.Path == "/echo":
-			rc := http.NewResponseController(w)
-			rc.EnableFullDuplex()
-			rc.Flush()
-			for in := bufio.NewReader(r.Body); ; {
-				line, err := in.ReadString('\n')
-				if err != nil {
-					return
-				}
-				io.WriteString(w, line)
-				rc.Flush()
-			}
+			echoLines(w, r)
 		default:
 			fmt.Fprint(w, id, " ", r.Proto, " ", r.TLS.PeerCertificates[0].SerialNumber)
 		}

@@ -123,6 +123,7 @@ func (w *inquiry) restart() (api.Explanation, bool) {
 		x.Kind = "memory"
 	case strings.Contains(strings.ToLower(words.Body), noSpace):
 		x.Kind, x.Cause = "disk", fmt.Sprintf("%s: %s", end.Message, words.Body)
+	case end.Reason == "error" && ready: // it ran: what ended it says why
 	case end.Reason == "error":
 		x.Kind, x.Cause = "config-error", "it could not be run: "+end.Message
 	case end.Reason == "signal":

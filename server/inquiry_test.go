@@ -130,6 +130,12 @@ func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
 		"full disk": {func(w *inquiry) {
 			w.measured.disk, w.measured.free = 0.99, 4e6
 		}, "disk", "4 MB (1.0 %) are left", "disk"},
+		"what it runs on is taken away": {func(w *inquiry) {
+			w.happened(60, "instance.started", "web-1", "wanted", "", 3)
+			w.happened(59, "instance.ready", "web-1", "probe", "", 3)
+			w.happened(30, "instance.exited", "web-1", "error", "its network was ended under it", 3)
+			w.speaks("listening")
+		}, "crash", "its network was ended under it", "restart"},
 		"a crash while the disk is nearly full": {func(w *inquiry) {
 			w.happened(30, "instance.exited", "web-1", "crashed", "exited with code 7", 3)
 			w.measured.disk, w.measured.free = 0.96, 10e9

@@ -93,12 +93,16 @@ the other commands need for this project, and no more.`,
 	return p.project(cmd)
 }
 
-// lostWithoutTrellis are the sentences that no object of a cluster keeps.
-var lostWithoutTrellis = []string{
-	"a request that meets a crash is not repeated: callers see the error",
-	"a rollout that fails stops where it is, with the old pods in service: kubectl rollout undo takes it back",
-	"a rollback is an export of the older file, applied again",
-	"services are scaled by CPU only",
+// sayWithoutTrellis tells which sentences no object of a cluster keeps. failed is what becomes of a rollout that fails.
+func (p *program) sayWithoutTrellis(failed string) {
+	for _, lost := range []string{
+		"a request that meets a crash is not repeated: callers see the error",
+		"a rollout that fails stops where it is, with the old pods in service: " + failed,
+		"a rollback is an export of the older file, applied again",
+		"services are scaled by CPU only",
+	} {
+		p.progressf("without Trellis: %s", lost)
+	}
 }
 
 func (p *program) exportKubernetes(ctx context.Context, dir string, f kubernetesFlags) error {
@@ -133,9 +137,7 @@ func (p *program) exportKubernetes(ctx context.Context, dir string, f kubernetes
 		p.progressf("%s holds %s in clear: keep it out of the repository", shortPath(filepath.Join(dir, baseFolder, secretsFile)), plural(secrets, "secret"))
 	}
 	if f.standalone {
-		for _, lost := range lostWithoutTrellis {
-			p.progressf("without Trellis: %s", lost)
-		}
+		p.sayWithoutTrellis("kubectl rollout undo takes it back")
 	}
 	return nil
 }

@@ -109,7 +109,7 @@ func (p *program) exportTerraform(ctx context.Context, dir string, f exportTerra
 	}
 	p.progressf("wrote %s: %s of %s", shortPath(dir), plural(len(roots), "root"), base)
 	if f.standalone {
-		p.sayStandalone()
+		p.sayWithoutTrellis("the apply says so")
 	}
 	return nil
 }

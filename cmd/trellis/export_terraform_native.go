@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"trellis/compose"
 	"trellis/engine"
@@ -173,11 +172,4 @@ func adjustable(root *terraform.Root, service string, manifest map[string]any) {
 			m["replicas"] = terraform.Lookup("replicas", service, n)
 		}
 	})
-}
-
-// sayStandalone tells what no object of a cluster keeps.
-func (p *program) sayStandalone() {
-	for _, lost := range lostWithoutTrellis {
-		p.progressf("without Trellis: %s", strings.ReplaceAll(lost, "kubectl rollout undo takes it back", "the apply says so"))
-	}
 }

@@ -204,7 +204,7 @@ func TestRunsForAMoment(t *testing.T) {
 		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 			s := b.service("jobs")
 			served = served || s.Ready == 1
-			if s.State != engine.ServiceCrashLooping || !strings.Contains(s.Reason, "1") {
+			if s.State != engine.ServiceCrashLooping || !strings.Contains(s.Reason, "instance 1 ") {
 				t.Fatalf("%s, %d ready: %s", s.State, s.Ready, s.Reason)
 			}
 		}
