@@ -75,6 +75,14 @@ func (g *gathering) began(s *telemetry.Sample, since time.Time) {
 	}
 }
 
+// count adds what is counted since this control plane runs: what the first round finds has come since then, and is to be seen.
+func (g *gathering) count(name string, v float64, labels ...string) {
+	s := g.add(name, v, labels...)
+	if s.Created = g.at.Add(-collectPause); s.Created.Before(g.started) {
+		s.Created = g.started
+	}
+}
+
 func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 	st, err := s.control.observe(ctx)
 	if err != nil {

@@ -28,15 +28,21 @@ type ends struct {
 func (e *ends) add(ctx context.Context, store state.Store, g *gathering, st engine.State) error {
 	f := state.EventFilter{After: e.after}
 	if !e.read { // what was before is not counted: only where it ends has to be known
-		f.Limit, e.counts = 1, map[way]float64{}
+		e.counts = map[way]float64{}
+		for ev, err := range store.Events(ctx, state.EventFilter{Limit: 1}) {
+			if err != nil {
+				return err
+			}
+			e.after = ev.Seq
+		}
+		f.Since = g.started
 	}
 	for ev, err := range store.Events(ctx, f) {
 		if err != nil {
 			return err
 		}
-		e.after = ev.Seq
+		e.after = max(e.after, ev.Seq)
 		switch {
-		case !e.read:
 		case hung(ev):
 			e.counts[way{ev.Service, endHung}]++
 		case ev.Kind == "revision."+state.RolledBack:
@@ -46,10 +52,10 @@ func (e *ends) add(ctx context.Context, store state.Store, g *gathering, st engi
 		}
 	}
 	e.read = true
-	g.add("trellis_deploys_rolled_back_total", e.back)
+	g.count("trellis_deploys_rolled_back_total", e.back)
 	for _, svc := range st.Services {
 		for _, reason := range endReasons() {
-			g.add("trellis_instance_ends_total", e.counts[way{svc.Name, reason}], "service", svc.Name, "reason", reason)
+			g.count("trellis_instance_ends_total", e.counts[way{svc.Name, reason}], "service", svc.Name, "reason", reason)
 		}
 	}
 	return nil
