@@ -69,7 +69,7 @@ picture: build ## make docs/demo.svg from a run of the demo: load, a kill, a dep
 faults: ## break programs, Trellis, disks and versions under load, in the long form; a line for each fault (1 hour)
 	scripts/faults.sh
 
-soak: ## a rollout every two minutes for SOAK (default 1h; the control plane's memory takes 4h): nothing is lost, nothing grows
+soak: ## a rollout every two minutes for SOAK (default 1h): nothing is lost, nothing grows
 	SOAK=$${SOAK:-1h} $(GO) test -tags e2e -count=1 -v -timeout 0 -run '^TestSoak$$' ./e2e
 
 bench: build ## run the benchmarks

@@ -51,8 +51,7 @@ type soaked struct {
 }
 
 // TestSoak replaces a service of three every two minutes, under load, for as long as SOAK says (make soak: an hour). Nothing is
-// lost, the files of Trellis' own processes do not grow, nor does their memory once it has settled: that of the control plane
-// takes SOAK=4h to be judged.
+// lost, and neither the files of Trellis' own processes grow nor, once it has settled, their memory.
 func TestSoak(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("SOAK"))
 	if err != nil {
@@ -88,17 +87,9 @@ func TestSoak(t *testing.T) {
 		t.Errorf("processes %v, then %v", pids, now)
 	}
 	for name := range pids {
-		settled := length / 6 // a Go heap and its caches have their size by then
-		if name == "control" {
-			settled = headEnds
-		}
-		f.flat(name, samples, settled)
+		f.flat(name, samples, length/6) // a Go heap and its caches have their size by then
 	}
 }
-
-// headEnds is when the store of metrics has as many series as it will have: it keeps those of replaced instances in memory
-// until a block of two hours and half of the next one are full.
-const headEnds = 3 * time.Hour
 
 // flat says how much more a process holds as time passes, and fails if it grows once it has settled.
 func (f *fault) flat(name string, all []soaked, settled time.Duration) {

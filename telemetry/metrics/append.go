@@ -42,7 +42,7 @@ func (s *Store) Append(ctx context.Context, round uint64, samples []telemetry.Sa
 	s.mu.Lock()
 	refs := s.refs
 	s.mu.Unlock()
-	app := limiter{s, s.cfg.MaxSeries + s.cfg.MaxSeries/reserved}.AppenderV2(ctx)
+	app := s.own().AppenderV2(ctx)
 	written := 0
 	for i := range samples {
 		if s.appendOne(app, refs, round, &samples[i]) {
@@ -169,6 +169,9 @@ type limiter struct {
 	s   *Store
 	max int
 }
+
+// own is the limiter of what Trellis itself measures and of rules.
+func (s *Store) own() limiter { return limiter{s, s.cfg.MaxSeries + s.cfg.MaxSeries/reserved} }
 
 // AppenderV2 implements storage.AppendableV2.
 func (l limiter) AppenderV2(ctx context.Context) storage.AppenderV2 {

@@ -144,7 +144,7 @@ func (r *ruler) sources() []string {
 // start makes the manager.
 func (r *ruler) start(ctx context.Context, s *Store) {
 	r.manager = rules.NewManager(&rules.ManagerOptions{
-		ExternalURL: &url.URL{}, QueryFunc: rules.EngineQueryFunc(s.engine, s.db), Context: ctx, AppendableV2: limiter{s, s.cfg.MaxSeries + s.cfg.MaxSeries/reserved}, Queryable: s.db,
+		ExternalURL: &url.URL{}, QueryFunc: rules.EngineQueryFunc(s.engine, s.db), Context: ctx, AppendableV2: s.own(), Queryable: s.db,
 		Logger: s.cfg.Log, Registerer: prometheus.NewRegistry(), OutageTolerance: time.Hour, ForGracePeriod: time.Minute,
 		ResendDelay: resend, GroupLoader: r, Parser: s.parser, RestoreNewRuleGroups: true,
 		DefaultRuleQueryOffset: func() time.Duration { return 0 },
