@@ -142,7 +142,8 @@ func TestTerraform(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
 	file := func(version string) string {
-		return strings.Replace(shop(port, 1, version, ""), "VERSION:", `LOUD: "${LOUD}", ACCESS: "${KEY}", VERSION:`, 1)
+		text := strings.Replace(shop(port, 1, version, ""), "VERSION:", `LOUD: "${LOUD}", ACCESS: "${KEY}", VERSION:`, 1)
+		return text + "configs: {settings: {content: \"a=1\"}}\n"
 	}
 	p := newTerraformed(t, map[string]string{
 		"compose.yaml": file("v1"), "other.yaml": "services: {web: {environment: {VERSION: other}}}\n", "main.tf": mainTF, "ledger/.keep": "",

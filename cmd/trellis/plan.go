@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sort"
 	"strings"
 
@@ -82,7 +83,7 @@ project will be, as changes of an empty one.`,
 		case "json":
 			view := planView{Plan: plan}
 			if whole {
-				view.Project, view.Wanted = l.project.Name, engine.Diff(nameless(ready.project), engine.State{})
+				view.Project, view.Wanted = l.project.Name, engine.Diff(asKept(nameless(ready.project)), engine.State{})
 			}
 			err = p.writeJSON(view)
 		case "markdown":
@@ -96,6 +97,16 @@ project will be, as changes of an empty one.`,
 		return err
 	}
 	return p.project(cmd)
+}
+
+// asKept returns a project as a revision has it: contents that stand in the file are kept beside it.
+func asKept(p compose.Project) compose.Project {
+	p.Configs = maps.Clone(p.Configs)
+	for name, v := range p.Configs {
+		v.Content = ""
+		p.Configs[name] = v
+	}
+	return p
 }
 
 // planView is the JSON of plan.
