@@ -321,6 +321,7 @@ func TestKubernetesPlansFiveHundred(t *testing.T) {
 			}
 		}
 		t.Logf("%d services planned in %d ms", n, best.Milliseconds())
+		p.run("down", "--yes")
 	}
 }
 

@@ -63,8 +63,15 @@ func (r Root) nativeMain() string { return clusterProvider + r.platform() }
 
 func (o Object) text() string {
 	var b strings.Builder
+	manifest := o.Manifest
+	if template, ok := o.annotated(); ok {
+		fmt.Fprintf(&b, "\nlocals {\n%s = ", o.template())
+		value(&b, template)
+		b.WriteString("\n}\n")
+		manifest = o.numbered()
+	}
 	fmt.Fprintf(&b, "\nresource \"kubernetes_manifest\" %s {\nmanifest = ", quoted(o.Address))
-	value(&b, o.Manifest)
+	value(&b, manifest)
 	// A plan that was looked at is what was asked for, also where somebody else has set a field.
 	b.WriteString("\n\nfield_manager {\nforce_conflicts = true\n}\n")
 	switch o.Wait {
@@ -83,6 +90,41 @@ func (o Object) text() string {
 	}
 	b.WriteString("}\n")
 	return b.String()
+}
+
+// annotated returns the template of the pods of a workload whose annotations the cluster itself changes with every template:
+// a Deployment's number of its ReplicaSet, and a DaemonSet's of its generation.
+func (o Object) annotated() (template any, ok bool) {
+	if kind := o.Manifest["kind"]; kind != "Deployment" && kind != "DaemonSet" {
+		return nil, false
+	}
+	spec, _ := o.Manifest["spec"].(map[string]any)
+	template, ok = spec["template"]
+	return template, ok
+}
+
+// template is the local value that the template of the pods is.
+func (o Object) template() string { return o.Address + "_template" }
+
+// numbered returns the manifest with the template as a local value, and an annotation that is another for each. The provider
+// plans the annotations as they were unless the code changes one of them, and fails where they are others after the apply:
+// https://github.com/hashicorp/terraform-provider-kubernetes/issues/2808.
+func (o Object) numbered() map[string]any {
+	local := "local." + o.template()
+	m := maps.Clone(o.Manifest)
+	spec, _ := m["spec"].(map[string]any)
+	spec = maps.Clone(spec)
+	spec["template"] = Expression(local)
+	metadata, _ := m["metadata"].(map[string]any)
+	metadata = maps.Clone(metadata)
+	annotations, _ := metadata["annotations"].(map[string]any)
+	annotations = maps.Clone(annotations)
+	if annotations == nil {
+		annotations = map[string]any{}
+	}
+	annotations["trellis.dev/template"] = Expression("sha256(jsonencode(" + local + "))")
+	metadata["annotations"], m["spec"], m["metadata"] = annotations, spec, metadata
+	return m
 }
 
 // Reference is how another resource of the root names this one.

@@ -170,11 +170,11 @@ provider "trellis" {
 command = var.trellis_command
 `, object(r.Images, name), object(r.Replicas, name), object(r.Hidden, quoted))
 	if r.Cluster == nil {
-		b.WriteString("}\n\n" + r.application("", "local", "null", "null"))
+		b.WriteString("}\n\n" + r.application("local", "null", "null"))
 		return b.String()
 	}
 	b.WriteString("kubeconfig = pathexpand(var.kubeconfig)\n}\n\n" + clusterProvider + r.platform() + "\n")
-	b.WriteString(r.application("depends_on = [module.platform] # its secrets\n", "kubernetes", "module.platform.context", "module.platform.namespace"))
+	b.WriteString(r.application("kubernetes", "module.platform.context", "module.platform.namespace"))
 	return b.String()
 }
 
@@ -203,10 +203,10 @@ contents = var.secrets
 	}))
 }
 
-func (r Root) application(more, engine, context, namespace string) string {
+func (r Root) application(engine, context, namespace string) string {
 	return fmt.Sprintf(`module "application" {
 source = "../../modules/application"
-%s
+
 file = "${path.root}/compose.yaml"
 project_directory = "${path.root}/%s"
 engine = %s
@@ -220,7 +220,7 @@ secret_variables = { for name, variable in local.secret_environment : variable =
 delete_volumes = var.delete_volumes
 timeout = var.timeout
 }
-`, more, escape(r.Directory), quoted(engine), context, namespace)
+`, escape(r.Directory), quoted(engine), context, namespace)
 }
 
 func (r Root) variables() string {

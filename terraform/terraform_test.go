@@ -41,7 +41,7 @@ func nativeRoots() []Root {
 			{Address: "config_map_motd", Manifest: map[string]any{"kind": "ConfigMap", "data": map[string]any{"motd": "a ${b}\n", "for": "1"}}},
 			{Address: "deployment_web", Service: "web", Wait: WaitRollout, After: []string{"kubernetes_manifest.config_map_motd"}, Manifest: map[string]any{
 				"kind": "Deployment", "metadata": map[string]any{"name": "web", "namespace": Namespace},
-				"spec": map[string]any{"replicas": Lookup("replicas", "web", 2), "list": []any{1.5, true, nil, map[string]any{}, "x"}},
+				"spec": map[string]any{"replicas": Lookup("replicas", "web", 2), "template": map[string]any{"spec": map[string]any{"hostNetwork": true}}, "list": []any{1.5, true, nil, map[string]any{}, "x"}},
 			}},
 			{Address: "job_migrate", Service: "migrate/x", Wait: WaitComplete, Manifest: map[string]any{"kind": "Job"}},
 		},

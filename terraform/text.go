@@ -164,6 +164,7 @@ value = var.context
 output "namespace" {
 description = "The namespace of the application."
 value = kubernetes_namespace_v1.this.metadata[0].name
+depends_on = [kubernetes_secret_v1.this] # which are there before the application
 }
 `
 
@@ -406,6 +407,10 @@ of ` + "`depends_on`" + ` and waits for their health.
 
 ` + "`terraform destroy`" + ` deletes the volumes, with their data. A secret that is given with another value reaches a pod when it is made
 anew: ` + "`kubectl rollout restart`" + `.
+
+An apply that takes back what somebody changed in the pods of a service by hand does so, and may then end with "Provider produced
+inconsistent result": the cluster has numbered the change ([the provider's issue
+2808](https://github.com/hashicorp/terraform-provider-kubernetes/issues/2808)). The next plan is empty.
 
 `
 
