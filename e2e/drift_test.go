@@ -248,6 +248,12 @@ networks: {front: {}, back: {}}
 	holder := "kiosk-" + string(web.ID) + ".net"
 	change("services.web.networks.back", "network", "disconnect", "kiosk_back", holder)
 	change("services.web.networks", "network", "connect", "bridge", holder)
+	secret := docker(t, "inspect", "--format", `{{range .Mounts}}{{if eq .Destination "/run/secrets/password"}}{{.Source}}{{end}}{{end}}`, web.Container)
+	if err := os.WriteFile(secret, []byte("another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, "services.web.secrets[0] changed")
+	p.wantDrift(want...)
 	change("services.web", "pause", web.Container)
 	p.run("scale", "web=3")
 	p.wantDrift(append(want, "services.web.deploy.replicas scaled")...)
