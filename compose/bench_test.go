@@ -9,7 +9,7 @@ import (
 
 // BenchmarkLoad shows how the time to load grows with the number of services.
 func BenchmarkLoad(b *testing.B) {
-	for _, n := range []int{1, 10, 100, 200} {
+	for _, n := range []int{1, 10, 100, 200, 500} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			var text strings.Builder
 			text.WriteString("name: bench\nx-trellis: {gateway: {policy: {auth: none}}}\nservices:\n")

@@ -38,8 +38,11 @@ func (i item) kind() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: i.Group, Version: i.Version, Kind: i.Kind}
 }
 
+// object returns what is the same of all items that are one object.
+func (i item) object() item { return item{Group: i.Group, Kind: i.Kind, Name: i.Name} }
+
 // same says whether two items are one object.
-func (i item) same(o item) bool { return i.Group == o.Group && i.Kind == o.Kind && i.Name == o.Name }
+func (i item) same(o item) bool { return i.object() == o.object() }
 
 // union returns the items of both lists, each once, in a fixed order.
 func union(a, b []item) []item {
@@ -52,7 +55,11 @@ func union(a, b []item) []item {
 
 // without returns the items of a that are not in b.
 func without(a, b []item) []item {
-	return slices.DeleteFunc(slices.Clone(a), func(i item) bool { return slices.ContainsFunc(b, i.same) })
+	in := map[item]bool{}
+	for _, i := range b {
+		in[i.object()] = true
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(i item) bool { return in[i.object()] })
 }
 
 // inventoryKey is where the inventory stands in a project's ConfigMap.

@@ -117,7 +117,16 @@ func (r *renderer) limits() bool {
 	if r.calls() {
 		return true
 	}
-	all := r.p.ServiceNames()
+	// Two services of the same networks stand for all of them: a project has far fewer sorts than services.
+	var all []string
+	sorts := map[string]int{}
+	for _, name := range r.p.ServiceNames() {
+		svc := r.p.Services[name]
+		sort := svc.NetworkMode + "\x00" + strings.Join(slices.Sorted(maps.Keys(svc.Networks)), "\x00")
+		if sorts[sort]++; sorts[sort] <= 2 {
+			all = append(all, name)
+		}
+	}
 	for _, callee := range all {
 		for _, caller := range all {
 			if !r.mayReach(caller, callee, false) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -50,41 +51,60 @@ func (c *Client) live(ctx context.Context, project string) (Live, error) {
 	if err != nil {
 		return Live{}, err
 	}
-	var out Live
-	var asked []schema.GroupKind
+	ours := map[item]bool{}
+	var asked []schema.GroupVersionKind
 	for _, i := range items {
-		if slices.Contains(asked, i.kind().GroupKind()) {
-			continue
+		ours[i.object()] = true
+		if !slices.ContainsFunc(asked, func(k schema.GroupVersionKind) bool { return k.GroupKind() == i.kind().GroupKind() }) {
+			asked = append(asked, i.kind())
 		}
-		asked = append(asked, i.kind().GroupKind())
-		list, err := c.list(ctx, i.kind(), project)
+	}
+	lists := make([][]Object, len(asked))
+	var out Live
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(listsAtOnce)
+	for n, kind := range asked {
+		g.Go(func() error {
+			list, err := c.list(ctx, kind, project)
+			if err != nil {
+				return err
+			}
+			for _, o := range list {
+				if !ours[itemOf(&o).object()] {
+					continue // Trellis' own, or made by hand with its labels
+				}
+				one, err := typed(&o)
+				if err != nil {
+					return fmt.Errorf("read %s: %w", itemOf(&o), err)
+				}
+				lists[n] = append(lists[n], one)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		list, err := c.list(ctx, pods, project)
 		if err != nil {
-			return Live{}, err
+			return err
 		}
 		for _, o := range list {
-			if !slices.ContainsFunc(items, itemOf(&o).same) {
-				continue // Trellis' own, or made by hand with its labels
+			var pod corev1.Pod
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
+				return fmt.Errorf("read pod %s: %w", o.GetName(), err)
 			}
-			one, err := typed(&o)
-			if err != nil {
-				return Live{}, fmt.Errorf("read %s: %w", itemOf(&o), err)
-			}
-			out.Objects = append(out.Objects, one)
+			out.Pods = append(out.Pods, pod)
 		}
-	}
-	list, err := c.list(ctx, pods, project)
-	if err != nil {
+		return nil
+	})
+	if err := g.Wait(); err != nil {
 		return Live{}, err
 	}
-	for _, o := range list {
-		var pod corev1.Pod
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
-			return Live{}, fmt.Errorf("read pod %s: %w", o.GetName(), err)
-		}
-		out.Pods = append(out.Pods, pod)
-	}
+	out.Objects = slices.Concat(lists...)
 	return out, nil
 }
+
+// listsAtOnce are how many kinds are asked for at a time: while the server writes one list, another is read.
+const listsAtOnce = 4
 
 // list returns the objects of a kind that Trellis made for a project.
 func (c *Client) list(ctx context.Context, kind schema.GroupVersionKind, project string) ([]unstructured.Unstructured, error) {

@@ -45,6 +45,8 @@ type renderer struct {
 	names names
 	// awaited are the services that others wait for to complete.
 	awaited map[string]bool
+	// linked are the other names of services, as links gives them.
+	linked map[string]map[string]string
 	// users are how many workloads mount a volume of the project, by its key.
 	users map[string]int
 	// ports are those of the data plane that are given out.
@@ -70,7 +72,7 @@ func newRenderer(p compose.Project, live []Object, opt Options) *renderer {
 		p.Services[name] = svc
 	}
 	r := &renderer{
-		p: p, opt: opt, live: live, names: newNames(p), awaited: engine.Awaited(p), users: map[string]int{},
+		p: p, opt: opt, live: live, names: newNames(p), awaited: engine.Awaited(p), linked: links(p), users: map[string]int{},
 		ports: givenOut(live), templates: map[string]string{}, jobs: map[string]string{}, rendered: map[string]bool{},
 	}
 	for _, name := range p.ServiceNames() {

@@ -172,12 +172,8 @@ func (r *renderer) aliases(svc compose.Service) []string {
 	if svc.ContainerName != "" {
 		wanted[svc.ContainerName] = at(svc, "container_name")
 	}
-	for _, other := range r.p.ServiceNames() {
-		for i, link := range r.p.Services[other].Links {
-			if to, alias, named := strings.Cut(link, ":"); named && to == svc.Name {
-				wanted[alias] = at(r.p.Services[other], "links") + index(i)
-			}
-		}
+	for alias, where := range r.linked[svc.Name] {
+		wanted[alias] = where
 	}
 	var all []string
 	for _, alias := range slices.Sorted(maps.Keys(wanted)) {
@@ -190,6 +186,22 @@ func (r *renderer) aliases(svc compose.Service) []string {
 		default:
 			r.names.taken[alias] = true
 			all = append(all, alias)
+		}
+	}
+	return all
+}
+
+// links returns the other names that links give to services, and where they stand: by service and name.
+func links(p compose.Project) map[string]map[string]string {
+	all := map[string]map[string]string{}
+	for _, name := range p.ServiceNames() {
+		for i, link := range p.Services[name].Links {
+			if to, alias, named := strings.Cut(link, ":"); named {
+				if all[to] == nil {
+					all[to] = map[string]string{}
+				}
+				all[to][alias] = at(p.Services[name], "links") + index(i)
+			}
 		}
 	}
 	return all
