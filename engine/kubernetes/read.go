@@ -54,6 +54,9 @@ func service(w workload, pods []corev1.Pod) engine.Service {
 			continue // of the Job of an earlier revision
 		}
 		one := instance(pod)
+		if pod.DeletionTimestamp != nil && one.State == engine.InstanceExited {
+			continue // it is over, and its pod about to go
+		}
 		if one.Ready {
 			s.Ready++
 			if one.Revision == w.revision {

@@ -44,6 +44,10 @@ func TestWhatIsRenderedIsReadBack(t *testing.T) {
 		for n := range want {
 			live.Pods = append(live.Pods, pod(d, d.Name+"-"+string('a'+n), nil))
 		}
+		live.Pods = append(live.Pods, pod(d, d.Name+"-over", func(p *corev1.Pod) {
+			p.DeletionTimestamp = &metav1.Time{Time: began}
+			p.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}
+		}))
 	}
 	s := Read(state.Revision{Number: 8, Project: p, Outcome: state.Healthy}, live)
 	if len(engine.Diff(p, s)) > 0 {
