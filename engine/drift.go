@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"fmt"
 
 	"trellis/compose"
 )
@@ -29,6 +30,32 @@ type Drift struct {
 	// Adoptable says that a file can say what is there: To is a value for Path, nil where Path is to be taken out.
 	Adoptable bool `json:"adoptable"`
 }
+
+// Place is where it was found, for people: its path, and which instance it is about.
+func (d Drift) Place() string {
+	if d.Instance == "" {
+		return d.Path
+	}
+	return d.Path + " of " + string(d.Instance)
+}
+
+// Words says in words what is another.
+func (d Drift) Words() string {
+	value := func(v any) string {
+		if v == nil {
+			return "nothing"
+		}
+		return fmt.Sprint(v)
+	}
+	return fmt.Sprintf("%s in place of %s: %s", value(d.To), value(d.From), d.Reason)
+}
+
+// What events tell of drift: that there is some, that there is none any more, and that it was brought back.
+const (
+	EventDriftFound    = "drift.found"
+	EventDriftGone     = "drift.gone"
+	EventDriftReverted = "drift.reverted"
+)
 
 // Masked returns a value found at a Compose path without what looks like a secret, and whether nothing had to be taken out.
 func Masked(path string, v any) (shown any, whole bool) {

@@ -66,20 +66,27 @@ func (s *sight) followRules(ctx context.Context) error {
 
 // setReceiver has alerts sent where the project says.
 func (s *sight) setReceiver(p compose.Project) error {
+	url, format, err := receiver(p, func(secret string) ([]byte, error) { return s.control.contents.Get(p.Secrets[secret].Ref) })
+	if err == nil {
+		s.notifier.SetReceiver(url, format)
+	}
+	return err
+}
+
+// receiver returns where a project has alerts sent, "" for nowhere. content reads a secret of the project.
+func receiver(p compose.Project, content func(secret string) ([]byte, error)) (url, format string, err error) {
 	a := p.Trellis.Alerts
 	if a == nil {
-		a = &compose.Alerts{}
+		return "", "", nil
 	}
-	url := a.Webhook
-	if a.WebhookSecret != "" {
-		content, err := s.control.contents.Get(p.Secrets[a.WebhookSecret].Ref)
-		if err != nil {
-			return fmt.Errorf("address of the receiver of alerts: %w", err)
-		}
-		url = strings.TrimSpace(string(content))
+	if a.WebhookSecret == "" {
+		return a.Webhook, a.Format, nil
 	}
-	s.notifier.SetReceiver(url, a.Format)
-	return nil
+	text, err := content(a.WebhookSecret)
+	if err != nil {
+		return "", "", fmt.Errorf("address of the receiver of alerts: %w", err)
+	}
+	return strings.TrimSpace(string(text)), a.Format, nil
 }
 
 // setForward has telemetry sent where the project says.

@@ -15,6 +15,8 @@ import (
 	"trellis/engine/kubernetes"
 	"trellis/errdefs"
 	"trellis/proxy"
+	"trellis/telemetry"
+	"trellis/telemetry/alerts"
 )
 
 // ImageEnv names an image in the place of PlaneImage, for clusters that have another registry; kubernetes.NoImage is none.
@@ -50,6 +52,30 @@ func ProxyInCluster(ctx context.Context, project, namespace string, accessLog io
 	defer asked.Close()
 	p := proxy.New(proxy.Config{Feed: f, Log: log, AccessLog: accessLog, Without: without(os.Getenv(withoutEnv), log)})
 	return p.Run(ctx)
+}
+
+// TellDriftInCluster looks once for drift of a project in the cluster that this runs in, with the account of its pod, and tells of
+// what is new: as events of the cluster, and as the alert Drifted to the receiver that the project's file names, if it does. It
+// blocks until the receiver has taken it, or ctx is done.
+func TellDriftInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error {
+	log = log.With("project", project)
+	client, err := kubernetes.Dial(project, kubernetes.Access{Namespace: namespace}, log)
+	if err != nil {
+		return fmt.Errorf("look for drift of %s: %w", project, err)
+	}
+	engine := kubernetes.New(project, client, log)
+	engine.UsePlane(Plane(os.Getenv(ImageEnv)))
+	return engine.TellDrift(ctx, project, func(news kubernetes.DriftNews) error {
+		url, format, err := receiver(news.Project, func(secret string) ([]byte, error) { return news.Contents["secrets/"+secret], nil })
+		if url == "" || err != nil {
+			return err
+		}
+		var all []telemetry.Alert
+		for _, s := range news.Services {
+			all = append(all, alerts.DriftedAlert(s.Service, s.Places, s.Since, s.Until))
+		}
+		return alerts.Tell(ctx, project, url, format, all)
+	})
 }
 
 // clusterFeed makes the data plane's updates of what the API server says. Its pod has a network of its own, so it opens the

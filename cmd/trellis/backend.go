@@ -25,7 +25,9 @@ type backend interface {
 	// Serve and Proxy are the control plane and the data plane; they block until ctx is done.
 	Serve(ctx context.Context, location string, log *slog.Logger) error
 	Proxy(ctx context.Context, location string, log *slog.Logger) error
+	// ProxyInCluster is the data plane of a project in the cluster that this runs in, and TellDriftInCluster one look for drift.
 	ProxyInCluster(ctx context.Context, project, namespace string, accessLog io.Writer, log *slog.Logger) error
+	TellDriftInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error
 }
 
 // images is a Docker engine as far as commands need it: it builds and pulls images of services, and has the containers

@@ -17,6 +17,7 @@ import (
 type driftFlags struct {
 	deployFlags
 	revert, adopt, detailed bool
+	tell                    string
 	format                  *choice
 }
 
@@ -35,7 +36,7 @@ was edited and not deployed is no drift: that is what 'trellis plan' shows.
 the care of a deploy. --adopt writes what is there into the Compose file, one value at
 a time and with all else left as it is, where a file can say it; 'trellis up' then makes
 it a revision. What was found is an event too ('trellis events'), within five minutes also
-when nobody asks.`,
+when nobody asks; so it is in a cluster with an image of Trellis (TRELLIS_IMAGE).`,
 		Example: `  trellis drift
   trellis drift --detailed-exitcode   0: none, 2: some, 1: failed
   trellis drift --revert web
@@ -50,7 +51,12 @@ when nobody asks.`,
 	cmd.Flags().Var(&f.timeout, "timeout", "with --revert, give up waiting after this `DURATION` (90s, 5m; 0: never)")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing but errors")
 	f.format = formatFlag(cmd.Flags())
+	cmd.Flags().StringVar(&f.tell, "tell", "", "in a cluster, tell once of what is new of `PROJECT`; a CronJob runs it")
+	_ = cmd.Flags().MarkHidden("tell") // it is there
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		if f.tell != "" {
+			return p.backend.TellDriftInCluster(cmd.Context(), f.tell, p.flags.namespace, p.logger())
+		}
 		if f.revert && f.adopt {
 			return usageError{"--revert brings back what --adopt keeps: leave out one", cmd.CommandPath()}
 		}

@@ -169,6 +169,10 @@ func (f *fake) ProxyInCluster(_ context.Context, project, namespace string, _ io
 	return f.called("proxy of %s in namespace %s", project, namespace)
 }
 
+func (f *fake) TellDriftInCluster(_ context.Context, project, namespace string, _ *slog.Logger) error {
+	return f.called("tell of drift of %s in namespace %s", project, namespace)
+}
+
 func (f *fake) Status(context.Context) (api.Status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

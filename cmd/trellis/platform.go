@@ -95,3 +95,7 @@ func (platform) Proxy(ctx context.Context, location string, log *slog.Logger) er
 func (platform) ProxyInCluster(ctx context.Context, project, namespace string, accessLog io.Writer, log *slog.Logger) error {
 	return server.ProxyInCluster(ctx, project, namespace, accessLog, log)
 }
+
+func (platform) TellDriftInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error {
+	return server.TellDriftInCluster(ctx, project, namespace, log)
+}

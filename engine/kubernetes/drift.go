@@ -25,6 +25,7 @@ const compareAtOnce = 8
 
 // drifting is a comparison of what a cluster has with what the newest revision says.
 type drifting struct {
+	revision  record
 	project   compose.Project
 	names     names
 	overrides map[string]state.Override
@@ -63,7 +64,7 @@ func (e *Engine) compare(ctx context.Context, project string) (*drifting, error)
 		return nil, err
 	}
 	rev := all[0]
-	d := &drifting{project: rev.Project, names: newNames(rev.Project)}
+	d := &drifting{revision: rev, project: rev.Project, names: newNames(rev.Project)}
 	if d.overrides, err = e.Overrides(ctx); err != nil {
 		return nil, err
 	}
@@ -256,7 +257,7 @@ func (e *Engine) Revert(ctx context.Context, project string, services []string, 
 		return fail(err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(words)) {
-		e.tell(ctx, kindReverted, name, "brought back: "+strings.Join(slices.Compact(words[name]), ", "), actor)
+		e.tell(ctx, engine.EventDriftReverted, name, "brought back: "+strings.Join(slices.Compact(words[name]), ", "), actor)
 	}
 	return d.drifts(), nil
 }

@@ -19,11 +19,8 @@ import (
 	"trellis/state"
 )
 
-// The kinds of event that Trellis itself has to tell. Revisions tell theirs.
-const (
-	kindOverride = "service.override"
-	kindReverted = "drift.reverted"
-)
+// kindOverride is the kind of the event that something was asked for beside the file.
+const kindOverride = "service.override"
 
 // annotationEvent holds on an Event of the cluster what Trellis told with it.
 const annotationEvent = "trellis.dev/event"
@@ -31,19 +28,22 @@ const annotationEvent = "trellis.dev/event"
 // eventsEvery is how often events are asked for by who follows them.
 const eventsEvery = time.Second
 
-// tell writes down what was done, as an Event of the cluster, which keeps those for an hour mostly. It is told and not
-// relied upon: one that cannot be written is logged.
+// tell writes down what somebody asked for.
 func (e *Engine) tell(ctx context.Context, kind, service, message, actor string) {
-	ev := state.Event{
-		Time: time.Now(), Actor: cmp.Or(actor, "trellis"), Project: e.project, Service: service, Kind: kind, Reason: "asked", Message: message,
-	}
+	e.write(ctx, state.Event{Actor: actor, Service: service, Kind: kind, Reason: "asked", Message: message}, corev1.EventTypeNormal)
+}
+
+// write writes down what happened, as an Event of the cluster of a type of its own, which keeps those for an hour mostly. It is
+// told and not relied upon: one that cannot be written is logged.
+func (e *Engine) write(ctx context.Context, ev state.Event, severity string) {
+	ev.Time, ev.Actor, ev.Project = time.Now(), cmp.Or(ev.Actor, "trellis"), e.project
 	o := object(events, "", labelsOf(e.project))
 	o.SetGenerateName(notesName(e.project) + ".")
 	o.SetAnnotations(map[string]string{annotationEvent: string(mustJSON(ev))})
 	at := ev.Time.UTC().Format(time.RFC3339)
 	for key, value := range map[string]any{
 		"involvedObject": map[string]any{"kind": "ConfigMap", "apiVersion": "v1", "name": notesName(e.project), "namespace": e.client.Namespace},
-		"reason":         "Asked", "message": strings.TrimPrefix(service+": "+message, ": "), "type": corev1.EventTypeNormal, "count": int64(1),
+		"reason":         camelCased(ev.Kind), "message": strings.TrimPrefix(ev.Service+": "+ev.Message, ": "), "type": severity, "count": int64(1),
 		"firstTimestamp": at, "lastTimestamp": at, "source": map[string]any{"component": fieldManager},
 	} {
 		o.Object[key] = value
@@ -53,8 +53,17 @@ func (e *Engine) tell(ctx context.Context, kind, service, message, actor string)
 		_, err = r.Create(ctx, o, metav1.CreateOptions{FieldManager: fieldManager})
 	}
 	if err != nil {
-		e.log.WarnContext(ctx, "an event is not written down", "project", e.project, "service", service, "err", e.client.explain(err))
+		e.log.WarnContext(ctx, "an event is not written down", "project", e.project, "service", ev.Service, "err", e.client.explain(err))
 	}
+}
+
+// camelCased writes drift.found as the cluster writes reasons, DriftFound.
+func camelCased(kind string) string {
+	var b strings.Builder
+	for word := range strings.SplitSeq(kind, ".") {
+		b.WriteString(strings.ToUpper(word[:1]) + word[1:])
+	}
+	return b.String()
 }
 
 // Events calls fn for each event that matches, oldest first; with follow it goes on until ctx is done. Those of revisions

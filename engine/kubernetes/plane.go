@@ -79,14 +79,8 @@ func (r *renderer) plane() {
 		r.refuse("x-trellis", err.Error())
 		return
 	}
-	account := &corev1.ServiceAccount{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: r.planeMeta(), AutomountServiceAccountToken: new(bool),
-	}
-	for _, name := range r.opt.PullSecrets {
-		account.ImagePullSecrets = append(account.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
-	}
 	one := intstr.FromInt32(1)
-	r.add(secret, account)
+	r.add(secret, r.ownAccount(r.planeMeta()))
 	r.add(r.planeRights(secret.Name)...)
 	r.add(r.planeDeployment(certificates), &policyv1.PodDisruptionBudget{
 		TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"}, ObjectMeta: r.planeMeta(),
@@ -133,7 +127,7 @@ func (r *renderer) planeDeployment(certificates []string) *appsv1.Deployment {
 	}
 }
 
-// planePod is a pod of the data plane, as restricted as a cluster can ask for.
+// planePod is a pod of the data plane.
 func (r *renderer) planePod(certificates []string) corev1.PodSpec {
 	memory := resource.MustParse(planeMemory)
 	c := corev1.Container{
@@ -154,31 +148,50 @@ func (r *renderer) planePod(certificates []string) corev1.PodSpec {
 			PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 3,
 		},
 		Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: unrouteSeconds}}},
-		SecurityContext: &corev1.SecurityContext{
-			AllowPrivilegeEscalation: new(bool), ReadOnlyRootFilesystem: pointer(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-		},
 	}
-	const token = "token"
-	volumes := []corev1.Volume{{Name: token, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		DefaultMode: pointer(int32(0o444)), Sources: tokenSources(),
-	}}}}
-	c.VolumeMounts = []corev1.VolumeMount{{Name: token, MountPath: tokenPath, ReadOnly: true}}
+	var volumes []corev1.Volume
 	for i, name := range certificates {
 		volume := "certificate-" + strconv.Itoa(i)
 		volumes = append(volumes, corev1.Volume{Name: volume, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name, DefaultMode: pointer(int32(0o444))}}})
 		c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: certificatesPath + "/" + name, ReadOnly: true})
 	}
+	pod := r.ownPod(planeName(r.p.Name), c)
+	pod.Volumes = append(pod.Volumes, volumes...)
+	pod.PriorityClassName, pod.TerminationGracePeriodSeconds = r.opt.PriorityClass, pointer(int64(unrouteSeconds+planeDrain))
+	pod.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+		MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
+		LabelSelector: &metav1.LabelSelector{MatchLabels: r.planeSelector()},
+	}}
+	return pod
+}
+
+// ownAccount is whom pods of Trellis itself run as.
+func (r *renderer) ownAccount(meta metav1.ObjectMeta) *corev1.ServiceAccount {
+	account := &corev1.ServiceAccount{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"}, ObjectMeta: meta, AutomountServiceAccountToken: new(bool),
+	}
+	for _, name := range r.opt.PullSecrets {
+		account.ImagePullSecrets = append(account.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
+	}
+	return account
+}
+
+// ownPod is a pod of Trellis itself that asks the API server as an account: as restricted as a cluster can ask for.
+func (r *renderer) ownPod(account string, c corev1.Container) corev1.PodSpec {
+	const token = "token"
+	c.VolumeMounts = append([]corev1.VolumeMount{{Name: token, MountPath: tokenPath, ReadOnly: true}}, c.VolumeMounts...)
+	c.SecurityContext = &corev1.SecurityContext{
+		AllowPrivilegeEscalation: new(bool), ReadOnlyRootFilesystem: pointer(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+	}
 	return corev1.PodSpec{
-		ServiceAccountName: planeName(r.p.Name), AutomountServiceAccountToken: new(bool), EnableServiceLinks: new(bool),
-		PriorityClassName: r.opt.PriorityClass, TerminationGracePeriodSeconds: pointer(int64(unrouteSeconds + planeDrain)),
+		ServiceAccountName: account, AutomountServiceAccountToken: new(bool), EnableServiceLinks: new(bool),
 		SecurityContext: &corev1.PodSecurityContext{
 			RunAsNonRoot: pointer(true), RunAsUser: pointer(int64(nobody)), RunAsGroup: pointer(int64(nobody)),
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
-		TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{
-			MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
-			LabelSelector: &metav1.LabelSelector{MatchLabels: r.planeSelector()},
-		}},
-		Containers: []corev1.Container{c}, Volumes: volumes,
+		Containers: []corev1.Container{c},
+		Volumes: []corev1.Volume{{Name: token, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+			DefaultMode: pointer(int32(0o444)), Sources: tokenSources(),
+		}}}},
 	}
 }

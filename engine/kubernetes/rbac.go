@@ -40,6 +40,9 @@ func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
 		made[kind.Group] = append(made[kind.Group], resources[kind.Kind])
 		if kind.Kind == "Role" { // nobody gives rights that he has not
 			for _, rule := range o.(*rbacv1.Role).Rules {
+				if !slices.Contains(rule.Verbs, "watch") {
+					continue // everything else whoever deploys has
+				}
 				for _, group := range rule.APIGroups {
 					run[group] = append(run[group], rule.Resources...)
 				}

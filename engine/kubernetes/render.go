@@ -133,6 +133,7 @@ func (r *renderer) project() {
 	if r.opt.Revision != 0 {
 		r.add(r.lease())
 	}
+	r.driftWatch()
 	r.lifetime()
 }
 

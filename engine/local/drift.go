@@ -261,7 +261,7 @@ func (e *Engine) Revert(ctx context.Context, project string, services []string, 
 		if err := e.cfg.Store.SetOverride(ctx, o); err != nil {
 			return fail(err)
 		}
-		e.record(event{kind: "drift.reverted", service: name, reason: "asked", message: "brought back: " + strings.Join(slices.Compact(words), ", "), actor: actor})
+		e.record(event{kind: engine.EventDriftReverted, service: name, reason: "asked", message: "brought back: " + strings.Join(slices.Compact(words), ", "), actor: actor})
 	}
 	return all, nil
 }

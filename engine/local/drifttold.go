@@ -46,17 +46,14 @@ func (t *drifts) tell(ctx context.Context, e *Engine, all []engine.Drift) error 
 		if one.Heals {
 			continue
 		}
-		place, there := one.Path, fmt.Sprint(one.To)
-		if one.Instance != "" {
-			place += " of " + string(one.Instance)
-		}
+		place, there := one.Place(), fmt.Sprint(one.To)
 		now[place] = there
 		count[one.Service]++
 		if was, known := t.known[place]; known && was == there {
 			continue
 		}
 		moved = true
-		ev := event{kind: "drift.found", service: one.Service, reason: one.Kind, message: place + ": " + driftWords(one)}
+		ev := event{kind: engine.EventDriftFound, service: one.Service, reason: one.Kind, message: place + ": " + one.Words()}
 		if one.Instance != "" {
 			ev.id = full(e.cfg.Project, one.Instance)
 		}
@@ -65,7 +62,7 @@ func (t *drifts) tell(ctx context.Context, e *Engine, all []engine.Drift) error 
 	for _, place := range sortedKeys(t.known) {
 		if _, still := now[place]; !still {
 			moved = true
-			e.record(event{kind: "drift.gone", reason: "observed", message: place + ": as the revision says again"})
+			e.record(event{kind: engine.EventDriftGone, reason: "observed", message: place + ": as the revision says again"})
 		}
 	}
 	t.count = count
@@ -77,15 +74,4 @@ func (t *drifts) tell(ctx context.Context, e *Engine, all []engine.Drift) error 
 		return fmt.Errorf("keep what was found: %w", err)
 	}
 	return nil
-}
-
-// driftWords says in words what a drift is.
-func driftWords(d engine.Drift) string {
-	value := func(v any) string {
-		if v == nil {
-			return "nothing"
-		}
-		return fmt.Sprint(v)
-	}
-	return fmt.Sprintf("%s in place of %s: %s", value(d.To), value(d.From), d.Reason)
 }

@@ -117,7 +117,7 @@ func (s Silence) Matches(labels map[string]string, now time.Time) bool {
 func New(cfg Config) *Notifier {
 	n := &Notifier{cfg: cfg, wake: make(chan struct{}, 1), active: map[string]*firing{}, kept: kept{Sent: map[string]sent{}}}
 	if cfg.Client == nil {
-		n.cfg.Client = &http.Client{Timeout: sendTime, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		n.cfg.Client = plainClient()
 	}
 	b, err := os.ReadFile(cfg.File)
 	if err == nil {
@@ -133,6 +133,11 @@ func New(cfg Config) *Notifier {
 		n.active[print] = &firing{s.Alert, time.Now()}
 	}
 	return n
+}
+
+// plainClient follows no redirect.
+func plainClient() *http.Client {
+	return &http.Client{Timeout: sendTime, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // SetReceiver makes url the receiver; "" is none. format is compose.FormatSlack, or compose.FormatAlertmanager, or "": the one
@@ -266,47 +271,58 @@ type payloadAlert struct {
 // enqueue adds one notification about alerts of one service, and notes that they were told.
 func (n *Notifier) enqueue(service string, prints []string, now time.Time) {
 	slices.Sort(prints)
+	var all []telemetry.Alert
+	for _, print := range prints {
+		f := n.active[print]
+		all = append(all, f.Alert)
+		if f.ResolvedAt.IsZero() {
+			n.kept.Sent[print] = sent{now, f.Alert}
+		} else {
+			delete(n.kept.Sent, print)
+			delete(n.active, print)
+		}
+	}
+	one, err := notificationOf(n.cfg.Project, service, all, now)
+	if err != nil {
+		n.cfg.Log.Error("alert cannot be written", "err", err)
+		return
+	}
+	n.kept.Waiting = append(n.kept.Waiting, one)
+	if more := len(n.kept.Waiting) - maxWaiting; more > 0 {
+		n.cfg.Log.Error("undelivered alerts were dropped", "alerts", more)
+		n.kept.Waiting = n.kept.Waiting[more:]
+	}
+}
+
+// notificationOf makes one notification about alerts of one service.
+func notificationOf(project, service string, all []telemetry.Alert, now time.Time) (notification, error) {
 	p := payload{
-		Version: "4", GroupKey: fmt.Sprintf("{}:{project=%q, service=%q}", n.cfg.Project, service), Status: "resolved", Receiver: "webhook",
-		GroupLabels: map[string]string{"project": n.cfg.Project}, CommonAnnotations: map[string]string{},
+		Version: "4", GroupKey: fmt.Sprintf("{}:{project=%q, service=%q}", project, service), Status: "resolved", Receiver: "webhook",
+		GroupLabels: map[string]string{"project": project}, CommonAnnotations: map[string]string{},
 	}
 	if service != "" {
 		p.GroupLabels["service"] = service
 	}
 	var lines []string
-	for _, print := range prints {
-		f := n.active[print]
-		sum := sha256.Sum256([]byte(print))
+	for _, alert := range all {
+		sum := sha256.Sum256([]byte(fingerprint(alert.Labels)))
 		a := payloadAlert{
-			Status: "firing", Labels: maps.Clone(f.Labels), Annotations: f.Annotations, StartsAt: f.FiredAt, EndsAt: f.ResolvedAt,
+			Status: "firing", Labels: maps.Clone(alert.Labels), Annotations: alert.Annotations, StartsAt: alert.FiredAt, EndsAt: alert.ResolvedAt,
 			Fingerprint: hex.EncodeToString(sum[:8]),
 		}
-		a.Labels["project"] = n.cfg.Project
-		if f.ResolvedAt.IsZero() {
+		a.Labels["project"] = project
+		if alert.ResolvedAt.IsZero() {
 			p.Status = "firing"
-			n.kept.Sent[print] = sent{now, f.Alert}
 		} else {
 			a.Status = "resolved"
-			delete(n.kept.Sent, print)
-			delete(n.active, print)
 		}
 		p.Alerts = append(p.Alerts, a)
 		p.CommonLabels = common(p.CommonLabels, a.Labels)
-		lines = append(lines, fmt.Sprintf("[%s] %s: %s", strings.ToUpper(a.Status), f.Labels["alertname"], f.Annotations["summary"]))
+		lines = append(lines, fmt.Sprintf("[%s] %s: %s", strings.ToUpper(a.Status), alert.Labels["alertname"], alert.Annotations["summary"]))
 	}
 	body, err := json.Marshal(p)
-	if err != nil {
-		n.cfg.Log.Error("alert cannot be written", "err", err)
-		return
-	}
 	id := sha256.Sum256(append(body, now.String()...))
-	n.kept.Waiting = append(n.kept.Waiting, notification{
-		ID: hex.EncodeToString(id[:8]), Made: now, Body: body, Text: n.cfg.Project + "\n" + strings.Join(lines, "\n"),
-	})
-	if more := len(n.kept.Waiting) - maxWaiting; more > 0 {
-		n.cfg.Log.Error("undelivered alerts were dropped", "alerts", more)
-		n.kept.Waiting = n.kept.Waiting[more:]
-	}
+	return notification{ID: hex.EncodeToString(id[:8]), Made: now, Body: body, Text: project + "\n" + strings.Join(lines, "\n")}, err
 }
 
 func common(have, more map[string]string) map[string]string {
@@ -327,7 +343,7 @@ func (n *Notifier) deliver(ctx context.Context) {
 		}
 		one, url, format := n.kept.Waiting[0], n.url, n.format
 		n.mu.Unlock()
-		again, err := n.send(ctx, url, format, one)
+		again, err := send(ctx, n.cfg.Client, url, format, one)
 		if ctx.Err() != nil {
 			return
 		}
@@ -363,7 +379,7 @@ func (n *Notifier) delivered(one notification, again bool, err error) {
 }
 
 // send posts one notification; again says that an error may pass.
-func (n *Notifier) send(ctx context.Context, to, format string, one notification) (again bool, err error) {
+func send(ctx context.Context, client *http.Client, to, format string, one notification) (again bool, err error) {
 	u, err := url.Parse(to)
 	if err != nil {
 		return false, errors.New("the receiver's address is none")
@@ -380,7 +396,7 @@ func (n *Notifier) send(ctx context.Context, to, format string, one notification
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Idempotency-Key", one.ID)
-	resp, err := n.cfg.Client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		var cause *url.Error
 		if errors.As(err, &cause) {

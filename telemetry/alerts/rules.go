@@ -108,6 +108,11 @@ func OfObjectives(objectives []Objective) []telemetry.RuleGroup {
 // Burning is the name of the alerts of objectives.
 const Burning = "ObjectiveBurning"
 
+// Drifted is the name of the default alert about drift.
+const Drifted = "Drifted"
+
+const driftedSummary = "%s differs from its revision in %s places: trellis drift"
+
 // slow holds where the median of twenty seconds is three times that of the ten minutes before, and could be noticed. The
 // median, because the tail of a service that is seldom asked is one request; who promises a tail writes an objective.
 const slow = `histogram_quantile(0.5, sum by (service) (rate(trellis_request_duration_seconds[20s]))) > 0.1
@@ -143,8 +148,7 @@ func Defaults() []telemetry.RuleGroup {
 			"an instance of {{ $labels.service }} ran and did not answer any more, and was replaced"),
 		rule("DeployRolledBack", Ticket, `increase(trellis_deploys_rolled_back_total[2m]) > 0`, 0,
 			"the newest revision was taken back, and what was before it runs: trellis history"),
-		rule("Drifted", Ticket, `trellis_drifts > 0`, 0,
-			"{{ $labels.service }} differs from its revision in {{ $value }} places: trellis drift"),
+		rule(Drifted, Ticket, `trellis_drifts > 0`, 0, fmt.Sprintf(driftedSummary, "{{ $labels.service }}", "{{ $value }}")),
 		rule("ErrorRate", Page, `sum by (service) (rate(trellis_request_failures_total[2m])) / sum by (service) (rate(trellis_requests_total[2m])) > 0.05 and sum by (service) (rate(trellis_requests_total[2m])) > 0.2`, 0,
 			"{{ $value | humanizePercentage }} of the requests to {{ $labels.service }} fail"),
 		rule("Slow", Ticket, slow, 0,
