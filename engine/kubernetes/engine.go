@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -214,18 +215,23 @@ func (e *Engine) renderWith(ctx context.Context, one record, live Live, override
 // look returns the revisions, what is there, and what that means. Nothing was ever applied, or all of it was removed:
 // ErrNotFound.
 func (e *Engine) look(ctx context.Context, project string) (all []record, live Live, s engine.State, err error) {
-	if all, err = e.client.history(ctx, project); err != nil {
-		return nil, live, s, err
-	}
-	items, err := e.client.inventory(ctx, project)
-	if err != nil {
+	var items []item
+	g, reading := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		all, err = e.client.history(reading, project)
+		return err
+	})
+	g.Go(func() (err error) {
+		if items, err = e.client.inventory(reading, project); err == nil {
+			live, err = e.client.liveOf(reading, project, items)
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil {
 		return nil, live, s, err
 	}
 	if len(all) == 0 || len(without(items, claims(items))) == 0 {
 		return nil, live, s, e.nothing()
-	}
-	if live, err = e.client.live(ctx, project); err != nil {
-		return nil, live, s, err
 	}
 	if err := over(items, live, project); err != nil {
 		return nil, live, s, fmt.Errorf("observe %s in namespace %s: %w", project, e.client.Namespace, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -51,6 +52,11 @@ func (c *Client) live(ctx context.Context, project string) (Live, error) {
 	if err != nil {
 		return Live{}, err
 	}
+	return c.liveOf(ctx, project, items)
+}
+
+// liveOf is live with an inventory that was read.
+func (c *Client) liveOf(ctx context.Context, project string, items []item) (Live, error) {
 	ours := map[item]bool{}
 	var asked []schema.GroupVersionKind
 	for _, i := range items {
@@ -124,6 +130,7 @@ const lastLines = 50
 
 // enrich says of services that are not well what only the cluster's events and the pods' output tell.
 func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
+	refusals := sync.OnceValue(func() map[string]string { return refusals(live) })
 	for i := range s.Services {
 		svc := &s.Services[i]
 		if svc.State == engine.ServiceHealthy || svc.State == engine.ServiceStopped || svc.State == engine.ServiceCompleted {
@@ -131,7 +138,7 @@ func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
 		}
 		worst := worstOf(live.Pods, svc.Name)
 		if worst == nil {
-			svc.Reason = cmp.Or(svc.Reason, refusal(live, svc.Name))
+			svc.Reason = cmp.Or(svc.Reason, refusals()[svc.Name])
 			continue
 		}
 		for n := range svc.Instances {
@@ -163,14 +170,15 @@ func worstOf(all []corev1.Pod, service string) *corev1.Pod {
 	return worst
 }
 
-// refusal says why a service has no pods at all, "" where nothing refuses them.
-func refusal(live Live, service string) string {
+// refusals say why services have no pods at all, by service; those whose pods nothing refuses are left out.
+func refusals(live Live) map[string]string {
+	all := map[string]string{}
 	for _, w := range workloadsOf(live.Objects) {
-		if w.service == service && w.refused != "" {
-			return "its pods are refused: " + w.refused
+		if w.refused != "" {
+			all[w.service] = "its pods are refused: " + w.refused
 		}
 	}
-	return ""
+	return all
 }
 
 var events = corev1.SchemeGroupVersion.WithKind("Event")
