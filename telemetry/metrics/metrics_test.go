@@ -98,6 +98,37 @@ func TestASeriesThatIsGoneEnds(t *testing.T) {
 	}
 }
 
+// TestEndedSeriesLeaveMemory: with most series of a store ended, those go to the disk, where they are found as before.
+func TestEndedSeriesLeaveMemory(t *testing.T) {
+	s, _ := opened(t, Config{tidy: time.Second})
+	const instances = 200
+	begin := time.Now().Add(-instances * time.Second)
+	for i := range instances {
+		at := begin.Add(time.Duration(i) * time.Second)
+		round := []telemetry.Sample{sample("up", at, 1), sample("cpu_total", at, float64(i), "instance", fmt.Sprint("web-", i))}
+		if err := s.Append(t.Context(), uint64(i+1), round); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); s.db.Head().NumSeries() > 10; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d series are in memory, of which %d have ended", s.db.Head().NumSeries(), s.db.Head().NumStaleSeries())
+		}
+	}
+	if got := only(t, s, `cpu_total{instance="web-7"}`, begin.Add(7*time.Second)); got != 7 {
+		t.Errorf("web-7 had %v", got)
+	}
+	if got := only(t, s, "count(count_over_time(cpu_total[10m]))", time.Now()); got != instances {
+		t.Errorf("%v instances are found, want %d", got, instances)
+	}
+	if err := s.Append(t.Context(), instances+1, []telemetry.Sample{sample("up", time.Now(), 2), sample("cpu_total", time.Now(), 9, "instance", "web-7")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := only(t, s, `cpu_total{instance="web-7"}`, time.Now()); got != 9 {
+		t.Errorf("web-7 is back and has %v", got)
+	}
+}
+
 func TestDistributions(t *testing.T) {
 	s, stop := opened(t, Config{})
 	defer stop()
