@@ -13,6 +13,7 @@ import (
 type Calls struct {
 	Boot     string              `json:"boot"` // as in Measures
 	Calls    []Call              `json:"calls"`
+	Retries  []Retry             `json:"retries,omitempty"`
 	Services map[string]Counters `json:"services"`
 	InUse    map[string]int      `json:"in_use"` // as in Status
 	LostSpan uint64              `json:"lost_spans"`
@@ -37,79 +38,102 @@ type Call struct {
 	Latency Histogram `json:"latency"`
 }
 
-// maxCalls bounds how many ways to one instance are told apart; what comes after is counted as one, caller and route
-// "other".
-const maxCalls = 100
+// Retry counts the attempts after the first of one caller's requests over one route, cumulative.
+type Retry struct {
+	Service  string    `json:"service"`
+	Revision int64     `json:"revision,omitempty"` // of the instance that had not answered
+	Caller   string    `json:"caller,omitempty"`   // as in Call
+	Route    string    `json:"route,omitempty"`    // as in Call
+	Since    time.Time `json:"since"`              // when the first of them began
+	Count    uint64    `json:"count"`
+}
 
-// callTally counts one way to one instance. Counting takes no lock and allocates nothing.
-type callTally struct {
+// way is by whom, and how, something is asked.
+type way struct {
 	caller, route string
-	since         time.Time
-	status        [6]atomic.Uint64
-	failed        atomic.Uint64
-	latency       [latencyBuckets]atomic.Uint64
+	revision      int64 // where it is not that of the instance that counts
 }
 
-// callTallies are the ways to one instance.
-type callTallies struct {
+// maxWays bounds how many ways are told apart in one place; what comes after is counted as one, caller and route "other".
+const maxWays = 100
+
+// ways count by way. Counting takes no lock and allocates nothing.
+type ways[T any] struct {
 	mu   sync.Mutex
-	list atomic.Pointer[[]*callTally]
+	list atomic.Pointer[[]*counted[T]]
 }
 
-// of returns the tally of a way, made when it is new.
-func (t *callTallies) of(caller, route string) *callTally {
-	if one := t.find(caller, route); one != nil {
-		return one
+// counted is what is counted of one way.
+type counted[T any] struct {
+	way
+	since time.Time
+	n     T
+}
+
+// callCounts are of the requests that went one way to one instance.
+type callCounts struct {
+	status  [6]atomic.Uint64
+	failed  atomic.Uint64
+	latency [latencyBuckets]atomic.Uint64
+}
+
+// of returns what is counted of a way, made when it is new.
+func (t *ways[T]) of(w way) *T {
+	if one := t.find(w); one != nil {
+		return &one.n
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if one := t.find(caller, route); one != nil {
-		return one
+	if one := t.find(w); one != nil {
+		return &one.n
 	}
-	var list []*callTally
-	if old := t.list.Load(); old != nil {
-		list = *old
+	list := t.all()
+	if len(list) >= maxWays {
+		return &list[maxWays-1].n
 	}
-	if len(list) >= maxCalls {
-		return list[maxCalls-1]
+	if len(list) == maxWays-1 {
+		w = way{caller: "other", route: "other"}
 	}
-	if len(list) == maxCalls-1 {
-		caller, route = "other", "other"
-	}
-	one := &callTally{caller: caller, route: route, since: time.Now()}
+	one := &counted[T]{way: w, since: time.Now()}
 	list = append(slices.Clip(list), one)
 	t.list.Store(&list)
-	return one
+	return &one.n
 }
 
-func (t *callTallies) find(caller, route string) *callTally {
-	list := t.list.Load()
-	if list == nil {
-		return nil
-	}
-	for _, one := range *list {
-		if one.route == route && one.caller == caller {
+func (t *ways[T]) find(w way) *counted[T] {
+	for _, one := range t.all() {
+		if one.way == w {
 			return one
 		}
 	}
 	return nil
 }
 
-// read appends what was counted to all.
-func (t *callTallies) read(all []Call, like Call) []Call {
-	list := t.list.Load()
-	if list == nil {
-		return all
+// all returns every way so far.
+func (t *ways[T]) all() []*counted[T] {
+	if list := t.list.Load(); list != nil {
+		return *list
 	}
-	for _, one := range *list {
+	return nil
+}
+
+// callsIn appends what was counted to all.
+func callsIn(t *ways[callCounts], all []Call, like Call) []Call {
+	for _, one := range t.all() {
 		c := like
-		c.Caller, c.Route, c.Since, c.Failed, c.Latency = one.caller, one.route, one.since, one.failed.Load(), histogramOf(&one.latency)
-		for i := range one.status {
-			c.Status[i] = one.status[i].Load()
+		c.Caller, c.Route, c.Since, c.Failed, c.Latency = one.caller, one.route, one.since, one.n.failed.Load(), histogramOf(&one.n.latency)
+		for i := range one.n.status {
+			c.Status[i] = one.n.status[i].Load()
 		}
 		all = append(all, c)
 	}
 	return all
+}
+
+// again counts one more attempt for a caller, after one at inst.
+func (s *service) again(caller, route string, inst *instance) {
+	s.count.retries.Add(1)
+	s.retried.of(way{caller, route, inst.conf.Load().Revision}).Add(1)
 }
 
 // account counts one request and records its span. inst is nil where no instance answered; status is what the client
@@ -120,7 +144,7 @@ func (p *Proxy) account(s *service, inst *instance, q *request, status int, bega
 	if inst != nil {
 		to = &inst.calls
 	}
-	one := to.of(q.caller, q.route)
+	one := to.of(way{caller: q.caller, route: q.route})
 	one.status[min(status/100, 5)].Add(1)
 	one.latency[bucketOf(took)].Add(1)
 	if failed {
@@ -145,10 +169,13 @@ func (p *Proxy) Calls() Calls {
 			continue
 		}
 		c.Services[name] = s.count.read()
-		c.Calls = s.calls.read(c.Calls, Call{Service: name})
+		c.Calls = callsIn(&s.calls, c.Calls, Call{Service: name})
+		for _, one := range s.retried.all() {
+			c.Retries = append(c.Retries, Retry{name, one.revision, one.caller, one.route, one.since, one.n.Load()})
+		}
 		for _, inst := range s.all() {
 			c.InUse[inst.id] = int(inst.inUse.Load())
-			c.Calls = inst.calls.read(c.Calls, Call{Service: name, Instance: inst.id, Revision: inst.conf.Load().Revision})
+			c.Calls = callsIn(&inst.calls, c.Calls, Call{Service: name, Instance: inst.id, Revision: inst.conf.Load().Revision})
 		}
 	}
 	return c

@@ -25,7 +25,7 @@ type instance struct {
 	tally  tally
 	life   context.Context // ends when the instance is retired
 	retire context.CancelFunc
-	calls  callTallies
+	calls  ways[callCounts]
 
 	mu      sync.Mutex
 	pools   map[int]*pool

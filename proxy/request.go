@@ -46,7 +46,7 @@ type request struct {
 	caller    string       // the service that calls, "" from outside
 	route     string       // path of the gateway's route, "" at other doors
 	trace     traceContext // zero: the request is not part of one
-	counted   *callTally   // where it was counted
+	counted   *callCounts  // where it was counted
 	unmet     string       // why it was not answered by an instance
 	outside   bool         // the caller is not one of the project's services: what it says about itself is dropped
 

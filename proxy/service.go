@@ -18,7 +18,8 @@ type service struct {
 	holding atomic.Int64
 	hints   sync.Map // port to kind: what was last spoken there
 	count   counters
-	calls   callTallies     // of requests that no instance took
+	calls   ways[callCounts] // of requests that no instance took
+	retried ways[atomic.Uint64]
 	waits   chan<- struct{} // to say that a request waits; capacity 1
 	known   *identities     // what callers show where instances want to know who they are
 	mesh    atomic.Pointer[Mesh]

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,18 +114,40 @@ func TestCallsAreToldApart(t *testing.T) {
 	count("api", "", 503)
 	count("api", "", 0)
 	count("api", "", 200).brokeLater()
-	all := inst.calls.read(nil, Call{Service: "web"})
+	all := callsIn(&inst.calls, nil, Call{Service: "web"})
 	if len(all) != 2 || all[0].Status != [6]uint64{0, 0, 1, 0, 1} || all[1].Status != [6]uint64{1, 0, 1, 0, 0, 1} || all[1].Failed != 2 || all[0].Failed != 0 {
 		t.Errorf("%+v", all)
 	}
 	if d := all[0].Latency.Distribution(); len(d.Counts) == 0 {
 		t.Error("no durations")
 	}
-	for i := range 2 * maxCalls {
+	for i := range 2 * maxWays {
 		count("c"+string(rune('a'+i%26))+string(rune('a'+i/26)), "", 200)
 	}
-	all = inst.calls.read(nil, Call{})
-	if len(all) != maxCalls || all[maxCalls-1].Caller != "other" || all[maxCalls-1].Status[2] < maxCalls {
+	all = callsIn(&inst.calls, nil, Call{})
+	if len(all) != maxWays || all[maxWays-1].Caller != "other" || all[maxWays-1].Status[2] < maxWays {
 		t.Errorf("%d ways, the last %+v", len(all), all[len(all)-1])
+	}
+}
+
+// TestRetriesAreToldApart: each is counted by whose request it was, over which route, and which revision had not answered; it
+// outlives the instance that did not.
+func TestRetriesAreToldApart(t *testing.T) {
+	p := New(Config{})
+	svc := newService("web", time.Now())
+	for revision, ways := range [][][2]string{{{"api", ""}}, {{"", "/*"}, {"", "/*"}, {"api", ""}}} {
+		inst := newInstance(svc, &Instance{ID: "web-1", Revision: int64(revision)})
+		for _, w := range ways {
+			svc.again(w[0], w[1], inst)
+		}
+	}
+	p.table.Store(&table{services: map[string]*service{"web": svc}})
+	var told []string
+	for _, r := range p.Calls().Retries {
+		told = append(told, fmt.Sprintf("%s %d %q %q %d", r.Service, r.Revision, r.Caller, r.Route, r.Count))
+	}
+	want := []string{`web 0 "api" "" 1`, `web 1 "" "/*" 2`, `web 1 "api" "" 1`}
+	if !slices.Equal(told, want) || svc.count.read().Retries != 4 {
+		t.Errorf("told %q and %d in all, want %q", told, svc.count.read().Retries, want)
 	}
 }

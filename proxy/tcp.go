@@ -251,7 +251,7 @@ func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int
 			return nil, nil
 		}
 		t.add(to)
-		s.count.retries.Add(1)
+		s.again(caller, "", to.inst)
 		if w.failedConnect(l, &t) != nil {
 			s.count.failed.Add(1)
 			return nil, nil

@@ -227,12 +227,15 @@ func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoke
 			g.add("trellis_requests_in_flight", float64(n), "service", service[id], "instance", id, "proxy", plane)
 		}
 		for name, n := range c.Services {
-			g.add("trellis_retries_total", float64(n.Retries), "service", name, "proxy", plane)
 			g.add("trellis_requests_held_total", float64(n.Held), "service", name, "proxy", plane)
 			g.add("trellis_connections_total", float64(n.Connections), "service", name, "proxy", plane)
 			if len(n.ColdStarts) > 0 {
 				g.add("trellis_cold_start_seconds", 0, "service", name, "proxy", plane).Distribution = n.ColdStarts.Distribution()
 			}
+		}
+		for _, r := range c.Retries {
+			one := g.add("trellis_retries_total", float64(r.Count), "service", r.Service, "revision", revisionLabel(r.Revision), "caller", r.Caller, "route", r.Route, "proxy", plane)
+			g.began(one, r.Since)
 		}
 		for _, call := range c.Calls {
 			g.call(call, plane, s.examples.take(call))
