@@ -18,7 +18,7 @@ const (
 	driftWatch = "drift-watch"
 	// driftSchedule is how often it looks: as often as on one machine.
 	driftSchedule = "*/5 * * * *"
-	// driftSeconds bounds one look: for a project of 500 services it takes some 20 s.
+	// driftSeconds bounds one look, and how late it may begin.
 	driftSeconds = 120
 	// imageVariable tells Trellis which image its data plane is of, server.ImageEnv.
 	imageVariable = "TRELLIS_IMAGE"
