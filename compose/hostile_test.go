@@ -117,12 +117,12 @@ func TestHostileFiles(t *testing.T) {
 			dir := write(t, test.files)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			start := time.Now()
+			start := cpu(t)
 			_, warnings, err := Load(context.Background(), Options{WorkingDir: dir, Environ: []string{}})
-			took := time.Since(start)
+			took := cpu(t) - start
 			runtime.ReadMemStats(&after)
 			if took > 30*time.Second {
-				t.Errorf("it took %v", took)
+				t.Errorf("it took %v of a processor", took)
 			}
 			if grown := after.TotalAlloc - before.TotalAlloc; grown > 2<<30 {
 				t.Errorf("it allocated %d MiB", grown>>20)
@@ -239,4 +239,14 @@ func TestRepositoryIsTheProject(t *testing.T) {
 	if err != nil || p.Services["web"].Environment["A"] != "1" {
 		t.Errorf("%v %v", p.Services["web"].Environment, err)
 	}
+}
+
+// cpu returns how much of a processor the process has used: on a busy machine the clock says nothing.
+func cpu(t *testing.T) time.Duration {
+	t.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

@@ -264,14 +264,49 @@ func TestMessagesThatCannotBeEncoded(t *testing.T) {
 	}
 }
 
-// echo serves WebSockets that send every message back; after says what happens after so many messages of a connection.
-func echo(t testing.TB, secure bool, after func(n int, c *websocket.Conn) (goOn bool)) (url string, opened *atomic.Int64) {
+// after says what happens after so many messages of a connection. join has the next so many messages leave together.
+type after func(n int, c *websocket.Conn, join func(messages int)) (goOn bool)
+
+// joinedConn holds back what is written until it is so much that was to leave together.
+type joinedConn struct {
+	net.Conn
+	wait int
+	held []byte
+}
+
+func (c *joinedConn) Write(b []byte) (int, error) {
+	c.held = append(c.held, b...)
+	if c.wait--; c.wait > 0 {
+		return len(b), nil
+	}
+	_, err := c.Conn.Write(c.held)
+	c.held = nil
+	return len(b), err
+}
+
+// joinedListener accepts them.
+type joinedListener struct{ net.Listener }
+
+func (l joinedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &joinedConn{Conn: c}, nil
+}
+
+type joinedKey struct{}
+
+// echo serves WebSockets that send every message back.
+func echo(t testing.TB, secure bool, after after) (url string, opened *atomic.Int64) {
 	t.Helper()
 	opened = &atomic.Int64{}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		opened.Add(1)
 		converse(w, r, after)
 	}))
+	server.Listener = joinedListener{server.Listener}
+	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, joinedKey{}, c) }
 	if secure {
 		server.TLS = &tls.Config{}
 		server.StartTLS()
@@ -284,7 +319,12 @@ func echo(t testing.TB, secure bool, after func(n int, c *websocket.Conn) (goOn 
 
 func chat(w http.ResponseWriter, r *http.Request) { converse(w, r, nil) }
 
-func converse(w http.ResponseWriter, r *http.Request, after func(n int, c *websocket.Conn) (goOn bool)) {
+func converse(w http.ResponseWriter, r *http.Request, after after) {
+	join := func(messages int) {
+		if c, ok := r.Context().Value(joinedKey{}).(*joinedConn); ok {
+			c.wait = messages
+		}
+	}
 	w.Header().Set(load.InstanceHeader, "chat-1")
 	c, err := websocket.Accept(w, r, nil)
 	if err != nil {
@@ -293,7 +333,7 @@ func converse(w http.ResponseWriter, r *http.Request, after func(n int, c *webso
 	defer func() { _ = c.CloseNow() }()
 	for n := 1; ; n++ {
 		kind, message, err := c.Read(r.Context())
-		if err != nil || after != nil && !after(n, c) {
+		if err != nil || after != nil && !after(n, c, join) {
 			return
 		}
 		if err := c.Write(r.Context(), kind, message); err != nil {
@@ -322,32 +362,33 @@ func TestWebSocket(t *testing.T) {
 func TestWebSocketsThatEnd(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		after func(n int, c *websocket.Conn) bool
+		after after
 		kind  load.Kind
 		sent  int
 		lost  int
 	}{
-		{"announced, with nothing under way", func(n int, c *websocket.Conn) bool {
+		{"announced, with nothing under way", func(n int, c *websocket.Conn, join func(int)) bool {
 			if n == 2 {
+				join(2) // or the next message is under way before the end is announced
 				_ = c.Write(context.Background(), websocket.MessageText, []byte("bye"))
 				_ = c.Close(websocket.StatusGoingAway, "draining")
 			}
 			return n < 2
 		}, "", 9, 0},
-		{"cut, with nothing under way", func(n int, c *websocket.Conn) bool {
+		{"cut, with nothing under way", func(n int, c *websocket.Conn, _ func(int)) bool {
 			if n == 2 {
 				_ = c.Write(context.Background(), websocket.MessageText, []byte("bye"))
 				_ = c.CloseNow()
 			}
 			return n < 2
 		}, load.Reset, 9, 3},
-		{"announced, with a message under way", func(n int, c *websocket.Conn) bool {
+		{"announced, with a message under way", func(n int, c *websocket.Conn, _ func(int)) bool {
 			if n == 3 {
 				_ = c.Close(websocket.StatusGoingAway, "draining")
 			}
 			return n < 3
 		}, load.Reset, 9, 3},
-		{"silent", func(n int, c *websocket.Conn) bool {
+		{"silent", func(n int, c *websocket.Conn, _ func(int)) bool {
 			if n == 3 {
 				_, _, _ = c.Read(context.Background()) // until the other side closes
 			}

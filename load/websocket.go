@@ -74,18 +74,31 @@ func (x *socket) do(ctx context.Context, s *start, r *Result) {
 	r.Sent = x.run.since()
 	err = x.conn.Write(ctx, kind, m.body)
 	if err == nil {
-		select {
-		case n := <-x.answers:
+		var n int64
+		if n, err = x.answer(ctx); err == nil {
 			r.Status, r.Bytes, r.Instance = http.StatusSwitchingProtocols, n, x.instance
 			return
-		case <-x.ended:
-			err = x.cause
-		case <-ctx.Done():
-			err = ctx.Err()
 		}
 	}
 	r.Kind = failure(ctx, err, Reset)
 	x.drop() // a late answer would be taken for that to the next message
+}
+
+// answer returns the size of the next message, also of one that came right before the end.
+func (x *socket) answer(ctx context.Context) (int64, error) {
+	select {
+	case n := <-x.answers:
+		return n, nil
+	case <-x.ended:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	select {
+	case n := <-x.answers:
+		return n, nil
+	default:
+		return 0, x.cause
+	}
 }
 
 func (x *socket) over() bool {
