@@ -225,8 +225,12 @@ func (p *program) warn(warnings []compose.Diagnostic) {
 	p.tell(p.stderr, p.styleOf(p.stderr).yellow("warning:"), warnings)
 }
 
-// several is from how many of the same message on diagnostics are written together.
-const several = 3
+const (
+	// several is from how many of the same message on diagnostics are written together.
+	several = 3
+	// mostPlaces are how many places of one message are written: who has mended those sees the next.
+	mostPlaces = 20
+)
 
 // tell writes diagnostics. Several that say the same are one message and the places it is said of.
 func (p *program) tell(w io.Writer, what string, all []compose.Diagnostic) {
@@ -241,9 +245,12 @@ func (p *program) tell(w io.Writer, what string, all []compose.Diagnostic) {
 			fmt.Fprintf(w, "%s %s\n", what, d)
 		case same[0] == d:
 			fmt.Fprintf(w, "%s %s\n", what, d.Message)
-			for _, at := range same {
+			for _, at := range same[:min(len(same), mostPlaces)] {
 				at.Message = ""
 				fmt.Fprintf(w, "  %s\n", strings.TrimSuffix(at.String(), ": "))
+			}
+			if more := len(same) - mostPlaces; more > 0 {
+				fmt.Fprintf(w, "  and %d more\n", more)
 			}
 		}
 	}
