@@ -110,6 +110,9 @@ services:
 		}
 	}
 	url := c.gateway(name)
+	if told := p.ps().Gateway.HTTP; told == nil || *told != url {
+		t.Errorf("ps says that the gateway is at %v, and it is at %s", told, url)
+	}
 	eventually(t, 30*time.Second, "the gateway answers", func() string {
 		r, err := http.Get(url + "/fetch?url=http://api:8080/")
 		if err != nil {

@@ -85,10 +85,25 @@ func (c *cluster) observe(ctx context.Context) (engine.State, error) {
 func (c *cluster) Status(ctx context.Context) (api.Status, error) {
 	s, err := c.observe(ctx)
 	status := api.Status{State: s, Version: Version}
-	if err == nil && s.Desired != nil && s.Desired.TTL() > 0 {
-		status.Ends, err = c.engine.Ends(ctx)
+	if err != nil || s.Desired == nil {
+		return status, err
 	}
+	if s.Desired.TTL() > 0 {
+		if status.Ends, err = c.engine.Ends(ctx); err != nil {
+			return status, err
+		}
+	}
+	doors, err := c.engine.Doors(ctx, *s.Desired)
+	status.Gateway = api.Gateway{HTTP: unlessEmpty(doors.HTTP), HTTPS: unlessEmpty(doors.HTTPS)}
 	return status, err
+}
+
+// unlessEmpty returns a text, nil for none.
+func unlessEmpty(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
 }
 
 // breath is how long a Watch waits at least between two looks at the cluster.

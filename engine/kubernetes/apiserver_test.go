@@ -55,7 +55,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, resourceList, "v1", strings.Join([]string{
 			resource("namespaces", "Namespace", false), resource("configmaps", "ConfigMap", true), resource("secrets", "Secret", true),
 			resource("services", "Service", true), resource("pods", "Pod", true), resource("events", "Event", true),
-			resource("serviceaccounts", "ServiceAccount", true),
+			resource("serviceaccounts", "ServiceAccount", true), resource("nodes", "Node", false),
 		}, ","))
 	case "/apis/apps/v1":
 		fmt.Fprintf(w, resourceList, "apps/v1", resource("deployments", "Deployment", true))

@@ -67,7 +67,7 @@ func (r *renderer) frontDoor() (certificates []string) {
 		list = append(list, corev1.ServicePort{Name: listenHTTPS, Port: port, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(securePort)})
 	}
 	r.checkLimits(*g)
-	s := r.clusterIP(compose.Service{}, r.names.take(cleaned(r.p.Name+"-gateway", maxName), r.p.Name), list)
+	s := r.clusterIP(compose.Service{}, gatewayService(r.names, r.p.Name), list)
 	s.Spec.Selector = r.planeSelector()
 	r.open(s)
 	if host, _, err := net.SplitHostPort(g.HTTP); err == nil {
@@ -78,6 +78,11 @@ func (r *renderer) frontDoor() (certificates []string) {
 	}
 	r.add(s)
 	return certificates
+}
+
+// gatewayService gives the gateway's Service its name.
+func gatewayService(n names, project string) string {
+	return n.take(cleaned(project+"-gateway", maxName), project)
 }
 
 // open makes a Service one that is reached from outside, as whoever renders says.

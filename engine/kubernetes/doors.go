@@ -1,0 +1,128 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"trellis/compose"
+	"trellis/errdefs"
+)
+
+// Doors are the URLs at which a project's gateway is reached from outside of the cluster, "" where it is not.
+type Doors struct{ HTTP, HTTPS string }
+
+var services = corev1.SchemeGroupVersion.WithKind("Service")
+
+// Doors asks the cluster where it has put the gateway of a project, as a revision of it says: what a load balancer has been given,
+// else the port of a node. A cluster that has not yet given anything is no error, and neither is a project without a gateway.
+func (e *Engine) Doors(ctx context.Context, p compose.Project) (Doors, error) {
+	fail := func(err error) (Doors, error) {
+		return Doors{}, fmt.Errorf("ask for the gateway of %s: %w", e.project, e.client.explain(err))
+	}
+	if class := p.Trellis.Environments[p.Environment].GatewayClass; class != "" {
+		var g gatewayv1.Gateway
+		there, err := e.client.read(ctx, gatewayv1.SchemeGroupVersion.WithKind("Gateway"), cleaned(p.Name, maxName), &g)
+		if err != nil {
+			return fail(err)
+		}
+		if !there || len(g.Status.Addresses) == 0 {
+			return Doors{}, nil
+		}
+		var d Doors
+		for _, l := range g.Spec.Listeners {
+			d.add(string(l.Name), g.Status.Addresses[0].Value, l.Port)
+		}
+		return d, nil
+	}
+	var s corev1.Service
+	there, err := e.client.read(ctx, services, gatewayService(newNames(p), p.Name), &s)
+	if err != nil {
+		return fail(err)
+	}
+	if !there || s.Labels[labelProject] != labelValue(p.Name) {
+		return Doors{}, nil
+	}
+	var d Doors
+	for _, port := range s.Spec.Ports {
+		switch given := s.Status.LoadBalancer.Ingress; {
+		case len(given) > 0:
+			host := given[0].Hostname
+			if host == "" {
+				host = given[0].IP
+			}
+			d.add(port.Name, host, port.Port)
+		case port.NodePort != 0:
+			d.add(port.Name, e.client.aNode(ctx), port.NodePort)
+		}
+	}
+	return d, nil
+}
+
+// add notes one of the gateway's two listeners.
+func (d *Doors) add(listener, host string, port int32) {
+	url := listener + "://" + net.JoinHostPort(host, strconv.Itoa(int(port)))
+	switch listener {
+	case listenHTTP:
+		d.HTTP = url
+	case listenHTTPS:
+		d.HTTPS = url
+	}
+}
+
+// read reads one object; false: it is not there, or whoever asks may not look, or the cluster has no such kind.
+func (c *Client) read(ctx context.Context, kind schema.GroupVersionKind, name string, to any) (bool, error) {
+	r, err := c.resource(kind)
+	if errors.Is(err, errdefs.ErrUnsupported) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	o, err := r.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, to)
+}
+
+// aNode returns the address of a node, from outside where it has one there. Whoever may not look at nodes gets a word to put it
+// in place of.
+func (c *Client) aNode(ctx context.Context) string {
+	const unknown = "NODE"
+	r, err := c.resource(corev1.SchemeGroupVersion.WithKind("Node"))
+	if err != nil {
+		return unknown
+	}
+	list, err := r.List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil || len(list.Items) == 0 {
+		return unknown
+	}
+	found := map[corev1.NodeAddressType]string{}
+	addresses, _, _ := unstructured.NestedSlice(list.Items[0].Object, "status", "addresses")
+	for _, a := range addresses {
+		if a, ok := a.(map[string]any); ok {
+			kind, _ := a["type"].(string)
+			found[corev1.NodeAddressType(kind)], _ = a["address"].(string)
+		}
+	}
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
+		if found[kind] != "" {
+			return found[kind]
+		}
+	}
+	return unknown
+}
