@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"trellis/api"
 	"trellis/engine"
 	"trellis/engine/enginetest"
 	"trellis/load"
@@ -112,6 +113,10 @@ services:
 	url := c.gateway(name)
 	if told := p.ps().Gateway.HTTP; told == nil || *told != url {
 		t.Errorf("ps says that the gateway is at %v, and it is at %s", told, url)
+	}
+	var routes []api.Route
+	if p.json(&routes, "routes"); len(routes) != 1 || routes[0].Service != "web" || routes[0].Path != "/*" || routes[0].Address != url {
+		t.Errorf("the routes are %+v", routes)
 	}
 	eventually(t, 30*time.Second, "the gateway answers", func() string {
 		r, err := http.Get(url + "/fetch?url=http://api:8080/")

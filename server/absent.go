@@ -17,9 +17,6 @@ func lacking(what string) error {
 	return fmt.Errorf("%s: %w on kubernetes: there is no control plane in the cluster to ask", what, errdefs.ErrUnsupported)
 }
 
-// Routes implements api.Observer.
-func (absent) Routes(context.Context) ([]api.Route, error) { return nil, lacking("routes in force") }
-
 // Traffic implements api.Viewer.
 func (absent) Traffic(context.Context, func([]api.TrafficStep) error) error {
 	return lacking("traffic")

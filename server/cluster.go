@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,6 +97,24 @@ func (c *cluster) Status(ctx context.Context) (api.Status, error) {
 	doors, err := c.engine.Doors(ctx, *s.Desired)
 	status.Gateway = api.Gateway{HTTP: unlessEmpty(doors.HTTP), HTTPS: unlessEmpty(doors.HTTPS)}
 	return status, err
+}
+
+// Routes implements api.Observer. They are those of the data plane in the cluster; what another gateway has made of them it
+// knows itself.
+func (c *cluster) Routes(ctx context.Context) ([]api.Route, error) {
+	s, err := c.observe(ctx)
+	if err != nil || s.Desired == nil {
+		return []api.Route{}, err
+	}
+	traffic, err := c.engine.Traffic(ctx)
+	if err != nil {
+		return nil, err
+	}
+	doors, err := c.engine.Doors(ctx, *s.Desired)
+	if err != nil {
+		return nil, err
+	}
+	return routesIn(traffic, cmp.Or(doors.HTTP, doors.HTTPS)), nil
 }
 
 // unlessEmpty returns a text, nil for none.

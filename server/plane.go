@@ -398,16 +398,20 @@ func reachable(address string) string { return strings.TrimSuffix(local.Reachabl
 func (p *plane) routes() []api.Route {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	address := reachable(p.bound[local.GatewayListener])
+	return routesIn(p.last, reachable(p.bound[local.GatewayListener]))
+}
+
+// routesIn returns the routes of a snapshot, for a gateway that is reached at an address.
+func routesIn(s proxy.Snapshot, address string) []api.Route {
 	routes := []api.Route{}
-	for _, r := range p.last.Routes {
+	for _, r := range s.Routes {
 		methods := r.Methods
 		if methods == nil {
 			methods = []string{}
 		}
 		routes = append(routes, api.Route{
 			Host: r.Host, Path: r.Path, Methods: methods, Service: r.Service, Port: r.Port, Auth: r.Auth, Source: r.Source,
-			Address: address, Rules: r.Rules(), Closed: cmp.Or(r.Problem, p.last.Auth[r.Auth].Problem),
+			Address: address, Rules: r.Rules(), Closed: cmp.Or(r.Problem, s.Auth[r.Auth].Problem),
 		})
 	}
 	return routes

@@ -17,6 +17,7 @@ import (
 
 	"trellis/compose"
 	"trellis/errdefs"
+	"trellis/proxy"
 )
 
 // Doors are the URLs at which a project's gateway is reached from outside of the cluster, "" where it is not.
@@ -67,6 +68,26 @@ func (e *Engine) Doors(ctx context.Context, p compose.Project) (Doors, error) {
 		}
 	}
 	return d, nil
+}
+
+// Traffic returns what the data plane in the cluster goes by, without instances. There is none: ErrUnsupported.
+func (e *Engine) Traffic(ctx context.Context) (proxy.Snapshot, error) {
+	fail := func(err error) (proxy.Snapshot, error) {
+		return proxy.Snapshot{}, fmt.Errorf("read the plan of traffic of %s: %w", e.project, err)
+	}
+	var s corev1.Secret
+	there, err := e.client.read(ctx, secrets, planName(e.project), &s)
+	if err != nil {
+		return fail(e.client.explain(err))
+	}
+	if !there {
+		return fail(fmt.Errorf("%w: there is no data plane in the cluster: name an image of trellis that it can pull in TRELLIS_IMAGE", errdefs.ErrUnsupported))
+	}
+	plan, err := planOf(s.Data[keyPlan])
+	if err != nil {
+		return fail(err)
+	}
+	return plan.Snapshot, nil
 }
 
 // add notes one of the gateway's two listeners.
