@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"sync"
@@ -207,7 +208,8 @@ func (s *controlPlane) reviveHolder() error {
 	return client.Close()
 }
 
-// serveAPI serves the API on its unix socket.
+// serveAPI serves the API on its unix socket, and beside it what Go's own tools know of the process (/debug/pprof): who may use
+// the socket may do anything to the project.
 func (s *controlPlane) serveAPI(ctx context.Context) error {
 	socket := s.location.apiSocket()
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -221,7 +223,11 @@ func (s *controlPlane) serveAPI(ctx context.Context) error {
 	if err := os.Chmod(socket, 0o600); err != nil {
 		return fmt.Errorf("serve the API: %w", err)
 	}
-	return s.serveHTTP(ctx, listener, api.Handler(s.control, s.log))
+	mux := http.NewServeMux()
+	mux.Handle("/", api.Handler(s.control, s.log))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	return s.serveHTTP(ctx, listener, mux)
 }
 
 // serveHTTP serves handler until ctx is done, and gives what is under way two seconds.

@@ -44,7 +44,7 @@ type Config struct {
 	Scraped func(samples []telemetry.Sample)
 	Log     *slog.Logger
 
-	tidy time.Duration // the pause between two looks at what may leave memory; default a minute, as Prometheus'
+	tidy time.Duration // the pause between two looks at what may leave memory; default a minute
 }
 
 // Store is a metrics store. Its methods answer ErrUnavailable until Run has opened it. They are safe for concurrent use.
@@ -157,9 +157,6 @@ func (s *Store) options() *tsdb.Options {
 	opts.WALCompression = "snappy"
 	opts.OutOfOrderTimeWindow = (10 * time.Minute).Milliseconds() // OTLP is pushed, and late
 	opts.HeadChunksWriteQueueSize = 0
-	// The series of instances that were replaced go to the disk once they are as many as those that live, and not hours later:
-	// with a deploy every two minutes they were 16 MB of memory an hour.
-	opts.StaleSeriesCompactionThreshold, opts.BlockReloadInterval = 0.5, s.cfg.tidy
 	opts.EnableExemplarStorage, opts.MaxExemplars = true, maxExemplars
 	return opts
 }
@@ -188,7 +185,32 @@ func (s *Store) start(ctx context.Context) (stop func(), err error) {
 	all.Go(func() { s.scraper.run(ctx) })
 	all.Go(func() { s.rules.run(ctx, s) })
 	all.Go(func() { s.remote.run(ctx, s) })
+	all.Go(func() { s.tidyUp(ctx) })
 	return all.Wait, nil
+}
+
+// enoughEnded is from how many ended series on it is worth writing a block of them: about 2 MB of memory.
+const enoughEnded = 500
+
+// tidyUp has the series of what was replaced go to the disk once they are as many as those that live. Prometheus by itself would
+// keep them for up to three hours; its own threshold knows shares only, and would write a block with every deploy of a small project.
+func (s *Store) tidyUp(ctx context.Context) {
+	tick := time.NewTicker(s.cfg.tidy)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		head := s.db.Head()
+		if ended := head.NumStaleSeries(); ended < enoughEnded || 2*ended < head.NumSeries() {
+			continue
+		}
+		if err := s.db.CompactStaleHead(); err != nil {
+			s.cfg.Log.Warn("metrics of what has ended stay in memory", "err", err)
+		}
+	}
 }
 
 // ready returns ErrUnavailable until Run has opened the store.

@@ -100,22 +100,23 @@ func TestASeriesThatIsGoneEnds(t *testing.T) {
 
 // TestEndedSeriesLeaveMemory: with most series of a store ended, those go to the disk, where they are found as before.
 func TestEndedSeriesLeaveMemory(t *testing.T) {
-	s, _ := opened(t, Config{tidy: time.Second})
-	const instances = 200
-	begin := time.Now().Add(-instances * time.Second)
+	s, stop := opened(t, Config{tidy: 20 * time.Millisecond})
+	defer stop()
+	const instances = 2 * enoughEnded
+	begin := time.Now().Add(-instances * time.Second / 2)
 	for i := range instances {
-		at := begin.Add(time.Duration(i) * time.Second)
+		at := begin.Add(time.Duration(i) * time.Second / 2)
 		round := []telemetry.Sample{sample("up", at, 1), sample("cpu_total", at, float64(i), "instance", fmt.Sprint("web-", i))}
 		if err := s.Append(t.Context(), uint64(i+1), round); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(20 * time.Second); s.db.Head().NumSeries() > 10; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); s.db.Head().NumSeries() > enoughEnded+10; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d series are in memory, of which %d have ended", s.db.Head().NumSeries(), s.db.Head().NumStaleSeries())
 		}
 	}
-	if got := only(t, s, `cpu_total{instance="web-7"}`, begin.Add(7*time.Second)); got != 7 {
+	if got := only(t, s, `cpu_total{instance="web-7"}`, begin.Add(3500*time.Millisecond)); got != 7 {
 		t.Errorf("web-7 had %v", got)
 	}
 	if got := only(t, s, "count(count_over_time(cpu_total[10m]))", time.Now()); got != instances {
