@@ -23,7 +23,10 @@ import (
 // Doors are the URLs at which a project's gateway is reached from outside of the cluster, "" where it is not.
 type Doors struct{ HTTP, HTTPS string }
 
-var services = corev1.SchemeGroupVersion.WithKind("Service")
+var (
+	services    = corev1.SchemeGroupVersion.WithKind("Service")
+	gatewayKind = schema.FromAPIVersionAndKind(gatewayv1.GroupVersion.String(), "Gateway")
+)
 
 // Doors asks the cluster where it has put the gateway of a project, as a revision of it says: what a load balancer has been given,
 // else the port of a node. A cluster that has not yet given anything is no error, and neither is a project without a gateway.
@@ -33,7 +36,7 @@ func (e *Engine) Doors(ctx context.Context, p compose.Project) (Doors, error) {
 	}
 	if class := p.Trellis.Environments[p.Environment].GatewayClass; class != "" {
 		var g gatewayv1.Gateway
-		there, err := e.client.read(ctx, gatewayv1.SchemeGroupVersion.WithKind("Gateway"), cleaned(p.Name, maxName), &g)
+		there, err := e.client.read(ctx, gatewayKind, cleaned(p.Name, maxName), &g)
 		if err != nil {
 			return fail(err)
 		}
