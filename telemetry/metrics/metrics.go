@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunks"
 
 	"trellis/errdefs"
 	"trellis/telemetry"
@@ -157,6 +158,7 @@ func (s *Store) options() *tsdb.Options {
 	opts.WALCompression = "snappy"
 	opts.OutOfOrderTimeWindow = (10 * time.Minute).Milliseconds() // OTLP is pushed, and late
 	opts.HeadChunksWriteQueueSize = 0
+	opts.HeadChunksWriteBufferSize = chunks.MinWriteBufferSize // 4 MB are for millions of series too
 	opts.EnableExemplarStorage, opts.MaxExemplars = true, maxExemplars
 	return opts
 }
