@@ -173,6 +173,10 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	return resp, nil
 }
 
+// ErrUnreachable is the ErrUnavailable of calls that no control plane has answered: none was there, or it went away meanwhile, and
+// may have done what it was asked.
+var ErrUnreachable = fmt.Errorf("reach the control plane: %w", errdefs.ErrUnavailable)
+
 func (c *Client) unreachable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -181,7 +185,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	if errors.As(err, &cause) {
 		err = cause.Err
 	}
-	return fmt.Errorf("reach the control plane: %w: %w", errdefs.ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
 func call[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {

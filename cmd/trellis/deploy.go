@@ -145,41 +145,21 @@ func present(ctx context.Context, control api.Control) (state.Revision, bool, er
 }
 
 // deploy plans, asks where it has to, and applies. changes is what it applied; where there is nothing to change, rev is
-// the revision in force.
+// the revision in force. A control plane that goes away is waited for, and asked anew: what the one before it has carried out is
+// in force then.
 func (p *program) deploy(
 	ctx context.Context, control api.Control, req api.ApplyRequest, f deployFlags,
 ) (rev state.Revision, changes []engine.Change, err error) {
 	agreed := map[string]bool{}
 	for try := 0; ; try++ {
-		before, err := appliedLast(ctx, control)
-		if err != nil {
-			return rev, nil, err
-		}
-		plan, err := control.Plan(ctx, req)
-		if err != nil {
-			return rev, nil, err
-		}
-		if len(plan.Changes) == 0 {
-			if rev, ok, err := present(ctx, control); err != nil || ok {
-				return rev, nil, err
+		changes = nil
+		err := patiently(ctx, func() error {
+			planned, now, err := p.attempt(ctx, control, req, f, agreed)
+			if rev = planned; len(now) > 0 {
+				changes = now
 			}
-		}
-		all := risks(plan.Changes, before, req.Project)
-		if f.remote != "" {
-			all = append(all, "changes "+f.remote)
-		}
-		var ask []string
-		for _, risk := range all {
-			if !agreed[risk] {
-				ask = append(ask, risk)
-				agreed[risk] = true
-			}
-		}
-		if err := p.agree(ctx, "this deploy of "+req.Project.Name, ask, f.yes); err != nil {
-			return rev, nil, err
-		}
-		req.Base, req.NoWait = plan.Base, true
-		rev, err = control.Apply(ctx, req)
+			return err
+		})
 		if errors.Is(err, errdefs.ErrConflict) && !f.noWait && try < 5 {
 			// Either somebody else deploys, or the world has moved since the plan: wait for the one, plan again for both.
 			if err := p.waitTurn(ctx, control, f); err != nil {
@@ -187,8 +167,44 @@ func (p *program) deploy(
 			}
 			continue
 		}
-		return rev, plan.Changes, err
+		return rev, changes, err
 	}
+}
+
+// attempt is one try of deploy. agreed are the risks that were asked about, and it is added to them.
+func (p *program) attempt(
+	ctx context.Context, control api.Control, req api.ApplyRequest, f deployFlags, agreed map[string]bool,
+) (rev state.Revision, changes []engine.Change, err error) {
+	before, err := appliedLast(ctx, control)
+	if err != nil {
+		return rev, nil, err
+	}
+	plan, err := control.Plan(ctx, req)
+	if err != nil {
+		return rev, nil, err
+	}
+	if len(plan.Changes) == 0 {
+		if rev, ok, err := present(ctx, control); err != nil || ok {
+			return rev, nil, err
+		}
+	}
+	all := risks(plan.Changes, before, req.Project)
+	if f.remote != "" {
+		all = append(all, "changes "+f.remote)
+	}
+	var ask []string
+	for _, risk := range all {
+		if !agreed[risk] {
+			ask = append(ask, risk)
+			agreed[risk] = true
+		}
+	}
+	if err := p.agree(ctx, "this deploy of "+req.Project.Name, ask, f.yes); err != nil {
+		return rev, nil, err
+	}
+	req.Base, req.NoWait = plan.Base, true
+	rev, err = control.Apply(ctx, req)
+	return rev, plan.Changes, err
 }
 
 // waitTurn blocks while a deploy of somebody else is under way, and says whose. A deploy that visibly fails is not waited

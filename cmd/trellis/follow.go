@@ -162,6 +162,27 @@ func statuses(ctx context.Context, control api.Control) (<-chan api.Status, <-ch
 	return statuses, ended
 }
 
+// patiently calls ask again while no control plane answers, for as long as the holder may take to start another.
+func patiently(ctx context.Context, ask func() error) error {
+	var away time.Time
+	for {
+		err := ask()
+		if !errors.Is(err, api.ErrUnreachable) || ctx.Err() != nil {
+			return err
+		}
+		if away.IsZero() {
+			away = time.Now()
+		}
+		if time.Since(away) > reconnect {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
 // passage remembers how each service got where it is, which a single Status does not tell.
 type passage struct {
 	started  time.Time

@@ -45,9 +45,12 @@ func (u *session) open(ctx context.Context, start bool) (io.Closer, error) {
 		return nil, err
 	}
 	// Instances outlive the control plane: one that was just started may find some.
-	if u.before, err = u.control.Status(ctx); err == nil {
-		err = u.tellTheTime(ctx)
-	}
+	err = patiently(ctx, func() (err error) {
+		if u.before, err = u.control.Status(ctx); err == nil {
+			err = u.tellTheTime(ctx)
+		}
+		return err
+	})
 	if err != nil {
 		_ = closer.Close()
 		return nil, err
