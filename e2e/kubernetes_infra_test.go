@@ -166,7 +166,6 @@ func TestKubernetesExportedTerraform(t *testing.T) {
 			eventually(t, time.Minute, "nothing is left", func() string {
 				return c.kubectl("", "get", "namespace", form.name, "-o", "name", "--ignore-not-found")
 			})
-			p.write("compose.yaml", c.infraShop(form.name, "one"))
 		})
 	}
 }

@@ -3,6 +3,8 @@ package engine
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"slices"
 
 	"trellis/compose"
 )
@@ -50,12 +52,48 @@ func (d Drift) Words() string {
 	return fmt.Sprintf("%s in place of %s: %s", value(d.To), value(d.From), d.Reason)
 }
 
-// What events tell of drift: that there is some, that there is none any more, and that it was brought back.
+// The kinds of the events about drift: there is some, a place is as the revision says again, it was brought back.
 const (
 	EventDriftFound    = "drift.found"
 	EventDriftGone     = "drift.gone"
 	EventDriftReverted = "drift.reverted"
 )
+
+// ToldDrift is what was told of drift: what is there, by place. It is told when it is new or another, and when it is gone. What
+// heals by itself is not told: its events are those of healing.
+type ToldDrift map[string]string
+
+// Next returns what there is to tell when that was found, and what will have been told then.
+func (t ToldDrift) Next(found []Drift) (now ToldDrift, fresh []Drift, gone []string) {
+	now = ToldDrift{}
+	for _, one := range found {
+		if one.Heals {
+			continue
+		}
+		place, there := one.Place(), fmt.Sprint(one.To)
+		now[place] = there
+		if was, known := t[place]; !known || was != there {
+			fresh = append(fresh, one)
+		}
+	}
+	for _, place := range slices.Sorted(maps.Keys(t)) {
+		if _, still := now[place]; !still {
+			gone = append(gone, place)
+		}
+	}
+	return now, fresh, gone
+}
+
+// DriftedServices returns in how many places each service differs, without what heals by itself and services that do not.
+func DriftedServices(found []Drift) map[string]int {
+	count := map[string]int{}
+	for _, one := range found {
+		if !one.Heals {
+			count[one.Service]++
+		}
+	}
+	return count
+}
 
 // Masked returns a value found at a Compose path without what looks like a secret, and whether nothing had to be taken out.
 func Masked(path string, v any) (shown any, whole bool) {

@@ -37,7 +37,7 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 		return nil, nil, err
 	}
 	c := &cluster{location: l, engine: kubernetes.New(l.Project, client, log), changed: &broadcast{}, log: log}
-	c.engine.UsePlane(Plane(os.Getenv(ImageEnv)))
+	c.engine.UsePlane(Plane(os.Getenv(kubernetes.ImageEnv)))
 	if err := c.engine.Runs(ctx); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
 		return nil, nil, err
 	}

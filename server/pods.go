@@ -19,10 +19,7 @@ import (
 	"trellis/telemetry/alerts"
 )
 
-// ImageEnv names an image in the place of PlaneImage, for clusters that have another registry; kubernetes.NoImage is none.
-const ImageEnv = "TRELLIS_IMAGE"
-
-// Plane says of which image the data plane of a project in a cluster is made; image is what ImageEnv says.
+// Plane says of which image the data plane of a project in a cluster is made; image is what kubernetes.ImageEnv says.
 func Plane(image string) kubernetes.Plane {
 	return kubernetes.Plane{Image: image, Default: PlaneImage, Version: Version}
 }
@@ -64,7 +61,7 @@ func TellDriftInCluster(ctx context.Context, project, namespace string, log *slo
 		return fmt.Errorf("look for drift of %s: %w", project, err)
 	}
 	engine := kubernetes.New(project, client, log)
-	engine.UsePlane(Plane(os.Getenv(ImageEnv)))
+	engine.UsePlane(Plane(os.Getenv(kubernetes.ImageEnv)))
 	return engine.TellDrift(ctx, project, func(news kubernetes.DriftNews) error {
 		url, format, err := receiver(news.Project, func(secret string) ([]byte, error) { return news.Contents["secrets/"+secret], nil })
 		if url == "" || err != nil {

@@ -205,7 +205,7 @@ func (p *program) toCluster(l loaded) (contents map[string][]byte, warnings []co
 }
 
 // planeImage is the image of the data plane as far as this machine knows, "" for none.
-func (p *program) planeImage() string { return server.Plane(p.getenv(server.ImageEnv)).Of("") }
+func (p *program) planeImage() string { return server.Plane(p.getenv(kubernetes.ImageEnv)).Of("") }
 
 // inCluster returns everything that a cluster does not carry out as the files say, in order of place.
 func inCluster(l loaded, opt kubernetes.Options) []compose.Diagnostic {

@@ -1,11 +1,13 @@
 package kubernetes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -58,16 +60,13 @@ func (e *Engine) Doors(ctx context.Context, p compose.Project) (Doors, error) {
 		return Doors{}, nil
 	}
 	var d Doors
+	node := sync.OnceValue(func() string { return e.client.aNode(ctx) })
 	for _, port := range s.Spec.Ports {
 		switch given := s.Status.LoadBalancer.Ingress; {
 		case len(given) > 0:
-			host := given[0].Hostname
-			if host == "" {
-				host = given[0].IP
-			}
-			d.add(port.Name, host, port.Port)
+			d.add(port.Name, cmp.Or(given[0].Hostname, given[0].IP), port.Port)
 		case port.NodePort != 0:
-			d.add(port.Name, e.client.aNode(ctx), port.NodePort)
+			d.add(port.Name, node(), port.NodePort)
 		}
 	}
 	return d, nil

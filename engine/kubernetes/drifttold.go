@@ -19,10 +19,10 @@ import (
 // driftKey is the note of the drift that was told.
 const driftKey = "drift"
 
-// toldDrift is what was told of drift: it is told once, and once that it is over.
+// toldDrift is what was told of drift, and since when.
 type toldDrift struct {
-	Places map[string]string    `json:"places,omitempty"` // what is there, by place
-	Since  map[string]time.Time `json:"since,omitempty"`  // by service
+	Places engine.ToldDrift     `json:"places,omitempty"`
+	Since  map[string]time.Time `json:"since,omitempty"` // by service
 }
 
 // DriftedService is a service that drifted, or does so no more.
@@ -92,32 +92,24 @@ func (e *Engine) TellDrift(ctx context.Context, project string, alert func(Drift
 
 // next returns what there is to tell when that was found, and what was told then.
 func (t toldDrift) next(found []engine.Drift, at time.Time) (now toldDrift, services []DriftedService, happened []state.Event) {
-	now = toldDrift{map[string]string{}, map[string]time.Time{}}
-	count, changed := map[string]int{}, map[string]bool{}
-	for _, one := range found {
-		if one.Heals {
-			continue
-		}
-		place, there := one.Place(), fmt.Sprint(one.To)
-		now.Places[place] = there
-		count[one.Service]++
-		now.Since[one.Service] = at
-		if since, known := t.Since[one.Service]; known {
-			now.Since[one.Service] = since
-		}
-		if was, known := t.Places[place]; !known || was != there {
-			changed[one.Service] = true
-			happened = append(happened, state.Event{
-				Service: one.Service, Instance: string(one.Instance), Kind: engine.EventDriftFound, Reason: one.Kind, Message: place + ": " + one.Words(),
-			})
-		}
+	places, fresh, gone := t.Places.Next(found)
+	now = toldDrift{places, map[string]time.Time{}}
+	changed := map[string]bool{}
+	for _, one := range fresh {
+		changed[one.Service] = true
+		happened = append(happened, state.Event{
+			Service: one.Service, Instance: string(one.Instance), Kind: engine.EventDriftFound, Reason: one.Kind, Message: one.Place() + ": " + one.Words(),
+		})
 	}
-	for _, place := range slices.Sorted(maps.Keys(t.Places)) {
-		if _, still := now.Places[place]; !still {
-			happened = append(happened, state.Event{Kind: engine.EventDriftGone, Reason: "observed", Message: place + ": as the revision says again"})
-		}
+	for _, place := range gone {
+		happened = append(happened, state.Event{Kind: engine.EventDriftGone, Reason: "observed", Message: place + ": as the revision says again"})
 	}
-	for _, name := range slices.Sorted(maps.Keys(now.Since)) {
+	count := engine.DriftedServices(found)
+	for _, name := range slices.Sorted(maps.Keys(count)) {
+		now.Since[name] = at
+		if since, known := t.Since[name]; known {
+			now.Since[name] = since
+		}
 		if changed[name] {
 			services = append(services, DriftedService{Service: name, Places: count[name], Since: now.Since[name]})
 		}

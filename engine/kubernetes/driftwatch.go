@@ -19,10 +19,7 @@ const (
 	// driftSchedule is how often it looks: as often as on one machine.
 	driftSchedule = "*/5 * * * *"
 	// driftSeconds bounds one look, and how late it may begin.
-	driftSeconds = 120
-	// imageVariable tells Trellis which image its data plane is of, server.ImageEnv.
-	imageVariable = "TRELLIS_IMAGE"
-
+	driftSeconds                        = 120
 	driftWatchMemory, driftWatchCollect = "256Mi", "200MiB"
 )
 
@@ -39,10 +36,9 @@ func (r *renderer) driftWatch() {
 	name := driftWatchName(r.p.Name)
 	meta := r.meta(compose.Service{}, name)
 	meta.Labels = with(meta.Labels, labelComponent, driftWatch)
-	const group = "rbac.authorization.k8s.io"
 	c := corev1.Container{
 		Name: driftWatch, Image: r.opt.Image, Args: []string{"drift", "--tell", r.p.Name, "--namespace", r.opt.Namespace},
-		Env: []corev1.EnvVar{{Name: "GOMEMLIMIT", Value: driftWatchCollect}, {Name: imageVariable, Value: r.opt.Image}},
+		Env: []corev1.EnvVar{{Name: "GOMEMLIMIT", Value: driftWatchCollect}, {Name: ImageEnv, Value: r.opt.Image}},
 		Resources: corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("20m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
 			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(driftWatchMemory)},
@@ -50,13 +46,8 @@ func (r *renderer) driftWatch() {
 	}
 	pod := r.ownPod(name, c)
 	pod.RestartPolicy = corev1.RestartPolicyNever
-	role := &rbacv1.Role{TypeMeta: metav1.TypeMeta{APIVersion: group + "/v1", Kind: "Role"}, ObjectMeta: meta}
-	r.add(r.ownAccount(meta), role,
-		&rbacv1.RoleBinding{
-			TypeMeta: metav1.TypeMeta{APIVersion: group + "/v1", Kind: "RoleBinding"}, ObjectMeta: meta,
-			RoleRef:  rbacv1.RoleRef{APIGroup: group, Kind: "Role", Name: name},
-			Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: name, Namespace: r.opt.Namespace}},
-		},
+	role, binding := r.ownRole(meta)
+	r.add(r.ownAccount(meta), role, binding,
 		&batchv1.CronJob{
 			TypeMeta: metav1.TypeMeta{APIVersion: "batch/v1", Kind: "CronJob"}, ObjectMeta: meta,
 			Spec: batchv1.CronJobSpec{

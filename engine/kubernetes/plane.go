@@ -93,22 +93,13 @@ func (r *renderer) plane() {
 
 // planeRights let the data plane read pods and its own plan, and nothing else.
 func (r *renderer) planeRights(secret string) []Object {
-	const group = "rbac.authorization.k8s.io"
 	read := []string{"get", "list", "watch"}
-	return []Object{
-		&rbacv1.Role{
-			TypeMeta: metav1.TypeMeta{APIVersion: group + "/v1", Kind: "Role"}, ObjectMeta: r.planeMeta(),
-			Rules: []rbacv1.PolicyRule{
-				{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
-				{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret}, Verbs: read},
-			},
-		},
-		&rbacv1.RoleBinding{
-			TypeMeta: metav1.TypeMeta{APIVersion: group + "/v1", Kind: "RoleBinding"}, ObjectMeta: r.planeMeta(),
-			RoleRef:  rbacv1.RoleRef{APIGroup: group, Kind: "Role", Name: planeName(r.p.Name)},
-			Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: planeName(r.p.Name), Namespace: r.opt.Namespace}},
-		},
+	role, binding := r.ownRole(r.planeMeta())
+	role.Rules = []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: read},
+		{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret}, Verbs: read},
 	}
+	return []Object{role, binding}
 }
 
 func (r *renderer) planeDeployment(certificates []string) *appsv1.Deployment {
@@ -174,6 +165,16 @@ func (r *renderer) ownAccount(meta metav1.ObjectMeta) *corev1.ServiceAccount {
 		account.ImagePullSecrets = append(account.ImagePullSecrets, corev1.LocalObjectReference{Name: name})
 	}
 	return account
+}
+
+// ownRole is an empty Role of the account of that name, and its binding.
+func (r *renderer) ownRole(meta metav1.ObjectMeta) (*rbacv1.Role, *rbacv1.RoleBinding) {
+	const group = "rbac.authorization.k8s.io"
+	return &rbacv1.Role{TypeMeta: metav1.TypeMeta{APIVersion: group + "/v1", Kind: "Role"}, ObjectMeta: meta}, &rbacv1.RoleBinding{
+		TypeMeta: metav1.TypeMeta{APIVersion: group + "/v1", Kind: "RoleBinding"}, ObjectMeta: meta,
+		RoleRef:  rbacv1.RoleRef{APIGroup: group, Kind: "Role", Name: meta.Name},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: meta.Name, Namespace: r.opt.Namespace}},
+	}
 }
 
 // ownPod is a pod of Trellis itself that asks the API server as an account: as restricted as a cluster can ask for.

@@ -18,6 +18,9 @@ type Plane struct {
 	Version string // the tag of an image that has none
 }
 
+// ImageEnv is the variable that says Plane.Image.
+const ImageEnv = "TRELLIS_IMAGE"
+
 // NoImage is the image of a project that is to have no data plane.
 const NoImage = "none"
 

@@ -16,8 +16,8 @@ const valueDrift = "engine/drift"
 type drifts struct {
 	mu    sync.Mutex
 	read  bool
-	known map[string]string // what is there, by place
-	count map[string]int    // by service, when it was looked at last
+	known engine.ToldDrift
+	count map[string]int // by service, when it was looked at last
 }
 
 // Drifted returns in how many places each service differed from the revision in force when that was looked at last: on
@@ -28,45 +28,30 @@ func (e *Engine) Drifted() map[string]int {
 	return maps.Clone(e.drifts.count)
 }
 
-// tell records an event for each drift that was not there before, and for each that is gone. What heals by itself is told
-// by the events of healing.
+// tell records an event for each drift that was not there before, and for each that is gone.
 func (t *drifts) tell(ctx context.Context, e *Engine, all []engine.Drift) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.read {
-		t.known = map[string]string{}
+		t.known = engine.ToldDrift{}
 		if err := e.value(ctx, valueDrift, &t.known); err != nil {
 			return err
 		}
 		t.read = true
 	}
-	now, count := map[string]string{}, map[string]int{}
-	moved := false
-	for _, one := range all {
-		if one.Heals {
-			continue
-		}
-		place, there := one.Place(), fmt.Sprint(one.To)
-		now[place] = there
-		count[one.Service]++
-		if was, known := t.known[place]; known && was == there {
-			continue
-		}
-		moved = true
-		ev := event{kind: engine.EventDriftFound, service: one.Service, reason: one.Kind, message: place + ": " + one.Words()}
+	t.count = engine.DriftedServices(all)
+	now, fresh, gone := t.known.Next(all)
+	for _, one := range fresh {
+		ev := event{kind: engine.EventDriftFound, service: one.Service, reason: one.Kind, message: one.Place() + ": " + one.Words()}
 		if one.Instance != "" {
 			ev.id = full(e.cfg.Project, one.Instance)
 		}
 		e.record(ev)
 	}
-	for _, place := range sortedKeys(t.known) {
-		if _, still := now[place]; !still {
-			moved = true
-			e.record(event{kind: engine.EventDriftGone, reason: "observed", message: place + ": as the revision says again"})
-		}
+	for _, place := range gone {
+		e.record(event{kind: engine.EventDriftGone, reason: "observed", message: place + ": as the revision says again"})
 	}
-	t.count = count
-	if !moved {
+	if len(fresh)+len(gone) == 0 {
 		return nil
 	}
 	t.known = now

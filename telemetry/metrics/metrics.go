@@ -191,7 +191,7 @@ func (s *Store) start(ctx context.Context) (stop func(), err error) {
 	return all.Wait, nil
 }
 
-// enoughEnded is from how many ended series on it is worth writing a block of them: about 2 MB of memory.
+// enoughEnded is from how many ended series on it is worth writing a block of them: of some thirty instances of a service.
 const enoughEnded = 500
 
 // tidyUp has the series of what was replaced go to the disk once they are as many as those that live. Prometheus by itself would
