@@ -37,8 +37,7 @@ type Target struct {
 // Secret is the content of a project's secret.txt.
 const Secret = "s3cret-value"
 
-// Project is one project on a target. In its folder are secret.txt and the directory ledger, which the program shares
-// through the bind mount "./ledger:/ledger".
+// Project is one project on a target. In its folder is secret.txt.
 type Project interface {
 	// Name is what its files are to call it: no other project of the target has the same one at the same time.
 	Name() string
@@ -50,9 +49,11 @@ type Project interface {
 	// Port is the one that files publish, and Address the URL by which clients reach it.
 	Port() int
 	Address() string
+	// Ledger is the empty folder, as a file names it, that all instances share and write at /ledger.
+	Ledger() string
 	// Rollback makes a kept revision the wanted one again and blocks as Apply does.
 	Rollback(revision int64) error
-	// Crash kills the program of an instance as SIGKILL does.
+	// Crash kills the program of an instance with SIGKILL.
 	Crash(id engine.InstanceID) error
 	// Interrupt kills what belongs to the engine itself, and returns when it is back, or somebody has called it back.
 	Interrupt() error

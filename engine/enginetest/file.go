@@ -42,7 +42,7 @@ func (c *check) file(p Project, services []service, more ...string) string {
 			lines = append(lines, `expose: ["80"]`)
 		}
 		env := append([]string{fmt.Sprintf("VERSION: %q", s.version), "LEDGER: /ledger/" + s.name}, s.env...)
-		lines = append(lines, "environment: {"+strings.Join(env, ", ")+"}", `volumes: ["./ledger:/ledger"]`,
+		lines = append(lines, "environment: {"+strings.Join(env, ", ")+"}", fmt.Sprintf(`volumes: ["%s:/ledger"]`, p.Ledger()),
 			"healthcheck: {interval: 500ms, timeout: 1s, retries: 4}")
 		lines = append(lines, s.lines...)
 		deploy := append([]string{}, s.deploy...)

@@ -172,7 +172,7 @@ await ` + strings.Join(reach, "\nawait ") + "\n"
 
 // gate is a container that only waits.
 func gate(name, image, memory string, command []string) corev1.Container {
-	return corev1.Container{
+	c := corev1.Container{
 		Name: name, Image: image, Command: command,
 		Resources: corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse(memory)},
@@ -183,6 +183,8 @@ func gate(name, image, memory string, command []string) corev1.Container {
 			ReadOnlyRootFilesystem: pointer(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 		},
 	}
+	bounded(&c)
+	return c
 }
 
 // ask waits for Jobs to complete. It alone has a token in its pod, with which it may look at these Jobs.

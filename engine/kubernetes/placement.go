@@ -29,11 +29,11 @@ func (r *renderer) autoscaled(svc compose.Service) bool {
 
 // scaling renders what keeps the number of a service's pods: its autoscaler, and its budget for disruptions.
 func (r *renderer) scaling(svc compose.Service, k kind) {
-	least := engine.Replicas(svc)
+	most := engine.Replicas(svc)
 	if a := svc.Deploy.Trellis.Autoscale; a != nil {
 		path := at(svc, "deploy.x-trellis.autoscale")
 		if r.autoscaled(svc) {
-			least = max(1, a.Min)
+			most = a.Max
 			r.add(r.autoscaler(svc, k, *a))
 			if a.Min < 1 {
 				r.note(path+".min", "is changed: at least one instance runs; a cluster wakes nothing up")
@@ -47,7 +47,7 @@ func (r *renderer) scaling(svc compose.Service, k kind) {
 			}
 		}
 	}
-	if least > 1 {
+	if most > 1 {
 		one := intstr.FromInt32(1)
 		r.add(&policyv1.PodDisruptionBudget{
 			TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"}, ObjectMeta: r.meta(svc, r.names.of[svc.Name]),

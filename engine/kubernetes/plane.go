@@ -177,6 +177,13 @@ func (r *renderer) ownRole(meta metav1.ObjectMeta) (*rbacv1.Role, *rbacv1.RoleBi
 	}
 }
 
+// bounded says how much of its node's disk a container of Trellis' own takes: it writes logs, of which a kubelet keeps 50 MiB
+// (containerLogMaxSize times containerLogMaxFiles, as they come).
+func bounded(c *corev1.Container) {
+	c.Resources.Requests[corev1.ResourceEphemeralStorage] = resource.MustParse("32Mi")
+	c.Resources.Limits[corev1.ResourceEphemeralStorage] = resource.MustParse("128Mi")
+}
+
 // ownPod is a pod of Trellis itself that asks the API server as an account: as restricted as a cluster can ask for.
 func (r *renderer) ownPod(account string, c corev1.Container) corev1.PodSpec {
 	const token = "token"
@@ -184,6 +191,7 @@ func (r *renderer) ownPod(account string, c corev1.Container) corev1.PodSpec {
 	c.SecurityContext = &corev1.SecurityContext{
 		AllowPrivilegeEscalation: new(bool), ReadOnlyRootFilesystem: pointer(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 	}
+	bounded(&c)
 	return corev1.PodSpec{
 		ServiceAccountName: account, AutomountServiceAccountToken: new(bool), EnableServiceLinks: new(bool),
 		SecurityContext: &corev1.PodSecurityContext{

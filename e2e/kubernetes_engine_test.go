@@ -1,0 +1,175 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"trellis/api"
+	"trellis/engine"
+	"trellis/engine/enginetest"
+)
+
+// TestKubernetesEngine runs the suite of every engine in a real cluster, behind its data plane.
+func TestKubernetesEngine(t *testing.T) {
+	c := reachCluster(t)
+	c.dataPlane(t)
+	t.Parallel()
+	var projects atomic.Int32
+	enginetest.Run(t, enginetest.Target{
+		Service: []string{"image: " + c.image, "stop_grace_period: 10s"}, Program: "/testapp", Slow: true,
+		New: func(t *testing.T, without ...string) enginetest.Project {
+			at := *c
+			at.t = t
+			name := fmt.Sprintf("e2e-suite-%d", projects.Add(1))
+			p := &clusterProject{project: at.project(name), c: &at, name: name, without: without, ledger: nodeFolder(t)}
+			p.write("secret.txt", enginetest.Secret)
+			return p
+		},
+	})
+}
+
+// nodeFolder returns a folder that node and test share, and that whoever runs in a pod may write.
+func nodeFolder(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "trellis-ledger-")
+	if err == nil {
+		err = os.Chmod(dir, 0o777) // whatever the umask says
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// clusterProject is a project in a cluster as enginetest wants it, carried out by the command.
+type clusterProject struct {
+	*project
+	c       *testCluster
+	name    string
+	without []string // what its data plane is to do without
+	ledger  string
+
+	mu       sync.Mutex
+	applying *exec.Cmd // the command that carries out something now
+	address  string
+}
+
+func (p *clusterProject) Name() string   { return p.name }
+func (p *clusterProject) Port() int      { return 8000 }
+func (p *clusterProject) Ledger() string { return p.ledger }
+
+// Address is the port of the node that the cluster has given to the published one.
+func (p *clusterProject) Address() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.address == "" {
+		port := p.c.kubectl("", "get", "service", "web-public", "-n", p.name, "-o", "jsonpath={.spec.ports[0].nodePort}")
+		p.address = fmt.Sprintf("http://%s:%s", p.c.node, port)
+	}
+	return p.address
+}
+
+// do runs a command that Interrupt may kill.
+func (p *clusterProject) do(args ...string) error {
+	cmd := exec.Command(p.trellis, slices.Concat(p.flags, args)...)
+	cmd.Dir, cmd.Env = p.dir, append(p.env, "NO_COLOR=1")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	p.mu.Lock()
+	err := cmd.Start()
+	p.applying = cmd
+	p.mu.Unlock()
+	if err == nil {
+		err = cmd.Wait()
+	}
+	p.mu.Lock()
+	p.applying = nil
+	p.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("trellis %s: %w\n%s", strings.Join(args, " "), err, out.String())
+	}
+	return nil
+}
+
+func (p *clusterProject) plane() string { return "deployment/trellis-" + p.name + "-data-plane" }
+
+func (p *clusterProject) Apply(file string) error {
+	p.write("compose.yaml", file)
+	if err := p.do("up", "--yes", "--timeout", "2m"); err != nil {
+		return err
+	}
+	if len(p.without) > 0 { // the data plane is there now
+		p.c.kubectl("", "set", "env", p.plane(), "TRELLIS_WITHOUT="+strings.Join(p.without, ","), "-n", p.name)
+		p.c.kubectl("", "rollout", "status", p.plane(), "-n", p.name, "--timeout=90s")
+		p.without = nil
+	}
+	return nil
+}
+
+func (p *clusterProject) Rollback(revision int64) error {
+	return p.do("rollback", strconv.FormatInt(revision, 10))
+}
+
+func (p *clusterProject) Observe() (engine.State, error) {
+	if _, err := os.Stat(filepath.Join(p.dir, "compose.yaml")); err != nil {
+		return engine.State{}, err
+	}
+	var s api.Status
+	err := p.ask(&s, "ps")
+	return s.State, err
+}
+
+// kill kills the first process of every container called name in a pod, as the kernel does where memory is short.
+func (p *clusterProject) kill(pod, name string) error {
+	id := p.c.kubectl("", "get", "pod", pod, "-n", p.name, "-o", `jsonpath={.status.containerStatuses[?(@.name=="`+name+`")].containerID}`)
+	_, id, ok := strings.Cut(id, "://")
+	if !ok {
+		return fmt.Errorf("%s has no container %s", pod, name)
+	}
+	// The container's processes are in a cgroup of its name; their first is the oldest.
+	script := fmt.Sprintf(`for p in $(ls /proc | grep -E '^[0-9]+$' | sort -n); do grep -q %s /proc/$p/cgroup 2>/dev/null && exec kill -KILL $p; done; exit 1`, id)
+	if out, err := exec.Command(os.Getenv("CLUSTER_SH"), "enter", "sh", "-c", script).CombinedOutput(); err != nil {
+		return fmt.Errorf("kill %s in %s: %w: %s", name, pod, err, out)
+	}
+	return nil
+}
+
+func (p *clusterProject) Crash(id engine.InstanceID) error {
+	service, _, _ := strings.Cut(string(id), "-")
+	return p.kill(string(id), service)
+}
+
+// Interrupt kills the command that carries something out, and both pods' data planes: there is nothing else of Trellis' own.
+func (p *clusterProject) Interrupt() error {
+	p.mu.Lock()
+	if p.applying != nil {
+		_ = p.applying.Process.Kill() // over already: as well
+	}
+	p.mu.Unlock()
+	selector := []string{"get", "pods", "-n", p.name, "-l", "app.kubernetes.io/component=data-plane"}
+	for pod := range strings.FieldsSeq(p.c.kubectl("", append(selector, "-o", "jsonpath={.items[*].metadata.name}")...)) {
+		if err := p.kill(pod, "data-plane"); err != nil {
+			return err
+		}
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if out := p.c.kubectl("", "get", p.plane(), "-n", p.name, "-o", "jsonpath={.status.readyReplicas}"); out == "2" {
+			return nil
+		}
+	}
+	return errors.New("the data plane did not come back")
+}
+
+func (p *clusterProject) Delete() error { return p.do("down", "--volumes", "--yes") }
