@@ -106,7 +106,7 @@ func TestKubernetesExportedTerraform(t *testing.T) {
 		{"e2e-native", []string{"--standalone"}, nil, "kubernetes_manifest.deployment_web", "apiVersion=apps/v1,kind=Deployment,namespace=%s,name=web"},
 	} {
 		t.Run(form.name, func(t *testing.T) {
-			c := &testCluster{t, c.node, c.image}
+			c := &testCluster{t: t, node: c.node, image: c.image}
 			t.Parallel()
 			if err := kubernetesProvider(); err != nil {
 				t.Fatal(err)
@@ -199,7 +199,7 @@ func TestKubernetesExportsPublicProjects(t *testing.T) {
 	for _, name := range []string{"wordpress", "gitea", "tracing"} {
 		for form, flags := range map[string][]string{"trellis": nil, "native": {"--standalone"}} {
 			t.Run(name+"/"+form, func(t *testing.T) {
-				c := &testCluster{t, c.node, c.image}
+				c := &testCluster{t: t, node: c.node, image: c.image}
 				t.Parallel()
 				if err := kubernetesProvider(); err != nil {
 					t.Fatal(err)

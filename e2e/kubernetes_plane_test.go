@@ -15,10 +15,11 @@ import (
 	"trellis/api"
 	"trellis/engine"
 	"trellis/engine/enginetest"
+	"trellis/engine/kubernetes"
 	"trellis/load"
 )
 
-// dataPlane gives the node an image of Trellis itself, and has what is started from now on use it.
+// dataPlane gives the node an image of Trellis itself, and has the projects that are made from now on use it.
 func (c *testCluster) dataPlane(t *testing.T) {
 	t.Helper()
 	const image = "docker.io/trellis/trellis:e2e"
@@ -28,7 +29,7 @@ func (c *testCluster) dataPlane(t *testing.T) {
 			t.Fatalf("%v: %v\n%s", args, err, out)
 		}
 	}
-	t.Setenv("TRELLIS_IMAGE", image)
+	c.env = append(c.env, kubernetes.ImageEnv+"="+image)
 }
 
 // inside runs a shell command in the node, as its administrator would.

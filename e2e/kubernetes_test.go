@@ -21,8 +21,9 @@ import (
 // testCluster is a cluster as e2e/cluster/cluster.sh starts it.
 type testCluster struct {
 	t     testing.TB
-	node  string // its address
-	image string // testapp, which the node has
+	node  string   // its address
+	image string   // testapp, which the node has
+	env   []string // of the commands of its projects
 }
 
 // reachCluster returns the cluster that the test runs on: the one of `e2e/cluster/cluster.sh run go test ...`. Without
@@ -62,6 +63,7 @@ func (c *testCluster) kubectl(stdin string, args ...string) string {
 func (c *testCluster) project(name string) *project {
 	p := newProject(c.t, nil)
 	p.flags = []string{"--on", "kubernetes"}
+	p.env = append(p.env, c.env...)
 	c.t.Cleanup(func() { c.kubectl("", "delete", "namespace", name, "--ignore-not-found", "--wait=false") })
 	return p
 }

@@ -54,6 +54,7 @@ func (r *renderer) security(svc compose.Service, spec *corev1.PodSpec, c *corev1
 		}
 		pod.Sysctls = append(pod.Sysctls, corev1.Sysctl{Name: name, Value: svc.Sysctls[name]})
 	}
+	r.lowPorts(svc, pod)
 	if svc.ReadOnly {
 		own.ReadOnlyRootFilesystem = pointer(true)
 	}
@@ -66,6 +67,19 @@ func (r *renderer) security(svc compose.Service, spec *corev1.PodSpec, c *corev1
 	}
 	r.options(svc, pod, own)
 	r.capabilities(svc, pod, own)
+}
+
+// unprivilegedPorts is the first port that everybody may listen on.
+const unprivilegedPorts = "net.ipv4.ip_unprivileged_port_start"
+
+// lowPorts lets whoever runs a service listen on ports below 1024, as Docker does since version 20.10: it is the pod's own
+// network.
+func (r *renderer) lowPorts(svc compose.Service, pod *corev1.PodSecurityContext) {
+	_, said := svc.Sysctls[unprivilegedPorts]
+	low := slices.ContainsFunc(ports(svc), func(p port) bool { return p.number < 1024 })
+	if low && !said && svc.NetworkMode != "host" {
+		pod.Sysctls = append(pod.Sysctls, corev1.Sysctl{Name: unprivilegedPorts, Value: "0"})
+	}
 }
 
 // user reads "uid[:gid]"; a name means nothing to a cluster, but root's.
