@@ -28,29 +28,24 @@ func TestKubernetesEngine(t *testing.T) {
 	t.Parallel()
 	var projects atomic.Int32
 	enginetest.Run(t, enginetest.Target{
-		Service: []string{"image: " + c.image, "stop_grace_period: 10s"}, Program: "/testapp", Slow: true,
+		Service: []string{"image: " + c.image}, Program: "/testapp", Slow: true, Unrouted: 5 * time.Second,
 		New: func(t *testing.T, without ...string) enginetest.Project {
 			at := *c
 			at.t = t
 			name := fmt.Sprintf("e2e-suite-%d", projects.Add(1))
-			p := &clusterProject{project: at.project(name), c: &at, name: name, without: without, ledger: nodeFolder(t)}
+			p := &clusterProject{project: at.project(name), c: &at, name: name, without: without, ledger: at.nodeFolder(name)}
 			p.write("secret.txt", enginetest.Secret)
 			return p
 		},
 	})
 }
 
-// nodeFolder returns a folder that node and test share, and that whoever runs in a pod may write.
-func nodeFolder(t *testing.T) string {
-	dir, err := os.MkdirTemp("", "trellis-ledger-")
-	if err == nil {
-		err = os.Chmod(dir, 0o777) // whatever the umask says
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
+// nodeFolder makes a folder on the node that whoever runs in a pod may write, and returns its path.
+func (c *testCluster) nodeFolder(name string) string {
+	path := "/tmp/trellis-" + name
+	c.inside("rm -rf " + path + " && mkdir -m 0777 " + path)
+	c.t.Cleanup(func() { c.inside("rm -rf " + path) })
+	return path
 }
 
 // clusterProject is a project in a cluster as enginetest wants it, carried out by the command.
@@ -119,7 +114,7 @@ func (p *clusterProject) Apply(file string) error {
 }
 
 func (p *clusterProject) Rollback(revision int64) error {
-	return p.do("rollback", strconv.FormatInt(revision, 10))
+	return p.do("rollback", "--yes", strconv.FormatInt(revision, 10))
 }
 
 func (p *clusterProject) Observe() (engine.State, error) {

@@ -136,7 +136,11 @@ func rollouts(c *check) {
 			}
 		}
 		p := c.project(file("v1"))
-		tr := p.underLoad(50, []load.Request{{Method: "POST", Path: "/slow?for=1s"}}, func() { p.apply(file("v2")(p)) })
+		slow := load.Request{Method: "POST", Path: "/slow?for=" + (time.Second + c.target.Unrouted).String()}
+		tr := p.underLoad(50, []load.Request{slow}, func() {
+			p.apply(file("v2")(p))
+			time.Sleep(c.target.Unrouted)
+		})
 		if tr.All() == 0 {
 			c.Error("without a drain nothing was lost: the tests with it show nothing")
 		}

@@ -26,6 +26,8 @@ type Target struct {
 	// Slow says that starting an instance takes seconds where the machine has other work too: the suite then repeats less,
 	// and requests may have waited in vain for one that was away for longer than they are held.
 	Slow bool
+	// Unrouted is how long an instance that is to end goes on, at least, before it is told.
+	Unrouted time.Duration
 	// Brief leaves out the lines and the forms of a line that depend least on how instances are run: for a target beside
 	// another one of the same engine that runs them all.
 	Brief bool

@@ -3,6 +3,7 @@ package enginetest
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,7 +125,13 @@ func arrivals(c *check) {
 	if env := p.answer("/env"); !strings.Contains(env, `"COLOR=a b"`) || strings.Contains(env, Secret) {
 		c.Errorf("environment %s", env)
 	}
-	hooks := strings.Fields(p.answer("/file?path=/ledger/hooks"))
+	var hooks []string
+	c.until(patience, "pre_stop of the one that went", func() string {
+		if hooks = strings.Fields(p.answer("/file?path=/ledger/hooks")); !slices.Contains(hooks, "pre_stop") {
+			return fmt.Sprintf("hooks ran as %q", hooks)
+		}
+		return ""
+	})
 	if got := strings.Join(hooks, " "); len(hooks) != 4 || hooks[0] != "pre_start" || strings.Count(got, "post_start") != 2 || hooks[3] != "pre_stop" {
 		c.Errorf("hooks ran as %q: want pre_start once, post_start for each of two, pre_stop for the one that went", got)
 	}

@@ -29,11 +29,9 @@ func (r *renderer) autoscaled(svc compose.Service) bool {
 
 // scaling renders what keeps the number of a service's pods: its autoscaler, and its budget for disruptions.
 func (r *renderer) scaling(svc compose.Service, k kind) {
-	most := engine.Replicas(svc)
 	if a := svc.Deploy.Trellis.Autoscale; a != nil {
 		path := at(svc, "deploy.x-trellis.autoscale")
 		if r.autoscaled(svc) {
-			most = a.Max
 			r.add(r.autoscaler(svc, k, *a))
 			if a.Min < 1 {
 				r.note(path+".min", "is changed: at least one instance runs; a cluster wakes nothing up")
@@ -47,7 +45,7 @@ func (r *renderer) scaling(svc compose.Service, k kind) {
 			}
 		}
 	}
-	if most > 1 {
+	if r.most(svc) > 1 {
 		one := intstr.FromInt32(1)
 		r.add(&policyv1.PodDisruptionBudget{
 			TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"}, ObjectMeta: r.meta(svc, r.names.of[svc.Name]),
@@ -120,7 +118,8 @@ func (r *renderer) place(svc compose.Service, k kind, t *corev1.PodTemplateSpec,
 	if affinity.NodeAffinity != nil || affinity.PodAffinity != nil || affinity.PodAntiAffinity != nil {
 		t.Spec.Affinity = affinity
 	}
-	if k == daemonSet || k == job || r.most(svc) < 2 || len(shared) > 0 {
+	// However many there are now: another number of replicas is no other pod.
+	if k == daemonSet || k == job || len(shared) > 0 {
 		return
 	}
 	if len(spread) == 0 {

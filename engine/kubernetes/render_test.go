@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"trellis/compose"
+	"trellis/engine"
 	"trellis/errdefs"
 )
 
@@ -150,6 +151,31 @@ func TestRenderingAgainChangesNothing(t *testing.T) {
 		if got := revisionOf(d.Spec.Template.ObjectMeta); got != want {
 			t.Errorf("pods of %s are of revision %d, want %d", d.Name, got, want)
 		}
+	}
+}
+
+// TestAnotherNumberReplacesNoPod: replicas come and go, from one to more too, and those that are there stay as they are.
+func TestAnotherNumberReplacesNoPod(t *testing.T) {
+	p := shop(t)
+	first := renderAs(t, p, nil, 7)
+	for name, svc := range p.Services {
+		if svc.Deploy.Trellis.Autoscale == nil {
+			svc.Deploy.Replicas = pointer(4 - engine.Replicas(svc))
+			p.Services[name] = svc
+		}
+	}
+	changed := 0
+	for i, d := range deployments(renderAs(t, p, first, 8)) {
+		before := deployments(first)[i]
+		if d := cmp.Diff(before.Spec.Template, d.Spec.Template); d != "" {
+			t.Errorf("pods of %s (-before +after):\n%s", before.Name, d)
+		}
+		if !cmp.Equal(before.Spec.Replicas, d.Spec.Replicas) {
+			changed++
+		}
+	}
+	if changed == 0 {
+		t.Error("no number changed: this says nothing")
 	}
 }
 
