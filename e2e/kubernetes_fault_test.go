@@ -38,15 +38,15 @@ func TestKubernetesAppliesKilled(t *testing.T) {
 		var b strings.Builder
 		fmt.Fprintf(&b, "name: %s\nservices:\n", name)
 		for i := range 6 {
-			own, replicas := fmt.Sprint("own", i, odd), 0
+			own, replicas := fmt.Sprintf("own%d-%t", i, odd), 0
 			if i == 0 {
 				replicas = 1
 			}
 			if i < 2 {
-				own = fmt.Sprint("both", i)
+				own = fmt.Sprintf("both%d", i)
 			}
 			fmt.Fprintf(&b, "  %s: {image: %q, environment: {PORT: '8080', ODD: '%t'}, expose: ['8080'], configs: [motd], volumes: ['data:/data'],\n"+
-				"    deploy: {replicas: %d}}\n", strings.ToLower(own), c.image, odd, replicas)
+				"    deploy: {replicas: %d}}\n", own, c.image, odd, replicas)
 		}
 		fmt.Fprintf(&b, "configs: {motd: {content: 'odd %t'}}\nvolumes: {data: {}}\n", odd)
 		return b.String()
@@ -152,6 +152,7 @@ webhooks:
 	// The namespace is on its way out, and something holds it.
 	c.kubectl(fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: held, namespace: %s, finalizers: [example.org/hold]}\n", name), "apply", "-f", "-")
 	c.kubectl("", "delete", "namespace", name, "--wait=false")
+	p.write("compose.yaml", file("v4"))
 	out, err = p.try("up", "--yes", "--timeout", "60s")
 	if err == nil || !strings.Contains(out, "namespace "+name+" is being deleted") {
 		t.Errorf("a namespace that is being deleted: %v\n%s", err, out)

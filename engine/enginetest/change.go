@@ -136,8 +136,13 @@ func rollouts(c *check) {
 			}
 		}
 		p := c.project(file("v1"))
-		slow := load.Request{Method: "POST", Path: "/slow?for=" + (time.Second + c.target.Unrouted).String()}
-		tr := p.underLoad(50, []load.Request{slow}, func() {
+		// Longer than an instance goes on by itself, and so many that all connections have one all the time.
+		takes := time.Second
+		if c.target.Unrouted > 0 {
+			takes = c.target.Unrouted + 3*time.Second
+		}
+		slow := []load.Request{{Method: "POST", Path: "/slow?for=" + takes.String()}}
+		tr := p.underLoad(connections/takes.Seconds(), slow, func() {
 			p.apply(file("v2")(p))
 			time.Sleep(c.target.Unrouted)
 		})

@@ -124,11 +124,14 @@ func (tr Traffic) Ledger(t testing.TB, ledger string) {
 	}
 }
 
+// connections are how many clients the load of a test has.
+const connections = 32
+
 // underLoad sends rate requests of mix a second to p while during runs.
 func (p *running) underLoad(rate float64, mix []load.Request, during func()) Traffic {
 	p.c.Helper()
 	return Drive(p.c.T, load.Config{
-		URL: p.Address(), Pacer: load.Constant(rate, 5*time.Minute), Connections: 32, Timeout: 15 * time.Second, Mix: mix,
+		URL: p.Address(), Pacer: load.Constant(rate, 5*time.Minute), Connections: connections, Timeout: 15 * time.Second, Mix: mix,
 	}, during)
 }
 
