@@ -28,7 +28,7 @@ type testCluster struct {
 
 // reachCluster returns the cluster that the test runs on: the one of `e2e/cluster/cluster.sh run go test ...`. Without
 // one the test is skipped, and fails where ENGINES names kubernetes.
-func reachCluster(t *testing.T) *testCluster {
+func reachCluster(t testing.TB) *testCluster {
 	t.Helper()
 	c := &testCluster{t: t, node: os.Getenv("CLUSTER_NODE"), image: "docker.io/trellis/testapp:e2e"}
 	if c.node == "" {
