@@ -5,13 +5,18 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	neturl "net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"trellis/api"
 )
@@ -77,6 +82,87 @@ services:
 	if n := p.ps().Revision; n != 2 {
 		t.Errorf("revision %d is in force, want 2", n)
 	}
+}
+
+// TestAnAlertOutlivesAKill: what fires and what ends while nobody listens is told once somebody does, once each, and though the
+// control plane was killed between.
+func TestAnAlertOutlivesAKill(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	p := newProject(t, map[string]string{"compose.yaml": `x-trellis: {alerts: {webhook: "http://` + address + `/ops", rules: [shop-alerts]}}
+configs:
+  shop-alerts: {file: alerts.yaml}
+services:
+  sleeper:
+    deploy: {replicas: 2}
+    x-trellis: {process: {command: [sleep, "1000"]}}
+`, "alerts.yaml": `groups:
+- name: shop
+  interval: 1s
+  rules:
+  - alert: TooMany
+    expr: trellis_replicas_wanted{service="sleeper"} > 1
+    labels: {severity: page}
+    annotations: {summary: 'there are {{ $value }}'}
+`})
+	var told receiver
+	about := func() []string {
+		return slices.DeleteFunc(told.alerts(), func(a string) bool { return !strings.Contains(a, "TooMany") })
+	}
+	nobodyHears := func(waiting int) {
+		t.Helper()
+		eventually(t, 60*time.Second, "an alert that waits", func() string {
+			var found api.Alerts
+			if err := p.ask(&found, "alerts"); err != nil || found.Waiting != waiting || found.Failing == "" {
+				return fmt.Sprintf("%d wait, failing %q: %v", found.Waiting, found.Failing, err)
+			}
+			return ""
+		})
+		before := p.ps().ControlPlane.PID
+		if err := unix.Kill(before, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 30*time.Second, "another control plane", func() string {
+			var s api.Status
+			if err := p.ask(&s, "ps"); err != nil || s.ControlPlane.PID == before {
+				return fmt.Sprintf("%d, %v", s.ControlPlane.PID, err)
+			}
+			return ""
+		})
+	}
+	somebodyHears := func(want ...string) {
+		t.Helper()
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: &told}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = server.Serve(l) }()
+		eventually(t, 90*time.Second, "what the receiver took", func() string {
+			if got := about(); !slices.Equal(got, want) {
+				return fmt.Sprintf("got %q, want %q", got, want)
+			}
+			return ""
+		})
+		time.Sleep(15 * time.Second) // in which an alert that is told twice would be
+		if got := about(); !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		server.Close()
+		<-done
+	}
+	p.run("up", "-d", "--yes")
+	nobodyHears(1)
+	somebodyHears("firing TooMany sleeper")
+	p.run("scale", "sleeper=1")
+	nobodyHears(1)
+	somebodyHears("firing TooMany sleeper", "resolved TooMany sleeper")
 }
 
 // TestTheDashboardIsAnswered: the running project answers every question of the dashboard that is written for Grafana, at

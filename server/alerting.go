@@ -3,7 +3,6 @@ package server
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -179,7 +178,6 @@ func (c *control) Alerts(ctx context.Context) (api.Alerts, error) {
 		return out, err
 	}
 	now := time.Now()
-	silences := c.sight.notifier.Silences()
 	for _, a := range onePerObjective(found) {
 		one := api.Alert{
 			Name: a.Labels["alertname"], State: api.AlertPending, Service: a.Labels["service"], Severity: a.Labels["severity"],
@@ -192,13 +190,13 @@ func (c *control) Alerts(ctx context.Context) (api.Alerts, error) {
 		if !a.FiredAt.IsZero() {
 			one.State, one.Since = api.AlertFiring, a.FiredAt
 		}
-		one.Silenced = slices.ContainsFunc(silences, func(s alerts.Silence) bool { return s.Matches(a.Labels, now) })
+		one.Silenced = c.sight.notifier.Silenced(a.Labels)
 		out.Alerts = append(out.Alerts, one)
 	}
 	slices.SortStableFunc(out.Alerts, func(a, b api.Alert) int {
 		return cmp.Or(cmp.Compare(a.State, b.State), b.Since.Compare(a.Since), cmp.Compare(a.Name+a.Service, b.Name+b.Service))
 	})
-	for _, s := range silences {
+	for _, s := range c.sight.notifier.Silences() {
 		out.Silences = append(out.Silences, api.Silence(s))
 	}
 	receiver, failing, waiting := c.sight.notifier.Status()
@@ -225,30 +223,23 @@ func onePerObjective(all []telemetry.Alert) []telemetry.Alert {
 }
 
 // Silence implements api.Seer.
-func (c *control) Silence(_ context.Context, s api.Silence) (string, error) {
-	now := time.Now()
-	if s.Starts.IsZero() {
-		s.Starts = now
-	}
+func (c *control) Silence(ctx context.Context, s api.Silence) (string, error) {
 	switch {
 	case len(s.Labels) == 0:
 		return "", fmt.Errorf("silence alerts: %w: say which, by at least one label", errdefs.ErrInvalid)
-	case !s.Ends.After(s.Starts) || !s.Ends.After(now):
+	case !s.Ends.After(s.Starts) || !s.Ends.After(time.Now()):
 		return "", fmt.Errorf("silence alerts: %w: it ends before it begins", errdefs.ErrInvalid)
 	}
-	if s.ID == "" {
-		s.ID = rand.Text()[:8]
-	}
-	c.sight.notifier.SetSilence(alerts.Silence(s))
-	return s.ID, nil
+	return c.sight.notifier.SetSilence(ctx, alerts.Silence(s))
 }
 
 // Unsilence implements api.Seer.
-func (c *control) Unsilence(_ context.Context, id string) error {
-	if !c.sight.notifier.RemoveSilence(id) {
-		return fmt.Errorf("end silence %s: %w", id, errdefs.ErrNotFound)
+func (c *control) Unsilence(ctx context.Context, id string) error {
+	found, err := c.sight.notifier.RemoveSilence(ctx, id)
+	if err == nil && !found {
+		err = fmt.Errorf("end silence %s: %w", id, errdefs.ErrNotFound)
 	}
-	return nil
+	return err
 }
 
 // budgets returns how much is left of each objective's error budget.

@@ -61,7 +61,7 @@ func newSight(c *control, l Location, log *slog.Logger) *sight {
 		logs:   logs.New(logs.Config{Dir: filepath.Join(dir, "logs"), Log: log}),
 	}
 	s.forward = otlp.NewForwarder(otlp.ForwarderConfig{Project: l.Project, Log: log})
-	s.notifier = alerts.New(alerts.Config{Project: l.Project, File: filepath.Join(dir, "alerts.json"), Log: log})
+	s.notifier = alerts.New(alerts.Config{Project: l.Project, File: filepath.Join(dir, "alerts.json"), Log: quiet(log)})
 	s.metrics = metrics.New(metrics.Config{Dir: filepath.Join(dir, "metrics"), Log: quiet(log), Notify: s.notifier.Take, Scraped: func(samples []telemetry.Sample) { s.forward.AddSamples(samples) }})
 	s.redactor.Store(logs.NewRedactor(nil))
 	s.prometheus.at = proxy.Listener{Name: "prometheus", Address: anyPort}

@@ -141,7 +141,7 @@ func (p *program) unsilenceCommand() *cobra.Command {
 		Use:     "unsilence ID",
 		Short:   "End a silence before its time",
 		Long:    `Unsilence ends a silence, so that alerts are sent again.`,
-		Example: `  trellis alerts unsilence 4KQ2M7RA`,
+		Example: `  trellis alerts unsilence 8f14e45f-ceea-467f-a83c-0e9f1c2d3b4a`,
 		Args:    arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.withControl(cmd.Context(), func(control api.Control, _ location) error {

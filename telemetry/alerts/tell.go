@@ -8,6 +8,10 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/alertmanager/alert"
+	"github.com/prometheus/alertmanager/notify"
+	"github.com/prometheus/common/model"
+
 	"trellis/telemetry"
 )
 
@@ -15,13 +19,17 @@ import (
 // It is for a process that ends afterwards: what was not taken when ctx is done is an error, and the caller's to tell again.
 // format is as for SetReceiver.
 func Tell(ctx context.Context, project, url, format string, all []telemetry.Alert) error {
-	groups := map[string][]telemetry.Alert{}
+	groups, now := map[string][]*alert.Alert{}, time.Now()
 	for _, a := range all {
-		groups[a.Labels["service"]] = append(groups[a.Labels["service"]], a)
+		groups[a.Labels["service"]] = append(groups[a.Labels["service"]], alertOf(project, a, now))
 	}
 	client := plainClient()
 	for _, service := range slices.Sorted(maps.Keys(groups)) {
-		one, err := notificationOf(project, service, groups[service], time.Now())
+		labels := model.LabelSet{labelProject: model.LabelValue(project)}
+		if service != "" {
+			labels["service"] = model.LabelValue(service)
+		}
+		one, err := notificationOf(groupKey(labels), labels, notify.ReasonUnknown.String(), groups[service], now)
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/alertmanager/notify/webhook"
+
 	"trellis/telemetry"
 )
 
@@ -20,7 +22,7 @@ func TestTell(t *testing.T) {
 	var took []string
 	answers := []int{http.StatusServiceUnavailable, http.StatusOK, http.StatusOK}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var p payload
+		var p webhook.Message
 		if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
 			t.Error(err)
 		}

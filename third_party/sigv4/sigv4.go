@@ -1,5 +1,5 @@
-// Package sigv4 has as much of its namesake as Prometheus' configuration refers to. It signs nothing: Trellis writes no
-// configuration that asks for it.
+// Package sigv4 has as much of its namesake as Prometheus' and Alertmanager's configuration refer to. It signs nothing: Trellis
+// writes no configuration that asks for it.
 package sigv4
 
 import (
@@ -8,7 +8,7 @@ import (
 )
 
 // SigV4Config would say how requests to AWS are signed.
-type SigV4Config struct{}
+type SigV4Config struct{ Region, Profile, AccessKey, SecretKey, RoleARN, ExternalID string }
 
 var errNone = errors.New("requests are not signed for AWS here")
 

@@ -7,48 +7,48 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/alertmanager/notify/webhook"
 
 	"trellis/compose"
 	"trellis/telemetry"
 )
 
-// receiver is a webhook that may be down.
-type receiver struct {
+// hook is a webhook that may be down.
+type hook struct {
 	mu   sync.Mutex
 	down bool
-	got  []payload
+	got  []webhook.Message
 }
 
-func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+func (r *hook) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.down {
 		w.WriteHeader(http.StatusBadGateway)
 		return
 	}
-	var p payload
+	var p webhook.Message
 	if json.NewDecoder(req.Body).Decode(&p) == nil {
 		r.got = append(r.got, p)
 	}
 }
 
-func (r *receiver) set(down bool) {
+func (r *hook) set(down bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.down = down
 }
 
 // await waits until the receiver has n notifications.
-func (r *receiver) await(t *testing.T, n int) []payload {
+func (r *hook) await(t *testing.T, n int) []webhook.Message {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		r.mu.Lock()
-		got := append([]payload{}, r.got...)
+		got := append([]webhook.Message{}, r.got...)
 		r.mu.Unlock()
 		if len(got) >= n {
 			return got
@@ -71,20 +71,20 @@ func start(t *testing.T, file, url string) (*Notifier, func()) {
 	return n, stop
 }
 
-func alert(name, service, severity string) telemetry.Alert {
+func firing(name, service, severity string) telemetry.Alert {
 	return telemetry.Alert{
 		Labels:      map[string]string{"alertname": name, "service": service, "severity": severity},
-		Annotations: map[string]string{"summary": name + " of " + service}, FiredAt: time.Now().Add(-groupWait),
+		Annotations: map[string]string{"summary": name + " of " + service}, FiredAt: time.Now(),
 	}
 }
 
 func TestAnOutageOfTheReceiverLosesNoAlert(t *testing.T) {
-	r := &receiver{down: true}
+	r := &hook{down: true}
 	server := httptest.NewServer(r)
 	defer server.Close()
 	file := filepath.Join(t.TempDir(), "alerts.json")
 	n, stop := start(t, file, server.URL)
-	n.Take([]telemetry.Alert{alert("A", "web", Page), alert("B", "web", Page), alert("C", "api", Page)})
+	n.Take([]telemetry.Alert{firing("A", "web", Page), firing("B", "web", Page), firing("C", "api", Page)})
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if _, failing, waiting := n.Status(); failing != "" && waiting == 2 {
 			break
@@ -115,11 +115,11 @@ func TestAnOutageOfTheReceiverLosesNoAlert(t *testing.T) {
 }
 
 func TestResolvedAlertsAreTold(t *testing.T) {
-	r := &receiver{}
+	r := &hook{}
 	server := httptest.NewServer(r)
 	defer server.Close()
 	n, _ := start(t, filepath.Join(t.TempDir(), "alerts.json"), server.URL)
-	a := alert("A", "web", Page)
+	a := firing("A", "web", Page)
 	n.Take([]telemetry.Alert{a})
 	r.await(t, 1)
 	a.ResolvedAt = time.Now()
@@ -141,7 +141,7 @@ func TestSlacksFormatIsSent(t *testing.T) {
 	defer server.Close()
 	n, _ := start(t, filepath.Join(t.TempDir(), "alerts.json"), "")
 	n.SetReceiver(server.URL, compose.FormatSlack)
-	n.Take([]telemetry.Alert{alert("A", "web", Page)})
+	n.Take([]telemetry.Alert{firing("A", "web", Page)})
 	select {
 	case body := <-got:
 		if len(body) != 1 || body["text"] != "shop\n[FIRING] A: A of web" {
@@ -149,49 +149,5 @@ func TestSlacksFormatIsSent(t *testing.T) {
 		}
 	case <-time.After(60 * time.Second):
 		t.Fatal("nothing came")
-	}
-}
-
-func TestSilencedAndInhibitedAlertsAreNotSent(t *testing.T) {
-	n := New(Config{Project: "shop", File: filepath.Join(t.TempDir(), "alerts.json"), Log: slog.New(slog.DiscardHandler)})
-	n.SetReceiver("http://127.0.0.1:1", "")
-	now := time.Now()
-	n.SetSilence(Silence{ID: "1", Labels: map[string]string{"service": "web"}, Starts: now.Add(-time.Minute), Ends: now.Add(time.Hour)})
-	n.Take([]telemetry.Alert{alert("A", "web", Page), alert("B", "api", Page), alert("C", "api", Ticket)})
-	n.compose(now.Add(time.Second))
-	if len(n.kept.Waiting) != 1 || strings.Contains(string(n.kept.Waiting[0].Body), `"C"`) || !strings.Contains(n.kept.Waiting[0].Text, "B of api") {
-		t.Errorf("%+v", n.kept.Waiting)
-	}
-	n.compose(now.Add(2 * time.Second))
-	if len(n.kept.Waiting) != 1 {
-		t.Errorf("told twice: %+v", n.kept.Waiting)
-	}
-	if !n.RemoveSilence("1") || n.RemoveSilence("1") {
-		t.Error("the silence is not removed once")
-	}
-	n.compose(now.Add(3 * time.Second))
-	if len(n.kept.Waiting) != 2 {
-		t.Errorf("not told after the silence: %+v", n.kept.Waiting)
-	}
-}
-
-func TestBurnRatesAreTheWorkbooks(t *testing.T) {
-	groups := OfObjectives([]Objective{{Service: "web", Name: "availability 99.9%", Target: 0.999}, {Service: "web", Name: "p50 1s", Target: 0.5, Latency: time.Second}})
-	if len(groups) != 2 || len(groups[0].Rules) != 2 || len(groups[1].Rules) != 1 {
-		t.Fatalf("%+v", groups)
-	}
-	limit := regexp.MustCompile(`\[(\w+)\]\){2,3} > ([0-9.]+)`)
-	for i, want := range []string{"1h 0.0144 5m 0.0144 6h 0.006 30m 0.006", "1d 0.003 2h 0.003 3d 0.001 6h 0.001"} {
-		r, got := groups[0].Rules[i], ""
-		for _, found := range limit.FindAllStringSubmatch(r.Expr, -1) {
-			got += " " + found[1] + " " + found[2]
-		}
-		if got != " "+want || r.Labels["severity"] != []string{Page, Ticket}[i] {
-			t.Errorf("%s: %q, want %q: %s", r.Labels["severity"], got, want, r.Expr)
-		}
-	}
-	// A budget of half of all requests cannot be spent 3 times as fast, but as fast as it lasts.
-	if r := groups[1].Rules[0]; r.Labels["severity"] != Ticket || !strings.Contains(r.Expr, "[3d]") || strings.Contains(r.Expr, "[1d]") {
-		t.Errorf("%+v", r)
 	}
 }

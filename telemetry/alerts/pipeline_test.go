@@ -1,0 +1,443 @@
+package alerts
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/alertmanager/notify/webhook"
+
+	"trellis/telemetry"
+)
+
+// listener is a receiver without sockets, for tests in which time is made up.
+type listener struct {
+	answer func(service string) int // nil: 200; 0: not reached
+
+	mu    sync.Mutex
+	took  []string // "firing A B resolved C", one for each notification
+	tries int
+}
+
+// RoundTrip implements http.RoundTripper.
+func (l *listener) RoundTrip(r *http.Request) (*http.Response, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tries++
+	var m webhook.Message
+	if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
+		return nil, err
+	}
+	status := http.StatusOK
+	if l.answer != nil {
+		status = l.answer(m.GroupLabels["service"])
+	}
+	if status == 0 {
+		return nil, errors.New("nobody listens")
+	}
+	if status == http.StatusOK {
+		by := map[string][]string{}
+		for _, a := range m.Alerts {
+			by[a.Status] = append(by[a.Status], a.Labels["alertname"])
+		}
+		var words []string
+		for _, status := range []string{"firing", "resolved"} {
+			if names := by[status]; names != nil {
+				slices.Sort(names)
+				words = append(words, status+" "+strings.Join(names, " "))
+			}
+		}
+		l.took = append(l.took, strings.Join(words, " "))
+	}
+	return &http.Response{StatusCode: status, Status: fmt.Sprint(status), Body: http.NoBody, Request: r}, nil
+}
+
+func (l *listener) becomes(answer func(string) int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answer = answer
+}
+
+// said returns what the receiver has taken since it was last asked.
+func (l *listener) said() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() { l.took = nil }()
+	return l.took
+}
+
+func away(string) int { return 0 }
+
+// life is a notifier that runs. end ends it.
+type life struct {
+	*Notifier
+	end func()
+}
+
+func live(t *testing.T, file string, to *listener) life {
+	t.Helper()
+	n := New(Config{Project: "shop", File: file, Log: slog.New(slog.DiscardHandler), Client: &http.Client{Transport: to}})
+	n.SetReceiver("http://receiver", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	return life{n, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}}
+}
+
+// fires and ends have the notifier hear of an alert, and a while pass in which it is told.
+func (l life) fires(name, service, severity string) {
+	l.hears(name, service, severity, time.Time{})
+}
+
+func (l life) ends(name, service, severity string) {
+	l.hears(name, service, severity, time.Now())
+}
+
+func (l life) hears(name, service, severity string, ended time.Time) {
+	a := firing(name, service, severity)
+	a.FiredAt, a.ResolvedAt = time.Now(), ended
+	l.Take([]telemetry.Alert{a})
+	time.Sleep(2 * groupInterval)
+	synctest.Wait()
+}
+
+func want(t *testing.T, to *listener, took ...string) {
+	t.Helper()
+	if diff := cmp.Diff(took, to.said()); diff != "" {
+		t.Errorf("the receiver took (-want +got):\n%s", diff)
+	}
+}
+
+func TestAlertsOfAServiceAreOneNotification(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		now := firing("A", "web", Page)
+		now.FiredAt = time.Now()
+		n.Take([]telemetry.Alert{now})
+		time.Sleep(groupWait / 2)
+		n.fires("B", "web", Page)
+		want(t, to, "firing A B")
+		n.fires("C", "api", Page)
+		want(t, to, "firing C")
+		n.ends("A", "web", Page)
+		want(t, to, "firing B resolved A")
+		n.ends("B", "web", Page)
+		want(t, to, "resolved B")
+		n.ends("B", "web", Page) // as a rule says it for a quarter of an hour
+		want(t, to)
+	})
+}
+
+func TestWhatGoesOnIsRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		goesOn := func(for_ time.Duration) {
+			for until := time.Now().Add(for_); time.Now().Before(until); time.Sleep(time.Minute) {
+				n.fires("A", "web", Page)
+			}
+		}
+		goesOn(2*repeatAfter + time.Hour)
+		want(t, to, "firing A", "firing A", "firing A")
+		to.becomes(away)
+		goesOn(4 * repeatAfter)
+		if _, _, waiting := n.Status(); waiting != 1 {
+			t.Errorf("%d wait, and each says the same", waiting)
+		}
+		to.becomes(nil)
+		goesOn(2 * time.Minute)
+		want(t, to, "firing A")
+		time.Sleep(forgetAfter + time.Minute)
+		want(t, to, "resolved A")
+	})
+}
+
+func TestSilencedAndInhibitedAlertsAreNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		id, err := n.SetSilence(t.Context(), Silence{Labels: map[string]string{"service": "web"}, Ends: time.Now().Add(time.Hour), Actor: "ann"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all := n.Silences(); len(all) != 1 || all[0].ID != id || all[0].Labels["service"] != "web" || all[0].Actor != "ann" {
+			t.Errorf("%+v", all)
+		}
+		if !n.Silenced(map[string]string{"service": "web", "alertname": "A"}) || n.Silenced(map[string]string{"service": "api"}) {
+			t.Error("the silence is in force for others than it says")
+		}
+		n.fires("A", "web", Page)
+		n.fires("B", "api", Page)
+		n.fires("C", "api", Ticket)
+		want(t, to, "firing B")
+		if found, err := n.RemoveSilence(t.Context(), id); err != nil || !found {
+			t.Errorf("%v, %v", found, err)
+		}
+		if found, err := n.RemoveSilence(t.Context(), id); err != nil || found {
+			t.Errorf("a silence that is over: %v, %v", found, err)
+		}
+		time.Sleep(2 * groupInterval)
+		want(t, to, "firing A")
+		n.ends("B", "api", Page)
+		time.Sleep(groupInterval)
+		if got := strings.Join(to.said(), " "); !strings.Contains(got, "firing C") || !strings.Contains(got, "resolved B") {
+			t.Errorf("after the page the receiver took %q", got)
+		}
+	})
+}
+
+// TestTheEndOfWhatWasToldIsTold: of an alert that was silenced after it was told, and not of one that came and went unheard.
+func TestTheEndOfWhatWasToldIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		n.fires("A", "web", Page)
+		want(t, to, "firing A")
+		if _, err := n.SetSilence(t.Context(), Silence{Labels: map[string]string{"service": "web"}, Ends: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		n.fires("B", "web", Page)
+		n.ends("B", "web", Page)
+		want(t, to)
+		n.ends("A", "web", Page)
+		want(t, to, "resolved A")
+	})
+}
+
+func TestASilenceOutlivesARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, file := &listener{}, filepath.Join(t.TempDir(), "alerts.json")
+		n := live(t, file, to)
+		id, err := n.SetSilence(t.Context(), Silence{Labels: map[string]string{"service": "web"}, Ends: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.end()
+		n = live(t, file, to)
+		defer n.end()
+		n.fires("A", "web", Page)
+		want(t, to)
+		if again, err := n.SetSilence(t.Context(), Silence{ID: id, Labels: map[string]string{"service": "web"}, Starts: n.Silences()[0].Starts, Ends: time.Now().Add(time.Minute)}); err != nil || again != id {
+			t.Errorf("a silence is shortened: %q, %v", again, err)
+		}
+		time.Sleep(time.Minute + groupInterval)
+		want(t, to, "firing A")
+	})
+}
+
+// TestWhatEndedMeanwhileIsTold: a rule that begins anew after a restart never says that what it does not know of is over.
+func TestWhatEndedMeanwhileIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, file := &listener{}, filepath.Join(t.TempDir(), "alerts.json")
+		n := live(t, file, to)
+		n.fires("A", "web", Page)
+		n.fires("B", "web", Page)
+		want(t, to, "firing A", "firing A B")
+		n.end()
+		time.Sleep(time.Hour)
+		n = live(t, file, to)
+		defer n.end()
+		for range 7 { // B goes on; nobody says anything of A
+			n.fires("B", "web", Page)
+			time.Sleep(time.Minute)
+		}
+		want(t, to, "firing B resolved A")
+	})
+}
+
+// TestAKillLosesNothingAndTellsNothingTwice: what is found on disk, whenever Trellis dies, goes on where it was.
+func TestAKillLosesNothingAndTellsNothingTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, first, second := t.TempDir(), &listener{answer: away}, &listener{}
+		file, found := filepath.Join(dir, "alerts.json"), filepath.Join(dir, "found.json")
+		n := live(t, file, first)
+		defer n.end()
+		n.fires("A", "web", Page)
+		n.fires("B", "api", Page)
+		n.ends("B", "api", Page)
+		b, err := os.ReadFile(file)
+		if err == nil {
+			err = os.WriteFile(found, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		heir := live(t, found, second)
+		defer heir.end()
+		heir.fires("A", "web", Page) // as its rule says again
+		want(t, second, "firing A", "firing B", "resolved B")
+		heir.ends("A", "web", Page)
+		want(t, second, "resolved A")
+	})
+}
+
+// TestARefusalHoldsBackItsOwnServiceOnly, is tried again until the receiver takes it, and in order.
+func TestARefusalHoldsBackItsOwnServiceOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{answer: func(service string) int {
+			if service == "web" {
+				return http.StatusForbidden
+			}
+			return http.StatusOK
+		}}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		n.fires("A", "web", Page)
+		n.ends("A", "web", Page)
+		n.fires("B", "api", Page)
+		want(t, to, "firing B")
+		if _, failing, waiting := n.Status(); waiting != 2 || !strings.Contains(failing, "403") {
+			t.Errorf("%d wait, failing %q", waiting, failing)
+		}
+		time.Sleep(time.Hour)
+		want(t, to, "resolved B") // of which nothing was heard any more
+		to.becomes(nil)
+		time.Sleep(2 * retryMax)
+		want(t, to, "firing A", "resolved A")
+		if _, failing, waiting := n.Status(); waiting != 0 || failing != "" {
+			t.Errorf("%d wait, failing %q", waiting, failing)
+		}
+	})
+}
+
+func TestAReceiverIsTriedForADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{answer: away}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		n.fires("A", "web", Page)
+		n.ends("A", "web", Page)
+		time.Sleep(giveUp - time.Minute)
+		if _, _, waiting := n.Status(); waiting != 2 {
+			t.Errorf("%d wait, want 2", waiting)
+		}
+		time.Sleep(3 * retryMax)
+		if _, failing, waiting := n.Status(); waiting != 0 || failing == "" {
+			t.Errorf("%d wait, failing %q", waiting, failing)
+		}
+		if perMinute := float64(to.tries) / giveUp.Minutes(); perMinute > 1.1 {
+			t.Errorf("%.1f tries a minute", perMinute)
+		}
+	})
+}
+
+// TestAClockPutBackTellsOnce: the notification log's last entry is of a time to come.
+func TestAClockPutBackTellsOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "alerts.json")
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(3 * time.Hour)
+		to := &listener{}
+		n := live(t, file, to)
+		defer n.end()
+		n.fires("A", "web", Page)
+		want(t, to, "firing A")
+	})
+	synctest.Test(t, func(t *testing.T) { // which begins at the same time as the other
+		to := &listener{}
+		n := live(t, file, to)
+		defer n.end()
+		n.fires("B", "web", Page)
+		time.Sleep(time.Minute)
+		want(t, to, "firing A B")
+	})
+}
+
+// TestAFullDiskIsToldOf: what cannot be kept is delivered all the same, and kept when it can be.
+func TestAFullDiskIsToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, dir := &listener{answer: away}, filepath.Join(t.TempDir(), "telemetry")
+		if err := os.WriteFile(dir, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, "alerts.json")
+		n := live(t, file, to)
+		defer n.end()
+		n.fires("DiskAlmostFull", "", Page)
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if b, err := os.ReadFile(file); err != nil || !strings.Contains(string(b), "DiskAlmostFull") {
+			t.Errorf("it is not kept: %v", err)
+		}
+		to.becomes(nil)
+		time.Sleep(retryMax)
+		want(t, to, "firing DiskAlmostFull")
+	})
+}
+
+func TestWithoutAReceiverNothingWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		n.SetReceiver("", "")
+		n.fires("A", "web", Page)
+		n.fires("B", "api", Page)
+		n.ends("B", "api", Page)
+		if _, _, waiting := n.Status(); waiting != 0 {
+			t.Errorf("%d wait for nobody", waiting)
+		}
+		n.SetReceiver("http://receiver", "")
+		time.Sleep(2 * groupInterval)
+		want(t, to, "firing A")
+	})
+}
+
+// TestSilencesThatSilenceNothing are refused.
+func TestSilencesThatSilenceNothing(t *testing.T) {
+	n := New(Config{Project: "shop", File: filepath.Join(t.TempDir(), "alerts.json"), Log: slog.New(slog.DiscardHandler)})
+	ends := time.Now().Add(time.Hour)
+	for _, s := range []Silence{{Ends: ends}, {Labels: map[string]string{"service": ""}, Ends: ends}, {ID: "none", Labels: map[string]string{"service": "web"}, Ends: ends}} {
+		if _, err := n.SetSilence(t.Context(), s); err == nil {
+			t.Errorf("%+v is kept", s)
+		}
+	}
+}
+
+// TestAFileThatCannotBeReadIsBegunAnew, whatever in it is wrong.
+func TestAFileThatCannotBeReadIsBegunAnew(t *testing.T) {
+	for _, content := range []string{"", "{", `{"log": "AAAA/w=="}`, `{"silenced": "Bw=="}`, `{"told": 3}`} {
+		file := filepath.Join(t.TempDir(), "alerts.json")
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			to := &listener{}
+			n := live(t, file, to)
+			defer n.end()
+			n.fires("A", "web", Page)
+			want(t, to, "firing A")
+		})
+	}
+}
+
+// TestAnotherProjectsLabelIsKept: a rule's own label of that name does not make two alerts one.
+func TestAnotherProjectsLabelIsKept(t *testing.T) {
+	one := labelsOf("shop", map[string]string{"alertname": "A", "project": "other"})
+	if one["project"] != "shop" || one["exported_project"] != "other" {
+		t.Errorf("%v", one)
+	}
+}
