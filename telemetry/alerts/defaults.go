@@ -19,6 +19,25 @@ and on (service) histogram_quantile(0.5, sum by (service) (rate(trellis_request_
  > 3 * histogram_quantile(0.5, sum by (service) (rate(trellis_request_duration_seconds[10m] offset 1m)))
 and on (service) sum by (service) (rate(trellis_requests_total[1m])) > 1`
 
+// deadLetters holds where messages that nobody could handle were put aside: in RabbitMQ, of whose default metrics the global
+// counters say it without naming a queue and of whose per-object and detailed ones the depth of a queue of that name does
+// (https://github.com/rabbitmq/rabbitmq-server/blob/main/deps/rabbitmq_prometheus/metrics.md); what expired is left out, since that
+// is how retries are delayed, and what was rejected on purpose by a queue without a dead letter exchange. In a stream of NATS, of
+// that name, of which every replica tells (https://github.com/nats-io/prometheus-nats-exporter). In a topic of Kafka, of that name, which is never emptied: there
+// it is what came in five minutes, the first of a topic too (https://github.com/danielqsj/kafka_exporter).
+func deadLetters() string {
+	topics := func(offset string) string {
+		return `sum by (service, queue) (label_replace(kafka_topic_partition_current_offset{topic=~` + deadLetterName + `}` + offset + `, "queue", "$1", "topic", "(.+)"))`
+	}
+	return `sum by (service, vhost, queue) ({__name__=~"rabbitmq_(detailed_)?queue_messages_ready",queue=~` + deadLetterName + `}) > 0
+or sum by (service) (increase({__name__=~"rabbitmq_global_messages_dead_lettered_(rejected|delivery_limit)_total",dead_letter_strategy!="disabled"}[5m])) > 0
+or max by (service, queue) (label_replace(jetstream_stream_total_messages{stream_name=~` + deadLetterName + `}, "queue", "$1", "stream_name", "(.+)")) > 0
+or ` + topics("") + ` - (` + topics(" offset 5m") + ` or 0 * ` + topics("") + `) > 0`
+}
+
+// deadLetterName is what queues, streams and topics for such messages are called.
+const deadLetterName = `"(?i:.*(dlq|dlx|dlt|dead[-_. ]?letter).*)"`
+
 // Defaults returns the rules that every project has. Each fires at the second evaluation at the latest after its condition
 // holds, except those that wait to see whether what is wrong passes: InstanceUnready, MemoryNearLimit and CPUSaturated.
 func Defaults() []telemetry.RuleGroup {
@@ -56,6 +75,8 @@ func Defaults() []telemetry.RuleGroup {
 			"{{ $value | humanize }} requests a second to {{ $labels.service }} are retries"),
 		rule("Overloaded", Page, `sum by (service) (rate(trellis_requests_held_total[1m])) > 0.05 * sum by (service) (rate(trellis_requests_total[1m])) and sum by (service) (rate(trellis_requests_held_total[1m])) > 0.2`, 15*time.Second,
 			"{{ $value | humanize }} requests a second to {{ $labels.service }} wait for a free instance"),
+		rule("DeadLetters", Ticket, deadLetters(), 0,
+			"{{ $value | printf \"%.0f\" }} messages were put aside{{ with $labels.queue }} in {{ . }}{{ end }}{{ with $labels.service }} of {{ . }}{{ end }}, because nobody could handle them"),
 		rule("MemoryNearLimit", Ticket, `trellis_instance_memory_bytes / trellis_instance_memory_limit_bytes > 0.9`, 30*time.Second,
 			"{{ $labels.instance }} uses {{ $value | humanizePercentage }} of the memory it may"),
 		rule("CPUSaturated", Ticket, `rate(trellis_instance_cpu_seconds_total[2m]) / trellis_instance_cpu_limit > 0.95`, 5*time.Minute,

@@ -100,6 +100,10 @@ func TestDefaultsFireAndResolve(t *testing.T) {
 		"TelemetryLost": func(w *world) {
 			w.grows("trellis_telemetry_lost_total", 5, 0, "store", "logs", "reason", "queue full")
 		},
+		"DeadLetters": func(w *world) {
+			w.is("rabbitmq_detailed_queue_messages_ready", 3, 0, "service", "broker", "vhost", "/", "queue", "orders.dead-letter")
+			w.is("rabbitmq_detailed_queue_messages_ready", 90, 90, "service", "broker", "vhost", "/", "queue", "orders")
+		},
 	} {
 		t.Run(alert, func(t *testing.T) {
 			t.Parallel()
@@ -167,4 +171,53 @@ func lived(t *testing.T, alert string, round func(*world)) map[string][]int {
 		}
 	}
 	return fired
+}
+
+// TestDeadLettersOfEveryBroker: what each broker's exporter says of them is found, and nothing else.
+func TestDeadLettersOfEveryBroker(t *testing.T) {
+	for name, one := range map[string]struct {
+		round func(*world)
+		fires bool
+	}{
+		"RabbitMQ, by queue": {func(w *world) { w.is("rabbitmq_queue_messages_ready", 3, 0, "service", "b", "queue", "OrdersDLQ") }, true},
+		"RabbitMQ, in all": {func(w *world) {
+			w.grows("rabbitmq_global_messages_dead_lettered_delivery_limit_total", 0.2, 0, "service", "b", "queue_type", "rabbit_quorum_queue", "dead_letter_strategy", "at_most_once")
+		}, true},
+		"RabbitMQ, a retry that waits": {func(w *world) {
+			w.grows("rabbitmq_global_messages_dead_lettered_expired_total", 0.2, 0, "service", "b", "dead_letter_strategy", "at_most_once")
+		}, false},
+		"RabbitMQ, dropped on purpose": {func(w *world) {
+			w.grows("rabbitmq_global_messages_dead_lettered_rejected_total", 0.2, 0, "service", "b", "dead_letter_strategy", "disabled")
+		}, false},
+		"NATS": {func(w *world) {
+			w.is("jetstream_stream_total_messages", 3, 0, "service", "b", "stream_name", "ORDERS_DLQ")
+		}, true},
+		"NATS, another stream": {func(w *world) { w.is("jetstream_stream_total_messages", 3, 0, "service", "b", "stream_name", "ORDERS") }, false},
+		"Kafka": {func(w *world) {
+			w.grows("kafka_topic_partition_current_offset", 0.2, 0, "service", "b", "topic", "orders.DLT", "partition", "0")
+		}, true},
+		"Kafka, a topic's first": {func(w *world) {
+			if w.wrong || w.counters["kafka_topic_partition_current_offset"] > 0 {
+				w.grows("kafka_topic_partition_current_offset", 0.2, 0, "service", "b", "topic", "orders.DLT", "partition", "0")
+			}
+		}, true},
+		"Kafka, another topic": {func(w *world) {
+			w.grows("kafka_topic_partition_current_offset", 0.2, 0, "service", "b", "topic", "orders", "partition", "0")
+		}, false},
+		"RabbitMQ, without names": {func(w *world) { w.is("rabbitmq_queue_messages_ready", 3, 0, "service", "b") }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			at := lived(t, "DeadLetters", one.round)["DeadLetters"]
+			if (len(at) > 0) != one.fires {
+				t.Errorf("it fires at %v", at)
+			}
+			if one.fires && (at[0] <= begin || at[0] > begin+every+2*evaluate) {
+				t.Errorf("it fires %d s after the beginning, want at the second evaluation", at[0]-begin)
+			}
+			if one.fires && at[len(at)-1] >= lastSecond {
+				t.Error("it is not resolved")
+			}
+		})
+	}
 }
