@@ -118,7 +118,7 @@ type Alert struct {
 
 // Silence keeps alerts whose labels have these values from being sent.
 type Silence struct {
-	ID      string            `json:"id"`
+	ID      string            `json:"id"` // when one is made: of the one it replaces, "" of none
 	Labels  map[string]string `json:"labels"`
 	Starts  time.Time         `json:"starts,omitzero"` // default: now
 	Ends    time.Time         `json:"ends"`

@@ -21,10 +21,13 @@ const (
 	labelExported = "exported_project"
 )
 
-// labelsOf returns an alert's labels, with its project.
+// labelsOf returns an alert's labels, with its project. A label without a value is none.
 func labelsOf(project string, all map[string]string) model.LabelSet {
 	set := model.LabelSet{}
 	for k, v := range all {
+		if v == "" {
+			continue
+		}
 		if k == labelProject && v != project {
 			k = labelExported
 		}

@@ -199,6 +199,9 @@ func TestSilencedAndInhibitedAlertsAreNotSent(t *testing.T) {
 		}
 		time.Sleep(2 * groupInterval)
 		want(t, to, "firing A")
+		n.fires("D", "", Page)
+		n.fires("E", "", Ticket) // of no service, and so of no other's
+		want(t, to, "firing D", "firing D E")
 		n.ends("B", "api", Page)
 		time.Sleep(groupInterval)
 		if got := strings.Join(to.said(), " "); !strings.Contains(got, "firing C") || !strings.Contains(got, "resolved B") {
