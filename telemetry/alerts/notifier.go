@@ -128,6 +128,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { n.deliverAll(ctx) })
 	for ctx.Err() == nil {
@@ -143,6 +144,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 		case <-n.wake:
 		}
 	}
+	cancel()
 	p.stop()
 	all.Wait()
 	return err
