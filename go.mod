@@ -177,7 +177,6 @@ require (
 	github.com/pb33f/go-yaml v0.1.1 // indirect
 	github.com/pb33f/libopenapi v0.41.6 // indirect
 	github.com/pb33f/ordered-map/v2 v2.3.2 // indirect
-	github.com/pierrec/lz4/v4 v4.1.33 // indirect
 	github.com/pkg/browser v0.0.0-20240102092130-5ac0b6a4141c // indirect
 	github.com/pmezard/go-difflib v1.0.1-0.20181226105442-5d4384ee4fb2 // indirect
 	github.com/prometheus/client_model v0.6.3 // indirect
@@ -191,7 +190,6 @@ require (
 	github.com/sean-/seed v0.0.0-20170313163322-e2103e2c3529 // indirect
 	github.com/stretchr/testify v1.12.1 // indirect
 	github.com/twmb/franz-go v1.22.2 // indirect
-	github.com/twmb/franz-go/pkg/kmsg v1.15.0 // indirect
 	github.com/twmb/franz-go/plugin/kslog v1.0.0 // indirect
 	github.com/x448/float16 v0.8.4 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
@@ -253,4 +251,7 @@ replace (
 	github.com/pb33f/libopenapi => ./third_party/libopenapi
 	github.com/pb33f/libopenapi-validator => ./third_party/libopenapi-validator
 	github.com/prometheus/sigv4 => ./third_party/sigv4
+	github.com/twmb/franz-go => ./third_party/kafka/franz-go
+	github.com/twmb/franz-go/pkg/kfake => ./third_party/kafka/kfake
+	github.com/twmb/franz-go/plugin/kslog => ./third_party/kafka/kslog
 )

@@ -1,0 +1,2 @@
+// Package kfake is named by tests of Alertmanager's only.
+package kfake
