@@ -61,10 +61,14 @@ func notificationOf(key string, labels model.LabelSet, reason string, all []*ale
 	if err != nil {
 		return notification{}, fmt.Errorf("write an alert of %s: %w", key, err)
 	}
+	var about []model.Fingerprint
+	for _, a := range all {
+		about = append(about, a.Fingerprint())
+	}
 	lines := []string{string(labels[labelProject])}
 	for _, a := range data.Alerts {
 		lines = append(lines, fmt.Sprintf("[%s] %s: %s", strings.ToUpper(a.Status), a.Labels["alertname"], a.Annotations["summary"]))
 	}
 	id := sha256.Sum256(append(body, now.String()...))
-	return notification{ID: hex.EncodeToString(id[:8]), Group: key, Made: now, Body: body, Text: strings.Join(lines, "\n")}, nil
+	return notification{ID: hex.EncodeToString(id[:8]), Group: key, Made: now, Body: body, Text: strings.Join(lines, "\n"), About: about}, nil
 }

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
+
 	"trellis/compose"
 )
 
@@ -34,6 +36,8 @@ type notification struct {
 	Made  time.Time       `json:"made"`
 	Body  json.RawMessage `json:"body"`
 	Text  string          `json:"text"` // for receivers that take text only
+	// About are the alerts that it tells of.
+	About []model.Fingerprint `json:"about"`
 	tries int
 	next  time.Time
 }
@@ -68,12 +72,43 @@ func (n *Notifier) enqueue(one notification, repeats bool) {
 	if !repeats || !slices.ContainsFunc(n.kept.Waiting, func(w notification) bool { return w.Group == one.Group }) {
 		n.kept.Waiting = append(n.kept.Waiting, one)
 	}
-	if more := len(n.kept.Waiting) - maxWaiting; more > 0 {
-		n.cfg.Log.Error("undelivered alerts were dropped", "alerts", more)
-		n.kept.Waiting = n.kept.Waiting[more:]
+	for len(n.kept.Waiting) > maxWaiting {
+		i, lost := leastNeeded(n.kept.Waiting)
+		if lost {
+			n.cfg.Log.Error("an undelivered alert was dropped, because too many wait", "group", n.kept.Waiting[i].Group)
+		}
+		n.kept.Waiting = slices.Delete(n.kept.Waiting, i, i+1)
 	}
 	n.save()
 	poke(n.outbox.wake)
+}
+
+// leastNeeded returns which of too many notifications goes: of the group that most are about, the oldest whose alerts are all told
+// of again by a later one, as those of an alert that comes and goes are. lost: there is none, and it is the group's oldest.
+func leastNeeded(waiting []notification) (at int, lost bool) {
+	count, most := map[string]int{}, ""
+	for _, w := range waiting {
+		if count[w.Group]++; count[w.Group] > count[most] {
+			most = w.Group
+		}
+	}
+	at, lost = -1, true
+	later := map[model.Fingerprint]bool{}
+	for i := len(waiting) - 1; i >= 0; i-- {
+		w := waiting[i]
+		if w.Group != most {
+			continue
+		}
+		again := len(w.About) > 0
+		for _, print := range w.About {
+			again = again && later[print]
+			later[print] = true
+		}
+		if again || lost {
+			at, lost = i, lost && !again
+		}
+	}
+	return at, lost
 }
 
 // deliverAll delivers what waits until ctx is done.

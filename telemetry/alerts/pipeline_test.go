@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/alertmanager/notify/webhook"
+	"github.com/prometheus/common/model"
 
 	"trellis/telemetry"
 )
@@ -344,6 +345,31 @@ func TestAReceiverIsTriedForADay(t *testing.T) {
 			t.Errorf("%.1f tries a minute", perMinute)
 		}
 	})
+}
+
+// TestTooManyThatWait: one alert that comes and goes costs no other its place, and is itself told of in the end.
+func TestTooManyThatWait(t *testing.T) {
+	for name, one := range map[string]struct {
+		waiting []notification
+		at      int
+		lost    bool
+	}{
+		"one that flaps": {[]notification{
+			{Group: "api", About: []model.Fingerprint{1}}, {Group: "web", About: []model.Fingerprint{2}}, {Group: "web", About: []model.Fingerprint{3}},
+			{Group: "web", About: []model.Fingerprint{3}}, {Group: "web", About: []model.Fingerprint{3}},
+		}, 2, false},
+		"one that is told of together with another": {[]notification{
+			{Group: "web", About: []model.Fingerprint{1, 2}}, {Group: "web", About: []model.Fingerprint{2, 1}}, {Group: "api", About: []model.Fingerprint{3}},
+		}, 0, false},
+		"all needed": {[]notification{
+			{Group: "api", About: []model.Fingerprint{1}}, {Group: "web", About: []model.Fingerprint{2}}, {Group: "web", About: []model.Fingerprint{3}},
+		}, 1, true},
+		"of an older form": {[]notification{{Group: "web"}, {Group: "web"}}, 0, true},
+	} {
+		if at, lost := leastNeeded(one.waiting); at != one.at || lost != one.lost {
+			t.Errorf("%s: %d goes, lost %v; want %d, %v", name, at, lost, one.at, one.lost)
+		}
+	}
 }
 
 // TestAClockPutBackTellsOnce: the notification log's last entry is of a time to come.
