@@ -204,10 +204,10 @@ func network(pid int, own string) (received, sent uint64, ok bool) {
 
 // calls adds what the data planes have counted, and returns which services have answered HTTP requests.
 func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoken map[string]bool) {
-	service := map[string]string{}
+	who := map[string][]string{}
 	for _, svc := range st.Services {
 		for _, in := range svc.Instances {
-			service[string(in.ID)] = svc.Name
+			who[string(in.ID)] = []string{"service", svc.Name, "revision", revisionLabel(in.Revision)}
 		}
 	}
 	spoken = map[string]bool{}
@@ -224,7 +224,7 @@ func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoke
 		s.lostSpans.note(s, c)
 		g.add("trellis_proxy_faults_total", float64(c.Faults), "proxy", plane)
 		for id, n := range c.InUse {
-			g.add("trellis_requests_in_flight", float64(n), "service", service[id], "instance", id, "proxy", plane)
+			g.add("trellis_requests_in_flight", float64(n), append(who[id], "instance", id, "proxy", plane)...)
 		}
 		for name, n := range c.Services {
 			g.add("trellis_requests_held_total", float64(n.Held), "service", name, "proxy", plane)
