@@ -1,130 +1,18 @@
 package alerts
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/alertmanager/notify/webhook"
 	"github.com/prometheus/common/model"
 
 	"trellis/telemetry"
 )
-
-// listener is a receiver without sockets, for tests in which time is made up.
-type listener struct {
-	answer func(service string) int // nil: 200; 0: not reached
-
-	mu    sync.Mutex
-	took  []string // "firing A B resolved C", one for each notification
-	tries int
-}
-
-// RoundTrip implements http.RoundTripper.
-func (l *listener) RoundTrip(r *http.Request) (*http.Response, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.tries++
-	var m webhook.Message
-	if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
-		return nil, err
-	}
-	status := http.StatusOK
-	if l.answer != nil {
-		status = l.answer(m.GroupLabels["service"])
-	}
-	if status == 0 {
-		return nil, errors.New("nobody listens")
-	}
-	if status == http.StatusOK {
-		by := map[string][]string{}
-		for _, a := range m.Alerts {
-			by[a.Status] = append(by[a.Status], a.Labels["alertname"])
-		}
-		var words []string
-		for _, status := range []string{"firing", "resolved"} {
-			if names := by[status]; names != nil {
-				slices.Sort(names)
-				words = append(words, status+" "+strings.Join(names, " "))
-			}
-		}
-		l.took = append(l.took, strings.Join(words, " "))
-	}
-	return &http.Response{StatusCode: status, Status: fmt.Sprint(status), Body: http.NoBody, Request: r}, nil
-}
-
-func (l *listener) becomes(answer func(string) int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.answer = answer
-}
-
-// said returns what the receiver has taken since it was last asked.
-func (l *listener) said() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer func() { l.took = nil }()
-	return l.took
-}
-
-func away(string) int { return 0 }
-
-// life is a notifier that runs. end ends it.
-type life struct {
-	*Notifier
-	end func()
-}
-
-func live(t *testing.T, file string, to *listener) life {
-	t.Helper()
-	n := New(Config{Project: "shop", File: file, Log: slog.New(slog.DiscardHandler), Client: &http.Client{Transport: to}})
-	n.SetReceiver("http://receiver", "")
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	return life{n, func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}}
-}
-
-// fires and ends have the notifier hear of an alert, and a while pass in which it is told.
-func (l life) fires(name, service, severity string) {
-	l.hears(name, service, severity, time.Time{})
-}
-
-func (l life) ends(name, service, severity string) {
-	l.hears(name, service, severity, time.Now())
-}
-
-func (l life) hears(name, service, severity string, ended time.Time) {
-	a := firing(name, service, severity)
-	a.FiredAt, a.ResolvedAt = time.Now(), ended
-	l.Take([]telemetry.Alert{a})
-	time.Sleep(2 * groupInterval)
-	synctest.Wait()
-}
-
-func want(t *testing.T, to *listener, took ...string) {
-	t.Helper()
-	if diff := cmp.Diff(took, to.said()); diff != "" {
-		t.Errorf("the receiver took (-want +got):\n%s", diff)
-	}
-}
 
 func TestAlertsOfAServiceAreOneNotification(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -170,84 +58,6 @@ func TestWhatGoesOnIsRepeated(t *testing.T) {
 		want(t, to, "firing A")
 		time.Sleep(forgetAfter + time.Minute)
 		want(t, to, "resolved A")
-	})
-}
-
-func TestSilencedAndInhibitedAlertsAreNotSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		to := &listener{}
-		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
-		defer n.end()
-		id, err := n.SetSilence(t.Context(), Silence{Labels: map[string]string{"service": "web"}, Ends: time.Now().Add(time.Hour), Actor: "ann"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if all := n.Silences(); len(all) != 1 || all[0].ID != id || all[0].Labels["service"] != "web" || all[0].Actor != "ann" {
-			t.Errorf("%+v", all)
-		}
-		if !n.Silenced(map[string]string{"service": "web", "alertname": "A"}) || n.Silenced(map[string]string{"service": "api"}) {
-			t.Error("the silence is in force for others than it says")
-		}
-		n.fires("A", "web", Page)
-		n.fires("B", "api", Page)
-		n.fires("C", "api", Ticket)
-		want(t, to, "firing B")
-		if found, err := n.RemoveSilence(t.Context(), id); err != nil || !found {
-			t.Errorf("%v, %v", found, err)
-		}
-		if found, err := n.RemoveSilence(t.Context(), id); err != nil || found {
-			t.Errorf("a silence that is over: %v, %v", found, err)
-		}
-		time.Sleep(2 * groupInterval)
-		want(t, to, "firing A")
-		n.fires("D", "", Page)
-		n.fires("E", "", Ticket) // of no service, and so of no other's
-		want(t, to, "firing D", "firing D E")
-		n.ends("B", "api", Page)
-		time.Sleep(groupInterval)
-		if got := strings.Join(to.said(), " "); !strings.Contains(got, "firing C") || !strings.Contains(got, "resolved B") {
-			t.Errorf("after the page the receiver took %q", got)
-		}
-	})
-}
-
-// TestTheEndOfWhatWasToldIsTold: of an alert that was silenced after it was told, and not of one that came and went unheard.
-func TestTheEndOfWhatWasToldIsTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		to := &listener{}
-		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
-		defer n.end()
-		n.fires("A", "web", Page)
-		want(t, to, "firing A")
-		if _, err := n.SetSilence(t.Context(), Silence{Labels: map[string]string{"service": "web"}, Ends: time.Now().Add(time.Hour)}); err != nil {
-			t.Fatal(err)
-		}
-		n.fires("B", "web", Page)
-		n.ends("B", "web", Page)
-		want(t, to)
-		n.ends("A", "web", Page)
-		want(t, to, "resolved A")
-	})
-}
-
-func TestASilenceOutlivesARestart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		to, file := &listener{}, filepath.Join(t.TempDir(), "alerts.json")
-		n := live(t, file, to)
-		id, err := n.SetSilence(t.Context(), Silence{Labels: map[string]string{"service": "web"}, Ends: time.Now().Add(time.Hour)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.end()
-		n = live(t, file, to)
-		defer n.end()
-		n.fires("A", "web", Page)
-		want(t, to)
-		if again, err := n.SetSilence(t.Context(), Silence{ID: id, Labels: map[string]string{"service": "web"}, Starts: n.Silences()[0].Starts, Ends: time.Now().Add(time.Minute)}); err != nil || again != id {
-			t.Errorf("a silence is shortened: %q, %v", again, err)
-		}
-		time.Sleep(time.Minute + groupInterval)
-		want(t, to, "firing A")
 	})
 }
 
@@ -433,17 +243,6 @@ func TestWithoutAReceiverNothingWaits(t *testing.T) {
 		time.Sleep(2 * groupInterval)
 		want(t, to, "firing A")
 	})
-}
-
-// TestSilencesThatSilenceNothing are refused.
-func TestSilencesThatSilenceNothing(t *testing.T) {
-	n := New(Config{Project: "shop", File: filepath.Join(t.TempDir(), "alerts.json"), Log: slog.New(slog.DiscardHandler)})
-	ends := time.Now().Add(time.Hour)
-	for _, s := range []Silence{{Ends: ends}, {Labels: map[string]string{"service": ""}, Ends: ends}, {ID: "none", Labels: map[string]string{"service": "web"}, Ends: ends}} {
-		if _, err := n.SetSilence(t.Context(), s); err == nil {
-			t.Errorf("%+v is kept", s)
-		}
-	}
 }
 
 // TestAFileThatCannotBeReadIsBegunAnew, whatever in it is wrong.
