@@ -97,3 +97,31 @@ func TestSilencesThatSilenceNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestASilencedAlertStaysTold while others of its service come and go: it is not told of anew when the silence ends, and its end is.
+func TestASilencedAlertStaysTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		n.fires("A", "web", Page)
+		want(t, to, "firing A")
+		id, err := n.SetSilence(t.Context(), Silence{Labels: map[string]string{"alertname": "A"}, Ends: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.fires("B", "web", Page)
+		n.ends("B", "web", Page)
+		want(t, to, "firing B", "resolved B")
+		if _, err := n.RemoveSilence(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		n.fires("A", "web", Page)
+		want(t, to)
+		if _, err := n.SetSilence(t.Context(), Silence{Labels: map[string]string{"alertname": "A"}, Ends: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		n.ends("A", "web", Page)
+		want(t, to, "resolved A")
+	})
+}
