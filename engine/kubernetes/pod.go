@@ -186,6 +186,9 @@ func (r *renderer) annotated(to, labels map[string]string, path string) map[stri
 	return to
 }
 
+// askedOfLimit is the part of a limit of CPU that is asked for where the file reserves none.
+const askedOfLimit = 10
+
 // resources renders limits and reservations. What asks for a kind of device is a limit of that.
 func (r *renderer) resources(svc compose.Service) corev1.ResourceRequirements {
 	res := svc.Deploy.Resources
@@ -195,6 +198,14 @@ func (r *renderer) resources(svc compose.Service) corev1.ResourceRequirements {
 			out.Requests[name] = limit // as much is never given
 			r.note(at(svc, "deploy.resources.reservations"), "is changed: %s reserves more than its limit, which is what is reserved", svc.Name)
 		}
+	}
+	// A limit reserves nothing, and a cluster asks for all of it where it is told no request: ten services that may use a CPU
+	// each would need a machine of ten. Of memory so much is asked for, because what was lent twice is taken by killing.
+	if limit, ok := out.Limits[corev1.ResourceCPU]; ok && out.Requests.Cpu().IsZero() {
+		if out.Requests == nil {
+			out.Requests = corev1.ResourceList{}
+		}
+		out.Requests[corev1.ResourceCPU] = *resource.NewMilliQuantity(max(1, limit.MilliValue()/askedOfLimit), resource.DecimalSI)
 	}
 	devices, _ := res.Reservations.Other["devices"].([]any)
 	for i, d := range devices {
