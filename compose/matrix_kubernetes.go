@@ -46,7 +46,7 @@ func clusterRunRows() []row {
 	const s = "services.*."
 	return rows(
 		carried(s+"image", s+"build"),
-		changed(s+"build.**", "an image is built and pushed before; the cluster only pulls it"),
+		changed(s+"build.**", "up builds and pushes it with the Docker engine; the cluster only pulls it"),
 		left(s+"dockerfile", "it is older than build: write that"),
 		carried(s+"platform", s+"working_dir", s+"command", s+"environment", s+"env_file.**", s+"extends.**", s+"profiles"),
 		changed(s+"entrypoint", "an empty one does not take the image's away"),
@@ -184,7 +184,7 @@ func clusterTrellisRows() []row {
 		carried(s+"deploy.x-trellis.autoscale.**"),
 		left(s+"deploy.x-trellis.autoscale.window", "the cluster's own window holds"),
 		left(s+"deploy.x-trellis.canary.**", "pods are replaced in batches, without a share of the traffic"),
-		changed(s+"x-trellis.process.**", "a service with it runs as a process elsewhere; a cluster runs its image"),
+		changed(s+"x-trellis.process.**", "a cluster runs an image: the service's own, or one that is made of the artifacts"),
 		carried(s+"x-trellis.probe.**", s+"x-trellis.calls"),
 		carried(s+"x-trellis.breaker.**"), // the renderer says where there is no data plane
 		left(s+"x-trellis.tls", "nothing in the cluster calls it over mutual TLS: callers have to speak it themselves"),

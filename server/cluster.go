@@ -15,6 +15,7 @@ import (
 	"trellis/engine"
 	"trellis/engine/kubernetes"
 	"trellis/errdefs"
+	"trellis/image/registry"
 	"trellis/state"
 )
 
@@ -22,6 +23,8 @@ import (
 type Cluster struct {
 	Context   string `json:"context"`   // of the kubeconfig; "": its current one
 	Namespace string `json:"namespace"` // "": that of the context, or else the project's name
+	// Trellis is the image of Trellis that was put where the cluster pulls it from, "" for none.
+	Trellis string `json:"-"`
 }
 
 // Where names a cluster and the place in it, for people.
@@ -37,7 +40,18 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 		return nil, nil, err
 	}
 	c := &cluster{location: l, engine: kubernetes.New(l.Project, client, log), changed: &broadcast{}, log: log}
-	c.engine.UsePlane(Plane(os.Getenv(kubernetes.ImageEnv)))
+	plane := Plane(os.Getenv(kubernetes.ImageEnv))
+	plane.Made = l.Cluster.Trellis
+	c.engine.UsePlane(plane)
+	if c.images, err = usedRegistry(client); err != nil {
+		return nil, nil, err
+	}
+	if c.images != nil { // it may have ended with this machine
+		if err := ensureRegistry(ctx, c.images); err != nil {
+			log.WarnContext(ctx, "images cannot be pulled from this machine", "project", l.Project, "err", err)
+		}
+	}
+	c.owner = ownerIn(client)
 	if err := c.engine.Runs(ctx); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
 		return nil, nil, err
 	}
@@ -69,6 +83,9 @@ type cluster struct {
 	engine   *kubernetes.Engine
 	changed  *broadcast
 	log      *slog.Logger
+
+	images *registry.Store // of this machine, where the project pulls from it
+	owner  string          // whose images are there
 }
 
 var _ api.Control = (*cluster)(nil)
@@ -280,7 +297,10 @@ func (c *cluster) Events(ctx context.Context, f state.EventFilter, follow bool, 
 
 // Down implements api.Deployer.
 func (c *cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
-	return c.engine.Delete(ctx, c.location.Project, opt)
+	if err := c.engine.Delete(ctx, c.location.Project, opt); err != nil || c.images == nil {
+		return err
+	}
+	return c.images.Release(c.owner)
 }
 
 // Logs implements api.Operator.

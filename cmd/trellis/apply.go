@@ -15,6 +15,7 @@ import (
 
 func (p *program) applyCommand() *cobra.Command {
 	var f deployFlags
+	var registry string
 	cmd := &cobra.Command{
 		Use:   "apply PLAN",
 		Short: "Carry out a plan that 'plan -o' has written, and nothing else",
@@ -23,13 +24,14 @@ is healthy. Where anything has moved since the plan was made (what runs, a
 secret, a config) it refuses: plan again, look again.`,
 		Example: `  trellis plan -o change.plan && trellis apply change.plan`,
 		Args:    arguments(1, 1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], f) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], registry, f) },
 	}
+	registryFlag(cmd, &registry)
 	f.add(cmd)
 	return cmd
 }
 
-func (p *program) apply(ctx context.Context, path string, f deployFlags) error {
+func (p *program) apply(ctx context.Context, path, registry string, f deployFlags) error {
 	file, err := readPlan(path)
 	if err != nil {
 		return err
@@ -57,6 +59,13 @@ func (p *program) apply(ctx context.Context, path string, f deployFlags) error {
 			return err
 		}
 	}
+	if l.Cluster != nil {
+		if f.images, err = p.plannedImages(ctx, loaded{project: file.Project, location: l}, path, registry); err != nil {
+			return err
+		}
+		defer f.images.close()
+		l = withTrellis(l, f.images.trellis)
+	}
 	u := &session{program: p, ready: prepared{project: file.Project, contents: contents, location: l}, flags: f, begin: p.now()}
 	closer, err := u.openPlanned(ctx, path, file)
 	if err != nil {
@@ -82,7 +91,7 @@ func (p *program) plannedContents(l loaded) (map[string][]byte, error) {
 	if l.location.Cluster == nil {
 		return compose.Contents(l.project, p.environ)
 	}
-	contents, _, err := p.toCluster(l)
+	contents, _, err := p.toCluster(l, nil, "")
 	return contents, err
 }
 
@@ -115,6 +124,9 @@ func (u *session) applyPlan(ctx context.Context, path string, file planFile) err
 		if err := p.waitTurn(ctx, u.control, u.flags); err != nil {
 			return err
 		}
+	}
+	if err := p.put(ctx, u.flags.images, u.flags.quiet); err != nil {
+		return err
 	}
 	rev, err := u.control.Apply(ctx, req)
 	if errors.Is(err, errdefs.ErrConflict) {

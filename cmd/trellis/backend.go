@@ -8,6 +8,7 @@ import (
 
 	"trellis/api"
 	"trellis/compose"
+	"trellis/state"
 )
 
 // backend is how the commands reach control planes; tests put another one in its place.
@@ -22,12 +23,27 @@ type backend interface {
 	Look(l location, processes, containers bool) (machine, error)
 	// Images reaches the Docker engine, ErrUnavailable where there is none.
 	Images(ctx context.Context, l location) (images, error)
+	// Deposit returns where the images of a project in a cluster are put; registry is the one that somebody has named, if any.
+	Deposit(l location, registry string) (deposit, error)
+	// ServeImages is the registry of this machine; it blocks until ctx is done or nobody needs it any more.
+	ServeImages(ctx context.Context, dir string, log *slog.Logger) error
 	// Serve and Proxy are the control plane and the data plane; they block until ctx is done.
 	Serve(ctx context.Context, location string, log *slog.Logger) error
 	Proxy(ctx context.Context, location string, log *slog.Logger) error
 	// ProxyInCluster is the data plane of a project in the cluster that this runs in, and TellDriftInCluster one look for drift.
 	ProxyInCluster(ctx context.Context, project, namespace string, accessLog io.Writer, log *slog.Logger) error
 	TellDriftInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error
+}
+
+// deposit makes the images that a project runs in a cluster and puts them where the cluster pulls them from; see
+// server.Deposit.
+type deposit interface {
+	Registry(ctx context.Context) (string, error)
+	Of(ctx context.Context, svc compose.Service) (reference string, err error)
+	Trellis(ctx context.Context) (reference string, err error)
+	Put(ctx context.Context, tell func(what string)) error
+	Keep(ctx context.Context, revisions []state.Revision, trellis string) error
+	Close() error
 }
 
 // images is a Docker engine as far as commands need it: it builds and pulls images of services, and has the containers

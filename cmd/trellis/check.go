@@ -102,6 +102,13 @@ func (p *program) warnings(l loaded, engine string) ([]compose.Diagnostic, error
 	if err != nil {
 		return nil, err
 	}
+	var built []string
+	for _, name := range l.project.ServiceNames() {
+		if from := originOf(l.project.Services[name], driverAuto, func() bool { return true }); from == fromDocker || from == fromArtifacts {
+			built = append(built, name)
+		}
+	}
+	opt.Images = anyImages(built)
 	return inCluster(l, opt), nil
 }
 

@@ -27,6 +27,8 @@ type deployFlags struct {
 	timeout span
 	// remote says where a deploy goes that does not go to this machine: that is agreed to.
 	remote string
+	// images are put where the cluster pulls them from before anything is applied.
+	images deposited
 }
 
 func (f *deployFlags) add(cmd *cobra.Command) {
@@ -43,11 +45,13 @@ type prepared struct {
 	contents map[string][]byte
 	warnings []compose.Diagnostic
 	location location
+	images   deposited
 }
 
 type prepareFlags struct {
 	strict, force, quiet bool
 	driver               string
+	registry             string
 	look                 bool     // nothing is going to be started from it
 	silent               bool     // warnings are told elsewhere
 	services             []string // to build; none: all
@@ -63,20 +67,11 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 		return prepared{}, compose.Diagnostics(broken)
 	}
 	warnings := diagnose(l, on)
-	var contents map[string][]byte
 	if l.location.Cluster != nil {
-		if contents, warnings, err = p.toCluster(l); err != nil {
-			return prepared{}, err
-		}
+		return p.prepareForCluster(ctx, l, f)
 	}
-	if f.strict && len(warnings) > 0 {
-		return prepared{}, compose.Diagnostics(warnings)
-	}
-	if !f.quiet && !f.silent {
-		p.warn(warnings)
-	}
-	if l.location.Cluster != nil {
-		return prepared{l.project, contents, warnings, l.location}, nil
+	if err := p.told(warnings, f); err != nil {
+		return prepared{}, err
 	}
 	has, err := p.backend.Look(l.location, len(contained(l.project, nil)) < len(l.project.Services), false)
 	if err != nil {
@@ -85,7 +80,8 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if broken := unprivileged(l.project, has); len(broken) > 0 {
 		return prepared{}, compose.Diagnostics(broken)
 	}
-	if contents, err = compose.Contents(l.project, p.environ); err != nil {
+	contents, err := compose.Contents(l.project, p.environ)
+	if err != nil {
 		return prepared{}, err
 	}
 	if broken := brokenRules(l.project, contents); len(broken) > 0 {
@@ -98,7 +94,49 @@ func (p *program) prepare(ctx context.Context, l loaded, on string, f prepareFla
 	if err != nil {
 		return prepared{}, err
 	}
-	return prepared{project, contents, warnings, l.location}, nil
+	return prepared{project: project, contents: contents, warnings: warnings, location: l.location}, nil
+}
+
+// prepareForCluster is prepare for a cluster: images are made and named, and not yet put anywhere.
+func (p *program) prepareForCluster(ctx context.Context, l loaded, f prepareFlags) (ready prepared, err error) {
+	by, err := p.origins(ctx, l, f.driver, f.services)
+	if err != nil {
+		return prepared{}, err
+	}
+	d, err := p.openDeposit(ctx, l, f.registry)
+	if err != nil {
+		return prepared{}, err
+	}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if err := d.housed(ctx, slices.Concat(by[fromDocker], by[fromArtifacts])); err != nil {
+		return prepared{}, err
+	}
+	contents, warnings, err := p.toCluster(l, slices.Concat(by[fromDocker], by[fromArtifacts]), d.trellis)
+	if err != nil {
+		return prepared{}, err
+	}
+	if err := p.told(warnings, f); err != nil {
+		return prepared{}, err
+	}
+	if d, err = p.buildFor(ctx, l, d, by, f); err != nil {
+		return prepared{}, err
+	}
+	return prepared{d.project, contents, warnings, withTrellis(l.location, d.trellis), d}, nil
+}
+
+// told writes warnings, or takes them for errors.
+func (p *program) told(warnings []compose.Diagnostic, f prepareFlags) error {
+	if f.strict && len(warnings) > 0 {
+		return compose.Diagnostics(warnings)
+	}
+	if !f.quiet && !f.silent {
+		p.warn(warnings)
+	}
+	return nil
 }
 
 // The engines.
@@ -200,6 +238,9 @@ func (p *program) attempt(
 		}
 	}
 	if err := p.agree(ctx, "this deploy of "+req.Project.Name, ask, f.yes); err != nil {
+		return rev, nil, err
+	}
+	if err := p.put(ctx, f.images, f.quiet); err != nil {
 		return rev, nil, err
 	}
 	req.Base, req.NoWait = plan.Base, true

@@ -37,6 +37,11 @@ Volumes, revisions and events stay; 'trellis up' brings everything back.`,
 		}
 		control, closer, err := p.backend.Connect(ctx, l)
 		if errors.Is(err, errdefs.ErrNotFound) {
+			if l.Cluster != nil {
+				if err := server.ReleaseImages(l); err != nil {
+					return err
+				}
+			}
 			if l.Cluster != nil || !exists(l.StateDir) {
 				if !quiet {
 					p.progressf("%s is not running; nothing to do", l.Project)

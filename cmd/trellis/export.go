@@ -93,7 +93,7 @@ func containerised(project compose.Project) error {
 	var broken compose.Diagnostics
 	for _, name := range project.ServiceNames() {
 		svc := project.Services[name]
-		if svc.Image != "" || svc.Build != nil {
+		if svc.Image != "" || svc.Build != nil || svc.Trellis.ImageID != "" {
 			continue
 		}
 		path := "services." + name

@@ -38,6 +38,7 @@ type kubernetesFlags struct {
 	storageClass                      string
 	gatewayClass, priorityClass       string
 	waitImage, kubectlImage           string
+	registry                          string // "": nothing is built
 	pullSecrets                       []string
 	publish                           *choice
 }
@@ -54,6 +55,9 @@ func (p *program) exportKubernetesCommand() *cobra.Command {
 what is generated, and is written anew by the next export. DIR/kustomization.yaml is
 written once and then yours: patches and images belong there. What a cluster does not
 carry out as the file says is said, each with file, line and column.
+
+With --registry what has a build is built and pushed there, as 'trellis up' does it, and
+the objects name it by its digest; without, they name what is to be pushed.
 
 DIR/base/secrets.yaml holds the contents of secrets in clear.
 
@@ -83,6 +87,7 @@ the other commands need for this project, and no more.`,
 	flags.BoolVar(&f.standalone, "standalone", false, "also say which promises of Trellis a cluster does not keep by itself")
 	flags.BoolVar(&f.rbac, "rbac", false, "print the least Role with which Trellis itself deploys the project")
 	flags.BoolVar(&f.withoutSecrets, "without-secrets", false, "leave the contents of secrets out: the namespace has to have them")
+	flags.StringVar(&f.registry, "registry", "", "build, and push images to `HOST[:PORT][/PREFIX]`")
 	flags.Var(f.publish, "publish", "how published ports are opened: load-balancer, node-port or none")
 	flags.StringVar(&f.gatewayClass, "gateway-class", "", "the `CLASS` of the Gateway that routes are mounted on")
 	flags.StringVar(&f.storageClass, "storage-class", "", "the `CLASS` of volumes; the cluster's default")
@@ -113,6 +118,11 @@ func (p *program) exportKubernetes(ctx context.Context, dir string, f kubernetes
 	opt, err := p.clusterOptions(l.project, f)
 	if err != nil {
 		return err
+	}
+	if f.registry != "" {
+		if l.project, err = p.pushed(ctx, l, f.registry); err != nil {
+			return err
+		}
 	}
 	p.warn(inCluster(l, opt))
 	if err := containerised(l.project); err != nil {
@@ -191,17 +201,28 @@ func (p *program) clusterOptions(project compose.Project, f kubernetesFlags) (ku
 }
 
 // toCluster returns what goes along with a project that a cluster is to run, and everything that it does not carry out as
-// the files say.
-func (p *program) toCluster(l loaded) (contents map[string][]byte, warnings []compose.Diagnostic, err error) {
+// the files say. built are the services whose images are made here, and trellis is the image of
+// Trellis that is made here too, if any.
+func (p *program) toCluster(l loaded, built []string, trellis string) (contents map[string][]byte, warnings []compose.Diagnostic, err error) {
 	opt, err := p.clusterOptions(l.project, kubernetesFlags{publish: &choice{value: kubernetes.PublishLoadBalancer}})
 	if err != nil {
 		return nil, nil, err
 	}
 	opt.Revision, opt.Gates = 1, kubernetes.Gates{} // Trellis keeps the order itself
-	opt.Standalone, opt.Image = false, p.planeImage()
+	opt.Standalone, opt.Image = false, cmp.Or(p.planeImage(), trellis)
+	opt.Images = anyImages(built)
 	contents = maps.Clone(opt.Contents)
 	maps.Copy(contents, kubernetes.FolderContents(opt.Folders))
 	return contents, inCluster(l, opt), nil
+}
+
+// anyImages are images for services that have yet to be made.
+func anyImages(services []string) map[string]string {
+	all := map[string]string{}
+	for _, name := range services {
+		all[name] = "made"
+	}
+	return all
 }
 
 // planeImage is the image of the data plane as far as this machine knows, "" for none.

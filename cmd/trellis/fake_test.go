@@ -114,6 +114,43 @@ func (f *fake) failure(method string) error {
 
 func (f *fake) Close() error { return nil }
 
+// fakeDeposit names images by their services alone, and notes what is put.
+type fakeDeposit struct {
+	*fake
+	registry string
+	named    []string
+}
+
+func (f *fake) Deposit(_ location, registry string) (deposit, error) {
+	return &fakeDeposit{fake: f, registry: registry}, f.failure("deposit")
+}
+
+func (f *fake) ServeImages(_ context.Context, dir string, _ *slog.Logger) error {
+	return f.called("registry %s", dir)
+}
+
+func (d *fakeDeposit) Registry(context.Context) (string, error) {
+	return d.registry, d.failure("registry")
+}
+
+func (d *fakeDeposit) Of(_ context.Context, svc compose.Service) (string, error) {
+	d.named = append(d.named, svc.Name)
+	return d.registry + "/" + svc.Name + "@sha256:0", d.failure("of")
+}
+
+func (d *fakeDeposit) Trellis(context.Context) (string, error) {
+	return "", fmt.Errorf("no registry: %w", errdefs.ErrNotFound)
+}
+
+func (d *fakeDeposit) Put(_ context.Context, tell func(string)) error {
+	for _, name := range d.named {
+		tell(name)
+	}
+	return d.called("put %s", strings.Join(d.named, " "))
+}
+
+func (d *fakeDeposit) Keep(context.Context, []state.Revision, string) error { return nil }
+
 func (f *fake) Door(context.Context) (api.Door, error) { return f.world.Door, f.failure("door") }
 
 func (f *fake) Connect(_ context.Context, l location) (api.Control, io.Closer, error) {

@@ -21,7 +21,7 @@ import (
 )
 
 func (p *program) planCommand() *cobra.Command {
-	var out string
+	var out, registry string
 	var detailed, strict, force, whole bool
 	cmd := &cobra.Command{
 		Use:   "plan",
@@ -30,7 +30,7 @@ func (p *program) planCommand() *cobra.Command {
 each with its effect: none, in-place (nothing restarts), rollout (replaced under
 traffic, without loss), stop-first (stopped before the replacement starts) or
 data-loss. What services run is built, because a changed artefact is a change;
-images are not pulled, unless the plan is kept.
+images are not pulled, unless the plan is kept, and none is pushed.
 Values that look like secrets are masked. As Markdown it is made to stand in a pull
 request, with the consequences in words. As JSON with --whole it also has all that the
 project will be, as changes of an empty one.`,
@@ -46,6 +46,7 @@ project will be, as changes of an empty one.`,
 	cmd.Flags().BoolVar(&force, "build", false, "build even where nothing changed")
 	cmd.Flags().BoolVar(&whole, "whole", false, "with --format json, also what stays as it is")
 	driver := driverFlag(cmd)
+	registryFlag(cmd, &registry)
 	format := formatFlag(cmd.Flags(), "markdown")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
@@ -62,10 +63,11 @@ project will be, as changes of an empty one.`,
 				}
 			}
 		}
-		ready, err := p.prepare(ctx, l, on, prepareFlags{strict: strict, force: force, silent: format.value != "table", driver: driver.value, look: out == ""})
+		ready, err := p.prepare(ctx, l, on, prepareFlags{strict: strict, force: force, silent: format.value != "table", driver: driver.value, look: out == "", registry: registry})
 		if err != nil {
 			return err
 		}
+		defer ready.images.close()
 		plan, live, err := p.plan(ctx, ready)
 		if err != nil {
 			return err

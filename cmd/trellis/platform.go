@@ -84,6 +84,14 @@ func (platform) Images(ctx context.Context, l location) (images, error) {
 	return server.OpenImages(ctx, l)
 }
 
+func (platform) Deposit(l location, registry string) (deposit, error) {
+	return server.OpenDeposit(l, registry)
+}
+
+func (platform) ServeImages(ctx context.Context, dir string, log *slog.Logger) error {
+	return server.ServeImages(ctx, dir, log)
+}
+
 func (platform) Serve(ctx context.Context, location string, log *slog.Logger) error {
 	return server.Serve(ctx, location, log)
 }

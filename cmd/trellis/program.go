@@ -108,7 +108,7 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 			p.routesCommand(), p.metricsCommand(), p.tracesCommand(), p.alertsCommand(), p.whyCommand(), p.consoleCommand(),
 		}},
 		{groupProve, []*cobra.Command{p.checkCommand(), p.loadCommand()}},
-		{groupSetUp, []*cobra.Command{p.initCommand(), p.keyCommand(), p.certCommand(), p.bootCommand(), p.exportCommand(), p.backupCommand(), p.restoreCommand(), p.serveCommand(), p.proxyCommand(), p.versionCommand(), p.completionCommand()}},
+		{groupSetUp, []*cobra.Command{p.initCommand(), p.keyCommand(), p.certCommand(), p.bootCommand(), p.exportCommand(), p.backupCommand(), p.restoreCommand(), p.serveCommand(), p.proxyCommand(), p.registryCommand(), p.versionCommand(), p.completionCommand()}},
 	} {
 		for _, cmd := range group.commands {
 			cmd.GroupID = group.id

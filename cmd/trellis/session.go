@@ -104,6 +104,9 @@ func (u *session) deploy(ctx context.Context, names []string) error {
 		return err
 	}
 	u.applied = true
+	if len(changes) > 0 {
+		p.tidy(ctx, u.control, u.ready.images)
+	}
 	if err := u.follow(ctx, rev.Number, project, len(changes)); err != nil {
 		return err
 	}

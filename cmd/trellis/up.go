@@ -14,8 +14,10 @@ type upFlags struct {
 	build  bool
 	strict bool
 	watch  bool
-	mute   bool // the output of the services is not shown, and the end stops nothing
-	driver *choice
+	// registry is where images are pushed for a cluster.
+	registry string
+	mute     bool // the output of the services is not shown, and the end stops nothing
+	driver   *choice
 }
 
 func (p *program) upCommand() *cobra.Command {
@@ -40,9 +42,13 @@ whose services are containers needs --copy, because Docker's names are the machi
 
 With --on kubernetes it runs in the cluster of the kubeconfig's current context, or
 where x-trellis.environments says, as objects that the cluster itself runs; it asks
-before it changes a cluster, and returns when the project is healthy there. With
-TRELLIS_IMAGE, an image of Trellis that the cluster can pull, it has a data plane and a
-gateway there; the cluster keeps the image for whoever deploys next, and 'none' ends it.
+before it changes a cluster, and returns when the project is healthy there. What has a
+build is built here, by the Docker engine, or without one as x-trellis.process says, and
+pushed by its digest: as image says beside build, or to --registry, or to the registry
+that the cluster announces; a cluster whose nodes are this machine pulls from a registry
+that Trellis keeps here. Trellis itself goes along, so that the project has a data plane
+and a gateway there; TRELLIS_IMAGE names another image for it, which the cluster keeps
+for whoever deploys next, and 'none' ends it.
 
 With --watch it goes on to do what develop.watch says of each file that is saved:
 sync copies it to where the instances of the service work, rebuild builds and
@@ -67,6 +73,7 @@ that fails changes nothing; the next save tries again.`,
 	cmd.Flags().BoolVar(&f.strict, "strict", false, "take warnings for errors")
 	cmd.Flags().BoolVarP(&f.watch, "watch", "w", false, "carry out develop.watch: sync, rebuild and restart as files are saved")
 	f.driver = driverFlag(cmd)
+	registryFlag(cmd, &f.registry)
 	f.add(cmd)
 	return p.project(cmd)
 }
@@ -94,10 +101,13 @@ func (p *program) up(ctx context.Context, names []string, f upFlags) error {
 	}
 	ready, err := p.prepare(ctx, l, on, prepareFlags{
 		strict: f.strict, force: f.build, quiet: f.quiet, services: withDependencies(l.project, names), driver: f.driver.value,
+		registry: f.registry,
 	})
 	if err != nil {
 		return err
 	}
+	f.images = ready.images
+	defer f.images.close()
 	u := &session{program: p, ready: ready, flags: f.deployFlags, begin: p.now()}
 	var w *watching
 	if f.watch {

@@ -83,7 +83,7 @@ func (e *Engine) Traffic(ctx context.Context) (proxy.Snapshot, error) {
 		return fail(e.client.explain(err))
 	}
 	if !there {
-		return fail(fmt.Errorf("%w: there is no data plane in the cluster: name an image of trellis that it can pull in TRELLIS_IMAGE", errdefs.ErrUnsupported))
+		return fail(fmt.Errorf("%w: there is no data plane in the cluster: name a registry that it pulls from with --registry, or an image of trellis in TRELLIS_IMAGE", errdefs.ErrUnsupported))
 	}
 	plan, err := planOf(s.Data[keyPlan])
 	if err != nil {

@@ -125,7 +125,7 @@ func (r *renderer) routes(svc compose.Service) {
 			case r.gatewayClass() == "":
 				remedy := "give the class of its Gateway API"
 				if !r.opt.Standalone {
-					remedy = "unless it has a data plane already, name an image of Trellis for it in TRELLIS_IMAGE"
+					remedy = "unless it has a data plane already, name a registry for it with --registry, or an image of Trellis in TRELLIS_IMAGE"
 				}
 				r.note(path, "has no effect: nothing says which gateway of the cluster has it: %s", remedy)
 				continue

@@ -307,9 +307,39 @@ func TestImageOfTheDataPlane(t *testing.T) {
 		{Plane{Image: "third.example.org:5000/t", Version: "v2"}, "own.example.org/t:v1", "third.example.org:5000/t:v2"},
 		{Plane{Default: "example.org/trellis", Version: "v2"}, NoImage, ""},
 		{Plane{Image: NoImage, Default: "example.org/trellis"}, "own.example.org/t", ""},
+		{Plane{Made: "here/t@sha256:1", Default: "example.org/trellis"}, "", "here/t@sha256:1"},
+		{Plane{Made: "here/t@sha256:2"}, "made here/t@sha256:1", "here/t@sha256:2"},
+		{Plane{Default: "example.org/trellis"}, "made here/t@sha256:1", "here/t@sha256:1"},
+		{Plane{Made: "here/t@sha256:1"}, "own.example.org/t:v1", "own.example.org/t:v1"},
+		{Plane{Made: "here/t@sha256:1"}, NoImage, ""},
+		{Plane{Image: "own.example.org/t:v1", Made: "here/t@sha256:1"}, "made here/t@sha256:1", "own.example.org/t:v1"},
 	} {
 		if got := c.plane.Of(c.noted); got != c.want {
 			t.Errorf("%+v, noted %q: %q, want %q", c.plane, c.noted, got, c.want)
+		}
+	}
+}
+
+// TestWhatTheClusterKeepsOfTheImage: what somebody has said outlasts what a deploy has made, and a pod that is told what was made
+// does not turn it into something that was said.
+func TestWhatTheClusterKeepsOfTheImage(t *testing.T) {
+	for _, c := range []struct {
+		plane       Plane
+		noted, want string
+	}{
+		{Plane{}, "", ""},
+		{Plane{}, "said:1", "said:1"},
+		{Plane{Made: "t@sha256:1"}, "", "made t@sha256:1"},
+		{Plane{Made: "t@sha256:2"}, "made t@sha256:1", "made t@sha256:2"},
+		{Plane{}, "made t@sha256:1", "made t@sha256:1"},
+		{Plane{Made: "t@sha256:1"}, "said:1", "said:1"},
+		{Plane{Made: "t@sha256:1"}, NoImage, NoImage},
+		{Plane{Image: "t@sha256:1"}, "made t@sha256:1", "made t@sha256:1"},
+		{Plane{Image: "said:1"}, "made t@sha256:1", "said:1"},
+		{Plane{Image: NoImage}, "made t@sha256:1", NoImage},
+	} {
+		if got := c.plane.note(c.noted); got != c.want {
+			t.Errorf("%+v keeps %q of %q, want %q", c.plane, got, c.noted, c.want)
 		}
 	}
 }

@@ -62,6 +62,9 @@ func (r *renderer) container(svc compose.Service, k kind) corev1.Container {
 		Command: literal(svc.Entrypoint), Args: literal(svc.Command), WorkingDir: svc.WorkingDir,
 		Resources: r.resources(svc), Stdin: svc.StdinOpen, TTY: svc.Tty, Env: r.environment(svc),
 	}
+	if ofArtifacts(svc) {
+		c.Command, c.Args, c.WorkingDir = nil, nil, ""
+	}
 	if k != job {
 		r.probes(svc, &c)
 		c.Lifecycle = r.lifecycle(svc)
@@ -79,7 +82,7 @@ func (r *renderer) container(svc compose.Service, k kind) corev1.Container {
 }
 
 func (r *renderer) image(svc compose.Service) string {
-	if image := cmp.Or(r.opt.Images[svc.Name], svc.Image); image != "" || svc.Build == nil || r.opt.Revision != 0 {
+	if image := cmp.Or(r.opt.Images[svc.Name], svc.Trellis.ImageID, svc.Image); image != "" || svc.Build == nil || r.opt.Revision != 0 {
 		return image
 	}
 	return cleaned(r.p.Name, maxName) + "-" + r.names.of[svc.Name] // as Compose names what it builds
@@ -91,7 +94,7 @@ func BuiltImages(p compose.Project, opt Options) []string {
 	r := newRenderer(p, nil, opt)
 	var all []string
 	for _, name := range p.ServiceNames() {
-		if svc := r.p.Services[name]; svc.Image == "" && svc.Build != nil && opt.Images[name] == "" {
+		if svc := r.p.Services[name]; svc.Image == "" && svc.Build != nil && opt.Images[name] == "" && svc.Trellis.ImageID == "" {
 			all = append(all, r.image(svc))
 		}
 	}
@@ -102,7 +105,7 @@ func BuiltImages(p compose.Project, opt Options) []string {
 func (r *renderer) checkImage(svc compose.Service) {
 	image := r.image(svc)
 	switch {
-	case r.opt.Images[svc.Name] != "":
+	case r.opt.Images[svc.Name] != "", svc.Trellis.ImageID != "":
 	case svc.Build != nil:
 		r.note(at(svc, "build"), "is changed: a cluster builds nothing: build the image, and push it as %s", image)
 	case untagged(image):

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -14,7 +15,8 @@ import (
 // Plane says of which image of Trellis the data plane is made.
 type Plane struct {
 	Image   string // as whoever deploys says it; the cluster keeps it for the next one. NoImage: there is to be none
-	Default string // where nobody has said it; "": there is no data plane
+	Made    string // what whoever deploys has made of their own Trellis, where nobody has ever said it; the cluster keeps it too
+	Default string // where there is neither; "": there is no data plane
 	Version string // the tag of an image that has none
 }
 
@@ -24,8 +26,17 @@ const ImageEnv = "TRELLIS_IMAGE"
 // NoImage is the image of a project that is to have no data plane.
 const NoImage = "none"
 
-// imageKey is the note of what Plane.Image was last.
-const imageKey = "image"
+// imageKey is the note of what Plane.Image was last, or after madeMark what Plane.Made was.
+const (
+	imageKey = "image"
+	madeMark = "made "
+)
+
+// PlaneSaid says whether somebody has named an image of Trellis for the data plane of a project, and the cluster keeps it.
+func (c *Client) PlaneSaid(ctx context.Context, project string) (bool, error) {
+	noted, err := c.note(ctx, project, imageKey)
+	return noted != "" && !strings.HasPrefix(noted, madeMark), err
+}
 
 // UsePlane says what the data plane is made of. It is called before the engine is used.
 func (e *Engine) UsePlane(p Plane) { e.plane = p }
@@ -41,7 +52,13 @@ func (e *Engine) planeImage(ctx context.Context) (string, error) {
 
 // Of returns the image of the data plane where noted is what the cluster keeps, "" where there is to be none.
 func (p Plane) Of(noted string) string {
-	switch image := cmp.Or(p.Image, noted, p.Default); {
+	made, isMade := strings.CutPrefix(noted, madeMark)
+	if isMade {
+		noted = ""
+	} else {
+		made = ""
+	}
+	switch image := cmp.Or(p.Image, noted, p.Made, made, p.Default); {
 	case image == NoImage:
 		return ""
 	case untagged(image) && p.Version != "":
@@ -51,6 +68,18 @@ func (p Plane) Of(noted string) string {
 	}
 }
 
+// note is what the cluster keeps where it keeps noted.
+func (p Plane) note(noted string) string {
+	made, isMade := strings.CutPrefix(noted, madeMark)
+	switch {
+	case p.Image != "" && !(isMade && p.Image == made): // a pod's own variable says what was made
+		return p.Image
+	case p.Image == "" && p.Made != "" && (isMade || noted == ""):
+		return madeMark + p.Made
+	}
+	return noted
+}
+
 // notePlane keeps for whoever comes next what was said of the data plane, and says what it means that there is none.
 func (e *Engine) notePlane(ctx context.Context) error {
 	noted, err := e.client.note(ctx, e.project, imageKey)
@@ -58,13 +87,13 @@ func (e *Engine) notePlane(ctx context.Context) error {
 		return err
 	}
 	if e.plane.Of(noted) == "" && e.plane.Image != NoImage && noted != NoImage {
-		e.log.WarnContext(ctx, "there is no data plane in the cluster: calls are not repeated, nothing waits for an instance, the file's routes lead nowhere; name an image of trellis that the cluster can pull in TRELLIS_IMAGE",
+		e.log.WarnContext(ctx, "there is no data plane in the cluster: calls are not repeated, nothing waits for an instance, the file's routes lead nowhere; name a registry that the cluster pulls from (--registry), or an image of trellis in TRELLIS_IMAGE",
 			"project", e.project)
 	}
-	if e.plane.Image == "" || e.plane.Image == noted {
-		return nil
+	if now := e.plane.note(noted); now != noted {
+		return e.client.setNote(ctx, e.project, imageKey, now)
 	}
-	return e.client.setNote(ctx, e.project, imageKey, e.plane.Image)
+	return nil
 }
 
 // planeOf returns the Deployment of the data plane, nil where there is none.

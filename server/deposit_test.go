@@ -1,0 +1,162 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+
+	"trellis/compose"
+	"trellis/image"
+	"trellis/image/registry"
+	"trellis/state"
+)
+
+// clusterSays makes the kubeconfig lead to an API server that has some objects, by path, and nodes.
+func clusterSays(t *testing.T, objects map[string]any, nodes ...string) {
+	t.Helper()
+	var items []any
+	for _, address := range nodes {
+		items = append(items, map[string]any{
+			"metadata": map[string]any{"name": address},
+			"status":   map[string]any{"addresses": []any{map[string]any{"type": "InternalIP", "address": address}}},
+		})
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch r.URL.Path {
+		case "/api":
+			fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
+		case "/apis":
+			fmt.Fprint(w, `{"kind": "APIGroupList", "groups": []}`)
+		case "/api/v1":
+			fmt.Fprint(w, `{"kind": "APIResourceList", "groupVersion": "v1", "resources": [
+				{"name": "configmaps", "kind": "ConfigMap", "namespaced": true, "verbs": ["get"]}, {"name": "nodes", "kind": "Node", "namespaced": false, "verbs": ["list"]}]}`)
+		case "/api/v1/nodes":
+			_ = json.NewEncoder(w).Encode(map[string]any{"kind": "NodeList", "apiVersion": "v1", "items": items})
+		default:
+			if o := objects[r.URL.Path]; o != nil {
+				_ = json.NewEncoder(w).Encode(o)
+				return
+			}
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound"}`)
+		}
+	}))
+	t.Cleanup(server.Close)
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: it, clusters: [{name: it, cluster: {server: %q}}],
+contexts: [{name: it, context: {cluster: it, user: it}}], users: [{name: it, user: {token: t}}]}`, server.URL)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("KUBECONFIG", file)
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+}
+
+// ownAddress is an address of this machine.
+func ownAddress(t *testing.T) string {
+	t.Helper()
+	own, err := net.InterfaceAddrs()
+	if err != nil || len(own) == 0 {
+		t.Skip("this machine has no address")
+	}
+	return own[0].(*net.IPNet).IP.String()
+}
+
+// TestWhichRegistry: the one that somebody names, or else the one that the cluster announces, or else this machine's own where
+// all nodes are this machine, or else an error that names the ways out.
+func TestWhichRegistry(t *testing.T) {
+	const hosting = "/api/v1/namespaces/kube-public/configmaps/local-registry-hosting"
+	announced := map[string]any{hosting: map[string]any{"kind": "ConfigMap", "apiVersion": "v1", "data": map[string]any{
+		"localRegistryHosting.v1": "host: localhost:5000\nhostFromContainerRuntime: registry:5000\n",
+	}}}
+	own := ownAddress(t)
+	for name, c := range map[string]struct {
+		named   string
+		objects map[string]any
+		nodes   []string
+		want    image.Registry
+		fails   string
+	}{
+		"named":     {named: "registry.example.org/team", objects: announced, nodes: []string{own}, want: image.Registry{Push: "registry.example.org/team", Pull: "registry.example.org/team"}},
+		"announced": {objects: announced, nodes: []string{own}, want: image.Registry{Push: "localhost:5000", Pull: "registry:5000"}},
+		"here":      {nodes: []string{own, own}},
+		"elsewhere": {nodes: []string{own, "192.0.2.7"}, fails: "name one with --registry"},
+		"unseen":    {fails: "name one with --registry"},
+		"no name":   {named: "team", fails: "want HOST[:PORT][/PREFIX]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clusterSays(t, c.objects, c.nodes...)
+			d, err := OpenDeposit(Location{Project: "shop", Cluster: &Cluster{}}, c.named)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := d.shelf(t.Context())
+			switch {
+			case c.fails != "":
+				if err == nil || !strings.Contains(err.Error(), c.fails) {
+					t.Errorf("%+v, %v", got, err)
+				}
+			case err != nil:
+				t.Error(err)
+			case name == "here":
+				if got.store == nil || !strings.HasPrefix(got.Pull, "127.0.0.1:") || got.Push != got.Pull {
+					t.Errorf("%+v", got)
+				}
+			case got.Registry != c.want || got.store != nil:
+				t.Errorf("%+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
+
+// TestKeepImages: what no revision has any more is removed, and what belongs to others is not.
+func TestKeepImages(t *testing.T) {
+	clusterSays(t, nil, ownAddress(t))
+	d, err := OpenDeposit(Location{Project: "shop", Cluster: &Cluster{}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := d.shelf(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(store *registry.Store, owner string) v1.Hash {
+		img, err := random.Image(100, 1)
+		if err == nil {
+			err = store.Put(t.Context(), owner, img)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest, err := img.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return digest
+	}
+	old, now, self, other := put(at.store, d.owner), put(at.store, d.owner), put(at.store, d.owner), put(at.store, "other")
+	svc := compose.Service{Name: "web"}
+	svc.Trellis.ImageID = at.Target("shop-web", now).Reference
+	revisions := []state.Revision{{Project: compose.Project{Services: map[string]compose.Service{"web": svc, "db": {Image: "db:17"}}}}}
+	if err := d.Keep(t.Context(), revisions, at.Target("trellis", self).Reference); err != nil {
+		t.Fatal(err)
+	}
+	for digest, want := range map[v1.Hash]bool{old: false, now: true, self: true} {
+		if got, err := at.store.Has(d.owner, digest); err != nil || got != want {
+			t.Errorf("%s: %v, %v, want %v", digest, got, err, want)
+		}
+	}
+	if got, err := at.store.Has("other", other); err != nil || !got {
+		t.Errorf("an image of another project: %v, %v", got, err)
+	}
+}
