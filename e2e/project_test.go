@@ -30,6 +30,7 @@ type project struct {
 	trellis string // the binary
 	env     []string
 	flags   []string // before every command
+	entered []string // a command that runs the others, such as one that enters a network; none: they run as they are
 }
 
 // newProject writes files (name to content) and takes the project down at the test's end, failing if anything is left.
@@ -74,7 +75,8 @@ func (p *project) write(name, content string) {
 func (p *project) try(args ...string) (output string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.trellis, slices.Concat(p.flags, args)...)
+	line := slices.Concat(p.entered, []string{p.trellis}, p.flags, args)
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	cmd.Dir, cmd.Env = p.dir, append(p.env, "NO_COLOR=1")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -102,7 +104,8 @@ func (p *project) json(v any, args ...string) {
 
 // ask is json for who goes on where it fails.
 func (p *project) ask(v any, args ...string) error {
-	cmd := exec.Command(p.trellis, slices.Concat(p.flags, args, []string{"--format", "json"})...)
+	line := slices.Concat(p.entered, []string{p.trellis}, p.flags, args, []string{"--format", "json"})
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Dir, cmd.Env = p.dir, p.env
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

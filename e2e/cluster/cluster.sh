@@ -212,7 +212,7 @@ run)
 	if ! first >/dev/null; then trap end EXIT; fi
 	up
 	flock -u 9
-	KUBECONFIG=$run/kubeconfig CLUSTER_SH=$here/cluster.sh CLUSTER_NODE=198.18.$(cat "$run/number").2 PATH=$bin:$PATH "$@" 9>&-
+	KUBECONFIG=$run/kubeconfig CLUSTER_SH=$here/cluster.sh CLUSTER_NODE=198.18.$(cat "$run/number").2 CLUSTER_PID=$(first) PATH=$bin:$PATH "$@" 9>&-
 	;;
 load | nodes) "$command" "$@" ;;
 enter) inside "${@:-bash}" ;;
