@@ -199,6 +199,9 @@ func (l *loading) checkProcess(s Service, at string) {
 	if p.Command != nil && (len(p.Command) == 0 || p.Command[0] == "") {
 		l.errorPath(at+".command", "is empty: write the program and its arguments as a list")
 	}
+	if p.Base != "" && len(p.Artifacts) == 0 {
+		l.errorPath(at+".base", "has nothing put upon it: write artifacts, or image at the service to run it as it is")
+	}
 	if slack := p.TimerSlack.Or(minSlack); slack < minSlack || slack > maxSlack {
 		l.errorPath(at+".timer_slack", "is %s: it can be from %s to %s", slack, minSlack, maxSlack)
 	}

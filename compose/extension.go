@@ -315,6 +315,9 @@ type Process struct {
 	Command []string `json:"command,omitempty"`
 	// Dir is where Build runs, relative to the project directory, which it is where it is unset.
 	Dir string `json:"dir,omitempty"`
+	// Base is the image that the artifacts are put upon for a cluster that runs them, where they need more than themselves: an
+	// interpreter, or shared libraries. Unset: none, and the program has to be a static one.
+	Base string `json:"base,omitempty"`
 	// TimerSlack is how much later than asked the kernel may end a sleep of the program, so that what is due at about the
 	// same time wakes it once; from 1us to 100ms. Unset: 50us, the kernel's own.
 	TimerSlack *Duration `json:"timer_slack,omitempty"`

@@ -16,7 +16,7 @@ var (
 		"labels", "annotations", "profiles", "develop", "other", "pull_policy", "platform", "domainname", "dns", "dns_search",
 		"dns_opt", "external_links", "pid", "ipc", "stdin_open", "tty", "build",
 		"deploy.labels", "deploy.placement", "deploy.resources.reservations", "deploy.rollback_config", "deploy.endpoint_mode",
-		"logging.driver", "x-trellis.process.build", "x-trellis.process.artifacts",
+		"logging.driver", "x-trellis.process.build", "x-trellis.process.artifacts", "x-trellis.process.base",
 		"x-trellis.backup",
 	}
 	inPlace = []string{

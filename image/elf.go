@@ -55,7 +55,7 @@ func architecture(file string) (string, error) {
 	head = head[:n]
 	if line, ok := bytes.CutPrefix(head, []byte("#!")); ok {
 		line, _, _ = bytes.Cut(line, []byte("\n"))
-		return "", fmt.Errorf("is a script for %s: %w in an image that is made of artifacts alone", bytes.TrimSpace(line), errdefs.ErrUnsupported)
+		return "", fmt.Errorf("is a script for %s: %w in an image that is made of artifacts alone; name a base that has it", bytes.TrimSpace(line), errdefs.ErrUnsupported)
 	}
 	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
 		return "", fmt.Errorf("is no program of Linux: %w in a cluster; build it for Linux (of Go: GOOS=linux CGO_ENABLED=0)", errdefs.ErrUnsupported)
@@ -69,7 +69,7 @@ func architecture(file string) (string, error) {
 		return "", fmt.Errorf("cannot be read as a program: %w: %w", errdefs.ErrInvalid, err)
 	}
 	if len(needs) > 0 {
-		return "", fmt.Errorf("is linked dynamically and needs %s: %w in an image that is made of artifacts alone; link it statically (of Go: CGO_ENABLED=0)",
+		return "", fmt.Errorf("is linked dynamically and needs %s: %w in an image that is made of artifacts alone; link it statically (of Go: CGO_ENABLED=0), or name a base that has them",
 			strings.Join(needs, ", "), errdefs.ErrUnsupported)
 	}
 	arch := architectureOf(program)
@@ -77,6 +77,16 @@ func architecture(file string) (string, error) {
 		return "", fmt.Errorf("is made for %s: %w", program.Machine, errdefs.ErrUnsupported)
 	}
 	return arch, nil
+}
+
+// processor returns what a file is made for, "" where it is no program of Linux.
+func processor(file string) string {
+	program, err := elf.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer program.Close()
+	return architectureOf(program)
 }
 
 // needed returns the interpreter and the shared libraries that a program does not run without.

@@ -47,8 +47,11 @@ type Program struct {
 	Dir string
 	// Command is the program, a file of Dir, and its arguments.
 	Command []string
-	// Certificates are those of the authorities that the program trusts, in PEM; see Certificates.
+	// Certificates are those of the authorities that the program trusts, in PEM; see Certificates. With a Base they are its
+	// own.
 	Certificates []byte
+	// Base is the image that the files are put upon, nil for none. With one the command may be a program of the base.
+	Base v1.Image
 }
 
 // Build returns the image of a program. One that needs more than itself, an interpreter or shared libraries, or is none of
@@ -57,10 +60,13 @@ func Build(p Program) (v1.Image, error) {
 	if len(p.Command) == 0 {
 		return nil, fmt.Errorf("%w: nothing says what to run", errdefs.ErrInvalid)
 	}
+	if p.Base != nil {
+		return upon(p)
+	}
 	name := filepath.ToSlash(filepath.Clean(p.Command[0]))
 	file := filepath.Join(p.Dir, name)
 	if info, err := os.Stat(file); !filepath.IsLocal(name) || err != nil || info.IsDir() {
-		return nil, fmt.Errorf("%s is not among its artifacts, and an image that is made of them has nothing else: %w", p.Command[0], errdefs.ErrUnsupported)
+		return nil, fmt.Errorf("%s is not among its artifacts, and without a base an image has nothing else: %w", p.Command[0], errdefs.ErrUnsupported)
 	}
 	arch, err := architecture(file)
 	if err != nil {
@@ -163,17 +169,24 @@ func assemble(arch string, config v1.Config, layers ...[]entry) (v1.Image, error
 		return nil, fmt.Errorf("make an image: %w", err)
 	}
 	for _, entries := range layers {
-		slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
-		layer, err := layerOf(entries)
-		if err != nil {
-			return nil, fmt.Errorf("make an image: %w", err)
+		if img, err = appended(img, entries, types.OCILayer); err != nil {
+			return nil, err
 		}
+	}
+	return img, nil
+}
+
+// appended returns an image with one layer more.
+func appended(img v1.Image, entries []entry, kind types.MediaType) (v1.Image, error) {
+	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
+	layer, err := layerOf(entries)
+	if err == nil {
 		img, err = mutate.Append(img, mutate.Addendum{
-			Layer: layer, MediaType: types.OCILayer, History: v1.History{CreatedBy: "trellis", Created: v1.Time{Time: epoch}},
+			Layer: layer, MediaType: kind, History: v1.History{CreatedBy: "trellis", Created: v1.Time{Time: epoch}},
 		})
-		if err != nil {
-			return nil, fmt.Errorf("make an image: %w", err)
-		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make an image: %w", err)
 	}
 	return img, nil
 }

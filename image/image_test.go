@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -20,8 +21,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"trellis/errdefs"
@@ -224,6 +228,87 @@ func TestTargets(t *testing.T) {
 	r := Registry{Push: "localhost:5001", Pull: "registry:5000"}
 	if got := r.Target("web", digest); got.Reference != "registry:5000/web"+at || !strings.HasPrefix(got.push, "localhost:5001/web:") {
 		t.Errorf("of two names: %+v", got)
+	}
+}
+
+// TestUponABase: files are put upon an image of a registry, whose users and variables stay, and which may have the program.
+func TestUponABase(t *testing.T) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	at := strings.TrimPrefix(server.URL, "http://") + "/node"
+	var bases []mutate.IndexAddendum
+	for _, arch := range []string{"amd64", "arm64"} {
+		base, err := random.Image(100, 1)
+		if err == nil {
+			base, err = mutate.ConfigFile(base, &v1.ConfigFile{OS: "linux", Architecture: arch, Config: v1.Config{
+				User: "node", Env: []string{"NODE=1"}, Entrypoint: []string{"entry"}, Cmd: []string{"node"}, WorkingDir: "/home",
+			}})
+		}
+		if err == nil {
+			var more v1.Layer
+			if more, err = random.Layer(100, types.DockerLayer); err == nil {
+				base, err = mutate.AppendLayers(base, more)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		bases = append(bases, mutate.IndexAddendum{Add: base, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+	}
+	tag, err := name.NewTag(at + ":22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(tag, mutate.AppendManifests(empty.Index, bases...)); err != nil {
+		t.Fatal(err)
+	}
+	base, err := FindBase(t.Context(), at+":22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := FindBase(t.Context(), base.String()); err != nil || again != base || !strings.Contains(base.String(), "@sha256:") {
+		t.Errorf("%s is %s by its content, %v", base, again, err)
+	}
+	dir := files(t, map[string][]byte{"server.mjs": []byte("x"), "bin/web": program(elf.EM_AARCH64, "/lib/ld.so")})
+	for _, c := range []struct {
+		command, entry []string
+		arch           string
+	}{
+		{[]string{"node", "server.mjs"}, []string{"node", "server.mjs"}, runtime.GOARCH},
+		{[]string{"bin/web"}, []string{"/app/bin/web"}, "arm64"},
+	} {
+		under, err := base.For(t.Context(), dir, c.command)
+		if err != nil {
+			t.Error(err) // of a machine with another processor
+			continue
+		}
+		p := Program{Dir: dir, Command: c.command, Base: under}
+		img, err := Build(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := img.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := got.Config
+		if got.Architecture != c.arch || of.User != "node" || !slices.Equal(of.Env, []string{"NODE=1"}) || !slices.Equal(of.Entrypoint, c.entry) || of.Cmd != nil ||
+			of.WorkingDir != "/app" {
+			t.Errorf("%v: for %s: %+v", c.command, got.Architecture, of)
+		}
+		layers, err := img.Layers()
+		if err != nil || len(layers) < 2 {
+			t.Errorf("%d layers (%v)", len(layers), err)
+		}
+		if one, other := digestOf(t, p), digestOf(t, p); one != other {
+			t.Errorf("the same is %s, then %s", one, other)
+		}
+	}
+	if _, err := FindBase(t.Context(), at+":23"); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("one that is not there: %v", err)
+	}
+	if _, err := FindBase(t.Context(), "No Base"); !errors.Is(err, errdefs.ErrInvalid) {
+		t.Errorf("no name: %v", err)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -78,7 +77,7 @@ func Push(ctx context.Context, to Target, digest v1.Hash, from Source) (pushed b
 	if err != nil {
 		return false, fmt.Errorf("push %s: %w: %w", to.push, errdefs.ErrInvalid, err)
 	}
-	options := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithUserAgent(userAgent)}
+	options := fromRegistry(ctx)
 	if there, err := remote.Head(tag, options...); err == nil && there.Digest == digest {
 		return false, nil
 	}

@@ -106,8 +106,9 @@ func (d *Deposit) Of(ctx context.Context, svc compose.Service) (string, error) {
 		if program.Command == nil {
 			program.Command = slices.Concat(svc.Entrypoint, svc.Command)
 		}
-		from.Key = fmt.Sprintf("artifact %s %q %x", process.Artifact, program.Command, sha256.Sum256(d.trust))
-		from.Make = func(context.Context) (v1.Image, error) { return image.Build(program) }
+		if from, err = sourceOf(ctx, program, process.Artifact, process.Base); err != nil {
+			return "", err
+		}
 	} else {
 		id := svc.Trellis.ImageID
 		from.Key = "docker " + id
@@ -132,6 +133,26 @@ func (d *Deposit) Of(ctx context.Context, svc compose.Service) (string, error) {
 	}
 	d.waiting = append(d.waiting, w)
 	return w.to.Reference, nil
+}
+
+// sourceOf is the image of a program, whose files are those of an artefact; base is the name of what it is put upon, if any.
+func sourceOf(ctx context.Context, p image.Program, artifact, base string) (image.Source, error) {
+	if base == "" {
+		return image.Source{
+			Key:  fmt.Sprintf("artifact %s %q %x", artifact, p.Command, sha256.Sum256(p.Certificates)),
+			Make: func(context.Context) (v1.Image, error) { return image.Build(p) },
+		}, nil
+	}
+	found, err := image.FindBase(ctx, base)
+	return image.Source{
+		Key: fmt.Sprintf("artifact %s %q upon %s", artifact, p.Command, found),
+		Make: func(ctx context.Context) (v1.Image, error) {
+			if p.Base, err = found.For(ctx, p.Dir, p.Command); err != nil {
+				return nil, err
+			}
+			return image.Build(p)
+		},
+	}, err
 }
 
 // Trellis returns the name by which the cluster pulls the image of this very program, "" where somebody has named another

@@ -2,7 +2,10 @@ package server
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -11,10 +14,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	remoteregistry "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/random"
+	registries "github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 
+	"trellis/artifact"
 	"trellis/compose"
+	"trellis/errdefs"
 	"trellis/image"
 	"trellis/image/registry"
 	"trellis/state"
@@ -158,5 +167,77 @@ func TestKeepImages(t *testing.T) {
 	}
 	if got, err := at.store.Has("other", other); err != nil || !got {
 		t.Errorf("an image of another project: %v, %v", got, err)
+	}
+}
+
+// TestImagesOfServices: artefacts upon a base and by themselves get a name by their content without anything being put anywhere,
+// and are then where the name says.
+func TestImagesOfServices(t *testing.T) {
+	clusterSays(t, nil)
+	server := httptest.NewServer(remoteregistry.New(remoteregistry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	base, err := random.Image(100, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tag, err := name.NewTag(host + "/node:22")
+	if err == nil {
+		err = registries.Write(tag, base)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := Location{Project: "shop", StateDir: t.TempDir(), Cluster: &Cluster{}}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "server.mjs"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store, err := artifact.Open(l.Artifacts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	process := compose.Process{Dir: dir, Artifacts: []string{"server.mjs"}, Command: []string{"node", "server.mjs"}, Base: tag.String()}
+	if process.Artifact, _, err = store.Build(t.Context(), artifact.Request{Project: "shop", Service: "web", Process: process}); err != nil {
+		t.Fatal(err)
+	}
+	web := compose.Service{Name: "web", Trellis: compose.ServiceExtension{Process: &process}}
+	d, err := OpenDeposit(l, host+"/team")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference, err := d.Of(t.Context(), web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := d.Of(t.Context(), web); err != nil || again != reference || !strings.HasPrefix(reference, host+"/team/shop-web@sha256:") {
+		t.Errorf("%s, then %s (%v)", reference, again, err)
+	}
+	pull := func() error {
+		of, err := name.NewDigest(reference)
+		if err != nil {
+			return err
+		}
+		img, err := registries.Image(of)
+		if err != nil {
+			return err
+		}
+		return validate.Image(img)
+	}
+	if err := pull(); err == nil {
+		t.Error("what was only named is in the registry")
+	}
+	put := 0
+	if err := d.Put(t.Context(), func(string) { put++ }); err != nil || put != 1 {
+		t.Errorf("%d images were put (%v)", put, err)
+	}
+	if err := pull(); err != nil {
+		t.Error(err)
+	}
+	alone := process
+	alone.Base = ""
+	web.Trellis.Process = &alone
+	if _, err := d.Of(t.Context(), web); !errors.Is(err, errdefs.ErrUnsupported) || !strings.Contains(err.Error(), "node is not among its artifacts") {
+		t.Errorf("without a base: %v", err)
 	}
 }

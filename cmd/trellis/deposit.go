@@ -42,7 +42,7 @@ func originOf(svc compose.Service, driver string, docker func() bool) origin {
 		return asWritten
 	case svc.Build != nil && driver != driverProcess && docker():
 		return fromDocker
-	case process != nil && (process.Build != "" || len(process.Artifacts) > 0):
+	case process != nil && len(process.Artifacts) > 0:
 		return fromArtifacts
 	case svc.Image != "":
 		return asWritten
@@ -86,7 +86,7 @@ func (p *program) origins(ctx context.Context, l loaded, driver string, services
 		case from == fromNowhere:
 			broken = append(broken, about(l.project, "services."+name,
 				"runs a program of this machine, which no cluster has: give it an image, a build, or artifacts"))
-		case from == fromArtifacts && svc.Trellis.Probe == nil && svc.Healthcheck != nil && len(svc.Healthcheck.Test) > 0 && svc.Healthcheck.Test[0] == "CMD-SHELL":
+		case from == fromArtifacts && svc.Trellis.Process.Base == "" && svc.Trellis.Probe == nil && svc.Healthcheck != nil && len(svc.Healthcheck.Test) > 0 && svc.Healthcheck.Test[0] == "CMD-SHELL":
 			broken = append(broken, about(l.project, "services."+name+".healthcheck.test",
 				"needs a shell, and the image that is made of the artifacts has none: write x-trellis.probe, or a test that starts with CMD"))
 		}

@@ -33,6 +33,7 @@ func TestOriginOfAnImage(t *testing.T) {
 		"a named build or a process, without": {svc: withProcess(compose.Service{Build: build, Image: "web:1"}), want: fromArtifacts},
 		"a process":                           {svc: withProcess(compose.Service{}), docker: true, want: fromArtifacts, unasked: true},
 		"a program of this machine":           {svc: compose.Service{Trellis: compose.ServiceExtension{Process: &compose.Process{Command: []string{"redis-server"}}}}, want: fromNowhere, unasked: true},
+		"a process without artifacts":         {svc: compose.Service{Trellis: compose.ServiceExtension{Process: &compose.Process{Build: "make", Command: []string{"bin/web"}}}}, want: fromNowhere, unasked: true},
 		"a provider":                          {svc: compose.Service{Other: map[string]any{"provider": map[string]any{}}}, want: asWritten, unasked: true},
 	} {
 		asked := false
