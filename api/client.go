@@ -18,10 +18,11 @@ import (
 	"trellis/state"
 )
 
-// Client is a Control that reaches a control plane over its unix socket. It is safe for concurrent use.
+// Client is a Control that reaches a control plane over its unix socket, or over connections that somebody else opens. It is safe
+// for concurrent use.
 type Client struct {
-	socket string
-	http   *http.Client
+	dial func(ctx context.Context) (net.Conn, error)
+	http *http.Client
 }
 
 var _ Control = (*Client)(nil)
@@ -29,11 +30,16 @@ var _ Control = (*Client)(nil)
 // NewClient returns a client of the control plane at socket. It connects with the first call; where nobody listens
 // there, calls return ErrUnavailable.
 func NewClient(socket string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return NewClientOver(func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
-	}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
+	})
+}
+
+// NewClientOver returns a client of the control plane that connections from dial lead to.
+func NewClientOver(dial func(ctx context.Context) (net.Conn, error)) *Client {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
+	return &Client{dial: dial, http: &http.Client{Transport: transport}}
 }
 
 // Close drops the idle connections.

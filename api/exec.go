@@ -214,8 +214,7 @@ func (f *frames) demux(input chan<- []byte, resize chan<- driver.WindowSize) {
 
 // Exec implements Operator.
 func (c *Client) Exec(ctx context.Context, req ExecRequest, cmd driver.Command) (int, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", c.socket)
+	conn, err := c.dial(ctx)
 	if err != nil {
 		return 0, c.unreachable(ctx, err)
 	}

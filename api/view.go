@@ -71,6 +71,8 @@ type Flow struct {
 type Door struct {
 	URL string `json:"url"`
 	Key string `json:"key"` // whoever has it may do what the console can
+	// Lasts says that the door is open only as long as the control that was asked for it.
+	Lasts bool `json:"-"`
 }
 
 func (h handler) deployments(w http.ResponseWriter, r *http.Request) {

@@ -5,7 +5,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -50,31 +49,17 @@ func TestKubernetesDriftIsTold(t *testing.T) {
 	c := reachCluster(t)
 	c.dataPlane(t)
 	const name = "e2e-told"
-	var told receiver
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: &told}
-	go func() { _ = server.Serve(l) }()
-	t.Cleanup(func() { _ = server.Close() })
-	route, err := net.Dial("udp", net.JoinHostPort(c.node, "9"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	here, _, _ := net.SplitHostPort(route.LocalAddr().String())
-	_ = route.Close()
-
+	told, url := c.alerting(t)
 	p := c.project(name)
 	p.write("compose.yaml", fmt.Sprintf(`name: %s
-x-trellis: {alerts: {webhook: "http://%s"}}
+x-trellis: {alerts: {webhook: "%s"}}
 services:
   web:
     image: %s
     environment: {PORT: "8080", LEVEL: info}
     expose: ["8080"]
     x-trellis: {probe: {http: /healthz}}
-`, name, net.JoinHostPort(here, fmt.Sprint(l.Addr().(*net.TCPAddr).Port)), c.image))
+`, name, url, c.image))
 	p.run("up", "--yes", "--timeout", "2m")
 
 	// The cluster's clock is not waited for: the same Job is made by hand.

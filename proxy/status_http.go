@@ -10,9 +10,9 @@ import (
 	"trellis/telemetry"
 )
 
-// serveStatus answers on a unix socket until ctx is done: GET /status with a Status; GET /calls with Calls; GET /demand, GET /measures and
-// GET /spans with one object a line, pushed whenever there is news.
-func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
+// StatusHandler tells what the data plane does and has measured: GET /status with a Status; GET /calls with Calls; GET /demand,
+// GET /measures and GET /spans with one object a line, pushed whenever there is news. It asks nobody who they are.
+func (p *Proxy) StatusHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -43,7 +43,12 @@ func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
 			return rc.Flush()
 		})
 	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: readHeaderTime, IdleTimeout: clientIdleTime}
+	return mux
+}
+
+// serveStatus serves StatusHandler on a unix socket until ctx is done.
+func (p *Proxy) serveStatus(ctx context.Context, l net.Listener) {
+	srv := &http.Server{Handler: p.StatusHandler(), ReadHeaderTimeout: readHeaderTime, IdleTimeout: clientIdleTime}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {

@@ -35,8 +35,8 @@ func (s *sight) followRules(ctx context.Context) error {
 	}
 	seen := int64(0)
 	for {
-		next := s.control.changed.next()
-		rev, err := s.control.store.Latest(ctx)
+		next := s.changed.next()
+		rev, err := s.of.latest(ctx)
 		if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
 			return err
 		}
@@ -65,7 +65,7 @@ func (s *sight) followRules(ctx context.Context) error {
 
 // setReceiver has alerts sent where the project says.
 func (s *sight) setReceiver(p compose.Project) error {
-	url, format, err := receiver(p, func(secret string) ([]byte, error) { return s.control.contents.Get(p.Secrets[secret].Ref) })
+	url, format, err := receiver(p, func(secret string) ([]byte, error) { return s.of.content(p.Secrets[secret].Ref) })
 	if err == nil {
 		s.notifier.SetReceiver(url, format)
 	}
@@ -112,7 +112,7 @@ func (s *sight) setForward(p compose.Project) error {
 func (s *sight) headers(p compose.Project, secrets map[string]string) (http.Header, error) {
 	header := http.Header{}
 	for name, secret := range secrets {
-		content, err := s.control.contents.Get(p.Secrets[secret].Ref)
+		content, err := s.of.content(p.Secrets[secret].Ref)
 		if err != nil {
 			return nil, fmt.Errorf("header %s of what is forwarded: %w", name, err)
 		}
@@ -126,7 +126,7 @@ func (s *sight) setRuleFiles(p compose.Project) error {
 	var all []telemetry.RuleGroup
 	if a := p.Trellis.Alerts; a != nil {
 		for _, name := range a.Rules {
-			content, err := s.control.contents.Get(p.Configs[name].Ref)
+			content, err := s.of.content(p.Configs[name].Ref)
 			if err != nil {
 				return fmt.Errorf("alert rules of config %s: %w", name, err)
 			}
@@ -171,9 +171,9 @@ func percent(share float64) string {
 }
 
 // Alerts implements api.Seer.
-func (c *control) Alerts(ctx context.Context) (api.Alerts, error) {
+func (s *sight) Alerts(ctx context.Context) (api.Alerts, error) {
 	out := api.Alerts{Alerts: []api.Alert{}, Silences: []api.Silence{}, Budgets: []api.Budget{}}
-	found, err := c.sight.metrics.Alerts()
+	found, err := s.metrics.Alerts()
 	if err != nil {
 		return out, err
 	}
@@ -190,21 +190,21 @@ func (c *control) Alerts(ctx context.Context) (api.Alerts, error) {
 		if !a.FiredAt.IsZero() {
 			one.State, one.Since = api.AlertFiring, a.FiredAt
 		}
-		one.Silenced = c.sight.notifier.Silenced(a.Labels)
+		one.Silenced = s.notifier.Silenced(a.Labels)
 		out.Alerts = append(out.Alerts, one)
 	}
 	slices.SortStableFunc(out.Alerts, func(a, b api.Alert) int {
 		return cmp.Or(cmp.Compare(a.State, b.State), b.Since.Compare(a.Since), cmp.Compare(a.Name+a.Service, b.Name+b.Service))
 	})
-	for _, s := range c.sight.notifier.Silences() {
-		out.Silences = append(out.Silences, api.Silence(s))
+	for _, one := range s.notifier.Silences() {
+		out.Silences = append(out.Silences, api.Silence(one))
 	}
-	receiver, failing, waiting := c.sight.notifier.Status()
+	receiver, failing, waiting := s.notifier.Status()
 	if receiver != "" {
 		out.Receiver = &receiver
 	}
 	out.Failing, out.Waiting = failing, waiting
-	out.Budgets, err = c.budgets(ctx, now)
+	out.Budgets, err = s.budgets(ctx, now)
 	return out, err
 }
 
@@ -223,19 +223,19 @@ func onePerObjective(all []telemetry.Alert) []telemetry.Alert {
 }
 
 // Silence implements api.Seer.
-func (c *control) Silence(ctx context.Context, s api.Silence) (string, error) {
+func (s *sight) Silence(ctx context.Context, one api.Silence) (string, error) {
 	switch {
-	case len(s.Labels) == 0:
+	case len(one.Labels) == 0:
 		return "", fmt.Errorf("silence alerts: %w: say which, by at least one label", errdefs.ErrInvalid)
-	case !s.Ends.After(s.Starts) || !s.Ends.After(time.Now()):
+	case !one.Ends.After(one.Starts) || !one.Ends.After(time.Now()):
 		return "", fmt.Errorf("silence alerts: %w: it ends before it begins", errdefs.ErrInvalid)
 	}
-	return c.sight.notifier.SetSilence(ctx, alerts.Silence(s))
+	return s.notifier.SetSilence(ctx, alerts.Silence(one))
 }
 
 // Unsilence implements api.Seer.
-func (c *control) Unsilence(ctx context.Context, id string) error {
-	found, err := c.sight.notifier.RemoveSilence(ctx, id)
+func (s *sight) Unsilence(ctx context.Context, id string) error {
+	found, err := s.notifier.RemoveSilence(ctx, id)
 	if err == nil && !found {
 		err = fmt.Errorf("end silence %s: %w", id, errdefs.ErrNotFound)
 	}
@@ -243,19 +243,19 @@ func (c *control) Unsilence(ctx context.Context, id string) error {
 }
 
 // budgets returns how much is left of each objective's error budget.
-func (c *control) budgets(ctx context.Context, now time.Time) ([]api.Budget, error) {
+func (s *sight) budgets(ctx context.Context, now time.Time) ([]api.Budget, error) {
 	all := []api.Budget{}
-	p, err := c.sight.desired(ctx)
+	p, err := s.desired(ctx)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return all, nil
 	}
 	if err != nil {
 		return all, err
 	}
-	window := measuredWindow(c.sight.metrics.Health(), now)
+	window := measuredWindow(s.metrics.Health(), now)
 	for _, o := range objectivesOf(p) {
 		b := api.Budget{Service: o.Service, Objective: o.Name, Target: o.Target, Window: spanText(window)}
-		bad, err := c.number(ctx, o.Bad(fmt.Sprintf("%ds", int(window.Seconds()))), now)
+		bad, err := s.number(ctx, o.Bad(fmt.Sprintf("%ds", int(window.Seconds()))), now)
 		if err != nil {
 			return all, err
 		}
@@ -263,7 +263,7 @@ func (c *control) budgets(ctx context.Context, now time.Time) ([]api.Budget, err
 			good, left := 1-*bad, 1-*bad/(1-o.Target)
 			b.Good, b.Left = &good, &left
 		}
-		if bad, err = c.number(ctx, o.Bad("1h"), now); err != nil {
+		if bad, err = s.number(ctx, o.Bad("1h"), now); err != nil {
 			return all, err
 		}
 		if bad != nil {
@@ -294,8 +294,8 @@ func spanText(d time.Duration) string {
 }
 
 // number evaluates an expression that has one value; nil where there is none.
-func (c *control) number(ctx context.Context, expr string, at time.Time) (*float64, error) {
-	found, err := c.sight.metrics.Query(ctx, expr, at)
+func (s *sight) number(ctx context.Context, expr string, at time.Time) (*float64, error) {
+	found, err := s.metrics.Query(ctx, expr, at)
 	if err != nil || len(found) != 1 || math.IsNaN(found[0].Value) || math.IsInf(found[0].Value, 0) {
 		return nil, err
 	}

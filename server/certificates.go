@@ -56,10 +56,7 @@ func (c *control) certificates(p compose.Project) []certificate {
 			all = append(all, one)
 		}
 	}
-	for _, named := range g.Certificates {
-		chain, err := c.contents.Get(p.Secrets[named.Certificate].Ref)
-		add(certificateFile, "", chain, err)
-	}
+	all = namedCertificates(p, c.content)
 	for _, name := range g.Asked() {
 		chain, err := os.ReadFile(acme.ChainFile(local.ACMEDir(c.location.TLS()), name))
 		add(certificateACME, name, chain, err)
@@ -67,6 +64,22 @@ func (c *control) certificates(p compose.Project) []certificate {
 	if local.LocalNames(p) != nil && len(all) == 0 {
 		chain, err := os.ReadFile(local.LocalCertificate(c.location.TLS()).Chain)
 		add(certificateLocal, "", chain, err)
+	}
+	return all
+}
+
+// namedCertificates are those that a project's file names; what cannot be read is left out.
+func namedCertificates(p compose.Project, content func(ref string) ([]byte, error)) []certificate {
+	var all []certificate
+	for _, named := range p.Trellis.Gateway.Certificates {
+		chain, err := content(p.Secrets[named.Certificate].Ref)
+		if err != nil {
+			continue
+		}
+		if one, err := leafOf(chain); err == nil {
+			one.source = certificateFile
+			all = append(all, one)
+		}
 	}
 	return all
 }

@@ -32,17 +32,18 @@ func (c Cluster) where(client *kubernetes.Client) string {
 	return fmt.Sprintf("namespace %s of %s (context %s)", client.Namespace, client.Server, client.Context)
 }
 
-// ConnectCluster returns what controls a project in a cluster: the cluster itself, asked from here, with no process of
-// Trellis in between. The project does not run there: ErrNotFound, unless any is set.
+// ConnectCluster returns what controls a project in a cluster: the cluster itself, asked from here, and its control plane for what was
+// measured and heard. The project does not run there: ErrNotFound, unless any is set.
 func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger) (api.Control, io.Closer, error) {
 	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, log)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &cluster{location: l, engine: kubernetes.New(l.Project, client, log), changed: &broadcast{}, log: log}
+	e := kubernetes.New(l.Project, client, log)
 	plane := Plane(os.Getenv(kubernetes.ImageEnv))
 	plane.Made = l.Cluster.Trellis
-	c.engine.UsePlane(plane)
+	e.UsePlane(plane)
+	c := cluster{location: l, engine: e, changed: &broadcast{}, log: log, owner: ownerIn(client)}
 	if c.images, err = usedRegistry(client); err != nil {
 		return nil, nil, err
 	}
@@ -51,12 +52,21 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 			log.WarnContext(ctx, "images cannot be pulled from this machine", "project", l.Project, "err", err)
 		}
 	}
-	c.owner = ownerIn(client)
-	if err := c.engine.Runs(ctx); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
+	if err := e.Runs(ctx); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
 		return nil, nil, err
 	}
-	return c, io.NopCloser(nil), nil
+	reach := &afar{engine: e}
+	return distant{c, reach}, reach, nil
 }
+
+// distant is the control of a project in a cluster from elsewhere: the cluster is asked itself, and its control plane for what that alone
+// knows.
+type distant struct {
+	cluster
+	*afar
+}
+
+var _ api.Control = distant{}
 
 // ClusterOf says which cluster a location means, for people; it asks nobody.
 func ClusterOf(l Location) (string, error) {
@@ -76,9 +86,8 @@ func ClusterNow(l Location) (*Cluster, error) {
 	return &Cluster{Context: client.Context, Namespace: client.Namespace}, nil
 }
 
-// cluster is the control of a project in a cluster.
+// cluster is the control of a project in a cluster, as far as the cluster itself knows and does things.
 type cluster struct {
-	absent
 	location Location
 	engine   *kubernetes.Engine
 	changed  *broadcast
@@ -88,10 +97,8 @@ type cluster struct {
 	owner  string          // whose images are there
 }
 
-var _ api.Control = (*cluster)(nil)
-
 // observe is the engine's Observe, with the empty State for a project that does not run.
-func (c *cluster) observe(ctx context.Context) (engine.State, error) {
+func (c cluster) observe(ctx context.Context) (engine.State, error) {
 	s, err := c.engine.Observe(ctx, c.location.Project)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return engine.State{Project: c.location.Project, Engine: c.engine.Capabilities().Name, Services: []engine.Service{}}, nil
@@ -100,7 +107,7 @@ func (c *cluster) observe(ctx context.Context) (engine.State, error) {
 }
 
 // Status implements api.Observer.
-func (c *cluster) Status(ctx context.Context) (api.Status, error) {
+func (c cluster) Status(ctx context.Context) (api.Status, error) {
 	s, err := c.observe(ctx)
 	status := api.Status{State: s, Version: Version}
 	if err != nil || s.Desired == nil {
@@ -118,7 +125,7 @@ func (c *cluster) Status(ctx context.Context) (api.Status, error) {
 
 // Routes implements api.Observer. They are those of the data plane in the cluster; what another gateway has made of them it
 // knows itself.
-func (c *cluster) Routes(ctx context.Context) ([]api.Route, error) {
+func (c cluster) Routes(ctx context.Context) ([]api.Route, error) {
 	s, err := c.observe(ctx)
 	if err != nil || s.Desired == nil {
 		return []api.Route{}, err
@@ -146,7 +153,7 @@ func unlessEmpty(text string) *string {
 const breath = 300 * time.Millisecond
 
 // Watch implements api.Observer. While it lasts, the engine's loop runs here.
-func (c *cluster) Watch(ctx context.Context, fn func(api.Status) error) error {
+func (c cluster) Watch(ctx context.Context, fn func(api.Status) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- c.engine.Run(ctx, func(string) { c.changed.wake() }) }()
@@ -179,12 +186,12 @@ func after(d time.Duration) <-chan struct{} {
 }
 
 // History implements api.Observer.
-func (c *cluster) History(ctx context.Context, limit int) ([]state.Revision, error) {
+func (c cluster) History(ctx context.Context, limit int) ([]state.Revision, error) {
 	return c.engine.History(ctx, limit)
 }
 
 // Deployments implements api.Viewer.
-func (c *cluster) Deployments(ctx context.Context, limit int) ([]api.Deployment, error) {
+func (c cluster) Deployments(ctx context.Context, limit int) ([]api.Deployment, error) {
 	revisions, err := c.engine.History(ctx, limit)
 	if err != nil {
 		return nil, err
@@ -201,7 +208,7 @@ func (c *cluster) Deployments(ctx context.Context, limit int) ([]api.Deployment,
 }
 
 // Compare implements api.Viewer.
-func (c *cluster) Compare(ctx context.Context, from, to int64) ([]engine.Change, error) {
+func (c cluster) Compare(ctx context.Context, from, to int64) ([]engine.Change, error) {
 	revisions, err := c.engine.History(ctx, 0)
 	if err != nil {
 		return nil, err
@@ -210,7 +217,7 @@ func (c *cluster) Compare(ctx context.Context, from, to int64) ([]engine.Change,
 }
 
 // Plan implements api.Deployer.
-func (c *cluster) Plan(ctx context.Context, req api.ApplyRequest) (api.Plan, error) {
+func (c cluster) Plan(ctx context.Context, req api.ApplyRequest) (api.Plan, error) {
 	want, err := c.engine.Keep(ctx, req.Project, req.Contents, true)
 	if err != nil {
 		return api.Plan{}, err
@@ -223,7 +230,7 @@ func (c *cluster) Plan(ctx context.Context, req api.ApplyRequest) (api.Plan, err
 }
 
 // Apply implements api.Deployer. Whoever deploys meanwhile is not waited for: of two the later one counts.
-func (c *cluster) Apply(ctx context.Context, req api.ApplyRequest) (state.Revision, error) {
+func (c cluster) Apply(ctx context.Context, req api.ApplyRequest) (state.Revision, error) {
 	project, err := c.engine.Keep(ctx, req.Project, req.Contents, false)
 	if err != nil {
 		return state.Revision{}, err
@@ -232,7 +239,7 @@ func (c *cluster) Apply(ctx context.Context, req api.ApplyRequest) (state.Revisi
 }
 
 // Rollback implements api.Deployer.
-func (c *cluster) Rollback(ctx context.Context, number int64, actor string) (state.Revision, error) {
+func (c cluster) Rollback(ctx context.Context, number int64, actor string) (state.Revision, error) {
 	revisions, err := c.engine.History(ctx, 0)
 	if err != nil {
 		return state.Revision{}, err
@@ -246,7 +253,7 @@ func (c *cluster) Rollback(ctx context.Context, number int64, actor string) (sta
 }
 
 // Override implements api.Deployer.
-func (c *cluster) Override(ctx context.Context, req api.OverrideRequest) error {
+func (c cluster) Override(ctx context.Context, req api.OverrideRequest) error {
 	all, err := c.engine.Overrides(ctx)
 	if err != nil {
 		return err
@@ -255,12 +262,12 @@ func (c *cluster) Override(ctx context.Context, req api.OverrideRequest) error {
 }
 
 // Rollout implements api.Deployer.
-func (c *cluster) Rollout(ctx context.Context, req api.RolloutRequest) error {
+func (c cluster) Rollout(ctx context.Context, req api.RolloutRequest) error {
 	return c.engine.Instruct(ctx, c.location.Project, req.Service, req.Action, req.Actor)
 }
 
 // Drift implements api.Observer.
-func (c *cluster) Drift(ctx context.Context) (api.Drift, error) {
+func (c cluster) Drift(ctx context.Context) (api.Drift, error) {
 	all, err := c.engine.Drift(ctx, c.location.Project)
 	if errors.Is(err, errdefs.ErrNotFound) {
 		return api.Drift{Project: c.location.Project, Changes: []engine.Drift{}}, nil
@@ -269,12 +276,12 @@ func (c *cluster) Drift(ctx context.Context) (api.Drift, error) {
 }
 
 // Revert implements api.Deployer.
-func (c *cluster) Revert(ctx context.Context, req api.RevertRequest) (api.Drift, error) {
+func (c cluster) Revert(ctx context.Context, req api.RevertRequest) (api.Drift, error) {
 	all, err := c.engine.Revert(ctx, c.location.Project, req.Services, req.Actor)
 	return c.drift(ctx, all, err)
 }
 
-func (c *cluster) drift(ctx context.Context, all []engine.Drift, err error) (api.Drift, error) {
+func (c cluster) drift(ctx context.Context, all []engine.Drift, err error) (api.Drift, error) {
 	if err != nil {
 		return api.Drift{}, err
 	}
@@ -286,17 +293,17 @@ func (c *cluster) drift(ctx context.Context, all []engine.Drift, err error) (api
 }
 
 // Top implements api.Observer.
-func (c *cluster) Top(ctx context.Context) ([]engine.Usage, error) {
+func (c cluster) Top(ctx context.Context) ([]engine.Usage, error) {
 	return c.engine.Stats(ctx, c.location.Project)
 }
 
 // Events implements api.Observer.
-func (c *cluster) Events(ctx context.Context, f state.EventFilter, follow bool, fn func(state.Event) error) error {
+func (c cluster) Events(ctx context.Context, f state.EventFilter, follow bool, fn func(state.Event) error) error {
 	return c.engine.Events(ctx, f, follow, fn)
 }
 
 // Down implements api.Deployer.
-func (c *cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
+func (c cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
 	if err := c.engine.Delete(ctx, c.location.Project, opt); err != nil || c.images == nil {
 		return err
 	}
@@ -304,16 +311,16 @@ func (c *cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
 }
 
 // Logs implements api.Operator.
-func (c *cluster) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser, error) {
+func (c cluster) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser, error) {
 	m := &logMerger{observe: c.observe, engine: c.engine, project: c.location.Project, changed: c.next, log: c.log, req: req}
 	return merged(ctx, m), nil
 }
 
 // next returns what a follower of output waits for: new instances are looked for again and again.
-func (c *cluster) next() <-chan struct{} { return after(2 * time.Second) }
+func (c cluster) next() <-chan struct{} { return after(2 * time.Second) }
 
 // Exec implements api.Operator.
-func (c *cluster) Exec(ctx context.Context, req api.ExecRequest, cmd driver.Command) (int, error) {
+func (c cluster) Exec(ctx context.Context, req api.ExecRequest, cmd driver.Command) (int, error) {
 	if req.OneOff {
 		return 0, lacking("running a command in an instance of its own")
 	}
@@ -330,7 +337,7 @@ func (c *cluster) Exec(ctx context.Context, req api.ExecRequest, cmd driver.Comm
 }
 
 // Shutdown implements api.Operator. Nothing of Trellis runs that could end.
-func (c *cluster) Shutdown(ctx context.Context, stop bool) error {
+func (c cluster) Shutdown(ctx context.Context, stop bool) error {
 	if stop {
 		return c.Down(ctx, engine.DeleteOptions{})
 	}

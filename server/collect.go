@@ -84,7 +84,7 @@ func (g *gathering) count(name string, v float64, labels ...string) {
 }
 
 func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
-	st, err := s.control.observe(ctx)
+	st, err := s.of.observe(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -93,20 +93,21 @@ func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 		return nil, nil
 	}
 	g.state(st)
-	drifted := s.control.drifted()
-	for _, svc := range st.Services {
-		g.add("trellis_drifts", float64(drifted[svc.Name]), "service", svc.Name)
+	if drifted := s.of.drifts(); drifted != nil {
+		for _, svc := range st.Services {
+			g.add("trellis_drifts", float64(drifted[svc.Name]), "service", svc.Name)
+		}
 	}
-	if usage, err := s.control.engine.Stats(ctx, s.control.location.Project); err == nil { // without it the rest is no less true
+	if usage, err := s.of.usage(ctx); err == nil { // without it the rest is no less true
 		g.usage(st, usage)
 	}
 	spoken := s.calls(ctx, g, st)
 	s.metrics.SetTargets(s.targets.find(ctx, st, spoken))
-	if err := s.ends.add(ctx, s.control.store, g, st); err != nil {
+	if err := s.ends.add(ctx, s.of.happened, g, st); err != nil {
 		return nil, err
 	}
 	s.secured(g, st)
-	g.machine(s.control.location.StateDir)
+	g.machine(s.dir)
 	g.health("metrics", s.metrics.Health())
 	g.health("traces", s.traces.Health())
 	g.health("logs", s.logs.Health())
@@ -156,9 +157,11 @@ func (g *gathering) usage(st engine.State, usage []engine.Usage) {
 		who := []string{"service", u.Service, "instance", string(u.Instance)}
 		g.add("trellis_instance_cpu_seconds_total", u.Usage.CPU.Seconds(), who...)
 		g.add("trellis_instance_memory_bytes", float64(u.Usage.Memory), who...)
-		g.add("trellis_instance_processes", float64(u.Usage.Processes), who...)
-		g.add("trellis_instance_read_bytes_total", float64(u.Usage.ReadBytes), who...)
-		g.add("trellis_instance_written_bytes_total", float64(u.Usage.WriteBytes), who...)
+		if measuredWhole(u.Usage) {
+			g.add("trellis_instance_processes", float64(u.Usage.Processes), who...)
+			g.add("trellis_instance_read_bytes_total", float64(u.Usage.ReadBytes), who...)
+			g.add("trellis_instance_written_bytes_total", float64(u.Usage.WriteBytes), who...)
+		}
 		if st.Desired != nil {
 			limits := st.Desired.Services[u.Service].Deploy.Resources.Limits
 			if limits.Memory > 0 {
@@ -211,12 +214,12 @@ func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoke
 		}
 	}
 	spoken = map[string]bool{}
-	sockets, err := s.control.plane.location.dataPlanes()
+	addresses, err := s.planes.list()
 	if err != nil {
 		return spoken
 	}
-	for _, socket := range sockets {
-		c, err := callsOf(ctx, socket)
+	for _, address := range addresses {
+		c, err := callsOf(ctx, s.planes, address)
 		if err != nil {
 			continue // it is about to end, or has just begun
 		}
@@ -264,9 +267,9 @@ func (g *gathering) call(c proxy.Call, plane string, example *telemetry.Exemplar
 	g.began(d, c.Since)
 }
 
-func callsOf(ctx context.Context, socket string) (proxy.Calls, error) {
+func callsOf(ctx context.Context, of planes, address string) (proxy.Calls, error) {
 	var c proxy.Calls
-	resp, err := askPlane(ctx, socket, "/calls")
+	resp, err := of.ask(ctx, address, "/calls")
 	if err != nil {
 		return c, err
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"trellis/engine"
@@ -25,11 +26,11 @@ type ends struct {
 }
 
 // add counts what happened since the last round, and adds what was counted.
-func (e *ends) add(ctx context.Context, store state.Store, g *gathering, st engine.State) error {
+func (e *ends) add(ctx context.Context, happened func(context.Context, state.EventFilter) iter.Seq2[state.Event, error], g *gathering, st engine.State) error {
 	f := state.EventFilter{After: e.after}
 	if !e.read { // what was before is not counted: only where it ends has to be known
 		e.counts = map[way]float64{}
-		for ev, err := range store.Events(ctx, state.EventFilter{Limit: 1}) {
+		for ev, err := range happened(ctx, state.EventFilter{Limit: 1}) {
 			if err != nil {
 				return err
 			}
@@ -37,7 +38,7 @@ func (e *ends) add(ctx context.Context, store state.Store, g *gathering, st engi
 		}
 		f.Since = g.started
 	}
-	for ev, err := range store.Events(ctx, f) {
+	for ev, err := range happened(ctx, f) {
 		if err != nil {
 			return err
 		}
@@ -66,7 +67,7 @@ func (s *sight) secured(g *gathering, st engine.State) {
 	if st.Desired == nil {
 		return
 	}
-	for _, c := range s.control.certificates(*st.Desired) {
+	for _, c := range s.of.certificates(*st.Desired) {
 		g.add("trellis_certificate_not_before_timestamp_seconds", unixSeconds(c.notBefore), "name", c.name, "source", c.source)
 		g.add("trellis_certificate_not_after_timestamp_seconds", unixSeconds(c.notAfter), "name", c.name, "source", c.source)
 	}

@@ -29,7 +29,7 @@ func TestWhatHappensBeforeTheFirstRoundIsCounted(t *testing.T) {
 	counted := func(at time.Time, back, crashed float64) {
 		t.Helper()
 		g := &gathering{at: at, started: started}
-		if err := e.add(t.Context(), store, g, st); err != nil {
+		if err := e.add(t.Context(), store.Events, g, st); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range g.samples {

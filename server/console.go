@@ -72,7 +72,7 @@ func (s *controlPlane) serveConsole(ctx context.Context) error {
 	address := listener.Addr().String()
 	s.control.console.address.Store(&address)
 	s.control.changed.wake()
-	return s.serveHTTP(ctx, listener, handler)
+	return serveHTTP(ctx, listener, handler, s.log)
 }
 
 // owner is who runs the control plane: user@host.

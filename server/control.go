@@ -27,9 +27,8 @@ type control struct {
 	contents *state.Contents
 	plane    *plane
 	changed  *broadcast
-	traffic  *traffic
 	console  *consoleDoor
-	sight    *sight
+	*sight
 	stop     func() // ends holder, data plane and this process, after the answer that is being given
 	once     func(ctx context.Context, project, service string, cmd driver.Command) (int, error)
 	drifted  func() map[string]int // in how many places a service differs from its revision
@@ -103,9 +102,14 @@ func (c *control) Watch(ctx context.Context, fn func(api.Status) error) error {
 
 // Events implements api.Observer.
 func (c *control) Events(ctx context.Context, f state.EventFilter, follow bool, fn func(state.Event) error) error {
+	return eventsIn(ctx, c.store, c.changed, f, follow, fn)
+}
+
+// eventsIn is api.Observer's Events of a store.
+func eventsIn(ctx context.Context, store state.Store, changed *broadcast, f state.EventFilter, follow bool, fn func(state.Event) error) error {
 	for {
-		next := c.changed.next()
-		for e, err := range c.store.Events(ctx, f) {
+		next := changed.next()
+		for e, err := range store.Events(ctx, f) {
 			if err != nil {
 				return err
 			}

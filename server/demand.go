@@ -11,5 +11,5 @@ var _ local.Demander = (*plane)(nil)
 
 // Demand implements local.Demander.
 func (p *plane) Demand(ctx context.Context, told func(proxy.Demands)) error {
-	return followPlanes(ctx, p.location, "/demand", told)
+	return followPlanes(ctx, localPlanes{p.location}, "/demand", told)
 }

@@ -16,7 +16,7 @@ import (
 
 // followSpans keeps the spans of the data planes, and an access record of those that are of requests from outside.
 func (s *sight) followSpans(ctx context.Context) error {
-	return followPlanes(ctx, s.control.location, "/spans", func(spans []telemetry.Span) {
+	return followPlanes(ctx, s.planes, "/spans", func(spans []telemetry.Span) {
 		var records []telemetry.Record
 		s.examples.add(spans)
 		for i := range spans {
@@ -77,9 +77,9 @@ func (s *sight) followOutput(ctx context.Context) error {
 	for id, at := range known {
 		since[engine.InstanceID(id)] = at.Add(time.Nanosecond)
 	}
-	out := s.control.merger(api.LogsRequest{})
+	out := s.merger(api.LogsRequest{})
 	for {
-		next := s.control.changed.next()
+		next := s.changed.next()
 		sources, err := out.sources(ctx)
 		if err != nil {
 			return err
@@ -146,7 +146,7 @@ func (s *sight) readOutput(ctx context.Context, out *logMerger, one source, from
 
 // revisionOf returns the revision of an instance, 0 when it is gone.
 func (s *sight) revisionOf(ctx context.Context, id engine.InstanceID) int64 {
-	st, err := s.control.observe(ctx)
+	st, err := s.of.observe(ctx)
 	if err != nil {
 		return 0
 	}

@@ -22,8 +22,8 @@ func (c *control) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser,
 	return merged(ctx, c.merger(req)), nil
 }
 
-func (c *control) merger(req api.LogsRequest) *logMerger {
-	return &logMerger{observe: c.observe, engine: c.engine, project: c.location.Project, changed: c.changed.next, log: c.log, req: req}
+func (s *sight) merger(req api.LogsRequest) *logMerger {
+	return &logMerger{observe: s.of.observe, engine: s.engine, project: s.project, changed: s.changed.next, log: s.log, req: req}
 }
 
 // merged returns what m reads, until it is closed.

@@ -13,15 +13,32 @@ import (
 
 // Measures implements local.Plane.
 func (p *plane) Measures(ctx context.Context, fn func(proxy.Measures)) error {
-	return followPlanes(ctx, p.location, "/measures", func(m proxy.Measures) {
+	return followPlanes(ctx, localPlanes{p.location}, "/measures", func(m proxy.Measures) {
 		p.traffic.take(m)
 		fn(m)
 	})
 }
 
-// followPlanes calls fn with each object that any data plane sends at path, one call at a time, until ctx is done. Data
-// planes are found by their sockets; each is listened to until it ends.
-func followPlanes[T any](ctx context.Context, l Location, path string, fn func(T)) error {
+// planes are the data planes of a project: how they are found, and asked what they know.
+type planes interface {
+	// list returns the addresses of those that serve, and of some that have ended.
+	list() ([]string, error)
+	// ask sends one GET request to the one at address; the caller closes the answer's body.
+	ask(ctx context.Context, address, path string) (*http.Response, error)
+}
+
+// localPlanes are those of a project on this machine, by the paths of their status sockets.
+type localPlanes struct{ location Location }
+
+func (p localPlanes) list() ([]string, error) { return p.location.dataPlanes() }
+
+func (p localPlanes) ask(ctx context.Context, socket, path string) (*http.Response, error) {
+	return askPlane(ctx, socket, path)
+}
+
+// followPlanes calls fn with each object that any data plane sends at path, one call at a time, until ctx is done. Each data
+// plane is listened to until it ends.
+func followPlanes[T any](ctx context.Context, of planes, path string, fn func(T)) error {
 	var one sync.Mutex // fn is called by one at a time
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -30,34 +47,34 @@ func followPlanes[T any](ctx context.Context, l Location, path string, fn func(T
 	tick := time.NewTicker(lookForPlanes)
 	defer tick.Stop()
 	for {
-		sockets, err := l.dataPlanes()
+		addresses, err := of.list()
 		if err != nil {
 			return err
 		}
-		for _, socket := range sockets {
-			if followed[socket] {
+		for _, address := range addresses {
+			if followed[address] {
 				continue
 			}
-			followed[socket] = true
+			followed[address] = true
 			all.Go(func() {
-				followPlane(ctx, socket, path, func(v T) {
+				followPlane(ctx, of, address, path, func(v T) {
 					one.Lock()
 					defer one.Unlock()
 					fn(v)
 				})
 				select {
-				case ended <- socket:
+				case ended <- address:
 				case <-ctx.Done():
 				}
 			})
 		}
 		select {
-		case socket := <-ended:
+		case address := <-ended:
 			select { // one that does not answer may be about to
 			case <-tick.C:
 			case <-ctx.Done():
 			}
-			delete(followed, socket)
+			delete(followed, address)
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
@@ -69,8 +86,8 @@ func followPlanes[T any](ctx context.Context, l Location, path string, fn func(T
 const lookForPlanes = 500 * time.Millisecond
 
 // followPlane calls fn with what one data plane sends until it ends, or ctx is done.
-func followPlane[T any](ctx context.Context, socket, path string, fn func(T)) {
-	resp, err := askPlane(ctx, socket, path)
+func followPlane[T any](ctx context.Context, of planes, address, path string, fn func(T)) {
+	resp, err := of.ask(ctx, address, path)
 	if err != nil {
 		return
 	}

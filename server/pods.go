@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/subtle"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +36,7 @@ func ProxyInCluster(ctx context.Context, project, namespace string, accessLog io
 		return fmt.Errorf("serve traffic of %s: %w", project, err)
 	}
 	f := &clusterFeed{client: client, project: project, log: log, open: map[string]string{}}
+	p := proxy.New(proxy.Config{Feed: f, Log: log, AccessLog: accessLog, Without: without(os.Getenv(withoutEnv), log)})
 	health, err := net.Listen("tcp", ":"+strconv.Itoa(kubernetes.HealthPort))
 	if err != nil {
 		return fmt.Errorf("serve traffic of %s: %w: %w", project, errdefs.ErrUnavailable, err)
@@ -44,10 +47,10 @@ func ProxyInCluster(ctx context.Context, project, namespace string, accessLog io
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
+	mux.Handle("GET /", f.keyed(p.StatusHandler()))
 	asked := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = asked.Serve(health) }()
 	defer asked.Close()
-	p := proxy.New(proxy.Config{Feed: f, Log: log, AccessLog: accessLog, Without: without(os.Getenv(withoutEnv), log)})
 	return p.Run(ctx)
 }
 
@@ -83,11 +86,26 @@ type clusterFeed struct {
 	log     *slog.Logger
 	open    map[string]string // address of an open socket, by listener
 	serves  atomic.Bool
+	key     atomic.Pointer[string] // of whoever may ask what was measured
+}
+
+// keyed answers only those who have the key: every pod of the cluster may come here.
+func (f *clusterFeed) keyed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		given, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		key := f.key.Load()
+		if key == nil || *key == "" || !ok || subtle.ConstantTimeCompare([]byte(given), []byte(*key)) != 1 {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // Follow implements proxy.Feed.
 func (f *clusterFeed) Follow(ctx context.Context, update func(proxy.Update)) error {
 	return f.client.FollowTraffic(ctx, f.project, f.log, func(t kubernetes.Traffic) {
+		f.key.Store(&t.Key)
 		u := proxy.Update{Snapshot: &t.Snapshot, ControlPlaneAway: t.Away}
 		whole := f.sockets(t.Snapshot.Listeners, &u)
 		update(u)

@@ -17,7 +17,7 @@ import (
 const maxPoints = 11_000
 
 // Metrics implements api.Seer.
-func (c *control) Metrics(ctx context.Context, q api.MetricQuery) (api.MetricResult, error) {
+func (s *sight) Metrics(ctx context.Context, q api.MetricQuery) (api.MetricResult, error) {
 	now := time.Now()
 	end := cmp.Or(q.Time, q.End, now)
 	step := time.Duration(0)
@@ -29,23 +29,23 @@ func (c *control) Metrics(ctx context.Context, q api.MetricQuery) (api.MetricRes
 		}
 		step = max(step, end.Sub(q.Start)/maxPoints)
 	}
-	a, err := c.sight.metrics.Ask(ctx, q.Query, q.Start, end, step)
+	a, err := s.metrics.Ask(ctx, q.Query, q.Start, end, step)
 	return api.MetricResult{Type: a.Type, Result: a.Result, Warnings: a.Warnings}, err
 }
 
 // Traces implements api.Seer.
-func (c *control) Traces(ctx context.Context, f telemetry.TraceFilter) ([]telemetry.TraceSummary, error) {
-	return c.sight.traces.Search(ctx, f)
+func (s *sight) Traces(ctx context.Context, f telemetry.TraceFilter) ([]telemetry.TraceSummary, error) {
+	return s.traces.Search(ctx, f)
 }
 
 // Trace implements api.Seer.
-func (c *control) Trace(ctx context.Context, id telemetry.TraceID) (api.Trace, error) {
-	spans, err := c.sight.traces.Trace(ctx, id)
+func (s *sight) Trace(ctx context.Context, id telemetry.TraceID) (api.Trace, error) {
+	spans, err := s.traces.Trace(ctx, id)
 	if err != nil {
 		return api.Trace{}, err
 	}
 	t := api.Trace{ID: id, Spans: spans, Records: []telemetry.Record{}}
-	err = c.sight.logs.Records(ctx, telemetry.RecordFilter{Trace: id}, false, func(r telemetry.Record) error {
+	err = s.logs.Records(ctx, telemetry.RecordFilter{Trace: id}, false, func(r telemetry.Record) error {
 		t.Records = append(t.Records, r)
 		return nil
 	})
@@ -53,24 +53,24 @@ func (c *control) Trace(ctx context.Context, id telemetry.TraceID) (api.Trace, e
 }
 
 // Records implements api.Seer.
-func (c *control) Records(ctx context.Context, f telemetry.RecordFilter, follow bool, fn func(telemetry.Record) error) error {
-	return c.sight.logs.Records(ctx, f, follow, fn)
+func (s *sight) Records(ctx context.Context, f telemetry.RecordFilter, follow bool, fn func(telemetry.Record) error) error {
+	return s.logs.Records(ctx, f, follow, fn)
 }
 
 // Telemetry implements api.Seer.
-func (c *control) Telemetry(context.Context) (api.TelemetryHealth, error) {
-	return api.TelemetryHealth{Metrics: c.sight.metrics.Health(), Traces: c.sight.traces.Health(), Logs: c.sight.logs.Health()}, nil
+func (s *sight) Telemetry(context.Context) (api.TelemetryHealth, error) {
+	return api.TelemetryHealth{Metrics: s.metrics.Health(), Traces: s.traces.Health(), Logs: s.logs.Health()}, nil
 }
 
 // Graph implements api.Seer.
-func (c *control) Graph(ctx context.Context, window time.Duration) (api.Graph, error) {
+func (s *sight) Graph(ctx context.Context, window time.Duration) (api.Graph, error) {
 	now := time.Now()
 	g := api.Graph{Window: window, Nodes: []api.GraphNode{}, Edges: []api.GraphEdge{}}
-	edges, err := c.measuredEdges(ctx, window, now)
+	edges, err := s.measuredEdges(ctx, window, now)
 	if err != nil {
 		return g, err
 	}
-	spans, since, err := c.sight.traces.Graph(ctx, now.Add(-window), now)
+	spans, since, err := s.traces.Graph(ctx, now.Add(-window), now)
 	if err != nil {
 		return g, err
 	}
@@ -85,7 +85,7 @@ func (c *control) Graph(ctx context.Context, window time.Duration) (api.Graph, e
 			}
 		}
 	}
-	nodes, err := c.nodes(ctx, edges)
+	nodes, err := s.nodes(ctx, edges)
 	if err != nil {
 		return g, err
 	}
@@ -112,7 +112,7 @@ func (c *control) Graph(ctx context.Context, window time.Duration) (api.Graph, e
 type way struct{ caller, callee string }
 
 // measuredEdges returns what the data plane's counters say of a window.
-func (c *control) measuredEdges(ctx context.Context, window time.Duration, now time.Time) (map[way]*api.GraphEdge, error) {
+func (s *sight) measuredEdges(ctx context.Context, window time.Duration, now time.Time) (map[way]*api.GraphEdge, error) {
 	edges := map[way]*api.GraphEdge{}
 	w := fmt.Sprintf("[%ds]", max(15, int(window.Seconds())))
 	for _, q := range []struct {
@@ -124,7 +124,7 @@ func (c *control) measuredEdges(ctx context.Context, window time.Duration, now t
 		{"histogram_quantile(0.5, sum by (caller, service) (rate(trellis_request_duration_seconds" + w + ")))", func(e *api.GraphEdge, v float64) { e.P50 = &v }},
 		{"histogram_quantile(0.99, sum by (caller, service) (rate(trellis_request_duration_seconds" + w + ")))", func(e *api.GraphEdge, v float64) { e.P99 = &v }},
 	} {
-		samples, err := c.sight.metrics.Query(ctx, q.expr, now)
+		samples, err := s.metrics.Query(ctx, q.expr, now)
 		if err != nil {
 			return nil, err
 		}
@@ -148,9 +148,9 @@ func (c *control) measuredEdges(ctx context.Context, window time.Duration, now t
 }
 
 // nodes returns the project's services, and adds to edges what the file says of who depends on whom.
-func (c *control) nodes(ctx context.Context, edges map[way]*api.GraphEdge) (map[string]api.GraphNode, error) {
+func (s *sight) nodes(ctx context.Context, edges map[way]*api.GraphEdge) (map[string]api.GraphNode, error) {
 	nodes := map[string]api.GraphNode{}
-	st, err := c.observe(ctx)
+	st, err := s.of.observe(ctx)
 	if err != nil {
 		return nil, err
 	}

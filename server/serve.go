@@ -139,9 +139,11 @@ func build(l Location, store state.Store, contents *state.Contents, client *hold
 	}
 	c := &control{
 		location: l, engine: eng, store: store, contents: contents, plane: plane, changed: &broadcast{},
-		once: eng.RunOnce, drifted: eng.Drifted, log: own, build: id, traffic: &plane.traffic, console: &consoleDoor{key: key},
+		once: eng.RunOnce, drifted: eng.Drifted, log: own, build: id, console: &consoleDoor{key: key},
 	}
-	c.sight = newSight(c, l, own)
+	c.sight = newSight(watching{
+		subject: c, project: l.Project, dir: l.StateDir, engine: eng, planes: localPlanes{l}, traffic: &plane.traffic, changed: c.changed, listen: plane.own, receive: fromHere,
+	}, own)
 	plane.sight = c.sight
 	c.stop = sync.OnceFunc(func() {
 		c.stopping.Store(true)
@@ -172,7 +174,7 @@ func (s *controlPlane) run(ctx context.Context) error {
 	g.Go(func() error { return s.control.certify(ctx) })
 	g.Go(func() error { return s.control.obtain(ctx) })
 	g.Go(func() error { return s.control.identify(ctx) })
-	g.Go(func() error { return s.control.measureTraffic(ctx) })
+	g.Go(func() error { return s.control.sight.measureTraffic(ctx) })
 	g.Go(func() error { return s.control.sight.run(ctx) })
 	g.Go(func() error {
 		select {
@@ -227,15 +229,15 @@ func (s *controlPlane) serveAPI(ctx context.Context) error {
 	mux.Handle("/", api.Handler(s.control, s.log))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	return s.serveHTTP(ctx, listener, mux)
+	return serveHTTP(ctx, listener, mux, s.log)
 }
 
 // serveHTTP serves handler until ctx is done, and gives what is under way two seconds.
-func (s *controlPlane) serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

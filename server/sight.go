@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"trellis/compose"
+	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/proxy"
 	"trellis/state"
@@ -28,12 +29,22 @@ import (
 )
 
 // The sockets of telemetry. Only this machine reaches them.
-const anyPort = "127.0.0.1:0"
+const (
+	anyPort          = "127.0.0.1:0"
+	prometheusSocket = "prometheus"
+)
 
 // sight is what a project tells of itself: the stores, and what fills them. Whatever fails in it is said and tried again;
 // it never ends the control plane.
 type sight struct {
-	control *control
+	of      subject
+	project string
+	dir     string // of the project's state
+	engine  engine.Engine
+	planes  planes
+	traffic *traffic
+	changed *broadcast
+	listen  func(context.Context, proxy.Listener) (net.Listener, error)
 	started time.Time
 	metrics *metrics.Store
 	traces  *traces.Store
@@ -51,21 +62,39 @@ type sight struct {
 }
 
 // telemetryDir is where the stores are.
-func (l Location) telemetryDir() string { return filepath.Join(l.StateDir, "telemetry") }
+func (l Location) telemetryDir() string { return telemetryDir(l.StateDir) }
 
-func newSight(c *control, l Location, log *slog.Logger) *sight {
-	dir := l.telemetryDir()
+func telemetryDir(stateDir string) string { return filepath.Join(stateDir, "telemetry") }
+
+// watching is what a sight is made of.
+type watching struct {
+	subject subject
+	project string
+	dir     string // where the project's state is
+	engine  engine.Engine
+	planes  planes
+	traffic *traffic
+	changed *broadcast
+	// listen opens one of telemetry's own sockets.
+	listen func(context.Context, proxy.Listener) (net.Listener, error)
+	// receive keeps those out who may not send telemetry.
+	receive func(http.Handler) http.Handler
+}
+
+func newSight(w watching, log *slog.Logger) *sight {
+	dir := telemetryDir(w.dir)
 	s := &sight{
-		control: c, log: log, started: time.Now(),
+		of: w.subject, project: w.project, dir: w.dir, engine: w.engine, planes: w.planes, traffic: w.traffic, changed: w.changed, listen: w.listen,
+		log: log, started: time.Now(),
 		traces: traces.New(traces.Config{Dir: filepath.Join(dir, "traces"), Log: log}),
 		logs:   logs.New(logs.Config{Dir: filepath.Join(dir, "logs"), Log: log}),
 	}
-	s.forward = otlp.NewForwarder(otlp.ForwarderConfig{Project: l.Project, Log: log})
-	s.notifier = alerts.New(alerts.Config{Project: l.Project, File: filepath.Join(dir, "alerts.json"), Log: quiet(log)})
+	s.forward = otlp.NewForwarder(otlp.ForwarderConfig{Project: w.project, Log: log})
+	s.notifier = alerts.New(alerts.Config{Project: w.project, File: filepath.Join(dir, "alerts.json"), Log: quiet(log)})
 	s.metrics = metrics.New(metrics.Config{Dir: filepath.Join(dir, "metrics"), Log: quiet(log), Notify: s.notifier.Take, Scraped: func(samples []telemetry.Sample) { s.forward.AddSamples(samples) }})
 	s.redactor.Store(logs.NewRedactor(nil))
-	s.prometheus.at = proxy.Listener{Name: "prometheus", Address: anyPort}
-	s.otlp.at = proxy.Listener{Name: "otlp", Address: anyPort}
+	s.prometheus = socket{at: proxy.Listener{Name: prometheusSocket, Address: anyPort}, guard: fromHere}
+	s.otlp = socket{at: proxy.Listener{Name: "otlp", Address: anyPort}, guard: w.receive}
 	return s
 }
 
@@ -127,8 +156,9 @@ func (s *sight) again(ctx context.Context, name string, part func(context.Contex
 // socket is one of the holder's that a part of telemetry listens on.
 type socket struct {
 	at       proxy.Listener
-	address  atomic.Pointer[string] // host:port, nil until it is open
-	listener net.Listener           // that open has taken and serve has not
+	guard    func(http.Handler) http.Handler // keeps those out who may not come there
+	address  atomic.Pointer[string]          // host:port, nil until it is open
+	listener net.Listener                    // that open has taken and serve has not
 }
 
 // open takes the sockets, so that instances can be told where telemetry is received before the first of them starts.
@@ -145,14 +175,14 @@ func (s *sight) take(ctx context.Context, one *socket) error {
 	if one.listener != nil {
 		return nil
 	}
-	l, err := s.control.plane.own(ctx, one.at)
+	l, err := s.listen(ctx, one.at)
 	if err != nil {
 		return err
 	}
 	bound := l.Addr().String()
 	one.listener = l
 	one.address.Store(&bound)
-	s.control.changed.wake()
+	s.changed.wake()
 	return nil
 }
 
@@ -194,7 +224,7 @@ func (s *sight) serve(ctx context.Context, at *socket, h http.Handler) error {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	server := &http.Server{
-		Handler: fromHere(h), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, Protocols: protocols,
+		Handler: at.guard(h), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10, Protocols: protocols,
 		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -246,8 +276,8 @@ func (s *sight) AddRecords(records []telemetry.Record) (int, string) {
 func (s *sight) followSecrets(ctx context.Context) error {
 	seen := int64(0)
 	for {
-		next := s.control.changed.next()
-		rev, err := s.control.store.Latest(ctx)
+		next := s.changed.next()
+		rev, err := s.of.latest(ctx)
 		if err == nil && rev.Number != seen {
 			s.redactor.Store(logs.NewRedactor(s.secretsOf(rev)))
 			seen = rev.Number
@@ -264,7 +294,7 @@ func (s *sight) followSecrets(ctx context.Context) error {
 func (s *sight) secretsOf(rev state.Revision) []string {
 	var all []string
 	for _, v := range rev.Project.Secrets {
-		if b, err := s.control.contents.Get(v.Ref); v.Ref != "" && err == nil {
+		if b, err := s.of.content(v.Ref); v.Ref != "" && err == nil {
 			all = append(all, string(b))
 		}
 	}
@@ -288,12 +318,12 @@ func secretVariable(name string) bool {
 
 // desired returns the project that is wanted. None was applied: ErrNotFound.
 func (s *sight) desired(ctx context.Context) (compose.Project, error) {
-	st, err := s.control.observe(ctx)
+	st, err := s.of.observe(ctx)
 	if err != nil {
 		return compose.Project{}, err
 	}
 	if st.Desired == nil {
-		return compose.Project{}, fmt.Errorf("project %s: %w: nothing was applied", s.control.location.Project, errdefs.ErrNotFound)
+		return compose.Project{}, fmt.Errorf("project %s: %w: nothing was applied", s.project, errdefs.ErrNotFound)
 	}
 	return *st.Desired, nil
 }

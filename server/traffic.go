@@ -178,28 +178,28 @@ func (t *traffic) follow(ctx context.Context, fn func([]api.TrafficStep) error) 
 }
 
 // measureTraffic cuts steps until ctx is done.
-func (c *control) measureTraffic(ctx context.Context) error {
+func (s *sight) measureTraffic(ctx context.Context) error {
 	tick := time.NewTicker(trafficStep)
 	defer tick.Stop()
-	c.traffic.step(time.Now())
+	s.traffic.step(time.Now())
 	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			c.traffic.step(now)
+			s.traffic.step(now)
 		}
 		if n%30 != 0 {
 			continue
 		}
-		if s, err := c.observe(ctx); err == nil { // without it more is kept than has to be
+		if st, err := s.of.observe(ctx); err == nil { // without it more is kept than has to be
 			ids := map[string]bool{}
-			for _, svc := range s.Services {
+			for _, svc := range st.Services {
 				for _, in := range svc.Instances {
 					ids[string(in.ID)] = true
 				}
 			}
-			c.traffic.keep(ids)
+			s.traffic.keep(ids)
 		}
 	}
 }

@@ -63,8 +63,8 @@ func compare(from, to int64, get func(int64) (state.Revision, error)) ([]engine.
 }
 
 // Traffic implements api.Viewer.
-func (c *control) Traffic(ctx context.Context, fn func([]api.TrafficStep) error) error {
-	return c.traffic.follow(ctx, fn)
+func (s *sight) Traffic(ctx context.Context, fn func([]api.TrafficStep) error) error {
+	return s.traffic.follow(ctx, fn)
 }
 
 // Door implements api.Viewer.

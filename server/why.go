@@ -26,8 +26,8 @@ const (
 )
 
 // Why implements api.Seer.
-func (c *control) Why(ctx context.Context, service string) (api.Why, error) {
-	st, err := c.observe(ctx)
+func (s *sight) Why(ctx context.Context, service string) (api.Why, error) {
+	st, err := s.of.observe(ctx)
 	if err != nil {
 		return api.Why{}, err
 	}
@@ -36,31 +36,31 @@ func (c *control) Why(ctx context.Context, service string) (api.Why, error) {
 		return api.Why{}, fmt.Errorf("explain %s: %w: no such service", service, errdefs.ErrNotFound)
 	}
 	w := inquiry{service: st.Services[i], services: map[string]engine.Service{}, now: time.Now()}
-	for _, s := range st.Services {
-		w.services[s.Name] = s
+	for _, svc := range st.Services {
+		w.services[svc.Name] = svc
 	}
-	for e, err := range c.store.Events(ctx, state.EventFilter{Since: w.now.Add(-whyBack), Limit: 5000}) {
+	for e, err := range s.of.happened(ctx, state.EventFilter{Since: w.now.Add(-whyBack), Limit: 5000}) {
 		if err != nil {
 			return api.Why{}, err
 		}
 		w.events = append(w.events, e)
 	}
-	if w.calls, err = c.callsAt(ctx, whyWindow, w.now); err != nil {
+	if w.calls, err = s.callsAt(ctx, whyWindow, w.now); err != nil {
 		return api.Why{}, err
 	}
-	if w.usual, err = c.callsAt(ctx, whyBefore+" offset "+whyWindow, w.now); err != nil {
+	if w.usual, err = s.callsAt(ctx, whyBefore+" offset "+whyWindow, w.now); err != nil {
 		return api.Why{}, err
 	}
-	if w.measured, err = c.pressures(ctx, w.now); err != nil {
+	if w.measured, err = s.pressures(ctx, w.now); err != nil {
 		return api.Why{}, err
 	}
-	w.changes = func(revision int64) []string { return c.changesOf(ctx, revision, service) }
+	w.changes = func(revision int64) []string { return s.changesOf(ctx, revision, service) }
 	w.said = func(instance string, since, until time.Time) (telemetry.Record, bool) {
-		return c.lastWords(ctx, service, instance, since, until)
+		return s.lastWords(ctx, service, instance, since, until)
 	}
-	w.traced = func(failing bool) (telemetry.TraceSummary, bool) { return c.lastTrace(ctx, service, failing, w.now) }
+	w.traced = func(failing bool) (telemetry.TraceSummary, bool) { return s.lastTrace(ctx, service, failing, w.now) }
 	if st.Desired != nil && routed(*st.Desired, service) {
-		w.certificates = c.certificates(*st.Desired)
+		w.certificates = s.of.certificates(*st.Desired)
 	}
 	return api.Why{Service: service, State: w.service.State, Reason: w.service.Reason, Findings: w.findings()}, nil
 }
@@ -70,7 +70,7 @@ type callNow struct{ rate, failed, p50, p99, held, retries float64 }
 
 // callsAt returns how calls go in a window (PromQL's range, with its offset), by who calls whom; the caller "*" stands for
 // all together.
-func (c *control) callsAt(ctx context.Context, window string, at time.Time) (map[way]callNow, error) {
+func (s *sight) callsAt(ctx context.Context, window string, at time.Time) (map[way]callNow, error) {
 	width, offset, _ := strings.Cut(window, " ")
 	over := func(metric string) string { return fmt.Sprintf("rate(%s[%s] %s)", metric, width, offset) }
 	calls := map[way]callNow{}
@@ -86,7 +86,7 @@ func (c *control) callsAt(ctx context.Context, window string, at time.Time) (map
 		{"histogram_quantile(0.99, sum by (%s) (%s))", "trellis_request_duration_seconds", func(n *callNow, v float64) { n.p99 = v }},
 	} {
 		for _, by := range []string{"service", "service, caller"} {
-			found, err := c.sight.metrics.Query(ctx, fmt.Sprintf(q.format, by, over(q.metric)), at)
+			found, err := s.metrics.Query(ctx, fmt.Sprintf(q.format, by, over(q.metric)), at)
 			if err != nil {
 				return nil, err
 			}
@@ -116,9 +116,9 @@ type pressure struct {
 }
 
 // pressures returns what is nearly used up.
-func (c *control) pressures(ctx context.Context, now time.Time) (pressure, error) {
+func (s *sight) pressures(ctx context.Context, now time.Time) (pressure, error) {
 	p := pressure{cpu: map[string]float64{}, broken: map[string]float64{}}
-	found, err := c.sight.metrics.Query(ctx, "max by (service) (rate(trellis_instance_cpu_seconds_total[30s]) / trellis_instance_cpu_limit)", now)
+	found, err := s.metrics.Query(ctx, "max by (service) (rate(trellis_instance_cpu_seconds_total[30s]) / trellis_instance_cpu_limit)", now)
 	if err != nil {
 		return p, err
 	}
@@ -126,7 +126,7 @@ func (c *control) pressures(ctx context.Context, now time.Time) (pressure, error
 		p.cpu[s.Labels["service"]] = s.Value
 	}
 	for expr, to := range map[string]*float64{"trellis_disk_free_bytes": &p.free, "1 - trellis_disk_free_bytes / trellis_disk_size_bytes": &p.disk} {
-		v, err := c.number(ctx, expr, now)
+		v, err := s.number(ctx, expr, now)
 		if err != nil {
 			return p, err
 		}
@@ -134,7 +134,7 @@ func (c *control) pressures(ctx context.Context, now time.Time) (pressure, error
 			*to = *v
 		}
 	}
-	if steps, _ := c.traffic.since(0); len(steps) > 0 && steps[len(steps)-1].Recent != nil {
+	if steps, _ := s.traffic.since(0); len(steps) > 0 && steps[len(steps)-1].Recent != nil {
 		for id, f := range steps[len(steps)-1].Recent.Instances {
 			if f.Requests > 0 {
 				p.broken[id] = float64(f.Failed) / float64(f.Requests)
@@ -146,12 +146,12 @@ func (c *control) pressures(ctx context.Context, now time.Time) (pressure, error
 
 // changesOf returns the paths in which a revision differs from the one before for a service; none where either is not
 // kept any more.
-func (c *control) changesOf(ctx context.Context, revision int64, service string) []string {
-	rev, err := c.store.Get(ctx, revision)
+func (s *sight) changesOf(ctx context.Context, revision int64, service string) []string {
+	rev, err := s.of.revision(ctx, revision)
 	if err != nil {
 		return nil
 	}
-	before, err := c.store.Get(ctx, revision-1)
+	before, err := s.of.revision(ctx, revision-1)
 	if err != nil {
 		return nil
 	}
@@ -166,12 +166,12 @@ func (c *control) changesOf(ctx context.Context, revision int64, service string)
 }
 
 // lastTrace returns the newest trace with a failed request to a service, or the slowest of those that took long.
-func (c *control) lastTrace(ctx context.Context, service string, failing bool, now time.Time) (telemetry.TraceSummary, bool) {
+func (s *sight) lastTrace(ctx context.Context, service string, failing bool, now time.Time) (telemetry.TraceSummary, bool) {
 	f := telemetry.TraceFilter{Service: service, Since: now.Add(-whyLast), Until: now, Errors: failing, Limit: 20}
 	if !failing {
 		f.MinDuration = slowTrace
 	}
-	found, err := c.sight.traces.Search(ctx, f)
+	found, err := s.traces.Search(ctx, f)
 	if err != nil || len(found) == 0 { // an explanation without an example is one too
 		return telemetry.TraceSummary{}, false
 	}
@@ -186,7 +186,7 @@ const slowTrace = 100 * time.Millisecond
 
 // lastWords returns the last error that a service wrote in a time. Of one instance it is, where there is none, whatever it
 // wrote last.
-func (c *control) lastWords(ctx context.Context, service, instance string, since, until time.Time) (telemetry.Record, bool) {
+func (s *sight) lastWords(ctx context.Context, service, instance string, since, until time.Time) (telemetry.Record, bool) {
 	f := telemetry.RecordFilter{
 		Services: []string{service}, Instance: instance, Since: since, Until: until, Severity: telemetry.SeverityError,
 		Streams: []string{telemetry.StreamStdout, telemetry.StreamStderr, telemetry.StreamOTLP}, Limit: 1,
@@ -200,10 +200,10 @@ func (c *control) lastWords(ctx context.Context, service, instance string, since
 		last = r
 		return nil
 	}
-	err := c.sight.logs.Records(ctx, f, false, keep)
+	err := s.logs.Records(ctx, f, false, keep)
 	if err == nil && last.Time.IsZero() && instance != "" {
 		f.Severity = ""
-		err = c.sight.logs.Records(ctx, f, false, keep)
+		err = s.logs.Records(ctx, f, false, keep)
 	}
 	return last, err == nil && !last.Time.IsZero() // what cannot be read explains nothing
 }

@@ -30,7 +30,9 @@ type backend interface {
 	// Serve and Proxy are the control plane and the data plane; they block until ctx is done.
 	Serve(ctx context.Context, location string, log *slog.Logger) error
 	Proxy(ctx context.Context, location string, log *slog.Logger) error
-	// ProxyInCluster is the data plane of a project in the cluster that this runs in, and TellDriftInCluster one look for drift.
+	// ServeInCluster and ProxyInCluster are those of a project in the cluster that this runs in, and TellDriftInCluster is one look for
+	// drift.
+	ServeInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error
 	ProxyInCluster(ctx context.Context, project, namespace string, accessLog io.Writer, log *slog.Logger) error
 	TellDriftInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error
 }

@@ -22,7 +22,8 @@ browser in. The key stands behind a #, so that no server and no log gets to see
 it; whoever has the address may do what the console can.
 
 The console listens on this machine only. From another one, forward its port:
-ssh -L PORT:127.0.0.1:PORT HOST, and open the address as it is printed here.`,
+ssh -L PORT:127.0.0.1:PORT HOST, and open the address as it is printed here. That
+of a project in a cluster is led here through its API server, until Ctrl-C.`,
 		Example: `  trellis console
   trellis console --open    show it in this machine's browser`,
 		Args: arguments(0, 0),
@@ -35,20 +36,30 @@ ssh -L PORT:127.0.0.1:PORT HOST, and open the address as it is printed here.`,
 			if err != nil {
 				return err
 			}
-			if format.json() {
-				return p.writeJSON(door)
+			if err := p.showDoor(cmd.Context(), door, open, format.json()); err != nil || !door.Lasts {
+				return err
 			}
-			address := door.URL + "/#key=" + door.Key
-			if open {
-				if err := browse(cmd.Context(), address); err != nil {
-					return withHint(err, "open %s yourself", address)
-				}
-			}
-			fmt.Fprintln(p.stdout, address)
+			p.progressf("led here until Ctrl-C")
+			<-cmd.Context().Done()
 			return nil
 		})
 	}
 	return p.project(cmd)
+}
+
+// showDoor prints the way into the console, and with open has the browser take it.
+func (p *program) showDoor(ctx context.Context, door api.Door, open, asJSON bool) error {
+	if asJSON {
+		return p.writeJSON(door)
+	}
+	address := door.URL + "/#key=" + door.Key
+	if open {
+		if err := browse(ctx, address); err != nil {
+			return withHint(err, "open %s yourself", address)
+		}
+	}
+	fmt.Fprintln(p.stdout, address)
+	return nil
 }
 
 // browse shows an address in the browser of this machine.

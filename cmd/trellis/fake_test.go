@@ -206,6 +206,10 @@ func (f *fake) ProxyInCluster(_ context.Context, project, namespace string, _ io
 	return f.called("proxy of %s in namespace %s", project, namespace)
 }
 
+func (f *fake) ServeInCluster(_ context.Context, project, namespace string, _ *slog.Logger) error {
+	return f.called("serve %s in namespace %s", project, namespace)
+}
+
 func (f *fake) TellDriftInCluster(_ context.Context, project, namespace string, _ *slog.Logger) error {
 	return f.called("tell of drift of %s in namespace %s", project, namespace)
 }

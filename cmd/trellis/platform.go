@@ -100,6 +100,10 @@ func (platform) Proxy(ctx context.Context, location string, log *slog.Logger) er
 	return server.Proxy(ctx, location, log)
 }
 
+func (platform) ServeInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error {
+	return server.ServeInCluster(ctx, project, namespace, log)
+}
+
 func (platform) ProxyInCluster(ctx context.Context, project, namespace string, accessLog io.Writer, log *slog.Logger) error {
 	return server.ProxyInCluster(ctx, project, namespace, accessLog, log)
 }

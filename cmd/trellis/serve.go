@@ -5,23 +5,33 @@ import (
 )
 
 func (p *program) serveCommand() *cobra.Command {
-	var file string
+	var file, cluster, namespace string
 	cmd := &cobra.Command{
-		Use:   "serve --location FILE",
+		Use:   "serve --location FILE | --cluster PROJECT",
 		Short: "Be the control plane of a project ('up' starts it)",
 		Long: `Serve keeps the state of one project, carries out what is wanted, and serves the
 API that the other commands use. 'trellis up' starts it, and the project's
 holder starts it again when it dies; there is one at a time. Its log goes to
-standard error.`,
-		Example: `  trellis serve --location /run/trellis/1f3a5c/project.json`,
-		Args:    arguments(0, 0),
+standard error.
+
+With --cluster it is the control plane of a project in the cluster that it runs
+in, as the account of its pod: it waits for the project's Lease, judges and takes
+back rollouts, and keeps telemetry in /state.`,
+		Example: `  trellis serve --location /run/trellis/1f3a5c/project.json
+  trellis serve --cluster shop --namespace shop`,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				return withHint(usageError{"serve needs --location", cmd.CommandPath()}, "'trellis up' starts it with the right one")
+			switch {
+			case (file == "") == (cluster == ""):
+				return withHint(usageError{"serve needs one of --location and --cluster", cmd.CommandPath()}, "'trellis up' starts it with the right one")
+			case cluster != "":
+				return p.backend.ServeInCluster(cmd.Context(), cluster, namespace, p.logger())
 			}
 			return p.backend.Serve(cmd.Context(), file, p.logger())
 		},
 	}
 	cmd.Flags().StringVar(&file, "location", "", "project.json `FILE` in the project's runtime directory")
+	cmd.Flags().StringVar(&cluster, "cluster", "", "serve `PROJECT` in the cluster that this runs in")
+	cmd.Flags().StringVar(&namespace, "namespace", "", "the `NAMESPACE` of the project; its name where nothing says another")
 	return cmd
 }

@@ -106,6 +106,16 @@ func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) 
 	case there == nil:
 		answer(w, http.StatusNotFound, "NotFound", path+" not found")
 		return
+	case r.Method == http.MethodPut:
+		_ = json.Unmarshal(body, &fields)
+		one := &unstructured.Unstructured{Object: fields}
+		if one.GetResourceVersion() != (&unstructured.Unstructured{Object: there}).GetResourceVersion() {
+			answer(w, http.StatusConflict, "Conflict", path+" was changed meanwhile")
+			return
+		}
+		s.uid++
+		one.SetResourceVersion(fmt.Sprint(s.uid))
+		there = s.keep(path, fields)
 	case r.Method == http.MethodPatch:
 		_ = json.Unmarshal(body, &fields)
 		for key, value := range fields {

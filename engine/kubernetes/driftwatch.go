@@ -30,9 +30,6 @@ func driftWatchName(project string) string {
 // driftWatch renders what looks for drift: a CronJob of Trellis' own image, and what it may do. It is rendered last, because that
 // depends on the kinds of everything else.
 func (r *renderer) driftWatch() {
-	if !r.planned() || r.opt.Revision == 0 {
-		return
-	}
 	name := driftWatchName(r.p.Name)
 	meta := r.meta(compose.Service{}, name)
 	meta.Labels = with(meta.Labels, labelComponent, driftWatch)

@@ -30,6 +30,7 @@ type Engine struct {
 	client  *Client
 	log     *slog.Logger
 	plane   Plane
+	control *Control // nil outside of the control plane in the cluster
 	writes  sync.Mutex
 
 	// contents are those of revisions that are about to be applied, by ref.
@@ -99,7 +100,7 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if rev.AppliedAt.IsZero() {
 		rev.AppliedAt = time.Now()
 	}
-	if err := e.notePlane(ctx); err != nil {
+	if err := e.notePlane(ctx, live); err != nil {
 		return fail(err)
 	}
 	overrides, err := e.Overrides(ctx)
@@ -202,13 +203,21 @@ func (e *Engine) renderWith(ctx context.Context, one record, live Live, override
 	if err != nil {
 		return nil, err
 	}
+	key, err := e.client.refKey(ctx, e.project, false)
+	if err != nil {
+		return nil, err
+	}
+	durable, err := e.durable(ctx, image, live)
+	if err != nil {
+		return nil, err
+	}
 	there := slices.Clone(live.Objects)
 	for i := range live.Pods {
 		there = append(there, &live.Pods[i])
 	}
 	return Render(one.Project, there, Options{
 		Namespace: e.client.Namespace, Revision: one.Number, AppliedAt: one.AppliedAt, Contents: contents, Folders: folders, Overrides: overrides,
-		Image: image, Direct: !planeServes(live.Objects),
+		Image: image, Direct: !planeServes(live.Objects), Durable: durable, Key: planeKey(key),
 	})
 }
 
@@ -403,7 +412,7 @@ func (e *Engine) Logs(ctx context.Context, project string, id engine.InstanceID,
 	if err != nil {
 		return nil, err
 	}
-	return linesOf(r), nil
+	return linesOf(r, opt.Since), nil
 }
 
 // Run implements engine.Engine.

@@ -155,7 +155,13 @@ func ofRevision(project string, r record) []happened {
 		}
 	}
 	if !r.settledAt.IsZero() {
-		all = append(all, at(r.settledAt, "revision."+r.Outcome, "", r.Cause, "revision "+r.Outcome, ""))
+		message := "revision " + r.Outcome
+		for _, one := range r.rollouts {
+			if one.Failure != nil { // the one that failed, not those that were taken back with it
+				message += ": " + one.Service + ": " + one.Reason
+			}
+		}
+		all = append(all, at(r.settledAt, "revision."+r.Outcome, "", r.Cause, message, ""))
 	}
 	return all
 }

@@ -27,6 +27,8 @@ type Traffic struct {
 	Snapshot proxy.Snapshot
 	// Away says that the API server does not answer: what became of the instances since is not known.
 	Away bool
+	// Key is what whoever asks for what was measured has to know, "" where nobody is told.
+	Key string
 }
 
 // FollowTraffic calls told with what a data plane of the project has to do, once all of it is known, and then with every
@@ -60,7 +62,7 @@ func (c *Client) FollowTraffic(ctx context.Context, project string, log *slog.Lo
 			continue // a plan that is gone belongs to a project that is being removed: the last one holds
 		}
 		version++
-		told(Traffic{Snapshot: snapshotOf(known[0], seen, version), Away: planAway || podsAway})
+		told(Traffic{Snapshot: snapshotOf(known[0], seen, version), Away: planAway || podsAway, Key: known[0].Key})
 	}
 }
 

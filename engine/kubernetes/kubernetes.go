@@ -95,6 +95,10 @@ type Options struct {
 	Standalone bool
 	// Image is that of Trellis itself, of which the data plane is made.
 	Image string
+	// Durable gives the control plane a volume; without it, what it knows goes with its pod.
+	Durable bool
+	// Key is what the pods of the data plane are asked with for what they have measured; "": they tell nobody.
+	Key string
 	// Direct has the Services lead to the instances although there is to be a data plane: it does not serve yet.
 	Direct bool
 	// Gates are the images of the containers that hold a pod back until what it depends on is there. Without them nothing

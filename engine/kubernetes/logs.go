@@ -76,13 +76,13 @@ func (c *Client) output(ctx context.Context, pod string, which logsOf) (io.ReadC
 	return r, nil
 }
 
-// linesOf turns output with the cluster's timestamps into what driver.LogLine says, one JSON object a line. Closing it
-// closes r.
-func linesOf(r io.ReadCloser) io.ReadCloser {
+// linesOf turns output with the cluster's timestamps into what driver.LogLine says, one JSON object a line, from since on: the
+// cluster counts in seconds. Closing it closes r.
+func linesOf(r io.ReadCloser, since time.Time) io.ReadCloser {
 	out, in := io.Pipe()
 	go func() {
 		defer r.Close()
-		_ = in.CloseWithError(translate(r, in))
+		_ = in.CloseWithError(translate(r, in, since))
 	}()
 	return closer{out, r}
 }
@@ -98,7 +98,7 @@ func (c closer) Close() error {
 }
 
 // translate copies lines from r to w until one of them ends.
-func translate(r io.Reader, w io.Writer) error {
+func translate(r io.Reader, w io.Writer, since time.Time) error {
 	encoder := json.NewEncoder(w)
 	lines := scan(r)
 	for lines.Scan() {
@@ -107,6 +107,8 @@ func translate(r io.Reader, w io.Writer) error {
 		var err error
 		if line.Time, err = time.Parse(time.RFC3339Nano, at); err != nil {
 			line.Text = lines.Text()
+		} else if line.Time.Before(since) {
+			continue
 		}
 		if err := encoder.Encode(line); err != nil {
 			return err

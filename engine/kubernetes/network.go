@@ -182,6 +182,9 @@ func (r *renderer) ingress(svc compose.Service, callers []string) *networkingv1.
 	}
 	if r.planned() && svc.NetworkMode != "none" { // the gateway, which asks services of their own accord too
 		peers = append(peers, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: r.planeSelector()}})
+		if r.controlled() { // which asks for their metrics
+			peers = append(peers, networkingv1.NetworkPolicyPeer{PodSelector: &metav1.LabelSelector{MatchLabels: r.controlSelector()}})
+		}
 	}
 	if len(peers) > 0 {
 		p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: peers})

@@ -26,6 +26,8 @@ type trafficPlan struct {
 	Snapshot proxy.Snapshot `json:"snapshot"`
 	// Services are the services by the name that their pods have as a label.
 	Services map[string]string `json:"services"`
+	// Key is Options.Key.
+	Key string `json:"key,omitempty"`
 }
 
 // keyPlan is where a plan stands in its Secret, as JSON.
@@ -35,7 +37,7 @@ func planName(project string) string { return cleaned("trellis-"+project+"-traff
 
 // plan renders what the data plane has to know.
 func (r *renderer) plan() (*corev1.Secret, error) {
-	plan := trafficPlan{Snapshot: proxy.Snapshot{Project: r.p.Name, Listeners: r.doors}, Services: map[string]string{}}
+	plan := trafficPlan{Snapshot: proxy.Snapshot{Project: r.p.Name, Listeners: r.doors}, Services: map[string]string{}, Key: r.opt.Key}
 	s := &plan.Snapshot
 	for _, name := range r.p.ServiceNames() {
 		svc := r.p.Services[name]

@@ -174,7 +174,7 @@ func (r *renderer) environment(svc compose.Service) []corev1.EnvVar {
 		}
 		all = append(all, v)
 	}
-	return all
+	return append(all, r.telemetryEnvironment(svc)...)
 }
 
 // annotated adds labels of Compose to annotations: their values may be anything, which those of Kubernetes' labels may not.

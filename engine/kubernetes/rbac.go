@@ -19,9 +19,23 @@ var resources = map[string]string{
 	"StatefulSet": "statefulsets",
 }
 
+// everyKind are the resources of the kinds that Render makes, by their API group.
+var everyKind = map[string][]string{
+	"":                          {"configmaps", "persistentvolumeclaims", "secrets", "serviceaccounts", "services"},
+	"apps":                      {"daemonsets", "deployments", "statefulsets"},
+	"autoscaling":               {"horizontalpodautoscalers"},
+	"batch":                     {"cronjobs", "jobs"},
+	"coordination.k8s.io":       {"leases"},
+	"gateway.networking.k8s.io": {"gateways", "grpcroutes", "httproutes"},
+	"networking.k8s.io":         {"networkpolicies"},
+	"policy":                    {"poddisruptionbudgets"},
+	"rbac.authorization.k8s.io": {"rolebindings", "roles"},
+}
+
 // Role returns the rights in its namespace that deploying a project and looking after it takes, and no others: those to
 // the kinds of object that it has, and to what Trellis keeps beside them. What a later version of the file has of other
-// kinds, or an earlier one had, takes more. Trellis makes no namespace with it: that has to be there.
+// kinds, or an earlier one had, takes more; a project with a control plane in the cluster takes those to every kind, because that
+// goes from one version to another by itself. Trellis makes no namespace with it: that has to be there.
 func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
 	opt.Revision, opt.Gates = 1, Gates{} // as an apply renders it
 	for _, name := range p.ServiceNames() {
@@ -33,11 +47,26 @@ func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
 	if err != nil {
 		return nil, err
 	}
+	// get is what a web socket asks with
+	connect := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/exec", "pods/portforward"}, Verbs: []string{"create", "get"}}
+	return &rbacv1.Role{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"},
+		ObjectMeta: metav1.ObjectMeta{Name: cleaned("trellis-"+p.Name, maxName), Namespace: opt.Namespace},
+		Rules:      append(rights(objects), connect),
+	}, nil
+}
+
+// rights are what deploying objects and looking after them takes in their namespace.
+func rights(objects []Object) (rules []rbacv1.PolicyRule) {
 	made := map[string][]string{"": {"configmaps", "secrets"}}
 	run := map[string][]string{"": {"pods"}}
+	if slices.ContainsFunc(objects, func(o Object) bool { return o.GetLabels()[labelComponent] == controlPlane }) {
+		made = maps.Clone(everyKind)
+		run["apps"], run["batch"] = slices.Clone(everyKind["apps"]), slices.Clone(everyKind["batch"])
+	}
 	for _, o := range objects {
 		kind := o.GetObjectKind().GroupVersionKind()
-		made[kind.Group] = append(made[kind.Group], resources[kind.Kind])
+		made[kind.Group] = append(slices.Clip(made[kind.Group]), resources[kind.Kind])
 		if kind.Kind == "Role" { // nobody gives rights that he has not
 			for _, rule := range o.(*rbacv1.Role).Rules {
 				if !slices.Contains(rule.Verbs, "watch") {
@@ -52,14 +81,10 @@ func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
 			run[kind.Group] = append(run[kind.Group], resources[kind.Kind])
 		}
 	}
-	role := &rbacv1.Role{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "Role"},
-		ObjectMeta: metav1.ObjectMeta{Name: cleaned("trellis-"+p.Name, maxName), Namespace: opt.Namespace},
-	}
 	allow := func(of map[string][]string, verbs ...string) {
 		for _, group := range slices.Sorted(maps.Keys(of)) {
 			names := slices.Compact(slices.Sorted(slices.Values(of[group])))
-			role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{group}, Resources: names, Verbs: verbs})
+			rules = append(rules, rbacv1.PolicyRule{APIGroups: []string{group}, Resources: names, Verbs: verbs})
 		}
 	}
 	allow(made, "get", "list", "create", "patch", "delete")
@@ -68,7 +93,9 @@ func Role(p compose.Project, opt Options) (*rbacv1.Role, error) {
 	core("pods", "get", "list", "delete") // of pods only those that 'down --now' does not wait for are deleted
 	core("pods/log", "get")
 	core("events", "list", "create")
-	core("pods/exec", "create", "get") // get is what a web socket asks with
 	allow(map[string][]string{"metrics.k8s.io": {"pods"}}, "list")
-	return role, nil
+	if made["coordination.k8s.io"] != nil {
+		allow(map[string][]string{"coordination.k8s.io": {"leases"}}, "update") // which the control plane holds
+	}
+	return rules
 }

@@ -59,6 +59,8 @@ type renderer struct {
 	secure   bool             // the cluster's gateway has TLS
 	doors    []proxy.Listener // of the gateway in the data plane
 	limited  bool             // not everyone may reach everyone
+	// telemetry is the name of the Service that takes it, "" where there is none.
+	telemetry string
 
 	out     []Object
 	notes   []compose.Diagnostic
@@ -123,6 +125,7 @@ func at(svc compose.Service, attribute string) string {
 // project renders everything. Dependencies come before what depends on them.
 func (r *renderer) project() {
 	r.limited = r.limits()
+	r.receiver()
 	r.gateway()
 	r.checkGateway()
 	r.plane()
@@ -130,10 +133,7 @@ func (r *renderer) project() {
 		r.service(r.p.Services[name])
 	}
 	r.policies()
-	if r.opt.Revision != 0 {
-		r.add(r.lease())
-	}
-	r.driftWatch()
+	r.control()
 	r.lifetime()
 }
 

@@ -235,7 +235,7 @@ func TestSelectorsFindTheirPods(t *testing.T) {
 	for _, s := range objectsOf[*corev1.Service](objects) {
 		names = append(names, s.Name)
 	}
-	if want := []string{"api", "api-direct", "api-public", "queue", "queue-direct", "worker"}; !slices.Equal(names, want) {
+	if want := []string{"api", "api-direct", "api-public", "queue", "queue-direct", "worker", "trellis-shop"}; !slices.Equal(names, want) {
 		t.Errorf("services %v, want %v", names, want)
 	}
 }

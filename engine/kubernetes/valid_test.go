@@ -170,7 +170,7 @@ func validContainer(wrong func(string, ...any), c corev1.Container, pod corev1.P
 			at("variable %s", e.Name)
 		}
 		names[e.Name] = true
-		if e.ValueFrom != nil && !has(func(o Object) bool {
+		if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && !has(func(o Object) bool {
 			s, ok := o.(*corev1.Secret)
 			return ok && s.Name == e.ValueFrom.SecretKeyRef.Name && s.Data[e.ValueFrom.SecretKeyRef.Key] != nil
 		}) {
@@ -215,7 +215,7 @@ func validContainer(wrong func(string, ...any), c corev1.Container, pod corev1.P
 	if tcp := slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Protocol == corev1.ProtocolTCP }); main && tcp && c.ReadinessProbe == nil {
 		at("listens, and nothing asks whether it is ready")
 	}
-	if main && (c.Lifecycle == nil || c.Lifecycle.PreStop == nil) {
+	if main && c.Name != controlPlane && (c.Lifecycle == nil || c.Lifecycle.PreStop == nil) { // who sends telemetry sends it again
 		at("is stopped before nothing is sent to it any more")
 	}
 }

@@ -36,6 +36,8 @@ type watcher struct {
 	engine  *Engine
 	changed func(project string)
 	stuck   map[string]time.Time // by service: since when
+	lease   string               // the Lease's version when it was seen last
+	leaseAt time.Time            // since when it has been that
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -88,12 +90,16 @@ func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project
 	}
 }
 
-// step settles the newest revision where it has ended, and goes back from one that failed.
+// step settles the newest revision where it has ended, and goes back from one that failed. Where a control plane in the cluster does
+// that, anybody else only carries on what was cut short.
 func (w *watcher) step(ctx context.Context) error {
 	e := w.engine
 	all, live, s, err := e.look(ctx, e.project)
 	if err != nil {
 		return err
+	}
+	if e.outdated(live) {
+		return nil
 	}
 	one := all[0]
 	if one.Outcome != state.Pending {
@@ -108,6 +114,9 @@ func (w *watcher) step(ctx context.Context) error {
 		if waits, err = w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
 			return err
 		}
+	}
+	if e.control == nil && w.led(live, time.Now()) {
+		return nil
 	}
 	if one.Undoes == 0 {
 		if service, why := w.failure(s, live); service != "" {

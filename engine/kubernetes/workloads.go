@@ -39,7 +39,7 @@ func workloadsOf(all []Object) []workload {
 		out = append(out, w)
 	}
 	for _, o := range all {
-		if o.GetLabels()[labelComponent] == dataPlane {
+		if slices.Contains([]string{dataPlane, controlPlane, preparation}, o.GetLabels()[labelComponent]) {
 			continue
 		}
 		switch o := o.(type) {
@@ -67,9 +67,6 @@ func workloadsOf(all []Object) []workload {
 			}
 			add(o, o.Spec.Template.ObjectMeta, w)
 		case *batchv1.Job:
-			if part := o.Labels[labelComponent]; part == preparation || part == controlPlane {
-				continue
-			}
 			w := workload{kind: "Job", want: int(valueOr(o.Spec.Parallelism, 1)), current: true}
 			if o.Spec.Suspend != nil && *o.Spec.Suspend {
 				w.want, w.stopped = 0, true

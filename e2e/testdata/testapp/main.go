@@ -273,10 +273,18 @@ func serving(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Grpc-Status", "0")
 }
 
-// fetch asks another service by its name.
+// fetch asks another service by its name, and passes on which trace that belongs to.
 func (a *app) fetch(w http.ResponseWriter, r *http.Request) {
 	client := http.Client{Timeout: 5 * time.Second, Transport: ownIdentity()}
-	resp, err := client.Get(r.URL.Query().Get("url"))
+	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, r.URL.Query().Get("url"), nil)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if parent := r.Header.Get("Traceparent"); parent != "" {
+		req.Header.Set("Traceparent", parent)
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		http.Error(w, strings.TrimSpace(err.Error()), http.StatusBadGateway)
 		return

@@ -1,0 +1,271 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/api"
+	"trellis/load"
+	"trellis/telemetry"
+)
+
+// alerting returns a receiver of alerts, and where pods reach it.
+func (c *testCluster) alerting(t *testing.T) (*receiver, string) {
+	t.Helper()
+	told := &receiver{}
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: told}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { _ = server.Close() })
+	route, err := net.Dial("udp", net.JoinHostPort(c.node, "9"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer route.Close()
+	here, _, _ := net.SplitHostPort(route.LocalAddr().String())
+	return told, "http://" + net.JoinHostPort(here, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
+}
+
+// openVolumes lets pods that are not root write into the volumes that the node gives from now on: they are plain folders of it, and what
+// gives them heeds no fsGroup, as those of other clusters do.
+func (c *testCluster) openVolumes(t *testing.T) {
+	cmd := exec.Command(os.Getenv("CLUSTER_SH"), "enter", "sh", "-c", "while :; do chmod -f 0777 /tmp/hostpath_pv/*; sleep 0.2; done")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+// console opens the console of a project that runs in a cluster, until the test ends, and returns its address.
+func (p *project) console(t *testing.T) string {
+	t.Helper()
+	cmd := exec.Command(p.trellis, append(slices.Clone(p.flags), "console")...)
+	cmd.Dir, cmd.Env = p.dir, p.env
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	address, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("the console gave no address: %v", err)
+	}
+	return strings.TrimSpace(address)
+}
+
+// TestKubernetesTelemetry: with an image of Trellis a project in a cluster is seen as it is on one machine: its metrics, a trace through two
+// services, its output, why an instance ended, an alert, the console. The control plane is killed under load: no request is lost, and it
+// comes back with what it knew.
+func TestKubernetesTelemetry(t *testing.T) {
+	c := reachCluster(t)
+	c.dataPlane(t)
+	c.openVolumes(t)
+	told, receiver := c.alerting(t)
+	const name = "e2e-seen"
+	p := c.project(name)
+	p.write("rules.yaml", `groups: [{name: own, rules: [{alert: FewWebs, expr: 'trellis_replicas_ready{service="web"} < 9', labels: {severity: ticket}}]}]`)
+	p.write("compose.yaml", fmt.Sprintf(`name: %[1]s
+x-trellis:
+  gateway: {http: ":8080", policy: {auth: none}}
+  alerts: {webhook: "%[3]s", rules: [own]}
+configs: {own: {file: rules.yaml}}
+services:
+  web:
+    image: %[2]s
+    environment: {PORT: "8080", LEDGER: /dev/null}
+    ports: [{target: 8080, app_protocol: http, x-trellis: {routes: [{path: "/*"}]}}]
+    stop_grace_period: 10s
+    x-trellis: {probe: {http: /healthz}}
+    deploy: {replicas: 2}
+  api:
+    image: %[2]s
+    environment: {PORT: "8080", VERSION: the-api}
+    expose: ["8080"]
+    x-trellis: {probe: {http: /healthz}}
+    deploy: {replicas: 2}
+`, name, c.image, receiver))
+	p.run("up", "--yes", "--timeout", "120s")
+	eventually(t, 2*time.Minute, "the control plane serves", func() string {
+		if out, err := p.try("metrics", "trellis_replicas_ready"); err != nil || !strings.Contains(out, "web") {
+			return out
+		}
+		return ""
+	})
+	url := c.gateway(name)
+	c.through(url, calling(), func() { time.Sleep(20 * time.Second) })
+
+	t.Run("metrics", func(t *testing.T) {
+		eventually(t, 30*time.Second, "both services are measured", func() string {
+			out := p.run("metrics", `sum by (service) (trellis_requests_total) > 0`)
+			if !strings.Contains(out, "web") || !strings.Contains(out, "api") {
+				return out
+			}
+			return ""
+		})
+		out := p.run("metrics", `trellis_instance_memory_bytes`)
+		if strings.Count(out, "web-") != 2 {
+			t.Errorf("the memory of two instances of web:\n%s", out)
+		}
+	})
+	trace := ""
+	t.Run("traces", func(t *testing.T) {
+		var all []telemetry.TraceSummary
+		eventually(t, 30*time.Second, "there are traces", func() string {
+			if p.json(&all, "traces", "--service", "api"); len(all) == 0 {
+				return "none"
+			}
+			return ""
+		})
+		i := slices.IndexFunc(all, func(s telemetry.TraceSummary) bool { return slices.Contains(s.Services, "web") })
+		if i < 0 {
+			t.Fatalf("no trace goes through both services: %+v", all[0])
+		}
+		trace = all[i].Trace.String()
+		if out := p.run("traces", trace); !strings.Contains(out, "web") || !strings.Contains(out, "api") {
+			t.Errorf("the trace:\n%s", out)
+		}
+	})
+	t.Run("logs", func(t *testing.T) {
+		eventually(t, 30*time.Second, "what both wrote is found", func() string {
+			out := p.run("logs", "--since", "10m", "--grep", "(?i)listen")
+			if !strings.Contains(out, "web-") || !strings.Contains(out, "api-") {
+				return out
+			}
+			return ""
+		})
+	})
+	t.Run("why", func(t *testing.T) {
+		c.inside("for p in $(pgrep -x testapp); do if grep -qz VERSION=the-api /proc/$p/environ; then kill -KILL $p; break; fi; done")
+		eventually(t, 60*time.Second, "why names the end", func() string {
+			out := p.run("why", "api")
+			if !strings.Contains(out, "killed by signal 9") {
+				return out
+			}
+			return ""
+		})
+	})
+	t.Run("alerts", func(t *testing.T) {
+		eventually(t, 90*time.Second, "the receiver is told", func() string {
+			if got := told.alerts(); !slices.Contains(got, "firing FewWebs ") && !slices.Contains(got, "firing FewWebs web") {
+				return fmt.Sprint(got)
+			}
+			return ""
+		})
+		if out := p.run("alerts"); !strings.Contains(out, "FewWebs") {
+			t.Errorf("alerts says:\n%s", out)
+		}
+	})
+	t.Run("console", func(t *testing.T) {
+		address, key, ok := strings.Cut(p.console(t), "/#key=")
+		if !ok || len(key) < 32 {
+			t.Fatalf("the console is at %q", address)
+		}
+		page, err := http.Get(address + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer page.Body.Close()
+		if text, _ := io.ReadAll(page.Body); page.StatusCode != http.StatusOK || !strings.Contains(string(text), "<html") {
+			t.Errorf("the page: %s\n%s", page.Status, text)
+		}
+		closed, err := http.Get(address + "/v1/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closed.Body.Close()
+		if closed.StatusCode != http.StatusUnauthorized {
+			t.Errorf("without the key the API answers %s", closed.Status)
+		}
+	})
+	t.Run("killed", func(t *testing.T) {
+		var before, after api.Door
+		before = p.door(t)
+		c.through(url, []load.Request{{Weight: 1, Method: "GET", Path: "/"}, {Weight: 1, Method: "POST", Path: "/ledger"}}, func() {
+			c.kubectl("", "delete", "pod", "-n", name, "-l", "app.kubernetes.io/component=control-plane", "--grace-period=0", "--force")
+			time.Sleep(time.Second)
+			eventually(t, 2*time.Minute, "the control plane is back", func() string {
+				out, err := p.try("metrics", "trellis_replicas_ready")
+				if err != nil {
+					return out
+				}
+				return ""
+			})
+		})
+		if after = p.door(t); after.Key != before.Key {
+			t.Error("the console has another key than before")
+		}
+		if out := p.run("traces", trace); !strings.Contains(out, "api") {
+			t.Errorf("the trace of before:\n%s", out)
+		}
+		if out := p.run("events"); !strings.Contains(out, "revision.applied") {
+			t.Errorf("events:\n%s", out)
+		}
+	})
+	p.run("down", "--yes", "--volumes")
+	if left := c.kubectl("", "get", "deployment,pod,pvc,service,lease,role,serviceaccount", "-n", name, "-l", "app.kubernetes.io/part-of="+name, "-o", "name"); left != "" {
+		t.Errorf("down left\n%s", left)
+	}
+}
+
+// door returns the console's address and key as JSON; the door is closed again.
+func (p *project) door(t *testing.T) (door api.Door) {
+	t.Helper()
+	cmd := exec.Command(p.trellis, append(slices.Clone(p.flags), "console", "--format", "json")...)
+	cmd.Dir, cmd.Env = p.dir, p.env
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	if err := json.NewDecoder(out).Decode(&door); err != nil {
+		t.Fatal(err)
+	}
+	return door
+}
+
+// TestKubernetesUnseen: without an image of Trellis, what only a control plane knows is not there, and what to do is said.
+func TestKubernetesUnseen(t *testing.T) {
+	c := reachCluster(t)
+	t.Parallel()
+	const name = "e2e-unseen"
+	p := c.project(name)
+	p.env = append(p.env, "TRELLIS_IMAGE=none")
+	p.write("compose.yaml", c.shop(name, "", ""))
+	p.run("up", "--yes", "--timeout", "120s")
+	for _, args := range [][]string{{"metrics", "up"}, {"traces"}, {"alerts"}, {"why", "web"}, {"console"}, {"logs", "--grep", "x"}} {
+		if out, err := p.try(args...); err == nil || !strings.Contains(out, "TRELLIS_IMAGE") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+	p.run("down", "--yes")
+}

@@ -1,0 +1,190 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
+
+	"trellis/compose"
+	"trellis/errdefs"
+)
+
+// covers says whether rules give everything that one of them gives.
+func covers(rules []rbacv1.PolicyRule, one rbacv1.PolicyRule) error {
+	for _, group := range one.APIGroups {
+		for _, resource := range one.Resources {
+			for _, verb := range one.Verbs {
+				if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
+					return slices.Contains(r.APIGroups, group) && slices.Contains(r.Resources, resource) && slices.Contains(r.Verbs, verb) && len(r.ResourceNames) == 0
+				}) {
+					return fmt.Errorf("%s %s of group %q", verb, resource, group)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// TestRightsAreGivenByWhoHasThem: a cluster lets nobody give rights that he has not. Who deploys gives those of every Role of the
+// project, and so does the control plane when it goes back.
+func TestRightsAreGivenByWhoHasThem(t *testing.T) {
+	p, opt := front(t)
+	deployer, err := Role(p, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := Render(p, nil, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roles := objectsOf[*rbacv1.Role](objects)
+	i := slices.IndexFunc(roles, func(r *rbacv1.Role) bool { return r.Name == controlName(p.Name) })
+	if i < 0 || len(roles) != 3 {
+		t.Fatalf("%d Roles, that of the control plane at %d", len(roles), i)
+	}
+	for _, role := range roles {
+		for _, rule := range role.Rules {
+			if err := covers(deployer.Rules, rule); err != nil {
+				t.Errorf("who deploys gives with %s what he has not: %v", role.Name, err)
+			}
+			if err := covers(roles[i].Rules, rule); err != nil {
+				t.Errorf("the control plane gives with %s what it has not: %v", role.Name, err)
+			}
+		}
+	}
+	for _, o := range objects {
+		kind := o.GetObjectKind().GroupVersionKind()
+		rule := rbacv1.PolicyRule{APIGroups: []string{kind.Group}, Resources: []string{resources[kind.Kind]}, Verbs: []string{"get", "create", "patch", "delete"}}
+		if err := covers(roles[i].Rules, rule); err != nil {
+			t.Errorf("the control plane may not make %s: %v", o.GetName(), err)
+		}
+	}
+	all := 0
+	for _, names := range everyKind {
+		all += len(names)
+	}
+	if all != len(resources) {
+		t.Errorf("the control plane may make %d kinds, and there are %d", all, len(resources))
+	}
+}
+
+// TestControlPlaneIsDurable where the cluster has volumes, and otherwise not.
+func TestControlPlaneIsDurable(t *testing.T) {
+	p, opt := front(t)
+	for _, durable := range []bool{false, true} {
+		opt.Durable = durable
+		objects, err := Render(p, nil, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		valid(t, objects)
+		claimed := slices.ContainsFunc(objects, func(o Object) bool {
+			return o.GetObjectKind().GroupVersionKind().Kind == "PersistentVolumeClaim" && o.GetName() == controlName(p.Name)
+		})
+		for _, d := range deployments(objects) {
+			if d.Name != controlName(p.Name) {
+				continue
+			}
+			mounted := slices.IndexFunc(d.Spec.Template.Spec.Volumes, func(v corev1.Volume) bool { return v.PersistentVolumeClaim != nil })
+			if claimed != durable || (mounted >= 0) != durable {
+				t.Errorf("durable is %v: a claim %v, mounted at %d", durable, claimed, mounted)
+			}
+		}
+	}
+}
+
+// TestOneHoldsTheLease: of two control planes one runs; the other does when the first is done, or has been silent for as long as the
+// Lease lasts.
+func TestOneHoldsTheLease(t *testing.T) {
+	s, c := cluster(t)
+	path := "/apis/coordination.k8s.io/v1/namespaces/shop/leases/trellis-shop"
+	plain, err := plainObject(newRenderer(compose.Project{Name: "shop"}, nil, Options{Namespace: "shop", Revision: 1}).lease())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.apply(t.Context(), "shop", plain, false); err != nil {
+		t.Fatal(err)
+	}
+	holder := func() string {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		var l coordinationv1.Lease
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(s.objects[path], &l); err != nil {
+			t.Fatal(err)
+		}
+		return deref(l.Spec.HolderIdentity)
+	}
+	first, done := make(chan struct{}), make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		done <- c.Hold(ctx, "shop", "first", func(ctx context.Context) error {
+			close(first)
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	<-first
+	if got := holder(); got != "first" {
+		t.Errorf("%q holds it", got)
+	}
+	second := lease{leases: leasesOf(t, c), name: "trellis-shop", who: "second"}
+	now := time.Now()
+	for _, look := range []struct {
+		after time.Duration
+		taken bool
+	}{{0, false}, {leaseTime - time.Second, false}} {
+		if taken, err := second.take(t.Context(), now.Add(look.after)); err != nil || taken != look.taken {
+			t.Errorf("after %s: taken %v, %v", look.after, taken, err)
+		}
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("who let go of it: %v", err)
+	}
+	if got := holder(); got != "" {
+		t.Errorf("%q holds it though it let go", got)
+	}
+	if taken, err := second.take(t.Context(), now.Add(time.Second)); err != nil || !taken {
+		t.Errorf("a free one: taken %v, %v", taken, err)
+	}
+	// The second says nothing more.
+	third := lease{leases: leasesOf(t, c), name: "trellis-shop", who: "third"}
+	for after, want := range []bool{false, true} {
+		if taken, err := third.take(t.Context(), now.Add(time.Duration(after)*leaseTime)); err != nil || taken != want {
+			t.Errorf("look %d at one that is silent: taken %v, %v", after, taken, err)
+		}
+	}
+}
+
+func leasesOf(t *testing.T, c *Client) dynamic.ResourceInterface {
+	t.Helper()
+	r, err := c.resource(coordinationv1.SchemeGroupVersion.WithKind("Lease"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestReachControlSaysWhatToDo where there is no control plane to be reached.
+func TestReachControlSaysWhatToDo(t *testing.T) {
+	_, c := cluster(t)
+	e := New("shop", c, slog.New(slog.DiscardHandler))
+	if _, err := e.ReachControl(t.Context()); !errors.Is(err, errdefs.ErrUnsupported) || !strings.Contains(err.Error(), "TRELLIS_IMAGE") {
+		t.Errorf("without an image: %v", err)
+	}
+	e.UsePlane(Plane{Image: "registry.example.org/trellis:1"})
+	if _, err := e.ReachControl(t.Context()); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("with an image and no pod: %v", err)
+	}
+}

@@ -1,0 +1,190 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
+
+	"trellis/errdefs"
+)
+
+// Who holds the Lease renews it every third of its time, and is no longer the one after two thirds without an answer: a third
+// before another may be.
+const (
+	leaseTime  = leaseSeconds * time.Second
+	leaseRenew = leaseTime / 3
+	leaseLost  = leaseTime * 2 / 3
+)
+
+// errLeaseLost says that another control plane may act from now on.
+var errLeaseLost = fmt.Errorf("the Lease could not be renewed in time: %w", errdefs.ErrUnavailable)
+
+// Hold waits until this process, by the name of who, holds the Lease of the project, calls run, and lets go of it when run has
+// returned. The context of run ends when the Lease is lost. Clocks of two machines are not compared: a Lease is free when it has
+// not changed for as long as it lasts, measured here, or when its holder let go of it.
+func (c *Client) Hold(ctx context.Context, project, who string, run func(ctx context.Context) error) error {
+	fail := func(err error) error { return fmt.Errorf("hold the Lease of %s: %w", project, err) }
+	r, err := c.resource(coordinationv1.SchemeGroupVersion.WithKind("Lease"))
+	if err != nil {
+		return fail(err)
+	}
+	l := lease{leases: r, name: notesName(project), who: who}
+	for {
+		taken, err := l.take(ctx, time.Now())
+		if err == nil && taken {
+			break
+		}
+		if err != nil && !errors.Is(err, context.Canceled) && !passing(err) {
+			return fail(c.explain(err))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	held, lost := context.WithCancelCause(ctx)
+	renewed := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		l.renew(held, lost)
+	}()
+	err = run(held)
+	lost(nil)
+	<-renewed
+	if cause := context.Cause(held); errors.Is(cause, errLeaseLost) {
+		return fail(cause)
+	}
+	release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	_ = l.release(release) // it runs out
+	return err
+}
+
+// passing says whether the API server may answer otherwise a moment later.
+func passing(err error) bool {
+	return repeatable(err) || !isStatus(err) || apierrors.IsInternalError(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err)
+}
+
+func isStatus(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status)
+}
+
+// lease is the Lease of a project as one process sees it.
+type lease struct {
+	leases dynamic.ResourceInterface
+	name   string
+	who    string
+
+	seen string    // its version when it was looked at last
+	at   time.Time // since when it has been that
+}
+
+// take takes the Lease where it is free or one's own, renews it, and says whether it is one's own now.
+func (l *lease) take(ctx context.Context, now time.Time) (bool, error) {
+	o, err := l.leases.Get(ctx, l.name, metav1.GetOptions{})
+	if err != nil {
+		return false, err
+	}
+	var have coordinationv1.Lease
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &have); err != nil {
+		return false, err
+	}
+	if l.seen != have.ResourceVersion {
+		l.seen, l.at = have.ResourceVersion, now
+	}
+	holder := deref(have.Spec.HolderIdentity)
+	if holder != "" && holder != l.who && now.Sub(l.at) < leaseTime {
+		return false, nil
+	}
+	stamp := metav1.NewMicroTime(now)
+	if holder != l.who {
+		have.Spec.AcquireTime = &stamp
+		have.Spec.LeaseTransitions = pointer(deref(have.Spec.LeaseTransitions) + 1)
+	}
+	have.Spec.HolderIdentity, have.Spec.RenewTime = &l.who, &stamp
+	return true, l.write(ctx, &have)
+}
+
+// release lets go of the Lease.
+func (l *lease) release(ctx context.Context) error {
+	o, err := l.leases.Get(ctx, l.name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	var have coordinationv1.Lease
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &have); err != nil {
+		return err
+	}
+	if deref(have.Spec.HolderIdentity) != l.who {
+		return nil
+	}
+	have.Spec.HolderIdentity, have.Spec.RenewTime, have.Spec.AcquireTime = nil, nil, nil
+	return l.write(ctx, &have)
+}
+
+// write replaces the Lease unless somebody did so since it was read.
+func (l *lease) write(ctx context.Context, have *coordinationv1.Lease) error {
+	plain, err := runtime.DefaultUnstructuredConverter.ToUnstructured(have)
+	if err != nil {
+		return err
+	}
+	_, err = l.leases.Update(ctx, &unstructured.Unstructured{Object: plain}, metav1.UpdateOptions{FieldManager: fieldManager + "-" + controlPlane})
+	return err
+}
+
+// renew keeps the Lease until ctx is done, and calls lost where it does not succeed for too long or another has it.
+func (l *lease) renew(ctx context.Context, lost context.CancelCauseFunc) {
+	last := time.Now()
+	pause := leaseRenew
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		asked, cancel := context.WithTimeout(ctx, leaseRenew)
+		mine, err := l.take(asked, time.Now())
+		cancel()
+		switch {
+		case err == nil && mine:
+			last, pause = time.Now(), leaseRenew
+			continue
+		case err == nil, time.Since(last) > leaseLost:
+			lost(errLeaseLost)
+			return
+		}
+		pause = time.Second
+	}
+}
+
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// led says whether a control plane in the cluster acts for the project, as far as its Lease says. One that was killed is believed to
+// act until its Lease has not changed for as long as it lasts.
+func (w *watcher) led(live Live, now time.Time) bool {
+	for _, l := range objectsOf[*coordinationv1.Lease](live.Objects) {
+		if l.Name != notesName(w.engine.project) {
+			continue
+		}
+		if w.lease != l.ResourceVersion {
+			w.lease, w.leaseAt = l.ResourceVersion, now
+		}
+		return deref(l.Spec.HolderIdentity) != "" && now.Sub(w.leaseAt) < leaseTime
+	}
+	return false
+}

@@ -1,0 +1,97 @@
+package server
+
+import (
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"trellis/driver"
+	"trellis/engine"
+)
+
+// TestSeenIn: every end of an instance is told once, with the reason that it has on one machine, whoever looks and however late.
+func TestSeenIn(t *testing.T) {
+	began := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
+	instance := func(ready bool, exit *engine.ExitStatus) engine.State {
+		return engine.State{Project: "shop", Services: []engine.Service{{Name: "web", Instances: []engine.Instance{
+			{ID: "web-1", Ready: ready, Exit: exit, Revision: 3},
+		}}}}
+	}
+	seen := map[string]watched{}
+	for _, step := range []struct {
+		st   engine.State
+		want []string
+	}{
+		{instance(false, nil), nil},
+		{instance(true, nil), []string{"instance.ready observed "}},
+		{instance(true, nil), nil},
+		{instance(false, &engine.ExitStatus{Code: 3, Time: at(5)}), []string{"instance.exited crashed exited with code 3"}},
+		{instance(false, &engine.ExitStatus{Code: 3, Time: at(5)}), nil},
+		// It has come back between two looks, after another end.
+		{instance(true, &engine.ExitStatus{Code: 137, Time: at(9)}), []string{"instance.exited signal killed by signal 9", "instance.ready observed "}},
+		{instance(true, &engine.ExitStatus{OOM: true, Code: 137, Time: at(12)}), []string{"instance.exited oom killed because it used more memory than its limit", "instance.ready observed "}},
+		{engine.State{Project: "shop"}, nil},
+	} {
+		after, happened := seenIn(seen, step.st, at(20))
+		var got []string
+		for _, e := range happened {
+			got = append(got, e.Kind+" "+e.Reason+" "+e.Message)
+			if e.Service != "web" || e.Instance != "web-1" || e.Revision != 3 || e.Project != "shop" {
+				t.Errorf("%+v", e)
+			}
+		}
+		if d := cmp.Diff(step.want, got); d != "" {
+			t.Errorf("%+v (-want +got):\n%s", step.st, d)
+		}
+		seen = after
+	}
+	if len(seen) != 0 {
+		t.Errorf("what is gone is remembered: %v", seen)
+	}
+}
+
+// TestCPUTimesAddUp: what a cluster tells as a rate is a sum that never falls while the instance is there.
+func TestCPUTimesAddUp(t *testing.T) {
+	var times cpuTimes
+	began := time.Now()
+	for i, want := range []time.Duration{0, 2 * time.Second, 4 * time.Second} {
+		rate := 0.5
+		all := []engine.Usage{{Instance: "web-1", Usage: driver.Usage{Rate: &rate}}}
+		times.add(all, began.Add(time.Duration(4*i)*time.Second))
+		if got := all[0].Usage.CPU; got != want {
+			t.Errorf("after %d s: %s, want %s", 4*i, got, want)
+		}
+	}
+}
+
+// TestDataPlaneTellsWhoHasTheKey what it has measured, and nobody else: every pod of a cluster may ask it.
+func TestDataPlaneTellsWhoHasTheKey(t *testing.T) {
+	f := &clusterFeed{log: slog.New(slog.DiscardHandler)}
+	handler := f.keyed(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	ask := func(authorization string) int {
+		r, w := httptest.NewRequest(http.MethodGet, "/spans", nil), httptest.NewRecorder()
+		if authorization != "" {
+			r.Header.Set("Authorization", authorization)
+		}
+		handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	none, key := "", "secret"
+	for _, c := range []struct {
+		key           *string
+		authorization string
+		want          int
+	}{
+		{nil, "Bearer ", 401}, {&none, "Bearer ", 401}, {&none, "", 401}, {&key, "", 401}, {&key, "Bearer other", 401}, {&key, "secret", 401},
+		{&key, "Bearer secret", 200},
+	} {
+		if f.key.Store(c.key); ask(c.authorization) != c.want {
+			t.Errorf("asked with %q: not answered with %d", c.authorization, c.want)
+		}
+	}
+}
