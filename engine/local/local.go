@@ -15,6 +15,7 @@ import (
 	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/engine/judge"
 	"trellis/errdefs"
 	"trellis/probe"
 	"trellis/proxy"
@@ -126,7 +127,7 @@ type Engine struct {
 	records recorder
 	pub     publisher
 
-	tally    tally
+	tally    judge.Tally
 	drifts   drifts
 	refusals refusals
 }

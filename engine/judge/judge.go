@@ -1,12 +1,15 @@
-package local
+// Package judge compares the new instances of a rollout with the old ones, by what the data plane measures of both. It knows neither
+// engines nor clocks: who uses it says which instances are there, and what time it is.
+package judge
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"trellis/compose"
-	"trellis/state"
 )
 
 // New instances are judged against the old ones over the same time, so that what hits both (a slow database, a busy
@@ -59,37 +62,6 @@ func (l *looks) due(n uint64) (alpha float64, ok bool) {
 	}
 	l.taken++
 	return errorRate * 6 / (math.Pi * math.Pi * float64(l.taken) * float64(l.taken)), true
-}
-
-// judge says why the new instances of a service do worse than the old ones, "" where nothing says so. What was found
-// once stays.
-func (l *loop) judge(r state.Rollout, svc *service, w *window, now time.Time) string {
-	if w.judged != "" || r.Phase != state.Rolling || r.Forced || w.served.IsZero() {
-		return w.judged
-	}
-	if w.slow.due(now) {
-		w.slow.note(l.oldSince(w, w.settled), l.since(w.news, w.settled), now)
-	}
-	news := l.since(w.news, nil)
-	alpha, due := w.looks.due(news.requests)
-	if !due {
-		return ""
-	}
-	objective := svc.compose.Trellis.Objective
-	w.judged = worse(l.oldSince(w, w.compared), news, alpha/2, objective)
-	if w.judged == "" && w.settled != nil {
-		w.judged = w.slow.look(l.oldSince(w, w.settled), l.since(w.news, w.settled), alpha/2, objective, now)
-	}
-	return w.judged
-}
-
-// oldSince returns what old instances did after marks, or where that says nothing, because they stop first, what they did
-// before as well.
-func (l *loop) oldSince(w *window, marks map[string]counted) counted {
-	if olds := l.since(w.olds, marks); olds.requests >= firstLook {
-		return olds
-	}
-	return l.since(w.olds, nil)
 }
 
 // worse compares the shares of failed requests.
@@ -162,7 +134,7 @@ func slower(base, olds, news counted, alpha float64, o *compose.Objective) strin
 	if o == nil {
 		return ""
 	}
-	for _, name := range sortedKeys(o.Latency) {
+	for _, name := range slices.Sorted(maps.Keys(o.Latency)) {
 		limit := time.Duration(o.Latency[name])
 		if more(olds, news, limit, 1-quantileOf(name), alpha) {
 			return fmt.Sprintf("new instances miss the objective of %s %s: %s, old ones %s", name, limit,

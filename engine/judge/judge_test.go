@@ -1,4 +1,4 @@
-package local
+package judge
 
 import (
 	"fmt"
@@ -200,9 +200,9 @@ func TestJudgeNeedsAComparison(t *testing.T) {
 // TestTallyOutlivesDataPlanes: what a data plane had counted stays when another one takes its place, and what was done
 // before the loop ran is nobody's.
 func TestTallyOutlivesDataPlanes(t *testing.T) {
-	var tl tally
+	var tl Tally
 	push := func(boot, id string, requests uint64) {
-		tl.take(proxy.Measures{Boot: boot, Instances: []proxy.Measure{{Instance: id, Requests: requests, Latency: proxy.Histogram{3: requests}}}})
+		tl.Take(proxy.Measures{Boot: boot, Instances: []proxy.Measure{{Instance: id, Requests: requests, Latency: proxy.Histogram{3: requests}}}})
 	}
 	want := func(id string, n uint64) {
 		t.Helper()
@@ -221,7 +221,7 @@ func TestTallyOutlivesDataPlanes(t *testing.T) {
 	want("old", 19)
 	push("b", "new", 1)
 	want("new", 6)
-	tl.keep(map[string]bool{"new": true})
+	tl.Keep(map[string]bool{"new": true})
 	want("old", 0)
 	want("new", 6)
 }
