@@ -19,6 +19,7 @@ import (
 	"trellis/api"
 	"trellis/compose"
 	"trellis/console"
+	"trellis/engine/judge"
 	"trellis/engine/kubernetes"
 	"trellis/errdefs"
 	"trellis/proxy"
@@ -74,6 +75,7 @@ type inCluster struct {
 	store     state.Store // of events
 	chronicle *chronicle
 	pods      *podPlanes
+	tally     *judge.Tally
 	key       string // of the console
 	log       *slog.Logger
 
@@ -90,7 +92,8 @@ var (
 func newInCluster(client *kubernetes.Client, project, dir, image string, log *slog.Logger) (*inCluster, error) {
 	e := kubernetes.New(project, client, log)
 	e.UsePlane(kubernetes.Plane{Default: image, Version: Version})
-	e.UseControl(kubernetes.Control{Image: image})
+	tally := &judge.Tally{}
+	e.UseControl(kubernetes.Control{Image: image, Tally: tally})
 	l := Location{Project: project, StateDir: filepath.Join(dir, "trellis")} // at the top of a volume there may be lost+found
 	if err := os.MkdirAll(telemetryDir(l.StateDir), 0o700); err != nil {
 		return nil, fmt.Errorf("use the volume: %w", err)
@@ -105,7 +108,7 @@ func newInCluster(client *kubernetes.Client, project, dir, image string, log *sl
 	}
 	changed := &broadcast{}
 	c := &inCluster{
-		cluster: cluster{location: l, engine: e, changed: changed, log: log}, store: store, pods: &podPlanes{engine: e}, key: key, log: log,
+		cluster: cluster{location: l, engine: e, changed: changed, log: log}, store: store, pods: &podPlanes{engine: e}, tally: tally, key: key, log: log,
 	}
 	c.chronicle = &chronicle{store: store, project: project, observe: c.observe, events: e.Events, changed: changed}
 	c.sight = newSight(watching{
@@ -168,7 +171,12 @@ func (c *inCluster) run(ctx context.Context, serves func()) error {
 	g.Go(func() error { return serveHTTP(ctx, shown, handler, c.log) })
 	g.Go(func() error { return c.sight.run(ctx) })
 	g.Go(func() error { return c.measureTraffic(ctx) })
-	g.Go(func() error { return followPlanes(ctx, c.pods, "/measures", c.traffic.take) })
+	g.Go(func() error {
+		return followPlanes(ctx, c.pods, "/measures", func(m proxy.Measures) {
+			c.traffic.take(m)
+			c.tally.Take(m)
+		})
+	})
 	for name, part := range map[string]func(context.Context) error{"instances": c.chronicle.watch, "events": c.chronicle.listen} {
 		g.Go(func() error {
 			c.again(ctx, name, part)

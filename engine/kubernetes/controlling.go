@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"trellis/engine/judge"
 	"trellis/errdefs"
 	"trellis/state"
 )
@@ -18,6 +19,8 @@ import (
 // project's Lease.
 type Control struct {
 	Image string // of this pod: one that is to be replaced by another version leaves the deciding to that
+	// Tally is what the data plane has measured, as it tells it. nil: rollouts are judged by the health of instances alone.
+	Tally *judge.Tally
 }
 
 // UseControl makes the engine that of the control plane in the cluster. It is called before the engine is used.

@@ -157,7 +157,8 @@ func ofRevision(project string, r record) []happened {
 	if !r.settledAt.IsZero() {
 		message := "revision " + r.Outcome
 		for _, one := range r.rollouts {
-			if one.Failure != nil { // the one that failed, not those that were taken back with it
+			along := slices.ContainsFunc(r.rollouts, func(o state.Rollout) bool { return one.Reason == failedWith(o.Service) })
+			if one.Over() && one.Phase != state.Promoted && one.Reason != "" && !along {
 				message += ": " + one.Service + ": " + one.Reason
 			}
 		}

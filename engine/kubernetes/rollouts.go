@@ -87,7 +87,7 @@ func (e *Engine) goBack(ctx context.Context, all []record, why state.Rollout, ac
 	}
 	r := &failed.rollouts[i]
 	r.Phase, r.Ended, r.Reason, r.Failure, r.Actor = phase, &now, why.Reason, why.Failure, why.Actor
-	failed.rollouts = ended(failed.rollouts, phase, fmt.Sprintf("%s failed", why.Service), now)
+	failed.rollouts = ended(failed.rollouts, phase, failedWith(why.Service), now)
 	if err := e.client.settle(ctx, failed, outcome); err != nil || back == nil {
 		return err
 	}
@@ -97,6 +97,9 @@ func (e *Engine) goBack(ctx context.Context, all []record, why state.Rollout, ac
 	}, "")
 	return err
 }
+
+// failedWith is why a rollout ended that was taken back with that of another service.
+func failedWith(service string) string { return service + " failed" }
 
 // Instruct implements engine.Engine. A cluster holds no pod back that could be promoted.
 func (e *Engine) Instruct(ctx context.Context, project, service, action, actor string) error {

@@ -38,6 +38,7 @@ type watcher struct {
 	stuck   map[string]time.Time // by service: since when
 	lease   string               // the Lease's version when it was seen last
 	leaseAt time.Time            // since when it has been that
+	judging judging
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -103,6 +104,7 @@ func (w *watcher) step(ctx context.Context) error {
 	}
 	one := all[0]
 	if one.Outcome != state.Pending {
+		e.forgetGone(live)
 		return w.turnTraffic(ctx, one, live)
 	}
 	var waits map[string]string
@@ -118,13 +120,23 @@ func (w *watcher) step(ctx context.Context) error {
 	if e.control == nil && w.led(live, time.Now()) {
 		return nil
 	}
+	watching := false
 	if one.Undoes == 0 {
+		worse, how := "", ""
+		if e.control != nil && e.control.Tally != nil {
+			worse, how, watching = w.judging.look(e.control.Tally, one, s, time.Now())
+			all[0].rollouts = w.judging.measured(one.rollouts)
+			one = all[0]
+		}
 		if service, why := w.failure(s, live); service != "" {
 			e.client.enrich(ctx, &s, live)
 			return e.goBack(ctx, all, failureOf(s, service, why), "trellis")
 		}
+		if worse != "" {
+			return e.goBack(ctx, all, state.Rollout{Service: worse, Reason: how}, "trellis")
+		}
 	}
-	if len(waits) > 0 || !there(one.Project, s) {
+	if len(waits) > 0 || watching || !there(one.Project, s) {
 		return nil
 	}
 	one.rollouts = ended(one.rollouts, state.Promoted, "", time.Now())

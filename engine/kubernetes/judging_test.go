@@ -1,0 +1,85 @@
+package kubernetes
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/engine/judge"
+	"trellis/proxy"
+	"trellis/state"
+)
+
+// TestJudging: new instances that fail more than the old ones are found out, and are otherwise watched for as long as they have to be.
+func TestJudging(t *testing.T) {
+	for name, c := range map[string]struct {
+		fails uint64 // of 200 requests to the new one
+		want  string
+	}{"as good": {0, ""}, "worse": {40, "new instances fail 20.0% of requests (40 of 200), old ones 0.0% (0 of 200)"}} {
+		t.Run(name, func(t *testing.T) {
+			svc := compose.Service{Name: "web", Image: "web:2", Expose: []string{"8080"}}
+			one := record{Revision: state.Revision{Number: 2, Project: compose.Project{Name: "shop", Services: map[string]compose.Service{"web": svc}}}}
+			one.rollouts = []state.Rollout{{Revision: 2, Service: "web", From: 1, Phase: state.Rolling}}
+			seen := func(how string, instances ...engine.Instance) engine.State {
+				return engine.State{Services: []engine.Service{{Name: "web", State: how, Instances: instances}}}
+			}
+			old := engine.Instance{ID: "web-old", Revision: 1, Ready: true}
+			fresh := engine.Instance{ID: "web-new", Revision: 2, Ready: true}
+			var tally judge.Tally
+			push := func(instance string, requests, failed uint64) {
+				latency := proxy.Histogram{}
+				latency[100] = requests
+				tally.Take(proxy.Measures{Boot: "one", Instances: []proxy.Measure{{Service: "web", Instance: instance, Requests: requests, Failed: failed, Latency: latency}}})
+			}
+			push("web-old", 0, 0)
+			var j judging
+			now := time.Now()
+			look := func(s engine.State, after time.Duration) (string, bool) {
+				service, why, watching := j.look(&tally, one, s, now.Add(after))
+				if (service == "web") != (why != "") {
+					t.Errorf("%q: %q", service, why)
+				}
+				return why, watching
+			}
+			if why, watching := look(seen(engine.ServiceStarting, old), 0); why != "" || !watching {
+				t.Errorf("before there is a new one: %q, watching %v", why, watching)
+			}
+			push("web-new", 0, 0)
+			look(seen(engine.ServiceStarting, old, fresh), time.Second)
+			push("web-old", 200, 0)
+			push("web-new", 200, c.fails)
+			why, watching := look(seen(engine.ServiceHealthy, fresh), 2*time.Second)
+			if why != c.want || !watching {
+				t.Errorf("%q, want %q, watching %v", why, c.want, watching)
+			}
+			again, watching := look(seen(engine.ServiceHealthy, fresh), 2*time.Second+watchedFor)
+			if again != c.want || watching {
+				t.Errorf("later: %q, want %q, watching %v", again, c.want, watching)
+			}
+			ledger := j.measured(one.rollouts)[0].Ledger
+			if ledger.Requests != 400 || ledger.New.Failed != c.fails {
+				t.Errorf("measured %+v", ledger)
+			}
+		})
+	}
+}
+
+// TestWhatFailedIsNamed: the event of a revision that was taken back names the service that failed, and no other.
+func TestWhatFailedIsNamed(t *testing.T) {
+	then := time.Now()
+	r := record{Revision: state.Revision{Number: 2, Outcome: state.RolledBack}, settledAt: then, rollouts: []state.Rollout{
+		{Service: "api", Phase: state.TakenBack, Reason: failedWith("web"), Ended: &then},
+		{Service: "web", Phase: state.TakenBack, Reason: "new instances fail", Ended: &then},
+	}}
+	var said string
+	for _, e := range ofRevision("shop", r) {
+		if e.Kind == "revision."+state.RolledBack {
+			said = e.Message
+		}
+	}
+	if !strings.Contains(said, "web: new instances fail") || strings.Contains(said, "api") {
+		t.Errorf("%q", said)
+	}
+}
