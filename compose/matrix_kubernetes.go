@@ -178,7 +178,8 @@ func clusterTrellisRows() []row {
 		left(g+".acme.**", "no authority is asked from a cluster yet: name certificates, which the cluster's own issuer may write"),
 		left(s+"ports[].x-trellis.proxy_protocol", "the port is shared with callers inside of the cluster"),
 		carried(g+".access_log", g+".client_certificates", g+".proxy_protocol", "x-trellis.auth.**"), // the renderer says where there is no data plane
-		left("x-trellis.topics.**", "there is no broker yet"), left("x-trellis.alerts.**", "nothing watches the cluster yet"), left("x-trellis.forward.**", "nothing watches the cluster yet"),
+		left("x-trellis.topics.**", "there is no broker yet"),
+		carried("x-trellis.alerts.**", "x-trellis.forward.**"), // the renderer says where there is no control plane
 		carried("x-trellis.environments.**"), carried("x-trellis.load.**"),
 		carried(s+"ports[].x-trellis.routes.**", s+"ports[].x-trellis.routes[].**"),
 		carried(s+"deploy.x-trellis.autoscale.**"),
@@ -190,8 +191,7 @@ func clusterTrellisRows() []row {
 		left(s+"x-trellis.tls", "nothing in the cluster calls it over mutual TLS: callers have to speak it themselves"),
 		left(s+"ports[].x-trellis.tls", "nothing in the cluster calls it over mutual TLS: callers have to speak it themselves"),
 		left(s+"x-trellis.identity", "pods get no certificates of Trellis"),
-		changed(s+"x-trellis.metrics.**", "the port is opened; nothing asks it yet"),
-		left(s+"x-trellis.objective.**", "nothing watches the cluster yet"),
+		carried(s+"x-trellis.metrics.**", s+"x-trellis.objective.**"), // the renderer says where there is no control plane
 		left(s+"x-trellis.backup.**", "volumes of a cluster are not saved"),
 		left(s+"x-trellis.publishes", "there is no broker yet"), left(s+"x-trellis.subscribes.**", "there is no broker yet: nothing is delivered"),
 	)

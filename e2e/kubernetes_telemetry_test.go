@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -268,4 +269,88 @@ func TestKubernetesUnseen(t *testing.T) {
 		}
 	}
 	p.run("down", "--yes")
+}
+
+// TestKubernetesWorseVersion: a version that is healthy and answers worse than the one before is taken back by the control plane in the
+// cluster, which says so; one that answers as well is not.
+func TestKubernetesWorseVersion(t *testing.T) {
+	c := reachCluster(t)
+	c.dataPlane(t)
+	c.openVolumes(t)
+	const name = "e2e-worse"
+	p := c.project(name)
+	file := func(version, fail string) string {
+		return fmt.Sprintf(`name: %[1]s
+x-trellis: {gateway: {http: ":8080", policy: {auth: none}}}
+services:
+  web:
+    image: %[2]s
+    environment: {PORT: "8080", VERSION: %[3]s, FAIL_PERCENT: "%[4]s"}
+    ports: [{target: 8080, app_protocol: http, x-trellis: {routes: [{path: "/*"}]}}]
+    stop_grace_period: 10s
+    x-trellis: {probe: {http: /healthz}, objective: {availability: "99%%"}}
+    deploy: {replicas: 2}
+`, name, c.image, version, fail)
+	}
+	p.write("compose.yaml", file("v1", "0"))
+	p.run("up", "--yes", "--timeout", "120s")
+	eventually(t, 2*time.Minute, "the control plane serves", func() string {
+		if out, err := p.try("metrics", "up"); err != nil {
+			return out
+		}
+		return ""
+	})
+	url, stop := c.gateway(name), make(chan struct{})
+	var asking sync.WaitGroup
+	for range 8 {
+		asking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(50 * time.Millisecond):
+				}
+				if r, err := http.Get(url + "/"); err == nil {
+					_, _ = io.Copy(io.Discard, r.Body)
+					_ = r.Body.Close()
+				}
+			}
+		})
+	}
+	defer asking.Wait()
+	defer close(stop)
+	time.Sleep(3 * time.Second)
+
+	p.write("compose.yaml", file("v2", "0"))
+	p.run("up", "--yes", "--timeout", "120s")
+	p.write("compose.yaml", file("v3", "30"))
+	out, err := p.try("up", "--yes", "--timeout", "120s")
+	if err == nil || !strings.Contains(out, "new instances fail") {
+		t.Errorf("a version that fails 30 %% of its requests: %v\n%s", err, out)
+	}
+	eventually(t, time.Minute, "the version before is back", func() string {
+		st := p.ps()
+		if web := serviceOf(t, st, "web"); st.Outcome != "healthy" || web.Ready != 2 || st.Revision != 4 {
+			return fmt.Sprintf("revision %d %s, %d ready", st.Revision, st.Outcome, web.Ready)
+		}
+		return ""
+	})
+	for range 20 {
+		r, err := http.Get(url + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(r.Body)
+		_ = r.Body.Close()
+		if !strings.Contains(string(text), `"v2"`) {
+			t.Fatalf("%s: %s", r.Status, text)
+		}
+	}
+	eventually(t, 30*time.Second, "why says so", func() string {
+		if out := p.run("why", "web"); !strings.Contains(out, "revision 3 was taken back") || !strings.Contains(out, "new instances fail") {
+			return out
+		}
+		return ""
+	})
+	p.run("down", "--yes", "--volumes")
 }

@@ -39,6 +39,28 @@ func controlName(project string) string {
 	return cleaned("trellis-"+project+"-"+controlPlane, maxName)
 }
 
+// checkWatch says what only the control plane carries out, where there is none.
+func (r *renderer) checkWatch() {
+	if r.controlled() {
+		return
+	}
+	const why = "has no effect: only a control plane in the cluster watches, and there is none"
+	for path, set := range map[string]bool{"x-trellis.alerts": r.p.Trellis.Alerts != nil, "x-trellis.forward": r.p.Trellis.Forward != nil} {
+		if set {
+			r.note(path, why)
+		}
+	}
+	for _, name := range r.p.ServiceNames() {
+		svc := r.p.Services[name]
+		if svc.Trellis.Objective != nil {
+			r.note(at(svc, "x-trellis.objective"), why)
+		}
+		if svc.Trellis.Metrics != nil {
+			r.note(at(svc, "x-trellis.metrics"), "is changed: its port is opened, and nothing in the cluster asks it but what you have there")
+		}
+	}
+}
+
 func (r *renderer) controlMeta(name string) metav1.ObjectMeta {
 	m := r.meta(compose.Service{}, name)
 	m.Labels = with(m.Labels, labelComponent, controlPlane)

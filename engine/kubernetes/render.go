@@ -128,6 +128,7 @@ func (r *renderer) project() {
 	r.receiver()
 	r.gateway()
 	r.checkGateway()
+	r.checkWatch()
 	r.plane()
 	for _, name := range r.order() {
 		r.service(r.p.Services[name])
