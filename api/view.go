@@ -75,7 +75,33 @@ type Door struct {
 	Lasts bool `json:"-"`
 }
 
-func (h handler) deployments(w http.ResponseWriter, r *http.Request) {
+// Watchman is the part of a Control that looks at a project, and changes nothing but what is said of it.
+type Watchman interface {
+	Viewer
+	Seer
+}
+
+// WatchHandler serves a Watchman over HTTP, at the paths of Handler. It checks no identity: whoever reaches it may silence alerts, and is
+// given the key of the console.
+func WatchHandler(c Watchman) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v1/", SeerHandler(c))
+	view(mux, c)
+	return mux
+}
+
+// view serves a Viewer.
+func view(mux *http.ServeMux, c Viewer) {
+	v := viewer{c}
+	mux.HandleFunc("GET /v1/deployments", v.deployments)
+	mux.HandleFunc("GET /v1/changes", v.compare)
+	mux.HandleFunc("GET /v1/traffic", v.traffic)
+	mux.HandleFunc("GET /v1/door", get(c.Door))
+}
+
+type viewer struct{ control Viewer }
+
+func (h viewer) deployments(w http.ResponseWriter, r *http.Request) {
 	limit, err := number(r.URL.Query(), "limit")
 	if err != nil {
 		writeError(w, err)
@@ -85,7 +111,7 @@ func (h handler) deployments(w http.ResponseWriter, r *http.Request) {
 	respond(w, all, err)
 }
 
-func (h handler) compare(w http.ResponseWriter, r *http.Request) {
+func (h viewer) compare(w http.ResponseWriter, r *http.Request) {
 	from, err := number(r.URL.Query(), "from")
 	to := int64(0)
 	if err == nil {
@@ -99,7 +125,7 @@ func (h handler) compare(w http.ResponseWriter, r *http.Request) {
 	respond(w, changes, err)
 }
 
-func (h handler) traffic(w http.ResponseWriter, r *http.Request) {
+func (h viewer) traffic(w http.ResponseWriter, r *http.Request) {
 	stream(w, func(send func([]TrafficStep) error) error { return h.control.Traffic(r.Context(), send) })
 }
 

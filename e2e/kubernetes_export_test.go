@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestKubernetesTakesWhatIsExported: the API server accepts everything that is exported of a dozen projects and more, each
@@ -55,7 +56,26 @@ func TestKubernetesTakesWhatIsExported(t *testing.T) {
 func TestKubernetesLeastRole(t *testing.T) {
 	c := reachCluster(t)
 	t.Parallel()
-	const name = "e2e-role"
+	c.leastRole(t, "e2e-role", nil)
+}
+
+// TestKubernetesLeastRoleOfPlanes: so it does where Trellis' own pods are part of the project, which are given rights of their own.
+func TestKubernetesLeastRoleOfPlanes(t *testing.T) {
+	c := reachCluster(t)
+	c.dataPlane(t)
+	p := func(p *project) {
+		eventually(t, 2*time.Minute, "the control plane is reached", func() string {
+			if out, err := p.try("metrics", "trellis_replicas_ready"); err != nil || !strings.Contains(out, "web") {
+				return out
+			}
+			return ""
+		})
+	}
+	c.leastRole(t, "e2e-roles", p)
+}
+
+// leastRole takes a project through its life as an account that has the printed Role alone; then is called once it is up.
+func (c *testCluster) leastRole(t *testing.T, name string, then func(*project)) {
 	p := c.project(name)
 	p.write("compose.yaml", fmt.Sprintf(`name: %[1]s
 services:
@@ -71,7 +91,7 @@ configs: {motd: {content: hello}}
 	c.kubectl("", "create", "namespace", name)
 	c.kubectl("", "create", "serviceaccount", "deployer", "-n", name)
 	role := exec.Command(p.trellis, "export", "kubernetes", "--rbac")
-	role.Dir = p.dir
+	role.Dir, role.Env = p.dir, p.env
 	text, err := role.Output()
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +99,12 @@ configs: {motd: {content: hello}}
 	c.kubectl(string(text), "apply", "-f", "-")
 	c.kubectl("", "create", "rolebinding", "deployer", "--role=trellis-"+name, "--serviceaccount="+name+":deployer", "-n", name)
 	p.env = append(p.env, "KUBECONFIG="+c.as(t, name, "deployer"))
+	if out, err := p.try("up", "--yes", "--timeout", "120s"); err != nil {
+		t.Fatalf("up: %v\n%s", err, out)
+	}
+	if then != nil {
+		then(p)
+	}
 	for _, args := range [][]string{
 		{"up", "--yes", "--timeout", "90s"}, {"ps"}, {"history"}, {"logs"}, {"events"}, {"top", "--no-stream"}, {"drift"}, {"scale", "web=1", "--timeout", "90s"}, {"down", "--yes"},
 	} {

@@ -132,6 +132,44 @@ services:
 			t.Errorf("the memory of two instances of web:\n%s", out)
 		}
 	})
+	t.Run("callers", func(t *testing.T) {
+		eventually(t, 30*time.Second, "it is known who calls api", func() string {
+			out := p.run("metrics", `sum by (caller) (trellis_requests_total{service="api"})`)
+			if !strings.Contains(out, `caller="web"`) {
+				return out
+			}
+			return ""
+		})
+	})
+	t.Run("otlp", func(t *testing.T) {
+		r, err := http.Get(url + "/env")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		var env []string
+		if err := json.NewDecoder(r.Body).Decode(&env); err != nil {
+			t.Fatal(err)
+		}
+		said := map[string]string{}
+		for _, line := range env {
+			name, value, _ := strings.Cut(line, "=")
+			said[name] = value
+		}
+		if said["OTEL_SERVICE_NAME"] != "web" || said["OTEL_EXPORTER_OTLP_ENDPOINT"] != "http://trellis-"+name+":4318" ||
+			said["OTEL_RESOURCE_ATTRIBUTES"] != "service.namespace="+name+",service.instance.id="+said["HOSTNAME"]+",trellis.revision=1" {
+			t.Errorf("an instance is told %v", said)
+		}
+		address := c.kubectl("", "get", "service", "trellis-"+name, "-n", name, "-o", "jsonpath={.spec.clusterIP}")
+		record := `{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"web"}}]},"scopeLogs":[{"logRecords":[{"severityText":"WARN","body":{"stringValue":"said by a program itself"}}]}]}]}`
+		c.inside(fmt.Sprintf("curl -sSf -H 'Content-Type: application/json' -d '%s' http://%s:4318/v1/logs", record, address))
+		eventually(t, 30*time.Second, "what a program sent is found", func() string {
+			if out := p.run("logs", "--grep", "said by a program"); !strings.Contains(out, "said by a program itself") {
+				return "not found: " + out
+			}
+			return ""
+		})
+	})
 	trace := ""
 	t.Run("traces", func(t *testing.T) {
 		var all []telemetry.TraceSummary

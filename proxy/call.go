@@ -104,14 +104,14 @@ func (c *caller) after(p *pool, err *callError) *failure {
 			return &failure{status: 502, kind: kindConnect, detail: "no connection to an instance of " + c.s.name}
 		}
 		c.tried.add(p)
-		c.s.again(c.q.caller, c.q.route, p.inst)
+		c.s.again(c.q.from, c.q.route, p.inst)
 		return c.wait.failedConnect(c.lane, &c.tried)
 	case !err.sent:
 		p.connected()
 		if c.again++; c.s.retries() < 0 || c.again > 3 || !c.q.body.rewindable() {
 			return c.failed(err)
 		}
-		c.s.again(c.q.caller, c.q.route, p.inst)
+		c.s.again(c.q.from, c.q.route, p.inst)
 		return nil
 	}
 	p.connected()
@@ -128,7 +128,7 @@ func (c *caller) after(p *pool, err *callError) *failure {
 		return c.failed(err)
 	}
 	c.repeats++
-	c.s.again(c.q.caller, c.q.route, p.inst)
+	c.s.again(c.q.from, c.q.route, p.inst)
 	return nil
 }
 

@@ -144,7 +144,7 @@ func (p *Proxy) account(s *service, inst *instance, q *request, status int, bega
 	if inst != nil {
 		to = &inst.calls
 	}
-	one := to.of(way{caller: q.caller, route: q.route})
+	one := to.of(way{caller: q.from, route: q.route})
 	one.status[min(status/100, 5)].Add(1)
 	one.latency[bucketOf(took)].Add(1)
 	if failed {

@@ -269,7 +269,7 @@ func (c *caller) unproven(p *pool, err *callError) *failure {
 		c.tried.add(p)
 		others := slices.ContainsFunc(c.lane.available.Load().list, func(p *pool) bool { return !c.tried.has(p) })
 		if others && c.s.retries() >= 0 && c.q.body.rewindable() {
-			c.s.again(c.q.caller, c.q.route, p.inst)
+			c.s.again(c.q.from, c.q.route, p.inst)
 			return nil
 		}
 	} else {

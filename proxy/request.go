@@ -44,6 +44,7 @@ type request struct {
 	secured   *secured  // that it came over; nil without TLS
 	scheme    string
 	caller    string       // the service that calls, "" from outside
+	from      string       // the same, or as far as its address tells: for what is measured, and trusted with nothing
 	route     string       // path of the gateway's route, "" at other doors
 	trace     traceContext // zero: the request is not part of one
 	counted   *callCounts  // where it was counted

@@ -27,6 +27,9 @@ type Snapshot struct {
 	Auth map[string]Auth `json:"auth,omitempty"`
 	// Mesh says how data planes of several hosts call each other; nil: there is one host.
 	Mesh *Mesh `json:"mesh,omitempty"`
+	// Callers are services by the addresses that they call others from, at sockets that no Caller is known of. An address proves
+	// nothing: it names who calls in what is measured, and permits nothing.
+	Callers map[string]string `json:"callers,omitempty"`
 }
 
 // Mesh is what a data plane has to know to call those of other hosts, and to be called by them: always over mutual TLS.

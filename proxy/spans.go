@@ -95,8 +95,9 @@ func (s *spans) begin(q *request, now time.Time) {
 		binary.LittleEndian.PutUint64(t.trace[:8], rand.Uint64())
 		binary.LittleEndian.PutUint64(t.trace[8:], rand.Uint64()|1) // not zero
 	}
-	t.sampled = sampled && !q.outside
-	if !given || q.outside {
+	stranger := q.outside && q.from == ""
+	t.sampled = sampled && !stranger
+	if !given || stranger {
 		t.sampled = s.traces.take(now)
 	}
 	binary.LittleEndian.PutUint64(t.span[:], rand.Uint64()|1)
@@ -167,7 +168,7 @@ func (s *spans) record(to *service, inst *instance, q *request, status int, bega
 		Start: began, Duration: took, Scope: TraceScope,
 		Attributes: map[string]any{
 			"http.request.method": strings.Clone(q.method), "url.path": strings.Clone(q.path),
-			"server.address": strings.Clone(q.authority), CallerAttribute: q.caller, "trellis.request_id": strings.Clone(q.id),
+			"server.address": strings.Clone(q.authority), CallerAttribute: q.from, "trellis.request_id": strings.Clone(q.id),
 		},
 	}
 	if status > 0 {

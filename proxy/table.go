@@ -23,7 +23,8 @@ type table struct {
 	certs          map[string]*certificates  // by listener
 	proxied        map[string][]netip.Prefix // Listener.Proxied, by listener
 	mesh           *Mesh
-	policies       map[string]*policy // by Route.key; what is counted for a route outlives the table
+	callers        map[netip.Addr]string // Snapshot.Callers
+	policies       map[string]*policy    // by Route.key; what is counted for a route outlives the table
 }
 
 func emptyTable() *table {
@@ -69,6 +70,15 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 	}
 	if m := s.Mesh; m != nil && (identity.ValidDomain(m.Domain) != nil || m.Identities == "") {
 		invalid("mesh: %q is no trust domain, or there is no folder of identities", m.Domain)
+	}
+	t.callers = make(map[netip.Addr]string, len(s.Callers))
+	for address, service := range s.Callers {
+		ip, err := netip.ParseAddr(address)
+		if err != nil {
+			invalid("caller %s: %q is no address", service, address)
+			continue
+		}
+		t.callers[ip.Unmap()] = service
 	}
 	for i := range s.Listeners {
 		l := &s.Listeners[i]
@@ -166,7 +176,10 @@ func (t *table) compilePolicies(p *Proxy, s *Snapshot, old *table, now time.Time
 // route returns where a request goes.
 func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	t := p.table.Load()
-	q.caller = l.Caller
+	q.caller, q.from = l.Caller, l.Caller
+	if l.Service != "" && q.from == "" {
+		q.from = t.callers[q.client.Unmap()]
+	}
 	if q.outside && t.reserved != nil {
 		q.strip(t.reserved)
 	}

@@ -167,7 +167,8 @@ func (c *inCluster) run(ctx context.Context, serves func()) error {
 			c.cluster.changed.wake()
 		})
 	})
-	g.Go(func() error { return serveHTTP(ctx, at, api.Handler(c, c.log), c.log) })
+	// Who may forward ports here may not be one who may deploy: nothing but what the console can is done in the name of this pod.
+	g.Go(func() error { return serveHTTP(ctx, at, api.WatchHandler(c), c.log) })
 	g.Go(func() error { return serveHTTP(ctx, shown, handler, c.log) })
 	g.Go(func() error { return c.sight.run(ctx) })
 	g.Go(func() error { return c.measureTraffic(ctx) })

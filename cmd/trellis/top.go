@@ -135,7 +135,7 @@ func measure(ctx context.Context, control api.Control) (measurement, error) {
 		}
 		return errSeen
 	})
-	if errors.Is(err, errdefs.ErrUnsupported) { // nothing measures requests there
+	if errors.Is(err, errdefs.ErrUnsupported) || errors.Is(err, errdefs.ErrUnavailable) { // nothing measures requests there, or not now
 		return m, nil
 	}
 	if err != nil && !errors.Is(err, errSeen) {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"trellis/compose"
 	"trellis/driver"
@@ -359,11 +360,17 @@ func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOp
 		}
 		how.GracePeriodSeconds = &now
 	}
-	if err := e.client.prune(ctx, project, without(items, kept), how, removePatience); err != nil {
-		return fail(err)
-	}
-	if err := e.client.podsGone(ctx, project, removePatience); err != nil {
-		return fail(err)
+	acts := slices.DeleteFunc(slices.Clone(items), func(i item) bool { return i.Kind != "Deployment" || i.Name != controlName(project) })
+	for _, step := range []struct {
+		items []item
+		pods  string
+	}{{acts, controlPlane}, {without(items, kept), ""}} { // what acts goes first: it would bring back what is removed
+		if err := e.client.prune(ctx, project, step.items, how, removePatience); err != nil {
+			return fail(err)
+		}
+		if err := e.client.podsGone(ctx, project, step.pods, removePatience); err != nil {
+			return fail(err)
+		}
 	}
 	if len(items) == 0 {
 		return nil
@@ -382,8 +389,8 @@ func claims(items []item) []item {
 	return out
 }
 
-// podsGone waits until no pod of a project is left: a workload is gone before the last of its pods has ended.
-func (c *Client) podsGone(ctx context.Context, project string, patience time.Duration) error {
+// podsGone waits until no pod of a project is left, or of one of its components: a workload is gone before the last of its pods has ended.
+func (c *Client) podsGone(ctx context.Context, project, component string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
@@ -391,6 +398,9 @@ func (c *Client) podsGone(ctx context.Context, project string, patience time.Dur
 		if err != nil {
 			return err
 		}
+		list = slices.DeleteFunc(list, func(o unstructured.Unstructured) bool {
+			return component != "" && o.GetLabels()[labelComponent] != component
+		})
 		if len(list) == 0 {
 			return nil
 		}

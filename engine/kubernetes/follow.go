@@ -217,7 +217,8 @@ func readPlan(o *unstructured.Unstructured) (plan trafficPlan, keep bool, err er
 
 // located is an instance, and the service that its pod is labelled with.
 type located struct {
-	service string
+	service     string
+	hostNetwork bool // its address is the node's, from which others call too
 	proxy.Instance
 }
 
@@ -231,7 +232,7 @@ func readInstance(o *unstructured.Unstructured) (one located, keep bool, err err
 	if ended || pod.Status.PodIP == "" || pod.Labels[labelService] == "" || pod.Labels[labelComponent] != "" {
 		return one, false, nil
 	}
-	one = located{pod.Labels[labelService], proxy.Instance{ID: pod.Name, Host: pod.Status.PodIP, Revision: revisionOf(pod.ObjectMeta)}}
+	one = located{pod.Labels[labelService], pod.Spec.HostNetwork, proxy.Instance{ID: pod.Name, Host: pod.Status.PodIP, Revision: revisionOf(pod.ObjectMeta)}}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
 			one.Ready, one.WarmFrom = true, c.LastTransitionTime.Time
@@ -253,7 +254,11 @@ func snapshotOf(plan trafficPlan, seen []located, version uint64) proxy.Snapshot
 	for i := range s.Services {
 		at[s.Services[i].Name] = i
 	}
+	s.Callers = make(map[string]string, len(seen))
 	for _, one := range seen {
+		if name := plan.Services[one.service]; name != "" && !one.hostNetwork {
+			s.Callers[one.Host] = name
+		}
 		if i, ok := at[plan.Services[one.service]]; ok {
 			s.Services[i].Instances = append(slices.Clip(s.Services[i].Instances), one.Instance)
 		}

@@ -256,10 +256,13 @@ func TestInstancesOfPods(t *testing.T) {
 		Snapshot: proxy.Snapshot{Services: []proxy.Service{{Name: "my_web"}, {Name: "api"}}},
 		Services: map[string]string{"my-web-1234": "my_web", "api": "api"},
 	}
-	seen := []located{{"my-web-1234", proxy.Instance{ID: "a", Host: "1"}}, {"gone", proxy.Instance{ID: "b", Host: "2"}}, {"api", proxy.Instance{ID: "c", Host: "3"}}}
+	seen := []located{{"my-web-1234", false, proxy.Instance{ID: "a", Host: "1"}}, {"gone", false, proxy.Instance{ID: "b", Host: "2"}}, {"api", true, proxy.Instance{ID: "c", Host: "3"}}}
 	first, second := snapshotOf(plan, seen, 1), snapshotOf(plan, seen[:1], 2)
 	if len(first.Services[0].Instances) != 1 || len(first.Services[1].Instances) != 1 || len(second.Services[1].Instances) != 0 || len(plan.Snapshot.Services[0].Instances) != 0 {
 		t.Errorf("%+v, then %+v, of %+v", first, second, plan)
+	}
+	if d := cmp.Diff(map[string]string{"1": "my_web"}, first.Callers); d != "" { // an address of a node is nobody's alone
+		t.Errorf("callers (-want +got):\n%s", d)
 	}
 }
 

@@ -167,7 +167,12 @@ func (w *watcher) goOn(ctx context.Context, one record, live Live) (waits map[st
 	if err != nil {
 		return nil, err
 	}
-	return e.carryOut(ctx, one, objects, live)
+	waits, err = e.carryOut(ctx, one, objects, live)
+	if latest, lerr := e.History(ctx, 1); lerr == nil && len(latest) > 0 && latest[0].Number != one.Number {
+		// Somebody deployed meanwhile, and what of it was there already may be as this revision had it: it is carried out once more.
+		return waits, errors.Join(err, e.client.setNote(ctx, e.project, appliedKey, ""))
+	}
+	return waits, err
 }
 
 // failure returns a service that will not come up by itself, and why; "" where there is none.
