@@ -62,8 +62,6 @@ type sight struct {
 }
 
 // telemetryDir is where the stores are.
-func (l Location) telemetryDir() string { return telemetryDir(l.StateDir) }
-
 func telemetryDir(stateDir string) string { return filepath.Join(stateDir, "telemetry") }
 
 // watching is what a sight is made of.

@@ -46,9 +46,10 @@ before it changes a cluster, and returns when the project is healthy there. What
 build is built here, by the Docker engine, or without one as x-trellis.process says, and
 pushed by its digest: as image says beside build, or to --registry, or to the registry
 that the cluster announces; a cluster whose nodes are this machine pulls from a registry
-that Trellis keeps here. Trellis itself goes along, so that the project has a data plane
-and a gateway there; TRELLIS_IMAGE names another image for it, which the cluster keeps
-for whoever deploys next, and 'none' ends it.
+that Trellis keeps here. Trellis itself goes along, so that the project has a data plane,
+a gateway and a control plane there, which measures and judges as on one machine;
+TRELLIS_IMAGE names another image for them, which the cluster keeps for whoever deploys
+next, and 'none' ends them.
 
 With --watch it goes on to do what develop.watch says of each file that is saved:
 sync copies it to where the instances of the service work, rebuild builds and
