@@ -243,6 +243,7 @@ services:
 	t.Run("killed", func(t *testing.T) {
 		var before, after api.Door
 		before = p.door(t)
+		address, _, _ := strings.Cut(p.console(t), "/#")
 		c.through(url, []load.Request{{Weight: 1, Method: "GET", Path: "/"}, {Weight: 1, Method: "POST", Path: "/ledger"}}, func() {
 			c.kubectl("", "delete", "pod", "-n", name, "-l", "app.kubernetes.io/component=control-plane", "--grace-period=0", "--force")
 			time.Sleep(time.Second)
@@ -253,6 +254,14 @@ services:
 				}
 				return ""
 			})
+		})
+		eventually(t, 30*time.Second, "the console that was open before answers", func() string {
+			page, err := http.Get(address + "/")
+			if err != nil {
+				return err.Error()
+			}
+			_ = page.Body.Close()
+			return ""
 		})
 		if after = p.door(t); after.Key != before.Key {
 			t.Error("the console has another key than before")

@@ -38,13 +38,38 @@ func (a *afar) reach(ctx context.Context) (*api.Client, error) {
 	if a.client != nil {
 		return a.client, nil
 	}
-	tunnel, err := a.engine.ReachControl(ctx)
-	if err != nil {
+	if err := a.open(ctx); err != nil {
 		return nil, err
 	}
-	a.tunnel = tunnel
-	a.client = api.NewClientOver(func(context.Context) (net.Conn, error) { return tunnel.Dial(kubernetes.APIPort) })
+	a.client = api.NewClientOver(func(ctx context.Context) (net.Conn, error) { return a.dial(ctx, kubernetes.APIPort) })
 	return a.client, nil
+}
+
+// open sees to it that there is a tunnel. Another pod may have taken the place of the one that the last one led to. mu is held.
+func (a *afar) open(ctx context.Context) error {
+	if a.tunnel != nil {
+		if !a.tunnel.Broken() {
+			return nil
+		}
+		_ = a.tunnel.Close()
+		a.tunnel = nil
+	}
+	tunnel, err := a.engine.ReachControl(ctx)
+	if err != nil {
+		return err
+	}
+	a.tunnel = tunnel
+	return nil
+}
+
+// dial opens a connection to a port of the control plane's loopback.
+func (a *afar) dial(ctx context.Context, port int) (net.Conn, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.open(ctx); err != nil {
+		return nil, err
+	}
+	return a.tunnel.Dial(port)
 }
 
 // Close implements io.Closer.
@@ -55,8 +80,11 @@ func (a *afar) Close() error {
 	for _, l := range a.doors {
 		err = errors.Join(err, l.Close())
 	}
+	if a.client != nil {
+		err = errors.Join(err, a.client.Close())
+	}
 	if a.tunnel != nil {
-		err = errors.Join(err, a.client.Close(), a.tunnel.Close())
+		err = errors.Join(err, a.tunnel.Close())
 	}
 	a.doors, a.tunnel, a.client = nil, nil, nil
 	return err
@@ -94,9 +122,9 @@ func (a *afar) Door(ctx context.Context) (api.Door, error) {
 	}
 	a.mu.Lock()
 	a.doors = append(a.doors, l)
-	tunnel := a.tunnel
 	a.mu.Unlock()
-	go pass(l, func() (net.Conn, error) { return tunnel.Dial(kubernetes.ConsolePort) })
+	forever := context.WithoutCancel(ctx)
+	go pass(l, func() (net.Conn, error) { return a.dial(forever, kubernetes.ConsolePort) })
 	door.URL, door.Lasts = "http://"+l.Addr().String(), true
 	return door, nil
 }

@@ -47,7 +47,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
 	case "/apis":
 		var groups []string
-		for _, group := range []string{"apps", "policy", "coordination.k8s.io", "networking.k8s.io"} {
+		for _, group := range []string{"apps", "policy", "coordination.k8s.io", "networking.k8s.io", "storage.k8s.io"} {
 			groups = append(groups, fmt.Sprintf(`{"name": %[1]q, "versions": [{"groupVersion": "%[1]s/v1", "version": "v1"}], "preferredVersion": {"groupVersion": "%[1]s/v1", "version": "v1"}}`, group))
 		}
 		fmt.Fprintf(w, `{"kind": "APIGroupList", "groups": [%s]}`, strings.Join(groups, ","))
@@ -63,6 +63,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, resourceList, "policy/v1", resource("poddisruptionbudgets", "PodDisruptionBudget", true))
 	case "/apis/networking.k8s.io/v1":
 		fmt.Fprintf(w, resourceList, "networking.k8s.io/v1", resource("networkpolicies", "NetworkPolicy", true))
+	case "/apis/storage.k8s.io/v1":
+		fmt.Fprintf(w, resourceList, "storage.k8s.io/v1", resource("storageclasses", "StorageClass", false))
 	case "/apis/coordination.k8s.io/v1":
 		fmt.Fprintf(w, resourceList, "coordination.k8s.io/v1", resource("leases", "Lease", true))
 	default:

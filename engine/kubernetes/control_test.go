@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
 
@@ -100,6 +102,47 @@ func TestControlPlaneIsDurable(t *testing.T) {
 			if claimed != durable || (mounted >= 0) != durable {
 				t.Errorf("durable is %v: a claim %v, mounted at %d", durable, claimed, mounted)
 			}
+		}
+	}
+}
+
+// TestDurableWhereTheClusterHasVolumes: a claim that nothing will ever meet is not made, and one that is there is kept.
+func TestDurableWhereTheClusterHasVolumes(t *testing.T) {
+	s, c := cluster(t)
+	e := New("shop", c, slog.New(slog.DiscardHandler))
+	claimed := Live{Objects: []Object{&corev1.PersistentVolumeClaim{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"}, ObjectMeta: metav1.ObjectMeta{Name: controlName("shop")},
+	}}}
+	class := func(isDefault string) {
+		s.objects["/apis/storage.k8s.io/v1/storageclasses/standard"] = map[string]any{
+			"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+			"metadata": map[string]any{"name": "standard", "annotations": map[string]any{isDefaultClass: isDefault}},
+		}
+	}
+	forbidden := func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/storageclasses") {
+			return false
+		}
+		answer(w, http.StatusForbidden, "Forbidden", "may not")
+		return true
+	}
+	for _, step := range []struct {
+		what  string
+		set   func()
+		live  Live
+		image string
+		want  bool
+	}{
+		{"no class", func() {}, Live{}, "trellis:1", false},
+		{"a claim that is there", func() {}, claimed, "trellis:1", true},
+		{"no control plane", func() {}, claimed, "", false},
+		{"a class that is not the default", func() { class("false") }, Live{}, "trellis:1", false},
+		{"a class that is", func() { class("true") }, Live{}, "trellis:1", true},
+		{"classes that may not be seen", func() { s.before = forbidden }, Live{}, "trellis:1", false},
+	} {
+		step.set()
+		if got, err := e.durable(t.Context(), step.image, step.live); err != nil || got != step.want {
+			t.Errorf("%s: %v, %v, want %v", step.what, got, err, step.want)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -28,8 +29,19 @@ import (
 type Tunnel struct {
 	pod    string
 	conn   httpstream.Connection
+	broken atomic.Bool // a connection could not be opened at the other end: the pod may be gone
 	mu     sync.Mutex
 	number int
+}
+
+// Broken says whether the tunnel does not lead, or may not lead, to where it led.
+func (t *Tunnel) Broken() bool {
+	select {
+	case <-t.conn.CloseChan():
+		return true
+	default:
+		return t.broken.Load()
+	}
 }
 
 // ReachControl opens a tunnel to the control plane of a project. There is to be none: ErrUnsupported. It does not serve at the
@@ -139,12 +151,14 @@ func (t *Tunnel) Dial(port int) (net.Conn, error) {
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
 	failures, err := t.conn.CreateStream(headers)
 	if err != nil {
+		t.broken.Store(true)
 		return nil, fmt.Errorf("forward port %d of %s: %w: %w", port, t.pod, errdefs.ErrUnavailable, err)
 	}
 	_ = failures.Close() // only read from
 	headers.Set(corev1.StreamType, corev1.StreamTypeData)
 	data, err := t.conn.CreateStream(headers)
 	if err != nil {
+		t.broken.Store(true)
 		t.conn.RemoveStreams(failures)
 		return nil, fmt.Errorf("forward port %d of %s: %w: %w", port, t.pod, errdefs.ErrUnavailable, err)
 	}
@@ -152,6 +166,7 @@ func (t *Tunnel) Dial(port int) (net.Conn, error) {
 	go func() {
 		said, _ := io.ReadAll(failures)
 		if len(said) > 0 {
+			t.broken.Store(true)
 			c.failed <- fmt.Errorf("%w: %s", errdefs.ErrUnavailable, strings.TrimSpace(string(said)))
 		}
 		close(c.failed)

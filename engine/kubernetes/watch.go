@@ -22,6 +22,8 @@ import (
 const (
 	// look is how often the cluster is looked at where no watch says that something has changed.
 	look = 2 * time.Second
+	// idleLook is the same for a control plane that is always there, once the newest revision has ended.
+	idleLook = 10 * time.Second
 	// stuck is how long an instance may lack its image, and crashes how often it may crash without ever having been
 	// ready, until its revision has failed: the cluster would go on trying for ever.
 	stuck   = 10 * time.Second
@@ -39,28 +41,35 @@ type watcher struct {
 	lease   string               // the Lease's version when it was seen last
 	leaseAt time.Time            // since when it has been that
 	judging judging
+	idle    bool // the newest revision has ended
 }
 
 func (w *watcher) run(ctx context.Context) error {
 	wake := make(chan struct{}, 1)
 	apps := appsv1.SchemeGroupVersion
-	for _, kind := range []schema.GroupVersionKind{
+	kinds := []schema.GroupVersionKind{
 		pods, apps.WithKind("Deployment"), apps.WithKind("StatefulSet"), apps.WithKind("DaemonSet"), batchv1.SchemeGroupVersion.WithKind("Job"),
-	} {
+	}
+	if w.engine.control != nil {
+		kinds = append(kinds, secrets) // revisions: one may change nothing else
+	}
+	for _, kind := range kinds {
 		go w.engine.client.wake(ctx, kind, w.engine.project, wake)
 	}
-	tick := time.NewTicker(look)
-	defer tick.Stop()
 	w.stuck = map[string]time.Time{}
 	for {
 		if err := w.step(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) {
 			w.engine.log.WarnContext(ctx, "the project is not looked after", "project", w.engine.project, "err", err)
 		}
 		w.changed(w.engine.project)
+		pause := look
+		if w.idle && w.engine.control != nil {
+			pause = idleLook
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-wake:
 		}
 	}
@@ -103,7 +112,8 @@ func (w *watcher) step(ctx context.Context) error {
 		return nil
 	}
 	one := all[0]
-	if one.Outcome != state.Pending {
+	w.idle = one.Outcome != state.Pending
+	if w.idle {
 		e.forgetGone(live)
 		return w.turnTraffic(ctx, one, live)
 	}
