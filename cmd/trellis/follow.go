@@ -270,7 +270,7 @@ func settled(ctx context.Context, control api.Control, number int64) func(api.St
 		case s.Revision == number && s.Outcome == state.Healthy:
 			return true, nil
 		case s.Revision == number && s.Outcome != state.Pending && s.Outcome != "":
-			return true, errors.New(outcomeWords(s.Outcome))
+			return true, errors.New(outcomeWords(s.Outcome) + causeOf(s, number))
 		case s.Revision == number:
 			return false, nil
 		}

@@ -149,6 +149,11 @@ func (r *renderer) controlPod() corev1.PodSpec {
 	}
 	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: volume, VolumeSource: source},
 		corev1.Volume{Name: scratch, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+	if !r.opt.Durable { // what it keeps is then on its node's disk, with its log
+		disk := pod.Containers[0].Resources.Limits[corev1.ResourceEphemeralStorage]
+		disk.Add(*resource.NewQuantity(controlVolume, resource.BinarySI))
+		pod.Containers[0].Resources.Limits[corev1.ResourceEphemeralStorage] = disk
+	}
 	pod.PriorityClassName, pod.TerminationGracePeriodSeconds = r.opt.PriorityClass, pointer(int64(controlGrace))
 	return pod
 }

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -81,5 +82,51 @@ func TestWhatFailedIsNamed(t *testing.T) {
 	}
 	if !strings.Contains(said, "web: new instances fail") || strings.Contains(said, "api") {
 		t.Errorf("%q", said)
+	}
+}
+
+// TestBackIsFinished: a revision that was taken back by somebody who was killed before the one before was applied again is not left so.
+func TestBackIsFinished(t *testing.T) {
+	_, c := cluster(t)
+	e := New("shop", c, slog.New(slog.DiscardHandler))
+	version := func(n string) compose.Project {
+		return compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Image: "web:" + n}}}
+	}
+	for _, n := range []string{"1", "2"} {
+		if _, err := e.Apply(t.Context(), state.Revision{Project: version(n)}, ""); err != nil {
+			t.Fatal(err)
+		}
+		all, err := c.history(t.Context(), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		outcome := state.Healthy
+		if n == "2" {
+			outcome = state.RolledBack
+			all[0].rollouts = []state.Rollout{{Service: "web", Phase: state.TakenBack, Reason: "new instances fail"}}
+		}
+		if err := c.settle(t.Context(), all[0], outcome); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := watcher{engine: e, changed: func(string) {}, stuck: map[string]time.Time{}}
+	for range 2 {
+		if err := w.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := e.History(t.Context(), 0); err != nil || len(all) != 2 {
+			t.Fatalf("%d revisions, %v: whoever takes it back may be about to", len(all), err)
+		}
+	}
+	w.backAt = w.backAt.Add(-2 * stuck)
+	if err := w.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all, err := e.History(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 3 || all[0].Undoes != 2 || all[0].Project.Services["web"].Image != "web:1" || !strings.Contains(all[0].Cause, "web: new instances fail") {
+		t.Errorf("%d revisions, the newest %+v", len(all), all[0])
 	}
 }

@@ -91,11 +91,33 @@ func (e *Engine) goBack(ctx context.Context, all []record, why state.Rollout, ac
 	if err := e.client.settle(ctx, failed, outcome); err != nil || back == nil {
 		return err
 	}
+	return e.bringBack(ctx, failed, *back, why, actor)
+}
+
+// bringBack applies a healthy revision again in place of one that failed.
+func (e *Engine) bringBack(ctx context.Context, failed, back record, why state.Rollout, actor string) error {
 	_, err := e.Apply(ctx, state.Revision{
 		Project: back.Project, Commit: back.Commit, Actor: actor, Undoes: failed.Number,
 		Cause: fmt.Sprintf("rollback to %d: %s: %s", back.Number, why.Service, why.Reason),
 	}, "")
 	return err
+}
+
+// finishBack brings the last healthy revision back where that was decided, and whoever did so was killed before it was done: the newest
+// revision is one that was taken back.
+func (e *Engine) finishBack(ctx context.Context, all []record) error {
+	failed := all[0]
+	back := lastHealthy(all, failed.Number)
+	if back == nil {
+		return nil
+	}
+	why := state.Rollout{Service: e.project, Reason: "it failed"}
+	for _, r := range failed.rollouts {
+		if r.Phase == state.TakenBack && r.Reason != "" && !slices.ContainsFunc(failed.rollouts, func(o state.Rollout) bool { return r.Reason == failedWith(o.Service) }) {
+			why = r
+		}
+	}
+	return e.bringBack(ctx, failed, *back, why, "trellis")
 }
 
 // failedWith is why a rollout ended that was taken back with that of another service.

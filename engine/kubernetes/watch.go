@@ -42,6 +42,8 @@ type watcher struct {
 	leaseAt time.Time            // since when it has been that
 	judging judging
 	idle    bool // the newest revision has ended
+	back    int64
+	backAt  time.Time // since when revision back is the newest although it was taken back
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -112,8 +114,11 @@ func (w *watcher) step(ctx context.Context) error {
 		return nil
 	}
 	one := all[0]
-	w.idle = one.Outcome != state.Pending
-	if w.idle {
+	w.idle = one.Outcome != state.Pending && one.Outcome != state.RolledBack
+	if one.Outcome == state.RolledBack && w.leftBack(one, time.Now()) && (e.control != nil || !w.led(live, time.Now())) {
+		return e.finishBack(ctx, all)
+	}
+	if one.Outcome != state.Pending {
 		e.forgetGone(live)
 		return w.turnTraffic(ctx, one, live)
 	}
@@ -151,6 +156,14 @@ func (w *watcher) step(ctx context.Context) error {
 	}
 	one.rollouts = ended(one.rollouts, state.Promoted, "", time.Now())
 	return e.client.settle(ctx, one, state.Healthy)
+}
+
+// leftBack says whether nobody brings back what was before a revision that was taken back: whoever takes one back does so at once.
+func (w *watcher) leftBack(one record, now time.Time) bool {
+	if w.back != one.Number {
+		w.back, w.backAt = one.Number, now
+	}
+	return now.Sub(w.backAt) > stuck
 }
 
 // there says whether a project is as it is meant to be. What others wait for has to have ended, not only to run: it may
