@@ -92,7 +92,7 @@ func (e *Engine) controlPod(ctx context.Context) (string, error) {
 	case err != nil:
 		return "", err
 	case image == "":
-		return "", fmt.Errorf("%w: there is none in the cluster: name an image of trellis that it can pull in TRELLIS_IMAGE, and deploy again with 'trellis up'", errdefs.ErrUnsupported)
+		return "", fmt.Errorf("%w: there is none in the cluster: name a registry that it pulls from (--registry), or an image of trellis in TRELLIS_IMAGE, and deploy again with 'trellis up'", errdefs.ErrUnsupported)
 	case len(list.Items) == 0:
 		return "", fmt.Errorf("%w: there is none in the cluster: deploy again with 'trellis up'", errdefs.ErrUnavailable)
 	}
