@@ -47,7 +47,7 @@ func (r *receiver) alerts() []string {
 // once, by an event and by an alert to the receiver that the file names, and once that it is over.
 func TestKubernetesDriftIsTold(t *testing.T) {
 	c := reachCluster(t)
-	c.dataPlane(t)
+	c.dataPlane()
 	const name = "e2e-told"
 	told, url := c.alerting(t)
 	p := c.project(name)

@@ -5,6 +5,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +25,7 @@ import (
 // TestKubernetesEngine runs the suite of every engine in a real cluster, behind its data plane.
 func TestKubernetesEngine(t *testing.T) {
 	c := reachCluster(t)
-	c.dataPlane(t)
+	c.dataPlane()
 	t.Parallel()
 	var projects atomic.Int32
 	enginetest.Run(t, enginetest.Target{
@@ -65,13 +66,23 @@ func (p *clusterProject) Name() string   { return p.name }
 func (p *clusterProject) Port() int      { return 8000 }
 func (p *clusterProject) Ledger() string { return p.ledger }
 
-// Address is the port of the node that the cluster has given to the published one.
+// Address is the port of the node that the cluster has given to the published one. The node opens it a moment after the Service
+// is there.
 func (p *clusterProject) Address() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.address == "" {
 		port := p.c.kubectl("", "get", "service", "web-public", "-n", p.name, "-o", "jsonpath={.spec.ports[0].nodePort}")
-		p.address = fmt.Sprintf("http://%s:%s", p.c.node, port)
+		at := net.JoinHostPort(p.c.node, port)
+		eventually(p.t, 30*time.Second, "the node opens its port", func() string {
+			conn, err := net.Dial("tcp", at)
+			if err != nil {
+				return err.Error()
+			}
+			_ = conn.Close()
+			return ""
+		})
+		p.address = "http://" + at
 	}
 	return p.address
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,15 +19,10 @@ import (
 )
 
 // dataPlane gives the node an image of Trellis itself, and has the projects that are made from now on use it.
-func (c *testCluster) dataPlane(t *testing.T) {
-	t.Helper()
+func (c *testCluster) dataPlane() {
+	c.t.Helper()
 	const image = "docker.io/trellis/trellis:e2e"
-	archive := filepath.Join(t.TempDir(), "trellis.tar")
-	for _, args := range [][]string{{"mkimage", image, archive, built.trellis}, {os.Getenv("CLUSTER_SH"), "load", archive}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
-		}
-	}
+	c.give(image, map[string]string{"trellis": built.trellis})
 	c.env = append(c.env, kubernetes.ImageEnv+"="+image)
 }
 
@@ -74,7 +68,7 @@ func (c *testCluster) through(url string, mix []load.Request, during func()) eng
 // and the API server says nothing for a while. It runs by itself: it stops the cluster's API server.
 func TestKubernetesDataPlane(t *testing.T) {
 	c := reachCluster(t)
-	c.dataPlane(t)
+	c.dataPlane()
 	const name = "e2e-plane"
 	p := c.project(name)
 	file := func(version string) string {

@@ -3,15 +3,26 @@
 package e2e
 
 import (
+	"archive/tar"
+	"bytes"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	reference "github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"trellis/engine"
 	"trellis/engine/enginetest"
@@ -38,13 +49,64 @@ func reachCluster(t testing.TB) *testCluster {
 		}
 		t.Skip("a cluster is tested with 'make test-kubernetes'")
 	}
-	archive := filepath.Join(t.TempDir(), "testapp.tar")
-	for _, args := range [][]string{{"mkimage", c.image, archive, built.app}, {os.Getenv("CLUSTER_SH"), "load", archive}} {
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", args, err, out)
+	c.give(c.image, map[string]string{"testapp": built.app, "bin/sh": "/bin/busybox"}) // pre_stop takes a shell
+	return c
+}
+
+// give has the node have an image of static programs, by their paths in it. The entry point is the one at the top.
+func (c *testCluster) give(name string, programs map[string]string) {
+	c.t.Helper()
+	archive := filepath.Join(c.t.TempDir(), "image.tar")
+	err := writeImage(archive, name, programs)
+	if err == nil {
+		var out []byte
+		if out, err = exec.Command(os.Getenv("CLUSTER_SH"), "load", archive).CombinedOutput(); err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
 		}
 	}
-	return c
+	if err != nil {
+		c.t.Fatalf("give the node %s: %v", name, err)
+	}
+}
+
+func writeImage(archive, name string, programs map[string]string) error {
+	config := v1.Config{User: "65532"}
+	var files bytes.Buffer
+	w := tar.NewWriter(&files)
+	for _, path := range slices.Sorted(maps.Keys(programs)) {
+		body, err := os.ReadFile(programs[path])
+		if err != nil {
+			return err
+		}
+		if err := w.WriteHeader(&tar.Header{Name: path, Size: int64(len(body)), Mode: 0o755}); err != nil {
+			return err
+		}
+		if _, err := w.Write(body); err != nil {
+			return err
+		}
+		if !strings.Contains(path, "/") {
+			config.Entrypoint = []string{"/" + path}
+		}
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files.Bytes())), nil })
+	if err != nil {
+		return err
+	}
+	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{Architecture: runtime.GOARCH, OS: "linux", Config: config, RootFS: v1.RootFS{Type: "layers"}})
+	if err == nil {
+		image, err = mutate.AppendLayers(image, layer)
+	}
+	if err != nil {
+		return err
+	}
+	tag, err := reference.NewTag(name)
+	if err != nil {
+		return err
+	}
+	return tarball.WriteToFile(archive, tag, image)
 }
 
 // kubectl runs a command of kubectl, with stdin where it is not empty.

@@ -21,6 +21,7 @@ wanted() {
 			openssl openssl
 			curl curl
 			nsenter util-linux
+			busybox busybox-static
 		END
 		return
 	fi
