@@ -62,7 +62,7 @@ func TestKubernetesLeastRole(t *testing.T) {
 // TestKubernetesLeastRoleOfPlanes: so it does where Trellis' own pods are part of the project, which are given rights of their own.
 func TestKubernetesLeastRoleOfPlanes(t *testing.T) {
 	c := reachCluster(t)
-	c.dataPlane(t)
+	c.dataPlane()
 	p := func(p *project) {
 		eventually(t, 2*time.Minute, "the control plane is reached", func() string {
 			if out, err := p.try("metrics", "trellis_replicas_ready"); err != nil || !strings.Contains(out, "web") {

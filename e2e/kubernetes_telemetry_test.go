@@ -83,7 +83,7 @@ func (p *project) console(t *testing.T) string {
 // comes back with what it knew.
 func TestKubernetesTelemetry(t *testing.T) {
 	c := reachCluster(t)
-	c.dataPlane(t)
+	c.dataPlane()
 	c.openVolumes(t)
 	told, receiver := c.alerting(t)
 	const name = "e2e-seen"
@@ -322,7 +322,7 @@ func TestKubernetesUnseen(t *testing.T) {
 // cluster, which says so; one that answers as well is not.
 func TestKubernetesWorseVersion(t *testing.T) {
 	c := reachCluster(t)
-	c.dataPlane(t)
+	c.dataPlane()
 	c.openVolumes(t)
 	const name = "e2e-worse"
 	p := c.project(name)
