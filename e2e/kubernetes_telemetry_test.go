@@ -42,19 +42,6 @@ func (c *testCluster) alerting(t *testing.T) (*receiver, string) {
 	return told, "http://" + net.JoinHostPort(here, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
 }
 
-// openVolumes lets pods that are not root write into the volumes that the node gives from now on: they are plain folders of it, and what
-// gives them heeds no fsGroup, as those of other clusters do.
-func (c *testCluster) openVolumes(t *testing.T) {
-	cmd := exec.Command(os.Getenv("CLUSTER_SH"), "enter", "sh", "-c", "while :; do chmod -f 0777 /tmp/hostpath_pv/*; sleep 0.2; done")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-}
-
 // console opens the console of a project that runs in a cluster, until the test ends, and returns its address.
 func (p *project) console(t *testing.T) string {
 	t.Helper()
@@ -84,7 +71,6 @@ func (p *project) console(t *testing.T) string {
 func TestKubernetesTelemetry(t *testing.T) {
 	c := reachCluster(t)
 	c.dataPlane()
-	c.openVolumes(t)
 	told, receiver := c.alerting(t)
 	const name = "e2e-seen"
 	p := c.project(name)
@@ -323,7 +309,6 @@ func TestKubernetesUnseen(t *testing.T) {
 func TestKubernetesWorseVersion(t *testing.T) {
 	c := reachCluster(t)
 	c.dataPlane()
-	c.openVolumes(t)
 	const name = "e2e-worse"
 	p := c.project(name)
 	file := func(version, fail string) string {
