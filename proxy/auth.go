@@ -196,7 +196,8 @@ func (s *scheme) forward(ctx context.Context, p *Proxy, q *request) (*identity.C
 		return nil, closed
 	}
 	ask := q.about(f.Path)
-	resp, inst, fail := p.call(ctx, destination{svc: svc, port: f.Port, timeout: forwardTime}, ask)
+	defer ask.leave()
+	resp, _, fail := p.call(ctx, destination{svc: svc, port: f.Port, timeout: forwardTime}, ask)
 	if fail != nil {
 		if fail.kind == kindClient {
 			return nil, fail
@@ -204,7 +205,6 @@ func (s *scheme) forward(ctx context.Context, p *Proxy, q *request) (*identity.C
 		p.log.Warn("caller can't be checked", "auth", s.name, "service", f.Service, "err", fail)
 		return nil, closed
 	}
-	defer inst.release()
 	if resp.tunnel != nil || resp.status >= 500 {
 		resp.close(false)
 		return nil, closed

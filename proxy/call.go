@@ -7,8 +7,8 @@ import (
 )
 
 // call sends a request to an instance of s and returns its answer, with the instance it is from. It waits while none is
-// ready, and tries again what may be repeated and what provably did not arrive. The answer's close releases the
-// instance.
+// ready, and tries again what may be repeated and what provably did not arrive. Whoever called has q leave its seat when
+// the answer has ended.
 func (p *Proxy) call(ctx context.Context, to destination, q *request) (*response, *instance, *failure) {
 	s, timeout := to.svc, to.timeout
 	began := time.Now()
@@ -18,7 +18,7 @@ func (p *Proxy) call(ctx context.Context, to destination, q *request) (*response
 	if timeout <= 0 && !q.grpc { // a gRPC server sends its head with its first message, which may take any time
 		timeout = defaultTimeout
 	}
-	c := caller{s: s, lane: s.lane(to.port), q: q, timeout: timeout, try: to.try, wait: waiter{q: q}}
+	c := caller{s: s, lane: s.lane(to.port), q: q, timeout: timeout, try: to.try, wait: waiter{q: q, by: way{caller: q.caller, route: q.route}}}
 	if !s.internal() {
 		p.spans.begin(q, began)
 	}
@@ -64,10 +64,11 @@ func (c *caller) run(ctx context.Context) (*response, *instance, *failure) {
 		if f != nil {
 			return nil, nil, f
 		}
+		c.q.seat = p.inst.seat(c.wait.by)
 		began := time.Now()
 		if c.q.late(began) {
 			p.abandoned()
-			p.inst.release()
+			c.q.leave()
 			return nil, nil, c.q.tooLate()
 		}
 		resp, err := p.roundTrip(ctx, c.q, c.timeFor(began), c.again+c.repeats > 0)
@@ -88,7 +89,7 @@ func (c *caller) run(ctx context.Context) (*response, *instance, *failure) {
 
 // after decides what an error means: nil to try again.
 func (c *caller) after(p *pool, err *callError) *failure {
-	defer p.inst.release()
+	defer c.q.leave()
 	switch {
 	case err.gone:
 		if err.sent {
@@ -218,6 +219,7 @@ type waiter struct {
 	full   bool     // for a place at an instance, when last seen
 	cold   bool     // for the start of a service that was scaled to nothing
 	q      *request // who waits; nil for a connection that is passed through
+	by     way
 	began  time.Time
 	until  time.Time
 }
@@ -280,6 +282,9 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 		return nil, &failure{status: 503, kind: kindOverload, detail: "too many requests wait for " + s.name, retryAfter: 1}
 	}
 	s.waiting()
+	queued := s.queued.of(w.by)
+	queued.Add(1)
+	defer queued.Add(-1)
 	place := l.queue.enter()
 	defer l.queue.leave(place)
 	timer := time.NewTimer(time.Until(w.until))

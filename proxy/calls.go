@@ -15,7 +15,7 @@ type Calls struct {
 	Calls    []Call              `json:"calls"`
 	Retries  []Retry             `json:"retries,omitempty"`
 	Services map[string]Counters `json:"services"`
-	InUse    map[string]int      `json:"in_use"` // as in Status
+	InFlight []InFlight          `json:"in_flight,omitempty"`
 	LostSpan uint64              `json:"lost_spans"`
 	Faults   uint64              `json:"faults"` // requests that ran into a fault of the data plane's own
 }
@@ -163,7 +163,7 @@ func (q *request) brokeLater() {
 
 // Calls returns what was done so far.
 func (p *Proxy) Calls() Calls {
-	c := Calls{Boot: p.boot, Calls: []Call{}, Services: map[string]Counters{}, InUse: map[string]int{}, LostSpan: p.spans.lost.Load(), Faults: p.faults.Load()}
+	c := Calls{Boot: p.boot, Calls: []Call{}, Services: map[string]Counters{}, LostSpan: p.spans.lost.Load(), Faults: p.faults.Load()}
 	for name, s := range p.table.Load().services {
 		if s.internal() {
 			continue
@@ -173,9 +173,11 @@ func (p *Proxy) Calls() Calls {
 		for _, one := range s.retried.all() {
 			c.Retries = append(c.Retries, Retry{name, one.revision, one.caller, one.route, one.since, one.n.Load()})
 		}
+		c.InFlight = flightsIn(&s.queued, c.InFlight, InFlight{Service: name})
 		for _, inst := range s.all() {
-			c.InUse[inst.id] = int(inst.inUse.Load())
-			c.Calls = callsIn(&inst.calls, c.Calls, Call{Service: name, Instance: inst.id, Revision: inst.conf.Load().Revision})
+			revision := inst.conf.Load().Revision
+			c.Calls = callsIn(&inst.calls, c.Calls, Call{Service: name, Instance: inst.id, Revision: revision})
+			c.InFlight = inst.flights(c.InFlight, InFlight{Service: name, Instance: inst.id, Revision: revision})
 		}
 	}
 	return c

@@ -102,11 +102,11 @@ func (p *Proxy) getInside(ctx context.Context, s *service, u *url.URL) ([]byte, 
 		header: fields("Accept", "application/json"),
 	}
 	q.setID()
-	resp, inst, fail := p.call(ctx, destination{svc: s, port: port, timeout: forwardTime}, q)
+	defer q.leave()
+	resp, _, fail := p.call(ctx, destination{svc: s, port: port, timeout: forwardTime}, q)
 	if fail != nil {
 		return nil, fmt.Errorf("fetch %s: %w: %w", u, errdefs.ErrUnavailable, fail)
 	}
-	defer inst.release()
 	stop := context.AfterFunc(ctx, resp.abort)
 	defer stop()
 	status := resp.status

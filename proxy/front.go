@@ -54,6 +54,7 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 	}
 	var dest destination
 	defer dest.done()
+	defer q.leave()
 	var resp *response
 	var inst *instance
 	if fail == nil {
@@ -68,7 +69,6 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 		to.refuse(q, fail)
 		return fail.kind != kindClient
 	}
-	defer inst.release()
 	q.service, q.instance, q.status = dest.svc.name, inst.id, resp.status
 	if resp.tunnel != nil {
 		to.upgrade(q, resp, inst)

@@ -26,6 +26,7 @@ type instance struct {
 	life   context.Context // ends when the instance is retired
 	retire context.CancelFunc
 	calls  ways[callCounts]
+	flight ways[atomic.Int64] // inUse, but for what links bring
 
 	mu      sync.Mutex
 	pools   map[int]*pool

@@ -30,11 +30,11 @@ func (p *Proxy) mirror(to *destination, q *request) {
 		defer p.mirrors.Add(-1)
 		ctx, cancel := context.WithTimeout(p.life, mirrorTime)
 		defer cancel()
-		resp, inst, fail := p.call(ctx, dest, copied)
+		defer copied.leave()
+		resp, _, fail := p.call(ctx, dest, copied)
 		if fail != nil {
 			return
 		}
-		defer inst.release()
 		if resp.tunnel != nil {
 			resp.close(false)
 			return

@@ -48,6 +48,7 @@ type request struct {
 	route     string       // path of the gateway's route, "" at other doors
 	trace     traceContext // zero: the request is not part of one
 	counted   *callCounts  // where it was counted
+	seat      seat         // that it has now
 	unmet     string       // why it was not answered by an instance
 	outside   bool         // the caller is not one of the project's services: what it says about itself is dropped
 

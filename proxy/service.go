@@ -20,8 +20,9 @@ type service struct {
 	count   counters
 	calls   ways[callCounts] // of requests that no instance took
 	retried ways[atomic.Uint64]
-	waits   chan<- struct{} // to say that a request waits; capacity 1
-	known   *identities     // what callers show where instances want to know who they are
+	queued  ways[atomic.Int64] // holding
+	waits   chan<- struct{}    // to say that a request waits; capacity 1
+	known   *identities        // what callers show where instances want to know who they are
 	mesh    atomic.Pointer[Mesh]
 	spare   func() // closes what nobody uses, where no more files can be opened; nil: nothing
 

@@ -148,7 +148,7 @@ func (p *Proxy) serveKind(ctx context.Context, c *clientConn, s *service, port i
 // race connects to an instance and serves by who speaks first.
 func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 	for {
-		inst, up := p.dialTCP(ctx, c, s, port, false)
+		at, up := p.dialTCP(ctx, c, s, port, false)
 		if up == nil { // who has said meanwhile that they speak HTTP are told so in words
 			if k, err := c.peek(speakFirst); err == nil && (k == plainHTTP || k == http2Preface) {
 				p.serveKind(ctx, c, s, port, k)
@@ -157,6 +157,7 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 			c.Close()
 			return
 		}
+		inst := at.inst
 		ended := false // by the beginning of a drain, or with a link: nothing was said, so another instance will do
 		st := inst.track(func() { up.SetReadDeadline(time.Unix(1, 0)) }, true)
 		p.streams.add(st)
@@ -169,11 +170,11 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 		switch {
 		case ended:
 			up.Close()
-			inst.release()
+			at.leave()
 			continue
 		case len(first) == 0 && s.mutual(port) && helloTLS(c.first): // the client speaks TLS itself
 			up.Close()
-			inst.release()
+			at.leave()
 			p.passThrough(ctx, c, s, port)
 		case len(first) > 0 || k == opaque || k != undecided && c.declared() == TCP:
 			if len(first) > 0 {
@@ -184,14 +185,14 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 			s.count.connections.Add(1)
 			p.connect(inst, end{c.tcp, c.first}, end{up, first}, false)
 			c.Close()
-			inst.release()
+			at.leave()
 		case k == undecided: // one of the two has closed
 			up.Close()
 			c.Close()
-			inst.release()
+			at.leave()
 		default:
 			up.Close()
-			inst.release()
+			at.leave()
 			p.serveKind(ctx, c, s, port, k)
 		}
 		return
@@ -217,44 +218,45 @@ func (c *clientConn) raceWith(up duplex) (first []byte, k kind, lost bool) {
 	return first, k, lost
 }
 
-// dialTCP connects to an instance of s, counted as in use; nil when there is none in time. raw leaves TLS to the client.
-func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int, raw bool) (*instance, duplex) {
+// dialTCP connects to an instance of s, where it takes a seat; nil when there is none in time. raw leaves TLS to the client.
+func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int, raw bool) (seat, duplex) {
 	caller := ""
 	if l := c.conf(); l != nil {
 		caller = l.Caller
 	}
-	var w waiter
+	w := waiter{by: way{caller: caller}}
 	var t tried
 	l := s.lane(port)
 	for {
 		to, f := w.acquire(ctx, l, &t)
 		if f != nil {
 			s.count.failed.Add(1)
-			return nil, nil
+			return seat{}, nil
 		}
+		at := to.inst.seat(w.by)
 		up, err := to.connect(ctx, caller, raw)
 		if err == nil {
-			return to.inst, up
+			return at, up
 		}
 		if ie := (*identityError)(nil); errors.As(err, &ie) {
 			p.unproven(s, err)
 			if !ie.other {
 				to.abandoned()
-				to.inst.release()
+				at.leave()
 				s.count.failed.Add(1)
-				return nil, nil
+				return seat{}, nil
 			}
 		}
-		to.inst.release()
+		at.leave()
 		if s.retries() < 0 {
 			s.count.failed.Add(1)
-			return nil, nil
+			return seat{}, nil
 		}
 		t.add(to)
 		s.again(caller, "", to.inst)
 		if w.failedConnect(l, &t) != nil {
 			s.count.failed.Add(1)
-			return nil, nil
+			return seat{}, nil
 		}
 	}
 }
@@ -264,13 +266,13 @@ func (p *Proxy) passThrough(ctx context.Context, c *clientConn, s *service, port
 	defer c.Close()
 	s.count.connections.Add(1)
 	c.waiting.Store(false)
-	inst, up := p.dialTCP(ctx, c, s, port, helloTLS(c.first))
+	at, up := p.dialTCP(ctx, c, s, port, helloTLS(c.first))
 	if up == nil {
 		c.tcp.SetLinger(0)
 		return
 	}
-	defer inst.release()
-	p.connect(inst, end{c.tcp, c.first}, end{up, nil}, false)
+	defer at.leave()
+	p.connect(at.inst, end{c.tcp, c.first}, end{up, nil}, false)
 }
 
 // hint is what was last seen on a port; undecided at first.

@@ -19,7 +19,7 @@ const (
 
 // udpSession is what one client exchanges with one instance.
 type udpSession struct {
-	inst *instance
+	seat
 	up   *net.UDPConn
 	last atomic.Int64 // unix nanoseconds of the client's last datagram
 }
@@ -74,25 +74,26 @@ func (p *Proxy) openSession(l *listener) *udpSession {
 		s.count.failed.Add(1)
 		return nil
 	}
+	at := to.inst.seat(way{caller: conf.Caller})
 	to.abandoned() // a datagram socket proves nothing
 	if to.inst.remote() {
 		p.unproven(s, errLinkedUDP)
 		s.count.failed.Add(1)
-		to.inst.release()
+		at.leave()
 		return nil
 	}
 	conn, err := net.Dial("udp", to.inst.address(conf.Port))
 	if err != nil {
-		to.inst.release()
+		at.leave()
 		return nil
 	}
 	s.count.connections.Add(1)
-	return &udpSession{inst: to.inst, up: conn.(*net.UDPConn)}
+	return &udpSession{seat: at, up: conn.(*net.UDPConn)}
 }
 
 // answerUDP passes the instance's datagrams back until the session is idle or the instance's drain time is over.
 func (p *Proxy) answerUDP(l *listener, s *udpSession, client netip.AddrPort) {
-	defer s.inst.release()
+	defer s.leave()
 	defer s.up.Close()
 	st := s.inst.track(func() { s.up.Close() }, false)
 	st.datagrams = true

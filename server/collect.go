@@ -101,7 +101,7 @@ func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 	if usage, err := s.of.usage(ctx); err == nil { // without it the rest is no less true
 		g.usage(st, usage)
 	}
-	spoken := s.calls(ctx, g, st)
+	spoken := s.calls(ctx, g)
 	s.metrics.SetTargets(s.targets.find(ctx, st, spoken))
 	if err := s.ends.add(ctx, s.of.happened, g, st); err != nil {
 		return nil, err
@@ -206,13 +206,7 @@ func network(pid int, own string) (received, sent uint64, ok bool) {
 }
 
 // calls adds what the data planes have counted, and returns which services have answered HTTP requests.
-func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoken map[string]bool) {
-	who := map[string][]string{}
-	for _, svc := range st.Services {
-		for _, in := range svc.Instances {
-			who[string(in.ID)] = []string{"service", svc.Name, "revision", revisionLabel(in.Revision)}
-		}
-	}
+func (s *sight) calls(ctx context.Context, g *gathering) (spoken map[string]bool) {
 	spoken = map[string]bool{}
 	addresses, err := s.planes.list()
 	if err != nil {
@@ -226,8 +220,8 @@ func (s *sight) calls(ctx context.Context, g *gathering, st engine.State) (spoke
 		plane := c.Boot[:min(len(c.Boot), 8)]
 		s.lostSpans.note(s, c)
 		g.add("trellis_proxy_faults_total", float64(c.Faults), "proxy", plane)
-		for id, n := range c.InUse {
-			g.add("trellis_requests_in_flight", float64(n), append(who[id], "instance", id, "proxy", plane)...)
+		for _, f := range c.InFlight {
+			g.add("trellis_requests_in_flight", float64(f.Count), "service", f.Service, "instance", f.Instance, "revision", revisionLabel(f.Revision), "caller", f.Caller, "route", f.Route, "proxy", plane)
 		}
 		for name, n := range c.Services {
 			g.add("trellis_requests_held_total", float64(n.Held), "service", name, "proxy", plane)

@@ -41,6 +41,8 @@ func boards() []board {
 			{"By answer", "reqps", 8, [][2]string{{sum("service, code", "trellis_requests_total"), "{{service}} {{code}}"}}},
 			{"By caller", "reqps", 8, [][2]string{{sum("service, caller", "trellis_requests_total"), "{{caller}} → {{service}}"}}},
 			{"By route", "reqps", 8, [][2]string{{sum("service, route", "trellis_requests_total"), "{{service}} {{route}}"}}},
+			{"In flight by caller", "short", 12, [][2]string{{"sum by (service, caller) (trellis_requests_in_flight" + chosen + ")", "{{caller}} → {{service}}"}}},
+			{"In flight by route", "short", 12, [][2]string{{"sum by (service, route) (trellis_requests_in_flight" + chosen + ")", "{{service}} {{route}}"}}},
 			{"Latency", "s", 12, [][2]string{{quantile("0.5", "service"), "{{service}} p50"}, {quantile("0.9", "service"), "{{service}} p90"}, {quantile("0.99", "service"), "{{service}} p99"}}},
 			{"Latency, p99 by revision", "s", 6, [][2]string{{quantile("0.99", "service, revision"), "{{service}} r{{revision}}"}}},
 			{"Woken from nothing, p99", "s", 6, [][2]string{{"histogram_quantile(0.99, " + sum("service", "trellis_cold_start_seconds") + ")", "{{service}}"}}},

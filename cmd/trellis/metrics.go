@@ -22,11 +22,12 @@ func (p *program) metricsCommand() *cobra.Command {
 		Short: "Ask the project's metrics, in PromQL",
 		Long: `Metrics evaluates a PromQL expression over what the project's services expose, send
 by OTLP, and what Trellis measures of each of them without any code of theirs:
-trellis_requests_total, trellis_request_failures_total and
-trellis_request_duration_seconds (a native histogram) by service, instance,
-revision, caller and route; CPU, memory, I/O and network of each instance;
-replicas, restarts, readiness. 'trellis ps --format json' has the address at
-which Prometheus' own API answers, for Grafana and promtool.`,
+trellis_requests_total, trellis_request_failures_total,
+trellis_request_duration_seconds (a native histogram) and
+trellis_requests_in_flight by service, instance, revision, caller and route
+(those without an instance wait for one); CPU, memory, I/O and network of each
+instance; replicas, restarts, readiness. 'trellis ps --format json' has the
+address at which Prometheus' own API answers, for Grafana and promtool.`,
 		Example: `  trellis metrics 'sum by (service) (rate(trellis_requests_total[1m]))'
   trellis metrics --since 10m 'histogram_quantile(0.99, sum by (service) (rate(trellis_request_duration_seconds[1m])))'`,
 		Args: arguments(1, 1),
