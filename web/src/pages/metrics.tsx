@@ -10,6 +10,7 @@ const examples: [string, string][] = [
   ["Requests by service", "sum by (service) (rate(trellis_requests_total[1m]))"],
   ["Failures by service", "sum by (service) (rate(trellis_request_failures_total[1m]))"],
   ["p99 by service", "histogram_quantile(0.99, sum by (service) (rate(trellis_request_duration_seconds[1m])))"],
+  ["In flight by route", "sum by (service, route) (trellis_requests_in_flight)"],
   ["CPU by instance", "sum by (instance) (rate(trellis_instance_cpu_seconds_total[1m]))"],
   ["Memory by instance", "sum by (instance) (trellis_instance_memory_bytes)"],
   ["Retries by service", "sum by (service) (rate(trellis_retries_total[1m]))"],

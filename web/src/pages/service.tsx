@@ -215,6 +215,7 @@ function Metrics({ service: s }: { service: Service }) {
       </div>
       <div className="charts">
         {range[2] === 0 ? <LiveCharts name={s.name} /> : <KeptCharts name={s.name} seconds={range[2]} />}
+        <Kept title="In flight by caller" seconds={range[2] || 300} format={plain} parts={[["", `label_replace(sum by (caller) (trellis_requests_in_flight{service="${s.name}"}), "caller", "clients", "caller", "")`]]} />
         <Kept title="CPU, cores" seconds={range[2] || 300} format={plain} parts={[["", `sum by (instance) (rate(trellis_instance_cpu_seconds_total{service="${s.name}"}[1m]))`]]} />
         <Kept title="Memory" seconds={range[2] || 300} format={bytes} steps={binary} parts={[["", `sum by (instance) (trellis_instance_memory_bytes{service="${s.name}"})`]]} />
       </div>
