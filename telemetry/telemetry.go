@@ -9,6 +9,7 @@ package telemetry
 import (
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"trellis/errdefs"
@@ -133,6 +134,25 @@ const (
 	SeverityError = "error"
 	SeverityFatal = "fatal"
 )
+
+// SeverityOf reads a level as programs write it; "" it is none.
+func SeverityOf(level string) string {
+	switch strings.ToLower(strings.Trim(level, "[]: ")) {
+	case "trace", "verbose", "10", "finest":
+		return SeverityTrace
+	case "debug", "dbg", "20", "fine":
+		return SeverityDebug
+	case "info", "information", "notice", "inf", "30", "informational":
+		return SeverityInfo
+	case "warn", "warning", "wrn", "40":
+		return SeverityWarn
+	case "error", "err", "50", "severe":
+		return SeverityError
+	case "fatal", "critical", "crit", "panic", "alert", "emerg", "emergency", "60", "dpanic":
+		return SeverityFatal
+	}
+	return ""
+}
 
 // The streams that a Record may come from.
 const (

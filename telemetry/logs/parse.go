@@ -164,7 +164,7 @@ func take(key string, v any, r *telemetry.Record) bool {
 		r.Body = text
 		return true
 	case "level", "lvl", "severity", "severitytext", "severity_text", "loglevel", "log.level", "@level":
-		if s := severity(text); s != "" {
+		if s := telemetry.SeverityOf(text); s != "" {
 			r.Severity = s
 			return true
 		}
@@ -178,25 +178,6 @@ func take(key string, v any, r *telemetry.Record) bool {
 		}
 	}
 	return false
-}
-
-// severity reads a level as programs write it.
-func severity(text string) string {
-	switch strings.ToLower(strings.Trim(text, "[]: ")) {
-	case "trace", "verbose", "10", "finest":
-		return telemetry.SeverityTrace
-	case "debug", "dbg", "20", "fine":
-		return telemetry.SeverityDebug
-	case "info", "information", "notice", "inf", "30", "informational":
-		return telemetry.SeverityInfo
-	case "warn", "warning", "wrn", "40":
-		return telemetry.SeverityWarn
-	case "error", "err", "50", "severe":
-		return telemetry.SeverityError
-	case "fatal", "critical", "crit", "panic", "alert", "emerg", "emergency", "60", "dpanic":
-		return telemetry.SeverityFatal
-	}
-	return ""
 }
 
 // textSeverity finds a level among the first words of a line.
@@ -218,7 +199,7 @@ func textSeverity(line string) string {
 			break
 		}
 		// A word in the middle of a sentence is no level: it is written large, or stands at the begin.
-		if s := severity(w); s != "" && (w[0] < '0' || w[0] > '9') && (w == strings.ToUpper(w) || i == 0) {
+		if s := telemetry.SeverityOf(w); s != "" && (w[0] < '0' || w[0] > '9') && (w == strings.ToUpper(w) || i == 0) {
 			return s
 		}
 	}

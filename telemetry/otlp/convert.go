@@ -123,7 +123,7 @@ func recordsOf(l plog.Logs) (all []telemetry.Record) {
 				}
 				all = append(all, telemetry.Record{
 					Time: at, Service: from.service, Instance: from.instance, Revision: from.revision, Stream: telemetry.StreamOTLP,
-					Severity: severity(in.SeverityNumber()), Body: cut(in.Body().AsString(), maxBodyText),
+					Severity: severity(in), Body: cut(in.Body().AsString(), maxBodyText),
 					Trace: telemetry.TraceID(in.TraceID()), Span: telemetry.SpanID(in.SpanID()), Attributes: attributes(in.Attributes(), resource),
 				})
 			}
@@ -132,11 +132,11 @@ func recordsOf(l plog.Logs) (all []telemetry.Record) {
 	return all
 }
 
-// severity follows the ranges of OpenTelemetry's log data model.
-func severity(n plog.SeverityNumber) string {
-	switch {
+// severity follows the ranges of OpenTelemetry's log data model. Where there is only the text, what that says counts.
+func severity(in plog.LogRecord) string {
+	switch n := in.SeverityNumber(); {
 	case n <= 0:
-		return ""
+		return telemetry.SeverityOf(in.SeverityText())
 	case n < 5:
 		return telemetry.SeverityTrace
 	case n < 9:

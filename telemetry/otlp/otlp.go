@@ -22,6 +22,8 @@ import (
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // what clients may send
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"trellis/telemetry"
 )
@@ -109,7 +111,7 @@ func (r *Receiver) serve(take func(ctx context.Context, body []byte, json bool) 
 			answer, err = take(req.Context(), body, json)
 		}
 		if err != nil {
-			refuse(w, err)
+			refuse(w, kind, err)
 			return
 		}
 		out, err := answer.MarshalProto()
@@ -117,7 +119,7 @@ func (r *Receiver) serve(take func(ctx context.Context, body []byte, json bool) 
 			out, err = answer.MarshalJSON()
 		}
 		if err != nil {
-			refuse(w, err)
+			refuse(w, kind, err)
 			return
 		}
 		w.Header().Set("Content-Type", kind)
@@ -125,7 +127,8 @@ func (r *Receiver) serve(take func(ctx context.Context, body []byte, json bool) 
 	}
 }
 
-func refuse(w http.ResponseWriter, err error) {
+// refuse answers with a Status in the form of the request (OpenTelemetry Protocol, "Failures").
+func refuse(w http.ResponseWriter, kind string, err error) {
 	var r *refusal
 	if !errors.As(err, &r) {
 		r = &refusal{http.StatusBadRequest, err.Error()}
@@ -133,7 +136,19 @@ func refuse(w http.ResponseWriter, err error) {
 	if r.status == http.StatusTooManyRequests || r.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
 	}
-	http.Error(w, r.text, r.status)
+	says := status.Convert(rpc(r)).Proto()
+	encode := proto.Marshal
+	if kind == "application/json" {
+		encode = protojson.Marshal
+	}
+	body, err := encode(says)
+	if err != nil {
+		http.Error(w, r.text, r.status)
+		return
+	}
+	w.Header().Set("Content-Type", kind)
+	w.WriteHeader(r.status)
+	_, _ = w.Write(body)
 }
 
 // unpack reads a body of at most maxBody bytes, packed or not.
@@ -313,7 +328,7 @@ func rpc(err error) error {
 		return nil
 	case errors.As(err, &r) && r.status == http.StatusServiceUnavailable:
 		return status.Error(codes.Unavailable, err.Error())
-	case errors.As(err, &r):
+	case errors.As(err, &r) && r.status != http.StatusBadRequest:
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	return status.Error(codes.InvalidArgument, err.Error())

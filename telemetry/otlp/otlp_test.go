@@ -18,8 +18,12 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	grpcgzip "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"trellis/telemetry"
 )
@@ -149,9 +153,12 @@ func TestEveryFormOfOTLP(t *testing.T) {
 	}
 	check(t, s)
 	logs := plogotlp.NewExportRequest()
-	record := logs.Logs().ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+	records := logs.Logs().ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords()
+	record := records.AppendEmpty()
 	record.Body().SetStr("hello")
 	record.SetSeverityNumber(17)
+	record.SetSeverityText("info") // the number counts
+	records.AppendEmpty().SetSeverityText("Warning")
 	if _, err := plogotlp.NewGRPCClient(conn).Export(t.Context(), logs); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +169,8 @@ func TestEveryFormOfOTLP(t *testing.T) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.records) != 1 || s.records[0].Body != "hello" || s.records[0].Severity != telemetry.SeverityError || len(s.metrics) == 0 {
+	if len(s.records) != 2 || s.records[0].Body != "hello" || s.records[0].Severity != telemetry.SeverityError ||
+		s.records[1].Severity != telemetry.SeverityWarn || len(s.metrics) == 0 {
 		t.Errorf("%+v, %d bytes of metrics", s.records, len(s.metrics))
 	}
 }
@@ -204,8 +212,17 @@ func TestWhatCannotBeTakenIsSaid(t *testing.T) {
 		{bomb.Bytes(), "application/x-protobuf", "gzip", http.StatusRequestEntityTooLarge},
 		{make([]byte, maxBody+1), "application/x-protobuf", "", http.StatusRequestEntityTooLarge},
 	} {
-		if w := post(c.body, c.kind, c.coding); w.Code != c.want {
+		w := post(c.body, c.kind, c.coding)
+		if w.Code != c.want {
 			t.Errorf("%s %s, %d bytes: %d, want %d", c.kind, c.coding, len(c.body), w.Code, c.want)
+		}
+		decode := map[string]func([]byte, proto.Message) error{"application/json": protojson.Unmarshal, "application/x-protobuf": proto.Unmarshal}[c.kind]
+		if decode == nil {
+			continue
+		}
+		says := status.New(codes.OK, "").Proto()
+		if err := decode(w.Body.Bytes(), says); err != nil || says.Message == "" || w.Header().Get("Content-Type") != c.kind {
+			t.Errorf("%s %s: %v, %q as %s", c.kind, c.coding, err, w.Body, w.Header().Get("Content-Type"))
 		}
 	}
 	body, _ := traces().MarshalProto()
