@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-kubernetes quick lint demo demo-down evergreen-load console browser interop conformance cluster cluster-down fuzz faults soak picture bench bench-gateway generate dist clean
+.PHONY: help build test test-kubernetes quick lint demo demo-down evergreen-load console browser interop conformance cluster cluster-down fuzz faults soak picture bench bench-gateway generate dist licences clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,9 @@ generate: ## write the files that are made from code: schema, support table
 
 dist: ## build the archives of a release for Linux and macOS, with checksums, into dist/
 	scripts/dist.sh
+
+licences: ## print the licences of all that bin/trellis consists of: whoever passes it on passes them on, too
+	@scripts/licences.sh
 
 clean: ## remove what was built
 	rm -rf bin dist server/trellis-shim.bin

@@ -65,9 +65,12 @@ func TestArchiveIsTheSameTwiceAndInstalls(t *testing.T) {
 	if got := shell(t, env, `"$PREFIX/bin/trellis" version`); !strings.HasPrefix(got, "trellis v1, ") {
 		t.Errorf("version: %s", got)
 	}
-	for _, name := range []string{"share/man/man1/trellis-up.1", "share/doc/trellis/README.md"} {
-		if b, err := os.ReadFile(filepath.Join(prefix, name)); err != nil || len(bytes.TrimSpace(b)) == 0 {
-			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+	for name, has := range map[string]string{
+		"share/man/man1/trellis-up.1": "trellis", "share/doc/trellis/README.md": "Trellis",
+		"share/doc/trellis/LICENCES": "Mozilla Public License", // some of it asks that its source can be found
+	} {
+		if b, err := os.ReadFile(filepath.Join(prefix, name)); err != nil || !bytes.Contains(b, []byte(has)) {
+			t.Errorf("%s: %d bytes without %q, %v", name, len(b), has, err)
 		}
 	}
 }

@@ -39,6 +39,7 @@ mkdir -p "$share"/man/man1 "$share"/bash-completion/completions "$share"/zsh/sit
 $GO test -trimpath -buildvcs=false -vet=off -ldflags '-s -w' ./cmd/trellis -count=1 -run '^TestManPages$' \
 	-args -man "$share/man/man1" >"$work/man.log" || { cat "$work/man.log"; exit 1; }
 cp -R README.md docs "$share/doc/trellis/"
+scripts/licences.sh >"$share/doc/trellis/LICENCES"
 
 for platform in $PLATFORMS; do
 	name=trellis-$VERSION-${platform/\//-}

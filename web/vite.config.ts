@@ -30,6 +30,7 @@ export default defineConfig({
   plugins: [react(), fingerprint()],
   build: {
     outDir: "../console/dist",
+    license: { fileName: "licences.md" },
     emptyOutDir: true,
     assetsInlineLimit: 0, // no data: URLs, which the content policy does not allow everywhere
     modulePreload: { polyfill: false }, // it would be an inline script
