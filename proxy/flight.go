@@ -16,11 +16,14 @@ type InFlight struct {
 // seat is a place at an instance, taken by something in flight; zero: none.
 type seat struct {
 	inst *instance
-	by   *atomic.Int64 // how many have come the same way
+	by   *atomic.Int64 // how many have come the same way; nil: nobody is told
 }
 
 // seat counts by its way what is counted as in use already.
 func (i *instance) seat(by way) seat {
+	if i.svc.internal() {
+		return seat{inst: i}
+	}
 	n := i.flight.of(by)
 	n.Add(1)
 	return seat{i, n}
@@ -28,7 +31,9 @@ func (i *instance) seat(by way) seat {
 
 // leave gives the seat back, once.
 func (s seat) leave() {
-	s.by.Add(-1)
+	if s.by != nil {
+		s.by.Add(-1)
+	}
 	s.inst.release()
 }
 
