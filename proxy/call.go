@@ -18,7 +18,7 @@ func (p *Proxy) call(ctx context.Context, to destination, q *request) (*response
 	if timeout <= 0 && !q.grpc { // a gRPC server sends its head with its first message, which may take any time
 		timeout = defaultTimeout
 	}
-	c := caller{s: s, lane: s.lane(to.port), q: q, timeout: timeout, try: to.try, wait: waiter{q: q, by: way{caller: q.caller, route: q.route}}}
+	c := caller{s: s, lane: s.lane(to.port), q: q, timeout: timeout, try: to.try, wait: waiter{q: q, by: way{caller: q.from, route: q.route}}}
 	if !s.internal() {
 		p.spans.begin(q, began)
 	}

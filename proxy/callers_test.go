@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"testing"
 )
@@ -15,6 +16,7 @@ func TestCallersByAddress(t *testing.T) {
 	r.snap.Callers = map[string]string{"127.0.0.1": "web", "10.0.0.9": "other"}
 	known := r.listen(Listener{Name: "known", Protocol: HTTP1, Service: "app", Port: 80})
 	named := r.listen(Listener{Name: "named", Protocol: HTTP1, Service: "app", Port: 80, Caller: "api"})
+	passed := r.listen(Listener{Name: "passed", Protocol: TCP, Service: "app", Port: 80})
 	r.push()
 	req, err := http.NewRequest(http.MethodGet, "http://"+known+"/", nil)
 	if err != nil {
@@ -26,6 +28,12 @@ func TestCallersByAddress(t *testing.T) {
 		t.Errorf("upstream saw %q", got)
 	}
 	get(t, client(t), "http://"+named+"/")
+	conn, err := net.Dial("tcp", passed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	eventually(t, "the connection is counted as web's", func() bool { return r.flights()["web  -> appapp-1 r0"] == 1 })
 	r.snap.Callers = nil
 	r.push()
 	get(t, client(t), "http://"+known+"/")

@@ -173,13 +173,18 @@ func (t *table) compilePolicies(p *Proxy, s *Snapshot, old *table, now time.Time
 	return errors.Join(errs...)
 }
 
+// from returns who calls at a socket, as far as the address tells where the socket does not: for what is measured.
+func (t *table) from(l *Listener, client netip.Addr) string {
+	if l.Service != "" && l.Caller == "" {
+		return t.callers[client.Unmap()]
+	}
+	return l.Caller
+}
+
 // route returns where a request goes.
 func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	t := p.table.Load()
-	q.caller, q.from = l.Caller, l.Caller
-	if l.Service != "" && q.from == "" {
-		q.from = t.callers[q.client.Unmap()]
-	}
+	q.caller, q.from = l.Caller, t.from(l, q.client)
 	if q.outside && t.reserved != nil {
 		q.strip(t.reserved)
 	}

@@ -220,11 +220,11 @@ func (c *clientConn) raceWith(up duplex) (first []byte, k kind, lost bool) {
 
 // dialTCP connects to an instance of s, where it takes a seat; nil when there is none in time. raw leaves TLS to the client.
 func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int, raw bool) (seat, duplex) {
-	caller := ""
+	caller, from := "", ""
 	if l := c.conf(); l != nil {
-		caller = l.Caller
+		caller, from = l.Caller, p.table.Load().from(l, c.client)
 	}
-	w := waiter{by: way{caller: caller}}
+	w := waiter{by: way{caller: from}}
 	var t tried
 	l := s.lane(port)
 	for {
@@ -253,7 +253,7 @@ func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int
 			return seat{}, nil
 		}
 		t.add(to)
-		s.again(caller, "", to.inst)
+		s.again(from, "", to.inst)
 		if w.failedConnect(l, &t) != nil {
 			s.count.failed.Add(1)
 			return seat{}, nil

@@ -41,7 +41,7 @@ func (p *Proxy) serveUDP(ctx context.Context, l *listener) {
 		mu.Lock()
 		s := sessions[from]
 		if s == nil && len(sessions) < maxSessions {
-			if s = p.openSession(l); s != nil {
+			if s = p.openSession(l, from.Addr()); s != nil {
 				sessions[from] = s
 				p.wg.Go(func() {
 					p.answerUDP(l, s, from)
@@ -60,12 +60,13 @@ func (p *Proxy) serveUDP(ctx context.Context, l *listener) {
 }
 
 // openSession connects to an instance, nil when none is ready: a datagram is not held.
-func (p *Proxy) openSession(l *listener) *udpSession {
+func (p *Proxy) openSession(l *listener, client netip.Addr) *udpSession {
 	conf := l.conf.Load()
 	if conf == nil {
 		return nil
 	}
-	s := p.table.Load().services[conf.Service]
+	t := p.table.Load()
+	s := t.services[conf.Service]
 	if s == nil {
 		return nil
 	}
@@ -74,7 +75,7 @@ func (p *Proxy) openSession(l *listener) *udpSession {
 		s.count.failed.Add(1)
 		return nil
 	}
-	at := to.inst.seat(way{caller: conf.Caller})
+	at := to.inst.seat(way{caller: t.from(conf, client)})
 	to.abandoned() // a datagram socket proves nothing
 	if to.inst.remote() {
 		p.unproven(s, errLinkedUDP)
