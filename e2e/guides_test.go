@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,35 +48,45 @@ func TestGuidesAreTrue(t *testing.T) {
 	}
 	for _, guide := range guides {
 		name := strings.TrimSuffix(filepath.Base(guide), ".md")
-		if name == "troubleshooting" || name == "load" || name == "docker" {
-			continue // they have tests of their own, and the last one needs Docker
+		if slices.Contains([]string{"troubleshooting", "load", "docker", "kubernetes"}, name) {
+			continue // they have tests of their own, or need an engine
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			script := "set -eu\n"
-			var shown [][]string
-			for _, b := range blocksOf(t, guide) {
-				switch b.language {
-				case "sh":
-					script += b.text
-				case "text":
-					shown = append(shown, strings.Split(strings.TrimRight(b.text, "\n"), "\n"))
-				}
-			}
-			out := typeInExamples(t, script)
-			rest := out
-			for _, block := range shown {
-				end := 0
-				for _, line := range block {
-					at := said(strings.TrimLeft(line, " ")).FindStringIndex(rest)
-					if at == nil {
-						t.Fatalf("it shows\n\t%s\nand what was printed is\n%s", line, out)
-					}
-					end = max(end, at[1])
-				}
-				rest = rest[end:]
-			}
+			script, shown := readGuide(t, guide)
+			showsAll(t, typeInExamples(t, script), shown)
 		})
+	}
+}
+
+// readGuide returns the commands of a guide as a script, and what it shows, block by block.
+func readGuide(t *testing.T, file string) (script string, shown [][]string) {
+	script = "set -eu\n"
+	for _, b := range blocksOf(t, file) {
+		switch b.language {
+		case "sh":
+			script += b.text
+		case "text":
+			shown = append(shown, strings.Split(strings.TrimRight(b.text, "\n"), "\n"))
+		}
+	}
+	return script, shown
+}
+
+// showsAll fails where something that a guide shows was not printed, block after block.
+func showsAll(t *testing.T, out string, shown [][]string) {
+	t.Helper()
+	rest := out
+	for _, block := range shown {
+		end := 0
+		for _, line := range block {
+			at := said(strings.TrimLeft(line, " ")).FindStringIndex(rest)
+			if at == nil {
+				t.Fatalf("it shows\n\t%s\nand what was printed is\n%s", line, out)
+			}
+			end = max(end, at[1])
+		}
+		rest = rest[end:]
 	}
 }
 

@@ -104,3 +104,21 @@ spec:
 	t.Logf("until the first page of Evergreen: up %.1f s with images to pull, %.1f s without; kubectl apply of what is exported %.1f s, which waits for nothing",
 		cold.Seconds(), warm.Seconds(), applied.Seconds())
 }
+
+// TestKubernetesGuide types the commands of the guide on a machine that is the node of its own cluster.
+func TestKubernetesGuide(t *testing.T) {
+	c := reachCluster(t)
+	t.Parallel()
+	script, shown := readGuide(t, "../docs/guides/kubernetes.md")
+	p := newProject(t, nil)
+	c.onTheNode(t, p)
+	copyTree(t, "../examples/evergreen", filepath.Join(p.dir, "examples", "evergreen"))
+	t.Cleanup(func() { c.kubectl("", "delete", "namespace", "evergreen", "--ignore-not-found", "--wait=false") })
+	cmd := exec.Command(p.entered[0], append(p.entered[1:], "bash", "-c", script)...)
+	cmd.Dir, cmd.Env = p.dir, append(p.env, "PATH="+built.dir+":"+os.Getenv("PATH"), "NO_COLOR=1", "LANG=C.UTF-8")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	showsAll(t, string(out), shown)
+}

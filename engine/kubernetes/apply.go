@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,7 +24,23 @@ const fieldManager = "trellis"
 // prunePatience is how long an apply waits for what it removed to be gone.
 const prunePatience = 2 * time.Minute
 
-// put makes objects those of a project: applied in order, server-side, and never by force; then what an earlier put has
+// applying is how many objects are applied at a time: a request waits on the server's disk, not on its processor.
+const applying = 8
+
+// stage is when an object is applied: what others refer to goes before them.
+func stage(kind string) int {
+	switch kind {
+	case "Role":
+		return 0
+	case "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob":
+		return 2
+	case "HorizontalPodAutoscaler", "PodDisruptionBudget":
+		return 3
+	}
+	return 1
+}
+
+// put makes objects those of a project: applied stage by stage, server-side, and never by force; then what an earlier put has
 // made and these are not is removed, unless more are to follow. It may be repeated at any point.
 // Another hand has a field: ErrConflict that names it and the field; nothing is removed then. All that can go wrong is
 // said at once.
@@ -47,17 +64,8 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 			return err
 		}
 	}
-	var failed []error
-	for _, o := range plain {
-		if err := c.apply(ctx, project, o, false); err != nil {
-			failed = append(failed, fmt.Errorf("apply %s: %w", itemOf(o), err))
-			if errors.Is(err, errdefs.ErrUnavailable) {
-				break // the next one would only say the same
-			}
-		}
-	}
-	if len(failed) > 0 {
-		return errors.Join(failed...)
+	if err := c.applyAll(ctx, project, plain); err != nil {
+		return err
 	}
 	if more {
 		return nil
@@ -66,6 +74,35 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 		return err
 	}
 	return c.setInventory(ctx, project, union(items, nil))
+}
+
+// applyAll applies objects. What goes wrong with any is said of all, in their order. Where the server is away it ends at once: the
+// next one would only say the same.
+func (c *Client) applyAll(ctx context.Context, project string, objects []*unstructured.Unstructured) error {
+	failed := make([]error, len(objects))
+	for now := range 4 {
+		g, one := errgroup.WithContext(ctx)
+		g.SetLimit(applying)
+		for i, o := range objects {
+			if stage(o.GetKind()) != now {
+				continue
+			}
+			g.Go(func() error {
+				err := c.apply(one, project, o, false)
+				if err != nil && (one.Err() == nil || ctx.Err() != nil) {
+					failed[i] = fmt.Errorf("apply %s: %w", itemOf(o), err)
+					if errors.Is(err, errdefs.ErrUnavailable) {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if g.Wait() != nil {
+			break
+		}
+	}
+	return errors.Join(failed...)
 }
 
 func plainObjects(objects []Object) (plain []*unstructured.Unstructured, items []item, err error) {
