@@ -105,7 +105,7 @@ func TestCallsAreToldApart(t *testing.T) {
 	svc := newService("web", time.Now())
 	inst := newInstance(svc, &Instance{ID: "web-1", Revision: 3})
 	count := func(caller, route string, status int) *request {
-		q := &request{method: http.MethodGet, path: "/", caller: caller, route: route}
+		q := &request{method: http.MethodGet, path: "/", from: caller, route: route}
 		p.account(svc, inst, q, status, time.Now().Add(-time.Millisecond))
 		return q
 	}
