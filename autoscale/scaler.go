@@ -175,13 +175,13 @@ func (s *Scaler) ask(t Target, load float64, have Have) weighed {
 func (w weighed) words(window time.Duration) string {
 	share := ""
 	if w.aim != w.target.Value {
-		share = fmt.Sprintf(" (%.0f %% of %s)", 100*w.aim/w.target.Value, figure(w.target.Value))
+		share = fmt.Sprintf(" (%.0f %% of %s)", 100*w.aim/w.target.Value, Figure(w.target.Value))
 	}
-	return fmt.Sprintf("%s %s over %s, %s a replica%s: %d", w.target.Metric, figure(w.load), window, figure(w.aim), share, w.replicas)
+	return fmt.Sprintf("%s %s over %s, %s a replica%s: %d", w.target.Metric, Figure(w.load), window, Figure(w.aim), share, w.replicas)
 }
 
-// figure writes three significant digits, and integers whole.
-func figure(v float64) string {
+// Figure writes a load for people: three significant digits, and integers whole.
+func Figure(v float64) string {
 	if math.Abs(v) >= 100 {
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	}

@@ -26,6 +26,7 @@ import (
 func TestKubernetesEngine(t *testing.T) {
 	c := reachCluster(t)
 	c.dataPlane()
+	c.metricsAPI()
 	t.Parallel()
 	var projects atomic.Int32
 	enginetest.Run(t, enginetest.Target{

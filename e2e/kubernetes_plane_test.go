@@ -26,6 +26,25 @@ func (c *testCluster) dataPlane() {
 	c.env = append(c.env, kubernetes.ImageEnv+"="+image)
 }
 
+// metricsAPI installs what lets the cluster scale by requests, as its administrator does, with the image of dataPlane. It goes with the
+// test.
+func (c *testCluster) metricsAPI() {
+	c.t.Helper()
+	export := exec.Command(built.trellis, "export", "kubernetes", "--metrics-api")
+	export.Env = append(os.Environ(), c.env...)
+	objects, err := export.Output()
+	if err != nil {
+		c.t.Fatalf("export the metrics API: %v", err)
+	}
+	// Namespaces are not deleted while an API is registered that nobody serves: the registration goes first.
+	c.t.Cleanup(func() {
+		c.kubectl("", "delete", "apiservice", "v1beta1.external.metrics.k8s.io", "--ignore-not-found")
+		c.kubectl(string(objects), "delete", "-f", "-", "--ignore-not-found", "--wait=false")
+	})
+	c.kubectl(string(objects), "apply", "-f", "-")
+	c.kubectl("", "wait", "apiservice/v1beta1.external.metrics.k8s.io", "--for=condition=Available", "--timeout=90s")
+}
+
 // inside runs a shell command in the node, as its administrator would.
 func (c *testCluster) inside(script string) {
 	c.t.Helper()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"time"
 )
 
@@ -37,7 +36,7 @@ const (
 func (p *Proxy) serveDemand(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	m := meter{p: p, services: map[string]*metered{}, last: time.Now()}
-	source := fmt.Sprintf("%d/%d", os.Getpid(), p.answers.Add(1))
+	source := fmt.Sprintf("%s/%d", p.boot, p.answers.Add(1))
 	out, flush := json.NewEncoder(w), http.NewResponseController(w)
 	sample := time.NewTimer(0)
 	defer sample.Stop()

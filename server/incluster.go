@@ -36,16 +36,25 @@ func ServeInCluster(ctx context.Context, project, namespace string, log *slog.Lo
 	if err != nil {
 		return fail(err)
 	}
-	serves := &atomic.Bool{}
+	serves := &atomic.Pointer[inCluster]{}
 	health, err := net.Listen("tcp", ":"+strconv.Itoa(kubernetes.HealthPort))
 	if err != nil {
 		return fail(err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+kubernetes.HealthPath, func(w http.ResponseWriter, _ *http.Request) {
-		if !serves.Load() {
+		if serves.Load() == nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
+	})
+	// How much there is to do anyone in the cluster may ask, as the metrics API does, which knows the keys of no project.
+	mux.HandleFunc("GET "+kubernetes.LoadPath, func(w http.ResponseWriter, r *http.Request) {
+		c := serves.Load()
+		if c == nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		c.tellLoad(w, r)
 	})
 	asked := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = asked.Serve(health) }()
@@ -60,7 +69,7 @@ func ServeInCluster(ctx context.Context, project, namespace string, log *slog.Lo
 			return err
 		}
 		defer c.store.Close()
-		return c.run(ctx, func() { serves.Store(true) })
+		return c.run(ctx, func() { serves.Store(c) })
 	})
 	if err != nil && ctx.Err() == nil {
 		return fail(err)
@@ -76,6 +85,7 @@ type inCluster struct {
 	chronicle *chronicle
 	pods      *podPlanes
 	tally     *judge.Tally
+	loads     loads
 	key       string // of the console
 	log       *slog.Logger
 
@@ -177,6 +187,9 @@ func (c *inCluster) run(ctx context.Context, serves func()) error {
 			c.traffic.take(m)
 			c.tally.Take(m)
 		})
+	})
+	g.Go(func() error {
+		return followPlanes(ctx, c.pods, "/demand", func(d proxy.Demands) { c.loads.take(d, time.Now()) })
 	})
 	for name, part := range map[string]func(context.Context) error{"instances": c.chronicle.watch, "events": c.chronicle.listen} {
 		g.Go(func() error {

@@ -35,6 +35,8 @@ type backend interface {
 	ServeInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error
 	ProxyInCluster(ctx context.Context, project, namespace string, accessLog io.Writer, log *slog.Logger) error
 	TellDriftInCluster(ctx context.Context, project, namespace string, log *slog.Logger) error
+	// ServeMetricsAPI serves external metrics of every project in the cluster that this runs in; it blocks until ctx is done.
+	ServeMetricsAPI(ctx context.Context, namespace string, log *slog.Logger) error
 }
 
 // deposit makes the images that a project runs in a cluster and puts them where the cluster pulls them from; see

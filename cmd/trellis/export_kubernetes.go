@@ -34,7 +34,7 @@ const (
 // kubernetesFlags are those of export kubernetes.
 type kubernetesFlags struct {
 	force, standalone, withoutSecrets bool
-	rbac                              bool
+	rbac, metricsAPI                  bool
 	storageClass                      string
 	gatewayClass, priorityClass       string
 	waitImage, kubectlImage           string
@@ -62,15 +62,26 @@ the objects name it by its digest; without, they name what is to be pushed.
 DIR/base/secrets.yaml holds the contents of secrets in clear.
 
 With --rbac nothing is written: it prints the Role that 'trellis up --on kubernetes' and
-the other commands need for this project, and no more.`,
+the other commands need for this project, and no more.
+
+With --metrics-api nothing is written either: it prints what lets the cluster scale
+services by requests, for every project in it: a pod that tells Kubernetes what the
+data planes measure. An administrator installs it once. Its image is TRELLIS_IMAGE.`,
 		Example: `  trellis export kubernetes out && kubectl create namespace shop && kubectl apply -k out
   trellis export kubernetes out --environment staging --gateway-class nginx
-  trellis export kubernetes --rbac | kubectl apply -f -`,
+  trellis export kubernetes --rbac | kubectl apply -f -
+  trellis export kubernetes --metrics-api | kubectl apply -f -`,
 		Args: arguments(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
+			case f.rbac && f.metricsAPI:
+				return usageError{"--rbac and --metrics-api print different things: leave out one of them", cmd.CommandPath()}
 			case f.rbac && len(args) > 0:
 				return usageError{"--rbac prints a Role and writes nothing: leave out one of it and DIR", cmd.CommandPath()}
+			case f.metricsAPI && len(args) > 0:
+				return usageError{"--metrics-api prints objects and writes nothing: leave out one of it and DIR", cmd.CommandPath()}
+			case f.metricsAPI:
+				return p.printMetricsAPI()
 			case f.rbac:
 				return p.printRole(cmd.Context(), f)
 			case len(args) == 0:
@@ -86,6 +97,7 @@ the other commands need for this project, and no more.`,
 	flags.BoolVar(&f.force, "force", false, "also over files that are not as an export has written them")
 	flags.BoolVar(&f.standalone, "standalone", false, "also say which promises of Trellis a cluster does not keep by itself")
 	flags.BoolVar(&f.rbac, "rbac", false, "print the least Role with which Trellis itself deploys the project")
+	flags.BoolVar(&f.metricsAPI, "metrics-api", false, "print what lets the cluster scale services by requests")
 	flags.BoolVar(&f.withoutSecrets, "without-secrets", false, "leave the contents of secrets out: the namespace has to have them")
 	flags.StringVar(&f.registry, "registry", "", "build, and push images to `HOST[:PORT][/PREFIX]`")
 	flags.Var(f.publish, "publish", "how published ports are opened: load-balancer, node-port or none")
@@ -175,6 +187,24 @@ func (p *program) printRole(ctx context.Context, f kubernetesFlags) error {
 		return err
 	}
 	p.progressf("give it with: kubectl create rolebinding %s --role=%[1]s --namespace=%s --user=NAME", role.Name, role.Namespace)
+	return nil
+}
+
+// printMetricsAPI prints what serves the external metrics of every project in a cluster.
+func (p *program) printMetricsAPI() error {
+	image := p.planeImage()
+	if image == "" {
+		return withHint(plain{fmt.Errorf("the metrics API has no image: %w", errdefs.ErrInvalid)}, "name one of Trellis that the cluster pulls, in "+kubernetes.ImageEnv)
+	}
+	for _, o := range kubernetes.MetricsAPI(cmp.Or(p.flags.namespace, kubernetes.MetricsNamespace), image) {
+		text, err := kubernetes.YAML(o)
+		if err != nil {
+			return err
+		}
+		if _, err := p.stdout.Write(append([]byte("---\n"), text...)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -210,6 +210,10 @@ func (f *fake) ServeInCluster(_ context.Context, project, namespace string, _ *s
 	return f.called("serve %s in namespace %s", project, namespace)
 }
 
+func (f *fake) ServeMetricsAPI(_ context.Context, namespace string, _ *slog.Logger) error {
+	return f.called("serve external metrics in namespace %s", namespace)
+}
+
 func (f *fake) TellDriftInCluster(_ context.Context, project, namespace string, _ *slog.Logger) error {
 	return f.called("tell of drift of %s in namespace %s", project, namespace)
 }

@@ -104,6 +104,10 @@ func (platform) ServeInCluster(ctx context.Context, project, namespace string, l
 	return server.ServeInCluster(ctx, project, namespace, log)
 }
 
+func (platform) ServeMetricsAPI(ctx context.Context, namespace string, log *slog.Logger) error {
+	return server.ServeMetricsAPI(ctx, namespace, log)
+}
+
 func (platform) ProxyInCluster(ctx context.Context, project, namespace string, accessLog io.Writer, log *slog.Logger) error {
 	return server.ProxyInCluster(ctx, project, namespace, accessLog, log)
 }

@@ -99,7 +99,7 @@ func TestWhatCannotBeScaled(t *testing.T) {
 		{compose.Service{Name: "one", Restart: "no"}, &n, errdefs.ErrUnsupported},
 	} {
 		p := compose.Project{Name: "p", Services: map[string]compose.Service{"one": c.svc}}
-		if err := scalable(p, c.svc, state.Override{Service: "one", Replicas: c.n}); !errors.Is(err, c.want) {
+		if err := scalable(p, c.svc, state.Override{Service: "one", Replicas: c.n}, Options{}); !errors.Is(err, c.want) {
 			t.Errorf("%+v: %v, want %v", c.svc, err, c.want)
 		}
 	}

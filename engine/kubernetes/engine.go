@@ -103,6 +103,9 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if err := e.notePlane(ctx, live); err != nil {
 		return fail(err)
 	}
+	if err := e.noteMetered(ctx, rev.Project, live); err != nil {
+		return fail(err)
+	}
 	overrides, err := e.Overrides(ctx)
 	if err != nil {
 		return fail(err)
@@ -211,13 +214,17 @@ func (e *Engine) renderWith(ctx context.Context, one record, live Live, override
 	if err != nil {
 		return nil, err
 	}
+	metered, err := e.metered(ctx, one.Project, image, live)
+	if err != nil {
+		return nil, err
+	}
 	there := slices.Clone(live.Objects)
 	for i := range live.Pods {
 		there = append(there, &live.Pods[i])
 	}
 	return Render(one.Project, there, Options{
 		Namespace: e.client.Namespace, Revision: one.Number, AppliedAt: one.AppliedAt, Contents: contents, Folders: folders, Overrides: overrides,
-		Image: image, Direct: !planeServes(live.Objects), Durable: durable, Key: planeKey(key),
+		Image: image, Direct: !planeServes(live.Objects), Durable: durable, Metered: metered, Key: planeKey(key),
 	})
 }
 

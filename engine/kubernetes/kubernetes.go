@@ -97,6 +97,8 @@ type Options struct {
 	Image string
 	// Durable gives the control plane a volume; without it, what it knows goes with its pod.
 	Durable bool
+	// Metered says that the cluster has the external metrics of Trellis, see MetricsAPI: it can scale by requests.
+	Metered bool
 	// Key is what the pods of the data plane are asked with for what they have measured; "": they tell nobody.
 	Key string
 	// Direct has the Services lead to the instances although there is to be a data plane: it does not serve yet.

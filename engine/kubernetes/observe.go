@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -22,7 +23,10 @@ import (
 	"trellis/engine"
 )
 
-var pods = corev1.SchemeGroupVersion.WithKind("Pod")
+var (
+	pods       = corev1.SchemeGroupVersion.WithKind("Pod")
+	scalerKind = autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
+)
 
 // typed makes of an object one of the types that Render and Read know; any other kind stays as it is.
 func typed(o *unstructured.Unstructured) (Object, error) {
@@ -38,6 +42,8 @@ func typed(o *unstructured.Unstructured) (Object, error) {
 		one = &batchv1.Job{}
 	case corev1.SchemeGroupVersion.WithKind("Service"):
 		one = &corev1.Service{}
+	case scalerKind:
+		one = &autoscalingv2.HorizontalPodAutoscaler{}
 	case coordinationv1.SchemeGroupVersion.WithKind("Lease"):
 		one = &coordinationv1.Lease{}
 	default:

@@ -81,7 +81,16 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if !known {
 		return fail(fmt.Errorf("%w: no such service in revision %d", errdefs.ErrNotFound, rev.Number))
 	}
-	if err := scalable(rev.Project, svc, o); err != nil {
+	image, err := e.planeImage(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	metered, err := e.metered(ctx, rev.Project, image, live)
+	if err != nil {
+		return fail(err)
+	}
+	opt := Options{Revision: rev.Number, Image: image, Metered: metered}
+	if err := scalable(rev.Project, svc, o, opt); err != nil {
 		return fail(err)
 	}
 	if err := e.client.setOverride(ctx, project, o); err != nil {
@@ -101,11 +110,11 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 }
 
 // scalable refuses a number of instances that a service cannot have.
-func scalable(p compose.Project, svc compose.Service, o state.Override) error {
+func scalable(p compose.Project, svc compose.Service, o state.Override, opt Options) error {
 	if o.Replicas == nil {
 		return nil
 	}
-	r := newRenderer(p, nil, Options{})
+	r := newRenderer(p, nil, opt)
 	switch a := svc.Deploy.Trellis.Autoscale; {
 	case *o.Replicas < 0:
 		return fmt.Errorf("%w: %d replicas", errdefs.ErrInvalid, *o.Replicas)

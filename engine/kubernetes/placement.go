@@ -5,77 +5,12 @@ import (
 	"slices"
 	"strings"
 
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"trellis/compose"
-	"trellis/engine"
 )
-
-// downDelay is how long fewer replicas have to be enough, where the file does not say; as everywhere else in Trellis.
-const downDelay = 30
-
-// autoscaled says whether the cluster scales a service by itself: by its CPU, which is all that every cluster measures.
-func (r *renderer) autoscaled(svc compose.Service) bool {
-	a := svc.Deploy.Trellis.Autoscale
-	k := r.kindOf(svc)
-	return a != nil && a.Target["cpu"] > 0 && svc.Deploy.Resources.Limits.CPUs > 0 && (k == deployment || k == statefulSet)
-}
-
-// scaling renders what keeps the number of a service's pods: its autoscaler, and its budget for disruptions.
-func (r *renderer) scaling(svc compose.Service, k kind) {
-	if a := svc.Deploy.Trellis.Autoscale; a != nil {
-		path := at(svc, "deploy.x-trellis.autoscale")
-		if r.autoscaled(svc) {
-			r.add(r.autoscaler(svc, k, *a))
-			if a.Min < 1 {
-				r.note(path+".min", "is changed: at least one instance runs; a cluster wakes nothing up")
-			}
-		} else {
-			r.note(path, "has no effect: a cluster measures only CPU by itself: add target.cpu and deploy.resources.limits.cpus")
-		}
-		for _, key := range []string{"concurrency", "rps"} {
-			if _, ok := a.Target[key]; ok && r.autoscaled(svc) {
-				r.note(path+".target."+key, "has no effect: a cluster measures only CPU by itself")
-			}
-		}
-	}
-	if r.most(svc) > 1 {
-		one := intstr.FromInt32(1)
-		r.add(&policyv1.PodDisruptionBudget{
-			TypeMeta: metav1.TypeMeta{APIVersion: "policy/v1", Kind: "PodDisruptionBudget"}, ObjectMeta: r.meta(svc, r.names.of[svc.Name]),
-			Spec: policyv1.PodDisruptionBudgetSpec{
-				MaxUnavailable: &one, Selector: &metav1.LabelSelector{MatchLabels: r.selector(svc.Name)},
-				// A pod that is not well anyway keeps no node from being drained.
-				UnhealthyPodEvictionPolicy: pointer(policyv1.AlwaysAllow),
-			},
-		})
-	}
-}
-
-func (r *renderer) autoscaler(svc compose.Service, k kind, a compose.Autoscale) *autoscalingv2.HorizontalPodAutoscaler {
-	kinds := map[kind]string{deployment: "Deployment", statefulSet: "StatefulSet"}
-	// The file's target is a share of the limit, Utilization one of the request: so it is given as an amount.
-	amount := resource.NewMilliQuantity(max(1, int64(min(a.Target["cpu"]*svc.Deploy.Resources.Limits.CPUs, 1e6)*1000)), resource.DecimalSI)
-	return &autoscalingv2.HorizontalPodAutoscaler{
-		TypeMeta: metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler"}, ObjectMeta: r.meta(svc, r.names.of[svc.Name]),
-		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
-			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: kinds[k], Name: r.names.of[svc.Name]},
-			MinReplicas:    pointer(max(1, clamp(a.Min))), MaxReplicas: max(1, clamp(a.Max)),
-			Metrics: []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{
-				Name: corev1.ResourceCPU, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: amount},
-			}}},
-			Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{
-				StabilizationWindowSeconds: pointer(min(3600, seconds(a.DownDelay.Or(downDelay*1e9)))),
-			}},
-		},
-	}
-}
 
 // place says on which nodes pods may be: as the file says, apart from each other, and together where they share a volume.
 func (r *renderer) place(svc compose.Service, k kind, t *corev1.PodTemplateSpec, shared []string) {
@@ -132,14 +67,6 @@ func (r *renderer) place(svc compose.Service, k kind, t *corev1.PodTemplateSpec,
 		}
 		t.Spec.TopologySpreadConstraints = append(t.Spec.TopologySpreadConstraints, c)
 	}
-}
-
-// most is how many pods of a service there may be.
-func (r *renderer) most(svc compose.Service) int {
-	if r.autoscaled(svc) {
-		return svc.Deploy.Trellis.Autoscale.Max
-	}
-	return engine.Replicas(svc)
 }
 
 // placement reads deploy.placement: what nodes have to be, and over which of their labels replicas are spread.

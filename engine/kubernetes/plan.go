@@ -46,6 +46,9 @@ func (r *renderer) plan() (*corev1.Secret, error) {
 		if b := svc.Trellis.Breaker; b != nil {
 			one.Concurrency, one.Pending, one.Failures = b.Concurrency, b.Pending, b.Failures
 		}
+		if most := r.measures(&one, svc); most > 0 && (one.Concurrency == 0 || most < one.Concurrency) {
+			one.Concurrency = most
+		}
 		s.Services = append(s.Services, one)
 		if !r.throughPlane(svc) {
 			continue

@@ -29,7 +29,9 @@ func Read(rev state.Revision, live Live) engine.State {
 		pods[name] = append(pods[name], pod)
 	}
 	for _, w := range workloadsOf(live.Objects) {
-		s.Services = append(s.Services, service(w, pods[w.service]))
+		svc := service(w, pods[w.service])
+		svc.Autoscale = autoscaleOf(w, live.Objects)
+		s.Services = append(s.Services, svc)
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return cmp.Compare(a.Name, b.Name) })
 	return s
