@@ -22,7 +22,7 @@ const (
 	chatter = 5 * time.Second
 	// patience is how long a service may crash or stand failed without a verdict of the engine until nobody waits for
 	// it any more.
-	patience = 15 * time.Second
+	patience = 30 * time.Second
 )
 
 // follower shows a project on its way until it has arrived.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -308,13 +309,45 @@ func TestTurn(t *testing.T) {
 		{in("db", engine.ServiceHealthy, "api", engine.ServiceStarting), "api db web", map[string]string{}},
 		{in("db", engine.ServiceCrashLooping, "api", engine.ServiceDegraded, "web", engine.ServiceHealthy), "api db web", map[string]string{}},
 	} {
-		now, waits := turn(p, objects, c.state)
+		now, waits := turn(p, objects, Live{}, c.state)
 		var names []string
 		for _, o := range now {
 			names = append(names, o.GetName())
 		}
 		if strings.Join(names, " ") != c.now || !cmp.Equal(waits, c.waits) {
 			t.Errorf("%v: now %v, waits %v; want %s, %v", c.state.Services, names, waits, c.now, c.waits)
+		}
+	}
+}
+
+// TestTurnOfPrepared: a service is started, and replaced, when the Job that comes before has succeeded.
+func TestTurnOfPrepared(t *testing.T) {
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {}}}
+	job := &batchv1.Job{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"},
+		ObjectMeta: metav1.ObjectMeta{Name: "web-1", Labels: map[string]string{labelService: "web", labelComponent: preparation}},
+	}
+	objects := []Object{job, deploymentNamed("web")}
+	running, ended, failed := job.DeepCopy(), job.DeepCopy(), job.DeepCopy()
+	ended.Status.Succeeded = 1
+	failed.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobFailed, Status: corev1.ConditionTrue}}
+	there := engine.State{Services: []engine.Service{{Name: "web", State: engine.ServiceHealthy}}}
+	for name, c := range map[string]struct {
+		live  Live
+		state engine.State
+		now   int
+	}{
+		"at first":      {Live{}, engine.State{}, 1},
+		"while it runs": {Live{Objects: []Object{running}}, there, 1},
+		"failed":        {Live{Objects: []Object{failed}}, there, 1},
+		"ended":         {Live{Objects: []Object{ended}}, there, 2},
+	} {
+		now, waits := turn(p, objects, c.live, c.state)
+		if len(now) != c.now || len(waits) != 2-c.now {
+			t.Errorf("%s: %d of two objects, waits %v", name, len(now), waits)
+		}
+		if got := len(failedToPrepare(c.live)); (got == 1) != (name == "failed") {
+			t.Errorf("%s: %d have failed", name, got)
 		}
 	}
 }

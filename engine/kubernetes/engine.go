@@ -132,6 +132,13 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 			return fail(err)
 		}
 	}
+	var again []item // what failed before is tried anew
+	for _, job := range failedToPrepare(live) {
+		again = append(again, item{Group: "batch", Version: "v1", Kind: "Job", Name: job.Name})
+	}
+	if err := e.client.prune(ctx, e.project, again, metav1.DeleteOptions{}, prunePatience); err != nil {
+		return fail(err)
+	}
 	if _, err := e.carryOut(ctx, one, objects, live); err != nil {
 		return fail(err)
 	}
@@ -147,7 +154,7 @@ const appliedKey = "applied"
 // carryOut applies the objects of a revision whose turn it is; once that is all of them it notes that it did. waits says
 // what the others wait for. What the cluster refuses for good is a revision that failed.
 func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, live Live) (waits map[string]string, err error) {
-	now, waits := turn(one.Project, objects, Read(one.Revision, live))
+	now, waits := turn(one.Project, objects, live, Read(one.Revision, live))
 	wait, directly := e.awaitsPlane(ctx, objects, live)
 	if wait {
 		waits[dataPlane] = "to serve"

@@ -100,7 +100,7 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if err != nil {
 		return fail(err)
 	}
-	now, _ := turn(rev.Project, objects, s)
+	now, _ := turn(rev.Project, objects, live, s)
 	now = slices.DeleteFunc(now, func(one Object) bool { return serviceOf(one) != o.Service })
 	if err := e.client.put(ctx, project, now, true); err != nil {
 		return fail(err)

@@ -143,6 +143,9 @@ func (w *watcher) step(ctx context.Context) error {
 			all[0].rollouts = w.judging.measured(one.rollouts)
 			one = all[0]
 		}
+		if failed := failedToPrepare(live); len(failed) > 0 {
+			return e.goBack(ctx, all, state.Rollout{Service: serviceOf(failed[0]), Reason: "its pre_start failed"}, "trellis")
+		}
 		if service, why := w.failure(s, live); service != "" {
 			e.client.enrich(ctx, &s, live)
 			return e.goBack(ctx, all, failureOf(s, service, why), "trellis")
