@@ -110,7 +110,7 @@ func TestKubernetesGuide(t *testing.T) {
 	c := reachCluster(t)
 	t.Parallel()
 	script, shown := readGuide(t, "../docs/guides/kubernetes.md")
-	p := newProject(t, nil)
+	p := projectIn(t, t.TempDir())
 	c.onTheNode(t, p)
 	copyTree(t, "../examples/evergreen", filepath.Join(p.dir, "examples", "evergreen"))
 	t.Cleanup(func() { c.kubectl("", "delete", "namespace", "evergreen", "--ignore-not-found", "--wait=false") })
