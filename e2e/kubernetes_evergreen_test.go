@@ -110,12 +110,15 @@ func TestKubernetesGuide(t *testing.T) {
 	c := reachCluster(t)
 	t.Parallel()
 	script, shown := readGuide(t, "../docs/guides/kubernetes.md")
-	p := projectIn(t, t.TempDir())
+	root := t.TempDir()
+	dir := filepath.Join(root, "examples", "evergreen")
+	copyTree(t, "../examples/evergreen", dir)
+	p := projectIn(t, dir)
+	p.flags = []string{"--on", "kubernetes"}
 	c.onTheNode(t, p)
-	copyTree(t, "../examples/evergreen", filepath.Join(p.dir, "examples", "evergreen"))
 	t.Cleanup(func() { c.kubectl("", "delete", "namespace", "evergreen", "--ignore-not-found", "--wait=false") })
 	cmd := exec.Command(p.entered[0], append(p.entered[1:], "bash", "-c", script)...)
-	cmd.Dir, cmd.Env = p.dir, append(p.env, "PATH="+built.dir+":"+os.Getenv("PATH"), "NO_COLOR=1", "LANG=C.UTF-8")
+	cmd.Dir, cmd.Env = root, append(p.env, "PATH="+built.dir+":"+os.Getenv("PATH"), "NO_COLOR=1", "LANG=C.UTF-8")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
