@@ -101,6 +101,16 @@ services:
 		}
 		return ""
 	})
+	// A connection that web opens to api before the node has turned the name to the data plane would stay where it leads.
+	at := c.kubectl("", "get", "service", "api", "-n", name, "-o", "jsonpath={.spec.clusterIP}")
+	eventually(t, time.Minute, "the name of api leads to the data plane", func() string {
+		c.inside("curl -sf -o /dev/null http://" + at + ":8080/")
+		out, _ := p.try("metrics", `sum by (service) (trellis_requests_total) > 0`)
+		if !strings.Contains(out, "api") {
+			return out
+		}
+		return ""
+	})
 	url := c.gateway(name)
 	c.through(url, calling(), func() { time.Sleep(20 * time.Second) })
 
