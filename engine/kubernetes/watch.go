@@ -106,6 +106,11 @@ func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project
 // that, anybody else only carries on what was cut short.
 func (w *watcher) step(ctx context.Context) error {
 	e := w.engine
+	// Asked first: what is there is looked at when all of the revision was applied, or it would be judged by what was there before.
+	done, err := e.client.note(ctx, e.project, appliedKey)
+	if err != nil {
+		return err
+	}
 	all, live, s, err := e.look(ctx, e.project)
 	if err != nil {
 		return err
@@ -123,10 +128,6 @@ func (w *watcher) step(ctx context.Context) error {
 		return w.turnTraffic(ctx, one, live)
 	}
 	var waits map[string]string
-	done, err := e.client.note(ctx, e.project, appliedKey)
-	if err != nil {
-		return err
-	}
 	if done != appliedNote(one.Number, false) && done != appliedNote(one.Number, true) {
 		if waits, err = w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
 			return err
