@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the licences of all that a release consists of: Go's own, those of the modules that the programs link on any platform, with
-# where the source of exactly that version is, and those of what the console is built of. Each text once, below those that have it. Fails
-# on a module that has none. Whoever passes bin/trellis on passes this on with it; `make dist` puts it into every archive.
+# how to get the source of exactly that version, and those of what the console is built of. Each text once, below those that have it.
+# Fails on a module that has none. Whoever passes bin/trellis on passes this on with it; `make dist` puts it into every archive.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${GO:=go}"
@@ -16,9 +16,6 @@ add() { # NAME FILE
 	[[ ${users[$sum]-} == *"$1"$'\n'* ]] || users[$sum]+=$1$'\n'
 }
 
-# escaped PATH: as module proxies have it, capitals being "!" and the small letter.
-escaped() { sed 's/[A-Z]/!\L&/g' <<<"$1"; }
-
 packages() { # module, version, its folder, the package's; what replaces a module from within the project is no module
 	for system in linux darwin; do
 		GOOS=$system CGO_ENABLED=0 $GO list -deps -f '{{with .Module}}{{if and .Version (not .Replace)}}{{.Path}} {{.Version}} {{.Dir}} {{$.Dir}}{{end}}{{end}}' \
@@ -30,7 +27,7 @@ root=$($GO env GOROOT)
 add "Go $($GO env GOVERSION) https://go.dev/dl/" "$root/LICENSE"
 list=$(packages)
 while read -r module version top dir; do
-	name="$module $version https://proxy.golang.org/$(escaped "$module")/@v/$(escaped "$version").zip"
+	name="$module@$version"
 	found[$module]=${found[$module]-}
 	while :; do
 		for file in "$dir"/{LICENSE,LICENCE,COPYING,NOTICE,PATENTS}{,[.-]*}; do
@@ -51,6 +48,7 @@ done
 [[ $missing == 0 ]]
 
 line=$(printf '%.0s-' {1..80})
+printf 'The source of a module in this list: go mod download MODULE@VERSION\n\n'
 for sum in "${!users[@]}"; do
 	printf '%s\t%s\n' "$(sort <<<"${users[$sum]%$'\n'}" | sed -n 1p)" "$sum"
 done | sort | while IFS=$'\t' read -r _ sum; do

@@ -82,10 +82,15 @@ func (c *control) observe(ctx context.Context) (engine.State, error) {
 
 // Watch implements api.Observer.
 func (c *control) Watch(ctx context.Context, fn func(api.Status) error) error {
+	return watchIn(ctx, c.changed, c.Status, fn)
+}
+
+// watchIn is api.Observer's Watch of what changed tells to look at again.
+func watchIn(ctx context.Context, changed *broadcast, look func(context.Context) (api.Status, error), fn func(api.Status) error) error {
 	for {
 		// The channel is taken before the look, so that a change in between is not missed.
-		next := c.changed.next()
-		status, err := c.Status(ctx)
+		next := changed.next()
+		status, err := look(ctx)
 		if err != nil {
 			return err
 		}

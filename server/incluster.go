@@ -216,21 +216,7 @@ func (c *inCluster) Status(ctx context.Context) (api.Status, error) {
 
 // Watch implements api.Observer. The loop of the engine runs in any case.
 func (c *inCluster) Watch(ctx context.Context, fn func(api.Status) error) error {
-	for {
-		next := c.cluster.changed.next()
-		status, err := c.Status(ctx)
-		if err != nil {
-			return err
-		}
-		if err := fn(status); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-next:
-		}
-	}
+	return watchIn(ctx, c.cluster.changed, c.Status, fn)
 }
 
 // Events implements api.Observer, as the chronicle has them.
