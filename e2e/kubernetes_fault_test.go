@@ -168,3 +168,41 @@ webhooks:
 	c.kubectl("", "wait", "--for=delete", "namespace/"+name, "--timeout=90s")
 	p.run("up", "--yes", "--timeout", "90s")
 }
+
+// TestKubernetesPreStartFails: a version whose pre_start fails replaces nothing, its end and its last words are told, and the same file
+// once more runs it once more.
+func TestKubernetesPreStartFails(t *testing.T) {
+	c := reachCluster(t)
+	t.Parallel()
+	const name = "e2e-prepared"
+	p, ledger := c.project(name), c.nodeFolder("e2e-prepared")
+	file := func(version string) string {
+		return fmt.Sprintf(`name: %s
+services:
+  web:
+    image: %s
+    environment: {PORT: "8080", VERSION: %s}
+    expose: ["8080"]
+    volumes: ["%s:/ledger"]
+    pre_start: [{command: [/bin/sh, -c, 'echo looks for %[3]s; [ -e /ledger/%[3]s ] || { echo there is no table; exit 3; }']}]
+    x-trellis: {probe: {http: /healthz}}
+`, name, c.image, version, ledger)
+	}
+	c.inside("touch " + ledger + "/v1")
+	p.write("compose.yaml", file("v1"))
+	p.run("up", "--yes", "--timeout", "90s")
+	before := c.pods(name, "web")
+	p.write("compose.yaml", file("v2"))
+	out, err := p.try("up", "--yes", "--timeout", "90s")
+	if err == nil || !strings.Contains(out, "its pre_start failed: exit code 3") || !strings.Contains(out, "there is no table") {
+		t.Errorf("a pre_start that fails: %v\n%s", err, out)
+	}
+	if now := c.pods(name, "web"); now != before {
+		t.Errorf("it replaced pods: %s, then %s", before, now)
+	}
+	c.inside("touch " + ledger + "/v2")
+	p.run("up", "--yes", "--timeout", "90s")
+	if now := c.pods(name, "web"); now == before {
+		t.Error("the same file once more started nothing")
+	}
+}

@@ -123,6 +123,13 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if err != nil {
 		return fail(err)
 	}
+	var again []item // what failed before is tried anew
+	for _, job := range failedToPrepare(live) {
+		again = append(again, item{Group: "batch", Version: "v1", Kind: "Job", Name: job.Name})
+	}
+	if err := e.client.prune(ctx, e.project, again, metav1.DeleteOptions{}, prunePatience); err != nil {
+		return fail(err)
+	}
 	one.rollouts = begun(objects, live, rev)
 	if err := e.client.append(ctx, one); err != nil {
 		return fail(err)
@@ -131,13 +138,6 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 		if err := e.client.setOverride(ctx, e.project, o); err != nil {
 			return fail(err)
 		}
-	}
-	var again []item // what failed before is tried anew
-	for _, job := range failedToPrepare(live) {
-		again = append(again, item{Group: "batch", Version: "v1", Kind: "Job", Name: job.Name})
-	}
-	if err := e.client.prune(ctx, e.project, again, metav1.DeleteOptions{}, prunePatience); err != nil {
-		return fail(err)
 	}
 	if _, err := e.carryOut(ctx, one, objects, live); err != nil {
 		return fail(err)

@@ -21,15 +21,16 @@ import (
 // tail returns the last lines of a pod's container: of the run that ended last, where there was one.
 func (c *Client) tail(ctx context.Context, pod *corev1.Pod, previous bool) []string {
 	if previous {
-		if lines := c.last(ctx, pod, true); len(lines) > 0 && !strings.HasPrefix(lines[0], "unable to retrieve container logs") { // a kubelet's answer when they are gone
+		if lines := c.lastOf(ctx, pod, logsOf{previous: true}); len(lines) > 0 && !strings.HasPrefix(lines[0], "unable to retrieve container logs") { // a kubelet's answer when they are gone
 			return lines
 		}
 	}
-	return c.last(ctx, pod, false)
+	return c.lastOf(ctx, pod, logsOf{})
 }
 
-func (c *Client) last(ctx context.Context, pod *corev1.Pod, previous bool) []string {
-	r, err := c.output(ctx, pod.Name, logsOf{tail: lastLines, previous: previous})
+func (c *Client) lastOf(ctx context.Context, pod *corev1.Pod, which logsOf) []string {
+	which.tail = lastLines
+	r, err := c.output(ctx, pod.Name, which)
 	if err != nil {
 		return nil
 	}
@@ -46,9 +47,10 @@ type logsOf struct {
 	follow, previous, times bool
 	tail                    int // last lines; 0 all, -1 none
 	since                   time.Time
+	container               string // "": the pod's first
 }
 
-// output opens the output of a pod's first container. No such pod: ErrNotFound.
+// output opens the output of a pod's container. No such pod: ErrNotFound.
 func (c *Client) output(ctx context.Context, pod string, which logsOf) (io.ReadCloser, error) {
 	req := c.kinds.RESTClient().Get().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "log")
 	if which.follow {
@@ -62,6 +64,9 @@ func (c *Client) output(ctx context.Context, pod string, which logsOf) (io.ReadC
 	}
 	if which.tail != 0 {
 		req = req.Param("tailLines", strconv.Itoa(max(which.tail, 0)))
+	}
+	if which.container != "" {
+		req = req.Param("container", which.container)
 	}
 	if !which.since.IsZero() {
 		req = req.Param("sinceTime", which.since.UTC().Format(time.RFC3339))

@@ -6,9 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	batchv1 "k8s.io/api/batch/v1"
-	corev1 "k8s.io/api/core/v1"
-
 	"trellis/compose"
 	"trellis/engine"
 )
@@ -40,35 +37,6 @@ func turn(p compose.Project, objects []Object, live Live, s engine.State) (now [
 		now = append(now, o)
 	}
 	return now, waits
-}
-
-// prepares says whether an object is the Job that runs what comes before the start of a service.
-func prepares(o Object) bool { return o.GetLabels()[labelComponent] == preparation }
-
-// unprepared are the services for which the Job of their own has not succeeded yet.
-func unprepared(objects []Object, live Live) map[string]bool {
-	done := map[string]bool{}
-	for _, job := range objectsOf[*batchv1.Job](live.Objects) {
-		done[job.Name] = job.Status.Succeeded > 0
-	}
-	out := map[string]bool{}
-	for _, job := range objectsOf[*batchv1.Job](objects) {
-		if prepares(job) && !done[job.Name] {
-			out[serviceOf(job)] = true
-		}
-	}
-	return out
-}
-
-// failedToPrepare are the Jobs that come before a start and have failed.
-func failedToPrepare(live Live) []*batchv1.Job {
-	return slices.DeleteFunc(slices.Clone(objectsOf[*batchv1.Job](live.Objects)), func(job *batchv1.Job) bool { return !prepares(job) || !hasFailed(job) })
-}
-
-func hasFailed(job *batchv1.Job) bool {
-	return slices.ContainsFunc(job.Status.Conditions, func(c batchv1.JobCondition) bool {
-		return c.Type == batchv1.JobFailed && c.Status == corev1.ConditionTrue
-	})
 }
 
 // awaits says what a service that has not been started yet waits for, "" where it is its turn.

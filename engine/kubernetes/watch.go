@@ -41,9 +41,11 @@ type watcher struct {
 	lease   string               // the Lease's version when it was seen last
 	leaseAt time.Time            // since when it has been that
 	judging judging
-	idle    bool // the newest revision has ended
-	back    int64
-	backAt  time.Time // since when revision back is the newest although it was taken back
+	// unprepared is the Job before a start that was seen to have failed.
+	unprepared unpreparedJob
+	idle       bool // the newest revision has ended
+	back       int64
+	backAt     time.Time // since when revision back is the newest although it was taken back
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -144,8 +146,8 @@ func (w *watcher) step(ctx context.Context) error {
 			all[0].rollouts = w.judging.measured(one.rollouts)
 			one = all[0]
 		}
-		if failed := failedToPrepare(live); len(failed) > 0 {
-			return e.goBack(ctx, all, state.Rollout{Service: serviceOf(failed[0]), Reason: "its pre_start failed"}, "trellis")
+		if why, failed := w.unpreparedFor(ctx, one, live); failed {
+			return e.goBack(ctx, all, why, "trellis")
 		}
 		if service, why := w.failure(s, live); service != "" {
 			e.client.enrich(ctx, &s, live)
