@@ -47,7 +47,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
 	case "/apis":
 		var groups []string
-		for _, group := range []string{"apps", "policy", "coordination.k8s.io", "networking.k8s.io", "storage.k8s.io"} {
+		for _, group := range []string{"apps", "batch", "policy", "coordination.k8s.io", "networking.k8s.io", "storage.k8s.io"} {
 			groups = append(groups, fmt.Sprintf(`{"name": %[1]q, "versions": [{"groupVersion": "%[1]s/v1", "version": "v1"}], "preferredVersion": {"groupVersion": "%[1]s/v1", "version": "v1"}}`, group))
 		}
 		fmt.Fprintf(w, `{"kind": "APIGroupList", "groups": [%s]}`, strings.Join(groups, ","))
@@ -59,6 +59,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}, ","))
 	case "/apis/apps/v1":
 		fmt.Fprintf(w, resourceList, "apps/v1", resource("deployments", "Deployment", true))
+	case "/apis/batch/v1":
+		fmt.Fprintf(w, resourceList, "batch/v1", resource("jobs", "Job", true))
 	case "/apis/policy/v1":
 		fmt.Fprintf(w, resourceList, "policy/v1", resource("poddisruptionbudgets", "PodDisruptionBudget", true))
 	case "/apis/networking.k8s.io/v1":

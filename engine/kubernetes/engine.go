@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -93,6 +94,9 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 		if base != "" && base != Read(all[0].Revision, live).ID {
 			return fail(fmt.Errorf("%w: the project is no longer as it was when this was planned: plan again", errdefs.ErrConflict))
 		}
+		if rev.Undoes != 0 && rev.Undoes != all[0].Number {
+			return fail(fmt.Errorf("%w: revision %d is not the newest any more", errdefs.ErrConflict, rev.Undoes))
+		}
 		rev.Number = all[0].Number
 	}
 	rev.Number++
@@ -123,6 +127,7 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if err != nil {
 		return fail(err)
 	}
+	one.rollouts = begun(objects, live, rev)
 	var again []item // what failed before is tried anew
 	for _, job := range failedToPrepare(live) {
 		again = append(again, item{Group: "batch", Version: "v1", Kind: "Job", Name: job.Name})
@@ -130,7 +135,6 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if err := e.client.prune(ctx, e.project, again, metav1.DeleteOptions{}, prunePatience); err != nil {
 		return fail(err)
 	}
-	one.rollouts = begun(objects, live, rev)
 	if err := e.client.append(ctx, one); err != nil {
 		return fail(err)
 	}
@@ -151,20 +155,31 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 // appliedKey is the note of the number of the revision that was applied whole.
 const appliedKey = "applied"
 
+// disturbedKey is the note, another one each time, of who has applied objects of a revision that was not the newest any more: what was
+// noted as applied before that is no more so, and is carried out once more.
+const disturbedKey = "disturbed"
+
 // carryOut applies the objects of a revision whose turn it is; once that is all of them it notes that it did. waits says
 // what the others wait for. What the cluster refuses for good is a revision that failed.
 func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, live Live) (waits map[string]string, err error) {
+	mark, err := e.client.note(ctx, e.project, disturbedKey)
+	if err != nil {
+		return nil, err
+	}
 	now, waits := turn(one.Project, objects, live, Read(one.Revision, live))
 	wait, directly := e.awaitsPlane(ctx, objects, live)
 	if wait {
 		waits[dataPlane] = "to serve"
 	}
 	err = e.client.put(ctx, e.project, now, len(waits) > 0)
+	if latest, lerr := e.History(ctx, 1); lerr == nil && len(latest) > 0 && latest[0].Number != one.Number {
+		return waits, errors.Join(err, e.client.setNote(ctx, e.project, disturbedKey, rand.Text()))
+	}
 	switch {
 	case err == nil && len(waits) > 0:
 		return waits, nil
 	case err == nil:
-		return nil, e.client.setNote(ctx, e.project, appliedKey, appliedNote(one.Number, directly))
+		return nil, e.client.setNote(ctx, e.project, appliedKey, appliedNote(one.Number, directly, mark))
 	case ctx.Err() == nil && !errors.Is(err, errdefs.ErrUnavailable):
 		if serr := e.client.settle(ctx, one, state.Failed); serr != nil {
 			e.log.WarnContext(ctx, "a failed revision is not written down as one", "project", e.project, "revision", one.Number, "err", serr)

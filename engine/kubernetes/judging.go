@@ -67,7 +67,7 @@ func (e *Engine) forgetGone(live Live) {
 // watches says whether a service has to be watched for longer. One that nothing is sent to shows nothing.
 func (j *judging) watches(one record, svc engine.Service, now time.Time) bool {
 	wanted := one.Project.Services[svc.Name]
-	if u := wanted.Deploy.UpdateConfig; u != nil && u.Monitor != nil || len(ports(wanted)) == 0 {
+	if u := wanted.Deploy.UpdateConfig; u != nil && u.Monitor != nil || len(ports(wanted)) == 0 || svc.State == engine.ServiceStopped {
 		return false
 	}
 	if svc.State != engine.ServiceHealthy {

@@ -37,19 +37,8 @@ func failedToPrepare(live Live) []*batchv1.Job {
 	})
 }
 
-// unpreparedFor returns the rollout that a Job which comes before a start has failed, with how it ended and what it said last; false:
-// there is none, or it was seen once only. What was there at the first look may be of an earlier revision, which the new one's Apply is
-// about to remove.
-func (w *watcher) unpreparedFor(ctx context.Context, one record, live Live) (state.Rollout, bool) {
-	failed := failedToPrepare(live)
-	if len(failed) == 0 {
-		return state.Rollout{}, false
-	}
-	job := failed[0]
-	if seen := (unpreparedJob{one.Number, string(job.UID)}); w.unprepared != seen {
-		w.unprepared = seen
-		return state.Rollout{}, false
-	}
+// unprepared is the rollout that a Job which comes before a start has failed, with how it ended and what it said last.
+func (e *Engine) unprepared(ctx context.Context, job *batchv1.Job, live Live) state.Rollout {
 	r := state.Rollout{Service: serviceOf(job), Reason: "its pre_start failed"}
 	for _, pod := range live.Pods {
 		if pod.Labels[batchv1.JobNameLabel] != job.Name {
@@ -58,16 +47,10 @@ func (w *watcher) unpreparedFor(ctx context.Context, one record, live Live) (sta
 		for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 			if end := c.State.Terminated; end != nil && end.ExitCode != 0 {
 				r.Reason = "its pre_start failed: " + exitWords(end)
-				r.Failure = &state.Failure{Instance: pod.Name, Log: w.engine.client.lastOf(ctx, &pod, logsOf{container: c.Name})}
-				return r, true
+				r.Failure = &state.Failure{Instance: pod.Name, Log: e.client.lastOf(ctx, &pod, logsOf{container: c.Name})}
+				return r
 			}
 		}
 	}
-	return r, true
-}
-
-// unpreparedJob is a Job that has failed, as it was seen when a revision was the newest.
-type unpreparedJob struct {
-	revision int64
-	uid      string
+	return r
 }

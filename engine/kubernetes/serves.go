@@ -173,23 +173,22 @@ func planeTrouble(image string, live Live, now time.Time) string {
 }
 
 // appliedNote is the note of a revision that was applied whole; directly says that its Services lead past the data plane.
-func appliedNote(number int64, directly bool) string {
+func appliedNote(number int64, directly bool, mark string) string {
 	note := strconv.FormatInt(number, 10)
 	if directly {
 		note += " directly"
+	}
+	if mark != "" {
+		note += " after " + mark
 	}
 	return note
 }
 
 // turnTraffic has the Services of a revision that has ended lead to the data plane, once that serves after all.
-func (w *watcher) turnTraffic(ctx context.Context, one record, live Live) error {
-	if !planeServes(live.Objects) {
+func (w *watcher) turnTraffic(ctx context.Context, one record, live Live, directly bool) error {
+	if !directly || !planeServes(live.Objects) {
 		return nil
 	}
-	done, err := w.engine.client.note(ctx, w.engine.project, appliedKey)
-	if err != nil || done != appliedNote(one.Number, true) {
-		return err
-	}
-	_, err = w.goOn(ctx, one, live)
+	_, err := w.goOn(ctx, one, live)
 	return err
 }

@@ -37,15 +37,14 @@ var unmade = []string{"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "E
 type watcher struct {
 	engine  *Engine
 	changed func(project string)
-	stuck   map[string]time.Time // by service: since when
-	lease   string               // the Lease's version when it was seen last
-	leaseAt time.Time            // since when it has been that
+	stuck   map[string]time.Time // by service of revision newest: since when
+	newest  int64
+	lease   string    // the Lease's version when it was seen last
+	leaseAt time.Time // since when it has been that
 	judging judging
-	// unprepared is the Job before a start that was seen to have failed.
-	unprepared unpreparedJob
-	idle       bool // the newest revision has ended
-	back       int64
-	backAt     time.Time // since when revision back is the newest although it was taken back
+	idle    bool // the newest revision has ended
+	back    int64
+	backAt  time.Time // since when revision back is the newest although it was taken back
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -60,7 +59,6 @@ func (w *watcher) run(ctx context.Context) error {
 	for _, kind := range kinds {
 		go w.engine.client.wake(ctx, kind, w.engine.project, wake)
 	}
-	w.stuck = map[string]time.Time{}
 	for {
 		if err := w.step(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) {
 			w.engine.log.WarnContext(ctx, "the project is not looked after", "project", w.engine.project, "err", err)
@@ -109,10 +107,11 @@ func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project
 func (w *watcher) step(ctx context.Context) error {
 	e := w.engine
 	// Asked first: what is there is looked at when all of the revision was applied, or it would be judged by what was there before.
-	done, err := e.client.note(ctx, e.project, appliedKey)
+	notes, err := e.client.notes(ctx, e.project)
 	if err != nil {
 		return err
 	}
+	done, mark := notes[appliedKey], notes[disturbedKey]
 	all, live, s, err := e.look(ctx, e.project)
 	if err != nil {
 		return err
@@ -121,19 +120,26 @@ func (w *watcher) step(ctx context.Context) error {
 		return nil
 	}
 	one := all[0]
+	if w.newest != one.Number {
+		w.newest, w.stuck = one.Number, map[string]time.Time{}
+	}
 	w.idle = one.Outcome != state.Pending && one.Outcome != state.RolledBack
 	if one.Outcome == state.RolledBack && w.leftBack(one, time.Now()) && (e.control != nil || !w.led(live, time.Now())) {
 		return e.finishBack(ctx, all)
 	}
 	if one.Outcome != state.Pending {
 		e.forgetGone(live)
-		return w.turnTraffic(ctx, one, live)
+		return w.turnTraffic(ctx, one, live, done == appliedNote(one.Number, true, mark))
 	}
 	var waits map[string]string
-	if done != appliedNote(one.Number, false) && done != appliedNote(one.Number, true) {
+	if done != appliedNote(one.Number, false, mark) && done != appliedNote(one.Number, true, mark) {
 		if waits, err = w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
 			return err
 		}
+		if all, live, s, err = e.look(ctx, e.project); err != nil || all[0].Number != one.Number {
+			return err // what was there before is not judged
+		}
+		one = all[0]
 	}
 	if e.control == nil && w.led(live, time.Now()) {
 		return nil
@@ -146,8 +152,8 @@ func (w *watcher) step(ctx context.Context) error {
 			all[0].rollouts = w.judging.measured(one.rollouts)
 			one = all[0]
 		}
-		if why, failed := w.unpreparedFor(ctx, one, live); failed {
-			return e.goBack(ctx, all, why, "trellis")
+		if failed := failedToPrepare(live); len(failed) > 0 {
+			return e.goBack(ctx, all, e.unprepared(ctx, failed[0], live), "trellis")
 		}
 		if service, why := w.failure(s, live); service != "" {
 			e.client.enrich(ctx, &s, live)
@@ -196,12 +202,7 @@ func (w *watcher) goOn(ctx context.Context, one record, live Live) (waits map[st
 	if err != nil {
 		return nil, err
 	}
-	waits, err = e.carryOut(ctx, one, objects, live)
-	if latest, lerr := e.History(ctx, 1); lerr == nil && len(latest) > 0 && latest[0].Number != one.Number {
-		// Somebody deployed meanwhile, and what of it was there already may be as this revision had it: it is carried out once more.
-		return waits, errors.Join(err, e.client.setNote(ctx, e.project, appliedKey, ""))
-	}
-	return waits, err
+	return e.carryOut(ctx, one, objects, live)
 }
 
 // failure returns a service that will not come up by itself, and why; "" where there is none.

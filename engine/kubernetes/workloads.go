@@ -48,6 +48,7 @@ func workloadsOf(all []Object) []workload {
 			w.current = o.Status.ObservedGeneration >= o.Generation && int(o.Status.UpdatedReplicas) >= w.want && o.Status.Replicas <= o.Status.UpdatedReplicas
 			for _, c := range o.Status.Conditions {
 				switch {
+				case o.Status.ObservedGeneration < o.Generation: // of the template before
 				case c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse && c.Reason == "ProgressDeadlineExceeded":
 					w.failed = true
 				case c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue:

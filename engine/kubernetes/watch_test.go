@@ -1,0 +1,171 @@
+package kubernetes
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/engine/judge"
+	"trellis/errdefs"
+	"trellis/state"
+)
+
+func quiet(c *Client) *Engine { return New("shop", c, slog.New(slog.DiscardHandler)) }
+
+func watching(e *Engine) *watcher { return &watcher{engine: e, changed: func(string) {}} }
+
+// TestStoppedIsNotWatched: a rollout of a service that has no replicas has nothing to show, and ends.
+func TestStoppedIsNotWatched(t *testing.T) {
+	svc := compose.Service{Name: "web", Image: "web:2", Expose: []string{"8080"}}
+	one := record{Revision: state.Revision{Number: 2, Project: compose.Project{Name: "shop", Services: map[string]compose.Service{"web": svc}}}}
+	one.rollouts = []state.Rollout{{Revision: 2, Service: "web", From: 1, Phase: state.Rolling}}
+	var tally judge.Tally
+	var j judging
+	s := engine.State{Services: []engine.Service{{Name: "web", State: engine.ServiceStopped}}}
+	if _, _, more := j.look(&tally, one, s, time.Now()); more || !there(one.Project, s) {
+		t.Errorf("watched for longer: %v, there: %v", more, there(one.Project, s))
+	}
+}
+
+// TestJudgedByWhatIsThereNow: a revision that mends a crash is not judged by the pods of before, also where some of it has to wait.
+func TestJudgedByWhatIsThereNow(t *testing.T) {
+	s, c := cluster(t)
+	e := quiet(c)
+	first := compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Image: "web:1"}}}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: first}, ""); err != nil {
+		t.Fatal(err)
+	}
+	all, _ := c.history(t.Context(), "shop")
+	_ = c.settle(t.Context(), all[0], state.Failed)
+	labels := s.objects["/apis/apps/v1/namespaces/shop/deployments/web"]["metadata"].(map[string]any)["labels"]
+	s.objects["/api/v1/namespaces/shop/pods/web-x"] = map[string]any{
+		"apiVersion": "v1", "kind": "Pod",
+		"metadata": map[string]any{"name": "web-x", "labels": labels, "annotations": map[string]any{annotationRevision: "1"}},
+		"status": map[string]any{"containerStatuses": []any{map[string]any{"name": "web", "restartCount": int64(5), "state": map[string]any{"waiting": map[string]any{"reason": "CrashLoopBackOff"}},
+			"lastState": map[string]any{"terminated": map[string]any{"exitCode": int64(3)}}}}},
+	}
+	second := compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Image: "web:2"}, "db": {Name: "db", Image: "db:1"},
+		"api": {Name: "api", Image: "api:1", DependsOn: map[string]compose.Dependency{"db": {Condition: "service_healthy", Required: true}}}}}
+	_ = c.append(t.Context(), record{Revision: state.Revision{Number: 2, Project: second, Outcome: state.Pending, AppliedAt: time.Now()}})
+	w := watching(e)
+	if err := w.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if all, _ = c.history(t.Context(), "shop"); all[0].Number != 2 || all[0].Outcome != state.Pending {
+		t.Errorf("revision %d is %s", all[0].Number, all[0].Outcome)
+	}
+}
+
+// TestTwoDeploysAtOnce: what goes on with a revision while the next one is applied overwrites some of that, and it is put right.
+func TestTwoDeploysAtOnce(t *testing.T) {
+	s, c := cluster(t)
+	p := func(n string) compose.Project {
+		return compose.Project{Name: "shop", Services: map[string]compose.Service{"api": {Name: "api", Image: "api:" + n}, "web": {Name: "web", Image: "web:" + n}}}
+	}
+	a, b := quiet(c), quiet(c)
+	if _, err := a.Apply(t.Context(), state.Revision{Project: p("1")}, ""); err != nil {
+		t.Fatal(err)
+	}
+	all, live, _, err := a.look(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocked, goon, fired := make(chan struct{}), make(chan struct{}), false
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if !fired && r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/deployments/web") {
+			fired = true
+			s.mu.Unlock()
+			close(blocked)
+			<-goon
+			s.mu.Lock()
+		}
+		return false
+	}
+	done := make(chan error)
+	go func() { _, err := b.Apply(t.Context(), state.Revision{Project: p("2")}, ""); done <- err }()
+	<-blocked
+	w := watching(a)
+	if _, err = w.goOn(t.Context(), all[0], live); err != nil {
+		t.Fatal(err)
+	}
+	close(goon)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := w.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"api", "web"} {
+		if o := fmt.Sprint(s.objects["/apis/apps/v1/namespaces/shop/deployments/"+n]); !strings.Contains(o, n+":2") {
+			t.Errorf("%s is not of the second deploy: %s", n, o)
+		}
+	}
+}
+
+// TestFailedPreStartIsTriedAnew: who deploys once more is not judged by the Job that failed before, whoever looks while it is removed.
+func TestFailedPreStartIsTriedAnew(t *testing.T) {
+	s, c := cluster(t)
+	e := quiet(c)
+	svc := compose.Service{Name: "web", Image: "web:1"}
+	svc.PreStart = []compose.PreStart{{Hook: compose.Hook{Command: []string{"migrate"}}}}
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{"web": svc}}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+		t.Fatal(err)
+	}
+	all, _ := c.history(t.Context(), "shop")
+	_ = c.settle(t.Context(), all[0], state.Failed)
+	for path, o := range s.objects {
+		if strings.Contains(path, "/jobs/") {
+			o["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Failed", "status": "True"}}}
+		}
+	}
+	other := watching(quiet(c))
+	fired := false
+	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
+		if !fired && r.Method == http.MethodDelete && strings.Contains(r.URL.Path, "/jobs/") {
+			fired = true
+			s.mu.Unlock()
+			if err := other.step(t.Context()); err != nil {
+				t.Error(err)
+			}
+			s.mu.Lock()
+		}
+		return false
+	}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if all, _ = c.history(t.Context(), "shop"); !fired || all[0].Number != 2 || all[0].Outcome != state.Pending {
+		t.Errorf("removed: %v; revision %d is %s", fired, all[0].Number, all[0].Outcome)
+	}
+}
+
+// TestNobodyIsTakenBackOver: a revision that failed is not taken back where somebody has deployed another one meanwhile.
+func TestNobodyIsTakenBackOver(t *testing.T) {
+	_, c := cluster(t)
+	e := quiet(c)
+	p := func(n string) compose.Project {
+		return compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Image: "web:" + n}}}
+	}
+	for _, n := range []string{"1", "2"} {
+		_, _ = e.Apply(t.Context(), state.Revision{Project: p(n)}, "")
+		if n == "1" {
+			all, _ := c.history(t.Context(), "shop")
+			_ = c.settle(t.Context(), all[0], state.Healthy)
+		}
+	}
+	all, _, _, _ := e.look(t.Context(), "shop")
+	_, _ = quiet(c).Apply(t.Context(), state.Revision{Project: p("3")}, "")
+	if err := e.goBack(t.Context(), all, state.Rollout{Service: "web", Reason: "crashes"}, "trellis"); !errors.Is(err, errdefs.ErrConflict) {
+		t.Errorf("taken back over another deploy: %v", err)
+	}
+	if h, err := e.History(t.Context(), 0); err != nil || h[0].Number != 3 || h[0].Project.Services["web"].Image != "web:3" {
+		t.Errorf("%v, %+v", err, h[0])
+	}
+}
