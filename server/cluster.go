@@ -43,8 +43,8 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 	plane := Plane(os.Getenv(kubernetes.ImageEnv))
 	plane.Made = l.Cluster.Trellis
 	e.UsePlane(plane)
-	c := cluster{location: l, engine: e, changed: &broadcast{}, log: log, owner: ownerIn(client)}
-	if c.images, err = usedRegistry(client); err != nil {
+	c := cluster{location: l, engine: e, changed: &broadcast{}, log: log, owner: ownerIn(client, l.Project)}
+	if c.images, err = usedRegistry(client, l.Project); err != nil {
 		return nil, nil, err
 	}
 	if c.images != nil { // it may have ended with this machine

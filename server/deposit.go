@@ -70,7 +70,7 @@ func OpenDeposit(l Location, named string) (*Deposit, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Deposit{location: l, client: client, named: named, owner: ownerIn(client), trust: image.Certificates(os.Getenv)}
+	d := &Deposit{location: l, client: client, named: named, owner: ownerIn(client, l.Project), trust: image.Certificates(os.Getenv)}
 	var once sync.Once
 	var found shelf
 	var failed error
@@ -81,10 +81,10 @@ func OpenDeposit(l Location, named string) (*Deposit, error) {
 	return d, nil
 }
 
-// ownerIn names a namespace of a cluster in the registry of this machine.
-func ownerIn(client *kubernetes.Client) string {
+// ownerIn names a project in a cluster in the registry of this machine. Several may share a namespace.
+func ownerIn(client *kubernetes.Client, project string) string {
 	sum := sha256.Sum256([]byte(client.Server))
-	return client.Namespace + "." + hex.EncodeToString(sum[:4])
+	return project + "." + client.Namespace + "." + hex.EncodeToString(sum[:4])
 }
 
 // Registry returns where images go that the file gives no name. There is none: ErrNotFound.

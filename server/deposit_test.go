@@ -153,7 +153,11 @@ func TestKeepImages(t *testing.T) {
 		}
 		return digest
 	}
-	old, now, self, other := put(at.store, d.owner), put(at.store, d.owner), put(at.store, d.owner), put(at.store, "other")
+	neighbour, err := OpenDeposit(Location{Project: "blog", Cluster: &Cluster{Namespace: d.client.Namespace}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, now, self, other := put(at.store, d.owner), put(at.store, d.owner), put(at.store, d.owner), put(at.store, neighbour.owner)
 	svc := compose.Service{Name: "web"}
 	svc.Trellis.ImageID = at.Target("shop-web", now).Reference
 	revisions := []state.Revision{{Project: compose.Project{Services: map[string]compose.Service{"web": svc, "db": {Image: "db:17"}}}}}
@@ -165,8 +169,14 @@ func TestKeepImages(t *testing.T) {
 			t.Errorf("%s: %v, %v, want %v", digest, got, err, want)
 		}
 	}
-	if got, err := at.store.Has("other", other); err != nil || !got {
-		t.Errorf("an image of another project: %v, %v", got, err)
+	if got, err := at.store.Has(neighbour.owner, other); err != nil || !got {
+		t.Errorf("an image of another project in the namespace: %v, %v", got, err)
+	}
+	if err := errors.Join(at.store.Use(d.owner), at.store.Use(neighbour.owner), ReleaseImages(d.location)); err != nil {
+		t.Fatal(err)
+	}
+	if at.store.Used(d.owner) || !at.store.Used(neighbour.owner) {
+		t.Errorf("after one of two was brought down: %v, %v", at.store.Used(d.owner), at.store.Used(neighbour.owner))
 	}
 }
 

@@ -99,7 +99,7 @@ func startRegistry(dir, log string) (ended <-chan error, err error) {
 }
 
 // usedRegistry returns the registry of this machine where a project in a cluster pulls from it, nil where it does not.
-func usedRegistry(client *kubernetes.Client) (*registry.Store, error) {
+func usedRegistry(client *kubernetes.Client, project string) (*registry.Store, error) {
 	dir, err := imagesDir()
 	if err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func usedRegistry(client *kubernetes.Client) (*registry.Store, error) {
 		return nil, nil
 	}
 	store, err := registry.Open(dir)
-	if err != nil || !store.Used(ownerIn(client)) {
+	if err != nil || !store.Used(ownerIn(client, project)) {
 		return nil, err
 	}
 	return store, nil
@@ -120,9 +120,9 @@ func ReleaseImages(l Location) error {
 	if err != nil {
 		return err
 	}
-	store, err := usedRegistry(client)
+	store, err := usedRegistry(client, l.Project)
 	if err != nil || store == nil {
 		return err
 	}
-	return store.Release(ownerIn(client))
+	return store.Release(ownerIn(client, l.Project))
 }
