@@ -255,11 +255,16 @@ func (d *Deposit) put(ctx context.Context, w parcel) (put bool, err error) {
 	return true, w.store.Put(ctx, d.owner, img)
 }
 
-// Keep removes from the registry of this machine what neither a revision of the project nor its data plane has.
-func (d *Deposit) Keep(ctx context.Context, revisions []state.Revision, trellis string) error {
+// Keep removes from the registry of this machine what neither a revision of the project nor its data plane has. Whoever
+// deployed last need not have made the image of that one.
+func (d *Deposit) Keep(ctx context.Context, revisions []state.Revision) error {
 	at, err := d.shelf(ctx)
 	if err != nil || at.store == nil {
 		return nil // nothing was put there
+	}
+	trellis, err := d.client.PlaneMade(ctx, d.location.Project)
+	if err != nil {
+		return err
 	}
 	kept := map[string]bool{}
 	for _, reference := range append(imagesOf(revisions), trellis) {

@@ -128,9 +128,10 @@ func TestWhichRegistry(t *testing.T) {
 	}
 }
 
-// TestKeepImages: what no revision has any more is removed, and what belongs to others is not.
+// TestKeepImages: what neither a revision nor the data plane has any more is removed, and what belongs to others is not.
 func TestKeepImages(t *testing.T) {
-	clusterSays(t, nil, ownAddress(t))
+	objects := map[string]any{}
+	clusterSays(t, objects, ownAddress(t))
 	d, err := OpenDeposit(Location{Project: "shop", Cluster: &Cluster{}}, "")
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +162,10 @@ func TestKeepImages(t *testing.T) {
 	svc := compose.Service{Name: "web"}
 	svc.Trellis.ImageID = at.Target("shop-web", now).Reference
 	revisions := []state.Revision{{Project: compose.Project{Services: map[string]compose.Service{"web": svc, "db": {Image: "db:17"}}}}}
-	if err := d.Keep(t.Context(), revisions, at.Target("trellis", self).Reference); err != nil {
+	objects["/api/v1/namespaces/"+d.client.Namespace+"/configmaps/trellis-shop"] = map[string]any{
+		"kind": "ConfigMap", "apiVersion": "v1", "data": map[string]any{"image": "made " + at.Target("trellis", self).Reference},
+	}
+	if err := d.Keep(t.Context(), revisions); err != nil {
 		t.Fatal(err)
 	}
 	for digest, want := range map[v1.Hash]bool{old: false, now: true, self: true} {

@@ -46,7 +46,7 @@ type deposit interface {
 	Of(ctx context.Context, svc compose.Service) (reference string, err error)
 	Trellis(ctx context.Context) (reference string, err error)
 	Put(ctx context.Context, tell func(what string)) error
-	Keep(ctx context.Context, revisions []state.Revision, trellis string) error
+	Keep(ctx context.Context, revisions []state.Revision) error
 	Close() error
 }
 

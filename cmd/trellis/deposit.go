@@ -283,7 +283,7 @@ func (p *program) tidy(ctx context.Context, control api.Control, d deposited) {
 	}
 	revisions, err := control.History(ctx, 0)
 	if err == nil {
-		err = d.deposit.Keep(ctx, revisions, d.trellis)
+		err = d.deposit.Keep(ctx, revisions)
 	}
 	if err != nil {
 		p.progressf("%s old images were not removed: %v", p.styleOf(p.stderr).dim("note:"), err)

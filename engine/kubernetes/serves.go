@@ -38,6 +38,17 @@ func (c *Client) PlaneSaid(ctx context.Context, project string) (bool, error) {
 	return noted != "" && !strings.HasPrefix(noted, madeMark), err
 }
 
+// PlaneMade returns the image that somebody has made of their own Trellis for the data plane of a project, and that the cluster
+// keeps; "" where there is none, or another one was named.
+func (c *Client) PlaneMade(ctx context.Context, project string) (string, error) {
+	noted, err := c.note(ctx, project, imageKey)
+	made, isMade := strings.CutPrefix(noted, madeMark)
+	if !isMade {
+		made = ""
+	}
+	return made, err
+}
+
 // UsePlane says what the data plane is made of. It is called before the engine is used.
 func (e *Engine) UsePlane(p Plane) { e.plane = p }
 
