@@ -136,5 +136,8 @@ func (u *session) applyPlan(ctx context.Context, path string, file planFile) err
 		return err
 	}
 	u.applied = true
+	if len(file.Changes) > 0 {
+		p.tidy(ctx, u.control, u.flags.images)
+	}
 	return u.follow(ctx, rev.Number, file.Project, len(file.Changes))
 }

@@ -149,7 +149,7 @@ func (d *fakeDeposit) Put(_ context.Context, tell func(string)) error {
 	return d.called("put %s", strings.Join(d.named, " "))
 }
 
-func (d *fakeDeposit) Keep(context.Context, []state.Revision) error { return nil }
+func (d *fakeDeposit) Keep(context.Context, []state.Revision) error { return d.called("keep") }
 
 func (f *fake) Door(context.Context) (api.Door, error) { return f.world.Door, f.failure("door") }
 
