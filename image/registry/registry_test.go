@@ -266,6 +266,25 @@ func TestWhatIsRefused(t *testing.T) {
 	}
 }
 
+// TestAddressWhileAnImageIsPut: who only asks where the server is does not wait for whoever writes an image.
+func TestAddressWhileAnImageIsPut(t *testing.T) {
+	s := opened(t)
+	want, err := s.Address(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock, err := s.lock(t.Context(), "lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if got, err := s.Address(ctx); err != nil || got != want {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+}
+
 // TestSomethingElseAnswers: another program at the store's address is not taken for it.
 func TestSomethingElseAnswers(t *testing.T) {
 	s := opened(t)

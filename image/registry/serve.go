@@ -46,17 +46,16 @@ const patience = 10 * time.Second
 
 // Address returns HOST:PORT of the store's server, whether or not it runs. The first call chooses a port that is free.
 func (s *Store) Address(ctx context.Context) (string, error) {
+	if address, err := s.address(); err != nil || address != "" { // who writes an image has the lock for long
+		return address, err
+	}
 	unlock, err := s.lock(ctx, "lock")
 	if err != nil {
 		return "", fmt.Errorf("choose an address for the registry: %w", err)
 	}
 	defer unlock()
-	b, err := os.ReadFile(filepath.Join(s.dir, addressFile))
-	if err == nil && len(b) > 0 {
-		return string(b), nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("choose an address for the registry: %w", err)
+	if address, err := s.address(); err != nil || address != "" {
+		return address, err
 	}
 	for port := firstPort; port <= firstPort+100; port++ {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
@@ -66,6 +65,15 @@ func (s *Store) Address(ctx context.Context) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("choose an address for the registry: %w: every port from %d to %d is taken", errdefs.ErrUnavailable, firstPort, firstPort+100)
+}
+
+// address returns the address that was chosen, "" where none was.
+func (s *Store) address() (string, error) {
+	b, err := os.ReadFile(filepath.Join(s.dir, addressFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the address of the registry: %w", err)
+	}
+	return string(b), nil
 }
 
 // Use says that the images of an owner have to be there to be pulled, also after this machine was started again.
