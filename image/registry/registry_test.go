@@ -285,6 +285,37 @@ func TestAddressWhileAnImageIsPut(t *testing.T) {
 	}
 }
 
+// TestUseIsOneUser: at no time is there a file among the users that would be left by one who is killed.
+func TestUseIsOneUser(t *testing.T) {
+	s := opened(t)
+	used := make(chan error, 1)
+	go func() {
+		var errs []error
+		for range 300 {
+			errs = append(errs, s.Use("shop"))
+		}
+		used <- errors.Join(errs...)
+	}()
+	for {
+		users, err := os.ReadDir(filepath.Join(s.dir, usersDir))
+		if err != nil || len(users) > 1 || len(users) == 1 && users[0].Name() != "shop" {
+			t.Errorf("the users are %v (%v)", users, err)
+			if err := <-used; err != nil {
+				t.Error(err)
+			}
+			return
+		}
+		select {
+		case err := <-used:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+		}
+	}
+}
+
 // TestSomethingElseAnswers: another program at the store's address is not taken for it.
 func TestSomethingElseAnswers(t *testing.T) {
 	s := opened(t)

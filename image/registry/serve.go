@@ -78,7 +78,12 @@ func (s *Store) address() (string, error) {
 
 // Use says that the images of an owner have to be there to be pulled, also after this machine was started again.
 func (s *Store) Use(owner string) error {
-	if err := s.write(filepath.Join(usersDir, url.PathEscape(owner)), strings.NewReader("")); err != nil {
+	// In place: a file on the way would be one more user, and stay one where this process is killed.
+	f, err := os.OpenFile(filepath.Join(s.dir, usersDir, url.PathEscape(owner)), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("use the registry: %w", err)
 	}
 	return nil
