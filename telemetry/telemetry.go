@@ -236,6 +236,7 @@ type Alert struct {
 	ActiveAt    time.Time // since its condition holds
 	FiredAt     time.Time // zero: it is pending
 	ResolvedAt  time.Time // zero: it still is
+	ValidUntil  time.Time // it counts as firing unless it is heard of again; zero: whoever hears of it decides
 }
 
 // SizeOf returns about how many bytes attributes take in memory.

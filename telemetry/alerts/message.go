@@ -45,7 +45,7 @@ func alertOf(project string, a telemetry.Alert, now time.Time) *alert.Alert {
 	}
 	fires := a.ResolvedAt.IsZero()
 	if fires {
-		one.EndsAt = now.Add(forgetAfter)
+		one.EndsAt = now.Add(max(forgetAfter, a.ValidUntil.Sub(now)))
 	}
 	return alert.New(one, now, fires)
 }

@@ -53,9 +53,16 @@ type Notifier struct {
 type kept struct {
 	Waiting []notification `json:"waiting"` // the outbox, oldest first
 	// Told are the alerts that a receiver was told fire, by the key of their group.
-	Told     map[string]map[model.Fingerprint]model.Alert `json:"told"`
-	Log      []byte                                       `json:"log"`      // snapshot of the notification log
-	Silences []byte                                       `json:"silenced"` // snapshot of the silences
+	Told     map[string]map[model.Fingerprint]toldAlert `json:"told"`
+	Log      []byte                                     `json:"log"`      // snapshot of the notification log
+	Silences []byte                                     `json:"silenced"` // snapshot of the silences
+}
+
+// toldAlert is an alert that a receiver was told fires.
+type toldAlert struct {
+	model.Alert
+	// Lasts is how long it counts as firing each time it is heard of, as its rule is evaluated more or less often.
+	Lasts time.Duration `json:"lasts,omitempty"`
 }
 
 // New returns a notifier with what File has kept. A file that cannot be read is said, and begun anew. It starts nothing.
@@ -79,7 +86,7 @@ func New(cfg Config) *Notifier {
 		n.told, n.silences, _ = restored(n.kept) // there is nothing in it that could be wrong
 	}
 	if n.kept.Told == nil {
-		n.kept.Told = map[string]map[model.Fingerprint]model.Alert{}
+		n.kept.Told = map[string]map[model.Fingerprint]toldAlert{}
 	}
 	return n
 }

@@ -36,7 +36,8 @@ const (
 	// groupInterval is what lies between two notifications about a service at least. It bounds how late an end is told.
 	groupInterval = 5 * time.Second
 	repeatAfter   = 4 * time.Hour // while an alert goes on firing: the default of Alertmanager's documentation
-	// forgetAfter is when an alert that its rule is no longer heard of counts as over: the rule is gone, or its evaluation.
+	// forgetAfter is when an alert that its rule is no longer heard of counts as over: the rule is gone, or its evaluation. An alert
+	// may say that it is heard of less often.
 	forgetAfter = 5 * time.Minute
 	// keepTold is how long it is known what was told of a group of which nothing was told since.
 	keepTold     = 90 * 24 * time.Hour
@@ -85,6 +86,7 @@ func (n *Notifier) start(ctx context.Context) (*pipeline, error) {
 	muted := notify.NewMetrics(metrics, featurecontrol.NoopFlags{})
 	tell := &telling{
 		Notifier: n,
+		alerts:   alerts,
 		muters:   notify.MultiStage{notify.NewMuteStage(p.inhibitor, muted), notify.NewMuteStage(silencer, muted)},
 		dedup:    notify.NewDedupStage(sendsResolved{}, n.told, receiver()),
 	}
@@ -140,6 +142,7 @@ func pageOverTicket() amconfig.InhibitRule {
 // telling is the last stage: it finds what has to be told of a group, and puts it into the outbox.
 type telling struct {
 	*Notifier
+	alerts *mem.Alerts
 	muters notify.Stage
 	dedup  notify.Stage
 }
@@ -187,7 +190,7 @@ func (t *telling) Exec(ctx context.Context, l *slog.Logger, all ...*alert.Alert)
 }
 
 // toldOf returns the alerts of a group that a receiver was told fire.
-func (n *Notifier) toldOf(key string) map[model.Fingerprint]model.Alert {
+func (n *Notifier) toldOf(key string) map[model.Fingerprint]toldAlert {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return maps.Clone(n.kept.Told[key])
@@ -200,17 +203,17 @@ func (n *Notifier) remembered(now time.Time) []*alert.Alert {
 	var all []*alert.Alert
 	for _, group := range n.kept.Told {
 		for _, a := range group {
-			a.EndsAt = now.Add(forgetAfter)
-			all = append(all, alert.New(a, now, true))
+			a.EndsAt = now.Add(max(forgetAfter, a.Lasts))
+			all = append(all, alert.New(a.Alert, now, true))
 		}
 	}
 	return all
 }
 
 // tell puts a notification about a group into the outbox, and notes what is told by it.
-func (n *Notifier) tell(ctx context.Context, key string, about []*alert.Alert, quiet map[model.Fingerprint]bool) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (t *telling) tell(ctx context.Context, key string, about []*alert.Alert, quiet map[model.Fingerprint]bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -230,25 +233,29 @@ func (n *Notifier) tell(ctx context.Context, key string, about []*alert.Alert, q
 	if err != nil {
 		return err
 	}
-	if err := n.note(ctx, key, now); err != nil {
+	if err := t.note(ctx, key, now); err != nil {
 		return err
 	}
-	group := n.kept.Told[key]
+	group := t.kept.Told[key]
 	if group == nil {
-		group = map[model.Fingerprint]model.Alert{}
-		n.kept.Told[key] = group
+		group = map[model.Fingerprint]toldAlert{}
+		t.kept.Told[key] = group
 	}
 	for _, a := range say {
 		if a.Resolved() {
 			delete(group, a.Fingerprint())
 		} else {
-			group[a.Fingerprint()] = a.Alert
+			one := toldAlert{Alert: a.Alert}
+			if last, err := t.alerts.Get(a.Fingerprint()); err == nil { // a has no end: the dispatcher takes it away while it is to come
+				one.Lasts = last.EndsAt.Sub(last.UpdatedAt)
+			}
+			group[a.Fingerprint()] = one
 		}
 	}
 	if len(group) == 0 {
-		delete(n.kept.Told, key)
+		delete(t.kept.Told, key)
 	}
-	n.enqueue(one, reason == notify.ReasonRepeatIntervalElapsed)
+	t.enqueue(one, reason == notify.ReasonRepeatIntervalElapsed)
 	return nil
 }
 

@@ -81,6 +81,33 @@ func TestWhatEndedMeanwhileIsTold(t *testing.T) {
 	})
 }
 
+// TestARuleThatIsRarelyEvaluatedFiresOnce: between two evaluations, and over a restart between them, its alert goes on.
+func TestARuleThatIsRarelyEvaluatedFiresOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const every = 10 * time.Minute
+		to, file := &listener{}, filepath.Join(t.TempDir(), "alerts.json")
+		n := live(t, file, to)
+		goesOn := func(times int) {
+			for range times {
+				a := firing("A", "web", Page)
+				a.ValidUntil = time.Now().Add(4 * every) // as Prometheus has it
+				n.Take([]telemetry.Alert{a})
+				time.Sleep(every)
+			}
+		}
+		goesOn(6)
+		n.end()
+		time.Sleep(time.Hour)
+		n = live(t, file, to)
+		defer n.end()
+		time.Sleep(every)
+		goesOn(1)
+		want(t, to, "firing A")
+		time.Sleep(4 * every)
+		want(t, to, "resolved A")
+	})
+}
+
 // TestAKillLosesNothingAndTellsNothingTwice: what is found on disk, whenever Trellis dies, goes on where it was.
 func TestAKillLosesNothingAndTellsNothingTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

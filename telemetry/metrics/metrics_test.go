@@ -275,6 +275,9 @@ func TestRulesFireAndResolve(t *testing.T) {
 					if a.Annotations["summary"] != "it is 3" {
 						t.Errorf("summary %q", a.Annotations["summary"])
 					}
+					if left := time.Until(a.ValidUntil); !resolved && (left < 3*resend || left > 4*resend) {
+						t.Errorf("it counts as firing for %s", left)
+					}
 					return
 				}
 			case <-deadline:

@@ -161,7 +161,7 @@ func (r *ruler) start(ctx context.Context, s *Store) {
 func alertOf(a *rules.Alert, expr string) telemetry.Alert {
 	return telemetry.Alert{
 		Labels: a.Labels.Map(), Annotations: a.Annotations.Map(), Expr: expr, Value: a.Value,
-		ActiveAt: a.ActiveAt, FiredAt: a.FiredAt, ResolvedAt: a.ResolvedAt,
+		ActiveAt: a.ActiveAt, FiredAt: a.FiredAt, ResolvedAt: a.ResolvedAt, ValidUntil: a.ValidUntil,
 	}
 }
 
