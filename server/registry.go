@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"trellis/errdefs"
+	"trellis/identity"
 )
 
 // registryDir is where this user's projects are written down for as long as their state exists, also while they do not
@@ -86,16 +87,10 @@ func writeJSON(file string, v any) error {
 	if err != nil {
 		return err
 	}
-	temp, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.Write(append(b, '\n'))
-	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
+	if err := identity.WriteFile(file, append(b, '\n')); err != nil {
 		return fmt.Errorf("write %s: %w", file, err)
 	}
-	return os.Rename(temp.Name(), file)
+	return nil
 }
 
 func readJSON(file string, v any) error {

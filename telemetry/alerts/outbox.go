@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"trellis/compose"
+	"trellis/identity"
 )
 
 // How delivery is tried.
@@ -274,15 +275,7 @@ func (n *Notifier) write() error {
 	if err := os.MkdirAll(filepath.Dir(n.cfg.File), 0o700); err != nil {
 		return err
 	}
-	temp, err := os.OpenFile(n.cfg.File+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = temp.Write(b)
-	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), n.cfg.File)
+	return identity.WriteFile(n.cfg.File, b)
 }
 
 // Status says how delivery goes: since when and why it fails, "" it does not, and how much waits.
