@@ -282,7 +282,7 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 		return nil, &failure{status: 503, kind: kindOverload, detail: "too many requests wait for " + s.name, retryAfter: 1}
 	}
 	s.waiting()
-	queued := s.queued.of(w.by)
+	queued := &s.calls.of(w.by).inFlight
 	queued.Add(1)
 	defer queued.Add(-1)
 	place := l.queue.enter()

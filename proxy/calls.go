@@ -70,8 +70,11 @@ type counted[T any] struct {
 	n     T
 }
 
-// callCounts are of the requests that went one way to one instance.
+// callCounts are of what went one way to one instance. One search serves a request and all that is counted of it.
 type callCounts struct {
+	inFlight atomic.Int64 // requests, streams and connections
+	// since is when the first request ended, in Unix nanoseconds; 0: none has, as where connections only are led.
+	since   atomic.Int64
 	status  [6]atomic.Uint64
 	failed  atomic.Uint64
 	latency [latencyBuckets]atomic.Uint64
@@ -120,8 +123,12 @@ func (t *ways[T]) all() []*counted[T] {
 // callsIn appends what was counted to all.
 func callsIn(t *ways[callCounts], all []Call, like Call) []Call {
 	for _, one := range t.all() {
+		since := one.n.since.Load()
+		if since == 0 {
+			continue
+		}
 		c := like
-		c.Caller, c.Route, c.Since, c.Failed, c.Latency = one.caller, one.route, one.since, one.n.failed.Load(), histogramOf(&one.n.latency)
+		c.Caller, c.Route, c.Since, c.Failed, c.Latency = one.caller, one.route, time.Unix(0, since), one.n.failed.Load(), histogramOf(&one.n.latency)
 		for i := range one.n.status {
 			c.Status[i] = one.n.status[i].Load()
 		}
@@ -139,12 +146,19 @@ func (s *service) again(caller, route string, inst *instance) {
 // account counts one request and records its span. inst is nil where no instance answered; status is what the client
 // gets, 0 when it went away.
 func (p *Proxy) account(s *service, inst *instance, q *request, status int, began time.Time) {
-	took := time.Since(began)
-	to, failed := &s.calls, status >= 500
-	if inst != nil {
-		to = &inst.calls
+	now := time.Now()
+	took, failed := now.Sub(began), status >= 500
+	one := q.seat.by
+	if inst == nil || one == nil {
+		to := &s.calls
+		if inst != nil {
+			to = &inst.calls
+		}
+		one = to.of(way{caller: q.from, route: q.route})
 	}
-	one := to.of(way{caller: q.from, route: q.route})
+	if one.since.Load() == 0 {
+		one.since.CompareAndSwap(0, now.UnixNano())
+	}
 	one.status[min(status/100, 5)].Add(1)
 	one.latency[bucketOf(took)].Add(1)
 	if failed {
@@ -173,7 +187,7 @@ func (p *Proxy) Calls() Calls {
 		for _, one := range s.retried.all() {
 			c.Retries = append(c.Retries, Retry{name, one.revision, one.caller, one.route, one.since, one.n.Load()})
 		}
-		c.InFlight = flightsIn(&s.queued, c.InFlight, InFlight{Service: name})
+		c.InFlight = flightsIn(&s.calls, c.InFlight, InFlight{Service: name})
 		for _, inst := range s.all() {
 			revision := inst.conf.Load().Revision
 			c.Calls = callsIn(&inst.calls, c.Calls, Call{Service: name, Instance: inst.id, Revision: revision})

@@ -1,7 +1,5 @@
 package proxy
 
-import "sync/atomic"
-
 // InFlight counts what is in flight now of one caller over one route to one instance: requests, streams and connections. What another
 // host's data plane sends here for its own callers is counted there.
 type InFlight struct {
@@ -16,7 +14,7 @@ type InFlight struct {
 // seat is a place at an instance, taken by something in flight; zero: none.
 type seat struct {
 	inst *instance
-	by   *atomic.Int64 // how many have come the same way; nil: nobody is told
+	by   *callCounts // of what comes the same way; nil: nobody is told
 }
 
 // seat counts by its way what is counted as in use already.
@@ -24,15 +22,15 @@ func (i *instance) seat(by way) seat {
 	if i.svc.internal() {
 		return seat{inst: i}
 	}
-	n := i.flight.of(by)
-	n.Add(1)
+	n := i.calls.of(by)
+	n.inFlight.Add(1)
 	return seat{i, n}
 }
 
 // leave gives the seat back, once.
 func (s seat) leave() {
 	if s.by != nil {
-		s.by.Add(-1)
+		s.by.inFlight.Add(-1)
 	}
 	s.inst.release()
 }
@@ -46,9 +44,9 @@ func (q *request) leave() {
 }
 
 // flightsIn appends what is in flight to all.
-func flightsIn(t *ways[atomic.Int64], all []InFlight, like InFlight) []InFlight {
+func flightsIn(t *ways[callCounts], all []InFlight, like InFlight) []InFlight {
 	for _, one := range t.all() {
-		like.Caller, like.Route, like.Count = one.caller, one.route, one.n.Load()
+		like.Caller, like.Route, like.Count = one.caller, one.route, one.n.inFlight.Load()
 		all = append(all, like)
 	}
 	return all
@@ -56,8 +54,8 @@ func flightsIn(t *ways[atomic.Int64], all []InFlight, like InFlight) []InFlight 
 
 // flights appends what is in flight to i. Where nothing ever was that is told, too: there is no number but 0.
 func (i *instance) flights(all []InFlight, like InFlight) []InFlight {
-	if len(i.flight.all()) == 0 {
+	if len(i.calls.all()) == 0 {
 		return append(all, like)
 	}
-	return flightsIn(&i.flight, all, like)
+	return flightsIn(&i.calls, all, like)
 }

@@ -25,8 +25,7 @@ type instance struct {
 	tally  tally
 	life   context.Context // ends when the instance is retired
 	retire context.CancelFunc
-	calls  ways[callCounts]
-	flight ways[atomic.Int64] // inUse, but for what links bring
+	calls  ways[callCounts] // what is in flight of them is inUse, but for what links bring
 
 	mu      sync.Mutex
 	pools   map[int]*pool

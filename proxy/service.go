@@ -18,11 +18,10 @@ type service struct {
 	holding atomic.Int64
 	hints   sync.Map // port to kind: what was last spoken there
 	count   counters
-	calls   ways[callCounts] // of requests that no instance took
+	calls   ways[callCounts] // of requests that no instance took; in flight are those that wait for one
 	retried ways[atomic.Uint64]
-	queued  ways[atomic.Int64] // holding
-	waits   chan<- struct{}    // to say that a request waits; capacity 1
-	known   *identities        // what callers show where instances want to know who they are
+	waits   chan<- struct{} // to say that a request waits; capacity 1
+	known   *identities     // what callers show where instances want to know who they are
 	mesh    atomic.Pointer[Mesh]
 	spare   func() // closes what nobody uses, where no more files can be opened; nil: nothing
 
