@@ -39,8 +39,19 @@ type follower struct {
 	passage passage
 	last    api.Status
 	seen    bool
-	// worst remembers each service as it was when it was not well last: a later Status may have forgotten why.
-	worst map[string]engine.Service
+	// worst remembers each service as it was when it was not well last, rather failing than on its way: a later Status
+	// may have forgotten why.
+	worst map[string]unwell
+}
+
+// unwell is a service that was not well in a revision.
+type unwell struct {
+	engine.Service
+	revision int64
+}
+
+func (u unwell) failing() bool {
+	return u.State == engine.ServiceDegraded || u.State == engine.ServiceCrashLooping || u.State == engine.ServiceFailed
 }
 
 var errTimeout = errors.New("not there in time")
@@ -49,7 +60,7 @@ var errTimeout = errors.New("not there in time")
 func (f *follower) run(ctx context.Context) (api.Status, error) {
 	p := f.program
 	f.passage = passage{started: p.now()}
-	f.worst = map[string]engine.Service{}
+	f.worst = map[string]unwell{}
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	if f.timeout > 0 {
@@ -109,8 +120,8 @@ func (f *follower) observe(s api.Status, live bool) {
 		}
 	}
 	for _, svc := range f.last.Services {
-		if !settledWell(svc) {
-			f.worst[svc.Name] = svc
+		if now := (unwell{svc, s.Revision}); !settledWell(svc) && (now.failing() || !f.worst[svc.Name].failing()) {
+			f.worst[svc.Name] = now
 		}
 	}
 	lines := f.passage.observe(f.last.Services, f.program.now())
@@ -269,6 +280,8 @@ func settled(ctx context.Context, control api.Control, number int64) func(api.St
 			return pausedIn(s, number)
 		case s.Revision == number && s.Outcome == state.Healthy:
 			return true, nil
+		case s.Revision == number && s.Outcome == state.RolledBack:
+			return false, nil // until the one before is there again, as a new revision
 		case s.Revision == number && s.Outcome != state.Pending && s.Outcome != "":
 			return true, errors.New(outcomeWords(s.Outcome) + causeOf(s, number))
 		case s.Revision == number:
@@ -348,10 +361,11 @@ func (f *follower) explain() {
 			continue
 		}
 		if settledWell(svc) {
-			if _, ok := f.worst[svc.Name]; !ok || f.last.Outcome == state.Healthy {
+			was, ok := f.worst[svc.Name]
+			if !ok || f.last.Outcome == state.Healthy && (was.revision == f.last.Revision || !was.failing()) {
 				continue
 			}
-			svc = f.worst[svc.Name]
+			svc = was.Service
 		}
 		p.progressf("%s %s is %s, %d of %d ready", s.red(s.glyph("✘", "x")), s.bold(svc.Name), svc.State, svc.Ready, svc.Want)
 		say := func(what, text string) { p.progressf("  %s %s", s.dim(pad(what, 12)), text) }

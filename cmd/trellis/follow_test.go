@@ -75,6 +75,7 @@ func TestSettled(t *testing.T) {
 		return api.Status{State: engine.State{Revision: revision, Settled: settled, Outcome: outcome}}
 	}
 	later := []state.Revision{{Number: 6, Actor: "ann@desk", Cause: "up"}, {Number: 5, Outcome: state.Superseded}}
+	back := []state.Revision{{Number: 6, Undoes: 5}, {Number: 5, Outcome: state.RolledBack}}
 	for _, c := range []struct {
 		name    string
 		status  api.Status
@@ -87,7 +88,9 @@ func TestSettled(t *testing.T) {
 		{"settled without an outcome", status(5, true, state.Pending), nil, false, ""},
 		{"healthy", status(5, true, state.Healthy), nil, true, ""},
 		{"failed", status(5, true, state.Failed), nil, true, "failed"},
-		{"rolled back", status(5, true, state.RolledBack), nil, true, "failed and was rolled back"},
+		{"rolled back, the one before not there yet", status(5, true, state.RolledBack), nil, false, ""},
+		{"on its way back", status(6, false, state.Pending), back, false, ""},
+		{"rolled back", status(6, true, state.Healthy), back, true, "failed and was rolled back"},
 		{"superseded", status(6, false, state.Pending), later, true, "was superseded; revision 6 (up by ann@desk) is in its place"},
 		{"healthy before the next came", status(6, false, state.Pending), []state.Revision{{Number: 6}, {Number: 5, Outcome: state.Healthy}}, true, ""},
 		{"forgotten", status(6, false, state.Pending), []state.Revision{{Number: 6}}, true, "revision 5: not found"},
