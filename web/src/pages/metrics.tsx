@@ -73,7 +73,7 @@ export function plain(v: number): string {
   if (a >= 1e6) return `${(v / 1e6).toFixed(2)} M`;
   if (a >= 1e4) return `${(v / 1e3).toFixed(1)} k`;
   if (a >= 100) return v.toFixed(0);
-  if (a >= 0.001) return String(Number(v.toPrecision(3)));
+  if (a >= 1e-6) return String(Number(v.toPrecision(a >= 0.001 ? 3 : 2)));
   return v.toExponential(1);
 }
 
