@@ -353,6 +353,8 @@ func (l *loading) checkGateway(p Project) {
 		}
 		l.checkTLS(p, g)
 		l.checkBalancers(g.ProxyProtocol, "x-trellis.gateway.proxy_protocol")
+		l.checkBalancers(g.TrustedProxies, "x-trellis.gateway.trusted_proxies")
+		l.checkShift(p, g.Shift)
 		for i, h := range g.Hosts {
 			if !routeHost.MatchString(h) {
 				l.errorPath(indexPath("x-trellis.gateway.hosts", i), "%s is not a host name", quoted(h))

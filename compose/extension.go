@@ -31,6 +31,12 @@ type Gateway struct {
 	// to begin with a header of the PROXY protocol, version 2, which says who the client is. Other connections are served as
 	// they are.
 	ProxyProtocol []string `json:"proxy_protocol,omitempty"`
+	// TrustedProxies names the addresses of what speaks HTTP in front of http and https, such as a balancer or another gateway:
+	// who the client is, and whether it came over TLS, is what their X-Forwarded-For and X-Forwarded-Proto say. Of others both
+	// are dropped.
+	TrustedProxies []string `json:"trusted_proxies,omitempty"`
+	// Shift leads a share of the requests to another gateway, as when the project moves to another place under load.
+	Shift *Shift `json:"shift,omitempty"`
 	// Hosts are the names the gateway answers to; none: any.
 	Hosts []string `json:"hosts,omitempty"`
 	// ACME asks a certificate authority for the certificates of Hosts, and for new ones when two thirds of their life are
@@ -52,6 +58,18 @@ type Gateway struct {
 	// AccessLog is the share of requests that the access log has, from 0 to 1; what fails is in it in any case. Unset: there
 	// is none. It is the file access.log in the project's state folder, one JSON object a line.
 	AccessLog float64 `json:"access_log,omitempty"`
+}
+
+// Shift leads requests to another gateway, as they came: the routes there decide about them.
+type Shift struct {
+	// To is the URL of the other gateway, such as https://203.0.113.7:8443, without a path.
+	To string `json:"to"`
+	// Share is the part of the requests that goes there, such as 10%; unset: none.
+	Share Share `json:"share,omitempty"`
+	// ServerName is the name that the certificate of an https gateway is for; unset: the host of to.
+	ServerName string `json:"server_name,omitempty"`
+	// CA is a secret with the certificates, as PEM, of the authority of that certificate; unset: those that the machine trusts.
+	CA string `json:"ca,omitempty"`
 }
 
 // GatewayCertificate names the secrets that hold a certificate and its key, both as PEM.

@@ -209,7 +209,7 @@ func trellisRows() []row {
 	return rows(
 		carried("x-trellis.gateway", "x-trellis.gateway.http", "x-trellis.gateway.hosts", "x-trellis.gateway.policy.**", "x-trellis.auth.**",
 			"x-trellis.gateway.https", "x-trellis.gateway.certificates[].**", "x-trellis.gateway.acme.**", "x-trellis.gateway.client_certificates", "x-trellis.gateway.proxy_protocol", s+"ports[].x-trellis.proxy_protocol", "x-trellis.gateway.redirect_https", "x-trellis.gateway.hsts",
-			"x-trellis.gateway.access_log"),
+			"x-trellis.gateway.access_log", "x-trellis.gateway.trusted_proxies", "x-trellis.gateway.shift.**"),
 		left("x-trellis.topics.**", "there is no broker yet"), carried("x-trellis.alerts.**"), carried("x-trellis.forward.**"),
 		carried("x-trellis.environments", "x-trellis.environments.*", "x-trellis.environments.*.on",
 			"x-trellis.environments.*.ttl", "x-trellis.environments.*.per_branch"),

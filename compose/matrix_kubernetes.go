@@ -176,8 +176,9 @@ func clusterTrellisRows() []row {
 			g+".policy.cors.**", g+".policy.response_headers.**"),
 		changed(g+".policy.**", "the renderer says it of each route that it would hold for"),
 		left(g+".acme.**", "no authority is asked from a cluster yet: name certificates, which the cluster's own issuer may write"),
+		left(g+".shift.**", "what comes to the cluster's gateway is served in the cluster: a local gateway leads requests here"),
 		left(s+"ports[].x-trellis.proxy_protocol", "the port is shared with callers inside of the cluster"),
-		carried(g+".access_log", g+".client_certificates", g+".proxy_protocol", "x-trellis.auth.**"), // the renderer says where there is no data plane
+		carried(g+".access_log", g+".client_certificates", g+".proxy_protocol", g+".trusted_proxies", "x-trellis.auth.**"), // the renderer says where there is no data plane
 		left("x-trellis.topics.**", "there is no broker yet"),
 		carried("x-trellis.alerts.**", "x-trellis.forward.**"), // the renderer says where there is no control plane
 		carried("x-trellis.environments.**"), carried("x-trellis.load.**"),

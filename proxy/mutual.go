@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"trellis/errdefs"
 	"trellis/identity"
 )
 
@@ -109,8 +111,8 @@ func (s shownIDs) until(t time.Time) time.Time {
 // what was before is used for anything new.
 func (k *conns) identities(now time.Time) (ids shownIDs, err error) {
 	s := k.pool.inst.svc
-	if k.secure {
-		m := s.conf.Load().Mutual
+	if conf := s.conf.Load(); k.secure && conf.TLS == nil {
+		m := conf.Mutual
 		if m == nil {
 			return ids, &identityError{err: errors.New("the port speaks mutual TLS no more")}
 		}
@@ -179,15 +181,25 @@ func (k *conns) prove(ctx context.Context, c *upstream, protocol string) error {
 // handshake makes TLS with the instance of c's connection.
 func (k *conns) handshake(ctx context.Context, c *upstream, svid *identity.SVID, protocol string) error {
 	s := k.pool.inst.svc
-	m := s.conf.Load().Mutual
-	if m == nil {
-		return &identityError{err: errors.New("the port speaks mutual TLS no more")}
-	}
 	var protocols []string
 	if protocol != "" {
 		protocols = []string{protocol}
 	}
-	conn := tls.Client(c.conn, svid.Client(m.ID, time.Now, protocols...))
+	conf := s.conf.Load()
+	m := conf.Mutual
+	var with *tls.Config
+	switch {
+	case conf.TLS != nil:
+		var err error
+		if with, err = conf.TLS.client(protocols); err != nil {
+			return &identityError{err: err}
+		}
+	case m == nil || svid == nil:
+		return &identityError{err: errors.New("the port speaks mutual TLS no more")}
+	default:
+		with = svid.Client(m.ID, time.Now, protocols...)
+	}
+	conn := tls.Client(c.conn, with)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -199,8 +211,22 @@ func (k *conns) handshake(ctx context.Context, c *upstream, svid *identity.SVID,
 		return &identityError{err: fmt.Errorf("%s does not speak HTTP/2 over TLS (ALPN)", s.name), other: true}
 	}
 	c.conn = &secured{Conn: conn, below: c.conn}
-	c.proven = earlier(c.proven, svid.Until(st, m.ID, time.Now()))
+	if conf.TLS == nil {
+		c.proven = earlier(c.proven, svid.Until(st, m.ID, time.Now()))
+	}
 	return nil
+}
+
+// client returns how a connection is made.
+func (u *UpstreamTLS) client(protocols []string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, ServerName: u.ServerName}
+	if u.CA != "" {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM([]byte(u.CA)) {
+			return nil, fmt.Errorf("%w: no certificate among those that vouch for %s", errdefs.ErrInvalid, u.ServerName)
+		}
+	}
+	return c, nil
 }
 
 // handshakeFailed classifies an error of a handshake: one of the connection is as good as no connection.
@@ -209,10 +235,10 @@ func (k *conns) handshakeFailed(ctx context.Context, err error) error {
 	switch s := k.pool.inst.svc; {
 	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return ctx.Err()
-	case errors.Is(err, identity.ErrRefused):
+	case errors.Is(err, identity.ErrRefused), errors.As(err, new(*tls.CertificateVerificationError)):
 		return &identityError{err: fmt.Errorf("%s is not believed: %w", k.pool.inst.id, err), other: true}
 	case errors.As(err, &header):
-		return &identityError{err: fmt.Errorf("%s does not speak TLS at port %d, as tls: mutual of %s says", k.pool.inst.id, k.pool.port, s.name), other: true}
+		return &identityError{err: fmt.Errorf("%s does not speak TLS at port %d, as the file says of %s", k.pool.inst.id, k.pool.port, s.name), other: true}
 	case disbelieved(err):
 		return &identityError{err: fmt.Errorf("%s refused the handshake: %w", k.pool.inst.id, err), other: true}
 	}
@@ -306,7 +332,7 @@ func (r *reasons) due(reason string, now time.Time) bool {
 // unproven writes into the log why a service could not be called.
 func (p *Proxy) unproven(s *service, why error) {
 	if p.reasons.due(s.name+"\x00"+why.Error(), time.Now()) {
-		p.log.Error("a service can't be called over mutual TLS", "service", s.name, "err", why)
+		p.log.Error("a service can't be called over TLS", "service", s.name, "err", why)
 	}
 }
 

@@ -23,14 +23,14 @@ type pool struct {
 	doubted atomic.Int64 // when somebody last found out whether it is still there, in ns since 1970; 0: it is new, or was not
 
 	mu     sync.Mutex
-	proven map[proof]*conns // over mutual TLS
+	proven map[proof]*conns // over TLS
 }
 
 // conns are connections of a pool that a request may use, as far as they are not in use: the last used on top.
 type conns struct {
 	pool   *pool
 	caller string // who calls over them
-	secure bool   // they are over mutual TLS with the instance
+	secure bool   // they are over TLS with the instance
 	linked bool   // they are over mutual TLS with the data plane of its host
 
 	mu    sync.Mutex
@@ -61,7 +61,12 @@ type proof struct {
 }
 
 // by returns the connections for a caller.
-func (p *pool) by(caller string) *conns { return p.to(caller, p.inst.svc.mutual(p.port)) }
+func (p *pool) by(caller string) *conns {
+	if p.inst.svc.conf.Load().TLS != nil {
+		return p.to("", true) // it does not ask who calls
+	}
+	return p.to(caller, p.inst.svc.mutual(p.port))
+}
 
 // passing returns those for a caller that speaks with the instance itself.
 func (p *pool) passing(caller string) *conns { return p.to(caller, false) }

@@ -24,7 +24,7 @@ var errProxied = errors.New("no header of the PROXY protocol, version 2")
 
 // behind says whether connections to the listener that come from an address tell in a header whose they are.
 func (t *table) behind(l *Listener, from netip.Addr) bool {
-	return slices.ContainsFunc(t.proxied[l.Name], func(p netip.Prefix) bool { return p.Contains(from) })
+	return within(t.proxied[l.Name], from)
 }
 
 // readProxied reads the header that a balancer sends first, and not a byte more. It takes the client's address from it,
@@ -147,22 +147,27 @@ func sumHolds(fixed [16]byte, rest []byte, at int) bool {
 	return sum == binary.BigEndian.Uint32(rest[at:])
 }
 
-// compileProxied reads the addresses from which listeners take headers.
-func (t *table) compileProxied(l *Listener) error {
-	if len(l.Proxied) == 0 {
+// compilePrefixes reads the addresses of a listener into those of all, by listener.
+func compilePrefixes(all *map[string][]netip.Prefix, l *Listener, texts []string) error {
+	if len(texts) == 0 {
 		return nil
 	}
-	var all []netip.Prefix
-	for _, text := range l.Proxied {
+	var list []netip.Prefix
+	for _, text := range texts {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
 			return fmt.Errorf("listener %q: %w", l.Name, err)
 		}
-		all = append(all, p.Masked())
+		list = append(list, p.Masked())
 	}
-	if t.proxied == nil {
-		t.proxied = map[string][]netip.Prefix{}
+	if *all == nil {
+		*all = map[string][]netip.Prefix{}
 	}
-	t.proxied[l.Name] = all
+	(*all)[l.Name] = list
 	return nil
+}
+
+// within says whether an address is in one of the prefixes.
+func within(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }

@@ -25,6 +25,8 @@ type Snapshot struct {
 	Services  []Service `json:"services,omitempty"`
 	// Auth are the ways to prove who calls, by the name that routes use.
 	Auth map[string]Auth `json:"auth,omitempty"`
+	// Shift leads a part of what comes to the gateway elsewhere; nil: none.
+	Shift *Shift `json:"shift,omitempty"`
 	// Mesh says how data planes of several hosts call each other; nil: there is one host.
 	Mesh *Mesh `json:"mesh,omitempty"`
 	// Callers are services by the addresses that they call others from, at sockets that no Caller is known of. An address proves
@@ -82,6 +84,9 @@ type Listener struct {
 	// Proxied are the addresses, as prefixes, of balancers in front: a connection from one of them begins with a header of
 	// the PROXY protocol, version 2, that says whose it is, or is closed.
 	Proxied []string `json:"proxied,omitempty"`
+	// Trusted are the addresses, as prefixes, of balancers and gateways in front that speak HTTP: who the client is and whether
+	// it came over TLS is what their X-Forwarded-For and X-Forwarded-Proto say.
+	Trusted []string `json:"trusted,omitempty"`
 	// Upgrade is the port of the listener with TLS that requests over this one are redirected to; 0: they are served.
 	Upgrade int `json:"upgrade,omitempty"`
 	// Netns is the namespace's path, for whoever opens the socket; "" is the machine's own.
@@ -136,6 +141,15 @@ type Service struct {
 	Probe probe.Spec `json:"probe,omitzero"` // for when the control plane is away; exec is not asked
 	// Mutual says which ports speak TLS and want to be shown who calls; nil: none.
 	Mutual *Mutual `json:"mutual,omitempty"`
+	// TLS says that instances speak TLS at every port, and who they have to prove to be: a service that is not of the project.
+	TLS *UpstreamTLS `json:"tls,omitempty"`
+}
+
+// UpstreamTLS says whom an instance has to prove to be.
+type UpstreamTLS struct {
+	ServerName string `json:"server_name"`
+	// CA are the certificates, as PEM, of whoever vouches for it; "": those that the machine trusts.
+	CA string `json:"ca,omitempty"`
 }
 
 // Mutual says how the data plane calls a service over mutual TLS: as the service that called it, which the socket tells.

@@ -22,6 +22,8 @@ type table struct {
 	logged         float64                   // share of the requests
 	certs          map[string]*certificates  // by listener
 	proxied        map[string][]netip.Prefix // Listener.Proxied, by listener
+	trusted        map[string][]netip.Prefix // Listener.Trusted, by listener
+	shift          *Shift
 	mesh           *Mesh
 	callers        map[netip.Addr]string // Snapshot.Callers
 	policies       map[string]*policy    // by Route.key; what is counted for a route outlives the table
@@ -100,7 +102,7 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 			}
 		}
 		t.listeners[l.Name] = l
-		if err := t.compileProxied(l); err != nil {
+		if err := errors.Join(compilePrefixes(&t.proxied, l, l.Proxied), compilePrefixes(&t.trusted, l, l.Trusted)); err != nil {
 			invalid("%v", err)
 		}
 		if l.TLS {
@@ -114,6 +116,9 @@ func (p *Proxy) compile(s *Snapshot, old *table, now time.Time) (*table, error) 
 				t.certs[l.Name] = &certificates{files: l.Certificates, answers: l.Challenges, clients: clients}
 			}
 		}
+	}
+	if t.shift = s.Shift; t.shift != nil && t.services[t.shift.Service] == nil {
+		invalid("shift: no service %q", t.shift.Service)
 	}
 	t.compileSchemes(p, s, old)
 	for _, r := range s.Routes {
@@ -184,6 +189,9 @@ func (t *table) from(l *Listener, client netip.Addr) string {
 // route returns where a request goes.
 func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	t := p.table.Load()
+	if trusted := t.trusted[l.Name]; trusted != nil {
+		q.believe(trusted)
+	}
 	q.caller, q.from = l.Caller, t.from(l, q.client)
 	if q.outside && t.reserved != nil {
 		q.strip(t.reserved)
@@ -202,7 +210,7 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 			return destination{}, answer
 		}
 	}
-	if l.Upgrade != 0 && q.host != "" {
+	if l.Upgrade != 0 && q.host != "" && q.scheme == "http" {
 		return destination{}, l.elsewhere(q)
 	}
 	var r *route
@@ -223,5 +231,9 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	}
 	q.route = r.pattern
 	q.safe = q.safe || r.again
+	if s := t.shift; s != nil && s.takes(q) {
+		q.set(shiftedHeader, "1")
+		return destination{svc: t.services[s.Service], port: s.Port, timeout: r.timeout}, nil
+	}
 	return destination{svc: t.services[r.service], port: r.port, timeout: r.timeout, try: r.try, policy: r.policy}, nil
 }

@@ -409,9 +409,13 @@ func routesIn(s proxy.Snapshot, address string) []api.Route {
 		if methods == nil {
 			methods = []string{}
 		}
+		rules := r.Rules()
+		if s.Shift != nil {
+			rules = append(rules, fmt.Sprintf("%.4g%% shifted to %s", 100*s.Shift.Share, s.Shift.Service))
+		}
 		routes = append(routes, api.Route{
 			Host: r.Host, Path: r.Path, Methods: methods, Service: r.Service, Port: r.Port, Auth: r.Auth, Source: r.Source,
-			Address: address, Rules: r.Rules(), Closed: cmp.Or(r.Problem, s.Auth[r.Auth].Problem),
+			Address: address, Rules: rules, Closed: cmp.Or(r.Problem, s.Auth[r.Auth].Problem),
 		})
 	}
 	return routes

@@ -41,7 +41,8 @@ func (r *renderer) frontDoor() (certificates []string) {
 		return nil
 	}
 	g := cmp.Or(r.p.Trellis.Gateway, &compose.Gateway{})
-	r.doors = []proxy.Listener{{Name: traffic.Gateway, Address: meshAddress(gatewayPort), Protocol: proxy.HTTP1, Proxied: compose.Balancers(g.ProxyProtocol)}}
+	proxied, trusted := compose.Balancers(g.ProxyProtocol), compose.Balancers(g.TrustedProxies)
+	r.doors = []proxy.Listener{{Name: traffic.Gateway, Address: meshAddress(gatewayPort), Protocol: proxy.HTTP1, Proxied: proxied, Trusted: trusted}}
 	list := []corev1.ServicePort{{
 		Name: listenHTTP, Port: int32(listenPort(g.HTTP, defaultHTTP)), Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(gatewayPort),
 	}}
@@ -54,7 +55,7 @@ func (r *renderer) frontDoor() (certificates []string) {
 		port := int32(listenPort(g.HTTPS, 8443))
 		secure := proxy.Listener{
 			Name: traffic.SecureGateway, Address: meshAddress(securePort), Protocol: proxy.HTTP1, TLS: true,
-			RequireClientCertificate: g.ClientCertificates == "required", Proxied: compose.Balancers(g.ProxyProtocol),
+			RequireClientCertificate: g.ClientCertificates == "required", Proxied: proxied, Trusted: trusted,
 		}
 		for _, name := range certificates {
 			dir := certificatesPath + "/" + name + "/"
@@ -133,6 +134,7 @@ func (r *renderer) checkGateway() {
 	for path, set := range map[string]bool{
 		"x-trellis.gateway.access_log": g.AccessLog > 0, "x-trellis.gateway.client_certificates": g.ClientCertificates != "",
 		"x-trellis.auth": len(r.p.Trellis.Auth) > 0, "x-trellis.gateway.proxy_protocol": len(g.ProxyProtocol) > 0,
+		"x-trellis.gateway.trusted_proxies": len(g.TrustedProxies) > 0,
 	} {
 		if set {
 			r.note(path, "has no effect: only the gateway in the data plane carries it out, and there is none")

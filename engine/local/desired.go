@@ -35,6 +35,8 @@ type desired struct {
 	scaled    map[string]scaled        // what the autoscaler has decided, by service
 	routes    []proxy.Route
 	schemes   map[string]proxy.Auth
+	shift     *proxy.Shift  // nil: the gateway leads nothing elsewhere
+	elsewhere proxy.Service // where it leads it
 }
 
 // service is one wanted service.
@@ -94,7 +96,11 @@ func (e *Engine) load(ctx context.Context) (*desired, error) {
 		return nil, err
 	}
 	e.resolve(d)
-	d.routes, d.schemes = traffic.Routes(rev.Project), traffic.Schemes(rev.Project, e.secretIn(rev.Project))
+	content := e.secretIn(rev.Project)
+	d.routes, d.schemes = traffic.Routes(rev.Project), traffic.Schemes(rev.Project, content)
+	if d.shift, d.elsewhere, err = traffic.Shift(rev.Project, content); err != nil {
+		e.log.Error("the gateway leads nothing elsewhere", "project", e.cfg.Project, "err", err)
+	}
 	return d, nil
 }
 

@@ -44,12 +44,15 @@ func Doors(p compose.Project) []proxy.Listener {
 		}
 		l := proxy.Listener{Name: GatewayListener, Address: address, Protocol: proxy.HTTP1}
 		if gateway != nil {
-			l.Proxied = compose.Balancers(gateway.ProxyProtocol)
+			l.Proxied, l.Trusted = compose.Balancers(gateway.ProxyProtocol), compose.Balancers(gateway.TrustedProxies)
 		}
 		all = append(all, l)
 	}
 	if gateway != nil && gateway.HTTPS != "" {
-		all = append(all, proxy.Listener{Name: SecureListener, Address: gateway.HTTPS, Protocol: proxy.HTTP1, TLS: true, Proxied: compose.Balancers(gateway.ProxyProtocol)})
+		all = append(all, proxy.Listener{
+			Name: SecureListener, Address: gateway.HTTPS, Protocol: proxy.HTTP1, TLS: true,
+			Proxied: compose.Balancers(gateway.ProxyProtocol), Trusted: compose.Balancers(gateway.TrustedProxies),
+		})
 	}
 	return all
 }
@@ -125,6 +128,9 @@ func (e *Engine) snapshot(d *desired, list []driver.Instance) proxy.Snapshot {
 		carryLoad(&one, svc.compose)
 		one.Mutual = e.mutualOf(svc.compose)
 		s.Services = append(s.Services, one)
+	}
+	if d.shift != nil {
+		s.Shift, s.Services = d.shift, append(s.Services, d.elsewhere)
 	}
 	s.Listeners = append(s.Listeners, e.nameListeners(d)...)
 	e.receiver(&s)
