@@ -36,7 +36,7 @@ services:
 `, name, port, shift, c.image, built.app)
 	}
 	machine.write("compose.yaml", file(""))
-	machine.run("up", "-d", "--driver", "process")
+	machine.run("up", "-d", "--yes", "--driver", "process")
 	orders := func() int { return strings.Count(ledgers(t, filepath.Join(machine.dir, "ledger", "web")), "\n") }
 	var left int
 	tr := underLoadOf(t, url(port), 200, enginetest.Mix(), func() {
@@ -51,7 +51,7 @@ services:
 		})
 		for _, share := range []int{10, 50, 100} {
 			machine.write("compose.yaml", file(fmt.Sprintf(`, shift: {to: %q, share: %d%%}`, to, share)))
-			machine.run("up", "-d", "--driver", "process")
+			machine.run("up", "-d", "--yes", "--driver", "process")
 			time.Sleep(2 * time.Second)
 		}
 		machine.run("stop", "web")
