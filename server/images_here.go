@@ -69,7 +69,7 @@ func ensureRegistry(ctx context.Context, store *registry.Store) error {
 			if err != nil {
 				return fmt.Errorf("start the registry of this machine: %w: it ended (%w); its log is %s", errdefs.ErrUnavailable, err, log)
 			}
-			ended = make(chan error) // another one was there first, and is about to answer
+			ended = nil // another one was there: it is about to answer, or to end
 		case <-ctx.Done():
 			return fmt.Errorf("start the registry of this machine: %w: it does not answer; its log is %s", errdefs.ErrUnavailable, log)
 		case <-time.After(pause):
@@ -82,7 +82,7 @@ func startRegistry(dir, log string) (ended <-chan error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the running binary: %w", err)
 	}
-	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) // the one that is there goes on writing to it
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"trellis/image/registry"
+)
+
+// endsFile in the folder of images has the next process that would serve them end at once, as where another one is there.
+const endsFile = "ends"
+
+// TestMain has the test's own binary be the registry of this machine where it is started as that.
+func TestMain(m *testing.M) {
+	if len(os.Args) != 4 || os.Args[1] != "registry" {
+		os.Exit(m.Run())
+	}
+	dir, log := os.Args[3], slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if os.Remove(filepath.Join(dir, endsFile)) == nil {
+		log.Info("another one is there")
+		os.Exit(0)
+	}
+	if err := ServeImages(context.Background(), dir, log); err != nil {
+		log.Error("images cannot be pulled", "err", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// here opens the registry of this machine, in a folder of the test's own. What serves it ends with the test.
+func here(t *testing.T) *registry.Store {
+	t.Helper()
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	store, err := openRegistry()
+	if err == nil {
+		err = store.Use("shop")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Release("shop"); err != nil {
+			t.Error(err)
+		}
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			answers, err := store.Answers(context.Background())
+			if err == nil && !answers {
+				return
+			}
+			if time.Now().After(end) {
+				t.Errorf("the registry goes on, and nobody uses it (%v)", err)
+				return
+			}
+		}
+	})
+	return store
+}
+
+// TestEnsureRegistry: where the one that was there ends after all, another one is started; and what the first has said is kept.
+func TestEnsureRegistry(t *testing.T) {
+	store := here(t)
+	dir, err := imagesDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, endsFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time it is there
+		if err := ensureRegistry(t.Context(), store); err != nil {
+			t.Fatal(err)
+		}
+	}
+	said, err := os.ReadFile(filepath.Join(dir, "registry.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimSpace(string(said)), "\n"); len(lines) != 2 || !strings.Contains(lines[0], "another one is there") ||
+		!strings.Contains(lines[1], "images can be pulled") {
+		t.Errorf("the log says %q", said)
+	}
+}
