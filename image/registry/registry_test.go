@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -16,9 +17,12 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"trellis/errdefs"
@@ -170,6 +174,48 @@ func TestTheStoreIsALayout(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := validate.Image(img); err != nil {
+		t.Error(err)
+	}
+}
+
+// changing is a layer that has another content by the time that it is read.
+type changing struct{ v1.Layer }
+
+func (changing) Compressed() (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader("another content")), nil
+}
+
+// TestPutWhatChanges: what is another content by now is not kept by the name of the one before, and may be put again.
+func TestPutWhatChanges(t *testing.T) {
+	s := opened(t)
+	layer, err := random.Layer(100, types.OCILayer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(l v1.Layer) v1.Image {
+		img, err := mutate.AppendLayers(empty.Image, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img
+	}
+	if err := s.Put(t.Context(), "shop", with(changing{layer})); !errors.Is(err, errdefs.ErrConflict) {
+		t.Errorf("it was put with %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.dir, "blobs", "sha256")); err != nil || len(left) > 0 {
+		t.Errorf("%d files are left (%v)", len(left), err)
+	}
+	img := with(layer)
+	digest, err := img.Digest()
+	if err == nil {
+		err = s.Put(t.Context(), "shop", img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	if err := pull(t, strings.TrimPrefix(server.URL, "http://"), digest); err != nil {
 		t.Error(err)
 	}
 }

@@ -8,9 +8,12 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -100,7 +103,7 @@ func (s *Store) Put(ctx context.Context, owner string, img v1.Image) error {
 	return s.writeIndex(index)
 }
 
-// putBlob writes a part of an image, unless it is there.
+// putBlob writes a part of an image, unless it is there. What is read is not what has that digest: ErrConflict.
 func (s *Store) putBlob(l v1.Layer) error {
 	digest, err := l.Digest()
 	if err != nil {
@@ -118,7 +121,26 @@ func (s *Store) putBlob(l v1.Layer) error {
 		return err
 	}
 	defer r.Close()
-	return s.write(blobPath(digest), r)
+	return s.write(blobPath(digest), &checked{r: r, sum: sha256.New(), want: digest})
+}
+
+// checked ends with an error where what was read of it has not the digest that it is to have.
+type checked struct {
+	r    io.Reader
+	sum  hash.Hash
+	want v1.Hash
+}
+
+func (c *checked) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.sum.Write(b[:n])
+	if !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	if got := hex.EncodeToString(c.sum.Sum(nil)); got != c.want.Hex {
+		return n, fmt.Errorf("%w: what the image is made of has changed: it was %s, and is sha256:%s", errdefs.ErrConflict, c.want, got)
+	}
+	return n, err
 }
 
 // Has says whether an owner has an image.
