@@ -44,13 +44,12 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 	plane.Made = l.Cluster.Trellis
 	e.UsePlane(plane)
 	c := cluster{location: l, engine: e, changed: &broadcast{}, log: log, owner: ownerIn(client, l.Project)}
-	if c.images, err = usedRegistry(client, l.Project); err != nil {
-		return nil, nil, err
+	// Whether images can be pulled is no reason to see and do nothing in the cluster.
+	if c.images, err = usedRegistry(client, l.Project); err == nil && c.images != nil {
+		err = ensureRegistry(ctx, c.images) // it may have ended with this machine
 	}
-	if c.images != nil { // it may have ended with this machine
-		if err := ensureRegistry(ctx, c.images); err != nil {
-			log.WarnContext(ctx, "images cannot be pulled from this machine", "project", l.Project, "err", err)
-		}
+	if err != nil {
+		log.WarnContext(ctx, "images cannot be pulled from this machine", "project", l.Project, "err", err)
 	}
 	if err := e.Runs(ctx); err != nil && !(any && errors.Is(err, errdefs.ErrNotFound)) {
 		return nil, nil, err

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -59,6 +60,29 @@ func here(t *testing.T) *registry.Store {
 		}
 	})
 	return store
+}
+
+// TestClusterWithoutImages: a folder of images that cannot be opened is said, and keeps nobody from the cluster.
+func TestClusterWithoutImages(t *testing.T) {
+	clusterSays(t, nil)
+	dir, err := imagesDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o700), os.WriteFile(dir, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	_, closer, err := ConnectCluster(t.Context(), Location{Project: "shop", Cluster: &Cluster{}}, true, slog.New(slog.NewTextHandler(&said, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := closer.Close(); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(said.String(), "images cannot be pulled from this machine") {
+		t.Errorf("it is said %q", said.String())
+	}
 }
 
 // TestEnsureRegistry: where the one that was there ends after all, another one is started; and what the first has said is kept.
