@@ -178,6 +178,29 @@ func TestTheStoreIsALayout(t *testing.T) {
 	}
 }
 
+// TestOpenAgain: a store that is there is opened without anything of it being written, and is the same one by any path.
+func TestOpenAgain(t *testing.T) {
+	s := opened(t)
+	before, err := os.Stat(filepath.Join(s.dir, layoutFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(s.dir, link); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.Stat(filepath.Join(s.dir, layoutFile)); err != nil || !os.SameFile(before, after) {
+		t.Errorf("what says that it is a layout was written again (%v)", err)
+	}
+	if again.id != s.id || opened(t).id == s.id {
+		t.Errorf("%s is %s by a link; another store is %s", s.id, again.id, opened(t).id)
+	}
+}
+
 // changing is a layer that has another content by the time that it is read.
 type changing struct{ v1.Layer }
 

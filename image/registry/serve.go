@@ -3,8 +3,6 @@ package registry
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -123,21 +121,11 @@ func (s *Store) Answers(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	_ = r.Body.Close()
-	if r.Header.Get(storeHeader) != s.id() {
+	if r.Header.Get(storeHeader) != s.id {
 		return false, fmt.Errorf("%w: something else answers at %s, where the registry of this machine is to be: end it ('ss -ltnp' shows what it is)",
 			errdefs.ErrConflict, address)
 	}
 	return true, nil
-}
-
-// id tells this store from others.
-func (s *Store) id() string {
-	dir := s.dir
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
-	}
-	sum := sha256.Sum256([]byte(dir))
-	return hex.EncodeToString(sum[:8])
 }
 
 // Serve lets images be pulled until ctx is done or nobody uses them any more. Another process does already: nil. The address
@@ -199,7 +187,7 @@ func (s *Store) unused(ctx context.Context) {
 // machine by a name of its loopback are answered, so that no page in a browser gets anything.
 func (s *Store) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set(storeHeader, s.id())
+		w.Header().Set(storeHeader, s.id)
 		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 		switch {
 		case !loopback(r.Host):

@@ -32,12 +32,16 @@ import (
 // ownerKey is the annotation of an image in the index that says whose it is. An image of several owners is there as often.
 const ownerKey = "dev.trellis.owner"
 
+// layoutFile says that the folder is an OCI image layout.
+const layoutFile = "oci-layout"
+
 // tempPrefix is what the name of a file begins with that is not whole yet.
 const tempPrefix = ".part-"
 
 // Store is a folder of images, by owner. It is safe for concurrent use, also between processes.
 type Store struct {
 	dir string
+	id  string // tells it from others
 }
 
 // Open opens the store in dir, and makes it if there is none.
@@ -47,8 +51,17 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("open the images in %s: %w", dir, err)
 		}
 	}
-	s := &Store{dir}
-	if err := s.write("oci-layout", strings.NewReader(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the images in %s: %w", dir, err)
+	}
+	sum := sha256.Sum256([]byte(real))
+	s := &Store{dir, hex.EncodeToString(sum[:8])}
+	_, err = os.Stat(filepath.Join(dir, layoutFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = s.write(layoutFile, strings.NewReader(`{"imageLayoutVersion":"1.0.0"}`))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open the images in %s: %w", dir, err)
 	}
 	return s, nil
