@@ -72,7 +72,7 @@ func Named(image string, digest v1.Hash) (Target, error) {
 // Push puts an image of a known digest where it belongs, with the credentials of 'docker login'; one that is there is not even
 // made. Only a registry of this machine or of a private address is asked without TLS. The registry does not answer, or
 // refuses: ErrUnavailable.
-func Push(ctx context.Context, to Target, digest v1.Hash, from Source) (pushed bool, err error) {
+func Push(ctx context.Context, to Target, digest v1.Hash, from *Source) (pushed bool, err error) {
 	tag, err := name.NewTag(to.push)
 	if err != nil {
 		return false, fmt.Errorf("push %s: %w: %w", to.push, errdefs.ErrInvalid, err)

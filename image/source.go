@@ -21,19 +21,22 @@ const format = "1"
 // forgotten is after what time a digest is forgotten that nobody asked for.
 const forgotten = 90 * 24 * time.Hour
 
-// Source is an image that has to be made before it is read. Making it is what costs; its digest is remembered.
+// Source is an image that has to be made before it is read. Making it is what costs: its digest is remembered, and a Source makes
+// it once. It is not safe for concurrent use.
 type Source struct {
 	// Key stands for what the image is made of.
 	Key string
 	// Make makes it, or reads it from where it is.
 	Make func(ctx context.Context) (v1.Image, error)
+
+	made v1.Image // nil before it was made
 }
 
 // Digests remembers the digests of sources in a folder, which is made when there is one to remember.
 type Digests string
 
 // Of returns the digest of the image that a source makes; it makes it the first time.
-func (d Digests) Of(ctx context.Context, s Source) (v1.Hash, error) {
+func (d Digests) Of(ctx context.Context, s *Source) (v1.Hash, error) {
 	// What another version of Go compresses may be other bytes.
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s", format, runtime.Version(), s.Key))
 	file := filepath.Join(string(d), hex.EncodeToString(sum[:]))
@@ -43,13 +46,9 @@ func (d Digests) Of(ctx context.Context, s Source) (v1.Hash, error) {
 			return digest, os.Chtimes(file, now, now)
 		}
 	}
-	img, err := s.Make(ctx)
+	_, digest, err := s.image(ctx)
 	if err != nil {
 		return v1.Hash{}, err
-	}
-	digest, err := img.Digest()
-	if err != nil {
-		return v1.Hash{}, fmt.Errorf("make an image: %w", err)
 	}
 	return digest, d.remember(file, digest)
 }
@@ -73,18 +72,29 @@ func (d Digests) remember(file string, digest v1.Hash) error {
 	return nil
 }
 
-// Made makes the image of a source whose digest is known. It is another one by now: ErrConflict.
-func (s Source) Made(ctx context.Context, digest v1.Hash) (v1.Image, error) {
-	img, err := s.Make(ctx)
+// Made returns the image of a source whose digest is known. It is another one by now: ErrConflict.
+func (s *Source) Made(ctx context.Context, digest v1.Hash) (v1.Image, error) {
+	img, now, err := s.image(ctx)
 	if err != nil {
 		return nil, err
-	}
-	now, err := img.Digest()
-	if err != nil {
-		return nil, fmt.Errorf("make an image: %w", err)
 	}
 	if now != digest {
 		return nil, fmt.Errorf("%w: what the image is made of has changed: it was %s, and is %s", errdefs.ErrConflict, digest, now)
 	}
 	return img, nil
+}
+
+func (s *Source) image(ctx context.Context) (v1.Image, v1.Hash, error) {
+	if s.made == nil {
+		img, err := s.Make(ctx)
+		if err != nil {
+			return nil, v1.Hash{}, err
+		}
+		s.made = img
+	}
+	digest, err := s.made.Digest()
+	if err != nil {
+		return nil, v1.Hash{}, fmt.Errorf("make an image: %w", err)
+	}
+	return s.made, digest, nil
 }

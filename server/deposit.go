@@ -55,7 +55,7 @@ type parcel struct {
 	what   string
 	to     image.Target
 	digest v1.Hash
-	from   image.Source
+	from   *image.Source
 	store  *registry.Store // nil: it is pushed
 }
 
@@ -96,7 +96,7 @@ func (d *Deposit) Registry(ctx context.Context) (string, error) {
 // Of returns the name by which the cluster pulls the image of a service: one made of its artefacts, or the one that Docker
 // has built for it. There is no registry for it: ErrNotFound. It needs more than its artefacts: ErrUnsupported.
 func (d *Deposit) Of(ctx context.Context, svc compose.Service) (string, error) {
-	from := image.Source{}
+	var from *image.Source
 	if process := svc.Trellis.Process; process != nil && process.Artifact != "" {
 		store, err := artifact.Open(d.location.Artifacts())
 		if err != nil {
@@ -111,8 +111,10 @@ func (d *Deposit) Of(ctx context.Context, svc compose.Service) (string, error) {
 		}
 	} else {
 		id := svc.Trellis.ImageID
-		from.Key = "docker " + id
-		from.Make = func(ctx context.Context) (v1.Image, error) { return d.saved(ctx, id) }
+		from = &image.Source{
+			Key:  "docker " + id,
+			Make: func(ctx context.Context) (v1.Image, error) { return d.saved(ctx, id) },
+		}
 	}
 	digest, err := d.digests().Of(ctx, from)
 	if err != nil {
@@ -136,23 +138,28 @@ func (d *Deposit) Of(ctx context.Context, svc compose.Service) (string, error) {
 }
 
 // sourceOf is the image of a program, whose files are those of an artefact; base is the name of what it is put upon, if any.
-func sourceOf(ctx context.Context, p image.Program, artifact, base string) (image.Source, error) {
+func sourceOf(ctx context.Context, p image.Program, artifact, base string) (*image.Source, error) {
 	if base == "" {
-		return image.Source{
+		return &image.Source{
 			Key:  fmt.Sprintf("artifact %s %q %x", artifact, p.Command, sha256.Sum256(p.Certificates)),
 			Make: func(context.Context) (v1.Image, error) { return image.Build(p) },
 		}, nil
 	}
 	found, err := image.FindBase(ctx, base)
-	return image.Source{
+	if err != nil {
+		return nil, err
+	}
+	return &image.Source{
 		Key: fmt.Sprintf("artifact %s %q upon %s", artifact, p.Command, found),
 		Make: func(ctx context.Context) (v1.Image, error) {
-			if p.Base, err = found.For(ctx, p.Dir, p.Command); err != nil {
+			under, err := found.For(ctx, p.Dir, p.Command)
+			if err != nil {
 				return nil, err
 			}
+			p.Base = under
 			return image.Build(p)
 		},
-	}, err
+	}, nil
 }
 
 // Trellis returns the name by which the cluster pulls the image of this very program, "" where somebody has named another
@@ -173,7 +180,7 @@ func (d *Deposit) Trellis(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	from := image.Source{
+	from := &image.Source{
 		Key:  fmt.Sprintf("trellis %s %x", id, sha256.Sum256(d.trust)),
 		Make: func(context.Context) (v1.Image, error) { return image.Self(exe, d.trust) },
 	}
