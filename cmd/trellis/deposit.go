@@ -248,7 +248,6 @@ func (p *program) plannedImages(ctx context.Context, l loaded, path, registry st
 			svc := project.Services[name]
 			there := svc
 			there.Build, there.PullPolicy = nil, "never" // built when the plan was made
-			there.Image = cmp.Or(svc.Image, l.project.Name+"-"+name)
 			got, err := images.Get(ctx, l.project.Name, there, false, false, nil)
 			if err != nil {
 				return deposited{}, err
