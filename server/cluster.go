@@ -32,10 +32,15 @@ func (c Cluster) where(client *kubernetes.Client) string {
 	return fmt.Sprintf("namespace %s of %s (context %s)", client.Namespace, client.Server, client.Context)
 }
 
+// dial returns a client of the cluster where a project runs; nobody is asked yet.
+func (l Location) dial(log *slog.Logger) (*kubernetes.Client, error) {
+	return kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, log)
+}
+
 // ConnectCluster returns what controls a project in a cluster: the cluster itself, asked from here, and its control plane for what was
 // measured and heard. The project does not run there: ErrNotFound, unless any is set.
 func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger) (api.Control, io.Closer, error) {
-	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, log)
+	client, err := l.dial(log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -69,7 +74,7 @@ var _ api.Control = distant{}
 
 // ClusterOf says which cluster a location means, for people; it asks nobody.
 func ClusterOf(l Location) (string, error) {
-	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, slog.New(slog.DiscardHandler))
+	client, err := l.dial(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return "", err
 	}
@@ -78,7 +83,7 @@ func ClusterOf(l Location) (string, error) {
 
 // ClusterNow returns the cluster that a location means now, by the names of its context and namespace; it asks nobody.
 func ClusterNow(l Location) (*Cluster, error) {
-	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, slog.New(slog.DiscardHandler))
+	client, err := l.dial(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func OpenDeposit(l Location, named string) (*Deposit, error) {
 		r, err := image.ParseRegistry(named)
 		return &Deposit{location: l, trust: image.Certificates(os.Getenv), shelf: func(context.Context) (shelf, error) { return shelf{Registry: r}, nil }}, err
 	}
-	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, slog.New(slog.DiscardHandler))
+	client, err := l.dial(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

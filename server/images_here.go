@@ -48,11 +48,7 @@ const registryPatience = 10 * time.Second
 func ensureRegistry(ctx context.Context, store *registry.Store) error {
 	ctx, cancel := context.WithTimeout(ctx, registryPatience)
 	defer cancel()
-	dir, err := imagesDir()
-	if err != nil {
-		return err
-	}
-	log := filepath.Join(dir, "registry.log")
+	log := filepath.Join(store.Dir(), "registry.log")
 	var ended <-chan error
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		answers, err := store.Answers(ctx)
@@ -60,7 +56,7 @@ func ensureRegistry(ctx context.Context, store *registry.Store) error {
 			return err
 		}
 		if ended == nil {
-			if ended, err = startRegistry(dir, log); err != nil {
+			if ended, err = startRegistry(store.Dir(), log); err != nil {
 				return fmt.Errorf("start the registry of this machine: %w", err)
 			}
 		}
@@ -116,7 +112,7 @@ func usedRegistry(client *kubernetes.Client, project string) (*registry.Store, e
 
 // ReleaseImages says that a project does not run in its cluster and pulls nothing from this machine any more.
 func ReleaseImages(l Location) error {
-	client, err := kubernetes.Dial(l.Project, kubernetes.Access{Context: l.Cluster.Context, Namespace: l.Cluster.Namespace}, slog.New(slog.DiscardHandler))
+	client, err := l.dial(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -88,11 +88,7 @@ func TestClusterWithoutImages(t *testing.T) {
 // TestEnsureRegistry: where the one that was there ends after all, another one is started; and what the first has said is kept.
 func TestEnsureRegistry(t *testing.T) {
 	store := here(t)
-	dir, err := imagesDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, endsFile), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(store.Dir(), endsFile), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second time it is there
@@ -100,7 +96,7 @@ func TestEnsureRegistry(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	said, err := os.ReadFile(filepath.Join(dir, "registry.log"))
+	said, err := os.ReadFile(filepath.Join(store.Dir(), "registry.log"))
 	if err != nil {
 		t.Fatal(err)
 	}

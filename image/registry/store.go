@@ -67,6 +67,9 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
+// Dir returns the folder of the store.
+func (s *Store) Dir() string { return s.dir }
+
 // Put keeps an image for an owner; on disk when it returns.
 func (s *Store) Put(ctx context.Context, owner string, img v1.Image) error {
 	fail := func(err error) error { return fmt.Errorf("keep an image: %w", err) }
