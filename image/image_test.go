@@ -3,12 +3,12 @@ package image
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"io"
 	"log"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -26,7 +26,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"trellis/errdefs"
 )
@@ -79,6 +78,34 @@ func digestOf(t *testing.T, p Program) v1.Hash {
 	return digest
 }
 
+// file is what an image has by one name.
+type file struct{ mode, link, content string }
+
+// contents reads the files of an image as a runtime would. All of them are of root, and of no time.
+func contents(t *testing.T, img v1.Image) map[string]file {
+	t.Helper()
+	all := map[string]file{}
+	flat := mutate.Extract(img)
+	defer flat.Close()
+	for r := tar.NewReader(flat); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Uid != 0 || h.Gid != 0 || h.ModTime.Unix() != 0 {
+			t.Errorf("%s is of %d:%d at %s", h.Name, h.Uid, h.Gid, h.ModTime)
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[h.Name] = file{h.FileInfo().Mode().String(), h.Linkname, string(content)}
+	}
+}
+
 // TestTheSameFilesAreTheSameImage: neither where the files lie, nor when they were written, nor who may read them here counts.
 func TestTheSameFilesAreTheSameImage(t *testing.T) {
 	content := map[string][]byte{"bin/web": program(elf.EM_X86_64, ""), "pages/index.html": []byte("<p>"), "pages/a": nil}
@@ -124,28 +151,15 @@ func TestImageHasWhatAProgramNeeds(t *testing.T) {
 		c.User != "" || !config.Created.IsZero() && config.Created.Unix() != 0 {
 		t.Errorf("the image says %+v", config)
 	}
-	got := map[string]string{}
-	flat := mutate.Extract(img)
-	defer flat.Close()
-	for r := tar.NewReader(flat); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if h.Uid != 0 || h.Gid != 0 || h.ModTime.Unix() != 0 {
-			t.Errorf("%s is of %d:%d at %s", h.Name, h.Uid, h.Gid, h.ModTime)
-		}
-		got[h.Name] = h.FileInfo().Mode().String() + " " + h.Linkname
-	}
-	for name, want := range map[string]string{
-		"app/bin/web": "-rwxr-xr-x ", "app/bin/link": "Lrwxrwxrwx ../data", "app/data": "-rw-r--r-- ", "tmp": "dtrwxrwxrwx ",
-		"etc/passwd": "-rw-r--r-- ", "etc/ssl/certs/ca-certificates.crt": "-rw-r--r-- ",
+	got := contents(t, img)
+	for name, want := range map[string]file{
+		"app/bin/web": {mode: "-rwxr-xr-x", content: string(program(elf.EM_AARCH64, ""))}, "app/bin/link": {mode: "Lrwxrwxrwx", link: "../data"},
+		"app/data": {mode: "-rw-r--r--", content: "x"}, "tmp": {mode: "dtrwxrwxrwx"},
+		"etc/passwd":                        {mode: "-rw-r--r--", content: "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"},
+		"etc/ssl/certs/ca-certificates.crt": {mode: "-rw-r--r--", content: "roots"},
 	} {
 		if got[name] != want {
-			t.Errorf("%s is %q, want %q", name, got[name], want)
+			t.Errorf("%s is %+v, want %+v", name, got[name], want)
 		}
 	}
 }
@@ -180,54 +194,32 @@ func TestProgramsThatNeedMore(t *testing.T) {
 	if _, err := Build(Program{Dir: t.TempDir()}); !errors.Is(err, errdefs.ErrInvalid) {
 		t.Errorf("no command: %v", err)
 	}
-	if _, err := Self("/bin/sh", nil); err != nil && !strings.Contains(err.Error(), "libc.so") { // where it is linked to one
-		t.Errorf("a shell: %v", err)
+	dir := files(t, map[string][]byte{"trellis": program(elf.EM_X86_64, "/lib64/ld-linux-x86-64.so.2")})
+	if _, err := Self(filepath.Join(dir, "trellis"), nil); !errors.Is(err, errdefs.ErrUnsupported) || !strings.Contains(err.Error(), "needs /lib64/ld-linux-x86-64.so.2") {
+		t.Errorf("a trellis that is linked dynamically: %v", err)
 	}
 }
 
-// TestTargets: where an image goes, and what a cluster calls it.
-func TestTargets(t *testing.T) {
-	digest, err := v1.NewHash("sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef")
+// TestSelf: the image of Trellis runs it, whoever may run the file that it is made of.
+func TestSelf(t *testing.T) {
+	content := program(elf.EM_AARCH64, "")
+	img, err := Self(filepath.Join(files(t, map[string][]byte{"trellis-1.0": content}), "trellis-1.0"), []byte("roots"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := "@" + digest.String()
-	for text, want := range map[string]Target{
-		"registry.example.org/team/":   {"registry.example.org/team/shop-web:trellis-0123456789abcdef", "registry.example.org/team/shop-web" + at},
-		"localhost:5000":               {"localhost:5000/shop-web:trellis-0123456789abcdef", "localhost:5000/shop-web" + at},
-		"localhost":                    {"localhost/shop-web:trellis-0123456789abcdef", "localhost/shop-web" + at},
-		"team":                         {},
-		"":                             {},
-		"https://registry.example.org": {},
-		"registry.example.org/Team":    {},
-		"registry.example.org/a:1":     {},
-	} {
-		r, err := ParseRegistry(text)
-		if want == (Target{}) {
-			if !errors.Is(err, errdefs.ErrInvalid) {
-				t.Errorf("registry %q: %v", text, err)
-			}
-			continue
-		}
-		if got := r.Target("shop-web", digest); err != nil || got != want {
-			t.Errorf("registry %q: %+v, %v, want %+v", text, got, err, want)
-		}
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
 	}
-	for image, want := range map[string]Target{
-		"ghcr.io/team/web:1.2": {"ghcr.io/team/web:1.2", "ghcr.io/team/web" + at},
-		"ghcr.io/team/web":     {"ghcr.io/team/web:trellis-0123456789abcdef", "ghcr.io/team/web" + at},
-		"team/web:1":           {"docker.io/team/web:1", "docker.io/team/web" + at},
-		"team/web" + at:        {},
-		"web:":                 {},
-	} {
-		got, err := Named(image, digest)
-		if want == (Target{}) != errors.Is(err, errdefs.ErrInvalid) || got != want {
-			t.Errorf("image %q: %+v, %v, want %+v", image, got, err, want)
-		}
+	if config.Architecture != "arm64" || !slices.Equal(config.Config.Entrypoint, []string{"/trellis"}) {
+		t.Errorf("the image says %+v", config)
 	}
-	r := Registry{Push: "localhost:5001", Pull: "registry:5000"}
-	if got := r.Target("web", digest); got.Reference != "registry:5000/web"+at || !strings.HasPrefix(got.push, "localhost:5001/web:") {
-		t.Errorf("of two names: %+v", got)
+	got := contents(t, img)
+	if f := got["trellis"]; f.mode != "-rwxr-xr-x" || f.content != string(content) {
+		t.Errorf("it has %+v", got)
+	}
+	if f := got["etc/ssl/certs/ca-certificates.crt"]; f.content != "roots" {
+		t.Errorf("it trusts %q", f.content)
 	}
 }
 
@@ -297,8 +289,15 @@ func TestUponABase(t *testing.T) {
 			t.Errorf("%v: for %s: %+v", c.command, got.Architecture, of)
 		}
 		layers, err := img.Layers()
-		if err != nil || len(layers) < 2 {
+		if err != nil || len(layers) != 3 { // two of the base
 			t.Errorf("%d layers (%v)", len(layers), err)
+		}
+		last, err := mutate.AppendLayers(empty.Image, layers[len(layers)-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := contents(t, last); got["app/server.mjs"] != (file{mode: "-rw-r--r--", content: "x"}) {
+			t.Errorf("the files are %v", slices.Sorted(maps.Keys(got)))
 		}
 		if one, other := digestOf(t, p), digestOf(t, p); one != other {
 			t.Errorf("the same is %s, then %s", one, other)
@@ -309,64 +308,5 @@ func TestUponABase(t *testing.T) {
 	}
 	if _, err := FindBase(t.Context(), "No Base"); !errors.Is(err, errdefs.ErrInvalid) {
 		t.Errorf("no name: %v", err)
-	}
-}
-
-// TestPush: an image is made and pushed once, not even made where it is there, and never another one than was named.
-func TestPush(t *testing.T) {
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	defer server.Close()
-	r, err := ParseRegistry(strings.TrimPrefix(server.URL, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	made := 0
-	dir := files(t, map[string][]byte{"bin/web": program(elf.EM_X86_64, "")})
-	source := func() *Source {
-		return &Source{Key: "web", Make: func(context.Context) (v1.Image, error) {
-			made++
-			return Build(Program{Dir: dir, Command: []string{"bin/web"}})
-		}}
-	}
-	digests := Digests(filepath.Join(t.TempDir(), "images"))
-	from := source()
-	digest, err := digests.Of(t.Context(), from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	to := r.Target("shop-web", digest)
-	for _, want := range []bool{true, false} {
-		if again, err := digests.Of(t.Context(), from); err != nil || again != digest {
-			t.Fatalf("the digest is %s, then %s (%v)", digest, again, err)
-		}
-		if pushed, err := Push(t.Context(), to, digest, from); err != nil || pushed != want || made != 1 {
-			t.Errorf("pushed: %v, %v, want %v; it was made %d times", pushed, err, want, made)
-		}
-		from = source() // as of the next command
-	}
-	reference, err := name.NewDigest(to.Reference)
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := remote.Image(reference)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := validate.Image(img); err != nil {
-		t.Error(err)
-	}
-	elsewhere := r.Target("elsewhere", digest)
-	if err := os.WriteFile(filepath.Join(dir, "more"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Push(t.Context(), elsewhere, digest, source()); !errors.Is(err, errdefs.ErrConflict) {
-		t.Errorf("what is another image by now: %v", err)
-	}
-	if err := os.Remove(filepath.Join(dir, "more")); err != nil {
-		t.Fatal(err)
-	}
-	server.Close()
-	if _, err := Push(t.Context(), elsewhere, digest, source()); !errors.Is(err, errdefs.ErrUnavailable) {
-		t.Errorf("without a registry: %v", err)
 	}
 }
