@@ -25,6 +25,7 @@ import (
 
 	"trellis/compose"
 	"trellis/errdefs"
+	"trellis/filelock"
 )
 
 // Store keeps artifacts in one folder. It is safe for concurrent use, also between processes: in one source folder one
@@ -103,7 +104,7 @@ func (s *Store) build(ctx context.Context, req Request) (digest string, cached b
 		return "", false, fmt.Errorf("wait for another build in %s: %w", src.dir, err)
 	}
 	defer unlockFolder()
-	unlock, err := lock(ctx, s.folderFile(src.dir)+".lock")
+	unlock, err := filelock.Lock(ctx, s.folderFile(src.dir)+".lock")
 	if err != nil {
 		return "", false, fmt.Errorf("wait for another build in %s: %w", src.dir, err)
 	}

@@ -8,13 +8,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"trellis/filelock"
 )
 
 const (
@@ -182,15 +183,6 @@ func writeFile(path string, data []byte) error {
 	return nil
 }
 
-// lock waits for the lock file to be free. The file stays: removing it would let two in.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return lockOpen(ctx, f)
-}
-
 // lockFolder waits until no store builds in dir. Where folders cannot be locked, builds for several stores are not kept
 // apart.
 func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
@@ -198,27 +190,9 @@ func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	unlock, err = lockOpen(ctx, f)
+	unlock, err = filelock.Open(ctx, f)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.EBADF) {
 		return func() {}, nil
 	}
 	return unlock, err
-}
-
-// lockOpen locks f and closes it with the lock, or where it fails.
-func lockOpen(ctx context.Context, f *os.File) (unlock func(), err error) {
-	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(&fs.PathError{Op: "lock", Path: f.Name(), Err: err}, f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), f.Close())
-		case <-time.After(pause):
-		}
-	}
 }
