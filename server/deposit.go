@@ -252,7 +252,7 @@ func (d *Deposit) put(ctx context.Context, w parcel) (put bool, err error) {
 	if w.store == nil {
 		return image.Push(ctx, w.to, w.digest, w.from)
 	}
-	if there, err := w.store.Has(d.owner, w.digest); err != nil || there {
+	if there, err := w.store.Has(ctx, d.owner, w.digest); err != nil || there {
 		return false, err
 	}
 	img, err := w.from.Made(ctx, w.digest)

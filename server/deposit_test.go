@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	remoteregistry "github.com/google/go-containerregistry/pkg/registry"
@@ -165,15 +166,16 @@ func TestKeepImages(t *testing.T) {
 	objects["/api/v1/namespaces/"+d.client.Namespace+"/configmaps/trellis-shop"] = map[string]any{
 		"kind": "ConfigMap", "apiVersion": "v1", "data": map[string]any{"image": "made " + at.Target("trellis", self).Reference},
 	}
+	age(t, at.store)
 	if err := d.Keep(t.Context(), revisions); err != nil {
 		t.Fatal(err)
 	}
 	for digest, want := range map[v1.Hash]bool{old: false, now: true, self: true} {
-		if got, err := at.store.Has(d.owner, digest); err != nil || got != want {
+		if got, err := at.store.Has(t.Context(), d.owner, digest); err != nil || got != want {
 			t.Errorf("%s: %v, %v, want %v", digest, got, err, want)
 		}
 	}
-	if got, err := at.store.Has(neighbour.owner, other); err != nil || !got {
+	if got, err := at.store.Has(t.Context(), neighbour.owner, other); err != nil || !got {
 		t.Errorf("an image of another project in the namespace: %v, %v", got, err)
 	}
 	if err := errors.Join(at.store.Use(d.owner), at.store.Use(neighbour.owner), ReleaseImages(d.location)); err != nil {
@@ -181,6 +183,19 @@ func TestKeepImages(t *testing.T) {
 	}
 	if at.store.Used(d.owner) || !at.store.Used(neighbour.owner) {
 		t.Errorf("after one of two was brought down: %v, %v", at.store.Used(d.owner), at.store.Used(neighbour.owner))
+	}
+}
+
+// age makes it as if all images had been put long ago.
+func age(t *testing.T, store *registry.Store) {
+	t.Helper()
+	then := time.Now().Add(-24 * time.Hour)
+	files, err := filepath.Glob(filepath.Join(store.Dir(), "blobs", "sha256", "*"))
+	for _, f := range files {
+		err = errors.Join(err, os.Chtimes(f, then, then))
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,12 +16,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"trellis/errdefs"
@@ -158,129 +153,6 @@ func TestImagesOutliveTheServer(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Error("the server goes on, and nobody uses it")
-	}
-}
-
-// TestTheStoreIsALayout: any tool for images reads it.
-func TestTheStoreIsALayout(t *testing.T) {
-	s := opened(t)
-	_, digest := put(t, s, "shop")
-	index, err := layout.ImageIndexFromPath(s.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := index.Image(digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := validate.Image(img); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestOpenAgain: a store that is there is opened without anything of it being written, and is the same one by any path.
-func TestOpenAgain(t *testing.T) {
-	s := opened(t)
-	before, err := os.Stat(filepath.Join(s.dir, layoutFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(s.dir, link); err != nil {
-		t.Fatal(err)
-	}
-	again, err := Open(link)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after, err := os.Stat(filepath.Join(s.dir, layoutFile)); err != nil || !os.SameFile(before, after) {
-		t.Errorf("what says that it is a layout was written again (%v)", err)
-	}
-	if again.id != s.id || opened(t).id == s.id {
-		t.Errorf("%s is %s by a link; another store is %s", s.id, again.id, opened(t).id)
-	}
-}
-
-// changing is a layer that has another content by the time that it is read.
-type changing struct{ v1.Layer }
-
-func (changing) Compressed() (io.ReadCloser, error) {
-	return io.NopCloser(strings.NewReader("another content")), nil
-}
-
-// TestPutWhatChanges: what is another content by now is not kept by the name of the one before, and may be put again.
-func TestPutWhatChanges(t *testing.T) {
-	s := opened(t)
-	layer, err := random.Layer(100, types.OCILayer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	with := func(l v1.Layer) v1.Image {
-		img, err := mutate.AppendLayers(empty.Image, l)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return img
-	}
-	if err := s.Put(t.Context(), "shop", with(changing{layer})); !errors.Is(err, errdefs.ErrConflict) {
-		t.Errorf("it was put with %v", err)
-	}
-	if left, err := os.ReadDir(filepath.Join(s.dir, "blobs", "sha256")); err != nil || len(left) > 0 {
-		t.Errorf("%d files are left (%v)", len(left), err)
-	}
-	img := with(layer)
-	digest, err := img.Digest()
-	if err == nil {
-		err = s.Put(t.Context(), "shop", img)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(s.Handler())
-	defer server.Close()
-	if err := pull(t, strings.TrimPrefix(server.URL, "http://"), digest); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestKeep: an image goes when the last owner has let go of it, with its layers, and nothing else does.
-func TestKeep(t *testing.T) {
-	s := opened(t)
-	shared, both := put(t, s, "a")
-	if err := s.Put(t.Context(), "b", shared); err != nil {
-		t.Fatal(err)
-	}
-	_, old := put(t, s, "a")
-	_, now := put(t, s, "a")
-	if err := os.WriteFile(filepath.Join(s.dir, "blobs", "sha256", tempPrefix+"1"), []byte("of one that was killed"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	has := func(owner string, digest v1.Hash, want bool) {
-		t.Helper()
-		if got, err := s.Has(owner, digest); err != nil || got != want {
-			t.Errorf("%s has %s: %v, %v, want %v", owner, digest, got, err, want)
-		}
-	}
-	if err := s.Keep(t.Context(), "a", func(d string) bool { return d == now.String() }); err != nil {
-		t.Fatal(err)
-	}
-	has("a", now, true)
-	has("a", old, false)
-	has("a", both, false)
-	has("b", both, true)
-	server := httptest.NewServer(s.Handler())
-	defer server.Close()
-	address := strings.TrimPrefix(server.URL, "http://")
-	for digest, there := range map[v1.Hash]bool{now: true, both: true, old: false} {
-		if err := pull(t, address, digest); (err == nil) != there {
-			t.Errorf("pull %s: %v", digest, err)
-		}
-	}
-	if err := errors.Join(s.Keep(t.Context(), "a", func(string) bool { return false }), s.Keep(t.Context(), "b", func(string) bool { return false })); err != nil {
-		t.Fatal(err)
-	}
-	if left, err := os.ReadDir(filepath.Join(s.dir, "blobs", "sha256")); err != nil || len(left) > 0 {
-		t.Errorf("%d files are left (%v)", len(left), err)
 	}
 }
 

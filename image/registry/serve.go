@@ -39,7 +39,7 @@ const firstPort = 5117
 // beat is how often a server looks whether anybody still uses it.
 const beat = 200 * time.Millisecond
 
-// patience is how long a server is waited for that was asked for by nobody yet.
+// patience is how long a server that ends waits for pulls that are under way.
 const patience = 10 * time.Second
 
 // Address returns HOST:PORT of the store's server, whether or not it runs. The first call chooses a port that is free.

@@ -18,7 +18,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
@@ -108,10 +110,8 @@ func (s *Store) Put(ctx context.Context, owner string, img v1.Image) error {
 	if err != nil {
 		return fail(err)
 	}
-	for _, one := range index.Manifests {
-		if one.Digest == described.Digest && one.Annotations[ownerKey] == owner {
-			return nil
-		}
+	if slices.ContainsFunc(index.Manifests, func(one v1.Descriptor) bool { return is(one, owner, described.Digest) }) {
+		return nil
 	}
 	described.Annotations = map[string]string{ownerKey: owner}
 	index.Manifests = append(index.Manifests, *described)
@@ -158,21 +158,43 @@ func (c *checked) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Has says whether an owner has an image.
-func (s *Store) Has(owner string, digest v1.Hash) (bool, error) {
+// Has says whether an owner has an image, and spares it from Keep for a while.
+func (s *Store) Has(ctx context.Context, owner string, digest v1.Hash) (bool, error) {
+	fail := func(err error) (bool, error) { return false, fmt.Errorf("look for an image: %w", err) }
+	unlock, err := s.lock(ctx, "lock")
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
 	index, err := s.index()
 	if err != nil {
-		return false, err
+		return fail(err)
 	}
-	for _, one := range index.Manifests {
-		if one.Digest == digest && one.Annotations[ownerKey] == owner {
-			return true, nil
-		}
+	if !slices.ContainsFunc(index.Manifests, func(one v1.Descriptor) bool { return is(one, owner, digest) }) {
+		return false, nil
 	}
-	return false, nil
+	now := time.Now()
+	err = os.Chtimes(filepath.Join(s.dir, blobPath(digest)), now, now)
+	if errors.Is(err, fs.ErrNotExist) { // somebody has removed it
+		return false, nil
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return true, nil
 }
 
-// Keep forgets the images of an owner that keep does not say of, by digest, and removes what no image has any more.
+// is says whether an image in the index is the one of that digest, of that owner.
+func is(one v1.Descriptor, owner string, digest v1.Hash) bool {
+	return one.Digest == digest && one.Annotations[ownerKey] == owner
+}
+
+// keepYoung spares from Keep what was put or asked for a moment ago, by a deploy that has not written its revision: one may wait
+// for another's end.
+const keepYoung = time.Hour
+
+// Keep forgets the images of an owner that keep does not say of, by digest, and removes what no image has any more. What was put
+// or asked for within the last hour stays.
 func (s *Store) Keep(ctx context.Context, owner string, keep func(digest string) bool) error {
 	fail := func(err error) error { return fmt.Errorf("remove old images: %w", err) }
 	unlock, err := s.lock(ctx, "lock")
@@ -186,7 +208,12 @@ func (s *Store) Keep(ctx context.Context, owner string, keep func(digest string)
 	}
 	var left []v1.Descriptor
 	for _, one := range index.Manifests {
-		if one.Annotations[ownerKey] != owner || keep(one.Digest.String()) {
+		info, err := os.Stat(filepath.Join(s.dir, blobPath(one.Digest)))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // somebody has removed it
+		case err != nil:
+			return fail(err)
+		case one.Annotations[ownerKey] != owner, keep(one.Digest.String()), time.Since(info.ModTime()) < keepYoung:
 			left = append(left, one)
 		}
 	}
