@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -265,31 +264,11 @@ func (d *Deposit) put(ctx context.Context, w parcel) (put bool, err error) {
 // Keep removes from the registry of this machine what neither a revision of the project nor its data plane has. Whoever
 // deployed last need not have made the image of that one.
 func (d *Deposit) Keep(ctx context.Context, revisions []state.Revision) error {
-	at, err := d.shelf(ctx)
-	if err != nil || at.store == nil {
-		return nil // nothing was put there
-	}
-	trellis, err := d.client.PlaneMade(ctx, d.location.Project)
-	if err != nil {
+	store, err := existingRegistry() // also where images go elsewhere by now
+	if err != nil || store == nil {
 		return err
 	}
-	kept := map[string]bool{}
-	for _, reference := range append(imagesOf(revisions), trellis) {
-		_, digest, _ := strings.Cut(reference, "@")
-		kept[digest] = true
-	}
-	return at.store.Keep(ctx, d.owner, func(digest string) bool { return kept[digest] })
-}
-
-// imagesOf returns the images that revisions run by their contents.
-func imagesOf(revisions []state.Revision) []string {
-	all := map[string]bool{}
-	for _, rev := range revisions {
-		for _, svc := range rev.Project.Services {
-			all[svc.Trellis.ImageID] = true
-		}
-	}
-	return slices.Collect(maps.Keys(all))
+	return keepImages(ctx, store, d.client, d.location.Project, revisions)
 }
 
 // Close removes what was made on the way.

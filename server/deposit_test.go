@@ -49,7 +49,8 @@ func clusterSays(t *testing.T, objects map[string]any, nodes ...string) {
 			fmt.Fprint(w, `{"kind": "APIGroupList", "groups": []}`)
 		case "/api/v1":
 			fmt.Fprint(w, `{"kind": "APIResourceList", "groupVersion": "v1", "resources": [
-				{"name": "configmaps", "kind": "ConfigMap", "namespaced": true, "verbs": ["get"]}, {"name": "nodes", "kind": "Node", "namespaced": false, "verbs": ["list"]}]}`)
+				{"name": "configmaps", "kind": "ConfigMap", "namespaced": true, "verbs": ["get"]}, {"name": "nodes", "kind": "Node", "namespaced": false, "verbs": ["list"]},
+				{"name": "secrets", "kind": "Secret", "namespaced": true, "verbs": ["list"]}]}`)
 		case "/api/v1/nodes":
 			_ = json.NewEncoder(w).Encode(map[string]any{"kind": "NodeList", "apiVersion": "v1", "items": items})
 		default:
@@ -178,11 +179,59 @@ func TestKeepImages(t *testing.T) {
 	if got, err := at.store.Has(t.Context(), neighbour.owner, other); err != nil || !got {
 		t.Errorf("an image of another project in the namespace: %v, %v", got, err)
 	}
-	if err := errors.Join(at.store.Use(d.owner), at.store.Use(neighbour.owner), ReleaseImages(d.location)); err != nil {
+}
+
+// TestReleaseImages: whoever finds that a project is gone lets go of its images, but for what the cluster may still go back to, and of
+// nobody else's.
+func TestReleaseImages(t *testing.T) {
+	objects := map[string]any{}
+	clusterSays(t, objects, ownAddress(t))
+	shop, blog := Location{Project: "shop", Cluster: &Cluster{Namespace: "both"}}, Location{Project: "blog", Cluster: &Cluster{Namespace: "both"}}
+	if err := ReleaseImages(t.Context(), shop); err != nil {
+		t.Errorf("where there never were any: %v", err)
+	}
+	store, err := openRegistry()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if at.store.Used(d.owner) || !at.store.Used(neighbour.owner) {
-		t.Errorf("after one of two was brought down: %v, %v", at.store.Used(d.owner), at.store.Used(neighbour.owner))
+	owners, digests := map[string]string{}, map[string]v1.Hash{}
+	for _, l := range []Location{shop, blog} {
+		d, err := OpenDeposit(l, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := random.Image(100, 1)
+		if err == nil {
+			err = errors.Join(store.Use(d.owner), store.Put(t.Context(), d.owner, img))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		owners[l.Project] = d.owner
+		if digests[l.Project], err = img.Digest(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	noted := func(image string) {
+		objects["/api/v1/namespaces/both/configmaps/trellis-shop"] = map[string]any{"kind": "ConfigMap", "apiVersion": "v1", "data": map[string]any{"image": image}}
+	}
+	for _, c := range []struct {
+		image string
+		stays bool
+	}{{"made 127.0.0.1:5117/trellis@" + digests["shop"].String(), true}, {"", false}} {
+		noted(c.image)
+		age(t, store)
+		if err := ReleaseImages(t.Context(), shop); err != nil {
+			t.Fatal(err)
+		}
+		if store.Used(owners["shop"]) || !store.Used(owners["blog"]) {
+			t.Errorf("they are used: %v, %v", store.Used(owners["shop"]), store.Used(owners["blog"]))
+		}
+		for project, want := range map[string]bool{"shop": c.stays, "blog": true} {
+			if got, err := store.Has(t.Context(), owners[project], digests[project]); err != nil || got != want {
+				t.Errorf("with %q the image of %s is there: %v, %v, want %v", c.image, project, got, err, want)
+			}
+		}
 	}
 }
 

@@ -6,15 +6,19 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"trellis/engine/kubernetes"
 	"trellis/errdefs"
 	"trellis/image/registry"
+	"trellis/state"
 )
 
 // imagesDir is the folder of the registry of this machine.
@@ -94,8 +98,8 @@ func startRegistry(dir, log string) (ended <-chan error, err error) {
 	return done, nil
 }
 
-// usedRegistry returns the registry of this machine where a project in a cluster pulls from it, nil where it does not.
-func usedRegistry(client *kubernetes.Client, project string) (*registry.Store, error) {
+// existingRegistry returns the registry of this machine, nil where nobody has ever put an image there.
+func existingRegistry() (*registry.Store, error) {
 	dir, err := imagesDir()
 	if err != nil {
 		return nil, err
@@ -103,22 +107,61 @@ func usedRegistry(client *kubernetes.Client, project string) (*registry.Store, e
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	store, err := registry.Open(dir)
-	if err != nil || !store.Used(ownerIn(client, project)) {
+	return registry.Open(dir)
+}
+
+// usedRegistry returns the registry of this machine where a project in a cluster pulls from it, nil where it does not.
+func usedRegistry(client *kubernetes.Client, project string) (*registry.Store, error) {
+	store, err := existingRegistry()
+	if err != nil || store == nil || !store.Used(ownerIn(client, project)) {
 		return nil, err
 	}
 	return store, nil
 }
 
-// ReleaseImages says that a project does not run in its cluster and pulls nothing from this machine any more.
-func ReleaseImages(l Location) error {
-	client, err := l.dial(slog.New(slog.DiscardHandler))
+// ReleaseImages says that a project does not run in its cluster and pulls nothing from this machine any more. Its images go, but
+// for what the cluster may still go back to.
+func ReleaseImages(ctx context.Context, l Location) error {
+	quiet := slog.New(slog.DiscardHandler)
+	client, err := l.dial(quiet)
 	if err != nil {
 		return err
 	}
-	store, err := usedRegistry(client, l.Project)
+	store, err := existingRegistry()
 	if err != nil || store == nil {
 		return err
 	}
-	return store.Release(ownerIn(client, l.Project))
+	if err := store.Release(ownerIn(client, l.Project)); err != nil {
+		return err
+	}
+	revisions, err := kubernetes.New(l.Project, client, quiet).History(ctx, 0)
+	if err != nil {
+		return err
+	}
+	return keepImages(ctx, store, client, l.Project, revisions)
+}
+
+// keepImages removes from the registry of this machine what neither a revision of a project nor its data plane has.
+func keepImages(ctx context.Context, store *registry.Store, client *kubernetes.Client, project string, revisions []state.Revision) error {
+	trellis, err := client.PlaneMade(ctx, project)
+	if err != nil {
+		return err
+	}
+	kept := map[string]bool{}
+	for _, reference := range append(imagesOf(revisions), trellis) {
+		_, digest, _ := strings.Cut(reference, "@")
+		kept[digest] = true
+	}
+	return store.Keep(ctx, ownerIn(client, project), func(digest string) bool { return kept[digest] })
+}
+
+// imagesOf returns the images that revisions run by their contents.
+func imagesOf(revisions []state.Revision) []string {
+	all := map[string]bool{}
+	for _, rev := range revisions {
+		for _, svc := range rev.Project.Services {
+			all[svc.Trellis.ImageID] = true
+		}
+	}
+	return slices.Collect(maps.Keys(all))
 }

@@ -38,7 +38,7 @@ Volumes, revisions and events stay; 'trellis up' brings everything back.`,
 		control, closer, err := p.backend.Connect(ctx, l)
 		if errors.Is(err, errdefs.ErrNotFound) {
 			if l.Cluster != nil {
-				if err := server.ReleaseImages(l); err != nil {
+				if err := server.ReleaseImages(ctx, l); err != nil {
 					return err
 				}
 			}

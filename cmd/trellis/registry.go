@@ -13,7 +13,7 @@ func (p *program) registryCommand() *cobra.Command {
 microk8s) pull the images that 'trellis up --on kubernetes' has put into a folder.
 It listens on the loopback alone, and nobody can push to it over the network. 'up'
 starts it, any command about such a project starts it again, and it ends with the
-last project that is brought down. Its log goes to standard error.`,
+'trellis down' of the last one. Its log goes to standard error.`,
 		Example: `  trellis registry --dir /var/lib/trellis/images`,
 		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
