@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -126,25 +125,15 @@ func (c *Client) read(ctx context.Context, kind schema.GroupVersionKind, name st
 // in place of.
 func (c *Client) aNode(ctx context.Context) string {
 	const unknown = "NODE"
-	r, err := c.resource(corev1.SchemeGroupVersion.WithKind("Node"))
-	if err != nil {
+	nodes, err := c.nodes(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil || len(nodes) == 0 {
 		return unknown
-	}
-	list, err := r.List(ctx, metav1.ListOptions{Limit: 1})
-	if err != nil || len(list.Items) == 0 {
-		return unknown
-	}
-	found := map[corev1.NodeAddressType]string{}
-	addresses, _, _ := unstructured.NestedSlice(list.Items[0].Object, "status", "addresses")
-	for _, a := range addresses {
-		if a, ok := a.(map[string]any); ok {
-			kind, _ := a["type"].(string)
-			found[corev1.NodeAddressType(kind)], _ = a["address"].(string)
-		}
 	}
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
-		if found[kind] != "" {
-			return found[kind]
+		for _, a := range nodes[0].Status.Addresses {
+			if a.Type == kind && a.Address != "" {
+				return a.Address
+			}
 		}
 	}
 	return unknown

@@ -29,6 +29,8 @@ func TestDoors(t *testing.T) {
 		{"an address", map[string]string{"services/shop-gateway": service(`"ingress": [{"ip": "2001:db8::1"}]`)}, "", compose.Project{}, "http://[2001:db8::1]:80", "https://[2001:db8::1]:443"},
 		{"nothing given yet", map[string]string{"services/shop-gateway": service("")}, "", compose.Project{}, "http://NODE:30080", "https://NODE:30443"},
 		{"a node", map[string]string{"services/shop-gateway": service(""), "nodes/n": node}, "", compose.Project{}, "http://10.0.0.7:30080", "https://10.0.0.7:30443"},
+		{"a node outside", map[string]string{"services/shop-gateway": service(""), "nodes/n": strings.Replace(node, "]}}", `, {"type": "ExternalIP", "address": "192.0.2.7"}]}}`, 1)}, "", compose.Project{},
+			"http://192.0.2.7:30080", "https://192.0.2.7:30443"},
 		{"somebody else's", map[string]string{"services/shop-gateway": strings.Replace(service(""), `"shop"}`, `"other"}`, 1)}, "", compose.Project{}, "", ""},
 		{"that may not be looked at", map[string]string{"services/shop-gateway": service("")}, "services/", compose.Project{}, "", ""},
 		{"a service has its name", map[string]string{"services/shop-gateway": service("")}, "", compose.Project{Services: map[string]compose.Service{"shop-gateway": {}}}, "", ""},

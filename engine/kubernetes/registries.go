@@ -55,27 +55,38 @@ func (c *Client) Hosting(ctx context.Context) (Hosting, error) {
 
 // NodeAddresses returns the addresses of the cluster's nodes inside of it, none where whoever asks may not see nodes.
 func (c *Client) NodeAddresses(ctx context.Context) ([]string, error) {
-	r, err := c.resource(corev1.SchemeGroupVersion.WithKind("Node"))
+	nodes, err := c.nodes(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, err
-	}
-	list, err := r.List(ctx, metav1.ListOptions{})
-	if apierrors.IsForbidden(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look at the cluster's nodes: %w", c.explain(err))
+		return nil, fmt.Errorf("look at the cluster's nodes: %w", err)
 	}
 	var all []string
-	for _, o := range list.Items {
-		var node corev1.Node
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &node); err != nil {
-			return nil, fmt.Errorf("read node %s: %w", o.GetName(), err)
-		}
+	for _, node := range nodes {
 		for _, a := range node.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP {
 				all = append(all, a.Address)
 			}
+		}
+	}
+	return all, nil
+}
+
+// nodes lists the cluster's nodes, none where whoever asks may not see them.
+func (c *Client) nodes(ctx context.Context, opt metav1.ListOptions) ([]corev1.Node, error) {
+	r, err := c.resource(corev1.SchemeGroupVersion.WithKind("Node"))
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.List(ctx, opt)
+	if apierrors.IsForbidden(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	all := make([]corev1.Node, len(list.Items))
+	for i, o := range list.Items {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &all[i]); err != nil {
+			return nil, fmt.Errorf("read node %s: %w", o.GetName(), err)
 		}
 	}
 	return all, nil
