@@ -77,6 +77,19 @@ func (c *testCluster) imageOf(namespace, name string) string {
 	return c.kubectl("", "get", "deployment", name, "-n", namespace, "-o", "jsonpath={.spec.template.spec.containers[0].image}")
 }
 
+// unpulled says that none of a service's pods has had the node pull an image, "" where one has.
+func (c *testCluster) unpulled(namespace, service, image string) string {
+	pods := strings.Fields(strings.ReplaceAll(c.pods(namespace, service), "pod/", ""))
+	pulled := c.kubectl("", "get", "events", "-n", namespace, "--field-selector=reason=Pulled", "-o", `jsonpath={range .items[*]}{.involvedObject.name} {.message}{"\n"}{end}`)
+	for line := range strings.Lines(pulled) {
+		pod, message, _ := strings.Cut(line, " ")
+		if slices.Contains(pods, pod) && strings.HasPrefix(message, "Successfully pulled image") && strings.Contains(message, image) {
+			return ""
+		}
+	}
+	return fmt.Sprintf("the pods are %v, and what was pulled:\n%s", pods, pulled)
+}
+
 // pageAt returns what a URL answers, once it does.
 func pageAt(t *testing.T, url string) string {
 	t.Helper()
@@ -169,6 +182,9 @@ func TestKubernetesImages(t *testing.T) {
 	if now := c.imageOf(name, "web"); now != first {
 		t.Errorf("after a rollback the image is %s, and was %s", now, first)
 	}
+	eventually(t, 20*time.Second, "a pod of now has pulled the image of before", func() string {
+		return c.unpulled(name, "web", first)
+	})
 	if got := pageAt(t, url); got != "v1" {
 		t.Errorf("after a rollback the gateway answers %q", got)
 	}
@@ -221,7 +237,19 @@ services:
 	if now := c.pods(name, "web"); now != before {
 		t.Errorf("the same build again replaced pods: %s, then %s", before, now)
 	}
+
+	p.write("web/Dockerfile", "FROM scratch\nCOPY testapp /testapp\nLABEL version=two\nENTRYPOINT [\"/testapp\"]\n")
 	p.run("plan", "-o", "change.plan")
+	if now := c.imageOf(name, "web"); now != image {
+		t.Errorf("after a plan the image is %s, and was %s", now, image)
+	}
+	local := &project{t: t, dir: p.dir, trellis: p.trellis, env: p.env, entered: p.entered} // where, the plan says
+	local.run("apply", "change.plan", "--yes", "--timeout", "120s")
+	next := c.imageOf(name, "web")
+	if next == image || !strings.HasPrefix(next, "127.0.0.1:") || !strings.Contains(next, "/"+name+"-web@sha256:") {
+		t.Errorf("after a plan of another build was applied the image is %s, and was %s", next, image)
+	}
+	eventually(t, 20*time.Second, "a pod has pulled it", func() string { return c.unpulled(name, "web", next) })
 	if out := p.run("plan"); !strings.Contains(out, "up to date") {
 		t.Errorf("a plan of what runs:\n%s", out)
 	}
