@@ -18,6 +18,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
 
 	"trellis/errdefs"
@@ -220,11 +221,11 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request) {
 	content := "application/octet-stream"
 	if kind == "manifests" {
 		manifest, err := s.manifest(digest)
-		if err != nil || !manifest.MediaType.IsImage() {
+		if err != nil {
 			refuse(w, http.StatusNotFound, unknown, "there is no image of that digest")
 			return
 		}
-		content = string(manifest.MediaType)
+		content = string(cmp.Or(manifest.MediaType, types.OCIManifestSchema1)) // OCI's need not say it
 	}
 	f, err := os.Open(filepath.Join(s.dir, blobPath(digest)))
 	if err != nil {

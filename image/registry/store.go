@@ -255,14 +255,21 @@ func (s *Store) sweep(images []v1.Descriptor) error {
 	return errors.Join(errs...)
 }
 
-// manifest reads the manifest of an image that is here.
+// manifest reads the manifest of an image that is here. Something else is: ErrInvalid.
 func (s *Store) manifest(digest v1.Hash) (*v1.Manifest, error) {
 	f, err := os.Open(filepath.Join(s.dir, blobPath(digest)))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return v1.ParseManifest(f)
+	m, err := v1.ParseManifest(f)
+	if err == nil && (m.SchemaVersion != 2 || m.Config.Digest.Hex == "") {
+		err = errors.New("it is no image's")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read manifest %s: %w: %w", f.Name(), errdefs.ErrInvalid, err)
+	}
+	return m, nil
 }
 
 // index returns what the layout has, an empty one where nothing was put yet.

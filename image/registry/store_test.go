@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
@@ -58,6 +59,46 @@ func TestOpenAgain(t *testing.T) {
 	}
 	if again.id != s.id || opened(t).id == s.id {
 		t.Errorf("%s is %s by a link; another store is %s", s.id, again.id, opened(t).id)
+	}
+}
+
+// unnamed is an image whose manifest does not say of what type it is, as OCI allows.
+type unnamed struct{ v1.Image }
+
+func (i unnamed) Manifest() (*v1.Manifest, error) {
+	m, err := i.Image.Manifest()
+	if err != nil {
+		return nil, err
+	}
+	m = m.DeepCopy()
+	m.MediaType = ""
+	return m, nil
+}
+
+func (i unnamed) RawManifest() ([]byte, error)      { return partial.RawManifest(i) }
+func (i unnamed) Digest() (v1.Hash, error)          { return partial.Digest(i) }
+func (i unnamed) Size() (int64, error)              { return partial.Size(i) }
+func (unnamed) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+
+// TestManifestWithoutAType is pulled as any other.
+func TestManifestWithoutAType(t *testing.T) {
+	s := opened(t)
+	of, err := random.Image(100, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := unnamed{of}
+	digest, err := img.Digest()
+	if err == nil {
+		err = s.Put(t.Context(), "shop", img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	if err := pull(t, strings.TrimPrefix(server.URL, "http://"), digest); err != nil {
+		t.Error(err)
 	}
 }
 
