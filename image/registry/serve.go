@@ -80,7 +80,7 @@ func (s *Store) Use(owner string) error {
 	// In place: a file on the way would be one more user, and stay one where this process is killed.
 	f, err := os.OpenFile(filepath.Join(s.dir, usersDir, url.PathEscape(owner)), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
-		err = errors.Join(f.Sync(), f.Close())
+		err = errors.Join(f.Sync(), f.Close(), syncFolder(filepath.Join(s.dir, usersDir)))
 	}
 	if err != nil {
 		return fmt.Errorf("use the registry: %w", err)
