@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -34,13 +33,16 @@ const RegistryEnv = "TRELLIS_REGISTRY"
 // their names puts nothing anywhere. It is not safe for concurrent use.
 type Deposit struct {
 	location Location
-	client   *kubernetes.Client
-	named    string // the registry that somebody has named
-	owner    string // in the registry of this machine
-	temp     string // "" before there is one
-	shelf    func(context.Context) (shelf, error)
-	trust    []byte // certificates of authorities
+	client   *kubernetes.Client // nil: whatever cluster
+	named    string             // the registry that somebody has named
+	owner    string             // in the registry of this machine
+	temp     string             // "" before there is one
+	trust    []byte             // certificates of authorities
 	waiting  []parcel
+
+	looked  bool // for a registry
+	found   shelf
+	missing error
 }
 
 // shelf is a registry that a cluster pulls from.
@@ -61,23 +63,30 @@ type parcel struct {
 // OpenDeposit returns the deposit of a project in a cluster, or, where l has none, of one for whatever cluster pulls from the
 // registry named; otherwise that is the one that somebody has named, if any. It asks nobody yet.
 func OpenDeposit(l Location, named string) (*Deposit, error) {
+	d := &Deposit{location: l, named: named, trust: image.Certificates(os.Getenv)}
 	if l.Cluster == nil {
 		r, err := image.ParseRegistry(named)
-		return &Deposit{location: l, trust: image.Certificates(os.Getenv), shelf: func(context.Context) (shelf, error) { return shelf{Registry: r}, nil }}, err
+		if err != nil {
+			return nil, err
+		}
+		d.looked, d.found = true, shelf{Registry: r}
+		return d, nil
 	}
 	client, err := l.dial(slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}
-	d := &Deposit{location: l, client: client, named: named, owner: ownerIn(client, l.Project), trust: image.Certificates(os.Getenv)}
-	var once sync.Once
-	var found shelf
-	var failed error
-	d.shelf = func(ctx context.Context) (shelf, error) {
-		once.Do(func() { found, failed = d.find(ctx) })
-		return found, failed
-	}
+	d.client, d.owner = client, ownerIn(client, l.Project)
 	return d, nil
+}
+
+// shelf returns where images go that the file gives no name; it looks once.
+func (d *Deposit) shelf(ctx context.Context) (shelf, error) {
+	if !d.looked {
+		d.found, d.missing = d.find(ctx)
+		d.looked = true
+	}
+	return d.found, d.missing
 }
 
 // ownerIn names a project in a cluster in the registry of this machine. Several may share a namespace.
