@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -44,16 +45,26 @@ func FindBase(ctx context.Context, image string) (Base, error) {
 func (b Base) String() string { return b.reference.String() }
 
 // For returns the base as the program of a folder needs it: for what that was built for, or else for this machine's processor.
+// The base is for another one than what was built: ErrUnsupported.
 func (b Base) For(ctx context.Context, dir string, command []string) (v1.Image, error) {
-	arch := runtime.GOARCH
+	built := ""
 	if len(command) > 0 && filepath.IsLocal(command[0]) {
-		if of := processor(filepath.Join(dir, command[0])); of != "" {
-			arch = of
-		}
+		built = processor(filepath.Join(dir, command[0]))
+	}
+	arch := cmp.Or(built, runtime.GOARCH)
+	fail := func(err error) (v1.Image, error) {
+		return nil, fmt.Errorf("read base %s for %s: %w: %w", b, arch, errdefs.ErrUnavailable, err)
 	}
 	img, err := remote.Image(b.reference, append(fromRegistry(ctx), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: arch}))...)
 	if err != nil {
-		return nil, fmt.Errorf("read base %s for %s: %w: %w", b, arch, errdefs.ErrUnavailable, err)
+		return fail(err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		return fail(err)
+	}
+	if of := config.Architecture; built != "" && of != "" && of != built { // an image for one processor is there whatever is asked for
+		return nil, fmt.Errorf("%s is built for %s, and its base %s is for %s: %w", command[0], built, b, of, errdefs.ErrUnsupported)
 	}
 	return img, nil
 }

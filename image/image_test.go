@@ -303,6 +303,20 @@ func TestUponABase(t *testing.T) {
 			t.Errorf("the same is %s, then %s", one, other)
 		}
 	}
+	one, err := bases[0].Add.(v1.Image).Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	single, err := FindBase(t.Context(), at+"@"+one.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := single.For(t.Context(), dir, []string{"bin/web"}); !errors.Is(err, errdefs.ErrUnsupported) || !strings.Contains(err.Error(), "bin/web is built for arm64") {
+		t.Errorf("a base for another processor: %v", err)
+	}
+	if _, err := single.For(t.Context(), dir, []string{"node"}); err != nil {
+		t.Errorf("a program of the base, whichever that is for: %v", err)
+	}
 	if _, err := FindBase(t.Context(), at+":23"); !errors.Is(err, errdefs.ErrUnavailable) {
 		t.Errorf("one that is not there: %v", err)
 	}
