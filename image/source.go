@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -29,7 +31,8 @@ type Source struct {
 	// Make makes it, or reads it from where it is.
 	Make func(ctx context.Context) (v1.Image, error)
 
-	made v1.Image // nil before it was made
+	made       v1.Image // nil before it was made
+	remembered string   // the file that has its digest, "" where nobody has asked for it
 }
 
 // Digests remembers the digests of sources in a folder, which is made when there is one to remember.
@@ -40,10 +43,12 @@ func (d Digests) Of(ctx context.Context, s *Source) (v1.Hash, error) {
 	// What another version of Go compresses may be other bytes.
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s", format, runtime.Version(), s.Key))
 	file := filepath.Join(string(d), hex.EncodeToString(sum[:]))
+	s.remembered = file
 	if b, err := os.ReadFile(file); err == nil {
 		if digest, err := v1.NewHash(string(b)); err == nil {
 			now := time.Now()
-			return digest, os.Chtimes(file, now, now)
+			_ = os.Chtimes(file, now, now) // what is forgotten too early is made again
+			return digest, nil
 		}
 	}
 	_, digest, err := s.image(ctx)
@@ -72,13 +77,17 @@ func (d Digests) remember(file string, digest v1.Hash) error {
 	return nil
 }
 
-// Made returns the image of a source whose digest is known. It is another one by now: ErrConflict.
+// Made returns the image of a source whose digest is known. It is another one by now: ErrConflict, and what was remembered is
+// forgotten.
 func (s *Source) Made(ctx context.Context, digest v1.Hash) (v1.Image, error) {
 	img, now, err := s.image(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if now != digest {
+		if err := os.Remove(s.remembered); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("forget an image: %w", err)
+		}
 		return nil, fmt.Errorf("%w: what the image is made of has changed: it was %s, and is %s", errdefs.ErrConflict, digest, now)
 	}
 	return img, nil
