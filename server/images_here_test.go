@@ -3,13 +3,16 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"trellis/errdefs"
 	"trellis/image/registry"
 )
 
@@ -33,13 +36,16 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// here opens the registry of this machine, in a folder of the test's own. What serves it ends with the test.
+// here opens the registry of this machine, in a folder and at an address of the test's own: the tests of other packages choose ports
+// at the same time. What serves it ends with the test.
 func here(t *testing.T) *registry.Store {
 	t.Helper()
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
 	store, err := openRegistry()
 	if err == nil {
-		err = store.Use("shop")
+		pid := os.Getpid()
+		address := fmt.Sprintf("127.%d.%d.%d:5117", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff)
+		err = errors.Join(store.Use("shop"), os.WriteFile(filepath.Join(store.Dir(), "address"), []byte(address), 0o600))
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -103,5 +109,33 @@ func TestEnsureRegistry(t *testing.T) {
 	if lines := strings.Split(strings.TrimSpace(string(said)), "\n"); len(lines) != 2 || !strings.Contains(lines[0], "another one is there") ||
 		!strings.Contains(lines[1], "images can be pulled") {
 		t.Errorf("the log says %q", said)
+	}
+}
+
+// TestRegistryThatCannotStart is an error that says where its log is.
+func TestRegistryThatCannotStart(t *testing.T) {
+	store := here(t)
+	address, err := store.Address(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { // what has its port, and is no registry
+		defer close(ended)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+	}()
+	defer func() { _ = l.Close(); <-ended }()
+	if err := ensureRegistry(t.Context(), store); !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "it ended (exit status 1); its log is "+filepath.Join(store.Dir(), "registry.log")) {
+		t.Errorf("it is started with %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -69,7 +70,7 @@ func put(t *testing.T, s *Store, owner string) (v1.Image, v1.Hash) {
 // pull reads an image whole, as a node does.
 func pull(t *testing.T, address string, digest v1.Hash) error {
 	t.Helper()
-	reference, err := name.NewDigest(address + "/shop-web@" + digest.String())
+	reference, err := name.NewDigest(address+"/shop-web@"+digest.String(), name.Insecure)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,9 @@ func start(t *testing.T, s *Store) *exec.Cmd {
 // uses it any more.
 func TestImagesOutliveTheServer(t *testing.T) {
 	s := opened(t)
-	if err := s.Use("shop"); err != nil {
+	pid := os.Getpid() // the tests of other packages choose ports at the same time
+	own := fmt.Sprintf("127.%d.%d.%d:%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff, firstPort)
+	if err := errors.Join(s.write(addressFile, strings.NewReader(own)), s.Use("shop")); err != nil {
 		t.Fatal(err)
 	}
 	_, first := put(t, s, "shop")

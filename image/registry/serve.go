@@ -151,7 +151,10 @@ func (s *Store) Serve(ctx context.Context, log *slog.Logger) error {
 		return fmt.Errorf("serve images: %w: %w", errdefs.ErrUnavailable, err)
 	}
 	log.InfoContext(ctx, "images can be pulled", "address", address, "folder", s.dir)
-	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	server := &http.Server{
+		Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
