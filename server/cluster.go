@@ -15,7 +15,6 @@ import (
 	"trellis/engine"
 	"trellis/engine/kubernetes"
 	"trellis/errdefs"
-	"trellis/image/registry"
 	"trellis/state"
 )
 
@@ -50,8 +49,9 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 	e.UsePlane(plane)
 	c := cluster{location: l, engine: e, changed: &broadcast{}, log: log, owner: ownerIn(client, l.Project)}
 	// Whether images can be pulled is no reason to see and do nothing in the cluster.
-	if c.images, err = usedRegistry(client, l.Project); err == nil && c.images != nil {
-		err = ensureRegistry(ctx, c.images) // it may have ended with this machine
+	images, err := usedRegistry(client, l.Project)
+	if err == nil && images != nil {
+		err = ensureRegistry(ctx, images) // it may have ended with this machine
 	}
 	if err != nil {
 		log.WarnContext(ctx, "images cannot be pulled from this machine", "project", l.Project, "err", err)
@@ -96,9 +96,7 @@ type cluster struct {
 	engine   *kubernetes.Engine
 	changed  *broadcast
 	log      *slog.Logger
-
-	images *registry.Store // of this machine, where the project pulls from it
-	owner  string          // whose images are there
+	owner    string // of images in the registry of this machine, "" in a pod
 }
 
 // observe is the engine's Observe, with the empty State for a project that does not run.
@@ -308,10 +306,14 @@ func (c cluster) Events(ctx context.Context, f state.EventFilter, follow bool, f
 
 // Down implements api.Deployer.
 func (c cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
-	if err := c.engine.Delete(ctx, c.location.Project, opt); err != nil || c.images == nil {
+	if err := c.engine.Delete(ctx, c.location.Project, opt); err != nil || c.owner == "" {
 		return err
 	}
-	return c.images.Release(c.owner)
+	images, err := existingRegistry()
+	if err != nil || images == nil {
+		return err
+	}
+	return images.Release(c.owner)
 }
 
 // Logs implements api.Operator.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +25,7 @@ import (
 
 	"trellis/artifact"
 	"trellis/compose"
+	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/image"
 	"trellis/image/registry"
@@ -50,7 +52,7 @@ func clusterSays(t *testing.T, objects map[string]any, nodes ...string) {
 		case "/api/v1":
 			fmt.Fprint(w, `{"kind": "APIResourceList", "groupVersion": "v1", "resources": [
 				{"name": "configmaps", "kind": "ConfigMap", "namespaced": true, "verbs": ["get"]}, {"name": "nodes", "kind": "Node", "namespaced": false, "verbs": ["list"]},
-				{"name": "secrets", "kind": "Secret", "namespaced": true, "verbs": ["list"]}]}`)
+				{"name": "secrets", "kind": "Secret", "namespaced": true, "verbs": ["list"]}, {"name": "pods", "kind": "Pod", "namespaced": true, "verbs": ["list"]}]}`)
 		case "/api/v1/nodes":
 			_ = json.NewEncoder(w).Encode(map[string]any{"kind": "NodeList", "apiVersion": "v1", "items": items})
 		default:
@@ -232,6 +234,34 @@ func TestReleaseImages(t *testing.T) {
 				t.Errorf("with %q the image of %s is there: %v, %v, want %v", c.image, project, got, err, want)
 			}
 		}
+	}
+}
+
+// TestDownReleases: a deploy that came to nothing is taken back by the connection that it began with, and so are its images.
+func TestDownReleases(t *testing.T) {
+	clusterSays(t, map[string]any{"/api/v1/namespaces/shop/pods": map[string]any{"kind": "PodList", "apiVersion": "v1", "items": []any{}}})
+	l := Location{Project: "shop", Cluster: &Cluster{Namespace: "shop"}}
+	control, closer, err := ConnectCluster(t.Context(), l, true, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closer.Close()
+	if err := control.Down(t.Context(), engine.DeleteOptions{}); err != nil {
+		t.Errorf("where there never were any images: %v", err)
+	}
+	d, err := OpenDeposit(l, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := openRegistry()
+	if err == nil {
+		err = store.Use(d.owner)
+	}
+	if err == nil {
+		err = control.Down(t.Context(), engine.DeleteOptions{})
+	}
+	if err != nil || store.Used(d.owner) {
+		t.Errorf("they are used: %v (%v)", store.Used(d.owner), err)
 	}
 }
 
