@@ -51,6 +51,17 @@ func opened(t *testing.T) *Store {
 	return s
 }
 
+// served opens a store that is used and has an address of its own: the tests of other packages choose ports at the same time.
+func served(t *testing.T) *Store {
+	t.Helper()
+	s, pid := opened(t), os.Getpid()
+	own := fmt.Sprintf("127.%d.%d.%d:%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff, firstPort)
+	if err := errors.Join(s.write(addressFile, strings.NewReader(own)), s.Use("shop")); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func put(t *testing.T, s *Store, owner string) (v1.Image, v1.Hash) {
 	t.Helper()
 	img, err := random.Image(1000, 2)
@@ -108,12 +119,7 @@ func start(t *testing.T, s *Store) *exec.Cmd {
 // TestImagesOutliveTheServer: what was put is there after the server was killed, at the same address; and it ends when nobody
 // uses it any more.
 func TestImagesOutliveTheServer(t *testing.T) {
-	s := opened(t)
-	pid := os.Getpid() // the tests of other packages choose ports at the same time
-	own := fmt.Sprintf("127.%d.%d.%d:%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff, firstPort)
-	if err := errors.Join(s.write(addressFile, strings.NewReader(own)), s.Use("shop")); err != nil {
-		t.Fatal(err)
-	}
+	s := served(t)
 	_, first := put(t, s, "shop")
 	address, err := s.Address(t.Context())
 	if err != nil {
@@ -156,6 +162,65 @@ func TestImagesOutliveTheServer(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Error("the server goes on, and nobody uses it")
+	}
+}
+
+// TestUsedAgain: a server that is about to end, and waits for a pull, goes on where somebody uses it meanwhile.
+func TestUsedAgain(t *testing.T) {
+	s := served(t)
+	img, err := random.Image(64<<20, 1) // more than the sockets take
+	if err == nil {
+		err = s.Put(t.Context(), "shop", img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := s.Address(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := start(t, s)
+	r, err := http.Get("http://" + address + "/v2/shop/blobs/" + blob.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Release("shop"); err != nil {
+		t.Fatal(err)
+	}
+	answers := func(want bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			got, err := s.Answers(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got == want {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("it answers: %v, want %v", got, want)
+			}
+		}
+	}
+	answers(false)
+	if err := s.Use("shop"); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	answers(true)
+	if err := s.Release("shop"); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Wait(); err != nil {
+		t.Errorf("the server ended with %v", err)
 	}
 }
 

@@ -146,6 +146,16 @@ func (s *Store) Serve(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	for {
+		if err := s.serveUsed(ctx, address, log); err != nil || ctx.Err() != nil || !s.inUse() {
+			return err
+		}
+	}
+}
+
+// serveUsed serves at an address until ctx is done or nobody uses the images. Somebody may again by the time that it returns, and have
+// seen it answer.
+func (s *Store) serveUsed(ctx context.Context, address string, log *slog.Logger) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("serve images: %w: %w", errdefs.ErrUnavailable, err)
@@ -171,12 +181,17 @@ func (s *Store) Serve(ctx context.Context, log *slog.Logger) error {
 	return g.Wait()
 }
 
+// inUse says whether anybody uses the images.
+func (s *Store) inUse() bool {
+	users, err := os.ReadDir(filepath.Join(s.dir, usersDir))
+	return err == nil && len(users) > 0
+}
+
 // unused returns when ctx is done, or nobody uses the images.
 func (s *Store) unused(ctx context.Context) {
 	begin := time.Now()
 	for {
-		users, err := os.ReadDir(filepath.Join(s.dir, usersDir))
-		if err != nil || len(users) == 0 && time.Since(begin) > time.Second {
+		if !s.inUse() && time.Since(begin) > time.Second {
 			return
 		}
 		select {
