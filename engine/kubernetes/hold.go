@@ -16,11 +16,12 @@ import (
 	"trellis/errdefs"
 )
 
-// Who holds the Lease renews it every third of its time, and is no longer the one after two thirds without an answer: a third
-// before another may be.
+// Who holds the Lease renews it every third of its time, and is no longer the one two thirds after it began to ask for what was
+// granted last: a third before another may be. It asks twice in between.
 const (
 	leaseTime  = leaseSeconds * time.Second
 	leaseRenew = leaseTime / 3
+	leaseAsked = leaseTime / 6 // for how long at most the API server is asked
 	leaseLost  = leaseTime * 2 / 3
 )
 
@@ -36,32 +37,50 @@ func (c *Client) Hold(ctx context.Context, project, who string, run func(ctx con
 	if err != nil {
 		return fail(err)
 	}
-	l := lease{leases: r, name: notesName(project), who: who}
+	l := &lease{leases: r, name: notesName(project), who: who}
+	since, err := l.acquire(ctx)
+	if err != nil {
+		return fail(c.explain(err))
+	}
+	err = l.keep(ctx, since, run)
+	if errors.Is(err, errLeaseLost) {
+		return fail(err)
+	}
+	return err
+}
+
+// acquire waits until the Lease is one's own, and returns when was begun to ask for it.
+func (l *lease) acquire(ctx context.Context) (since time.Time, err error) {
 	for {
-		taken, err := l.take(ctx, time.Now())
+		since = time.Now()
+		taken, err := l.ask(ctx, since.Add(leaseAsked))
 		if err == nil && taken {
-			break
+			return since, nil
 		}
-		if err != nil && !errors.Is(err, context.Canceled) && !passing(err) {
-			return fail(c.explain(err))
+		if err != nil && ctx.Err() == nil && !passing(err) {
+			return since, err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return since, ctx.Err()
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// keep calls run while the Lease is one's own, as it is from since on, and then lets go of it.
+func (l *lease) keep(ctx context.Context, since time.Time, run func(ctx context.Context) error) error {
 	held, lost := context.WithCancelCause(ctx)
 	renewed := make(chan struct{})
 	go func() {
 		defer close(renewed)
-		l.renew(held, lost)
+		l.renew(held, since, lost)
 	}()
-	err = run(held)
+	err := run(held)
 	lost(nil)
 	<-renewed
 	if cause := context.Cause(held); errors.Is(cause, errLeaseLost) {
-		return fail(cause)
+		return cause
 	}
 	release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
@@ -142,28 +161,42 @@ func (l *lease) write(ctx context.Context, have *coordinationv1.Lease) error {
 	return err
 }
 
-// renew keeps the Lease until ctx is done, and calls lost where it does not succeed for too long or another has it.
-func (l *lease) renew(ctx context.Context, lost context.CancelCauseFunc) {
-	last := time.Now()
+// ask is take, begun now, for as long as until.
+func (l *lease) ask(ctx context.Context, until time.Time) (bool, error) {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	return l.take(ctx, time.Now())
+}
+
+// renew keeps the Lease until ctx is done, and calls lost where it does not succeed for too long or another has it. since is when was
+// begun to ask for it: when the API server wrote it down, from which moment others count, is only known to be no earlier.
+func (l *lease) renew(ctx context.Context, since time.Time, lost context.CancelCauseFunc) {
 	pause := leaseRenew
 	for {
+		end := since.Add(leaseLost)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(min(pause, time.Until(end))):
 		}
-		asked, cancel := context.WithTimeout(ctx, leaseRenew)
-		mine, err := l.take(asked, time.Now())
-		cancel()
-		switch {
-		case err == nil && mine:
-			last, pause = time.Now(), leaseRenew
-			continue
-		case err == nil, time.Since(last) > leaseLost:
+		now := time.Now()
+		if !now.Before(end) {
 			lost(errLeaseLost)
 			return
 		}
-		pause = time.Second
+		until := now.Add(leaseAsked)
+		if until.After(end) {
+			until = end
+		}
+		switch mine, err := l.ask(ctx, until); {
+		case err == nil && mine:
+			since, pause = now, leaseRenew
+		case err == nil:
+			lost(errLeaseLost)
+			return
+		default:
+			pause = time.Second
+		}
 	}
 }
 

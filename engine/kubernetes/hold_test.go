@@ -1,0 +1,152 @@
+package kubernetes
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+
+	"trellis/compose"
+	"trellis/errdefs"
+)
+
+// leaseServer is an API server that knows one Lease and answers when, or if, it is told to.
+type leaseServer struct {
+	dynamic.ResourceInterface // what is not asked for here panics
+
+	t       *testing.T
+	lease   *unstructured.Unstructured
+	written time.Time     // when it was replaced last
+	late    time.Duration // how long after it has written the Lease down it answers
+	silent  bool          // it does not answer any more
+	fails   error
+}
+
+func newLeaseServer(t *testing.T) *leaseServer {
+	t.Helper()
+	o, err := plainObject(newRenderer(compose.Project{Name: "shop"}, nil, Options{Namespace: "shop", Revision: 1}).lease())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &leaseServer{t: t, lease: o}
+}
+
+func (s *leaseServer) Get(ctx context.Context, _ string, _ metav1.GetOptions, _ ...string) (*unstructured.Unstructured, error) {
+	if s.silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.lease.DeepCopy(), s.fails
+}
+
+func (s *leaseServer) Update(ctx context.Context, o *unstructured.Unstructured, _ metav1.UpdateOptions, _ ...string) (*unstructured.Unstructured, error) {
+	s.lease, s.written = o.DeepCopy(), time.Now()
+	s.lease.SetResourceVersion(s.written.Format(time.RFC3339Nano))
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(s.late):
+	}
+	return o, nil
+}
+
+// TestNobodyLeadsForTooLong: who holds the Lease stops long enough before another may take it, which is when that has not changed for as
+// long as it lasts, however the API server came to be silent.
+func TestNobodyLeadsForTooLong(t *testing.T) {
+	for name, c := range map[string]struct {
+		late  time.Duration // how late each answer was
+		after time.Duration // when the API server falls silent
+		fails error         // it answers so instead
+	}{
+		"after the first answer":      {0, time.Second, nil},
+		"after some renewals":         {0, 17 * time.Second, nil},
+		"after answers that are late": {2 * time.Second, 16 * time.Second, nil},
+		"it refuses":                  {0, time.Second, errors.New("connection refused")},
+		"it refuses, and was late":    {2 * time.Second, 9 * time.Second, errors.New("connection refused")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLeaseServer(t)
+				s.late = c.late
+				l := &lease{leases: s, name: "trellis-shop", who: "first"}
+				since, err := l.acquire(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() {
+					time.Sleep(c.after)
+					s.silent, s.fails = c.fails == nil, c.fails
+				}()
+				err = l.keep(t.Context(), since, func(ctx context.Context) error {
+					<-ctx.Done()
+					return nil
+				})
+				if led := time.Since(s.written); !errors.Is(err, errLeaseLost) || !errors.Is(err, errdefs.ErrUnavailable) || led > leaseLost || led < leaseLost-c.late {
+					t.Errorf("%v, and it led for %s after what it wrote last; another takes over after %s", err, led, leaseTime)
+				}
+			})
+		})
+	}
+}
+
+// TestLeaseOutlivesAnOutage: a question without an answer takes nothing away from who holds the Lease.
+func TestLeaseOutlivesAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLeaseServer(t)
+		l := &lease{leases: s, name: "trellis-shop", who: "first"}
+		since, err := l.acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = l.keep(t.Context(), since, func(ctx context.Context) error {
+			for range 20 {
+				s.silent = true
+				time.Sleep(leaseAsked)
+				s.silent = false
+				time.Sleep(leaseRenew)
+			}
+			return ctx.Err()
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestTakenLeaseEndsTheRun: who finds another's name there does nothing more.
+func TestTakenLeaseEndsTheRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLeaseServer(t)
+		l := &lease{leases: s, name: "trellis-shop", who: "first"}
+		since, err := l.acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			time.Sleep(time.Second)
+			other := lease{leases: s, name: l.name, who: "second"}
+			if _, err := other.take(t.Context(), time.Now()); err != nil {
+				t.Error(err)
+			}
+			if taken, err := other.take(t.Context(), time.Now().Add(leaseTime)); err != nil || !taken {
+				t.Errorf("taken: %v, %v", taken, err)
+			}
+		}()
+		began := time.Now()
+		err = l.keep(t.Context(), since, func(ctx context.Context) error {
+			<-ctx.Done()
+			return nil
+		})
+		if took := time.Since(began); !errors.Is(err, errLeaseLost) || took > leaseRenew {
+			t.Errorf("%v after %s", err, took)
+		}
+		if holder, _, _ := unstructured.NestedString(s.lease.Object, "spec", "holderIdentity"); holder != "second" {
+			t.Errorf("%q holds it", holder)
+		}
+	})
+}
