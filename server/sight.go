@@ -127,7 +127,7 @@ func (s *sight) run(ctx context.Context) error {
 	return nil
 }
 
-// The pauses before a part that has failed runs again.
+// The pauses before a part that has failed runs again. One that ran for as long as the longest of them begins with the first anew.
 const (
 	partPause    = time.Second
 	partPauseMax = time.Minute
@@ -136,9 +136,13 @@ const (
 // again runs a part until ctx is done.
 func (s *sight) again(ctx context.Context, name string, part func(context.Context) error) {
 	for pause := partPause; ; pause = min(2*pause, partPauseMax) {
+		began := time.Now()
 		err := part(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if time.Since(began) >= partPauseMax {
+			pause = partPause
 		}
 		if err != nil {
 			s.log.Error("telemetry failed; it is tried again", "part", name, "err", err)
