@@ -17,7 +17,9 @@ import (
 // Measures are what a data plane pushes about the instances that it sends requests to.
 type Measures struct {
 	// Boot tells data planes apart: the counts of another one began anew.
-	Boot      string    `json:"boot"`
+	Boot string `json:"boot"`
+	// UpSeconds is for how long the data plane has counted; 0 from one that does not tell.
+	UpSeconds float64   `json:"up_seconds,omitempty"`
 	Instances []Measure `json:"instances"`         // whose counts have grown since the push before; all in the first
 	Refused   []Refusal `json:"refused,omitempty"` // all, where one has grown since the push before
 }
@@ -210,7 +212,7 @@ func (p *Proxy) push(ctx context.Context, send func(Measures) error) error {
 	sent := map[*instance]uint64{}
 	var told uint64
 	for first := true; ; first = false {
-		m := Measures{Boot: p.boot, Instances: []Measure{}}
+		m := Measures{Boot: p.boot, UpSeconds: time.Since(p.began).Seconds(), Instances: []Measure{}}
 		m.Refused, told = p.refusals.since(told)
 		seen := make(map[*instance]uint64, len(sent))
 		for name, s := range p.table.Load().services {

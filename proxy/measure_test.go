@@ -154,7 +154,7 @@ func TestMeasuresArePushedWhenTheyGrow(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 	for i := 1; i < len(pushed); i++ {
-		if len(pushed[i].Instances) == 0 || pushed[i].Boot != pushed[0].Boot {
+		if len(pushed[i].Instances) == 0 || pushed[i].Boot != pushed[0].Boot || pushed[i].UpSeconds <= pushed[i-1].UpSeconds {
 			t.Errorf("push %d: %+v", i, pushed[i])
 		}
 	}

@@ -89,6 +89,7 @@ type Proxy struct {
 	front    *front
 	access   *accessLog
 	boot     string
+	began    time.Time
 	spans    *spans
 	table    atomic.Pointer[table]
 	draining atomic.Bool
@@ -133,7 +134,7 @@ func New(cfg Config) *Proxy {
 	if cfg.MaxOpen <= 0 {
 		cfg.MaxOpen = openLimit()
 	}
-	p := &Proxy{open: make(chan struct{}, cfg.MaxOpen), cfg: cfg, log: cfg.Log, boot: newBoot(), spans: newSpans(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
+	p := &Proxy{open: make(chan struct{}, cfg.MaxOpen), cfg: cfg, log: cfg.Log, boot: newBoot(), began: time.Now(), spans: newSpans(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
 	p.table.Store(emptyTable())
 	p.front = newFront(p)
 	if cfg.AccessLog != nil {

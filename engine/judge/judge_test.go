@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"trellis/compose"
@@ -197,33 +198,66 @@ func TestJudgeNeedsAComparison(t *testing.T) {
 	}
 }
 
+// tallied is a tally, and what is expected of it.
+type tallied struct {
+	*testing.T
+	Tally
+}
+
+// push takes what a data plane says that has run for up.
+func (tl *tallied) push(boot string, up time.Duration, id string, requests uint64) {
+	tl.Take(proxy.Measures{Boot: boot, UpSeconds: up.Seconds(), Instances: []proxy.Measure{{Instance: id, Requests: requests, Latency: proxy.Histogram{3: requests}}}})
+}
+
+func (tl *tallied) want(id string, n uint64) {
+	tl.Helper()
+	if got := tl.of([]string{id})[id]; got.requests != n || got.latency.Count() != n {
+		tl.Errorf("%s: %d requests, %d latencies, want %d", id, got.requests, got.latency.Count(), n)
+	}
+}
+
 // TestTallyOutlivesDataPlanes: what a data plane had counted stays when another one takes its place, and what was done
 // before the loop ran is nobody's.
 func TestTallyOutlivesDataPlanes(t *testing.T) {
-	var tl Tally
-	push := func(boot, id string, requests uint64) {
-		tl.Take(proxy.Measures{Boot: boot, Instances: []proxy.Measure{{Instance: id, Requests: requests, Latency: proxy.Histogram{3: requests}}}})
-	}
-	want := func(id string, n uint64) {
-		t.Helper()
-		if got := tl.of([]string{id})[id]; got.requests != n || got.latency.Count() != n {
-			t.Errorf("%s: %d requests, %d latencies, want %d", id, got.requests, got.latency.Count(), n)
+	synctest.Test(t, func(t *testing.T) {
+		tl := &tallied{T: t}
+		tl.push("a", time.Hour, "old", 1000)
+		tl.want("old", 0)
+		time.Sleep(time.Minute)
+		tl.push("a", time.Hour+time.Minute, "old", 1010)
+		tl.push("a", time.Hour+time.Minute, "new", 5)
+		tl.want("old", 10)
+		tl.want("new", 5)
+		tl.push("b", time.Second, "old", 7)
+		tl.push("a", time.Hour+time.Minute, "old", 1012) // the one before still ends its requests
+		tl.want("old", 19)
+		tl.push("b", time.Second, "new", 1)
+		tl.want("new", 6)
+		tl.push("c", time.Second, "newest", 2) // that the others have not heard of
+		tl.want("newest", 2)
+		tl.Keep(map[string]bool{"new": true})
+		tl.want("old", 0)
+		tl.want("new", 6)
+	})
+}
+
+// TestTallyOfSeveralDataPlanes: what each of them had done before the tally was begun is nobody's, in whatever order and however late
+// they are heard, and whether or not they say how old they are.
+func TestTallyOfSeveralDataPlanes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tl := &tallied{T: t}
+		tl.push("a", time.Hour, "old", 1000)
+		tl.push("b", 2*time.Hour, "old", 5000)
+		tl.want("old", 0)
+		time.Sleep(20 * time.Second)
+		tl.push("late", time.Minute, "old", 300)
+		tl.push("silent", 0, "old", 200)
+		tl.want("old", 0)
+		for i, boot := range []string{"a", "b", "late", "silent"} {
+			tl.push(boot, time.Hour, "old", 5001)
+			tl.want("old", []uint64{4001, 4002, 8703, 13504}[i])
 		}
-	}
-	push("a", "old", 1000)
-	want("old", 0)
-	push("a", "old", 1010)
-	push("a", "new", 5)
-	want("old", 10)
-	want("new", 5)
-	push("b", "old", 7)
-	push("a", "old", 1012) // the one before still ends its requests
-	want("old", 19)
-	push("b", "new", 1)
-	want("new", 6)
-	tl.Keep(map[string]bool{"new": true})
-	want("old", 0)
-	want("new", 6)
+	})
 }
 
 func BenchmarkJudge(b *testing.B) {

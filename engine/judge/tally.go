@@ -13,6 +13,7 @@ import (
 // counts from nothing; what the one before had counted stays. The zero value is ready to use; it is safe for concurrent use.
 type Tally struct {
 	mu    sync.Mutex
+	began time.Time                     // when it first heard of any
 	last  map[string]map[string]counted // by boot and instance
 	total map[string]counted            // by instance
 }
@@ -58,12 +59,13 @@ func milliseconds(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
 }
 
-// Take adds a push. What an instance did before the tally was begun is left out: of the first push of a data plane only those
-// instances count whole that are known from another one.
+// Take adds a push. What was done before the tally was begun is left out: the first push of a data plane counts only where that
+// was started later, and says so. How old each of them is either knows by its own clock.
 func (t *Tally) Take(m proxy.Measures) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.total == nil {
+		t.began = time.Now()
 		t.last, t.total = map[string]map[string]counted{}, map[string]counted{}
 	}
 	before, again := t.last[m.Boot]
@@ -71,13 +73,11 @@ func (t *Tally) Take(m proxy.Measures) {
 		before = map[string]counted{}
 		t.last[m.Boot] = before
 	}
+	began := m.UpSeconds > 0 && m.UpSeconds < time.Since(t.began).Seconds()
 	for _, i := range m.Instances {
 		now := counted{i.Requests, i.Failed, i.Latency}
-		_, known := t.total[i.Instance]
-		if again || known {
+		if again || began {
 			t.total[i.Instance] = t.total[i.Instance].plus(now.minus(before[i.Instance]))
-		} else {
-			t.total[i.Instance] = counted{}
 		}
 		before[i.Instance] = now
 	}
