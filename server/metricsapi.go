@@ -47,7 +47,7 @@ func ServeMetricsAPI(ctx context.Context, namespace string, log *slog.Logger) er
 	if err != nil {
 		return fail(err)
 	}
-	m := &metricsAPI{loads: (&controlPlanes{find: client.ControlPlane}).loads, log: log}
+	m := newMetricsAPI((&controlPlanes{find: client.ControlPlane}).loads, log)
 	secure, err := tls.Listen("tcp", ":"+strconv.Itoa(kubernetes.MetricsPort), &tls.Config{
 		Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, NextProtos: []string{"h2", "http/1.1"},
 	})
@@ -80,9 +80,24 @@ func ServeMetricsAPI(ctx context.Context, namespace string, log *slog.Logger) er
 
 // metricsAPI answers the API server, and nobody else.
 type metricsAPI struct {
-	loads func(ctx context.Context, namespace, project string) (map[string]kubernetes.Load, error)
-	known atomic.Pointer[kubernetes.FrontProxy] // nil: not asked yet
-	log   *slog.Logger
+	loads   loadsOf
+	known   atomic.Pointer[kubernetes.FrontProxy] // nil: not asked yet
+	answers *http.ServeMux
+	log     *slog.Logger
+}
+
+// loadsOf returns the load of a project's services, by their names in the cluster.
+type loadsOf func(ctx context.Context, namespace, project string) (map[string]kubernetes.Load, error)
+
+func newMetricsAPI(loads loadsOf, log *slog.Logger) *metricsAPI {
+	m := &metricsAPI{loads: loads, answers: http.NewServeMux(), log: log}
+	const root = "/apis/" + kubernetes.MetricsVersion
+	m.answers.HandleFunc("GET "+root, m.resources)
+	m.answers.HandleFunc("GET "+root+"/namespaces/{namespace}/{metric}", m.values)
+	m.answers.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		reply(w, http.StatusNotFound, "there is nothing at "+r.URL.Path)
+	})
+	return m
 }
 
 // How often is looked whether the cluster knows this process and how the API server is known, and how soon again where it did not say.
@@ -118,14 +133,7 @@ func (m *metricsAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reply(w, code, why)
 		return
 	}
-	mux := http.NewServeMux()
-	const root = "/apis/" + kubernetes.MetricsVersion
-	mux.HandleFunc("GET "+root, m.resources)
-	mux.HandleFunc("GET "+root+"/namespaces/{namespace}/{metric}", m.values)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, http.StatusNotFound, "there is nothing at "+r.URL.Path)
-	})
-	mux.ServeHTTP(w, r)
+	m.answers.ServeHTTP(w, r)
 }
 
 // refusal says why a request is not answered; 0: it comes from the API server.
@@ -252,7 +260,7 @@ const (
 	largestLoads = 4 << 20         // bytes of an answer
 )
 
-// loads returns the load of a project's services, by their names in the cluster.
+// loads is a loadsOf.
 func (c *controlPlanes) loads(ctx context.Context, namespace, project string) (map[string]kubernetes.Load, error) {
 	key := namespace + "/" + project
 	c.mu.Lock()
@@ -286,20 +294,11 @@ func (c *controlPlanes) ask(ctx context.Context, namespace, project string) (map
 	if err != nil {
 		return nil, err
 	}
-	url := "http://" + net.JoinHostPort(host, strconv.Itoa(cmp.Or(c.port, kubernetes.HealthPort))) + kubernetes.LoadPath
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	resp, err := askPod(ctx, host, cmp.Or(c.port, kubernetes.HealthPort), kubernetes.LoadPath, "")
 	if err != nil {
 		return nil, err
 	}
-	// A pod's address says nothing of whose it is in a minute: no connection is kept, and no redirection followed.
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
-	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%w: it answers %s", errdefs.ErrUnavailable, resp.Status)
-	}
 	var all map[string]kubernetes.Load
 	if err := json.NewDecoder(io.LimitReader(resp.Body, largestLoads)).Decode(&all); err != nil {
 		return nil, fmt.Errorf("%w: its answer: %w", errdefs.ErrUnavailable, err)

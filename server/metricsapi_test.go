@@ -110,7 +110,7 @@ const metricsRoot = "/apis/external.metrics.k8s.io/v1beta1"
 
 func TestOnlyTheAPIServerIsAnswered(t *testing.T) {
 	ours, others := newIssuer(t), newIssuer(t)
-	m := &metricsAPI{log: slog.New(slog.DiscardHandler)}
+	m := newMetricsAPI(nil, slog.New(slog.DiscardHandler))
 	ask := asMetrics(t, m)
 	if code, _ := ask(ours.client("front-proxy", x509.ExtKeyUsageClientAuth), metricsRoot); code != http.StatusServiceUnavailable {
 		t.Errorf("before it knows whom to believe: %d", code)
@@ -139,12 +139,12 @@ func TestOnlyTheAPIServerIsAnswered(t *testing.T) {
 // TestExternalMetrics: discovery and values are as a cluster's autoscaler reads them; what is not known is an error, and never 0.
 func TestExternalMetrics(t *testing.T) {
 	ours := newIssuer(t)
-	m := &metricsAPI{log: slog.New(slog.DiscardHandler), loads: func(_ context.Context, namespace, project string) (map[string]kubernetes.Load, error) {
+	m := newMetricsAPI(func(_ context.Context, namespace, project string) (map[string]kubernetes.Load, error) {
 		if namespace != "ns" || project != "shop" {
 			return nil, errdefs.ErrUnavailable
 		}
 		return map[string]kubernetes.Load{"web": {Concurrency: 7.5, RPS: 150}, "idle": {}}, nil
-	}}
+	}, slog.New(slog.DiscardHandler))
 	m.known.Store(ours.known())
 	get := asMetrics(t, m)
 	ask := func(path string) (int, string) {

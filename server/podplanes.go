@@ -122,20 +122,32 @@ func (p *podPlanes) ask(ctx context.Context, host, path string) (*http.Response,
 	if err != nil {
 		return nil, err
 	}
-	url := "http://" + net.JoinHostPort(host, strconv.Itoa(kubernetes.HealthPort)) + path
+	resp, err := askPod(ctx, host, kubernetes.HealthPort, path, a.key)
+	if err != nil {
+		return nil, fmt.Errorf("ask the data plane: %w", err)
+	}
+	return resp, nil
+}
+
+// askPod sends one GET request to a pod, with a key where there is one; the caller closes the answer's body. Another answer than 200, or
+// none: ErrUnavailable. A pod's address says nothing of whose it is in a minute: no connection is kept, and no redirection followed.
+func askPod(ctx context.Context, host string, port int, path, key string) (*http.Response, error) {
+	url := "http://" + net.JoinHostPort(host, strconv.Itoa(port)) + path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+a.key)
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
 	dialer := net.Dialer{Timeout: 2 * time.Second}
 	resp, err := (&http.Transport{DisableKeepAlives: true, DialContext: dialer.DialContext}).RoundTrip(req)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		_ = resp.Body.Close()
-		return nil, fmt.Errorf("ask the data plane at %s: %w: %s", host, errdefs.ErrUnavailable, resp.Status)
+		return nil, fmt.Errorf("%w: %s answers %s", errdefs.ErrUnavailable, host, resp.Status)
 	}
 	return resp, nil
 }

@@ -7,12 +7,9 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"trellis/engine/judge"
 	"trellis/errdefs"
-	"trellis/state"
 )
 
 // Control says that the engine is part of the control plane in the cluster: its loop acts although, and because, that holds the
@@ -51,40 +48,18 @@ func (e *Engine) Content(ctx context.Context, ref string) ([]byte, error) {
 	return nil, fmt.Errorf("read a content of %s: %w: no revision that is kept has it", e.project, errdefs.ErrNotFound)
 }
 
-// Revision returns one that is kept; 0 is the newest. None: ErrNotFound.
-func (e *Engine) Revision(ctx context.Context, number int64) (state.Revision, error) {
-	all, err := e.History(ctx, 0)
-	if err != nil {
-		return state.Revision{}, err
-	}
-	for _, rev := range all {
-		if number == 0 || rev.Number == number {
-			return rev, nil
-		}
-	}
-	return state.Revision{}, fmt.Errorf("revision %d of %s: %w", number, e.project, errdefs.ErrNotFound)
-}
-
 // DataPlanes returns the addresses of the pods of the data plane that run, and what they want to hear before they tell what they
 // have measured.
 func (e *Engine) DataPlanes(ctx context.Context) (hosts []string, key string, err error) {
-	r, err := e.client.resource(pods)
-	if err != nil {
-		return nil, "", err
-	}
 	secret, err := e.client.refKey(ctx, e.project, false)
 	if err != nil {
 		return nil, "", err
 	}
-	list, err := r.List(ctx, metav1.ListOptions{LabelSelector: selectProject(e.project).LabelSelector + "," + labelComponent + "=" + dataPlane})
+	all, err := e.client.podsOf(ctx, e.project, dataPlane)
 	if err != nil {
-		return nil, "", e.client.explain(err)
+		return nil, "", err
 	}
-	for _, o := range list.Items {
-		var pod corev1.Pod
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
-			return nil, "", err
-		}
+	for _, pod := range all {
 		if pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" {
 			hosts = append(hosts, pod.Status.PodIP)
 		}

@@ -233,11 +233,7 @@ func readInstance(o *unstructured.Unstructured) (one located, keep bool, err err
 		return one, false, nil
 	}
 	one = located{pod.Labels[labelService], pod.Spec.HostNetwork, proxy.Instance{ID: pod.Name, Host: pod.Status.PodIP, Revision: revisionOf(pod.ObjectMeta)}}
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-			one.Ready, one.WarmFrom = true, c.LastTransitionTime.Time
-		}
-	}
+	one.WarmFrom, one.Ready = readySince(pod)
 	if gone := pod.DeletionTimestamp; gone != nil {
 		// Its time is that of the end: streams may go on until just before.
 		one.Ready, one.Draining, one.DrainBy = false, true, gone.Add(-time.Second)

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -183,21 +182,13 @@ func (c *Client) ControlPlane(ctx context.Context, namespace, project string) (h
 	fail := func(err error) (string, error) {
 		return "", fmt.Errorf("find the control plane of %s in namespace %s: %w", project, namespace, err)
 	}
-	list, err := c.dynamic.Resource(corev1.SchemeGroupVersion.WithResource("pods")).Namespace(namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: labelProject + "=" + project + "," + labelComponent + "=" + controlPlane,
-	})
+	all, err := c.pods(ctx, namespace, labelProject+"="+project+","+labelComponent+"="+controlPlane)
 	if err != nil {
-		return fail(c.explain(err))
+		return fail(err)
 	}
-	for _, o := range list.Items {
-		var pod corev1.Pod
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
-			return fail(err)
-		}
-		for _, condition := range pod.Status.Conditions {
-			if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil && pod.Status.PodIP != "" {
-				return pod.Status.PodIP, nil
-			}
+	for _, pod := range all {
+		if _, ready := readySince(pod); ready && pod.DeletionTimestamp == nil && pod.Status.PodIP != "" {
+			return pod.Status.PodIP, nil
 		}
 	}
 	return fail(fmt.Errorf("%w: no pod of it is ready", errdefs.ErrUnavailable))

@@ -23,10 +23,7 @@ import (
 	"trellis/engine"
 )
 
-var (
-	pods       = corev1.SchemeGroupVersion.WithKind("Pod")
-	scalerKind = autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
-)
+var scalerKind = autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
 
 // typed makes of an object one of the types that Render and Read know; any other kind stays as it is.
 func typed(o *unstructured.Unstructured) (Object, error) {
@@ -94,19 +91,9 @@ func (c *Client) liveOf(ctx context.Context, project string, items []item) (Live
 			return nil
 		})
 	}
-	g.Go(func() error {
-		list, err := c.list(ctx, pods, project)
-		if err != nil {
-			return err
-		}
-		for _, o := range list {
-			var pod corev1.Pod
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
-				return fmt.Errorf("read pod %s: %w", o.GetName(), err)
-			}
-			out.Pods = append(out.Pods, pod)
-		}
-		return nil
+	g.Go(func() (err error) {
+		out.Pods, err = c.podsOf(ctx, project, "")
+		return err
 	})
 	if err := g.Wait(); err != nil {
 		return Live{}, err
@@ -163,10 +150,7 @@ func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
 func worstOf(all []corev1.Pod, service string) *corev1.Pod {
 	var worst *corev1.Pod
 	for i, pod := range all {
-		ready := slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-		})
-		if ready || serviceOf(&pod) != service || pod.DeletionTimestamp != nil {
+		if _, ready := readySince(pod); ready || serviceOf(&pod) != service || pod.DeletionTimestamp != nil {
 			continue
 		}
 		if worst == nil || worst.CreationTimestamp.Before(&pod.CreationTimestamp) {

@@ -15,8 +15,6 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/streaming/pkg/httpstream"
@@ -60,27 +58,17 @@ func (e *Engine) ReachControl(ctx context.Context) (*Tunnel, error) {
 
 // controlPod returns the name of the control plane's pod, which serves.
 func (e *Engine) controlPod(ctx context.Context) (string, error) {
-	r, err := e.client.resource(pods)
+	all, err := e.client.podsOf(ctx, e.project, controlPlane)
 	if err != nil {
 		return "", err
 	}
-	list, err := r.List(ctx, metav1.ListOptions{LabelSelector: selectProject(e.project).LabelSelector + "," + labelComponent + "=" + controlPlane})
-	if err != nil {
-		return "", e.client.explain(err)
-	}
 	why := "it is about to be started"
-	for _, o := range list.Items {
-		var pod corev1.Pod
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
-			return "", err
-		}
+	for _, pod := range all {
 		if pod.DeletionTimestamp != nil {
 			continue
 		}
-		for _, c := range pod.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
-				return pod.Name, nil
-			}
+		if _, ready := readySince(pod); ready {
+			return pod.Name, nil
 		}
 		why = "its pod " + pod.Name + " is not ready"
 		if trouble := ownTrouble(pod); trouble != "" {
@@ -93,7 +81,7 @@ func (e *Engine) controlPod(ctx context.Context) (string, error) {
 		return "", err
 	case image == "":
 		return "", fmt.Errorf("%w: there is none in the cluster: name a registry that it pulls from (--registry), or an image of trellis in TRELLIS_IMAGE, and deploy again with 'trellis up'", errdefs.ErrUnsupported)
-	case len(list.Items) == 0:
+	case len(all) == 0:
 		return "", fmt.Errorf("%w: there is none in the cluster: deploy again with 'trellis up'", errdefs.ErrUnavailable)
 	}
 	return "", fmt.Errorf("%w: %s", errdefs.ErrUnavailable, why)
