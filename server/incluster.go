@@ -89,9 +89,8 @@ type inCluster struct {
 	key       string // of the console
 	log       *slog.Logger
 
-	states    recent[stateNow]
-	revisions recent[[]state.Revision]
-	cpu       cpuTimes
+	states recent[stateNow]
+	cpu    cpuTimes
 }
 
 var (
@@ -173,7 +172,6 @@ func (c *inCluster) run(ctx context.Context, serves func()) error {
 	g.Go(func() error {
 		return c.cluster.engine.Run(ctx, func(string) {
 			c.states.forget()
-			c.revisions.forget()
 			c.cluster.changed.wake()
 		})
 	})
@@ -233,7 +231,7 @@ func (c *inCluster) latest(ctx context.Context) (state.Revision, error) { return
 
 // revision returns one that is kept, 0 for the newest.
 func (c *inCluster) revision(ctx context.Context, number int64) (state.Revision, error) {
-	all, err := c.revisions.get(func() ([]state.Revision, error) { return c.cluster.engine.History(ctx, 0) })
+	all, err := c.cluster.engine.History(ctx, 0)
 	if err != nil {
 		return state.Revision{}, err
 	}

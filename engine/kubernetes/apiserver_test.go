@@ -25,53 +25,68 @@ type apiServer struct {
 	mu      sync.Mutex
 	objects map[string]map[string]any // by path
 	uid     int
-	writes  []string // method and path
+	writes  []string                     // method and path
+	asked   []string                     // all requests: method, path and query
+	more    map[string]map[string]string // kinds beside those that are served
 	// before may answer a request itself: then it returns true.
 	before func(w http.ResponseWriter, r *http.Request) bool
 }
 
-const resourceList = `{"kind": "APIResourceList", "groupVersion": "%s", "resources": [%s]}`
+// served are the kinds that the server has, by group and version and then by their plural; names that are not of namespaces begin with
+// a slash.
+func served() map[string]map[string]string {
+	return map[string]map[string]string{
+		"v1": {
+			"/namespaces": "Namespace", "/nodes": "Node", "configmaps": "ConfigMap", "secrets": "Secret", "services": "Service", "pods": "Pod",
+			"events": "Event", "serviceaccounts": "ServiceAccount",
+		},
+		"apps/v1":                      {"deployments": "Deployment"},
+		"batch/v1":                     {"jobs": "Job", "cronjobs": "CronJob"},
+		"coordination.k8s.io/v1":       {"leases": "Lease"},
+		"networking.k8s.io/v1":         {"networkpolicies": "NetworkPolicy"},
+		"policy/v1":                    {"poddisruptionbudgets": "PodDisruptionBudget"},
+		"rbac.authorization.k8s.io/v1": {"roles": "Role", "rolebindings": "RoleBinding"},
+		"storage.k8s.io/v1":            {"/storageclasses": "StorageClass"},
+	}
+}
 
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
+	s.asked = append(s.asked, r.Method+" "+r.URL.RequestURI())
 	if s.before != nil && s.before(w, r) {
 		return
 	}
-	resource := func(name, kind string, namespaced bool) string {
-		return fmt.Sprintf(`{"name": %q, "kind": %q, "namespaced": %v, "verbs": ["get", "list", "watch", "create", "patch", "delete"]}`, name, kind, namespaced)
-	}
-	switch path := r.URL.Path; path {
-	case "/api":
+	all := served()
+	maps.Copy(all, s.more)
+	group := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/apis/"), "/api/")
+	switch kinds := all[group]; {
+	case r.URL.Path == "/api":
 		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
-	case "/apis":
+	case r.URL.Path == "/apis":
 		var groups []string
-		for _, group := range []string{"apps", "batch", "policy", "coordination.k8s.io", "networking.k8s.io", "storage.k8s.io"} {
-			groups = append(groups, fmt.Sprintf(`{"name": %[1]q, "versions": [{"groupVersion": "%[1]s/v1", "version": "v1"}], "preferredVersion": {"groupVersion": "%[1]s/v1", "version": "v1"}}`, group))
+		for version := range all {
+			if name, number, ok := strings.Cut(version, "/"); ok {
+				groups = append(groups, fmt.Sprintf(`{"name": %[1]q, "versions": [%[2]s], "preferredVersion": %[2]s}`, name, fmt.Sprintf(`{"groupVersion": %q, "version": %q}`, version, number)))
+			}
 		}
 		fmt.Fprintf(w, `{"kind": "APIGroupList", "groups": [%s]}`, strings.Join(groups, ","))
-	case "/api/v1":
-		fmt.Fprintf(w, resourceList, "v1", strings.Join([]string{
-			resource("namespaces", "Namespace", false), resource("configmaps", "ConfigMap", true), resource("secrets", "Secret", true),
-			resource("services", "Service", true), resource("pods", "Pod", true), resource("events", "Event", true),
-			resource("serviceaccounts", "ServiceAccount", true), resource("nodes", "Node", false),
-		}, ","))
-	case "/apis/apps/v1":
-		fmt.Fprintf(w, resourceList, "apps/v1", resource("deployments", "Deployment", true))
-	case "/apis/batch/v1":
-		fmt.Fprintf(w, resourceList, "batch/v1", resource("jobs", "Job", true))
-	case "/apis/policy/v1":
-		fmt.Fprintf(w, resourceList, "policy/v1", resource("poddisruptionbudgets", "PodDisruptionBudget", true))
-	case "/apis/networking.k8s.io/v1":
-		fmt.Fprintf(w, resourceList, "networking.k8s.io/v1", resource("networkpolicies", "NetworkPolicy", true))
-	case "/apis/storage.k8s.io/v1":
-		fmt.Fprintf(w, resourceList, "storage.k8s.io/v1", resource("storageclasses", "StorageClass", false))
-	case "/apis/coordination.k8s.io/v1":
-		fmt.Fprintf(w, resourceList, "coordination.k8s.io/v1", resource("leases", "Lease", true))
+	case kinds != nil:
+		answerKinds(w, group, kinds)
 	default:
-		s.object(w, r, path)
+		s.object(w, r, r.URL.Path)
 	}
+}
+
+// answerKinds writes which kinds there are of a group and version, as served has them.
+func answerKinds(w http.ResponseWriter, group string, kinds map[string]string) {
+	var list []string
+	for name, kind := range kinds {
+		plural, global := strings.CutPrefix(name, "/")
+		list = append(list, fmt.Sprintf(`{"name": %q, "kind": %q, "namespaced": %v, "verbs": ["get", "list", "watch", "create", "patch", "delete"]}`, plural, kind, !global))
+	}
+	fmt.Fprintf(w, `{"kind": "APIResourceList", "groupVersion": %q, "resources": [%s]}`, group, strings.Join(list, ","))
 }
 
 // answer writes a Status as the real server does.

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -43,6 +45,8 @@ type Client struct {
 	dynamic  dynamic.Interface
 	kinds    *discovery.DiscoveryClient
 	settings *rest.Config
+
+	written atomic.Uint64 // how often this process has written something, the Lease aside, which is renewed all the time
 
 	mu     sync.Mutex
 	mapper apimeta.RESTMapper // nil: not asked yet
@@ -89,6 +93,7 @@ func (c *Client) open(settings *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("read the kubeconfig: %w: %w", errdefs.ErrInvalid, err)
 	}
+	shared.Transport = counting{cmp.Or(shared.Transport, http.DefaultTransport), &c.written}
 	if c.dynamic, err = dynamic.NewForConfigAndClient(settings, shared); err != nil {
 		return fmt.Errorf("reach %s: %w", c.Server, err)
 	}
@@ -96,6 +101,21 @@ func (c *Client) open(settings *rest.Config) error {
 		return fmt.Errorf("reach %s: %w", c.Server, err)
 	}
 	return nil
+}
+
+// counting counts requests that change something, once they are answered: what is read from then on is what they made.
+type counting struct {
+	http.RoundTripper
+	written *atomic.Uint64
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := c.RoundTripper.RoundTrip(r)
+	if r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases/") {
+		c.written.Add(1)
+	}
+	return resp, err
 }
 
 // mapping asks the cluster once which kinds it has, and again for one that it did not have: its definition may be new.

@@ -36,7 +36,7 @@ func (e *Engine) outdated(live Live) bool {
 
 // Content returns what a secret or config of a kept revision held. None: ErrNotFound.
 func (e *Engine) Content(ctx context.Context, ref string) ([]byte, error) {
-	all, err := e.client.history(ctx, e.project)
+	all, err := e.history(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -49,20 +49,16 @@ func (e *Engine) Content(ctx context.Context, ref string) ([]byte, error) {
 }
 
 // DataPlanes returns the addresses of the pods of the data plane that run, and what they want to hear before they tell what they
-// have measured.
+// have measured. Only the control plane in the cluster asks for them.
 func (e *Engine) DataPlanes(ctx context.Context) (hosts []string, key string, err error) {
-	secret, err := e.client.refKey(ctx, e.project, false)
+	now, err := e.recent(ctx, e.project)
 	if err != nil {
 		return nil, "", err
 	}
-	all, err := e.client.podsOf(ctx, e.project, dataPlane)
-	if err != nil {
-		return nil, "", err
-	}
-	for _, pod := range all {
-		if pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" {
+	for _, pod := range now.live.Pods {
+		if pod.Labels[labelComponent] == dataPlane && pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != "" {
 			hosts = append(hosts, pod.Status.PodIP)
 		}
 	}
-	return hosts, planeKey(secret), nil
+	return hosts, planeKey(now.key), nil
 }

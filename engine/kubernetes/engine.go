@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -33,6 +33,10 @@ type Engine struct {
 	plane   Plane
 	control *Control // nil outside of the control plane in the cluster
 	writes  sync.Mutex
+	last    lastLook
+	woken   atomic.Uint64 // how often a watch of the loop said that something has changed
+	// unmeasured is when the cluster had no metrics API.
+	unmeasured atomic.Pointer[time.Time]
 
 	// contents are those of revisions that are about to be applied, by ref.
 	contents sync.Map
@@ -172,7 +176,7 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 		waits[dataPlane] = "to serve"
 	}
 	err = e.client.put(ctx, e.project, now, len(waits) > 0)
-	if latest, lerr := e.History(ctx, 1); lerr == nil && len(latest) > 0 && latest[0].Number != one.Number {
+	if latest, lerr := e.client.history(ctx, e.project); lerr == nil && len(latest) > 0 && latest[0].Number != one.Number {
 		return waits, errors.Join(err, e.client.setNote(ctx, e.project, disturbedKey, rand.Text()))
 	}
 	switch {
@@ -253,26 +257,22 @@ func (e *Engine) renderWith(ctx context.Context, one record, live Live, override
 // look returns the revisions, what is there, and what that means. Nothing was ever applied, or all of it was removed:
 // ErrNotFound.
 func (e *Engine) look(ctx context.Context, project string) (all []record, live Live, s engine.State, err error) {
-	var items []item
-	g, reading := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		all, err = e.client.history(reading, project)
-		return err
-	})
-	g.Go(func() (err error) {
-		if items, err = e.client.inventory(reading, project); err == nil {
-			live, err = e.client.liveOf(reading, project, items)
-		}
-		return err
-	})
-	if err := g.Wait(); err != nil {
+	now, err := e.read(ctx, project)
+	if err != nil {
 		return nil, live, s, err
 	}
+	s, err = e.stateOf(project, now)
+	return now.revisions, now.live, s, err
+}
+
+// stateOf says what a sighting means, as look does.
+func (e *Engine) stateOf(project string, now sighting) (s engine.State, err error) {
+	all, items, live := now.revisions, now.items, now.live
 	if len(all) == 0 || len(without(items, claims(items))) == 0 {
-		return nil, live, s, e.nothing()
+		return s, e.nothing()
 	}
 	if err := over(items, live, project); err != nil {
-		return nil, live, s, fmt.Errorf("observe %s in namespace %s: %w", project, e.client.Namespace, err)
+		return s, fmt.Errorf("observe %s in namespace %s: %w", project, e.client.Namespace, err)
 	}
 	s = Read(all[0].Revision, live)
 	for _, name := range all[0].Project.ServiceNames() {
@@ -286,7 +286,7 @@ func (e *Engine) look(ctx context.Context, project string) (all []record, live L
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return strings.Compare(a.Name, b.Name) })
 	s.Rollouts = rolloutsOf(all)
-	return all, live, s, nil
+	return s, nil
 }
 
 // nothing says that there is nothing to look at.
@@ -322,17 +322,21 @@ func (e *Engine) Client() *Client { return e.client }
 
 // Observe implements engine.Engine.
 func (e *Engine) Observe(ctx context.Context, project string) (engine.State, error) {
-	_, live, s, err := e.look(ctx, project)
+	now, err := e.recent(ctx, project)
 	if err != nil {
 		return engine.State{}, err
 	}
-	e.client.enrich(ctx, &s, live)
+	s, err := e.stateOf(project, now)
+	if err != nil {
+		return engine.State{}, err
+	}
+	e.client.enrich(ctx, &s, now.live)
 	return s, nil
 }
 
 // History returns the revisions, newest first; limit 0 is all.
 func (e *Engine) History(ctx context.Context, limit int) ([]state.Revision, error) {
-	all, err := e.client.history(ctx, e.project)
+	all, err := e.history(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +351,7 @@ func (e *Engine) History(ctx context.Context, limit int) ([]state.Revision, erro
 
 // Rollouts returns those of every revision that is kept, by its number.
 func (e *Engine) Rollouts(ctx context.Context) (map[int64][]state.Rollout, error) {
-	all, err := e.client.history(ctx, e.project)
+	all, err := e.history(ctx)
 	if err != nil {
 		return nil, err
 	}

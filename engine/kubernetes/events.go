@@ -110,17 +110,13 @@ type happened struct {
 
 // events returns everything that is known to have happened, oldest first.
 func (e *Engine) events(ctx context.Context) ([]happened, error) {
-	revisions, err := e.client.history(ctx, e.project)
+	now, err := e.recent(ctx, e.project)
 	if err != nil {
 		return nil, err
 	}
 	var all []happened
-	for _, r := range revisions {
+	for _, r := range now.revisions {
 		all = append(all, ofRevision(e.project, r)...)
-	}
-	live, err := e.client.live(ctx, e.project)
-	if err != nil {
-		return nil, err
 	}
 	r, err := e.client.resource(events)
 	if err != nil {
@@ -130,7 +126,7 @@ func (e *Engine) events(ctx context.Context) ([]happened, error) {
 	if err != nil {
 		return nil, e.client.explain(err)
 	}
-	of := newOwners(live)
+	of := newOwners(now.live)
 	for _, o := range list.Items {
 		if ev, ours := of.event(e.project, &o); ours {
 			all = append(all, ev)

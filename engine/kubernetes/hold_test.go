@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,12 +20,26 @@ import (
 type leaseServer struct {
 	dynamic.ResourceInterface // what is not asked for here panics
 
-	t       *testing.T
+	late time.Duration // how long after it has written the Lease down it answers
+
+	mu      sync.Mutex
 	lease   *unstructured.Unstructured
-	written time.Time     // when it was replaced last
-	late    time.Duration // how long after it has written the Lease down it answers
-	silent  bool          // it does not answer any more
+	written time.Time // when it was replaced last
+	silent  bool      // it does not answer any more
 	fails   error
+}
+
+// becomes has it answer no more, with an error, or as it should.
+func (s *leaseServer) becomes(silent bool, fails error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent, s.fails = silent, fails
+}
+
+func (s *leaseServer) now() (lease *unstructured.Unstructured, written time.Time, silent bool, fails error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lease.DeepCopy(), s.written, s.silent, s.fails
 }
 
 func newLeaseServer(t *testing.T) *leaseServer {
@@ -33,20 +48,23 @@ func newLeaseServer(t *testing.T) *leaseServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &leaseServer{t: t, lease: o}
+	return &leaseServer{lease: o}
 }
 
 func (s *leaseServer) Get(ctx context.Context, _ string, _ metav1.GetOptions, _ ...string) (*unstructured.Unstructured, error) {
-	if s.silent {
+	lease, _, silent, fails := s.now()
+	if silent {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	return s.lease.DeepCopy(), s.fails
+	return lease, fails
 }
 
 func (s *leaseServer) Update(ctx context.Context, o *unstructured.Unstructured, _ metav1.UpdateOptions, _ ...string) (*unstructured.Unstructured, error) {
+	s.mu.Lock()
 	s.lease, s.written = o.DeepCopy(), time.Now()
 	s.lease.SetResourceVersion(s.written.Format(time.RFC3339Nano))
+	s.mu.Unlock()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -80,13 +98,14 @@ func TestNobodyLeadsForTooLong(t *testing.T) {
 				}
 				go func() {
 					time.Sleep(c.after)
-					s.silent, s.fails = c.fails == nil, c.fails
+					s.becomes(c.fails == nil, c.fails)
 				}()
 				err = l.keep(t.Context(), since, func(ctx context.Context) error {
 					<-ctx.Done()
 					return nil
 				})
-				if led := time.Since(s.written); !errors.Is(err, errLeaseLost) || !errors.Is(err, errdefs.ErrUnavailable) || led > leaseLost || led < leaseLost-c.late {
+				_, written, _, _ := s.now()
+				if led := time.Since(written); !errors.Is(err, errLeaseLost) || !errors.Is(err, errdefs.ErrUnavailable) || led > leaseLost || led < leaseLost-c.late {
 					t.Errorf("%v, and it led for %s after what it wrote last; another takes over after %s", err, led, leaseTime)
 				}
 			})
@@ -105,9 +124,9 @@ func TestLeaseOutlivesAnOutage(t *testing.T) {
 		}
 		err = l.keep(t.Context(), since, func(ctx context.Context) error {
 			for range 20 {
-				s.silent = true
+				s.becomes(true, nil)
 				time.Sleep(leaseAsked)
-				s.silent = false
+				s.becomes(false, nil)
 				time.Sleep(leaseRenew)
 			}
 			return ctx.Err()
@@ -145,7 +164,8 @@ func TestTakenLeaseEndsTheRun(t *testing.T) {
 		if took := time.Since(began); !errors.Is(err, errLeaseLost) || took > leaseRenew {
 			t.Errorf("%v after %s", err, took)
 		}
-		if holder, _, _ := unstructured.NestedString(s.lease.Object, "spec", "holderIdentity"); holder != "second" {
+		now, _, _, _ := s.now()
+		if holder, _, _ := unstructured.NestedString(now.Object, "spec", "holderIdentity"); holder != "second" {
 			t.Errorf("%q holds it", holder)
 		}
 	})

@@ -108,11 +108,11 @@ func TestWhetherClusterHasMetrics(t *testing.T) {
 	}
 	list := func(names ...string) func(w http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
-			var all []string
+			all := map[string]string{}
 			for _, name := range names {
-				all = append(all, fmt.Sprintf(`{"name": %q, "kind": "ExternalMetricValueList", "namespaced": true, "verbs": ["get"]}`, name))
+				all[name] = "ExternalMetricValueList"
 			}
-			fmt.Fprintf(w, resourceList, MetricsVersion, strings.Join(all, ","))
+			answerKinds(w, MetricsVersion, all)
 		}
 	}
 	refuse := func(code int, reason string) func(w http.ResponseWriter) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -20,13 +21,22 @@ import (
 
 var podMetrics = schema.GroupVersionKind{Group: "metrics.k8s.io", Version: "v1beta1", Kind: "PodMetrics"}
 
+// unmeasuredFor is for how long a cluster without a metrics API is believed to have none: to find that out all of its APIs are asked.
+const unmeasuredFor = time.Minute
+
 // Stats implements engine.Engine, as the cluster's metrics API measured it last, which is a matter of its resolution: 15 s
 // mostly. A pod that it has not measured yet is left out. There is no such API: ErrUnsupported.
 func (e *Engine) Stats(ctx context.Context, project string) ([]engine.Usage, error) {
 	fail := func(err error) ([]engine.Usage, error) { return nil, fmt.Errorf("measure %s: %w", project, err) }
+	none := fmt.Errorf("%w: the cluster has no metrics API: install metrics-server", errdefs.ErrUnsupported)
+	if missed := e.unmeasured.Load(); missed != nil && time.Since(*missed) < unmeasuredFor {
+		return fail(none)
+	}
 	r, err := e.client.resource(podMetrics)
 	if errors.Is(err, errdefs.ErrUnsupported) {
-		return fail(fmt.Errorf("%w: the cluster has no metrics API: install metrics-server", errdefs.ErrUnsupported))
+		now := time.Now()
+		e.unmeasured.Store(&now)
+		return fail(none)
 	}
 	if err != nil {
 		return fail(err)
@@ -35,12 +45,12 @@ func (e *Engine) Stats(ctx context.Context, project string) ([]engine.Usage, err
 	if err != nil {
 		return fail(e.client.explain(err))
 	}
-	live, err := e.client.live(ctx, project)
+	pods, err := e.pods(ctx, project)
 	if err != nil {
 		return fail(err)
 	}
 	services := map[string]string{}
-	for _, pod := range live.Pods {
+	for _, pod := range pods {
 		services[pod.Name] = serviceOf(&pod)
 	}
 	all := []engine.Usage{}

@@ -57,7 +57,13 @@ func (w *watcher) run(ctx context.Context) error {
 		kinds = append(kinds, secrets) // revisions: one may change nothing else
 	}
 	for _, kind := range kinds {
-		go w.engine.client.wake(ctx, kind, w.engine.project, wake)
+		go w.engine.client.wake(ctx, kind, w.engine.project, func() {
+			w.engine.woken.Add(1)
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		})
 	}
 	for {
 		if err := w.step(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) {
@@ -77,9 +83,9 @@ func (w *watcher) run(ctx context.Context) error {
 	}
 }
 
-// wake sends to wake when an object of a kind changes, until ctx is done. A watch that ends is begun again; one that this
+// wake calls woken when an object of a kind changes, until ctx is done. A watch that ends is begun again; one that this
 // user may not have is done without.
-func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project string, wake chan<- struct{}) {
+func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project string, woken func()) {
 	for ctx.Err() == nil {
 		if r, err := c.resource(kind); err == nil {
 			stream, err := r.Watch(ctx, selectProject(project))
@@ -88,10 +94,7 @@ func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project
 			}
 			if err == nil {
 				for range stream.ResultChan() {
-					select {
-					case wake <- struct{}{}:
-					default:
-					}
+					woken()
 				}
 			}
 		}
