@@ -24,6 +24,8 @@ const (
 	look = 2 * time.Second
 	// idleLook is the same for a control plane that is always there, once the newest revision has ended.
 	idleLook = 10 * time.Second
+	// breath is how long it is waited for more of what a watch tells: one pod that starts changes half a dozen times in a moment.
+	breath = 300 * time.Millisecond
 	// stuck is how long an instance may lack its image, and crashes how often it may crash without ever having been
 	// ready, until its revision has failed: the cluster would go on trying for ever.
 	stuck   = 10 * time.Second
@@ -74,13 +76,31 @@ func (w *watcher) run(ctx context.Context) error {
 		if w.idle && w.engine.control != nil {
 			pause = idleLook
 		}
-		select {
-		case <-ctx.Done():
+		if !await(ctx, wake, pause) {
 			return nil
-		case <-time.After(pause):
-		case <-wake:
 		}
 	}
+}
+
+// await waits until wake is sent to, and what comes with that has come too, or until pause is over; false: ctx is done.
+func await(ctx context.Context, wake <-chan struct{}, pause time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(pause):
+		return true
+	case <-wake:
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(breath):
+	}
+	select {
+	case <-wake:
+	default:
+	}
+	return true
 }
 
 // wake calls woken when an object of a kind changes, until ctx is done. A watch that ends is begun again; one that this

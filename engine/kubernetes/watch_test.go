@@ -1,12 +1,14 @@
 package kubernetes
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"trellis/compose"
@@ -60,6 +62,42 @@ func TestJudgedByWhatIsThereNow(t *testing.T) {
 	if all, _ = c.history(t.Context(), "shop"); all[0].Number != 2 || all[0].Outcome != state.Pending {
 		t.Errorf("revision %d is %s", all[0].Number, all[0].Outcome)
 	}
+}
+
+// TestManyChangesAreOneLook: of what watches tell in a moment comes one look, and of what they tell without end no more than a few a second.
+func TestManyChangesAreOneLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Second)
+		defer cancel()
+		wake := make(chan struct{}, 1)
+		changes := func(lasting time.Duration) {
+			for range lasting / time.Millisecond {
+				select {
+				case wake <- struct{}{}:
+				default:
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			changes(breath / 2)
+			time.Sleep(15*time.Second - breath/2)
+			changes(10 * time.Second)
+		}()
+		var at []time.Duration
+		for began := time.Now(); await(ctx, wake, idleLook); {
+			at = append(at, time.Since(began))
+		}
+		<-done
+		if len(at) < 3 || at[0] != breath || at[1] != breath+idleLook || at[2] != 15*time.Second+breath {
+			t.Fatalf("looked after %v", at)
+		}
+		if most := int(9 * time.Second / breath); len(at)-2 > most || len(at)-2 < most*9/10 {
+			t.Errorf("%d looks in nine seconds of changes", len(at)-2)
+		}
+	})
 }
 
 // TestTwoDeploysAtOnce: what goes on with a revision while the next one is applied overwrites some of that, and it is put right.
