@@ -27,10 +27,8 @@ type chronicle struct {
 const (
 	// watchedValue is where the store keeps what was seen of the instances last.
 	watchedValue = "watched instances"
-	// tellingPause is the pause between two looks at the cluster's events, tellingBack how far back each goes: the cluster writes
-	// some down again when they happen again, and not always at once.
+	// tellingPause is the pause between two looks at the cluster's events.
 	tellingPause = 3 * time.Second
-	tellingBack  = 2 * time.Minute
 )
 
 // watched is what was seen of an instance last.
@@ -116,14 +114,14 @@ func endOf(e engine.ExitStatus) (reason, message string) {
 	return "crashed", fmt.Sprintf("exited with code %d", e.Code)
 }
 
-// listen writes down what the cluster tells, until ctx is done.
+// listen writes down what the cluster tells, until ctx is done. Every look takes all that the cluster still has: who has stamped an event
+// goes by a clock of their own, so that none is known to be the newest.
 func (c *chronicle) listen(ctx context.Context) error {
 	type identity struct{ at, kind, service, instance, message string }
 	of := func(e state.Event) identity {
 		return identity{e.Time.UTC().Format(time.RFC3339Nano), e.Kind, e.Service, e.Instance, e.Message}
 	}
 	told := map[identity]time.Time{}
-	var newest time.Time
 	for e, err := range c.store.Events(ctx, state.EventFilter{Since: time.Now().Add(-2 * keptByCluster)}) {
 		if err != nil {
 			return err
@@ -132,12 +130,7 @@ func (c *chronicle) listen(ctx context.Context) error {
 	}
 	for {
 		var fresh []state.Event
-		f := state.EventFilter{Since: time.Now().Add(-keptByCluster)}
-		if !newest.IsZero() {
-			f.Since = newest.Add(-tellingBack)
-		}
-		err := c.events(ctx, f, false, func(e state.Event) error {
-			newest = later(newest, e.Time)
+		err := c.events(ctx, state.EventFilter{Since: time.Now().Add(-keptByCluster)}, false, func(e state.Event) error {
 			if _, again := told[of(e)]; !again {
 				told[of(e)] = e.Time
 				e.Project = cmp.Or(e.Project, c.project)
@@ -164,13 +157,6 @@ func (c *chronicle) listen(ctx context.Context) error {
 
 // keptByCluster is more than how long a cluster keeps its events; what its revisions tell of an earlier time is not written down again.
 const keptByCluster = 24 * time.Hour
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
 
 // inOrder returns events of the store by their time: what the cluster tells comes late, and two sources of it in no order.
 func inOrder(all []state.Event) []state.Event {

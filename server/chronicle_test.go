@@ -1,16 +1,20 @@
 package server
 
 import (
+	"context"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/state"
 )
 
 // TestSeenIn: every end of an instance is told once, with the reason that it has on one machine, whoever looks and however late.
@@ -53,6 +57,76 @@ func TestSeenIn(t *testing.T) {
 	if len(seen) != 0 {
 		t.Errorf("what is gone is remembered: %v", seen)
 	}
+}
+
+// written is a store of events in memory.
+type written struct {
+	state.Store // what is not asked for here panics
+
+	all []state.Event
+}
+
+func (w *written) Append(_ context.Context, all ...state.Event) error {
+	w.all = append(w.all, all...)
+	return nil
+}
+
+func (w *written) Events(_ context.Context, f state.EventFilter) iter.Seq2[state.Event, error] {
+	return func(yield func(state.Event, error) bool) {
+		for _, e := range w.all {
+			if !e.Time.Before(f.Since) && !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// TestChronicleGoesByNobodysClock: an event of whoever deploys with a clock that is ahead, or behind, hides none that come later; each is
+// written down once, also by the next control plane.
+func TestChronicleGoesByNobodysClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, kept := time.Now(), &written{}
+		comes := []struct {
+			kind        string
+			after, late time.Duration // when it happens, and how long after that the cluster has it
+			ahead       time.Duration // the clock that stamps it
+		}{
+			{"revision.applied", 10 * time.Second, 0, 2 * time.Hour},
+			{"instance.oom", 20 * time.Second, 0, 0},
+			{"service.override", 30 * time.Second, 0, -time.Hour},
+			{"instance.waiting", 40 * time.Second, 10 * time.Minute, 0},
+			{"instance.crashed", time.Hour, 0, 0}, // the next control plane is there by then
+		}
+		c := &chronicle{store: kept, project: "shop", events: func(_ context.Context, f state.EventFilter, _ bool, fn func(state.Event) error) error {
+			for _, e := range comes {
+				at := began.Add(e.after + e.ahead)
+				if time.Since(began) < e.after+e.late || at.Before(f.Since) {
+					continue
+				}
+				if err := fn(state.Event{Time: at, Kind: e.kind, Service: "web"}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+		for range 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
+			if err := c.listen(ctx); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+		}
+		var got []string
+		for _, e := range kept.all {
+			got = append(got, e.Kind)
+			if e.Project != "shop" {
+				t.Errorf("%+v", e)
+			}
+		}
+		if d := cmp.Diff([]string{"revision.applied", "instance.oom", "service.override", "instance.waiting", "instance.crashed"}, got); d != "" {
+			t.Errorf("-want +got:\n%s", d)
+		}
+	})
 }
 
 // TestCPUTimesAddUp: what a cluster tells as a rate is a sum that never falls while the instance is there.
