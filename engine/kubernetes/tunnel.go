@@ -147,19 +147,28 @@ func (t *Tunnel) Dial(port int) (net.Conn, error) {
 	data, err := t.conn.CreateStream(headers)
 	if err != nil {
 		t.broken.Store(true)
-		t.conn.RemoveStreams(failures)
+		t.end(failures)
 		return nil, fmt.Errorf("forward port %d of %s: %w: %w", port, t.pod, errdefs.ErrUnavailable, err)
 	}
 	c := &forwarded{Stream: data, tunnel: t, failures: failures, failed: make(chan error, 1), to: fmt.Sprintf("%s:%d", t.pod, port)}
 	go func() {
 		said, _ := io.ReadAll(failures)
-		if len(said) > 0 {
+		if len(said) > 0 && !c.closed.Load() { // of one that is closed it says that it could not end it well
 			t.broken.Store(true)
 			c.failed <- fmt.Errorf("%w: %s", errdefs.ErrUnavailable, strings.TrimSpace(string(said)))
 		}
 		close(c.failed)
 	}()
 	return c, nil
+}
+
+// end puts an end to streams on this side: the connection that they are of is not closed as long as one of them is there. What comes
+// for them later is dropped.
+func (t *Tunnel) end(streams ...httpstream.Stream) {
+	for _, s := range streams {
+		_ = s.Reset() // what waits to be sent would hold up the others
+	}
+	t.conn.RemoveStreams(streams...)
 }
 
 // forwarded is one connection of a tunnel.
@@ -169,7 +178,7 @@ type forwarded struct {
 	failures httpstream.Stream
 	failed   chan error
 	to       string
-	once     sync.Once
+	closed   atomic.Bool
 }
 
 var _ net.Conn = (*forwarded)(nil)
@@ -191,10 +200,9 @@ func (f *forwarded) Read(b []byte) (int, error) {
 
 // Close implements net.Conn.
 func (f *forwarded) Close() error {
-	f.once.Do(func() {
-		_ = f.Stream.Reset() // what waits to be sent would hold up the others
-		f.tunnel.conn.RemoveStreams(f.Stream, f.failures)
-	})
+	if !f.closed.Swap(true) {
+		f.tunnel.end(f.Stream, f.failures)
+	}
 	return nil
 }
 
