@@ -61,6 +61,7 @@ func TestDocker(t *testing.T) {
 	t.Run("without an engine", dockerWithoutAnEngine)
 	t.Run("limits", dockerLimits)
 	t.Run("drift", dockerDrift)
+	t.Run("agrees with other engines", dockerAgrees)
 	t.Run("second checkout", dockerSecondCheckout)
 	t.Run("takes over from docker compose", dockerTakesOverFromDockerCompose)
 }

@@ -106,7 +106,7 @@ func (p *program) addresses(s api.Status, project compose.Project) {
 		}
 	}
 	gateway := s.Gateway.HTTP
-	if wanted := wantedGateway(project); gateway != nil && wanted != "" && !strings.HasSuffix(*gateway, wanted) {
+	if wanted := wantedGateway(project); gateway != nil && wanted != "" && !strings.HasSuffix(*gateway, wanted) && s.Engine != onKubernetes {
 		text := *gateway + "  (" + wanted + " was taken)"
 		gateway = &text
 	}
@@ -115,7 +115,7 @@ func (p *program) addresses(s api.Status, project compose.Project) {
 	add("console", s.Console)
 	for _, svc := range s.Services {
 		for _, port := range svc.Ports {
-			address := published(port, project.Services[svc.Name])
+			address := published(port, project.Services[svc.Name], s.Engine == onKubernetes)
 			add(svc.Name, &address)
 		}
 	}
@@ -141,15 +141,15 @@ func wantedGateway(project compose.Project) string {
 }
 
 // published says where a port is reached from this machine and what it leads to, and that it is not the one of the file
-// where that was taken, by another copy of the project.
-func published(port engine.Port, svc compose.Service) string {
+// where that was taken, by another copy of the project. A cluster gives out ports of its own.
+func published(port engine.Port, svc compose.Service, given bool) string {
 	address := reached(port, svc)
 	if address == "" {
 		return ""
 	}
 	text := fmt.Sprintf("%s → %d/%s", address, port.Target, port.Protocol)
 	if wanted := declared(port, svc).Published; wanted != "" && wanted != "0" && wanted != strconv.Itoa(port.Published) &&
-		!strings.Contains(wanted, "-") {
+		!strings.Contains(wanted, "-") && !given {
 		text += "  (" + wanted + " was taken)"
 	}
 	return text

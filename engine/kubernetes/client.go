@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,6 +51,12 @@ type Client struct {
 
 	mu     sync.Mutex
 	mapper apimeta.RESTMapper // nil: not asked yet
+
+	node struct {
+		sync.Mutex
+		address string
+		asked   time.Time
+	}
 }
 
 // Dial reads the kubeconfig and opens no connection yet. There is none, or it has no such context: ErrInvalid.

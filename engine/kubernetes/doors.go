@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
-	"sync"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +19,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"trellis/compose"
+	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/proxy"
 )
@@ -59,13 +62,12 @@ func (e *Engine) Doors(ctx context.Context, p compose.Project) (Doors, error) {
 		return Doors{}, nil
 	}
 	var d Doors
-	node := sync.OnceValue(func() string { return e.client.aNode(ctx) })
 	for _, port := range s.Spec.Ports {
 		switch given := s.Status.LoadBalancer.Ingress; {
 		case len(given) > 0:
 			d.add(port.Name, cmp.Or(given[0].Hostname, given[0].IP), port.Port)
 		case port.NodePort != 0:
-			d.add(port.Name, node(), port.NodePort)
+			d.add(port.Name, e.client.aNode(ctx), port.NodePort)
 		}
 	}
 	return d, nil
@@ -121,9 +123,63 @@ func (c *Client) read(ctx context.Context, kind schema.GroupVersionKind, name st
 	return true, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, to)
 }
 
-// aNode returns the address of a node, from outside where it has one there. Whoever may not look at nodes gets a word to put it
-// in place of.
+// openPorts returns where the cluster has opened the published ports of a service: at what a load balancer has been given, else at
+// a port of every node.
+func openPorts(svc compose.Service, live []Object) []engine.Port {
+	var all []engine.Port
+	for _, o := range live {
+		s, ok := o.(*corev1.Service)
+		if !ok || serviceOf(s) != svc.Name || s.Spec.Type != corev1.ServiceTypeNodePort && s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue
+		}
+		for _, open := range s.Spec.Ports {
+			i := slices.IndexFunc(svc.Ports, func(p compose.Port) bool {
+				low, _, _ := strings.Cut(p.Published, "-")
+				return low == strconv.Itoa(int(open.Port)) && protocol(p.Protocol) == open.Protocol
+			})
+			if i < 0 {
+				continue
+			}
+			one := engine.Port{Target: svc.Ports[i].Target, Published: int(open.NodePort), Protocol: cmp.Or(svc.Ports[i].Protocol, "tcp")}
+			if given := s.Status.LoadBalancer.Ingress; len(given) > 0 {
+				one.Published, one.HostIP = int(open.Port), cmp.Or(given[0].Hostname, given[0].IP)
+			}
+			all = append(all, one)
+		}
+	}
+	slices.SortFunc(all, func(a, b engine.Port) int {
+		return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(a.Published, b.Published), strings.Compare(a.Protocol, b.Protocol))
+	})
+	return all
+}
+
+// atNodes says of the ports that are open at every node where one of them is.
+func (c *Client) atNodes(ctx context.Context, s *engine.State) {
+	for i := range s.Services {
+		for j := range s.Services[i].Ports {
+			if port := &s.Services[i].Ports[j]; port.HostIP == "" && port.Published != 0 {
+				port.HostIP = c.aNode(ctx)
+			}
+		}
+	}
+}
+
+// aNodeFor is how long the address of a node is believed.
+const aNodeFor = time.Minute
+
+// aNode returns the address of a node, as it was a minute ago at most.
 func (c *Client) aNode(ctx context.Context) string {
+	c.node.Lock()
+	defer c.node.Unlock()
+	if now := time.Now(); c.node.address == "" || now.Sub(c.node.asked) > aNodeFor {
+		c.node.address, c.node.asked = c.askNode(ctx), now
+	}
+	return c.node.address
+}
+
+// askNode returns the address of a node, from outside where it has one there. Whoever may not look at nodes gets a word to put it
+// in place of.
+func (c *Client) askNode(ctx context.Context) string {
 	const unknown = "NODE"
 	nodes, err := c.nodes(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil || len(nodes) == 0 {

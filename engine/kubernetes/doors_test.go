@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"trellis/compose"
+	"trellis/engine"
 )
 
 // TestDoors: the gateway is where the load balancer is, else at a port of a node, of which one may be allowed to know nothing.
@@ -59,6 +63,43 @@ func TestDoors(t *testing.T) {
 			got, err := New("shop", c, slog.New(slog.DiscardHandler)).Doors(t.Context(), test.project)
 			if want := (Doors{test.wantHTTP, test.tls}); err != nil || got != want {
 				t.Errorf("got %+v, %v, want %+v", got, err, want)
+			}
+		})
+	}
+}
+
+// TestOpenPorts: the ports of a service are told by where the cluster has opened them, and lead to the file's target even where
+// the data plane is in between.
+func TestOpenPorts(t *testing.T) {
+	web := compose.Service{Name: "web", Ports: []compose.Port{
+		{Target: 80, Published: "8080", Protocol: "tcp"}, {Target: 53, Published: "53-60", Protocol: "udp"}, {Target: 9000}, {Target: 7000, Published: "7000"},
+	}}
+	service := func(kind corev1.ServiceType, of string, ingress ...corev1.LoadBalancerIngress) *corev1.Service {
+		s := &corev1.Service{Spec: corev1.ServiceSpec{Type: kind, Ports: []corev1.ServicePort{
+			{Port: 8080, NodePort: 30080, TargetPort: intstr.FromInt32(15001), Protocol: corev1.ProtocolTCP},
+			{Port: 53, NodePort: 30053, Protocol: corev1.ProtocolUDP}, {Port: 9000, NodePort: 30090, Protocol: corev1.ProtocolTCP},
+		}}}
+		s.Labels = map[string]string{labelService: of}
+		s.Status.LoadBalancer.Ingress = ingress
+		return s
+	}
+	for _, c := range []struct {
+		name string
+		live []Object
+		want []engine.Port
+	}{
+		{"not open", []Object{service(corev1.ServiceTypeClusterIP, "web")}, nil},
+		{"another's", []Object{service(corev1.ServiceTypeNodePort, "api")}, nil},
+		{"at every node", []Object{service(corev1.ServiceTypeNodePort, "web")},
+			[]engine.Port{{Target: 53, Published: 30053, Protocol: "udp"}, {Target: 80, Published: 30080, Protocol: "tcp"}}},
+		{"at a balancer that is not there yet", []Object{service(corev1.ServiceTypeLoadBalancer, "web")},
+			[]engine.Port{{Target: 53, Published: 30053, Protocol: "udp"}, {Target: 80, Published: 30080, Protocol: "tcp"}}},
+		{"at a balancer", []Object{service(corev1.ServiceTypeLoadBalancer, "web", corev1.LoadBalancerIngress{IP: "192.0.2.7"})},
+			[]engine.Port{{Target: 53, Published: 53, HostIP: "192.0.2.7", Protocol: "udp"}, {Target: 80, Published: 8080, HostIP: "192.0.2.7", Protocol: "tcp"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if d := cmp.Diff(c.want, openPorts(web, c.live)); d != "" {
+				t.Error(d)
 			}
 		})
 	}

@@ -121,8 +121,10 @@ func (c *Client) list(ctx context.Context, kind schema.GroupVersionKind, project
 // lastLines are how many lines of a failed instance are kept.
 const lastLines = 50
 
-// enrich says of services that are not well what only the cluster's events and the pods' output tell.
+// enrich says where ports are open that are so at every node, and of services that are not well what only the cluster's events and
+// the pods' output tell.
 func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
+	c.atNodes(ctx, s)
 	refusals := sync.OnceValue(func() map[string]string { return refusals(live) })
 	for i := range s.Services {
 		svc := &s.Services[i]

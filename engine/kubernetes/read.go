@@ -17,7 +17,8 @@ import (
 	"trellis/state"
 )
 
-// Read tells in Compose terms what a cluster says of a project, whose newest revision is rev. It is pure.
+// Read tells in Compose terms what a cluster says of a project, whose newest revision is rev. It is pure. A port that is open at
+// every node has no HostIP yet.
 func Read(rev state.Revision, live Live) engine.State {
 	s := engine.State{
 		Project: rev.Project.Name, Revision: rev.Number, Engine: "kubernetes", Services: []engine.Service{}, ID: stateID(rev, live),
@@ -31,6 +32,7 @@ func Read(rev state.Revision, live Live) engine.State {
 	for _, w := range workloadsOf(live.Objects) {
 		svc := service(w, pods[w.service])
 		svc.Autoscale = autoscaleOf(w, live.Objects)
+		svc.Ports = append(svc.Ports, openPorts(rev.Project.Services[w.service], live.Objects)...)
 		s.Services = append(s.Services, svc)
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return cmp.Compare(a.Name, b.Name) })
