@@ -50,7 +50,7 @@ type request struct {
 	counted   *callCounts  // where it was counted
 	seat      seat         // that it has now
 	unmet     string       // why it was not answered by an instance
-	outside   bool         // the caller is not one of the project's services: what it says about itself is dropped
+	outside   bool         // the socket proves no service: what the caller says about itself is dropped (of sampling, see spans.begin)
 
 	upgrade  string // protocol asked for, "" for none
 	trailers bool   // the client takes trailers (TE)

@@ -83,8 +83,9 @@ func (b *bucket) take(now time.Time) bool {
 	return true
 }
 
-// begin gives a request its place in its caller's trace, or in a new one, and has the instance told. What a caller from
-// outside says about sampling is not followed: it would decide what is kept here.
+// begin gives a request its place in its caller's trace, or in a new one, and has the instance told. Whether it is sampled a
+// service of the project says, also one that only its address tells: nothing but what is measured hangs on it. What anybody
+// else says about that is not followed: it would decide what is kept here.
 func (s *spans) begin(q *request, now time.Time) {
 	t := &q.trace
 	sampled, given := false, false

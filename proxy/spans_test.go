@@ -41,13 +41,13 @@ func FuzzTraceContext(f *testing.F) {
 	})
 }
 
-// TestSpansOfOneTrace sends requests through a gateway and looks at the spans and counts.
+// TestSpansKeepFailuresAndWhatWasChosen: by a service, also one that only its address tells, or here.
 func TestSpansKeepFailuresAndWhatWasChosen(t *testing.T) {
 	s := newSpans()
 	s.traces = bucket{rate: 0.001, burst: 2}
 	svc := newService("web", time.Now())
-	send := func(header string, outside bool, status int, took time.Duration) *request {
-		q := &request{method: "GET", path: "/a/b/c", authority: "x", outside: outside}
+	send := func(header string, outside bool, from string, status int, took time.Duration) *request {
+		q := &request{method: "GET", path: "/a/b/c", authority: "x", outside: outside, from: from}
 		if header != "" {
 			q.header.Add("traceparent", header)
 			q.header.Add("tracestate", "a=b")
@@ -63,16 +63,19 @@ func TestSpansKeepFailuresAndWhatWasChosen(t *testing.T) {
 		name    string
 		header  string
 		outside bool
+		from    string
 		status  int
 		took    time.Duration
 		kept    int
 	}{
-		{"chosen", "", true, 200, 0, 1}, {"chosen too", "", true, 200, 0, 1}, {"one too many", "", true, 200, 0, 0},
-		{"failed", "", true, 503, 0, 1}, {"slow", "", true, 200, slowRequest, 1},
-		{"a caller inside has chosen", inner, false, 200, 0, 1}, {"a caller inside has not", unsampled, false, 200, 0, 0},
-		{"one from outside does not choose", inner, true, 200, 0, 0},
+		{"a caller inside has not", unsampled, false, "api", 200, 0, 0}, {"one that its address tells has not", unsampled, true, "api", 200, 0, 0},
+		{"chosen", "", true, "", 200, 0, 1}, {"chosen, though one from outside had not", unsampled, true, "", 200, 0, 1},
+		{"one too many", "", true, "", 200, 0, 0}, {"failed", "", true, "", 503, 0, 1}, {"slow", "", true, "", 200, slowRequest, 1},
+		{"a caller inside has chosen", inner, false, "api", 200, 0, 1},
+		{"one that its address tells has chosen", inner, true, "api", 200, 0, 1},
+		{"one from outside does not choose", inner, true, "", 200, 0, 0},
 	} {
-		q := send(c.header, c.outside, c.status, c.took)
+		q := send(c.header, c.outside, c.from, c.status, c.took)
 		got := s.take()
 		if len(got) != c.kept {
 			t.Errorf("%s: %d spans", c.name, len(got))
