@@ -44,6 +44,7 @@ func TestInFlightByWay(t *testing.T) {
 	r.snap.Services = []Service{
 		{Name: "app", Instances: []Instance{one}}, {Name: "chat", Instances: []Instance{two}}, {Name: "away", Hold: 20 * time.Second},
 		{Name: "db", Instances: []Instance{instanceAt("1", rawServer(t, func(c net.Conn) { io.Copy(c, c) }))}},
+		{Name: "dns", Instances: []Instance{instanceAt("1", echoUDP(t))}},
 	}
 	open := Decision{Auth: "none"}
 	r.snap.Routes = []Route{
@@ -53,8 +54,9 @@ func TestInFlightByWay(t *testing.T) {
 	gateway := r.listen(Listener{Name: "gateway", Protocol: HTTP1})
 	inside := r.listen(Listener{Name: "inside", Protocol: Detect, Service: "app", Port: 80, Caller: "web"})
 	db := r.listen(Listener{Name: "db", Protocol: TCP, Service: "db", Port: 80, Caller: "web"})
+	dns := r.listenUDP(Listener{Name: "dns", Service: "dns", Port: 80, Caller: "web"})
 	r.push()
-	if got := r.proxy.Calls().InFlight; len(got) != 3 || got[0].Count != 0 {
+	if got := r.proxy.Calls().InFlight; len(got) != 4 || got[0].Count != 0 {
 		t.Errorf("before anything came: %+v", got) // each instance is told, with 0
 	}
 	var wg sync.WaitGroup
@@ -88,8 +90,17 @@ func TestInFlightByWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	session, err := net.Dial("udp", dns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	for range 2 { // of one session
+		io.WriteString(session, "x")
+	}
 	want := map[string]int64{
-		" /a/* -> app1 r3": 6, " /stream -> app1 r3": 1, "web  -> app1 r3": 1, " /ws -> chat1 r4": 1, "web  -> db1 r0": 1, " /away -> away r0": 2,
+		" /a/* -> app1 r3": 6, " /stream -> app1 r3": 1, "web  -> app1 r3": 1, " /ws -> chat1 r4": 1, "web  -> db1 r0": 1, "web  -> dns1 r0": 1,
+		" /away -> away r0": 2,
 	}
 	eventually(t, "all under way", func() bool { return maps.Equal(r.flights(), want) })
 	for range 8 {
@@ -97,6 +108,9 @@ func TestInFlightByWay(t *testing.T) {
 	}
 	conn.Close()
 	ws.Close()
+	gone := &r.snap.Services[4].Instances[0] // nothing else ends a session before it is idle
+	gone.Draining, gone.DrainBy = true, time.Now()
+	r.push()
 	want = map[string]int64{" /away -> away r0": 2}
 	eventually(t, "those that were answered have ended", func() bool { return maps.Equal(r.flights(), want) })
 	goAway()

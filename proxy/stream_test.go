@@ -424,58 +424,6 @@ func talk(t testing.TB, addr, send, want string) string {
 	return string(got[:n])
 }
 
-func TestUDP(t *testing.T) {
-	up, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer up.Close()
-	go func() {
-		buf := make([]byte, 2000)
-		for {
-			n, from, err := up.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			up.WriteToUDPAddrPort(append([]byte("re:"), buf[:n]...), from)
-		}
-	}()
-	r := newRig(t, Config{Grace: 100 * time.Millisecond})
-	front, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer front.Close()
-	f, _ := front.File()
-	r.feed.ch <- Update{Sockets: map[string]*os.File{"dns": f}}
-	r.snap.Services = []Service{{Name: "dns", Instances: []Instance{instanceAt("dns-1", up.LocalAddr().String())}}}
-	r.snap.Listeners = []Listener{{Name: "dns", Protocol: UDP, Service: "dns", Port: 80}}
-	r.push()
-	for i := range 3 {
-		c, err := net.Dial("udp", front.LocalAddr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(10 * time.Second))
-		for j := range 3 {
-			fmt.Fprintf(c, "%d-%d", i, j)
-			buf := make([]byte, 100)
-			n, err := c.Read(buf)
-			if want := fmt.Sprintf("re:%d-%d", i, j); string(buf[:n]) != want {
-				t.Fatalf("got %q %v, want %q", buf[:n], err, want)
-			}
-		}
-	}
-	if n := r.proxy.Status().InUse["dns-1"]; n != 3 {
-		t.Errorf("%d sessions, want 3", n)
-	}
-	s := &r.snap.Services[0]
-	s.Instances[0].Draining, s.Instances[0].DrainBy = true, time.Now()
-	r.push()
-	eventually(t, "sessions ended", func() bool { return r.proxy.Status().InUse["dns-1"] == 0 })
-}
-
 // TestGRPC: unary and streaming calls, metadata, errors and the end of a drain through the gateway, to a real server.
 func TestGRPC(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
