@@ -21,7 +21,8 @@ const (
 	// chatter is how often plain lines say of a service that is still in the same state why.
 	chatter = 5 * time.Second
 	// patience is how long a service may crash or stand failed without a verdict of the engine until nobody waits for
-	// it any more.
+	// it any more. A verdict takes three crashes: seconds on one machine, but a kubelet makes a pause of 10 s before the
+	// last of them and one of 20 s after it, and may be late.
 	patience = 30 * time.Second
 )
 
