@@ -17,19 +17,21 @@ type front struct {
 	p     *Proxy
 	conns set[*http2.Conn] // that speak HTTP/2
 
-	head  time.Duration // how long the head of a request may take from its first byte
-	idle  time.Duration // how long a connection may wait for one
-	stall time.Duration // how long a client may neither send more of a body that it owes nor take more of one that it gets
+	proxied time.Duration // how long a balancer in front has for its header, which is the first that it sends
+	head    time.Duration // how long the head of a request may take from its first byte
+	idle    time.Duration // how long a connection may wait for one
+	stall   time.Duration // how long a client may neither send more of a body that it owes nor take more of one that it gets
 }
 
 const (
+	proxiedTime    = 3 * time.Second
 	readHeaderTime = 10 * time.Second
 	clientIdleTime = 60 * time.Second
 	stallTime      = 60 * time.Second
 )
 
 func newFront(p *Proxy) *front {
-	return &front{p: p, head: readHeaderTime, idle: clientIdleTime, stall: stallTime}
+	return &front{p: p, proxied: proxiedTime, head: readHeaderTime, idle: clientIdleTime, stall: stallTime}
 }
 
 // peer is the client's side of one request: over HTTP/1.1 or HTTP/2.

@@ -11,9 +11,6 @@ import (
 	"time"
 )
 
-// proxiedTime is how long a balancer in front has for its header, which is the first that it sends.
-const proxiedTime = 3 * time.Second
-
 // proxiedMost bounds what follows the fixed part of a header: addresses of 36 bytes and what is said besides.
 const proxiedMost = 4096
 
@@ -27,10 +24,10 @@ func (t *table) behind(l *Listener, from netip.Addr) bool {
 	return within(t.proxied[l.Name], from)
 }
 
-// readProxied reads the header that a balancer sends first, and not a byte more. It takes the client's address from it,
+// readProxied reads the header that a balancer sends first, within that time, and not a byte more. It takes the client's address from it,
 // where the header has one; a balancer's own connection keeps its own.
-func (c *clientConn) readProxied() error {
-	c.raw.SetReadDeadline(time.Now().Add(proxiedTime))
+func (c *clientConn) readProxied(within time.Duration) error {
+	c.raw.SetReadDeadline(time.Now().Add(within))
 	defer c.raw.SetReadDeadline(time.Time{})
 	var fixed [16]byte
 	if _, err := io.ReadFull(c.raw, fixed[:]); err != nil {

@@ -3,13 +3,16 @@ package proxy
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -135,6 +138,35 @@ func FuzzProxied(f *testing.F) {
 	})
 }
 
+// forged is a request behind a balancer that says itself who its client is.
+const forged = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n"
+
+// sayTo sends the parts one after the other, and returns the answer, "closed" if the connection ended without one.
+func sayTo(t *testing.T, addr string, parts ...string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	for _, part := range parts {
+		if _, err := io.WriteString(conn, part); err != nil {
+			break // refused meanwhile
+		}
+		time.Sleep(time.Millisecond)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "no answer, and still open"
+	case err != nil:
+		return "closed"
+	}
+	return fmt.Sprint(res.StatusCode, " ", body(t, res, nil))
+}
+
 // TestBehindABalancer: from the address that is named a header is asked for, and the client is who it says; from others
 // nothing is believed.
 func TestBehindABalancer(t *testing.T) {
@@ -146,53 +178,64 @@ func TestBehindABalancer(t *testing.T) {
 	port := r.listen(Listener{Name: "port", Protocol: Detect, Service: "app", Port: 80, Proxied: []string{"127.0.0.0/8"}})
 	other := r.listen(Listener{Name: "other", Protocol: HTTP1, Proxied: []string{"198.51.100.0/24"}})
 	r.push()
-	const request = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n"
 	say := func(addr string, parts ...string) string {
 		t.Helper()
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
-		for _, part := range parts {
-			if _, err := io.WriteString(conn, part); err != nil {
-				break // refused meanwhile
-			}
-			time.Sleep(time.Millisecond)
-		}
-		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			return "closed"
-		}
-		return fmt.Sprint(res.StatusCode, " ", body(t, res, nil))
+		return sayTo(t, addr, parts...)
 	}
 	for header, want := range proxiedTaken() {
 		if want == "" {
 			want = "127.0.0.1"
 		}
 		for _, addr := range []string{trusting, port} {
-			if got := say(addr, header+request); got != "200 "+want {
+			if got := say(addr, header+forged); got != "200 "+want {
 				t.Errorf("%q: %s", header, got)
 			}
 		}
-		if got := say(trusting, strings.SplitAfter(header+request, "")[:40]...); got != "closed" && !strings.HasPrefix(got, "408") {
-			t.Errorf("a part of %q: %s", header, got)
-		}
 	}
 	header := proxiedHeader(0x21, proxiedTCP4, fromIPv4)
-	if got := say(trusting, append(strings.SplitAfter(header, ""), request)...); got != "200 198.51.100.7" {
+	if got := say(trusting, append(strings.SplitAfter(header, ""), forged)...); got != "200 198.51.100.7" {
 		t.Errorf("byte by byte: %s", got)
 	}
 	for _, wrong := range proxiedRefused() {
-		if got := say(trusting, wrong+request); got != "closed" {
+		if got := say(trusting, wrong+forged); got != "closed" {
 			t.Errorf("%q: %s", wrong, got)
 		}
 	}
-	if got := say(other, request); got != "200 127.0.0.1" {
+	if got := say(other, forged); got != "200 127.0.0.1" {
 		t.Errorf("without a header, from elsewhere: %s", got)
 	}
-	if got := say(other, header+request); !strings.HasPrefix(got, "400") && got != "closed" {
+	if got := say(other, header+forged); !strings.HasPrefix(got, "400") && got != "closed" {
 		t.Errorf("a header from elsewhere: %s", got)
 	}
+}
+
+// TestSlowBalancers: who sends no more than a part of the header, or of the request behind it, is waited for no longer than either may
+// take.
+func TestSlowBalancers(t *testing.T) {
+	b := serveFunc(t, func(http.ResponseWriter, *http.Request) {})
+	r := newRig(t, Config{})
+	r.proxy.front.proxied, r.proxy.front.head = 100*time.Millisecond, 300*time.Millisecond // before the first connection
+	r.snap.Services = []Service{{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}}}
+	r.snap.Routes = []Route{{Service: "app", Port: 80, Decision: Decision{Auth: "none"}}}
+	trusting := r.listen(Listener{Name: "gateway", Protocol: HTTP1, Proxied: []string{"127.0.0.1/32"}})
+	r.push()
+	var wg sync.WaitGroup
+	for header := range proxiedTaken() {
+		whole := header + forged
+		for _, n := range []int{0, 1, 15, 16, len(header) - 1, len(header) + 1, len(whole) - 1} {
+			want := "closed"
+			switch {
+			case n == len(header): // then a request may take its time
+				continue
+			case n > len(header):
+				want = "408 "
+			}
+			wg.Go(func() {
+				if got := sayTo(t, trusting, whole[:n]); !strings.HasPrefix(got, want) {
+					t.Errorf("%d bytes of %q: %s", n, whole, got)
+				}
+			})
+		}
+	}
+	wg.Wait()
 }

@@ -31,7 +31,7 @@ func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 		return
 	}
 	if p.table.Load().behind(l, c.client) {
-		if err := c.readProxied(); err != nil {
+		if err := c.readProxied(p.front.proxied); err != nil {
 			p.log.Debug("connection from a balancer refused", "listener", l.Name, "err", err)
 			c.Close()
 			return
