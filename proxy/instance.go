@@ -197,7 +197,7 @@ func (i *instance) dropIdle() {
 	}
 }
 
-// expire closes connections that were idle for too long.
+// expire closes connections that were idle for too long, or whose other end closed them or goes away.
 func (i *instance) expire(now time.Time) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

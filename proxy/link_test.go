@@ -400,6 +400,33 @@ func TestDelivery(t *testing.T) {
 	}
 }
 
+// TestDrainWaitsForNoIdleLink: links that nobody uses end soon after their data plane goes away, long before its grace time.
+func TestDrainWaitsForNoIdleLink(t *testing.T) {
+	h := newHosts(t)
+	b := serveFunc(t, func(http.ResponseWriter, *http.Request) {})
+	h.serves(Service{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}})
+	h.serves(Service{Name: "web", Instances: []Instance{instanceAt("web-1", b.addr)}, HTTP2: []int{80}})
+	var doors []string
+	for _, name := range []string{"app", "web"} {
+		doors = append(doors, h.listen(Listener{Name: name, Protocol: Detect, Service: name, Port: 80, Caller: "api"}))
+	}
+	h.publish()
+	for _, door := range doors {
+		if status, _, _ := get(t, client(t), "http://"+door+"/"); status != 200 {
+			t.Fatalf("answered %d", status)
+		}
+	}
+	if n := h.far.proxy.streams.len(); n != len(doors) {
+		t.Fatalf("%d links", n)
+	}
+	h.far.proxy.cfg.Grace = 15 * time.Second
+	began := time.Now()
+	h.far.stop()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("gone after %s", took)
+	}
+}
+
 // TestLinkDrain: while the far data plane is replaced again and again, nothing is lost.
 func TestLinkDrain(t *testing.T) {
 	h := newHosts(t)

@@ -109,7 +109,7 @@ func (p *pool) drop() {
 	}
 }
 
-// expire closes the connections that were idle for too long.
+// expire closes the connections that were idle for too long, or whose other end closed them or goes away.
 func (p *pool) expire(now time.Time) {
 	for _, k := range p.all() {
 		k.expire(now)
@@ -294,13 +294,13 @@ func (k *conns) drop() {
 	}
 }
 
-// expire closes the connections that were idle for too long.
+// expire closes the connections that were idle for too long, or whose other end closed them or goes away.
 func (k *conns) expire(now time.Time) {
 	k.mu.Lock()
 	var old []*upstream
 	kept := k.idle[:0]
 	for _, c := range k.idle {
-		if c.keepUntil.After(now) {
+		if c.keepUntil.After(now) && c.alive() {
 			kept = append(kept, c)
 		} else {
 			old = append(old, c)

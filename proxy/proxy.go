@@ -304,9 +304,12 @@ func (p *Proxy) spare() {
 	}
 }
 
+// expirePause is how long an idle connection may stay open to an end that goes away: a data plane on another host waits for that.
+const expirePause = time.Second
+
 // expire closes idle connections to instances when their time is over.
 func (p *Proxy) expire(ctx context.Context) {
-	tick := time.NewTicker(5 * time.Second)
+	tick := time.NewTicker(expirePause)
 	defer tick.Stop()
 	for {
 		select {
