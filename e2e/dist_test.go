@@ -4,11 +4,16 @@ package e2e
 
 import (
 	"bytes"
+	"debug/buildinfo"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
 )
 
 // archive builds the archive of this platform from the tree in dir and returns its name and its line of SHA256SUMS.
@@ -73,7 +78,93 @@ func TestArchiveIsTheSameTwiceAndInstalls(t *testing.T) {
 			t.Errorf("%s: %d bytes without %q, %v", name, len(b), has, err)
 		}
 	}
+	licensed(t, prefix)
 }
+
+// licensed says what of an installed release is missing among its licences.
+func licensed(t *testing.T, prefix string) {
+	t.Helper()
+	program, err := buildinfo.ReadFile(filepath.Join(prefix, "bin/trellis"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	licences, err := os.ReadFile(filepath.Join(prefix, "share/doc/trellis/LICENCES"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := map[string]bool{}
+	for line := range strings.Lines(string(licences)) {
+		lines[strings.TrimSpace(line)] = true
+	}
+	consists := []string{"Go " + runtime.Version() + " https://go.dev/dl/"}
+	for _, module := range program.Deps {
+		if module.Replace != nil {
+			module = module.Replace
+		}
+		if !strings.HasPrefix(module.Path, "./") { // what stands in the project is the project's own
+			consists = append(consists, module.Path+"@"+module.Version)
+		}
+	}
+	if len(consists) < 100 {
+		t.Errorf("the program consists of %v", consists)
+	}
+	for _, part := range consists {
+		if !lines[part] {
+			t.Errorf("LICENCES does not name %s", part)
+		}
+	}
+	if !regexp.MustCompile(`(?m)^## react - \d`).Match(licences) {
+		t.Error("LICENCES does not name react, of which the console is built")
+	}
+}
+
+// TestLicencesOfWhatReplacesAModule: a module that another takes the place of is licensed as that one.
+func TestLicencesOfWhatReplacesAModule(t *testing.T) {
+	t.Parallel()
+	version := strings.TrimSpace(shell(t, nil, "cd .. && go list -m -f '{{.Version}}' github.com/spf13/pflag"))
+	dir := t.TempDir()
+	if err := txtar.Write(txtar.Parse([]byte(strings.ReplaceAll(replacing, "VERSION", version))), dir); err != nil {
+		t.Fatal(err)
+	}
+	got := shell(t, []string{"DIR=" + dir}, `mkdir "$DIR/scripts" && cp ../scripts/licences.sh "$DIR/scripts" && cp ../go.sum "$DIR" && "$DIR/scripts/licences.sh"`)
+	if !strings.Contains(got, "\ngithub.com/spf13/pflag@"+version+"\n") || strings.Contains(got, "example.org") {
+		t.Errorf("the licences are\n%.3000s", got)
+	}
+}
+
+// replacing is a project of which a module is replaced by another, and one by a folder.
+const replacing = `
+-- go.mod --
+module other
+
+require (
+	example.org/pflag v1.0.0
+	example.org/own v1.0.0
+)
+
+replace (
+	example.org/pflag => github.com/spf13/pflag VERSION
+	example.org/own => ./own
+)
+-- own/go.mod --
+module example.org/own
+-- own/own.go --
+package own
+-- cmd/trellis/main.go --
+package main
+
+import (
+	_ "example.org/own"
+	_ "example.org/pflag"
+)
+
+func main() {}
+-- cmd/trellis-shim/main.go --
+package main
+
+func main() {}
+-- console/dist/licences.md --
+`
 
 // TestCompletionInRealBash presses the tabulator: the script is loaded by bash, and its function asked as bash asks it.
 func TestCompletionInRealBash(t *testing.T) {

@@ -16,9 +16,10 @@ add() { # NAME FILE
 	[[ ${users[$sum]-} == *"$1"$'\n'* ]] || users[$sum]+=$1$'\n'
 }
 
-packages() { # module, version, its folder, the package's; what replaces a module from within the project is no module
+packages() { # module, version, its folder, the package's: of what a module is replaced by, if so; what stands in the project is no module
 	for system in linux darwin; do
-		GOOS=$system CGO_ENABLED=0 $GO list -deps -f '{{with .Module}}{{if and .Version (not .Replace)}}{{.Path}} {{.Version}} {{.Dir}} {{$.Dir}}{{end}}{{end}}' \
+		GOOS=$system CGO_ENABLED=0 $GO list -deps \
+			-f '{{with .Module}}{{with or .Replace .}}{{if .Version}}{{.Path}} {{.Version}} {{.Dir}} {{$.Dir}}{{end}}{{end}}{{end}}' \
 			./cmd/trellis ./cmd/trellis-shim
 	done | sort -u
 }
