@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -59,8 +60,14 @@ const maxWays = 100
 
 // ways count by way. Counting takes no lock and allocates nothing.
 type ways[T any] struct {
-	mu   sync.Mutex
-	list atomic.Pointer[[]*counted[T]]
+	mu  sync.Mutex
+	now atomic.Pointer[waySet[T]]
+}
+
+// waySet are the ways so far. It does not change: a new way makes another one.
+type waySet[T any] struct {
+	list []*counted[T] // as they came
+	by   map[way]*counted[T]
 }
 
 // counted is what is counted of one way.
@@ -82,40 +89,45 @@ type callCounts struct {
 
 // of returns what is counted of a way, made when it is new.
 func (t *ways[T]) of(w way) *T {
-	if one := t.find(w); one != nil {
+	if one := t.now.Load().find(w); one != nil {
 		return &one.n
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if one := t.find(w); one != nil {
+	old := t.now.Load()
+	if one := old.find(w); one != nil {
 		return &one.n
 	}
-	list := t.all()
-	if len(list) >= maxWays {
-		return &list[maxWays-1].n
+	next := &waySet[T]{by: map[way]*counted[T]{}}
+	if old != nil {
+		next.list = slices.Clip(old.list)
+		maps.Copy(next.by, old.by)
 	}
-	if len(list) == maxWays-1 {
+	if len(next.list) == maxWays-1 {
 		w = way{caller: "other", route: "other"}
 	}
 	one := &counted[T]{way: w, since: time.Now()}
-	list = append(slices.Clip(list), one)
-	t.list.Store(&list)
+	next.list, next.by[w] = append(next.list, one), one
+	t.now.Store(next)
 	return &one.n
 }
 
-func (t *ways[T]) find(w way) *counted[T] {
-	for _, one := range t.all() {
-		if one.way == w {
-			return one
-		}
+// find returns a way, the last one where there is no room for more; nil: it is new.
+func (s *waySet[T]) find(w way) *counted[T] {
+	if s == nil {
+		return nil
 	}
-	return nil
+	one := s.by[w]
+	if one == nil && len(s.list) == maxWays {
+		one = s.list[maxWays-1]
+	}
+	return one
 }
 
 // all returns every way so far.
 func (t *ways[T]) all() []*counted[T] {
-	if list := t.list.Load(); list != nil {
-		return *list
+	if now := t.now.Load(); now != nil {
+		return now.list
 	}
 	return nil
 }

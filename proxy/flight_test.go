@@ -266,18 +266,22 @@ func TestFaultsLeaveNothingInFlight(t *testing.T) {
 	}
 }
 
-// BenchmarkSeat is what counting by way adds to a request, at an instance that knows ten ways.
+// BenchmarkSeat is what counting by way adds to a request, at an instance that knows so many ways, of which it comes the last.
 func BenchmarkSeat(b *testing.B) {
-	s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
-	inst := s.instances["a"]
-	last := way{}
-	for i := range 10 {
-		last = way{caller: "web", route: fmt.Sprint("/api/courses/", i)}
-		inst.seat(last)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		inst.inUse.Add(1)
-		inst.seat(last).leave()
+	for _, n := range []int{1, 10, maxWays} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := newTestService(Service{Instances: []Instance{{ID: "a", Host: "h", Ready: true}}})
+			inst := s.instances["a"]
+			last := way{}
+			for i := range n {
+				last = way{caller: "web", route: fmt.Sprint("/api/courses/", i)}
+				inst.seat(last)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				inst.inUse.Add(1)
+				inst.seat(last).leave()
+			}
+		})
 	}
 }

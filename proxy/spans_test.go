@@ -131,6 +131,9 @@ func TestCallsAreToldApart(t *testing.T) {
 	if len(all) != maxWays || all[maxWays-1].Caller != "other" || all[maxWays-1].Status[2] < maxWays {
 		t.Errorf("%d ways, the last %+v", len(all), all[len(all)-1])
 	}
+	if n := testing.AllocsPerRun(100, func() { inst.calls.of(way{caller: "late"}) }); n > 0 {
+		t.Errorf("a way that is told apart no more costs %g allocations each time", n)
+	}
 }
 
 // TestRetriesAreToldApart: each is counted by whose request it was, over which route, and which revision had not answered; it
