@@ -40,6 +40,7 @@ func (l *lines) read(t testing.TB) []map[string]any {
 }
 
 func TestAccessLog(t *testing.T) {
+	t.Parallel()
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(201)
 		fmt.Fprint(w, strings.Repeat("x", 40_000))

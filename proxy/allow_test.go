@@ -14,6 +14,7 @@ import (
 // TestRefusedCalls: a caller is told in the words of what it speaks that it may not call a service, also over a connection
 // that was made when it still might. Those who may and those from outside are served.
 func TestRefusedCalls(t *testing.T) {
+	t.Parallel()
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "in") })
 	echo := rawServer(t, func(c net.Conn) { io.Copy(c, c) })
 	r := newRig(t, Config{})

@@ -13,6 +13,7 @@ import (
 
 // TestChallenges: what an authority asks is answered from the folder, and nothing else is; the program has the rest.
 func TestChallenges(t *testing.T) {
+	t.Parallel()
 	s := newSecureRig(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "program") })
 	dir := t.TempDir()
 	for _, name := range []string{"http-01", "tls-alpn-01"} {
@@ -106,6 +107,7 @@ func TestChallenges(t *testing.T) {
 
 // TestCertificatesByThemselves: one that can't be read keeps none of the others from being replaced.
 func TestCertificatesByThemselves(t *testing.T) {
+	t.Parallel()
 	s := newSecureRig(t, func(w http.ResponseWriter, r *http.Request) {})
 	dir := t.TempDir()
 	broken := Certificate{Chain: filepath.Join(dir, "b.crt"), Key: filepath.Join(dir, "b.key")}

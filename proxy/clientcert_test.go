@@ -105,6 +105,7 @@ func TestClientCertificates(t *testing.T) {
 // TestClientCertificatesEnd: what a connection has shown counts for as long as it is good and its authority is in the
 // file.
 func TestClientCertificatesEnd(t *testing.T) {
+	t.Parallel()
 	ca := identitytest.NewCA(t, "ca")
 	s := newClientRig(t, ca)
 	brief := s.with(ca.Issue("partner", func(x *x509.Certificate) { x.NotAfter = time.Now().Add(3 * time.Second) }), true)
@@ -134,6 +135,7 @@ func TestClientCertificatesEnd(t *testing.T) {
 
 // TestClientCertificateRequired: without one that is good there is no handshake, and so no request.
 func TestClientCertificateRequired(t *testing.T) {
+	t.Parallel()
 	ca := identitytest.NewCA(t, "ca")
 	s := newClientRig(t, ca)
 	s.snap.Listeners[0].RequireClientCertificate = true

@@ -121,6 +121,7 @@ func TestInFlightByWay(t *testing.T) {
 // TestNothingStaysInFlight: whatever becomes of requests, and of instances under them, in the end there is nothing in flight, and there
 // never was more than was asked.
 func TestNothingStaysInFlight(t *testing.T) {
+	t.Parallel()
 	good := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/late":

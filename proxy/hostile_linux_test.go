@@ -94,6 +94,7 @@ func ended(c net.Conn) (yes bool) {
 
 // TestSnapshotsUnderLoad: a hundred new snapshots a second, one in five of them invalid, and every request is answered.
 func TestSnapshotsUnderLoad(t *testing.T) {
+	t.Parallel()
 	l := &ledger{seen: map[string]int{}}
 	a, b := worker(t, "127.0.0.1:0", l), worker(t, "127.0.0.1:0", l)
 	r := newRig(t, Config{})
@@ -128,6 +129,7 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 
 // TestPipelining: requests that come at once are answered in their order, bodies and all.
 func TestPipelining(t *testing.T) {
+	t.Parallel()
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		data, _ := io.ReadAll(r.Body)
 		if r.URL.Path == "/slow" {

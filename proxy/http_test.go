@@ -183,6 +183,7 @@ func TestTruncatedResponsesStayTruncated(t *testing.T) {
 }
 
 func TestUpstreamFaults(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		serve  func(net.Conn)
@@ -417,6 +418,7 @@ func TestServerSentEventsAreFlushed(t *testing.T) {
 }
 
 func TestContinue(t *testing.T) {
+	t.Parallel()
 	var mode atomic.Value
 	up := rawServer(t, func(c net.Conn) {
 		head, br := readHead(c)
@@ -578,6 +580,7 @@ func TestBounds(t *testing.T) {
 
 // TestSlowHeaders: a client that is slow with its head is cut off, and others don't notice.
 func TestSlowHeaders(t *testing.T) {
+	t.Parallel()
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {})
 	r := newRig(t, Config{})
 	r.proxy.front.head = time.Second // before its first connection
@@ -693,6 +696,7 @@ func TestClientGoesAway(t *testing.T) {
 
 // TestStalledClients: a client that stops in the middle of a body it sends, or takes, is let go of.
 func TestStalledClients(t *testing.T) {
+	t.Parallel()
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		w.Write(make([]byte, 64<<20))

@@ -311,6 +311,7 @@ func (c *capture) bytes(t testing.TB) ([]byte, uint32) {
 // TestNothingReadableOnTheWire: between data planes in two network namespaces all that can be seen is ciphertext. The same
 // calls to an instance on no other host are seen: the capture would have found it.
 func TestNothingReadableOnTheWire(t *testing.T) {
+	t.Parallel()
 	for _, plain := range []bool{false, true} {
 		near, far := twoHosts(t, func(near, far *Snapshot) {
 			if plain {
@@ -350,6 +351,7 @@ type partition struct {
 // A short fault costs no call, though none of them may be repeated; after a long one calls are answered as soon as there is a
 // way. None hangs, none is carried out twice, and neither host takes up another snapshot than it had.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	cut := 1 * time.Second
 	if long() {
 		cut = time.Minute

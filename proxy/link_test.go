@@ -59,6 +59,7 @@ func (h *hosts) publish() {
 // TestLink: HTTP/1.1, HTTP/2, a server that speaks first, WebSockets and programs that ask for mutual TLS, all by way of
 // the data plane of their host.
 func TestLink(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	plain := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
@@ -144,6 +145,7 @@ func listenFunc(t testing.TB, f func(net.Conn)) string {
 // TestLinkAsksTheList: the far data plane has the list of who may call whom too, and keeps to it whatever the calling one
 // says; a link that was made before ends.
 func TestLinkAsksTheList(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
@@ -188,6 +190,7 @@ func TestLinkAsksTheList(t *testing.T) {
 
 // TestLinkFailsClosed: without a proof from both ends nothing is called, and nothing goes to the instance's own address.
 func TestLinkFailsClosed(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, reason string
 		broken       func(h *hosts)
@@ -242,6 +245,7 @@ func TestLinkFailsClosed(t *testing.T) {
 
 // TestLinkTakesNobodyElse: who comes to the door without a certificate of the project, or speaks no TLS, gets nothing.
 func TestLinkTakesNobodyElse(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	b := serveFunc(t, func(http.ResponseWriter, *http.Request) { t.Error("somebody was served") })
 	h.serves(Service{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}})
@@ -283,6 +287,7 @@ func TestLinkTakesNobodyElse(t *testing.T) {
 // TestLinkNextInstance: an instance that its data plane does not know, one that refuses connections, and one behind a data
 // plane that is not there, cost no request: the others get them, and those only.
 func TestLinkNextInstance(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	asked := atomic.Int64{}
 	b := serveFunc(t, func(http.ResponseWriter, *http.Request) { asked.Add(1) })
@@ -312,6 +317,7 @@ func TestLinkNextInstance(t *testing.T) {
 // TestLinkNeverArrived: an instance that has closed a connection between two requests, of which the calling data plane may
 // not know yet, loses none and gets none twice, though none may be repeated that it could have had.
 func TestLinkNeverArrived(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	var served atomic.Int64
 	closed := make(chan struct{}, 1)
@@ -402,6 +408,7 @@ func TestDelivery(t *testing.T) {
 
 // TestDrainWaitsForNoIdleLink: links that nobody uses end soon after their data plane goes away, long before its grace time.
 func TestDrainWaitsForNoIdleLink(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	b := serveFunc(t, func(http.ResponseWriter, *http.Request) {})
 	h.serves(Service{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}})
@@ -429,6 +436,7 @@ func TestDrainWaitsForNoIdleLink(t *testing.T) {
 
 // TestLinkDrain: while the far data plane is replaced again and again, nothing is lost.
 func TestLinkDrain(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
@@ -492,6 +500,7 @@ func TestLinkDrain(t *testing.T) {
 // TestLinkRotationUnderStreams: 1,000 streams over links go on while every certificate, and then the root, is replaced
 // again and again, and what is new goes over links that show the newest.
 func TestLinkRotationUnderStreams(t *testing.T) {
+	t.Parallel()
 	h := newHosts(t)
 	b := serveFunc(t, echoLines)
 	h.serves(Service{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}, HTTP2: []int{80}})

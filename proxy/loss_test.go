@@ -214,6 +214,7 @@ func both(t *testing.T, off string, run func(t *testing.T, twin bool)) {
 
 // TestKilledInstance: of two instances one is killed again and again; every GET is answered.
 func TestKilledInstance(t *testing.T) {
+	t.Parallel()
 	both(t, "retries", func(t *testing.T, twin bool) {
 		l := &ledger{seen: map[string]int{}}
 		a, b := worker(t, "127.0.0.1:0", l), worker(t, "127.0.0.1:0", l)
@@ -242,6 +243,7 @@ func TestKilledInstance(t *testing.T) {
 
 // TestKilledOnlyInstance: the only instance is killed and back a little later; the snapshot never says so.
 func TestKilledOnlyInstance(t *testing.T) {
+	t.Parallel()
 	both(t, "hold", func(t *testing.T, twin bool) {
 		l := &ledger{seen: map[string]int{}}
 		a := worker(t, "127.0.0.1:0", l)
@@ -270,6 +272,7 @@ func TestKilledOnlyInstance(t *testing.T) {
 
 // TestRollout: instances are replaced one after the other, drained first, under POSTs. The twin stops them undrained.
 func TestRollout(t *testing.T) {
+	t.Parallel()
 	both(t, "drain", func(t *testing.T, twin bool) {
 		l := &ledger{seen: map[string]int{}}
 		a, b := worker(t, "127.0.0.1:0", l), worker(t, "127.0.0.1:0", l)
@@ -309,6 +312,7 @@ func TestRollout(t *testing.T) {
 
 // TestHold: while none is ready requests wait, and are answered when one is.
 func TestHold(t *testing.T) {
+	t.Parallel()
 	both(t, "hold", func(t *testing.T, twin bool) {
 		l := &ledger{seen: map[string]int{}}
 		a := worker(t, "127.0.0.1:0", l)
@@ -362,6 +366,7 @@ func TestHoldEnds(t *testing.T) {
 // TestHandover: a second data plane takes the same sockets, and the first ends, under POSTs, eight times over. The twin
 // has no successor in time: the first ends without draining before the second is there.
 func TestHandover(t *testing.T) {
+	t.Parallel()
 	both(t, "overlap", func(t *testing.T, twin bool) {
 		l := &ledger{seen: map[string]int{}}
 		a := worker(t, "127.0.0.1:0", l)
@@ -410,6 +415,7 @@ func TestHandover(t *testing.T) {
 
 // TestHandoverOverHTTP2: the same for HTTP/2 clients, who are told by GOAWAY.
 func TestHandoverOverHTTP2(t *testing.T) {
+	t.Parallel()
 	l := &ledger{seen: map[string]int{}}
 	a := worker(t, "127.0.0.1:0", l)
 	cfg := Config{Linger: 2 * time.Second, Grace: 10 * time.Second}

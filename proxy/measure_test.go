@@ -123,6 +123,7 @@ func TestClientsThatGoAwayBlameNobody(t *testing.T) {
 
 // TestMeasuresArePushedWhenTheyGrow counts pushes: one at once, and another only after something was done.
 func TestMeasuresArePushedWhenTheyGrow(t *testing.T) {
+	t.Parallel()
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { time.Sleep(3 * time.Millisecond) })
 	r := newRig(t, Config{})
 	addr := r.gateway(instanceAt("app-1", b.addr))

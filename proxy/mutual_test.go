@@ -179,6 +179,7 @@ func TestMutualTLS(t *testing.T) {
 // TestMutualFailsClosed: whatever does not prove who it is gets no request and gives no answer: 503, and the reason is in
 // the log.
 func TestMutualFailsClosed(t *testing.T) {
+	t.Parallel()
 	long := time.Now().Add(-11 * 365 * 24 * time.Hour)
 	plain := serveFunc(t, func(http.ResponseWriter, *http.Request) {})
 	for _, c := range []struct {
@@ -371,6 +372,7 @@ func (e *echoing) say(line string) error {
 // TestRotationUnderStreams: 1,000 open streams go on while every certificate, and then the root, is replaced again and
 // again; what is new shows the newest.
 func TestRotationUnderStreams(t *testing.T) {
+	t.Parallel()
 	m := newMutualRig(t)
 	m.snap.Services = []Service{{Name: "app", Instances: []Instance{m.program(m.config("/service/app"))}, Mutual: m.mutual(), HTTP2: []int{80}}}
 	addr := m.listen(Listener{Name: "web", Protocol: Detect, Service: "app", Port: 80, Caller: "web"})

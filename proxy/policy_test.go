@@ -73,6 +73,7 @@ func learner(jwks string) map[string]Auth {
 
 // TestTokens: whoever has a token of the issuer is let in and introduced to the program; every token of the corpus is 401.
 func TestTokens(t *testing.T) {
+	t.Parallel()
 	i := identitytest.New(t)
 	ids := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { w.Write(i.KeySet()) })
 	r := newRig(t, Config{})

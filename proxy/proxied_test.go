@@ -212,6 +212,7 @@ func TestBehindABalancer(t *testing.T) {
 // TestSlowBalancers: who sends no more than a part of the header, or of the request behind it, is waited for no longer than either may
 // take.
 func TestSlowBalancers(t *testing.T) {
+	t.Parallel()
 	b := serveFunc(t, func(http.ResponseWriter, *http.Request) {})
 	r := newRig(t, Config{})
 	r.proxy.front.proxied, r.proxy.front.head = 100*time.Millisecond, 300*time.Millisecond // before the first connection

@@ -127,6 +127,7 @@ func TestQueueEnds(t *testing.T) {
 // TestWaitingPage: a person whose page's service is being started is told so, and sees the page when it is there; a
 // program waits.
 func TestWaitingPage(t *testing.T) {
+	t.Parallel()
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "awake") })
 	r := newRig(t, Config{})
 	addr := r.gateway()

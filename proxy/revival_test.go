@@ -12,6 +12,7 @@ import (
 // TestComesBack: an instance that dies and comes back is asked by the data plane itself. It takes nothing before it is
 // ready, it takes requests although the snapshots know of its end only, and a snapshot that is old does not last.
 func TestComesBack(t *testing.T) {
+	t.Parallel()
 	var ready, early atomic.Bool
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

@@ -85,6 +85,7 @@ func dialWebSocket(t testing.TB, addr string) (net.Conn, *bufio.Reader) {
 }
 
 func TestWebSocketEndsWithTheDrain(t *testing.T) {
+	t.Parallel()
 	closed := make(chan uint16, 1)
 	up := echoFrames(t, closed)
 	r := newRig(t, Config{})
@@ -173,6 +174,7 @@ func TestWebSocketMessagesCrossTheClose(t *testing.T) {
 
 // TestWebSocketMidFrame: a frame that is under way at the end of the drain is finished before the close.
 func TestWebSocketMidFrame(t *testing.T) {
+	t.Parallel()
 	next := make(chan string)
 	up := rawServer(t, func(c net.Conn) {
 		readHead(c)
@@ -294,6 +296,7 @@ func TestBrokenPassThrough(t *testing.T) {
 }
 
 func TestTCPEndsWithTheDrain(t *testing.T) {
+	t.Parallel()
 	up := rawServer(t, func(c net.Conn) { io.Copy(c, c) })
 	r, addr := tcpRig(t, TCP, up)
 	conn, err := net.Dial("tcp", addr)
@@ -373,6 +376,7 @@ func TestDetect(t *testing.T) {
 
 // TestDetectChangesItsMind: a port that spoke HTTP now has a server that speaks first.
 func TestDetectChangesItsMind(t *testing.T) {
+	t.Parallel()
 	mysql := rawServer(t, func(c net.Conn) { io.WriteString(c, "banner"); io.Copy(c, c) })
 	r, addr := tcpRig(t, Detect, mysql)
 	r.proxy.table.Load().services["db"].setHint(80, plainHTTP)

@@ -153,6 +153,7 @@ func TestTLSUpgrade(t *testing.T) {
 // TestCertificatesAreSwapped under load: no request fails, connections that are open stay, new ones get the new certificate,
 // and files that can't be read change nothing.
 func TestCertificatesAreSwapped(t *testing.T) {
+	t.Parallel()
 	s := newSecureRig(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "in") })
 	now := time.Now()
 	s.issue(now, "shop.localhost")
