@@ -79,6 +79,7 @@ func firing(name, service, severity string) telemetry.Alert {
 }
 
 func TestAnOutageOfTheReceiverLosesNoAlert(t *testing.T) {
+	t.Parallel()
 	r := &hook{down: true}
 	server := httptest.NewServer(r)
 	defer server.Close()
@@ -115,6 +116,7 @@ func TestAnOutageOfTheReceiverLosesNoAlert(t *testing.T) {
 }
 
 func TestResolvedAlertsAreTold(t *testing.T) {
+	t.Parallel()
 	r := &hook{}
 	server := httptest.NewServer(r)
 	defer server.Close()
@@ -132,6 +134,7 @@ func TestResolvedAlertsAreTold(t *testing.T) {
 
 // TestSlacksFormatIsSent: where the file says so the receiver is posted what Slack's webhooks take.
 func TestSlacksFormatIsSent(t *testing.T) {
+	t.Parallel()
 	got := make(chan map[string]any, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body := map[string]any{}
