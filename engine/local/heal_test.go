@@ -250,6 +250,7 @@ func TestRefusedStartsAreTriedAgain(t *testing.T) {
 // TestLoopKilledAtEveryStep ends the engine at the k-th call of a driver or the data plane, for every k, and starts
 // another one: it always gets there, nothing runs twice, and no program is started more often than without the crash.
 func TestLoopKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	v1 := project(server("db", 1), server("web", 2, needs("db", compose.ServiceHealthy)),
 		compose.Service{Name: "migrate", Image: "migrate", DependsOn: map[string]compose.Dependency{
 			"db": {Condition: compose.ServiceHealthy, Required: true}}})

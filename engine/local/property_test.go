@@ -98,6 +98,7 @@ func sortedIDs(s *sim) []driver.ID {
 // TestPlanConverges carries plans out in random worlds that change, crash and forget in the middle: once they are left
 // alone, everything becomes as wanted, and then there is nothing left to do.
 func TestPlanConverges(t *testing.T) {
+	t.Parallel()
 	for seed := range *seeds {
 		c := chance{rand.New(rand.NewPCG(uint64(seed), 1))}
 		s := newSim()
@@ -182,6 +183,7 @@ func (s *sim) checkEnd(t *testing.T, seed int) {
 // the old and the new number of replicas ask for, and stop-first services never run twice in one slot. The loop may lose its
 // memory in the middle.
 func TestRolloutsNeverServeLess(t *testing.T) {
+	t.Parallel()
 	for seed := range *seeds {
 		c := chance{rand.New(rand.NewPCG(uint64(seed), 2))}
 		s := newSim()
@@ -317,6 +319,7 @@ func BenchmarkPlan(b *testing.B) {
 // TestDrainsLeaveEnough replaces and scales a service while its instances crash and some new ones never become ready: no
 // plan takes an instance that serves out of rotation unless as many as wanted go on serving without it.
 func TestDrainsLeaveEnough(t *testing.T) {
+	t.Parallel()
 	for seed := range *seeds {
 		c := chance{rand.New(rand.NewPCG(uint64(seed), 4))}
 		s := newSim()

@@ -15,6 +15,7 @@ import (
 // happens: it ends with every instance of the new definition or every one of the last healthy one, and unless the service
 // has to stop first no instance that serves is taken out of rotation for it without as many left as are wanted.
 func TestRolloutsAreFinishedOrUndone(t *testing.T) {
+	t.Parallel()
 	outcomes := map[string]int{}
 	for seed := range *seeds {
 		c := chance{rand.New(rand.NewPCG(uint64(seed), 5))}
