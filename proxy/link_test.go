@@ -30,6 +30,7 @@ func newHosts(t testing.TB) *hosts {
 	t.Helper()
 	h := &hosts{mutualRig: newMutualRig(t)}
 	h.far = newRig(t, Config{Log: slog.New(slog.NewTextHandler(h.log, nil))})
+	h.far.proxy.known.lookAgain = h.proxy.known.lookAgain
 	h.snap.Mesh = h.mesh()
 	h.far.snap.Mesh = h.mesh()
 	h.door = h.far.listen(Listener{Name: "link", Protocol: Link})

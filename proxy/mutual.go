@@ -42,6 +42,8 @@ func (s *service) mutual(port int) bool {
 
 // identities are what callers show, by folder, read anew when their files were replaced.
 type identities struct {
+	lookAgain time.Duration
+
 	mu  sync.Mutex
 	all map[string]*known
 }
@@ -53,7 +55,7 @@ type known struct {
 	err     error
 }
 
-// get returns what is in a folder, as it was a second ago at most. Files that can't be read change nothing until those
+// get returns what is in a folder, as it was lookAgain ago at most. Files that can't be read change nothing until those
 // before have expired.
 func (i *identities) get(dir string, now time.Time) (*identity.SVID, error) {
 	i.mu.Lock()
@@ -66,7 +68,7 @@ func (i *identities) get(dir string, now time.Time) (*identity.SVID, error) {
 		k = &known{}
 		i.all[dir] = k
 	}
-	if k.svid == nil || now.Sub(k.looked) >= lookAgain || now.Before(k.looked) {
+	if k.svid == nil || now.Sub(k.looked) >= i.lookAgain || now.Before(k.looked) {
 		k.look(dir, now)
 	}
 	switch {

@@ -50,6 +50,7 @@ func newMutualRig(t testing.TB) *mutualRig {
 	t.Helper()
 	m := &mutualRig{t: t, dir: t.TempDir(), log: &lockedBuffer{}}
 	m.rig = newRig(t, Config{Log: slog.New(slog.NewTextHandler(m.log, nil))})
+	m.proxy.known.lookAgain = 100 * time.Millisecond // before the first connection
 	m.open("authority", time.Now().Add(-48*time.Hour))
 	for _, who := range []string{identity.GatewayPath, "/service/web", "/service/api", "/service/app"} {
 		m.issue(who, who, time.Now())

@@ -100,16 +100,17 @@ type Proxy struct {
 	cutoff context.CancelFunc
 	wg     sync.WaitGroup // everything that serves a client, and the listeners
 
-	pulse    *pulse        // every client's connection
-	handlers atomic.Int64  // running ones
-	waits    chan struct{} // capacity 1: a request of a measured service waits
-	answers  atomic.Int64  // of serveDemand so far
-	streams  set[*stream]
-	links    set[*accepted]
-	mirrors  atomic.Int64
-	refusals refusals
-	known    identities
-	reasons  reasons
+	pulse     *pulse        // every client's connection
+	handlers  atomic.Int64  // running ones
+	waits     chan struct{} // capacity 1: a request of a measured service waits
+	answers   atomic.Int64  // of serveDemand so far
+	streams   set[*stream]
+	links     set[*accepted]
+	mirrors   atomic.Int64
+	refusals  refusals
+	known     identities
+	lookAgain time.Duration // at the files of listeners' certificates
+	reasons   reasons
 
 	mu        sync.Mutex // one update at a time
 	listeners map[string]*listener
@@ -134,7 +135,10 @@ func New(cfg Config) *Proxy {
 	if cfg.MaxOpen <= 0 {
 		cfg.MaxOpen = openLimit()
 	}
-	p := &Proxy{open: make(chan struct{}, cfg.MaxOpen), cfg: cfg, log: cfg.Log, boot: newBoot(), began: time.Now(), spans: newSpans(), listeners: map[string]*listener{}, waits: make(chan struct{}, 1), pulse: newPulse()}
+	p := &Proxy{
+		open: make(chan struct{}, cfg.MaxOpen), cfg: cfg, log: cfg.Log, boot: newBoot(), began: time.Now(), spans: newSpans(), listeners: map[string]*listener{},
+		waits: make(chan struct{}, 1), pulse: newPulse(), known: identities{lookAgain: lookAgain}, lookAgain: lookAgain,
+	}
 	p.table.Store(emptyTable())
 	p.front = newFront(p)
 	if cfg.AccessLog != nil {

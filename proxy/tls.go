@@ -77,7 +77,7 @@ type pair struct {
 	*tls.Certificate
 }
 
-// lookAgain is the pause between two looks at the files, that a handshake takes.
+// lookAgain is the pause between two looks at the files of certificates, that a handshake takes.
 const lookAgain = time.Second
 
 // handshakeTime bounds a TLS handshake.
@@ -88,7 +88,7 @@ var errNoCertificate = errors.New("no certificate can be read")
 // current returns the configuration for a handshake that begins now.
 func (c *certificates) current(p *Proxy) (*tls.Config, error) {
 	now := time.Now()
-	if now.UnixNano()-c.looked.Load() >= int64(lookAgain) || c.conf.Load() == nil {
+	if now.UnixNano()-c.looked.Load() >= int64(p.lookAgain) || c.conf.Load() == nil {
 		c.look(p, now)
 	}
 	if conf := c.conf.Load(); conf != nil {

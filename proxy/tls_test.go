@@ -37,6 +37,7 @@ func newSecureRig(t *testing.T, h http.HandlerFunc) *secureRig {
 	if s.authority, err = identity.OpenAuthority(filepath.Join(dir, "ca"), time.Now()); err != nil {
 		t.Fatal(err)
 	}
+	s.proxy.lookAgain = 100 * time.Millisecond // before the first connection
 	s.roots.AppendCertsFromPEM(s.authority.Root())
 	s.snap.Services = []Service{{Name: "app", Instances: []Instance{instanceAt("app-1", serveFunc(t, h).addr)}}}
 	s.snap.Routes = []Route{{Service: "app", Port: 80, Decision: Decision{Auth: "none", HSTS: "max-age=60"}}}
@@ -203,7 +204,7 @@ func TestCertificatesAreSwapped(t *testing.T) {
 	if err := os.WriteFile(s.files.Chain, []byte("broken"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(2 * lookAgain); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(3 * s.proxy.lookAgain); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if serialOf() != last {
 			t.Error("a file that can't be read took the certificate away")
 		}
