@@ -696,26 +696,28 @@ func TestClientGoesAway(t *testing.T) {
 
 // TestStalledClients: a client that stops in the middle of a body it sends, or takes, is let go of.
 func TestStalledClients(t *testing.T) {
-	t.Parallel()
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		w.Write(make([]byte, 64<<20))
 	})
-	r := newRig(t, Config{})
-	r.proxy.front.stall = time.Second
-	addr := r.gateway(instanceAt("app-1", b.addr))
 	for name, raw := range map[string]string{
 		"small body": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc",
 		"large body": "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc",
 		"response":   "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
 	} {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		io.WriteString(conn, raw)
-		eventually(t, name+": begun", func() bool { return r.proxy.handlers.Load() > 0 })
-		eventually(t, name+": let go of", func() bool { return r.proxy.handlers.Load() == 0 && r.proxy.Status().InUse["app-1"] == 0 })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, Config{})
+			r.proxy.front.stall = time.Second
+			addr := r.gateway(instanceAt("app-1", b.addr))
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, raw)
+			eventually(t, "begun", func() bool { return r.proxy.handlers.Load() > 0 })
+			eventually(t, "let go of", func() bool { return r.proxy.handlers.Load() == 0 && r.proxy.Status().InUse["app-1"] == 0 })
+		})
 	}
 }

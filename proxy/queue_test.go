@@ -152,14 +152,24 @@ func TestWaitingPage(t *testing.T) {
 		text, _ := io.ReadAll(res.Body)
 		program <- fmt.Sprint(res.StatusCode, " ", string(text))
 	}()
+	var pages sync.WaitGroup
 	for _, header := range [][2]string{{"Sec-Fetch-Mode", "navigate"}, {"Accept", "text/html,application/xhtml+xml"}} {
-		res, err := ask("GET", header[0], header[1])
-		text := body(t, res, err)
-		if res.StatusCode != 503 || res.Header.Get(ErrorHeader) != kindWaking || !strings.Contains(text, `http-equiv="refresh"`) ||
-			!strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") || res.Header.Get("Cache-Control") != "no-store" {
-			t.Errorf("%v: %d %v %s", header, res.StatusCode, res.Header, text)
-		}
+		pages.Go(func() {
+			res, err := ask("GET", header[0], header[1])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer res.Body.Close()
+			b, err := io.ReadAll(res.Body)
+			text := string(b)
+			if err != nil || res.StatusCode != 503 || res.Header.Get(ErrorHeader) != kindWaking || !strings.Contains(text, `http-equiv="refresh"`) ||
+				!strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") || res.Header.Get("Cache-Control") != "no-store" {
+				t.Errorf("%v: %d %v %s %v", header, res.StatusCode, res.Header, text, err)
+			}
+		})
 	}
+	pages.Wait()
 	select {
 	case got := <-program:
 		t.Fatalf("a program did not wait: %s", got)
