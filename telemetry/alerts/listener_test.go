@@ -84,7 +84,7 @@ type life struct {
 	end func()
 }
 
-func live(t *testing.T, file string, to *listener) life {
+func live(t *testing.T, file string, to http.RoundTripper) life {
 	t.Helper()
 	n := New(Config{Project: "shop", File: file, Log: slog.New(slog.DiscardHandler), Client: &http.Client{Transport: to}})
 	n.SetReceiver("http://receiver", "")
