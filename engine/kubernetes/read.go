@@ -125,14 +125,25 @@ func instance(pod corev1.Pod) engine.Instance {
 	case running == nil: // waits for its image, or to be started again
 	case pod.DeletionTimestamp != nil:
 		one.State, one.StartedAt = engine.InstanceDraining, running.StartedAt.Time
-	case c.Ready:
+	case c.Ready && !forsaken(pod):
 		one.State, one.Ready, one.StartedAt = engine.InstanceReady, true, running.StartedAt.Time
-	case wasReady(pod, running):
+	case wasReady(pod, running) || c.Ready:
 		one.State, one.StartedAt = engine.InstanceUnready, running.StartedAt.Time
 	default:
 		one.State, one.StartedAt = engine.InstanceStarting, running.StartedAt.Time
 	}
 	return one
+}
+
+// forsaken says whether the cluster has lost sight of the pod's node. Then it calls the pod not ready, without a reason, and all that
+// the kubelet has said of it last stays as it was (markPodsNotReady of the node lifecycle controller).
+func forsaken(pod corev1.Pod) bool {
+	is := func(kind corev1.PodConditionType, status corev1.ConditionStatus) bool {
+		return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == kind && c.Status == status && (kind != corev1.PodReady || c.Reason == "")
+		})
+	}
+	return pod.Spec.NodeName != "" && is(corev1.PodReady, corev1.ConditionFalse) && is(corev1.ContainersReady, corev1.ConditionTrue)
 }
 
 // wasReady says whether a container that is not ready was so before: its pod became unready after it had started.
@@ -162,6 +173,9 @@ func trouble(pod corev1.Pod) (why string, looping bool) {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
 			return "no node takes it: " + c.Message, false
 		}
+	}
+	if forsaken(pod) {
+		return fmt.Sprintf("its node %s does not answer: nobody knows how it is", pod.Spec.NodeName), false
 	}
 	for _, c := range pod.Status.ContainerStatuses {
 		w := c.State.Waiting

@@ -102,6 +102,14 @@ func TestTroubleInComposeTerms(t *testing.T) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.ContainersReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(at)}}
 		}
 	}
+	notReady := func(reason string) func(*corev1.Pod) { // but its containers are, as far as anybody has heard
+		return func(p *corev1.Pod) {
+			p.Spec.NodeName = "n1"
+			p.Status.Conditions = []corev1.PodCondition{
+				{Type: corev1.ContainersReady, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: reason},
+			}
+		}
+	}
 	for name, c := range map[string]struct {
 		change   func(*corev1.Pod)
 		failed   bool
@@ -109,14 +117,16 @@ func TestTroubleInComposeTerms(t *testing.T) {
 		instance string
 		reason   string
 	}{
-		"ready":         {nil, false, engine.ServiceHealthy, engine.InstanceReady, ""},
-		"starting":      {unready(began.Add(-time.Second)), false, engine.ServiceStarting, engine.InstanceStarting, ""},
-		"unready":       {unready(began.Add(time.Minute)), false, engine.ServiceStarting, engine.InstanceUnready, ""},
-		"crashes":       {waiting("CrashLoopBackOff", "back-off"), false, engine.ServiceCrashLooping, engine.InstancePending, "crashes again and again: exit code 3"},
-		"no image":      {waiting("ImagePullBackOff", "not found"), false, engine.ServiceStarting, engine.InstancePending, "its image i cannot be had: not found"},
-		"not created":   {waiting("CreateContainerConfigError", "no user"), false, engine.ServiceStarting, engine.InstancePending, "its container cannot be started: no user"},
-		"given up":      {waiting("ImagePullBackOff", "not found"), true, engine.ServiceFailed, engine.InstancePending, "its image i cannot be had: not found"},
-		"unschedulable": {unschedulable, false, engine.ServiceStarting, engine.InstancePending, "no node takes it: too little memory"},
+		"ready":          {nil, false, engine.ServiceHealthy, engine.InstanceReady, ""},
+		"starting":       {unready(began.Add(-time.Second)), false, engine.ServiceStarting, engine.InstanceStarting, ""},
+		"unready":        {unready(began.Add(time.Minute)), false, engine.ServiceStarting, engine.InstanceUnready, ""},
+		"node lost":      {notReady(""), false, engine.ServiceStarting, engine.InstanceUnready, "its node n1 does not answer: nobody knows how it is"},
+		"held by others": {notReady("ReadinessGatesNotReady"), false, engine.ServiceHealthy, engine.InstanceReady, ""},
+		"crashes":        {waiting("CrashLoopBackOff", "back-off"), false, engine.ServiceCrashLooping, engine.InstancePending, "crashes again and again: exit code 3"},
+		"no image":       {waiting("ImagePullBackOff", "not found"), false, engine.ServiceStarting, engine.InstancePending, "its image i cannot be had: not found"},
+		"not created":    {waiting("CreateContainerConfigError", "no user"), false, engine.ServiceStarting, engine.InstancePending, "its container cannot be started: no user"},
+		"given up":       {waiting("ImagePullBackOff", "not found"), true, engine.ServiceFailed, engine.InstancePending, "its image i cannot be had: not found"},
+		"unschedulable":  {unschedulable, false, engine.ServiceStarting, engine.InstancePending, "no node takes it: too little memory"},
 		"out of memory": {func(p *corev1.Pod) {
 			waiting("CrashLoopBackOff", "")(p)
 			p.Status.ContainerStatuses[0].LastTerminationState.Terminated.Reason = "OOMKilled"
