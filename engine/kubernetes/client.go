@@ -47,6 +47,8 @@ type Client struct {
 	kinds    *discovery.DiscoveryClient
 	settings *rest.Config
 
+	silence time.Duration // how long a node may take to say what a pod has written
+
 	written atomic.Uint64 // how often this process has written something, the Lease aside, which is renewed all the time
 
 	mu     sync.Mutex
@@ -82,7 +84,7 @@ func Dial(project string, a Access, log *slog.Logger) (*Client, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read the kubeconfig: %w: %w", errdefs.ErrInvalid, err)
 	}
-	c := &Client{Context: cmp.Or(a.Context, raw.CurrentContext), Server: settings.Host, Namespace: a.Namespace}
+	c := &Client{Context: cmp.Or(a.Context, raw.CurrentContext), Server: settings.Host, Namespace: a.Namespace, silence: silence}
 	if current := raw.Contexts[c.Context]; current != nil && c.Namespace == "" {
 		c.Namespace = current.Namespace
 	}

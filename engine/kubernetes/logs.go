@@ -30,6 +30,8 @@ func (c *Client) tail(ctx context.Context, pod *corev1.Pod, previous bool) []str
 
 func (c *Client) lastOf(ctx context.Context, pod *corev1.Pod, which logsOf) []string {
 	which.tail = lastLines
+	ctx, cancel := context.WithTimeout(ctx, c.silence)
+	defer cancel()
 	r, err := c.output(ctx, pod.Name, which)
 	if err != nil {
 		return nil
@@ -71,14 +73,39 @@ func (c *Client) output(ctx context.Context, pod string, which logsOf) (io.ReadC
 	if !which.since.IsZero() {
 		req = req.Param("sinceTime", which.since.UTC().Format(time.RFC3339))
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	if !which.follow { // a follower gets the answer's head with the first line, whenever that comes
+		silent := time.AfterFunc(c.silence, func() { cancel(errSilent) })
+		defer silent.Stop()
+	}
 	r, err := req.Stream(ctx)
+	if err == nil {
+		return &stream{r, cancel}, nil
+	}
+	cancel(nil)
+	if context.Cause(ctx) == errSilent {
+		return nil, fmt.Errorf("read the output of %s: %w", pod, errSilent)
+	}
 	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("read the output of %s: %w", pod, errdefs.ErrNotFound)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the output of %s: %w", pod, c.explain(err))
-	}
-	return r, nil
+	return nil, fmt.Errorf("read the output of %s: %w", pod, c.explain(err))
+}
+
+// silence is Client.silence where there are people: a node that is lost never answers, and the API server waits for it.
+const silence = 5 * time.Second
+
+var errSilent = fmt.Errorf("%w: its node does not answer", errdefs.ErrUnavailable)
+
+// stream is an answer that goes on; closing it ends the request.
+type stream struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (s *stream) Close() error {
+	s.cancel(nil)
+	return s.ReadCloser.Close()
 }
 
 // linesOf turns output with the cluster's timestamps into what driver.LogLine says, one JSON object a line, from since on: the

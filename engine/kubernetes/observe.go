@@ -142,7 +142,7 @@ func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
 				svc.Reason = cmp.Or(svc.Reason, in.Probe)
 			}
 		}
-		if len(worst.Status.ContainerStatuses) > 0 {
+		if len(worst.Status.ContainerStatuses) > 0 && !forsaken(*worst) {
 			svc.LastLog = c.tail(ctx, worst, worst.Status.ContainerStatuses[0].RestartCount > 0)
 		}
 	}

@@ -1,0 +1,44 @@
+package kubernetes
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"trellis/errdefs"
+)
+
+// TestALostNodeHoldsNobody: the API server waits for a node that does not answer; whoever asks for output does not.
+func TestALostNodeHoldsNobody(t *testing.T) {
+	gone := make(chan struct{}, 8)
+	c := clientOf(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("follow") != "" {
+			time.Sleep(100 * time.Millisecond)
+			fmt.Fprintln(w, "late")
+			return
+		}
+		<-r.Context().Done()
+		gone <- struct{}{}
+	}))
+	c.silence = 20 * time.Millisecond
+	if _, err := c.output(t.Context(), "web", logsOf{}); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+	<-gone
+	if lines := c.tail(t.Context(), &corev1.Pod{}, true); len(lines) > 0 {
+		t.Errorf("got %q", lines)
+	}
+	r, err := c.output(t.Context(), "web", logsOf{follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if b, err := io.ReadAll(r); string(b) != "late\n" || err != nil {
+		t.Errorf("a follower got %q, %v", b, err)
+	}
+}
