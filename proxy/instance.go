@@ -197,15 +197,6 @@ func (i *instance) dropIdle() {
 	}
 }
 
-// expire closes connections that were idle for too long, or whose other end closed them or goes away.
-func (i *instance) expire(now time.Time) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	for _, p := range i.pools {
-		p.expire(now)
-	}
-}
-
 // ejectedAt says whether a port of the instance is out of the choice by what the data plane found out itself.
 func (i *instance) ejectedAt(now time.Time) bool {
 	i.mu.Lock()

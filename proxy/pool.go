@@ -109,13 +109,6 @@ func (p *pool) drop() {
 	}
 }
 
-// expire closes the connections that were idle for too long, or whose other end closed them or goes away.
-func (p *pool) expire(now time.Time) {
-	for _, k := range p.all() {
-		k.expire(now)
-	}
-}
-
 // get returns a connection and whether it was used before. Idle ones that the upstream has closed are passed over.
 func (k *conns) get(ctx context.Context, fresh bool) (c *upstream, reused bool, err error) {
 	if k.proves() {
@@ -291,26 +284,6 @@ func (k *conns) drop() {
 	}
 	if h2 != nil {
 		h2.CloseIdleConnections()
-	}
-}
-
-// expire closes the connections that were idle for too long, or whose other end closed them or goes away.
-func (k *conns) expire(now time.Time) {
-	k.mu.Lock()
-	var old []*upstream
-	kept := k.idle[:0]
-	for _, c := range k.idle {
-		if c.keepUntil.After(now) && c.alive() {
-			kept = append(kept, c)
-		} else {
-			old = append(old, c)
-		}
-	}
-	clear(k.idle[len(kept):])
-	k.idle = kept
-	k.mu.Unlock()
-	for _, c := range old {
-		c.Close()
 	}
 }
 

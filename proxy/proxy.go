@@ -299,36 +299,6 @@ func (p *Proxy) apply(s *Snapshot) {
 	p.retired = slices.DeleteFunc(p.retired, func(s *service) bool { return s.idle() })
 }
 
-// spare closes the connections to instances that no request uses.
-func (p *Proxy) spare() {
-	for _, s := range p.table.Load().services {
-		for _, inst := range s.all() {
-			inst.expire(time.Now().Add(24 * time.Hour)) // whenever their time would be over
-		}
-	}
-}
-
-// expirePause is how long an idle connection may stay open to an end that goes away: a data plane on another host waits for that.
-const expirePause = time.Second
-
-// expire closes idle connections to instances when their time is over.
-func (p *Proxy) expire(ctx context.Context) {
-	tick := time.NewTicker(expirePause)
-	defer tick.Stop()
-	for {
-		select {
-		case now := <-tick.C:
-			for _, s := range p.table.Load().services {
-				for _, inst := range s.all() {
-					inst.expire(now)
-				}
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
 // drain stops accepting and waits until clients have gone elsewhere.
 func (p *Proxy) drain() {
 	p.mu.Lock()
