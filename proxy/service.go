@@ -136,7 +136,8 @@ func (s *service) speaksHTTP2(port int) bool {
 func (s *service) apply(conf *Service, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conf.Store(conf)
+	was := s.conf.Swap(conf)
+	proven := was.TLS == nil && conf.TLS == nil || was.TLS != nil && conf.TLS != nil && *was.TLS == *conf.TLS
 	old := s.instances
 	s.instances = make(map[string]*instance, len(conf.Instances))
 	for i := range conf.Instances {
@@ -146,6 +147,9 @@ func (s *service) apply(conf *Service, now time.Time) {
 			inst = newInstance(s, c)
 		} else {
 			delete(old, c.ID)
+			if !proven { // to those who are to be believed now
+				inst.dropIdle()
+			}
 		}
 		s.instances[c.ID] = inst
 		inst.update(c, now)

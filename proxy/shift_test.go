@@ -3,10 +3,12 @@ package proxy
 import (
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -115,4 +117,84 @@ func hostPort(t testing.TB, addr string) (string, int) {
 		t.Fatal(err)
 	}
 	return a.IP.String(), a.Port
+}
+
+// TestShiftToSomebodyElse: who the other gateway has to prove to be is asked of connections that were made before, too.
+func TestShiftToSomebodyElse(t *testing.T) {
+	there := httptest.NewUnstartedServer(http.HandlerFunc(other))
+	there.EnableHTTP2 = true
+	there.StartTLS()
+	defer there.Close()
+	host, port := hostPort(t, there.Listener.Addr().String())
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: there.Certificate().Raw}))
+	r := newRig(t, Config{})
+	gateway := "http://" + r.gateway()
+	over2 := h2client(t)
+	grpc := func() int {
+		req, err := http.NewRequest("POST", gateway+"/a", strings.NewReader("content"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/grpc")
+		res, err := over2.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if res.Header.Get("Grpc-Status") != "" || res.Trailer.Get("Grpc-Status") != "" {
+			return 503 // of the data plane's own, in gRPC's words
+		}
+		return res.StatusCode
+	}
+	for _, c := range []struct {
+		tls    UpstreamTLS
+		status int
+	}{
+		{UpstreamTLS{ServerName: "example.com", CA: ca}, 200}, {UpstreamTLS{ServerName: "example.org", CA: ca}, 503},
+		{UpstreamTLS{ServerName: "example.com", CA: ca}, 200}, {UpstreamTLS{ServerName: "example.com"}, 503},
+	} {
+		r.snap.Services = append(r.snap.Services[:1:1], Service{Name: "https://there", TLS: &c.tls, Instances: []Instance{{ID: "there", Host: host, Ready: true}}})
+		r.snap.Shift = &Shift{Service: "https://there", Port: port, Share: 1}
+		r.push()
+		if res, _ := ask(t, "GET", gateway+"/a", ""); res.StatusCode != c.status {
+			t.Errorf("%s with an authority of %d bytes: %d, want %d", c.tls.ServerName, len(c.tls.CA), res.StatusCode, c.status)
+		}
+		if status := grpc(); status != c.status {
+			t.Errorf("%s with an authority of %d bytes: %d over HTTP/2, want %d", c.tls.ServerName, len(c.tls.CA), status, c.status)
+		}
+	}
+}
+
+// TestShiftKeepsConnections: another share, and anything else that is pushed, ends no connection to the other gateway.
+func TestShiftKeepsConnections(t *testing.T) {
+	var conns atomic.Int32
+	there := httptest.NewUnstartedServer(http.HandlerFunc(other))
+	there.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	there.StartTLS()
+	defer there.Close()
+	host, port := hostPort(t, there.Listener.Addr().String())
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: there.Certificate().Raw}))
+	r := newRig(t, Config{})
+	gateway := "http://" + r.gateway()
+	for _, share := range []float64{1, 0, 1, 0.999999999} {
+		r.snap.Services = append(r.snap.Services[:1:1], Service{
+			Name: "https://there", TLS: &UpstreamTLS{ServerName: "example.com", CA: ca}, Instances: []Instance{{ID: "there", Host: host, Ready: true}},
+		})
+		r.snap.Shift = &Shift{Service: "https://there", Port: port, Share: share}
+		r.push()
+		if share == 0 {
+			continue
+		}
+		if res, _ := ask(t, "GET", gateway+"/a", ""); res.StatusCode != 200 {
+			t.Errorf("with a share of %v: %d", share, res.StatusCode)
+		}
+	}
+	if n := conns.Load(); n != 1 {
+		t.Errorf("%d connections, want one", n)
+	}
 }
