@@ -155,42 +155,55 @@ func openPorts(svc compose.Service, live []Object) []engine.Port {
 
 // atNodes says of the ports that are open at every node where one of them is.
 func (c *Client) atNodes(ctx context.Context, s *engine.State) {
+	node := ""
 	for i := range s.Services {
 		for j := range s.Services[i].Ports {
 			if port := &s.Services[i].Ports[j]; port.HostIP == "" && port.Published != 0 {
-				port.HostIP = c.aNode(ctx)
+				if node == "" {
+					node = c.aNode(ctx)
+				}
+				port.HostIP = node
 			}
 		}
 	}
 }
 
-// aNodeFor is how long the address of a node is believed.
-const aNodeFor = time.Minute
+const (
+	aNodeFor    = time.Minute // how long the address of a node is believed
+	unknownNode = "NODE"      // a word to put it in place of
+)
 
-// aNode returns the address of a node, as it was a minute ago at most.
+// aNode returns the address of a node, as it was a minute ago at most; unknownNode for who may not look at nodes. Where the cluster
+// does not answer it is the one that was known last.
 func (c *Client) aNode(ctx context.Context) string {
 	c.node.Lock()
-	defer c.node.Unlock()
-	if now := time.Now(); c.node.address == "" || now.Sub(c.node.asked) > aNodeFor {
-		c.node.address, c.node.asked = c.askNode(ctx), now
+	known, asked := c.node.address, c.node.asked
+	c.node.Unlock()
+	if known != "" && time.Since(asked) <= aNodeFor {
+		return known
 	}
-	return c.node.address
+	address, err := c.askNode(ctx)
+	if err != nil {
+		return cmp.Or(known, unknownNode)
+	}
+	c.node.Lock()
+	defer c.node.Unlock()
+	c.node.address, c.node.asked = address, time.Now()
+	return address
 }
 
-// askNode returns the address of a node, from outside where it has one there. Whoever may not look at nodes gets a word to put it
-// in place of.
-func (c *Client) askNode(ctx context.Context) string {
-	const unknown = "NODE"
+// askNode returns the address of a node, from outside where it has one there.
+func (c *Client) askNode(ctx context.Context) (string, error) {
 	nodes, err := c.nodes(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil || len(nodes) == 0 {
-		return unknown
+		return unknownNode, err
 	}
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
 		for _, a := range nodes[0].Status.Addresses {
 			if a.Type == kind && a.Address != "" {
-				return a.Address
+				return a.Address, nil
 			}
 		}
 	}
-	return unknown
+	return unknownNode, nil
 }

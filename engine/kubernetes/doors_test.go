@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -65,6 +66,27 @@ func TestDoors(t *testing.T) {
 				t.Errorf("got %+v, %v, want %+v", got, err, want)
 			}
 		})
+	}
+}
+
+// TestANode: a cluster that did not answer once, or a caller that went away, makes no node unknown.
+func TestANode(t *testing.T) {
+	s, c := cluster(t)
+	s.objects["/api/v1/nodes/n"] = map[string]any{
+		"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{"name": "n"},
+		"status": map[string]any{"addresses": []any{map[string]any{"type": "InternalIP", "address": "10.0.0.7"}}},
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if at := c.aNode(gone); at != unknownNode {
+		t.Errorf("nobody was asked: %s", at)
+	}
+	if at := c.aNode(t.Context()); at != "10.0.0.7" {
+		t.Errorf("asked again: %s", at)
+	}
+	c.node.asked = c.node.asked.Add(-2 * aNodeFor)
+	if at := c.aNode(gone); at != "10.0.0.7" {
+		t.Errorf("without an answer: %s, not what was known", at)
 	}
 }
 
