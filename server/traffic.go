@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"trellis/api"
+	"trellis/engine"
+	plan "trellis/engine/traffic"
 	"trellis/proxy"
 )
 
@@ -193,13 +195,21 @@ func (s *sight) measureTraffic(ctx context.Context) error {
 			continue
 		}
 		if st, err := s.of.observe(ctx); err == nil { // without it more is kept than has to be
-			ids := map[string]bool{}
-			for _, svc := range st.Services {
-				for _, in := range svc.Instances {
-					ids[string(in.ID)] = true
-				}
-			}
-			s.traffic.keep(ids)
+			s.traffic.keep(instancesOf(st))
 		}
 	}
+}
+
+// instancesOf returns whom requests may go to: the other gateway, too, that some are shifted to.
+func instancesOf(st engine.State) map[string]bool {
+	ids := map[string]bool{}
+	for _, svc := range st.Services {
+		for _, in := range svc.Instances {
+			ids[string(in.ID)] = true
+		}
+	}
+	if st.Desired != nil {
+		ids[plan.Elsewhere(*st.Desired)] = true
+	}
+	return ids
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"trellis/api"
+	"trellis/compose"
+	"trellis/engine"
 	"trellis/proxy"
 )
 
@@ -60,6 +62,27 @@ func TestTrafficIsWhatGrewInAStep(t *testing.T) {
 	tr.keep(map[string]bool{"web-1": true})
 	if n := len(tr.last["a"]); n != 1 {
 		t.Errorf("%d instances are remembered, want 1", n)
+	}
+}
+
+// TestTrafficKeepsWhoIsElsewhere: what was shifted to another gateway is not counted anew whenever old instances are forgotten.
+func TestTrafficKeepsWhoIsElsewhere(t *testing.T) {
+	tr := &traffic{}
+	push := func(n uint64) {
+		tr.take(proxy.Measures{Boot: "a", Instances: []proxy.Measure{did("http://10.0.0.7:80", "10.0.0.7:80", n, 0, time.Millisecond)}})
+	}
+	push(500)
+	st := engine.State{Desired: &compose.Project{}, Services: []engine.Service{{Name: "web", Instances: []engine.Instance{{ID: "web-1"}}}}}
+	st.Desired.Trellis.Gateway = &compose.Gateway{Shift: &compose.Shift{To: "http://10.0.0.7"}}
+	tr.keep(instancesOf(st))
+	push(503)
+	if n := tr.now["10.0.0.7:80"].Requests; n != 3 {
+		t.Errorf("%d requests were shifted since, want 3", n)
+	}
+	st.Desired.Trellis.Gateway = nil
+	tr.keep(instancesOf(st))
+	if len(tr.last["a"]) != 0 {
+		t.Errorf("%v are remembered after the shift", tr.last["a"])
 	}
 }
 

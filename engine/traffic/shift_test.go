@@ -8,15 +8,20 @@ import (
 
 	"trellis/compose"
 	"trellis/errdefs"
+	"trellis/identity/identitytest"
 	"trellis/proxy"
 )
 
 func TestShift(t *testing.T) {
+	authority := identitytest.NewCA(t, "authority").PEM()
 	content := func(secret string) (string, error) {
-		if secret != "authority" {
-			return "", errdefs.ErrNotFound
+		switch secret {
+		case "authority":
+			return authority, nil
+		case "junk":
+			return "PEM", nil
 		}
-		return "PEM", nil
+		return "", errdefs.ErrNotFound
 	}
 	for _, c := range []struct {
 		name  string
@@ -39,9 +44,10 @@ func TestShift(t *testing.T) {
 			&proxy.Shift{Service: "https://[2001:db8::7]:8443", Port: 8443, Share: 1},
 			proxy.Service{
 				Name: "https://[2001:db8::7]:8443", Instances: []proxy.Instance{{ID: "[2001:db8::7]:8443", Host: "2001:db8::7", Ready: true}},
-				TLS: &proxy.UpstreamTLS{ServerName: "shop.example.org", CA: "PEM"},
+				TLS: &proxy.UpstreamTLS{ServerName: "shop.example.org", CA: authority},
 			}, nil},
 		{"an authority that can't be read", &compose.Shift{To: "https://10.0.0.7", CA: "gone"}, nil, proxy.Service{}, errdefs.ErrNotFound},
+		{"an authority that is none", &compose.Shift{To: "https://10.0.0.7", CA: "junk"}, nil, proxy.Service{}, errdefs.ErrInvalid},
 		{"no URL", &compose.Shift{To: "10.0.0.7"}, nil, proxy.Service{}, errdefs.ErrInvalid},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -56,6 +62,9 @@ func TestShift(t *testing.T) {
 			}
 			if d := cmp.Diff(c.to, to); d != "" {
 				t.Error(d)
+			}
+			if len(to.Instances) > 0 && to.Instances[0].ID != Elsewhere(p) {
+				t.Errorf("%s is elsewhere, and %s", to.Instances[0].ID, Elsewhere(p))
 			}
 		})
 	}
