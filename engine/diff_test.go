@@ -251,3 +251,25 @@ func TestDiffGrowsEvenly(t *testing.T) {
 		t.Errorf("500 services cost %s, 50 cost %s", large, small)
 	}
 }
+
+// TestAnotherShareOfAShift: what goes to another gateway changes while everything runs on.
+func TestAnotherShareOfAShift(t *testing.T) {
+	shifting := func(s *compose.Shift) compose.Project {
+		p := two()
+		p.Trellis.Gateway = &compose.Gateway{Shift: s}
+		return p
+	}
+	tenth := &compose.Shift{To: "http://10.0.0.7", Share: 0.1}
+	for _, c := range []struct {
+		to   *compose.Shift
+		want []string
+	}{
+		{&compose.Shift{To: "http://10.0.0.7", Share: 0.5}, []string{`change x-trellis.gateway.shift.share 0.1 -> 0.5: in-place`}},
+		{&compose.Shift{To: "http://10.0.0.7"}, []string{`remove x-trellis.gateway.shift.share 0.1 -> null: in-place`}},
+		{&compose.Shift{To: "https://10.0.0.7", Share: 0.1}, []string{`change x-trellis.gateway.shift.to "http://10.0.0.7" -> "https://10.0.0.7": in-place`}},
+	} {
+		if d := cmp.Diff(c.want, diff(shifting(tenth), shifting(c.to))); d != "" {
+			t.Error(d)
+		}
+	}
+}
