@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"trellis/proxy/http1"
@@ -95,4 +97,80 @@ func FuzzBelieve(f *testing.F) {
 			t.Errorf("%q %q: %s", first, second, q.client)
 		}
 	})
+}
+
+// TestTrustedClientEverywhere: the client that a trusted gateway tells of is the one whom limits count, whom the log and the spans
+// name, and of whom a service that decides about requests is told.
+func TestTrustedClientEverywhere(t *testing.T) {
+	var out lines
+	r := newRig(t, Config{AccessLog: &out})
+	r.snap.AccessLog = 1
+	asked := make(chan string, 10)
+	sso := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Header.Get("X-Forwarded-For") + " " + r.Header.Get("X-Forwarded-Proto")
+	})
+	b := serveFunc(t, func(http.ResponseWriter, *http.Request) {})
+	r.snap.Services = []Service{{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}}, {Name: "sso", Instances: []Instance{instanceAt("sso-1", sso.addr)}}}
+	r.snap.Auth = map[string]Auth{"sso": {Forward: &ForwardAuth{Service: "sso", Port: 80, Path: "/check"}}}
+	r.snap.Routes = []Route{
+		{Path: "/limited", Service: "app", Port: 80, Decision: Decision{Auth: "none", RateLimit: &RateLimit{Per: "client", Rate: 0.01, Burst: 1}}},
+		{Path: "/asked", Service: "app", Port: 80, Decision: Decision{Auth: "sso"}},
+	}
+	url := "http://" + r.listen(Listener{Name: "gateway", Protocol: HTTP1, Trusted: []string{"127.0.0.1/32"}})
+	r.push()
+	for i, c := range []struct {
+		client string
+		status int
+	}{{"198.51.100.7", 200}, {"198.51.100.8", 200}, {"198.51.100.7", 429}, {"6.6.6.6, 198.51.100.8", 429}} {
+		if res, _ := ask(t, "GET", url+"/limited", "", "X-Forwarded-For", c.client); res.StatusCode != c.status {
+			t.Errorf("request %d, of %s: %d, want %d", i, c.client, res.StatusCode, c.status)
+		}
+	}
+	ask(t, "GET", url+"/asked", "", "X-Forwarded-For", "198.51.100.9", "X-Forwarded-Proto", "https")
+	if got := <-asked; got != "198.51.100.9 https" {
+		t.Errorf("who decides was told of %q", got)
+	}
+	eventually(t, "the lines of the log", func() bool { return len(out.read(t)) == 5 })
+	var logged, traced []any
+	for _, line := range out.read(t) {
+		logged = append(logged, line["client"])
+	}
+	for _, s := range r.proxy.spans.take() {
+		if s.Service == "app" {
+			traced = append(traced, s.Attributes["client.address"])
+		}
+	}
+	if want := []any{"198.51.100.7", "198.51.100.8", "198.51.100.7", "198.51.100.8", "198.51.100.9"}; !slices.Equal(logged, want) {
+		t.Errorf("the log names %v, want %v", logged, want)
+	}
+	if want := []any{"198.51.100.7", "198.51.100.8", "198.51.100.9"}; !slices.Equal(traced, want) {
+		t.Errorf("the spans name %v, want %v", traced, want)
+	}
+}
+
+// TestNobodyTrustedCostsNothing: whoever is not trusted may write what they like into X-Forwarded-For.
+func TestNobodyTrustedCostsNothing(t *testing.T) {
+	q := &request{client: netip.MustParseAddr("192.0.2.1"), scheme: "http"}
+	q.header.Add("X-Forwarded-For", strings.Repeat("10.0.0.1, ", 3000)+"10.0.0.1")
+	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	if n := testing.AllocsPerRun(100, func() { q.believe(trusted) }); n > 0 || q.client != netip.MustParseAddr("192.0.2.1") {
+		t.Errorf("%v allocations, and the client is %s", n, q.client)
+	}
+}
+
+// BenchmarkBelieve is what is read of a trusted gateway's requests: as a rule, and as much as a header may hold.
+func BenchmarkBelieve(b *testing.B) {
+	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
+	peer := netip.MustParseAddr("10.9.9.9")
+	for name, text := range map[string]string{"one": "198.51.100.7", "32KiB": strings.Repeat("10.0.0.1,", 3600) + "10.0.0.1"} {
+		b.Run(name, func(b *testing.B) {
+			q := &request{}
+			q.header.Add("X-Forwarded-For", text)
+			b.ReportAllocs()
+			for b.Loop() {
+				q.client, q.scheme = peer, "http"
+				q.believe(trusted)
+			}
+		})
+	}
 }
