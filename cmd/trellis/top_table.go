@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -45,7 +47,8 @@ func sum[T int | int64 | float64](a, b *T) *T {
 	return &c
 }
 
-// rows returns a line for each service and one for each of its instances, in the services' order.
+// rows returns a line for each service and one for each of its instances, in the services' order; and one for the gateway that requests
+// are shifted to, which goes by its URL.
 func (m measurement) rows(views []usageView) []topRow {
 	byService := map[string][]usageView{}
 	var order []string
@@ -64,6 +67,11 @@ func (m measurement) rows(views []usageView) []topRow {
 		all = append(all, m.sumOf(name, states[name], byService[name]))
 		for _, v := range byService[name] {
 			all = append(all, v.row())
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.recent.Services)) {
+		if strings.Contains(name, "://") {
+			all = append(all, m.sumOf(name, "", nil))
 		}
 	}
 	return all
