@@ -124,6 +124,20 @@ func (s *waySet[T]) find(w way) *counted[T] {
 	return one
 }
 
+// keep forgets the ways that are not to be kept, and what was counted where there was no room for more.
+func (t *ways[T]) keep(is func(way) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := t.all()
+	next := &waySet[T]{by: map[way]*counted[T]{}}
+	for _, one := range all[:min(len(all), maxWays-1)] {
+		if is(one.way) {
+			next.list, next.by[one.way] = append(next.list, one), one
+		}
+	}
+	t.now.Store(next)
+}
+
 // all returns every way so far.
 func (t *ways[T]) all() []*counted[T] {
 	if now := t.now.Load(); now != nil {
@@ -153,6 +167,22 @@ func callsIn(t *ways[callCounts], all []Call, like Call) []Call {
 func (s *service) again(caller, route string, inst *instance) {
 	s.count.retries.Add(1)
 	s.retried.of(way{caller, route, inst.conf.Load().Revision}).Add(1)
+}
+
+// forgetRetries makes room among the retries where it becomes scarce: those of revisions of which no instance is left are no more
+// told. s.mu is held.
+func (s *service) forgetRetries() {
+	if len(s.retried.all()) < maxWays/2 {
+		return
+	}
+	there := map[int64]bool{}
+	for _, inst := range s.instances {
+		there[inst.conf.Load().Revision] = true
+	}
+	for inst := range s.leaving {
+		there[inst.conf.Load().Revision] = true
+	}
+	s.retried.keep(func(w way) bool { return there[w.revision] })
 }
 
 // account counts one request and records its span. inst is nil where no instance answered; status is what the client

@@ -162,6 +162,7 @@ func (s *service) apply(conf *Service, now time.Time) {
 			delete(s.leaving, inst)
 		}
 	}
+	s.forgetRetries()
 	s.rebuildAll(now)
 }
 

@@ -157,3 +157,17 @@ func TestRetriesAreToldApart(t *testing.T) {
 		t.Errorf("told %q and %d in all, want %q", told, svc.count.read().Retries, want)
 	}
 }
+
+// TestRetriesOfManyRevisions: a data plane that outlives hundreds of revisions still tells whose requests were repeated.
+func TestRetriesOfManyRevisions(t *testing.T) {
+	svc := newService("web", time.Now())
+	defer svc.close()
+	for revision := range int64(3 * maxWays) {
+		svc.apply(&Service{Name: "web", Instances: []Instance{{ID: fmt.Sprint("web-", revision), Host: "127.0.0.1", Ready: true, Revision: revision}}}, time.Now())
+		svc.again("api", "", svc.instances[fmt.Sprint("web-", revision)])
+	}
+	all := svc.retried.all()
+	if last := all[len(all)-1]; len(all) >= maxWays || last.way != (way{caller: "api", revision: 3*maxWays - 1}) || last.n.Load() != 1 {
+		t.Errorf("%d ways, the last is %+v", len(all), last.way)
+	}
+}
