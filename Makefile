@@ -25,7 +25,7 @@ test: ## install what the tests need, then lint, every test with -race, and the 
 	scripts/test.sh
 
 test-kubernetes: ## a project's life in a real Kubernetes, built and started for it (the first time 20 minutes)
-	ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 40m ./e2e -run Kubernetes
+	ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 ./e2e -run Kubernetes
 
 quick: ## the tests that need nothing but Go
 	$(GO) test ./...

@@ -59,7 +59,7 @@ export default function Topology() {
       ) : (
         <>
           <Map graph={{ ...data, nodes: data.nodes.map((n) => ({ ...n, ...status?.services?.find((s) => s.name === n.service) })) }} />
-          <Calls edges={data.edges} />
+          <Calls edges={data.edges} ours={new Set(status?.services?.map((s) => s.name))} />
         </>
       )}
     </>
@@ -202,7 +202,8 @@ function curve(points: Point[]): string {
   }, `M${at(p[0]!.x, p[0]!.y)}`);
 }
 
-function Calls({ edges }: { edges: GraphEdge[] }) {
+function Calls({ edges, ours }: { edges: GraphEdge[]; ours: Set<string> }) {
+  const named = (service: string) => (ours.has(service) ? <a href={href(["services", service])}>{service}</a> : service); // a database outside has no page
   const sorted = [...edges].sort((a, b) => b.error_rate - a.error_rate || b.rate - a.rate);
   return (
     <Section title="Calls">
@@ -211,8 +212,8 @@ function Calls({ edges }: { edges: GraphEdge[] }) {
         <tbody>
           {sorted.map((e) => (
             <tr key={`${e.caller}>${e.callee}`}>
-              <th scope="row">{e.caller ? <a href={href(["services", e.caller])}>{e.caller}</a> : "Clients"}</th>
-              <td data-label="To"><a href={href(["services", e.callee])}>{e.callee}</a></td>
+              <th scope="row">{e.caller ? named(e.caller) : "Clients"}</th>
+              <td data-label="To">{named(e.callee)}</td>
               <td data-label="Rate" className="num">{e.rate === 0 ? <span className="faint">declared, not seen</span> : `${rate(e.rate)}/s`}</td>
               <td data-label="Errors" className={e.error_rate > 0 ? "num bad" : "num"}>{e.rate === 0 ? "–" : percent(e.error_rate / e.rate)}</td>
               <td data-label="p50" className="num">{e.p50_seconds === null ? "–" : ms(e.p50_seconds * 1000)}</td>
