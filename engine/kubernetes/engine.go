@@ -2,8 +2,6 @@ package kubernetes
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -154,42 +152,6 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 		e.log.WarnContext(ctx, "old revisions were not removed", "project", e.project, "err", err)
 	}
 	return rev, nil
-}
-
-// appliedKey is the note of the number of the revision that was applied whole.
-const appliedKey = "applied"
-
-// disturbedKey is the note, another one each time, of who has applied objects of a revision that was not the newest any more: what was
-// noted as applied before that is no more so, and is carried out once more.
-const disturbedKey = "disturbed"
-
-// carryOut applies the objects of a revision whose turn it is; once that is all of them it notes that it did. waits says
-// what the others wait for. What the cluster refuses for good is a revision that failed.
-func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, live Live) (waits map[string]string, err error) {
-	mark, err := e.client.note(ctx, e.project, disturbedKey)
-	if err != nil {
-		return nil, err
-	}
-	now, waits := turn(one.Project, objects, live, Read(one.Revision, live))
-	wait, directly := e.awaitsPlane(ctx, objects, live)
-	if wait {
-		waits[dataPlane] = "to serve"
-	}
-	err = e.client.put(ctx, e.project, now, len(waits) > 0)
-	if latest, lerr := e.client.history(ctx, e.project); lerr == nil && len(latest) > 0 && latest[0].Number != one.Number {
-		return waits, errors.Join(err, e.client.setNote(ctx, e.project, disturbedKey, rand.Text()))
-	}
-	switch {
-	case err == nil && len(waits) > 0:
-		return waits, nil
-	case err == nil:
-		return nil, e.client.setNote(ctx, e.project, appliedKey, appliedNote(one.Number, directly, mark))
-	case ctx.Err() == nil && !errors.Is(err, errdefs.ErrUnavailable):
-		if serr := e.client.settle(ctx, one, state.Failed); serr != nil {
-			e.log.WarnContext(ctx, "a failed revision is not written down as one", "project", e.project, "revision", one.Number, "err", serr)
-		}
-	}
-	return nil, err
 }
 
 // kept returns the contents that a project refers to, out of those kept for this apply and of what earlier revisions had.

@@ -68,9 +68,18 @@ const inventoryKey = "inventory"
 // inventory reads what Trellis has made for a project and not yet removed. It is written before anything of it is made,
 // so that whatever an apply that was cut short has left is in it.
 func (c *Client) inventory(ctx context.Context, project string) ([]item, error) {
-	text, err := c.note(ctx, project, inventoryKey)
-	if err != nil || text == "" {
+	notes, err := c.notes(ctx, project)
+	if err != nil {
 		return nil, err
+	}
+	return inventoryIn(notes, project)
+}
+
+// inventoryIn is inventory where the project's notes were read.
+func inventoryIn(notes map[string]string, project string) ([]item, error) {
+	text := notes[inventoryKey]
+	if text == "" {
+		return nil, nil
 	}
 	var items []item
 	if err := json.Unmarshal([]byte(text), &items); err != nil {

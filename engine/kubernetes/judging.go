@@ -16,16 +16,16 @@ const watchedFor = 5 * time.Second
 // judging watches the rollouts of the newest revision by what the data plane measures of their instances. The zero value is ready to
 // use; one goroutine uses it.
 type judging struct {
-	revision int64
-	windows  map[string]*judge.Window // by service
-	healthy  map[string]time.Time     // by service: since when all of its instances are new and serve
+	goal    goal
+	windows map[string]*judge.Window // by service
+	healthy map[string]time.Time     // by service: since when all of its instances are new and serve
 }
 
 // look brings what is known of the rollouts of a revision up to date. It returns a service whose new instances do worse than the old
 // ones did, and why, "" where none does; and whether some have to be watched for longer.
 func (j *judging) look(tally *judge.Tally, one record, s engine.State, now time.Time) (service, why string, watching bool) {
-	if j.revision != one.Number || j.windows == nil {
-		j.revision, j.windows, j.healthy = one.Number, map[string]*judge.Window{}, map[string]time.Time{}
+	if j.goal != one.goal() || j.windows == nil {
+		j.goal, j.windows, j.healthy = one.goal(), map[string]*judge.Window{}, map[string]time.Time{}
 	}
 	for _, r := range one.rollouts {
 		svc, known := stateIn(s, r.Service)
@@ -85,7 +85,7 @@ func (j *judging) watches(one record, svc engine.Service, now time.Time) bool {
 func (j *judging) measured(all []state.Rollout) []state.Rollout {
 	all = slices.Clone(all)
 	for i := range all {
-		if w := j.windows[all[i].Service]; w != nil && all[i].Revision == j.revision {
+		if w := j.windows[all[i].Service]; w != nil && all[i].Revision == j.goal.revision {
 			all[i].Ledger = w.Ledger()
 		}
 	}

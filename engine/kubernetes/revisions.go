@@ -54,18 +54,31 @@ func revisionName(project string, number int64) string {
 type settled struct {
 	Outcome string    `json:"outcome"`
 	At      time.Time `json:"at"`
+	After   string    `json:"after,omitempty"` // what was noted under disturbedKey by then
 }
 
 // record is a revision as it is kept.
 type record struct {
 	state.Revision
-	rollouts  []state.Rollout
-	settledAt time.Time         // zero: not settled
-	contents  map[string][]byte // by ref
+	rollouts []state.Rollout
+	contents map[string][]byte // by ref
+
+	settledAt    time.Time // zero: not settled
+	settledAfter string    // settled.After
+	mark         string    // what was noted under disturbedKey when the record was read
 }
 
 // history returns the revisions of a project, newest first.
 func (c *Client) history(ctx context.Context, project string) ([]record, error) {
+	mark, err := c.note(ctx, project, disturbedKey)
+	if err != nil {
+		return nil, fmt.Errorf("read the revisions of %s: %w", project, err)
+	}
+	return c.historyAfter(ctx, project, mark)
+}
+
+// historyAfter is history where what is noted under disturbedKey was read before.
+func (c *Client) historyAfter(ctx context.Context, project, mark string) ([]record, error) {
 	r, err := c.resource(secrets)
 	if err != nil {
 		return nil, err
@@ -87,7 +100,9 @@ func (c *Client) history(ctx context.Context, project string) ([]record, error) 
 	}
 	slices.SortFunc(all, func(a, b record) int { return cmp.Compare(b.Number, a.Number) })
 	for i := range all {
-		if i > 0 && all[i].Outcome == state.Pending {
+		if i == 0 {
+			all[i] = all[i].after(mark)
+		} else if all[i].Outcome == state.Pending {
 			all[i].Outcome = state.Superseded
 			all[i].rollouts = ended(all[i].rollouts, state.Overtaken, "", all[i-1].AppliedAt)
 		}
@@ -119,7 +134,7 @@ func recordOf(o *unstructured.Unstructured) (one record, err error) {
 		}
 	}
 	if how.Outcome != "" {
-		one.Outcome, one.settledAt = how.Outcome, how.At
+		one.Outcome, one.settledAt, one.settledAfter = how.Outcome, how.At, how.After
 		if how.Outcome == state.Healthy {
 			one.HealthyAt = &how.At
 		}
@@ -161,9 +176,13 @@ func (c *Client) append(ctx context.Context, one record) error {
 	return c.explain(err)
 }
 
-// settle writes down how a revision ended, and its rollouts where there are any.
+// settle writes down how a revision ended, and its rollouts where there are any. One that was healthy before is so since then.
 func (c *Client) settle(ctx context.Context, one record, outcome string) error {
-	how, err := json.Marshal(settled{outcome, time.Now().UTC()})
+	at := time.Now().UTC()
+	if outcome == state.Healthy && one.HealthyAt != nil {
+		at = *one.HealthyAt
+	}
+	how, err := json.Marshal(settled{outcome, at, one.mark})
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 // sighting is what a look at the cluster found of a project. Who gets one changes nothing in it.
 type sighting struct {
+	notes     map[string]string
 	revisions []record // newest first
 	items     []item   // of the inventory
 	live      Live
@@ -33,18 +34,23 @@ type lastLook struct {
 // happenings counts what makes of a look that began before an old one.
 func (e *Engine) happenings() uint64 { return e.woken.Load() + e.client.written.Load() }
 
-// read looks at the cluster, and keeps what it finds where this is the control plane.
+// read looks at the cluster, and keeps what it finds where this is the control plane. What is noted is asked first: what is there is then
+// no older than it, and a revision that was noted as applied whole is not judged by what was there before.
 func (e *Engine) read(ctx context.Context, project string) (now sighting, err error) {
 	began, after := time.Now(), e.happenings()
+	if now.notes, err = e.client.notes(ctx, project); err != nil {
+		return now, err
+	}
+	if now.items, err = inventoryIn(now.notes, project); err != nil {
+		return now, err
+	}
 	g, reading := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		now.revisions, err = e.client.history(reading, project)
+		now.revisions, err = e.client.historyAfter(reading, project, now.notes[disturbedKey])
 		return err
 	})
 	g.Go(func() (err error) {
-		if now.items, err = e.client.inventory(reading, project); err == nil {
-			now.live, err = e.client.liveOf(reading, project, now.items)
-		}
+		now.live, err = e.client.liveOf(reading, project, now.items)
 		return err
 	})
 	if e.control != nil {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -181,18 +180,6 @@ func planeTrouble(image string, live Live, now time.Time) string {
 		}
 	}
 	return ""
-}
-
-// appliedNote is the note of a revision that was applied whole; directly says that its Services lead past the data plane.
-func appliedNote(number int64, directly bool, mark string) string {
-	note := strconv.FormatInt(number, 10)
-	if directly {
-		note += " directly"
-	}
-	if mark != "" {
-		note += " after " + mark
-	}
-	return note
 }
 
 // turnTraffic has the Services of a revision that has ended lead to the data plane, once that serves after all.

@@ -35,14 +35,22 @@ const (
 // unmade are the reasons for which a container waits that somebody has to do something about.
 var unmade = []string{"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"}
 
+// goal is what is to be reached: a revision, and that once more with each mark under disturbedKey.
+type goal struct {
+	revision int64
+	mark     string
+}
+
+func (r record) goal() goal { return goal{r.Number, r.mark} }
+
 // watcher is the loop: it looks at the newest revision until that has ended.
 type watcher struct {
 	engine  *Engine
 	changed func(project string)
-	stuck   map[string]time.Time // by service of revision newest: since when
-	newest  int64
-	lease   string    // the Lease's version when it was seen last
-	leaseAt time.Time // since when it has been that
+	goal    goal
+	stuck   map[string]time.Time // by service of the goal: since when
+	lease   string               // the Lease's version when it was seen last
+	leaseAt time.Time            // since when it has been that
 	judging judging
 	idle    bool // the newest revision has ended
 	back    int64
@@ -129,22 +137,21 @@ func (c *Client) wake(ctx context.Context, kind schema.GroupVersionKind, project
 // that, anybody else only carries on what was cut short.
 func (w *watcher) step(ctx context.Context) error {
 	e := w.engine
-	// Asked first: what is there is looked at when all of the revision was applied, or it would be judged by what was there before.
-	notes, err := e.client.notes(ctx, e.project)
+	now, err := e.read(ctx, e.project)
 	if err != nil {
 		return err
 	}
-	done, mark := notes[appliedKey], notes[disturbedKey]
-	all, live, s, err := e.look(ctx, e.project)
+	s, err := e.stateOf(e.project, now)
 	if err != nil {
 		return err
 	}
+	all, live, done := now.revisions, now.live, now.notes[appliedKey]
 	if e.outdated(live) {
 		return nil
 	}
 	one := all[0]
-	if w.newest != one.Number {
-		w.newest, w.stuck = one.Number, map[string]time.Time{}
+	if w.goal != one.goal() {
+		w.goal, w.stuck = one.goal(), map[string]time.Time{}
 	}
 	w.idle = one.Outcome != state.Pending && one.Outcome != state.RolledBack
 	if one.Outcome == state.RolledBack && w.leftBack(one, time.Now()) && (e.control != nil || !w.led(live, time.Now())) {
@@ -152,14 +159,14 @@ func (w *watcher) step(ctx context.Context) error {
 	}
 	if one.Outcome != state.Pending {
 		e.forgetGone(live)
-		return w.turnTraffic(ctx, one, live, done == appliedNote(one.Number, true, mark))
+		return w.turnTraffic(ctx, one, live, done == appliedNote(one.Number, true, one.mark))
 	}
 	var waits map[string]string
-	if done != appliedNote(one.Number, false, mark) && done != appliedNote(one.Number, true, mark) {
+	if done != appliedNote(one.Number, false, one.mark) && done != appliedNote(one.Number, true, one.mark) {
 		if waits, err = w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
 			return err
 		}
-		if all, live, s, err = e.look(ctx, e.project); err != nil || all[0].Number != one.Number {
+		if all, live, s, err = e.look(ctx, e.project); err != nil || all[0].goal() != one.goal() {
 			return err // what was there before is not judged
 		}
 		one = all[0]
