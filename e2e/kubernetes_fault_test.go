@@ -171,10 +171,12 @@ webhooks:
 	// The namespace is on its way out, and something holds it.
 	c.kubectl(fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: held, namespace: %s, finalizers: [example.org/hold]}\n", name), "apply", "-f", "-")
 	c.kubectl("", "delete", "namespace", name, "--wait=false")
-	p.write("compose.yaml", file("v4"))
-	out, err = p.try("up", "--yes", "--timeout", "60s")
-	if err == nil || !strings.Contains(out, "namespace "+name+" is being deleted") {
-		t.Errorf("a namespace that is being deleted: %v\n%s", err, out)
+	for _, version := range []string{"v3", "v4"} {
+		p.write("compose.yaml", file(version))
+		out, err = p.try("up", "--yes", "--timeout", "60s")
+		if err == nil || !strings.Contains(out, "namespace "+name+" is being deleted") {
+			t.Errorf("%s in a namespace that is being deleted: %v\n%s", version, err, out)
+		}
 	}
 	c.kubectl("", "patch", "configmap", "held", "-n", name, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
 	c.kubectl("", "wait", "--for=delete", "namespace/"+name, "--timeout=90s")

@@ -227,32 +227,41 @@ func ownersOf(err error) string {
 // namespaces is the kind Namespace.
 var namespaces = schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}
 
-// ensureNamespace makes the namespace where there is none. Who may not look at namespaces is believed to have been
-// given one.
+// ensureNamespace makes the namespace where there is none.
 func (c *Client) ensureNamespace(ctx context.Context, project string) error {
+	there, err := c.namespaceThere(ctx)
+	if there || err != nil {
+		return err
+	}
 	r, err := c.resource(namespaces)
 	if err != nil {
 		return err
 	}
+	_, err = r.Create(ctx, object(namespaces, c.Namespace, labelsOf(project)), metav1.CreateOptions{FieldManager: fieldManager})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make namespace %s: %w", c.Namespace, c.explain(err))
+	}
+	return nil
+}
+
+// namespaceThere says whether the namespace is there; one that is about to go: ErrConflict. Who may not look at namespaces is believed
+// to have been given one.
+func (c *Client) namespaceThere(ctx context.Context) (bool, error) {
+	r, err := c.resource(namespaces)
+	if err != nil {
+		return false, err
+	}
 	o, err := r.Get(ctx, c.Namespace, metav1.GetOptions{})
 	switch {
 	case apierrors.IsForbidden(err):
-		return nil
+		return true, nil
 	case apierrors.IsNotFound(err):
-		made := object(namespaces, c.Namespace, labelsOf(project))
-		_, err = r.Create(ctx, made, metav1.CreateOptions{FieldManager: fieldManager})
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("make namespace %s: %w", c.Namespace, c.explain(err))
-		}
-		return nil
+		return false, nil
 	case err != nil:
-		return c.explain(err)
+		return false, c.explain(err)
 	case o.GetDeletionTimestamp() != nil:
-		return fmt.Errorf("%w: namespace %s is being deleted and takes nothing new: wait until it is gone, or choose another one",
+		return false, fmt.Errorf("%w: namespace %s is being deleted and takes nothing new: wait until it is gone, or choose another one",
 			errdefs.ErrConflict, c.Namespace)
 	}
-	return nil
+	return true, nil
 }

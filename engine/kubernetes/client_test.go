@@ -157,16 +157,6 @@ func TestWhatTheServerAnswersIsExplained(t *testing.T) {
 	}
 }
 
-func TestNamespaceOnItsWayOut(t *testing.T) {
-	s, c := cluster(t)
-	s.objects["/api/v1/namespaces/shop"] = map[string]any{
-		"kind": "Namespace", "apiVersion": "v1", "metadata": map[string]any{"name": "shop", "deletionTimestamp": "2026-01-02T03:04:05Z"},
-	}
-	if err := c.ensureNamespace(t.Context(), "shop"); !errors.Is(err, errdefs.ErrConflict) || !strings.Contains(err.Error(), "namespace shop is being deleted") {
-		t.Error(err)
-	}
-}
-
 func TestNoClusterToReach(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
