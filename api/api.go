@@ -115,6 +115,8 @@ type Endpoints struct {
 type Plan struct {
 	Base    engine.StateID  `json:"base"`
 	Changes []engine.Change `json:"changes"`
+	// Again says why an apply would do something although there are no changes: what runs is not all of the newest revision. "": it is.
+	Again string `json:"again,omitempty"`
 	// Warnings are the loader's; the CLI fills them in.
 	Warnings []compose.Diagnostic `json:"warnings"`
 }

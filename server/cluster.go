@@ -228,7 +228,11 @@ func (c cluster) Plan(ctx context.Context, req api.ApplyRequest) (api.Plan, erro
 	if err != nil {
 		return api.Plan{}, err
 	}
-	return api.Plan{Base: have.ID, Changes: engine.Diff(want, have)}, nil
+	plan := api.Plan{Base: have.ID, Changes: engine.Diff(want, have)}
+	if len(plan.Changes) == 0 {
+		plan.Again, err = c.engine.Behind(ctx)
+	}
+	return plan, err
 }
 
 // Apply implements api.Deployer. Whoever deploys meanwhile is not waited for: of two the later one counts.

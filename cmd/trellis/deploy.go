@@ -221,7 +221,7 @@ func (p *program) attempt(
 	if err != nil {
 		return rev, nil, err
 	}
-	if len(plan.Changes) == 0 {
+	if len(plan.Changes) == 0 && plan.Again == "" {
 		if rev, ok, err := present(ctx, control); err != nil || ok {
 			return rev, nil, err
 		}

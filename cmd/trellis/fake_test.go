@@ -30,6 +30,7 @@ type world struct {
 	Revisions []state.Revision
 	Events    []state.Event
 	Changes   []engine.Change // of every plan
+	Again     string          // of every plan
 	Drifted   []engine.Drift
 	Routes    []api.Route
 	Door      api.Door
@@ -312,7 +313,7 @@ func (f *fake) Revert(_ context.Context, req api.RevertRequest) (api.Drift, erro
 func (f *fake) Plan(_ context.Context, req api.ApplyRequest) (api.Plan, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return api.Plan{Base: f.world.Status.ID, Changes: f.Changes}, f.failure("plan")
+	return api.Plan{Base: f.world.Status.ID, Changes: f.Changes, Again: f.Again}, f.failure("plan")
 }
 
 func (f *fake) Apply(_ context.Context, req api.ApplyRequest) (state.Revision, error) {

@@ -89,11 +89,11 @@ project will be, as changes of an empty one.`,
 			}
 			err = p.writeJSON(view)
 		case "markdown":
-			err = writeMarkdown(p.stdout, "Plan for "+l.project.Name, plan.Changes, plan.Warnings)
+			err = writeMarkdown(p.stdout, "Plan for "+l.project.Name, plan)
 		default:
-			err = writePlan(p.stdout, p.styleOf(p.stdout), l.project.Name, plan.Changes)
+			err = writePlan(p.stdout, p.styleOf(p.stdout), l.project.Name, plan)
 		}
-		if err == nil && detailed && len(plan.Changes) > 0 {
+		if err == nil && detailed && (len(plan.Changes) > 0 || plan.Again != "") {
 			return exitError(errdefs.ExitObjective)
 		}
 		return err
@@ -134,8 +134,13 @@ func (p *program) plan(ctx context.Context, ready prepared) (plan api.Plan, live
 }
 
 // writePlan prints changes for people, service by service.
-func writePlan(w io.Writer, s style, project string, changes []engine.Change) error {
-	if len(changes) == 0 {
+func writePlan(w io.Writer, s style, project string, plan api.Plan) error {
+	changes := plan.Changes
+	switch {
+	case len(changes) == 0 && plan.Again != "":
+		_, err := fmt.Fprintf(w, "%s: the file changes nothing, but %s: 'trellis up' carries it out again\n", project, plan.Again)
+		return err
+	case len(changes) == 0:
 		_, err := fmt.Fprintf(w, "%s is up to date: nothing to change\n", project)
 		return err
 	}

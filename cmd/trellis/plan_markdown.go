@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"trellis/compose"
+	"trellis/api"
 	"trellis/engine"
 )
 
@@ -31,12 +31,16 @@ func consequenceOf(effect string) string {
 
 // writeMarkdown prints changes for the page of a pull request: first what they do to what runs, then each with its old
 // and its new value, then what there is to warn of.
-func writeMarkdown(w io.Writer, title string, changes []engine.Change, warnings []compose.Diagnostic) error {
+func writeMarkdown(w io.Writer, title string, plan api.Plan) error {
+	changes, warnings := plan.Changes, plan.Warnings
 	var b strings.Builder
 	fmt.Fprintf(&b, "### %s\n\n", title)
-	if len(changes) == 0 {
+	switch {
+	case len(changes) == 0 && plan.Again != "":
+		fmt.Fprintf(&b, "The file changes nothing, but %s: it is carried out again.\n", plan.Again)
+	case len(changes) == 0:
 		b.WriteString("Nothing to change.\n")
-	} else {
+	default:
 		counts, touched := map[string]int{}, map[string]map[string]bool{}
 		for _, c := range changes {
 			counts[c.Action]++

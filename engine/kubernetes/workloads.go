@@ -19,6 +19,7 @@ type workload struct {
 	generation int64
 	made       metav1.Time
 	revision   int64
+	hash       string // of its pods
 	want       int
 
 	current   bool   // the newest template is looked at, and all pods that are wanted are of it
@@ -35,7 +36,7 @@ func workloadsOf(all []Object) []workload {
 	var out []workload
 	add := func(o Object, t metav1.ObjectMeta, w workload) {
 		w.name, w.service, w.uid, w.generation, w.made = o.GetName(), serviceOf(o), o.GetUID(), o.GetGeneration(), o.GetCreationTimestamp()
-		w.revision = revisionOf(t)
+		w.revision, w.hash = revisionOf(t), t.Annotations[annotationHash]
 		out = append(out, w)
 	}
 	for _, o := range all {
