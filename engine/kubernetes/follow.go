@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
@@ -69,20 +70,20 @@ func (c *Client) FollowTraffic(ctx context.Context, project string, log *slog.Lo
 // fill keeps a shelf as the cluster says, until ctx is done: it lists, watches, resumes, and lists again where it must.
 func (c *Client) fill(ctx context.Context, to interface {
 	cache.ReflectorStore
-	reached(bool)
+	reached(ctx context.Context, err error)
 }, resource string, only func(*metav1.ListOptions)) {
 	r := c.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: resource}).Namespace(c.Namespace)
 	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			only(&o)
 			list, err := r.List(ctx, o)
-			to.reached(err == nil)
+			to.reached(ctx, err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			only(&o)
 			stream, err := r.Watch(ctx, o)
-			to.reached(err == nil)
+			to.reached(ctx, err)
 			return stream, err
 		},
 	}
@@ -111,20 +112,30 @@ func (s *shelf[T]) wake() {
 	}
 }
 
-// reached notes whether the API server answers.
-func (s *shelf[T]) reached(ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.away != ok {
+// reached notes whether the API server says what it was asked. Nobody asks any more once ctx is done.
+func (s *shelf[T]) reached(ctx context.Context, err error) {
+	if ctx.Err() != nil || outrun(err) {
 		return
 	}
-	s.away = !ok
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.away == (err != nil) {
+		return
+	}
+	s.away = err != nil
 	if s.away {
-		s.log.Warn("the API server does not answer: what is known of the cluster stays in force")
+		s.log.Warn("the API server does not answer: what is known of the cluster stays in force", "err", err)
 	} else {
 		s.log.Info("the API server answers again")
 	}
 	s.wake()
+}
+
+// outrun says whether the API server has answered that what is to be watched has to be listed: it does not send lists as watches, or has
+// none from that version on. A reflector does so by itself.
+func outrun(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) ||
+		apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge)
 }
 
 // content returns what is kept, in order of name, whether that is all, and whether nobody says what became of it since.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -149,12 +150,13 @@ func TestTrafficIsFollowed(t *testing.T) {
 			world.secret = o
 		}
 	}
+	var said lockedBuffer
 	told := make(chan Traffic, 16)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = c.FollowTraffic(ctx, "shop", slog.New(slog.DiscardHandler), func(t Traffic) { told <- t })
+		_ = c.FollowTraffic(ctx, "shop", slog.New(slog.NewTextHandler(&said, nil)), func(t Traffic) { told <- t })
 	}()
 	next := func(what string, ok func(Traffic) bool) Traffic {
 		t.Helper()
@@ -184,13 +186,37 @@ func TestTrafficIsFollowed(t *testing.T) {
 	pod.DeletionTimestamp, pod.ResourceVersion = &metav1.Time{Time: time.Now().Add(15 * time.Second)}, "3"
 	world.events <- map[string]any{"type": "MODIFIED", "object": pod}
 	leaving := next("it leaves", func(one Traffic) bool { return instancesIn(one, "api") == "api-1 10.0.0.1 draining" })
+	if text := said.String(); text != "" {
+		t.Errorf("of an API server that answers is said:\n%s", text)
+	}
 	close(world.down)
 	away := next("the API server is away", func(one Traffic) bool { return one.Away })
 	if d := cmp.Diff(leaving.Snapshot.Services, away.Snapshot.Services); d != "" {
 		t.Errorf("with the API server something else was forgotten:\n%s", d)
 	}
+	if text := said.String(); !strings.Contains(text, "does not answer") || !strings.Contains(text, "err=down") {
+		t.Errorf("of one that does not is said:\n%s", text)
+	}
 	cancel()
 	<-ended
+}
+
+// lockedBuffer takes a log.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func instancesIn(t Traffic, service string) string {
