@@ -90,7 +90,8 @@ func (l *lease) keep(ctx context.Context, since time.Time, run func(ctx context.
 
 // passing says whether the API server may answer otherwise a moment later.
 func passing(err error) bool {
-	return repeatable(err) || !isStatus(err) || apierrors.IsInternalError(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err)
+	return repeatable(err) || !isStatus(err) || apierrors.IsInternalError(err) || apierrors.IsTimeout(err) || apierrors.IsConflict(err) ||
+		apierrors.IsNotFound(err)
 }
 
 func isStatus(err error) bool {

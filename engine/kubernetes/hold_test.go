@@ -8,8 +8,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
 	"trellis/compose"
@@ -107,6 +109,32 @@ func TestNobodyLeadsForTooLong(t *testing.T) {
 				_, written, _, _ := s.now()
 				if led := time.Since(written); !errors.Is(err, errLeaseLost) || !errors.Is(err, errdefs.ErrUnavailable) || led > leaseLost || led < leaseLost-c.late {
 					t.Errorf("%v, and it led for %s after what it wrote last; another takes over after %s", err, led, leaseTime)
+				}
+			})
+		})
+	}
+}
+
+// TestLeaseIsWaitedFor: an API server that could not answer in time, or not at all, is asked again by who does not hold the Lease yet;
+// who is not allowed to have it hears so.
+func TestLeaseIsWaitedFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		fails  error
+		waited bool
+	}{
+		"it is late":      {apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0), true},
+		"it refuses":      {errors.New("connection refused"), true},
+		"it is forbidden": {apierrors.NewForbidden(schema.GroupResource{Resource: "leases"}, "trellis-shop", errors.New("no rights")), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLeaseServer(t)
+				s.becomes(false, c.fails)
+				mended := time.AfterFunc(leaseTime, func() { s.becomes(false, nil) })
+				defer mended.Stop()
+				l := &lease{leases: s, name: "trellis-shop", who: "first"}
+				if _, err := l.acquire(t.Context()); (err == nil) != c.waited {
+					t.Error(err)
 				}
 			})
 		})
