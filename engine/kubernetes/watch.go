@@ -76,7 +76,7 @@ func (w *watcher) run(ctx context.Context) error {
 		})
 	}
 	for {
-		if err := w.step(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound) {
+		if err := w.step(ctx); err != nil && ctx.Err() == nil {
 			w.engine.log.WarnContext(ctx, "the project is not looked after", "project", w.engine.project, "err", err)
 		}
 		w.changed(w.engine.project)
@@ -142,6 +142,9 @@ func (w *watcher) step(ctx context.Context) error {
 		return err
 	}
 	s, err := e.stateOf(e.project, now)
+	if errors.Is(err, errdefs.ErrNotFound) {
+		return nil // it does not run
+	}
 	if err != nil {
 		return err
 	}

@@ -207,3 +207,26 @@ func TestNobodyIsTakenBackOver(t *testing.T) {
 		t.Errorf("%v, %+v", err, h[0])
 	}
 }
+
+// TestWhatCannotBeCarriedOutIsSaid, also where it is something of the revision that is not there any more; a project that does not run is
+// no trouble.
+func TestWhatCannotBeCarriedOutIsSaid(t *testing.T) {
+	_, c := cluster(t)
+	if err := watching(quiet(c)).step(t.Context()); err != nil {
+		t.Errorf("a project that was never applied: %v", err)
+	}
+	if _, err := quiet(c).Apply(t.Context(), state.Revision{Project: version("1")}, ""); err != nil {
+		t.Fatal(err)
+	}
+	p := version("2")
+	p.Configs = map[string]compose.FileValue{"settings": {Ref: "gone"}}
+	if err := c.append(t.Context(), record{Revision: state.Revision{Number: 2, Project: p, Outcome: state.Pending, AppliedAt: time.Now()}}); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	e := New("shop", c, slog.New(slog.NewTextHandler(&said, nil)))
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := e.Run(ctx, func(string) { cancel() }); err != nil || !strings.Contains(said.String(), "configs/settings: not found: its content is not kept") {
+		t.Errorf("%v; said is %q", err, said.String())
+	}
+}
