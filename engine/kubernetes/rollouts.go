@@ -71,6 +71,7 @@ func failureOf(s engine.State, service, why string) state.Rollout {
 // there stays as it is, to be looked at.
 func (e *Engine) goBack(ctx context.Context, all []record, why state.Rollout, actor string) error {
 	failed := all[0]
+	failed.rollouts = slices.Clone(failed.rollouts) // others read them meanwhile
 	back := lastHealthy(all, failed.Number)
 	outcome, phase := state.Failed, state.Incomplete
 	if back != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -228,5 +229,30 @@ func TestWhatCannotBeCarriedOutIsSaid(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	if err := e.Run(ctx, func(string) { cancel() }); err != nil || !strings.Contains(said.String(), "configs/settings: not found: its content is not kept") {
 		t.Errorf("%v; said is %q", err, said.String())
+	}
+}
+
+// TestGoingBackChangesNothingThatOthersRead: what was seen is shared by all parts of a control plane.
+func TestGoingBackChangesNothingThatOthersRead(t *testing.T) {
+	s, c := cluster(t)
+	e := quiet(c)
+	for _, n := range []string{"1", "2"} {
+		if _, err := e.Apply(t.Context(), state.Revision{Project: version(n)}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := c.history(t.Context(), "shop")
+	if err != nil || len(all[0].rollouts) != 2 {
+		t.Fatalf("%v, rollouts %+v", err, all[0].rollouts)
+	}
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPatch {
+			answer(w, http.StatusForbidden, "Forbidden", "may not")
+		}
+		return r.Method == http.MethodPatch
+	}
+	err = e.goBack(t.Context(), all, state.Rollout{Service: "web", Reason: "crashes"}, "trellis")
+	if slices.ContainsFunc(all[0].rollouts, state.Rollout.Over) || err == nil {
+		t.Errorf("%v, and the rollouts that were read became %+v", err, all[0].rollouts)
 	}
 }
