@@ -22,7 +22,8 @@ const disturbedKey = "disturbed"
 const confessing = 5 * time.Second
 
 // carryOut applies the objects of a revision whose turn it is; once that is all of them it notes that it did. waits says
-// what the others wait for. What the cluster refuses for good is a revision that failed.
+// what the others wait for. What the cluster refuses for good is a revision that failed, unless
+// that has ended already.
 func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, live Live) (waits map[string]string, err error) {
 	if one.mark, err = e.client.note(ctx, e.project, disturbedKey); err != nil {
 		return nil, err
@@ -44,7 +45,7 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 		return waits, nil
 	case err == nil:
 		return nil, e.client.setNote(ctx, e.project, appliedKey, appliedNote(one.Number, directly, one.mark))
-	case ctx.Err() == nil && !errors.Is(err, errdefs.ErrUnavailable):
+	case ctx.Err() == nil && !errors.Is(err, errdefs.ErrUnavailable) && one.Outcome == state.Pending:
 		if serr := e.client.settle(ctx, one, state.Failed); serr != nil {
 			e.log.WarnContext(ctx, "a failed revision is not written down as one", "project", e.project, "revision", one.Number, "err", serr)
 		}

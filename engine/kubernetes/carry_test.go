@@ -244,3 +244,26 @@ func TestJudgedOnceMore(t *testing.T) {
 		t.Error("judged by what was measured before")
 	}
 }
+
+// TestHealthyStaysHealthy: that its traffic cannot be turned to the data plane later makes no failure of a revision that was healthy.
+func TestHealthyStaysHealthy(t *testing.T) {
+	s, w, _ := controlled(t)
+	s.mu.Lock()
+	s.objects["/api/v1/namespaces/shop/configmaps/"+notesName("shop")]["data"].(map[string]any)[appliedKey] = appliedNote(1, true, "")
+	s.objects["/apis/apps/v1/namespaces/shop/deployments/"+planeName("shop")]["status"] = map[string]any{"availableReplicas": int64(2)}
+	refused := false
+	s.before = func(to http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPatch || !strings.HasSuffix(r.URL.Path, "/deployments/web") {
+			return false
+		}
+		refused = true
+		answer(to, http.StatusUnprocessableEntity, "Invalid", "a policy of the cluster")
+		return true
+	}
+	s.mu.Unlock()
+	err := w.step(t.Context())
+	all, herr := w.engine.History(t.Context(), 1)
+	if err == nil || herr != nil || !refused || all[0].Outcome != state.Healthy {
+		t.Errorf("%v, %v, refused %v, and the revision is %s", err, herr, refused, all[0].Outcome)
+	}
+}
