@@ -63,7 +63,7 @@ func ServeInCluster(ctx context.Context, project, namespace string, log *slog.Lo
 	if err != nil {
 		return fail(err)
 	}
-	err = client.Hold(ctx, project, pod, func(ctx context.Context) error {
+	err = client.Hold(ctx, project, pod, log, func(ctx context.Context) error {
 		c, err := newInCluster(client, project, kubernetes.StateDir, os.Getenv(kubernetes.ImageEnv), log)
 		if err != nil {
 			return err

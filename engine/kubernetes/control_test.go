@@ -171,7 +171,7 @@ func TestOneHoldsTheLease(t *testing.T) {
 	first, done := make(chan struct{}), make(chan error, 1)
 	ctx, stop := context.WithCancel(t.Context())
 	go func() {
-		done <- c.Hold(ctx, "shop", "first", func(ctx context.Context) error {
+		done <- c.Hold(ctx, "shop", "first", slog.New(slog.DiscardHandler), func(ctx context.Context) error {
 			close(first)
 			<-ctx.Done()
 			return nil

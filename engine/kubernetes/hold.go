@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -30,14 +31,16 @@ var errLeaseLost = fmt.Errorf("the Lease could not be renewed in time: %w", errd
 
 // Hold waits until this process, by the name of who, holds the Lease of the project, calls run, and lets go of it when run has
 // returned. The context of run ends when the Lease is lost. Clocks of two machines are not compared: a Lease is free when it has
-// not changed for as long as it lasts, measured here, or when its holder let go of it.
-func (c *Client) Hold(ctx context.Context, project, who string, run func(ctx context.Context) error) error {
+// not changed for as long as it lasts, measured here, or when its holder let go of it. An API server that does not answer is waited for,
+// and told of in log.
+func (c *Client) Hold(ctx context.Context, project, who string, log *slog.Logger, run func(ctx context.Context) error) error {
 	fail := func(err error) error { return fmt.Errorf("hold the Lease of %s: %w", project, err) }
-	r, err := c.resource(coordinationv1.SchemeGroupVersion.WithKind("Lease"))
+	o := &obstacle{log: log}
+	r, err := c.leases(ctx, o)
 	if err != nil {
 		return fail(err)
 	}
-	l := &lease{leases: r, name: notesName(project), who: who}
+	l := &lease{leases: r, name: notesName(project), who: who, obstacle: o}
 	since, err := l.acquire(ctx)
 	if err != nil {
 		return fail(c.explain(err))
@@ -47,6 +50,36 @@ func (c *Client) Hold(ctx context.Context, project, who string, run func(ctx con
 		return fail(err)
 	}
 	return err
+}
+
+// leases returns how Leases are reached, once the API server says so.
+func (c *Client) leases(ctx context.Context, o *obstacle) (dynamic.ResourceInterface, error) {
+	for {
+		r, err := c.resource(coordinationv1.SchemeGroupVersion.WithKind("Lease"))
+		if !errors.Is(err, errdefs.ErrUnavailable) {
+			return r, err
+		}
+		o.tell(ctx, err)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// obstacle tells what keeps from the Lease, each thing once in a row. nil tells nothing.
+type obstacle struct {
+	log  *slog.Logger
+	said string
+}
+
+func (o *obstacle) tell(ctx context.Context, err error) {
+	if o == nil || ctx.Err() != nil || err.Error() == o.said {
+		return
+	}
+	o.said = err.Error()
+	o.log.WarnContext(ctx, "the Lease cannot be had yet", "err", err)
 }
 
 // acquire waits until the Lease is one's own, and returns when was begun to ask for it.
@@ -59,6 +92,9 @@ func (l *lease) acquire(ctx context.Context) (since time.Time, err error) {
 		}
 		if err != nil && ctx.Err() == nil && !passing(err) {
 			return since, err
+		}
+		if err != nil {
+			l.obstacle.tell(ctx, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -101,9 +137,10 @@ func isStatus(err error) bool {
 
 // lease is the Lease of a project as one process sees it.
 type lease struct {
-	leases dynamic.ResourceInterface
-	name   string
-	who    string
+	leases   dynamic.ResourceInterface
+	name     string
+	who      string
+	obstacle *obstacle
 
 	seen string    // its version when it was looked at last
 	at   time.Time // since when it has been that

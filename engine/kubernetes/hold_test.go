@@ -3,6 +3,9 @@ package kubernetes
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -197,4 +200,31 @@ func TestTakenLeaseEndsTheRun(t *testing.T) {
 			t.Errorf("%q holds it", holder)
 		}
 	})
+}
+
+// TestApiServerIsWaitedFor: who wants to hold the Lease outlives an API server that is away when they begin, and says so once.
+func TestApiServerIsWaitedFor(t *testing.T) {
+	s, c := cluster(t)
+	plain, err := plainObject(newRenderer(compose.Project{Name: "shop"}, nil, Options{Namespace: "shop", Revision: 1}).lease())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.objects["/apis/coordination.k8s.io/v1/namespaces/shop/leases/"+notesName("shop")] = plain.Object
+	refusals := 2
+	s.before = func(w http.ResponseWriter, _ *http.Request) bool {
+		if refusals--; refusals < 0 {
+			return false
+		}
+		answer(w, http.StatusServiceUnavailable, "ServiceUnavailable", "down")
+		return true
+	}
+	var said strings.Builder
+	held := false
+	err = c.Hold(t.Context(), "shop", "first", slog.New(slog.NewTextHandler(&said, nil)), func(context.Context) error {
+		held = true
+		return nil
+	})
+	if err != nil || !held || strings.Count(said.String(), "the Lease cannot be had yet") != 1 {
+		t.Errorf("%v, held %v, and said is\n%s", err, held, said.String())
+	}
 }
