@@ -1,10 +1,17 @@
 package kubernetes
 
 import (
+	"fmt"
 	"log/slog"
+	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"trellis/compose"
 	"trellis/engine"
@@ -128,5 +135,26 @@ func TestBackIsFinished(t *testing.T) {
 	}
 	if len(all) != 3 || all[0].Undoes != 2 || all[0].Project.Services["web"].Image != "web:1" || !strings.Contains(all[0].Cause, "web: new instances fail") {
 		t.Errorf("%d revisions, the newest %+v", len(all), all[0])
+	}
+}
+
+// TestWorseInstancesLeaveTheirOutput: of a version that does worse is kept what its newest instance has written.
+func TestWorseInstancesLeaveTheirOutput(t *testing.T) {
+	c := clientOf(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.URL.Path) }))
+	pod := func(name, service string, revision, age int) corev1.Pod {
+		p := corev1.Pod{}
+		p.Name, p.CreationTimestamp = name, metav1.NewTime(time.Unix(1e9, 0).Add(-time.Duration(age)*time.Second))
+		p.Labels = map[string]string{labelService: service}
+		p.Annotations = map[string]string{annotationRevision: strconv.Itoa(revision)}
+		return p
+	}
+	live := Live{Pods: []corev1.Pod{pod("new", "web", 2, 9), pod("newest", "web", 2, 5), pod("old", "web", 1, 1), pod("other", "api", 2, 1)}}
+	e := &Engine{client: c, project: "shop"}
+	got := e.worseOf(t.Context(), record{Revision: state.Revision{Number: 2}}, live, "web", "new instances fail")
+	want := state.Rollout{Service: "web", Reason: "new instances fail", Failure: &state.Failure{
+		Instance: "newest", Log: []string{"/api/v1/namespaces/shop/pods/newest/log"},
+	}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/state"
@@ -63,6 +65,21 @@ func failureOf(s engine.State, service, why string) state.Rollout {
 				r.Failure.Instance, r.Failure.Probe = string(in.ID), in.Probe
 			}
 		}
+	}
+	return r
+}
+
+// worseOf is the rollout of a service whose new instances do worse than the old ones, with what the newest of them has written.
+func (e *Engine) worseOf(ctx context.Context, one record, live Live, service, why string) state.Rollout {
+	r := state.Rollout{Service: service, Reason: why}
+	var newest *corev1.Pod
+	for i, pod := range live.Pods {
+		if serviceOf(&pod) == service && revisionOf(pod.ObjectMeta) == one.Number && (newest == nil || newest.CreationTimestamp.Before(&pod.CreationTimestamp)) {
+			newest = &live.Pods[i]
+		}
+	}
+	if newest != nil {
+		r.Failure = &state.Failure{Instance: newest.Name, Log: e.client.tail(ctx, newest, false)}
 	}
 	return r
 }

@@ -193,7 +193,7 @@ func (w *watcher) step(ctx context.Context) error {
 			return e.goBack(ctx, all, failureOf(s, service, why), "trellis")
 		}
 		if worse != "" {
-			return e.goBack(ctx, all, state.Rollout{Service: worse, Reason: how}, "trellis")
+			return e.goBack(ctx, all, e.worseOf(ctx, one, live, worse, how), "trellis")
 		}
 	}
 	if len(waits) > 0 || watching || !there(one.Project, s) {
