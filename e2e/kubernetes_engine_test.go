@@ -138,6 +138,8 @@ func (p *clusterProject) Observe() (engine.State, error) {
 	return s.State, err
 }
 
+var errDead = errors.New("it does not run")
+
 // kill kills the first process of every container called name in a pod, as the kernel does where memory is short.
 func (p *clusterProject) kill(pod, name string) error {
 	id := p.c.kubectl("", "get", "pod", pod, "-n", p.name, "-o", `jsonpath={.status.containerStatuses[?(@.name=="`+name+`")].containerID}`)
@@ -146,8 +148,12 @@ func (p *clusterProject) kill(pod, name string) error {
 		return fmt.Errorf("%s has no container %s", pod, name)
 	}
 	// The container's processes are in a cgroup of its name; their first is the oldest.
-	script := fmt.Sprintf(`for p in $(ls /proc | grep -E '^[0-9]+$' | sort -n); do grep -q %s /proc/$p/cgroup 2>/dev/null && exec kill -KILL $p; done; exit 1`, id)
-	if out, err := exec.Command(os.Getenv("CLUSTER_SH"), "enter", "sh", "-c", script).CombinedOutput(); err != nil {
+	script := fmt.Sprintf(`for p in $(ls /proc | grep -E '^[0-9]+$' | sort -n); do grep -q %s /proc/$p/cgroup 2>/dev/null && exec kill -KILL $p; done; exit 3`, id)
+	var ended *exec.ExitError
+	switch out, err := exec.Command(os.Getenv("CLUSTER_SH"), "enter", "sh", "-c", script).CombinedOutput(); {
+	case errors.As(err, &ended) && ended.ExitCode() == 3:
+		return fmt.Errorf("kill %s in %s: %w", name, pod, errDead)
+	case err != nil:
 		return fmt.Errorf("kill %s in %s: %w: %s", name, pod, err, out)
 	}
 	return nil
@@ -167,7 +173,7 @@ func (p *clusterProject) Interrupt() error {
 	p.mu.Unlock()
 	selector := []string{"get", "pods", "-n", p.name, "-l", "app.kubernetes.io/component=data-plane"}
 	for pod := range strings.FieldsSeq(p.c.kubectl("", append(selector, "-o", "jsonpath={.items[*].metadata.name}")...)) {
-		if err := p.kill(pod, "data-plane"); err != nil {
+		if err := p.kill(pod, "data-plane"); err != nil && !errors.Is(err, errDead) { // of the kill before: it waits to be started again
 			return err
 		}
 	}

@@ -225,7 +225,7 @@ func autoscaling(c *check) {
 	p := c.project(file("v1"))
 	tr := p.underLoad(150, []load.Request{{Method: "GET", Path: "/slow?for=50ms"}}, func() {
 		var svc engine.Service
-		c.until(patience, "more replicas", func() string {
+		c.until(2*patience, "more replicas", func() string {
 			if svc = p.service("web"); svc.Ready < 2 {
 				return fmt.Sprintf("%d ready of %d", svc.Ready, svc.Want)
 			}
