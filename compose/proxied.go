@@ -29,6 +29,9 @@ func balancer(text string) (netip.Prefix, bool) {
 		return netip.PrefixFrom(a, a.BitLen()), true
 	}
 	p, err := netip.ParsePrefix(text)
+	if a := p.Addr(); err == nil && a.Is4In6() && p.Bits() >= 96 { // callers are told by their IPv4 addresses
+		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+	}
 	return p.Masked(), err == nil
 }
 
