@@ -63,8 +63,8 @@ func Open(path string) (Store, error) {
 	return s, nil
 }
 
-// pageCache is what each connection keeps of the file, in KiB. SQLite's own 2 MiB fill up within an hour of deploys, once for each
-// connection, with what the kernel has in its cache anyway.
+// pageCache is what each connection keeps of the file at most, in KiB, where SQLite's own would be 2,000: the kernel has it in its cache
+// anyway, once for all of them.
 const pageCache = 512
 
 // dsn is the data source name of path, with these pragmas set on each connection.
