@@ -123,26 +123,33 @@ func (c *Client) read(ctx context.Context, kind schema.GroupVersionKind, name st
 	return true, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, to)
 }
 
-// openPorts returns where the cluster has opened the published ports of a service: at what a load balancer has been given, else at
-// a port of every node.
-func openPorts(svc compose.Service, live []Object) []engine.Port {
-	var all []engine.Port
-	for _, o := range live {
-		s, ok := o.(*corev1.Service)
-		if !ok || serviceOf(s) != svc.Name || s.Spec.Type != corev1.ServiceTypeNodePort && s.Spec.Type != corev1.ServiceTypeLoadBalancer {
-			continue
+// opening returns the Services that lead into the cluster, by the service that they are of.
+func opening(live []Object) map[string][]*corev1.Service {
+	all := map[string][]*corev1.Service{}
+	for _, s := range objectsOf[*corev1.Service](live) {
+		if s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			all[serviceOf(s)] = append(all[serviceOf(s)], s)
 		}
-		for _, open := range s.Spec.Ports {
+	}
+	return all
+}
+
+// openPorts returns where the Services of a service that lead into the cluster have opened its published ports: at what a load balancer
+// has been given, else at a port of every node.
+func openPorts(svc compose.Service, open []*corev1.Service) []engine.Port {
+	var all []engine.Port
+	for _, s := range open {
+		for _, port := range s.Spec.Ports {
 			i := slices.IndexFunc(svc.Ports, func(p compose.Port) bool {
 				low, _, _ := strings.Cut(p.Published, "-")
-				return low == strconv.Itoa(int(open.Port)) && protocol(p.Protocol) == open.Protocol
+				return low == strconv.Itoa(int(port.Port)) && protocol(p.Protocol) == port.Protocol
 			})
 			if i < 0 {
 				continue
 			}
-			one := engine.Port{Target: svc.Ports[i].Target, Published: int(open.NodePort), Protocol: cmp.Or(svc.Ports[i].Protocol, "tcp")}
+			one := engine.Port{Target: svc.Ports[i].Target, Published: int(port.NodePort), Protocol: cmp.Or(svc.Ports[i].Protocol, "tcp")}
 			if given := s.Status.LoadBalancer.Ingress; len(given) > 0 {
-				one.Published, one.HostIP = int(open.Port), cmp.Or(given[0].Hostname, given[0].IP)
+				one.Published, one.HostIP = int(port.Port), cmp.Or(given[0].Hostname, given[0].IP)
 			}
 			all = append(all, one)
 		}

@@ -120,7 +120,7 @@ func TestOpenPorts(t *testing.T) {
 			[]engine.Port{{Target: 53, Published: 53, HostIP: "192.0.2.7", Protocol: "udp"}, {Target: 80, Published: 8080, HostIP: "192.0.2.7", Protocol: "tcp"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if d := cmp.Diff(c.want, openPorts(web, c.live)); d != "" {
+			if d := cmp.Diff(c.want, openPorts(web, opening(c.live)["web"])); d != "" {
 				t.Error(d)
 			}
 		})

@@ -29,10 +29,11 @@ func Read(rev state.Revision, live Live) engine.State {
 		name := serviceOf(&pod)
 		pods[name] = append(pods[name], pod)
 	}
+	open := opening(live.Objects)
 	for _, w := range workloadsOf(live.Objects) {
 		svc := service(w, pods[w.service])
 		svc.Autoscale = autoscaleOf(w, live.Objects)
-		svc.Ports = append(svc.Ports, openPorts(rev.Project.Services[w.service], live.Objects)...)
+		svc.Ports = append(svc.Ports, openPorts(rev.Project.Services[w.service], open[w.service])...)
 		s.Services = append(s.Services, svc)
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return cmp.Compare(a.Name, b.Name) })
