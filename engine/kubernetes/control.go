@@ -122,10 +122,7 @@ func (r *renderer) controlPod() corev1.PodSpec {
 	c := corev1.Container{
 		Name: controlPlane, Image: r.opt.Image,
 		Args: []string{"serve", "--cluster", r.p.Name, "--namespace", r.opt.Namespace},
-		Env: []corev1.EnvVar{
-			{Name: "GOMEMLIMIT", Value: controlCollect}, {Name: ImageEnv, Value: r.opt.Image},
-			{Name: "HTTP2_PING_TIMEOUT_SECONDS", Value: "5"}, {Name: "HTTP2_READ_IDLE_TIMEOUT_SECONDS", Value: "5"},
-		},
+		Env:  append([]corev1.EnvVar{{Name: "GOMEMLIMIT", Value: controlCollect}, {Name: ImageEnv, Value: r.opt.Image}}, noticesSilence()...),
 		Ports: []corev1.ContainerPort{
 			{Name: "health", ContainerPort: HealthPort, Protocol: corev1.ProtocolTCP},
 			{Name: "otlp", ContainerPort: OTLPPort, Protocol: corev1.ProtocolTCP}, // by gRPC and by HTTP
@@ -134,10 +131,7 @@ func (r *renderer) controlPod() corev1.PodSpec {
 			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("192Mi")},
 			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(controlMemory)},
 		},
-		ReadinessProbe: &corev1.Probe{
-			ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: HealthPath, Port: intstr.FromInt32(HealthPort), Scheme: corev1.URISchemeHTTP}},
-			PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 3,
-		},
+		ReadinessProbe:           ownReadiness(),
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 		VolumeMounts:             []corev1.VolumeMount{{Name: volume, MountPath: StateDir}, {Name: scratch, MountPath: "/tmp"}},
 	}

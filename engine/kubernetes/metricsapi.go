@@ -96,7 +96,7 @@ func metricsRegistration(namespace string, labels map[string]string) *unstructur
 func metricsDeployment(r *renderer, meta metav1.ObjectMeta) *appsv1.Deployment {
 	c := corev1.Container{
 		Name: "metrics-api", Image: r.opt.Image, Args: []string{"serve", "--metrics-api", "--namespace", meta.Namespace},
-		Env: []corev1.EnvVar{{Name: "HTTP2_PING_TIMEOUT_SECONDS", Value: "5"}, {Name: "HTTP2_READ_IDLE_TIMEOUT_SECONDS", Value: "5"}},
+		Env: noticesSilence(),
 		Ports: []corev1.ContainerPort{
 			{Name: "health", ContainerPort: HealthPort, Protocol: corev1.ProtocolTCP}, {Name: "https", ContainerPort: MetricsPort, Protocol: corev1.ProtocolTCP},
 		},
@@ -104,10 +104,7 @@ func metricsDeployment(r *renderer, meta metav1.ObjectMeta) *appsv1.Deployment {
 			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("20m"), corev1.ResourceMemory: resource.MustParse("48Mi")},
 			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(metricsMemory)},
 		},
-		ReadinessProbe: &corev1.Probe{
-			ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: HealthPath, Port: intstr.FromInt32(HealthPort), Scheme: corev1.URISchemeHTTP}},
-			PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 3,
-		},
+		ReadinessProbe:           ownReadiness(),
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 	}
 	return &appsv1.Deployment{
@@ -132,19 +129,17 @@ func (c *Client) TrustMetrics(ctx context.Context, authority []byte) error {
 		return fail(err)
 	}
 	text := base64.StdEncoding.EncodeToString(authority)
-	switch now, _, _ := unstructured.NestedString(there.Object, "spec", "caBundle"); {
-	case now == text:
-		return nil
-	default:
-		patch, err := json.Marshal(map[string]any{"spec": map[string]any{"caBundle": text}})
-		if err != nil {
-			return err
-		}
-		if _, err := r.Patch(ctx, registration, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}); err != nil {
-			return fail(err)
-		}
+	if now, _, _ := unstructured.NestedString(there.Object, "spec", "caBundle"); now == text {
 		return nil
 	}
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"caBundle": text}})
+	if err != nil {
+		return err
+	}
+	if _, err := r.Patch(ctx, registration, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}); err != nil {
+		return fail(err)
+	}
+	return nil
 }
 
 // FrontProxy is how requests are known that the API server passes on.

@@ -119,26 +119,33 @@ func (r *renderer) planeDeployment(certificates []string) *appsv1.Deployment {
 }
 
 // planePod is a pod of the data plane.
+// noticesSilence is the environment of Trellis' own pods in which an API server that says nothing any more is noticed within ten seconds,
+// not within 45.
+func noticesSilence() []corev1.EnvVar {
+	return []corev1.EnvVar{{Name: "HTTP2_PING_TIMEOUT_SECONDS", Value: "5"}, {Name: "HTTP2_READ_IDLE_TIMEOUT_SECONDS", Value: "5"}}
+}
+
+// ownReadiness is how each of them says that it serves.
+func ownReadiness() *corev1.Probe {
+	return &corev1.Probe{
+		ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: HealthPath, Port: intstr.FromInt32(HealthPort), Scheme: corev1.URISchemeHTTP}},
+		PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 3,
+	}
+}
+
 func (r *renderer) planePod(certificates []string) corev1.PodSpec {
 	memory := resource.MustParse(planeMemory)
 	c := corev1.Container{
 		Name: dataPlane, Image: r.opt.Image,
-		Args: []string{"proxy", "--cluster", r.p.Name, "--namespace", r.opt.Namespace},
-		Env: []corev1.EnvVar{
-			{Name: "GOMEMLIMIT", Value: planeCollect},
-			// An API server that says nothing any more is noticed within ten seconds, not within 45.
-			{Name: "HTTP2_PING_TIMEOUT_SECONDS", Value: "5"}, {Name: "HTTP2_READ_IDLE_TIMEOUT_SECONDS", Value: "5"},
-		},
+		Args:  []string{"proxy", "--cluster", r.p.Name, "--namespace", r.opt.Namespace},
+		Env:   append([]corev1.EnvVar{{Name: "GOMEMLIMIT", Value: planeCollect}}, noticesSilence()...),
 		Ports: []corev1.ContainerPort{{Name: "health", ContainerPort: HealthPort, Protocol: corev1.ProtocolTCP}},
 		Resources: corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
 			Limits:   corev1.ResourceList{corev1.ResourceMemory: memory},
 		},
-		ReadinessProbe: &corev1.Probe{
-			ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: HealthPath, Port: intstr.FromInt32(HealthPort), Scheme: corev1.URISchemeHTTP}},
-			PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 3,
-		},
-		Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: unrouteSeconds}}},
+		ReadinessProbe: ownReadiness(),
+		Lifecycle:      &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: unrouteSeconds}}},
 	}
 	var volumes []corev1.Volume
 	for i, name := range certificates {
