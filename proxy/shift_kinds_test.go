@@ -2,12 +2,10 @@ package proxy
 
 import (
 	"bufio"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -16,12 +14,7 @@ import (
 // otherOverTLS is another gateway that speaks TLS, and a gateway of r's that shifts everything to it.
 func otherOverTLS(t *testing.T, r *rig, h http.HandlerFunc) (gateway string) {
 	t.Helper()
-	there := httptest.NewUnstartedServer(h)
-	there.EnableHTTP2 = true
-	there.StartTLS()
-	t.Cleanup(there.Close)
-	host, port := hostPort(t, there.Listener.Addr().String())
-	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: there.Certificate().Raw}))
+	host, port, ca := serveTLS(t, h)
 	gateway = r.gateway()
 	r.snap.Services = append(r.snap.Services, Service{
 		Name: "https://there", TLS: &UpstreamTLS{ServerName: "example.com", CA: ca}, Instances: []Instance{{ID: "there", Host: host, Ready: true}},

@@ -73,12 +73,7 @@ func TestShift(t *testing.T) {
 }
 
 func TestShiftOverTLS(t *testing.T) {
-	there := httptest.NewUnstartedServer(http.HandlerFunc(other))
-	there.EnableHTTP2 = true
-	there.StartTLS()
-	defer there.Close()
-	host, port := hostPort(t, there.Listener.Addr().String())
-	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: there.Certificate().Raw}))
+	host, port, ca := serveTLS(t, other)
 	plain := serveFunc(t, other)
 	_, plainPort := hostPort(t, plain.addr)
 	r := newRig(t, Config{})
@@ -110,6 +105,17 @@ func TestShiftOverTLS(t *testing.T) {
 	}
 }
 
+// serveTLS serves HTTP/1.1 and HTTP/2 over TLS as example.com. It returns where, and the certificate that vouches for it.
+func serveTLS(t testing.TB, h http.HandlerFunc) (host string, port int, ca string) {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	host, port = hostPort(t, s.Listener.Addr().String())
+	return host, port, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
+}
+
 func hostPort(t testing.TB, addr string) (string, int) {
 	t.Helper()
 	a, err := net.ResolveTCPAddr("tcp", addr)
@@ -121,12 +127,7 @@ func hostPort(t testing.TB, addr string) (string, int) {
 
 // TestShiftToSomebodyElse: who the other gateway has to prove to be is asked of connections that were made before, too.
 func TestShiftToSomebodyElse(t *testing.T) {
-	there := httptest.NewUnstartedServer(http.HandlerFunc(other))
-	there.EnableHTTP2 = true
-	there.StartTLS()
-	defer there.Close()
-	host, port := hostPort(t, there.Listener.Addr().String())
-	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: there.Certificate().Raw}))
+	host, port, ca := serveTLS(t, other)
 	r := newRig(t, Config{})
 	gateway := "http://" + r.gateway()
 	over2 := h2client(t)

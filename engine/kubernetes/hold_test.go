@@ -96,16 +96,12 @@ func TestNobodyLeadsForTooLong(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newLeaseServer(t)
 				s.late = c.late
-				l := &lease{leases: s, name: "trellis-shop", who: "first"}
-				since, err := l.acquire(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
+				l, since := acquired(t, s)
 				go func() {
 					time.Sleep(c.after)
 					s.becomes(c.fails == nil, c.fails)
 				}()
-				err = l.keep(t.Context(), since, func(ctx context.Context) error {
+				err := l.keep(t.Context(), since, func(ctx context.Context) error {
 					<-ctx.Done()
 					return nil
 				})
@@ -144,16 +140,23 @@ func TestLeaseIsWaitedFor(t *testing.T) {
 	}
 }
 
+// acquired is a Lease that is one's own since then.
+func acquired(t *testing.T, s *leaseServer) (l *lease, since time.Time) {
+	t.Helper()
+	l = &lease{leases: s, name: "trellis-shop", who: "first"}
+	since, err := l.acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, since
+}
+
 // TestLeaseOutlivesAnOutage: a question without an answer takes nothing away from who holds the Lease.
 func TestLeaseOutlivesAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLeaseServer(t)
-		l := &lease{leases: s, name: "trellis-shop", who: "first"}
-		since, err := l.acquire(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = l.keep(t.Context(), since, func(ctx context.Context) error {
+		l, since := acquired(t, s)
+		err := l.keep(t.Context(), since, func(ctx context.Context) error {
 			for range 20 {
 				s.becomes(true, nil)
 				time.Sleep(leaseAsked)
@@ -172,11 +175,7 @@ func TestLeaseOutlivesAnOutage(t *testing.T) {
 func TestTakenLeaseEndsTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLeaseServer(t)
-		l := &lease{leases: s, name: "trellis-shop", who: "first"}
-		since, err := l.acquire(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		l, since := acquired(t, s)
 		go func() {
 			time.Sleep(time.Second)
 			other := lease{leases: s, name: l.name, who: "second"}
@@ -188,7 +187,7 @@ func TestTakenLeaseEndsTheRun(t *testing.T) {
 			}
 		}()
 		began := time.Now()
-		err = l.keep(t.Context(), since, func(ctx context.Context) error {
+		err := l.keep(t.Context(), since, func(ctx context.Context) error {
 			<-ctx.Done()
 			return nil
 		})

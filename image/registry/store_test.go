@@ -87,7 +87,12 @@ func TestManifestWithoutAType(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	img := unnamed{of}
+	putAndPull(t, s, unnamed{of})
+}
+
+// putAndPull puts an image and pulls it.
+func putAndPull(t *testing.T, s *Store, img v1.Image) {
+	t.Helper()
 	digest, err := img.Digest()
 	if err == nil {
 		err = s.Put(t.Context(), "shop", img)
@@ -129,19 +134,7 @@ func TestPutWhatChanges(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(s.dir, "blobs", "sha256")); err != nil || len(left) > 0 {
 		t.Errorf("%d files are left (%v)", len(left), err)
 	}
-	img := with(layer)
-	digest, err := img.Digest()
-	if err == nil {
-		err = s.Put(t.Context(), "shop", img)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(s.Handler())
-	defer server.Close()
-	if err := pull(t, strings.TrimPrefix(server.URL, "http://"), digest); err != nil {
-		t.Error(err)
-	}
+	putAndPull(t, s, with(layer))
 }
 
 // age makes it as if all that was put had been put long ago.
