@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 
 	"trellis/driver"
@@ -257,4 +258,41 @@ func leftovers(t *testing.T, drv driver.Driver) []string {
 		}
 	}
 	return left
+}
+
+// TestARemovalGoesOn: one that ended in the middle, as with a control plane that was killed, is finished by the next one.
+func TestARemovalGoesOn(t *testing.T) {
+	needsEngine(t)
+	d := open(t, t.TempDir(), false)
+	spec := programSpec(t, drivertest.Behaviour{}, driver.Spec{
+		ID: "halfway/web-1-0000000a", Project: "halfway", Service: "web", Slot: 1, Hash: "a", Revision: 1,
+		Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"},
+	})
+	networks := func() []network.Summary {
+		list, err := d.engine.api.NetworkList(t.Context(), client.NetworkListOptions{Filters: d.mine("halfway")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list.Items
+	}
+	if err := d.Start(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	if len(networks()) == 0 {
+		t.Fatal("no network was made")
+	}
+	for _, name := range []string{containerName(spec.ID), networkName(spec.ID)} {
+		if _, err := d.engine.api.ContainerRemove(t.Context(), name, client.ContainerRemoveOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Remove(t.Context(), spec.ID); err != nil {
+		t.Fatal(err)
+	}
+	if left := networks(); len(left) > 0 {
+		t.Errorf("left: %+v", left)
+	}
+	if d.used() {
+		t.Error("records are left")
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -100,7 +101,7 @@ func (d *Driver) end(ctx context.Context, id driver.ID, c container.InspectRespo
 				d.signal(ctx, id, c.ID, firstOf(c.Config.StopSignal, "SIGTERM"))
 			}
 		case sooner := <-s.hurry:
-			if sooner.Before(deadline) {
+			if !killed && sooner.Before(deadline) {
 				deadline = sooner
 				timer.Reset(time.Until(deadline))
 			}
@@ -112,7 +113,6 @@ func (d *Driver) end(ctx context.Context, id driver.ID, c container.InspectRespo
 			killed = true
 			endHooks()
 			d.signal(ctx, id, c.ID, "SIGKILL")
-			deadline = time.Now() // nothing is sooner
 			timer.Reset(killLimit)
 		case <-wait.Result:
 			return
@@ -147,7 +147,6 @@ func (d *Driver) remove(ctx context.Context, id driver.ID) error {
 	if err != nil && !isNotFound(err) {
 		return kind(err)
 	}
-	project := ""
 	if err == nil {
 		if found.Container.Config.Labels[labelState] != d.cfg.StateDir {
 			return nil
@@ -155,7 +154,6 @@ func (d *Driver) remove(ctx context.Context, id driver.ID) error {
 		if found.Container.State.Running {
 			return fmt.Errorf("%w: it runs", kinds.ErrConflict)
 		}
-		project = found.Container.Config.Labels[labelProject]
 		_, err := d.engine.api.ContainerRemove(ctx, found.Container.ID, client.ContainerRemoveOptions{RemoveVolumes: true})
 		if err != nil && !isNotFound(err) {
 			return kind(err)
@@ -167,9 +165,8 @@ func (d *Driver) remove(ctx context.Context, id driver.ID) error {
 	if err := d.forget(id); err != nil {
 		return err
 	}
-	if project == "" {
-		return nil
-	}
+	// Also where there was no container any more: an earlier removal may have come no further.
+	project, _, _ := strings.Cut(string(id), "/")
 	left, err := d.engine.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: d.mine(project)})
 	if err != nil || len(left.Items) > 0 {
 		return kind(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/client"
 
@@ -50,7 +51,7 @@ func (d *Driver) RemoveVolumes(ctx context.Context, names []string) error {
 	return nil
 }
 
-// removeNetworks removes the networks that Trellis made for a project and that nobody is in any more.
+// removeNetworks removes the networks that Trellis made for a project, none of whose containers is left. One that others are in stays.
 func (d *Driver) removeNetworks(ctx context.Context, project string) error {
 	list, err := d.engine.api.NetworkList(ctx, client.NetworkListOptions{Filters: d.mine(project)})
 	if err != nil {
@@ -59,12 +60,27 @@ func (d *Driver) removeNetworks(ctx context.Context, project string) error {
 	d.making.Lock()
 	defer d.making.Unlock()
 	for _, n := range list.Items {
-		found, err := d.engine.api.NetworkInspect(ctx, n.ID, client.NetworkInspectOptions{})
-		if err != nil || len(found.Network.Containers) > 0 {
-			continue
+		if err := d.removeNetwork(ctx, n.ID); err != nil {
+			d.log.Warn("network stays", "network", n.Name, "err", err)
 		}
-		// Refused while something that does not run belongs to it: the last one takes it away.
-		_, _ = d.engine.api.NetworkRemove(ctx, n.ID, client.NetworkRemoveOptions{})
 	}
 	return nil
+}
+
+// removeNetwork removes a network. A busy engine still counts who was removed a moment ago: it is asked again for two seconds.
+func (d *Driver) removeNetwork(ctx context.Context, id string) error {
+	for tries := 10; ; tries-- {
+		_, err := d.engine.api.NetworkRemove(ctx, id, client.NetworkRemoveOptions{})
+		if err == nil || isNotFound(err) {
+			return nil
+		}
+		if tries == 0 {
+			return kind(err)
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
