@@ -17,8 +17,14 @@ func (t *turn) forward(q *request, resp *response, inst *instance) bool {
 	framing := t.framing(resp)
 	b := t.answerHead(resp, inst, framing)
 	if rest, ok := atHand(resp); ok {
-		b = append(b, rest...)
 		q.sent = int64(len(rest))
+		if len(rest) > http1.LargeBuffer { // two writes cost less than the copy
+			t.out = b
+			ok := t.write(b) == nil && t.write(rest) == nil
+			resp.close(ok)
+			return ok
+		}
+		b = append(b, rest...)
 		t.out = b
 		resp.close(true) // first: the next request may come on another connection, and use this one again
 		return t.write(b) == nil

@@ -155,18 +155,14 @@ func TestInsideCallersKeepTheirForwarding(t *testing.T) {
 
 func TestTruncatedResponsesStayTruncated(t *testing.T) {
 	for name, raw := range map[string]string{
-		"length":  "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+		"length":  "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nshort",
 		"chunked": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n",
 		"chunk":   "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nshort",
 	} {
 		up := rawServer(t, func(c net.Conn) { readHead(c); io.WriteString(c, raw); time.Sleep(20 * time.Millisecond) })
 		r := newRig(t, Config{})
 		addr := r.gateway(instanceAt("app-1", up))
-		for _, proto := range []string{"h1", "h2"} {
-			c := client(t)
-			if proto == "h2" {
-				c = h2client(t)
-			}
+		for _, c := range []*http.Client{client(t), h2client(t)} {
 			res, err := c.Get("http://" + addr + "/")
 			if err != nil {
 				continue // broken off before the head was forwarded: as visible
@@ -174,11 +170,81 @@ func TestTruncatedResponsesStayTruncated(t *testing.T) {
 			data, err := io.ReadAll(res.Body)
 			res.Body.Close()
 			if err == nil {
-				t.Errorf("%s over %s: read %q without an error", name, proto, data)
+				t.Errorf("%s over %s: read %q without an error", name, res.Proto, data)
 			}
 		}
 		eventually(t, "counted as failed", func() bool { return r.proxy.Status().Counters["app"].Failed == 2 })
 		r.stop()
+	}
+}
+
+// TestShortAnswersComeWhole: an instance ends within its answer. Of what may be repeated the client sees nothing of that.
+func TestShortAnswersComeWhole(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{2, 5_000, 40_000, gatherSize} {
+		var asked atomic.Int64
+		up := rawServer(t, func(c net.Conn) {
+			if head, _ := readHead(c); head == "" {
+				return // a look whether somebody listens
+			}
+			n := size
+			if asked.Add(1)%2 == 1 {
+				n /= 2
+			}
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", size)
+			io.WriteString(c, strings.Repeat("x", n))
+			time.Sleep(10 * time.Millisecond) // what was written is read before the connection ends
+		})
+		r := newRig(t, Config{})
+		addr := r.gateway(instanceAt("app-1", up), instanceAt("app-2", up))
+		for _, c := range []*http.Client{client(t), h2client(t)} {
+			before := asked.Load()
+			res, err := c.Get("http://" + addr + "/")
+			if text := body(t, res, err); res.StatusCode != 200 || len(text) != size {
+				t.Errorf("%d bytes over %s: %d with %d", size, res.Proto, res.StatusCode, len(text))
+			}
+			if n := asked.Load() - before; n != 2 {
+				t.Errorf("%d bytes over %s: asked %d times", size, res.Proto, n)
+			}
+			res, err = c.Post("http://"+addr+"/", "", nil)
+			if err == nil {
+				_, err = io.ReadAll(res.Body)
+				res.Body.Close()
+			}
+			if n := asked.Load() - before; err == nil || n != 3 {
+				t.Errorf("POST, %d bytes: asked %d times, %v", size, n-2, err)
+			}
+			asked.Add(1) // the next one breaks off again
+		}
+		r.stop()
+	}
+}
+
+// TestSlowAnswersAreNotHeld: a short answer that takes its time is passed on as it comes.
+func TestSlowAnswersAreNotHeld(t *testing.T) {
+	t.Parallel()
+	more := make(chan struct{})
+	up := rawServer(t, func(c net.Conn) {
+		readHead(c)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+		<-more
+		io.WriteString(c, "later")
+	})
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", up))
+	for _, c := range []*http.Client{client(t), h2client(t)} {
+		res, err := c.Get("http://" + addr + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := make([]byte, 5)
+		if _, err := io.ReadFull(res.Body, first); err != nil || string(first) != "first" {
+			t.Errorf("%q, %v", first, err)
+		}
+		more <- struct{}{}
+		if rest := body(t, res, nil); rest != "later" {
+			t.Errorf("then %q", rest)
+		}
 	}
 }
 

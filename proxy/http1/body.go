@@ -96,6 +96,19 @@ func (b *Body) AtHand() bool {
 	return b.state == ended || b.state == plainBody && b.left >= 0 && int64(b.r.w-b.r.r) >= b.left
 }
 
+// Gather reads until all of the body's rest was read, if it is of known length, so that Whole has it: the Reader's buffer grows to
+// the body's size. io.ErrUnexpectedEOF says that the connection ended before. After an error Read still has what came.
+func (b *Body) Gather() error {
+	for b.state == plainBody && b.left > int64(b.r.w-b.r.r) {
+		if err := b.r.Fill(); err == io.EOF {
+			return io.ErrUnexpectedEOF
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Whole returns all of the body's rest, if it is of known length and was read already: the bytes are valid until the
 // Reader's next Fill or Release. ok is false otherwise, and nothing has happened.
 func (b *Body) Whole() (rest []byte, ok bool) {
