@@ -68,7 +68,11 @@ func (e *Engine) compare(ctx context.Context, project string) (*drifting, error)
 	if d.overrides, err = e.Overrides(ctx); err != nil {
 		return nil, err
 	}
-	objects, err := e.renderWith(ctx, rev, live, d.overrides)
+	g, err := e.ground(ctx, rev.Project, live)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := e.renderWith(rev, live, d.overrides, g)
 	if err != nil {
 		return nil, err
 	}

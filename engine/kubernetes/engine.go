@@ -110,10 +110,11 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if rev.AppliedAt.IsZero() {
 		rev.AppliedAt = time.Now()
 	}
-	if err := e.notePlane(ctx, live); err != nil {
+	g, err := e.ground(ctx, rev.Project, live)
+	if err != nil {
 		return fail(err)
 	}
-	if err := e.noteMetered(ctx, rev.Project, live); err != nil {
+	if err := e.noteGround(ctx, rev.Project, g); err != nil {
 		return fail(err)
 	}
 	overrides, err := e.Overrides(ctx)
@@ -126,10 +127,10 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	}
 	overrides, ended := remaining(overrides, before, rev.Project)
 	one := record{Revision: rev, contents: e.kept(rev.Project, all)}
-	if live, err = e.begin(ctx, one, live); err != nil {
+	if live, err = e.begin(ctx, one, live, g); err != nil {
 		return fail(err)
 	}
-	objects, err := e.renderWith(ctx, one, live, overrides)
+	objects, err := e.renderWith(one, live, overrides, g)
 	if err != nil {
 		return fail(err)
 	}
@@ -182,31 +183,19 @@ func (e *Engine) render(ctx context.Context, one record, live Live) ([]Object, e
 	if err != nil {
 		return nil, err
 	}
-	return e.renderWith(ctx, one, live, overrides)
-}
-
-func (e *Engine) renderWith(ctx context.Context, one record, live Live, overrides map[string]state.Override) ([]Object, error) {
-	image, err := e.planeImage(ctx)
+	g, err := e.ground(ctx, one.Project, live)
 	if err != nil {
 		return nil, err
 	}
+	return e.renderWith(one, live, overrides, g)
+}
+
+func (e *Engine) renderWith(one record, live Live, overrides map[string]state.Override, g ground) ([]Object, error) {
 	contents, err := contentsOf(one.Project, one.contents)
 	if err != nil {
 		return nil, err
 	}
 	folders, err := foldersOf(contents)
-	if err != nil {
-		return nil, err
-	}
-	key, err := e.client.refKey(ctx, e.project, false)
-	if err != nil {
-		return nil, err
-	}
-	durable, err := e.durable(ctx, image, live)
-	if err != nil {
-		return nil, err
-	}
-	metered, err := e.metered(ctx, one.Project, image, live)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +205,7 @@ func (e *Engine) renderWith(ctx context.Context, one record, live Live, override
 	}
 	return Render(one.Project, there, Options{
 		Namespace: e.client.Namespace, Revision: one.Number, AppliedAt: one.AppliedAt, Contents: contents, Folders: folders, Overrides: overrides,
-		Image: image, Direct: !planeServes(live.Objects), Durable: durable, Metered: metered, Key: planeKey(key),
+		Image: g.image, Direct: !planeServes(live.Objects), Durable: g.durable, Metered: g.metered, Key: planeKey(g.key),
 	})
 }
 

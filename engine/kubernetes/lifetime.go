@@ -64,11 +64,11 @@ func (r *renderer) lifetime() {
 
 // begin makes the Job of a revision that has a time to live, and returns what is there with it: what it is to own needs to know
 // its UID. Where the rest is never applied it goes by itself.
-func (e *Engine) begin(ctx context.Context, one record, live Live) (Live, error) {
+func (e *Engine) begin(ctx context.Context, one record, live Live, g ground) (Live, error) {
 	if one.Project.TTL() == 0 || lifetimeIn(live.Objects, e.project) != nil {
 		return live, nil
 	}
-	objects, err := e.renderWith(ctx, one, live, nil)
+	objects, err := e.renderWith(one, live, nil, g)
 	if err != nil {
 		return live, err
 	}

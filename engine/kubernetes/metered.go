@@ -1,7 +1,6 @@
 package kubernetes
 
 import (
-	"context"
 	"slices"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -13,7 +12,7 @@ import (
 
 // metered says whether a project that wants to be scaled by requests can be: the cluster has the external metrics of Trellis. One that
 // does not answer for a moment is still there for whom it scales already: its replicas are not to be taken back for that.
-func (e *Engine) metered(ctx context.Context, p compose.Project, image string, live Live) (bool, error) {
+func (e *Engine) metered(p compose.Project, image string, live Live) (bool, error) {
 	wanted := false
 	for _, svc := range p.Services {
 		wanted = wanted || byRequests(svc)
@@ -43,24 +42,4 @@ func scaledByRequests(objects []Object) bool {
 		}
 	}
 	return false
-}
-
-// noteMetered says what it means that the cluster cannot scale a project by requests though its file asks for it.
-func (e *Engine) noteMetered(ctx context.Context, p compose.Project, live Live) error {
-	image, err := e.planeImage(ctx)
-	if err != nil || image == "" {
-		return err
-	}
-	metered, err := e.metered(ctx, p, image, live)
-	if err != nil || metered {
-		return err
-	}
-	for _, name := range p.ServiceNames() {
-		if byRequests(p.Services[name]) {
-			e.log.WarnContext(ctx, "nothing is scaled by requests: the cluster has no metrics API of Trellis, or it does not answer; an administrator installs it once for all projects, then repeat",
-				"project", e.project, "with", InstallMetrics)
-			return nil
-		}
-	}
-	return nil
 }

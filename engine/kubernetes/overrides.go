@@ -81,22 +81,22 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if !known {
 		return fail(fmt.Errorf("%w: no such service in revision %d", errdefs.ErrNotFound, rev.Number))
 	}
-	image, err := e.planeImage(ctx)
+	g, err := e.ground(ctx, rev.Project, live)
 	if err != nil {
 		return fail(err)
 	}
-	metered, err := e.metered(ctx, rev.Project, image, live)
-	if err != nil {
-		return fail(err)
-	}
-	opt := Options{Revision: rev.Number, Image: image, Metered: metered}
+	opt := Options{Revision: rev.Number, Image: g.image, Metered: g.metered}
 	if err := scalable(rev.Project, svc, o, opt); err != nil {
 		return fail(err)
 	}
 	if err := e.client.setOverride(ctx, project, o); err != nil {
 		return fail(err)
 	}
-	objects, err := e.render(ctx, rev, live)
+	wishes, err := e.Overrides(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	objects, err := e.renderWith(rev, live, wishes, g)
 	if err != nil {
 		return fail(err)
 	}

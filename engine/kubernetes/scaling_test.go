@@ -141,11 +141,11 @@ func TestWhetherClusterHasMetrics(t *testing.T) {
 				return true
 			}
 			e := New("scaled", client, slog.New(slog.DiscardHandler))
-			got, err := e.metered(t.Context(), p, planeImage, Live{Objects: c.live})
+			got, err := e.metered(p, planeImage, Live{Objects: c.live})
 			if got != c.metered || !errors.Is(err, c.err) {
 				t.Errorf("%v, %v; want %v, %v", got, err, c.metered, c.err)
 			}
-			if got, err := e.metered(t.Context(), p, "", Live{Objects: c.live}); got || err != nil {
+			if got, err := e.metered(p, "", Live{Objects: c.live}); got || err != nil {
 				t.Errorf("without a control plane: %v, %v", got, err)
 			}
 		})

@@ -90,32 +90,6 @@ func (p Plane) note(noted string) string {
 	return noted
 }
 
-// notePlane keeps for whoever comes next what was said of the data plane, and says what it means that there is none.
-func (e *Engine) notePlane(ctx context.Context, live Live) error {
-	noted, err := e.client.note(ctx, e.project, imageKey)
-	if err != nil {
-		return err
-	}
-	image := e.plane.Of(noted)
-	if image == "" && e.plane.Image != NoImage && noted != NoImage {
-		e.log.WarnContext(ctx, "there is no data plane and no control plane in the cluster: calls are not repeated, nothing waits for an instance, the file's routes lead nowhere, nothing is measured; name a registry that the cluster pulls from (--registry), or an image of trellis in TRELLIS_IMAGE",
-			"project", e.project)
-	}
-	if image != "" {
-		durable, err := e.durable(ctx, image, live)
-		if err != nil {
-			return err
-		}
-		if !durable {
-			e.log.WarnContext(ctx, "the cluster has no storage class that is its default: what the control plane there measures and hears goes with its pod", "project", e.project)
-		}
-	}
-	if now := e.plane.note(noted); now != noted {
-		return e.client.setNote(ctx, e.project, imageKey, now)
-	}
-	return nil
-}
-
 // planeOf returns the Deployment of the data plane, nil where there is none.
 func planeOf(all []Object) *appsv1.Deployment {
 	for _, d := range objectsOf[*appsv1.Deployment](all) {
