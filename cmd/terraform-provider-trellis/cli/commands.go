@@ -39,6 +39,7 @@ type Change struct {
 type Plan struct {
 	Project  string       `json:"project"`
 	Changes  []Change     `json:"changes"`
+	Again    string       `json:"again"` // why it would do something although there are no changes; "": it would not
 	Warnings []Diagnostic `json:"warnings"`
 	Wanted   []Change     `json:"wanted"` // all that the project will be, as changes of an empty one
 }

@@ -51,7 +51,7 @@ func (r *project) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest
 	if before != nil {
 		r.planUpdate(&m, *before, plan, resp)
 	}
-	if before == nil || len(plan.Changes) > 0 {
+	if before == nil || len(plan.Changes) > 0 || plan.Again != "" {
 		tellWarnings(m, plan, &resp.Diagnostics)
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, &m)...)
@@ -65,14 +65,17 @@ func (r *project) planUpdate(m *projectModel, before projectModel, plan cli.Plan
 	switch {
 	case before.Project.ValueString() != plan.Project:
 		resp.RequiresReplace = append(resp.RequiresReplace, path.Root("project"))
-	case len(plan.Changes) == 0 && before.Healthy.ValueBool() && len(configuration(mapOf(m.Configuration)).differing(mapOf(before.Configuration))) == 0:
+	case len(plan.Changes) == 0 && plan.Again == "" && before.Healthy.ValueBool() && len(configuration(mapOf(m.Configuration)).differing(mapOf(before.Configuration))) == 0:
 		m.Revision, m.Effects = before.Revision, before.Effects
 	}
 }
 
-// tellWarnings says what a reader of the plan has to know beyond it: what is stopped or lost, and what of the files is not
-// carried out as written.
+// tellWarnings says what a reader of the plan has to know beyond it: why something is done though the files change nothing, what is
+// stopped or lost, and what of the files is not carried out as written.
 func tellWarnings(m projectModel, plan cli.Plan, diags *diag.Diagnostics) {
+	if plan.Again != "" {
+		diags.AddAttributeWarning(path.Root("file"), plan.Project+": carried out again", "The files change nothing, but "+plan.Again+".")
+	}
 	var hard []string
 	for _, c := range plan.Changes {
 		if c.Effect == "stop-first" || c.Effect == "data-loss" {
