@@ -57,7 +57,7 @@ type Gateway struct {
 	Policy *Policy `json:"policy,omitempty"`
 	// AccessLog is the share of requests that the access log has, from 0 to 1; what fails is in it in any case. Unset: there
 	// is none. It is the file access.log in the project's state folder, one JSON object a line.
-	AccessLog float64 `json:"access_log,omitempty"`
+	AccessLog float64 `json:"access_log,omitempty" trellis:"zero"`
 }
 
 // Shift leads requests to another gateway, as they came: the routes there decide about them.
@@ -65,7 +65,7 @@ type Shift struct {
 	// To is the URL of the other gateway, such as https://203.0.113.7:8443, without a path.
 	To string `json:"to"`
 	// Share is the part of the requests that goes there, such as 10%; unset: none.
-	Share Share `json:"share,omitempty"`
+	Share Share `json:"share,omitempty" trellis:"zero"`
 	// ServerName is the name that the certificate of an https gateway is for; unset: the host of to.
 	ServerName string `json:"server_name,omitempty"`
 	// CA is a secret with the certificates, as PEM, of the authority of that certificate; unset: those that the machine trusts.

@@ -124,7 +124,7 @@ type Service struct {
 	Links           []string              `json:"links,omitempty"`
 	ExternalLinks   []string              `json:"external_links,omitempty"`
 	ShmSize         int64                 `json:"shm_size,omitempty"` // bytes
-	OomScoreAdj     int64                 `json:"oom_score_adj,omitempty"`
+	OomScoreAdj     int64                 `json:"oom_score_adj,omitempty" trellis:"zero"`
 	Pid             string                `json:"pid,omitempty"`
 	Ipc             string                `json:"ipc,omitempty"`
 	StdinOpen       bool                  `json:"stdin_open,omitempty"`
@@ -326,7 +326,7 @@ type UpdateConfig struct {
 	Delay           *Duration `json:"delay,omitempty"`
 	FailureAction   string    `json:"failure_action,omitempty"` // pause, continue, rollback
 	Monitor         *Duration `json:"monitor,omitempty"`
-	MaxFailureRatio float64   `json:"max_failure_ratio,omitempty"`
+	MaxFailureRatio float64   `json:"max_failure_ratio,omitempty" trellis:"zero"`
 	Order           string    `json:"order,omitempty"`
 }
 

@@ -78,7 +78,7 @@ func (d *differ) attributes(path string, from, to compose.Service) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(differing)) {
 		i := differing[key]
-		d.walk(join(path, key), written(a.Field(i)), written(b.Field(i)))
+		d.field(join(path, key), written(a.Field(i)), written(b.Field(i)))
 	}
 }
 
@@ -125,8 +125,24 @@ func (d *differ) maps(path string, from, to map[string]any) {
 		if key == "ref" && to[key] == nil && strings.Count(path, ".") == 1 {
 			continue
 		}
-		d.walk(join(path, key), from[key], to[key])
+		if to == nil {
+			d.walk(join(path, key), from[key], nil)
+			continue
+		}
+		d.field(join(path, key), from[key], to[key])
 	}
+}
+
+// field compares two JSON values at the path of something that is there before and after: what JSON leaves out of it then may be a zero
+// that a file can say.
+func (d *differ) field(path string, from, to any) {
+	if to == nil && leaf(from) {
+		if zero := compose.Zero(path); zero != nil {
+			d.add(Change{Path: path, Action: Modify, From: from, To: zero})
+			return
+		}
+	}
+	d.walk(path, from, to)
 }
 
 // walk compares two JSON values at one path.
@@ -225,7 +241,7 @@ func identity(path string, element any) string {
 
 func (d *differ) add(c Change) {
 	c.Effect = d.effect(c)
-	c.From, c.To = masked(c.Path, c.From), masked(c.Path, c.To)
+	c.From, c.To = masked(c.Path, compose.InFile(c.Path, c.From)), masked(c.Path, compose.InFile(c.Path, c.To))
 	d.changes = append(d.changes, c)
 }
 

@@ -264,12 +264,54 @@ func TestAnotherShareOfAShift(t *testing.T) {
 		to   *compose.Shift
 		want []string
 	}{
-		{&compose.Shift{To: "http://10.0.0.7", Share: 0.5}, []string{`change x-trellis.gateway.shift.share 0.1 -> 0.5: in-place`}},
-		{&compose.Shift{To: "http://10.0.0.7"}, []string{`remove x-trellis.gateway.shift.share 0.1 -> null: in-place`}},
+		{&compose.Shift{To: "http://10.0.0.7", Share: 0.5}, []string{`change x-trellis.gateway.shift.share "10%" -> "50%": in-place`}},
+		{&compose.Shift{To: "http://10.0.0.7"}, []string{`change x-trellis.gateway.shift.share "10%" -> "0%": in-place`}},
+		{nil, []string{
+			`remove x-trellis.gateway.shift.share "10%" -> null: in-place`, `remove x-trellis.gateway.shift.to "http://10.0.0.7" -> null: in-place`,
+		}},
 		{&compose.Shift{To: "https://10.0.0.7", Share: 0.1}, []string{`change x-trellis.gateway.shift.to "http://10.0.0.7" -> "https://10.0.0.7": in-place`}},
 	} {
 		if d := cmp.Diff(c.want, diff(shifting(tenth), shifting(c.to))); d != "" {
 			t.Error(d)
+		}
+	}
+}
+
+// TestDiffToZero: what the model leaves out because it is zero is told as that where leaving it out means zero, and as removed where it
+// means something else, or where what it belongs to is gone.
+func TestDiffToZero(t *testing.T) {
+	with := func(on bool, share compose.Share, number int64) compose.Project {
+		p := two()
+		p.Trellis.Gateway = &compose.Gateway{RedirectHTTPS: on, AccessLog: float64(share)}
+		p.Networks = map[string]compose.Network{"back": {Internal: on}}
+		s := p.Services["web"]
+		s.ReadOnly, s.OomScoreAdj, s.ShmSize = on, number, number
+		s.Volumes = []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/d", ReadOnly: on}}
+		s.Trellis.Objective = &compose.Objective{Availability: share}
+		s.Ports[0].Trellis.Routes = []compose.Route{{Path: "/", Split: []compose.Split{{Service: "db", Share: share, Header: "X"}}}}
+		p.Services["web"] = s
+		return p
+	}
+	on, off := with(true, 0.1, 9), with(false, 0, 0)
+	want := []string{
+		`change networks.back.internal true -> false: none`,
+		`change services.web.oom_score_adj 9 -> 0: rollout`,
+		`remove services.web.ports[0].x-trellis.routes[0].split[0].share "10%" -> null: in-place`,
+		`change services.web.read_only true -> false: rollout`,
+		`remove services.web.shm_size 9 -> null: rollout`,
+		`change services.web.volumes[0].read_only true -> false: rollout`,
+		`remove services.web.x-trellis.objective.availability "10%" -> null: in-place`,
+		`change x-trellis.gateway.access_log 0.1 -> 0: in-place`,
+		`change x-trellis.gateway.redirect_https true -> false: in-place`,
+	}
+	if d := cmp.Diff(want, diff(on, off)); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	none := with(false, 0, 0)
+	none.Trellis.Gateway = nil
+	for _, line := range diff(on, none) {
+		if strings.Contains(line, "gateway") && !strings.HasPrefix(line, "remove ") {
+			t.Errorf("without a gateway: %s", line)
 		}
 	}
 }

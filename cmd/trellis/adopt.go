@@ -202,7 +202,7 @@ func (a *adoption) check(ctx context.Context, d engine.Drift) error {
 	for _, c := range engine.Diff(next, engine.State{Desired: &a.old}) {
 		limit, isUlimit := strings.CutSuffix(d.Path, ".hard")
 		switch {
-		case c.Path == d.Path && !sameJSON(c.To, d.To):
+		case c.Path == d.Path && !sameJSON(c.To, d.To) && !(d.To == nil && sameJSON(c.To, compose.Zero(d.Path))):
 			return fmt.Errorf("the file would say %s", valueText(c.To))
 		case c.Path == d.Path, isUlimit && strings.HasPrefix(c.Path, limit):
 			said = true
