@@ -249,43 +249,59 @@ func (p *program) attempt(
 }
 
 // waitTurn blocks while a deploy of somebody else is under way, and says whose. A deploy that visibly fails is not waited
-// for: the next one is most likely its repair.
+// for: the next one is most likely its repair. It watches, and does not only ask: in a cluster without a control plane of its own nobody
+// else may carry on what was cut short, or is to be carried out again.
 func (p *program) waitTurn(ctx context.Context, control api.Control, f deployFlags) error {
-	var told bool
-	begin := time.Now()
+	s, err := control.Status(ctx)
+	if err != nil || !holdsTurn(s) {
+		return err
+	}
+	whose, err := deployer(ctx, control)
+	if err != nil {
+		return err
+	}
+	if !f.quiet {
+		p.progressf("waiting: %s (--no-wait fails instead)", whose)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if f.timeout > 0 {
+		ctx, stop = context.WithTimeoutCause(ctx, time.Duration(f.timeout), errTimeout)
+		defer stop()
+	}
+	statuses, ended := statuses(ctx, control)
 	for {
-		s, err := control.Status(ctx)
-		if err != nil || s.Settled || s.Outcome != state.Pending {
-			return err
-		}
-		if paused, _ := pausedIn(s, s.Revision); paused {
-			return nil
-		}
-		for _, svc := range s.Services {
-			if svc.State == engine.ServiceCrashLooping || svc.State == engine.ServiceFailed {
+		select {
+		case s := <-statuses:
+			if !holdsTurn(s) {
+				stop()
+				<-ended // nobody carries it on any more
 				return nil
 			}
-		}
-		if !told {
-			whose, err := deployer(ctx, control)
-			if err != nil {
-				return err
+		case err := <-ended:
+			switch {
+			case errors.Is(context.Cause(ctx), errTimeout):
+				return withHint(fmt.Errorf("another deploy of %s is still under way after %s", s.Project, time.Duration(f.timeout)),
+					"'trellis ps' shows what it waits for, 'trellis history' who began it")
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
 			}
-			if !f.quiet {
-				p.progressf("waiting: %s (--no-wait fails instead)", whose)
-			}
-			told = true
-		}
-		if f.timeout > 0 && time.Since(begin) > time.Duration(f.timeout) {
-			return withHint(fmt.Errorf("another deploy of %s is still under way after %s", s.Project, time.Duration(f.timeout)),
-				"'trellis ps' shows what it waits for, 'trellis history' who began it")
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(200 * time.Millisecond):
+			return err
 		}
 	}
+}
+
+// holdsTurn says whether a deploy is under way that has to be waited for.
+func holdsTurn(s api.Status) bool {
+	if s.Settled || s.Outcome != state.Pending {
+		return false
+	}
+	if paused, _ := pausedIn(s, s.Revision); paused {
+		return false
+	}
+	return !slices.ContainsFunc(s.Services, func(svc engine.Service) bool {
+		return svc.State == engine.ServiceCrashLooping || svc.State == engine.ServiceFailed
+	})
 }
 
 // deployer says who deploys what since when.
