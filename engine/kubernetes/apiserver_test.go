@@ -98,7 +98,8 @@ func answer(w http.ResponseWriter, code int, reason, message string) {
 
 func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) {
 	there := s.objects[path]
-	if r.Method != http.MethodGet {
+	rehearsed := r.URL.Query().Has("dryRun")
+	if r.Method != http.MethodGet && !rehearsed {
 		s.writes = append(s.writes, r.Method+" "+path)
 	}
 	body, _ := io.ReadAll(r.Body)
@@ -121,7 +122,9 @@ func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) 
 		there = s.keep(path, fields)
 	case r.Method == http.MethodPatch && r.Header.Get("Content-Type") == "application/apply-patch+yaml":
 		_ = yaml.Unmarshal(body, &fields)
-		there = s.keep(path, fields)
+		if there = fields; !rehearsed {
+			there = s.keep(path, fields)
+		}
 	case there == nil:
 		answer(w, http.StatusNotFound, "NotFound", path+" not found")
 		return

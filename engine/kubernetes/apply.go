@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
 
 	"trellis/errdefs"
 )
@@ -124,15 +125,11 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 	if err != nil {
 		return err
 	}
-	there, err := r.Get(ctx, o.GetName(), metav1.GetOptions{})
-	switch {
-	case err == nil && !ours(there, project):
-		return fmt.Errorf("%w: there is one already, %s: rename the service, use another namespace, or delete it",
-			errdefs.ErrConflict, whose(there))
-	case err != nil && !apierrors.IsNotFound(err):
-		return c.explain(err)
+	there, err := c.ourOwn(ctx, r, project, o.GetName())
+	if err != nil {
+		return err
 	}
-	if err == nil {
+	if there != nil {
 		if err := c.handOver(ctx, r, o, there); err != nil {
 			return err
 		}
@@ -152,6 +149,46 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 		case <-time.After(backoff(err, try)):
 		}
 	}
+	return c.refusal(err)
+}
+
+// rehearse says what would keep objects from being applied, as the cluster says it; it writes nothing.
+func (c *Client) rehearse(ctx context.Context, project string, objects []Object) error {
+	plain, _, err := plainObjects(objects)
+	if err != nil {
+		return err
+	}
+	for _, o := range plain {
+		r, err := c.resource(o.GroupVersionKind())
+		if err == nil {
+			_, err = c.ourOwn(ctx, r, project, o.GetName())
+		}
+		if err == nil {
+			_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, DryRun: []string{metav1.DryRunAll}})
+		}
+		if err != nil && !autoscalers(err) {
+			return fmt.Errorf("apply %s: %w", itemOf(o), c.refusal(err))
+		}
+	}
+	return nil
+}
+
+// ourOwn returns the object of that name, nil where there is none. It is not the project's: ErrConflict.
+func (c *Client) ourOwn(ctx context.Context, r dynamic.ResourceInterface, project, name string) (*unstructured.Unstructured, error) {
+	there, err := r.Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, c.explain(err)
+	case !ours(there, project):
+		return nil, fmt.Errorf("%w: there is one already, %s: rename the service, use another namespace, or delete it", errdefs.ErrConflict, whose(there))
+	}
+	return there, nil
+}
+
+// refusal is explain for an apply: where another hand has a field it is an ErrConflict that names both.
+func (c *Client) refusal(err error) error {
 	if owners := ownersOf(err); owners != "" {
 		return fmt.Errorf("%w: %s", errdefs.ErrConflict, owners)
 	}

@@ -24,6 +24,15 @@ func (e *Engine) Behind(ctx context.Context) (string, error) {
 	if err != nil {
 		return fail(err)
 	}
+	why, err := e.behind(ctx, all, live)
+	if err != nil {
+		return fail(err)
+	}
+	return why, nil
+}
+
+// behind is Behind of what a look has found.
+func (e *Engine) behind(ctx context.Context, all []record, live Live) (why string, err error) {
 	newest := all[0]
 	if newest.Outcome != state.Healthy && newest.Outcome != state.Failed {
 		return "", nil
@@ -39,7 +48,7 @@ func (e *Engine) Behind(ctx context.Context) (string, error) {
 				continue
 			}
 			if made[one.Number], err = e.hashes(ctx, one, live); err != nil {
-				return fail(err)
+				return "", err
 			}
 		}
 		wanted, was := made[newest.Number], made[w.revision]

@@ -55,6 +55,7 @@ type watcher struct {
 	idle    bool // the newest revision has ended
 	back    int64
 	backAt  time.Time // since when revision back is the newest although it was taken back
+	astray  astray
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -162,6 +163,9 @@ func (w *watcher) step(ctx context.Context) error {
 	}
 	if one.Outcome != state.Pending {
 		e.forgetGone(live)
+		if again, err := w.putRight(ctx, all, live, time.Now()); again || err != nil {
+			return err
+		}
 		return w.turnTraffic(ctx, one, live, done == appliedNote(one.Number, true, one.mark))
 	}
 	var waits map[string]string
