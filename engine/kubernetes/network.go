@@ -37,7 +37,13 @@ func (r *renderer) network(svc compose.Service, spec *corev1.PodSpec) {
 				r.note(path, "has no effect: %q is no address that a pod may know by name", address)
 				continue
 			}
-			spec.HostAliases = append(spec.HostAliases, corev1.HostAlias{IP: ip.String(), Hostnames: []string{host}})
+			i := slices.IndexFunc(spec.HostAliases, func(a corev1.HostAlias) bool { return a.IP == ip.String() })
+			if i < 0 { // an address is there once, with all of its names
+				i, spec.HostAliases = len(spec.HostAliases), append(spec.HostAliases, corev1.HostAlias{IP: ip.String()})
+			}
+			if names := &spec.HostAliases[i].Hostnames; !slices.Contains(*names, host) {
+				*names = append(*names, host)
+			}
 		}
 	}
 	r.resolver(svc, spec)

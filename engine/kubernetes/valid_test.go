@@ -126,6 +126,13 @@ func validPod(wrong func(string, ...any), t corev1.PodTemplateSpec, objects []Ob
 		volumes[v.Name] = true
 		validVolume(wrong, v, has)
 	}
+	aliases := map[string]bool{}
+	for _, a := range t.Spec.HostAliases { // a list that the API keeps by address
+		if aliases[a.IP] {
+			wrong("address %s has two lists of names", a.IP)
+		}
+		aliases[a.IP] = true
+	}
 	containers := map[string]bool{}
 	for _, c := range slices.Concat(t.Spec.InitContainers, t.Spec.Containers) {
 		if containers[c.Name] || len(validation.IsDNS1123Label(c.Name)) > 0 {
