@@ -21,6 +21,7 @@ func (p *program) nativeRoot(name, environment string, l loaded) (terraform.Root
 		Name: name, Project: l.project.Name, Cluster: p.placeOf(l.project.Trellis.Environments[environment]), Images: map[string]terraform.Variable{},
 		Replicas: map[string]terraform.Variable{}, Secrets: map[string]terraform.Secret{}, Hidden: map[string]string{}, Objects: []terraform.Object{},
 	}
+	root.Cluster.Namespace = cmp.Or(root.Cluster.Namespace, kubernetes.NamespaceOf(l.project.Name))
 	if err := containerised(l.project); err != nil {
 		return root, err
 	}

@@ -33,7 +33,7 @@ import (
 // .kube/config in the home, or the service account of the pod that this runs in.
 type Access struct {
 	Context   string // of the kubeconfig; "": its current one
-	Namespace string // "": that of the context, or else the project's name
+	Namespace string // "": that of the context, or else NamespaceOf the project
 }
 
 // Client reaches one namespace of a cluster.
@@ -88,7 +88,7 @@ func Dial(project string, a Access, log *slog.Logger) (*Client, error) {
 	if current := raw.Contexts[c.Context]; current != nil && c.Namespace == "" {
 		c.Namespace = current.Namespace
 	}
-	c.Namespace = cmp.Or(c.Namespace, project)
+	c.Namespace = cmp.Or(c.Namespace, NamespaceOf(project))
 	settings.QPS = -1 // the server says when it is too much
 	settings.WarningHandlerWithContext = warnings{log, &sync.Map{}}
 	settings.UserAgent = fieldManager

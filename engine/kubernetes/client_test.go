@@ -30,6 +30,19 @@ func deploymentNamed(name string) Object {
 	}
 }
 
+// TestNamespaceOfAProject: without one in the kubeconfig it is the project's name, where that can be one, for a deploy as for an export.
+func TestNamespaceOfAProject(t *testing.T) {
+	cluster(t) // its kubeconfig
+	for project, want := range map[string]string{
+		"shop": "shop", "2048": "2048", "my_shop": "my-shop", "shop-": "shop", strings.Repeat("s", 60): strings.Repeat("s", 60),
+	} {
+		c, err := Dial(project, Access{}, slog.New(slog.DiscardHandler))
+		if err != nil || c.Namespace != want || NamespaceOf(project) != want {
+			t.Errorf("%s: %v, deployed into %q, exported for %q, want %q", project, err, c.Namespace, NamespaceOf(project), want)
+		}
+	}
+}
+
 // TestPutPrunes: what an apply no longer has is removed, and of that only what Trellis made.
 func TestPutPrunes(t *testing.T) {
 	s, c := cluster(t)

@@ -44,8 +44,13 @@ func cleaned(name string, limit int) string {
 	return out
 }
 
-// NamespaceOf returns the namespace that a project has where nothing says another.
-func NamespaceOf(project string) string { return cleaned(project, maxName) }
+// NamespaceOf returns the namespace that a project has where nothing says another: its name, where that can be one.
+func NamespaceOf(project string) string {
+	if len(validation.IsDNS1123Label(project)) == 0 {
+		return project
+	}
+	return cleaned(project, maxName)
+}
 
 // labelValue returns text as the value of a label: itself, where it can be one.
 func labelValue(text string) string {
