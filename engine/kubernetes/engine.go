@@ -52,7 +52,8 @@ func (e *Engine) Capabilities() engine.Capabilities { return engine.Capabilities
 
 // Keep returns p with the Ref of every secret, config and bind mount that goes along set, and keeps the contents (by
 // "secrets/NAME", "configs/NAME", and as FolderContents names them) for an Apply of it. With look nothing is written: where the cluster has no key yet the refs are made
-// with none, which differ from those of anything that is there. Either way a namespace that is about to go is an ErrConflict.
+// with none, which differ from those of anything that is there. Either way a namespace that is about to go, or has a project that a cluster cannot tell
+// from this one, is an ErrConflict.
 func (e *Engine) Keep(ctx context.Context, p compose.Project, contents map[string][]byte, look bool) (compose.Project, error) {
 	var err error
 	if look {
@@ -61,6 +62,9 @@ func (e *Engine) Keep(ctx context.Context, p compose.Project, contents map[strin
 		err = e.client.ensureNamespace(ctx, e.project)
 	}
 	if err != nil {
+		return p, err
+	}
+	if _, err := e.client.notes(ctx, e.project); err != nil {
 		return p, err
 	}
 	key, err := e.client.refKey(ctx, e.project, !look)

@@ -101,7 +101,10 @@ var configMaps = corev1.SchemeGroupVersion.WithKind("ConfigMap")
 // notesName is the ConfigMap in which Trellis notes what it needs to know of a project besides its revisions.
 func notesName(project string) string { return cleaned("trellis-"+project, maxName) }
 
-// notes reads the notes of a project.
+// projectKey is the note of the project's name, as its file has it: what a cluster calls it may be the name of another, too.
+const projectKey = "project"
+
+// notes reads the notes of a project. They are another's, whose name becomes the same in a cluster: ErrConflict.
 func (c *Client) notes(ctx context.Context, project string) (map[string]string, error) {
 	maps, err := c.resource(configMaps)
 	if err != nil {
@@ -115,7 +118,20 @@ func (c *Client) notes(ctx context.Context, project string) (map[string]string, 
 		return nil, c.explain(err)
 	}
 	all, _, err := unstructured.NestedStringMap(o.Object, "data")
-	return all, err
+	if err != nil {
+		return nil, err
+	}
+	label := o.GetLabels()[labelProject]
+	if whose := cmp.Or(all[projectKey], label, project); whose != project && (all[projectKey] != "" || label != labelValue(project)) {
+		return nil, c.mistaken(whose, project)
+	}
+	return all, nil
+}
+
+// mistaken says that what was found is another project's, whose name becomes the same in a cluster.
+func (c *Client) mistaken(whose, project string) error {
+	return fmt.Errorf("%w: namespace %s has project %s, which a cluster cannot tell from %s: deploy into another namespace, or rename one of them",
+		errdefs.ErrConflict, c.Namespace, whose, project)
 }
 
 // note reads one note of a project, "" where there is none.
@@ -134,7 +150,7 @@ func (c *Client) setNote(ctx context.Context, project, key, text string) error {
 	if text == "" {
 		value = nil
 	}
-	patch, err := json.Marshal(map[string]any{"data": map[string]any{key: value}})
+	patch, err := json.Marshal(map[string]any{"data": map[string]any{projectKey: project, key: value}})
 	if err != nil {
 		return err
 	}
@@ -143,7 +159,7 @@ func (c *Client) setNote(ctx context.Context, project, key, text string) error {
 		return c.explain(err)
 	}
 	o := object(configMaps, notesName(project), labelsOf(project))
-	o.Object["data"] = map[string]any{key: text}
+	o.Object["data"] = map[string]any{projectKey: project, key: text}
 	_, err = maps.Create(ctx, o, metav1.CreateOptions{FieldManager: fieldManager})
 	if apierrors.IsAlreadyExists(err) {
 		return c.setNote(ctx, project, key, text)

@@ -96,6 +96,9 @@ func (c *Client) historyAfter(ctx context.Context, project, mark string) ([]reco
 		if err != nil {
 			return nil, fmt.Errorf("read Secret %s: %w: %w", o.GetName(), errdefs.ErrInvalid, err)
 		}
+		if one.Project.Name != project { // who wrote it did not note the name yet
+			return nil, c.mistaken(one.Project.Name, project)
+		}
 		all = append(all, one)
 	}
 	slices.SortFunc(all, func(a, b record) int { return cmp.Compare(b.Number, a.Number) })
