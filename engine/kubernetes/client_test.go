@@ -376,9 +376,17 @@ func TestLost(t *testing.T) {
 	} {
 		pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelService: "web"}, Annotations: map[string]string{annotationRevision: c.revision}}}
 		pod.Status.ContainerStatuses = []corev1.ContainerStatus{c.status}
-		crash, imageless := lost([]corev1.Pod{pod}, engine.Service{Name: "web", Revision: 2})
-		if (crash != nil) != c.crashed || imageless != c.imageless {
-			t.Errorf("%s: crashed %v, imageless %v", name, crash != nil, imageless)
+		judged := func(what string) {
+			t.Helper()
+			crash, imageless := lost([]corev1.Pod{pod}, engine.Service{Name: "web", Revision: 2})
+			if (crash != nil) != c.crashed || imageless != c.imageless {
+				t.Errorf("%s%s: crashed %v, imageless %v", name, what, crash != nil, imageless)
+			}
 		}
+		judged("")
+		// What comes before the start of each replica is as much of it.
+		waits := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}
+		pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses = []corev1.ContainerStatus{c.status}, []corev1.ContainerStatus{{State: waits}}
+		judged(", before its start")
 	}
 }

@@ -142,7 +142,12 @@ func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
 				svc.Reason = cmp.Or(svc.Reason, in.Probe)
 			}
 		}
-		if len(worst.Status.ContainerStatuses) > 0 && !forsaken(*worst) {
+		step := slices.IndexFunc(worst.Status.InitContainerStatuses, func(c corev1.ContainerStatus) bool { return !c.Ready && crashOf(c) != nil })
+		switch {
+		case forsaken(*worst):
+		case step >= 0: // it never came to the program
+			svc.LastLog = c.lastOf(ctx, worst, logsOf{container: worst.Status.InitContainerStatuses[step].Name})
+		case len(worst.Status.ContainerStatuses) > 0:
 			svc.LastLog = c.tail(ctx, worst, worst.Status.ContainerStatuses[0].RestartCount > 0)
 		}
 	}

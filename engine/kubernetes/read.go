@@ -178,13 +178,16 @@ func trouble(pod corev1.Pod) (why string, looping bool) {
 	if forsaken(pod) {
 		return fmt.Sprintf("its node %s does not answer: nobody knows how it is", pod.Spec.NodeName), false
 	}
-	for _, c := range pod.Status.ContainerStatuses {
+	for i, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		w := c.State.Waiting
 		if w == nil {
 			continue
 		}
 		switch w.Reason {
 		case "CrashLoopBackOff":
+			if i < len(pod.Status.InitContainerStatuses) {
+				return beforeStart(c) + " fails again and again: " + exitWords(c.LastTerminationState.Terminated), true
+			}
 			return "crashes again and again: " + exitWords(c.LastTerminationState.Terminated), true
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull":
 			return fmt.Sprintf("its image %s cannot be had: %s", c.Image, w.Message), false
@@ -193,6 +196,15 @@ func trouble(pod corev1.Pod) (why string, looping bool) {
 		}
 	}
 	return "", false
+}
+
+// beforeStart names what runs in a pod before its program does.
+func beforeStart(c corev1.ContainerStatus) string {
+	number, ours := strings.CutPrefix(c.Name, preparation+"-")
+	if n, err := strconv.Atoi(number); ours && err == nil {
+		return fmt.Sprintf("its pre_start[%d]", n-1)
+	}
+	return "its init container " + c.Name
 }
 
 func exitWords(t *corev1.ContainerStateTerminated) string {

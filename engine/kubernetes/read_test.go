@@ -1,6 +1,9 @@
 package kubernetes
 
 import (
+	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,4 +159,53 @@ func TestTroubleInComposeTerms(t *testing.T) {
 
 func unschedulable(p *corev1.Pod) {
 	p.Status = corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "too little memory"}}}
+}
+
+// TestWhatKeepsAReplicaFromStarting: of a pod whose own steps before the start fail it is said which and how, and what it wrote.
+func TestWhatKeepsAReplicaFromStarting(t *testing.T) {
+	crash := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 3}}
+	waits := func(reason, message string) corev1.ContainerState {
+		return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
+	}
+	for name, test := range map[string]struct {
+		init    corev1.ContainerStatus
+		why     string
+		looping bool
+	}{
+		"it fails again and again": {
+			corev1.ContainerStatus{Name: "pre-start-2", State: waits("CrashLoopBackOff", "back-off"), LastTerminationState: crash, RestartCount: 3},
+			"its pre_start[1] fails again and again: exit code 3", true,
+		},
+		"it has no image":   {corev1.ContainerStatus{Name: "pre-start-1", Image: "prepare:1", State: waits("ImagePullBackOff", "not there")}, "its image prepare:1 cannot be had: not there", false},
+		"it is another's":   {corev1.ContainerStatus{Name: "istio-init", State: waits("CrashLoopBackOff", ""), LastTerminationState: crash}, "its init container istio-init fails again and again: exit code 3", true},
+		"it runs":           {corev1.ContainerStatus{Name: "pre-start-1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}, "", false},
+		"it has ended well": {corev1.ContainerStatus{Name: "pre-start-1", Ready: true, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web-1", Labels: map[string]string{labelService: "web"}}}
+			pod.Status.InitContainerStatuses = []corev1.ContainerStatus{test.init}
+			pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "web", State: waits("PodInitializing", "")}}
+			if why, looping := trouble(pod); why != test.why || looping != test.looping {
+				t.Errorf("%q, looping %v", why, looping)
+			}
+			s, client := cluster(t)
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, "/log") {
+					return false
+				}
+				w.Header().Set("Content-Type", "text/plain")
+				fmt.Fprintln(w, "output of", r.URL.Query().Get("container"))
+				return true
+			}
+			state := engine.State{Services: []engine.Service{{Name: "web", State: engine.ServiceStarting, Instances: []engine.Instance{}}}}
+			client.enrich(t.Context(), &state, Live{Pods: []corev1.Pod{pod}})
+			want := []string{"output of "}
+			if test.why != "" && test.looping {
+				want = []string{"output of " + test.init.Name}
+			}
+			if got := state.Services[0].LastLog; !cmp.Equal(got, want) {
+				t.Errorf("it wrote %q, want %q", got, want)
+			}
+		})
+	}
 }

@@ -270,7 +270,7 @@ func lost(all []corev1.Pod, svc engine.Service) (crash *corev1.ContainerStateTer
 		if serviceOf(&pod) != svc.Name || revisionOf(pod.ObjectMeta) != svc.Revision || pod.DeletionTimestamp != nil {
 			continue
 		}
-		for _, c := range pod.Status.ContainerStatuses {
+		for _, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 			if pod.Labels[batchv1.JobNameLabel] == "" && c.State.Running == nil && !c.Ready && c.RestartCount >= crashes-1 {
 				crash = cmp.Or(crash, crashOf(c))
 			}
