@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -49,6 +50,7 @@ type watcher struct {
 	changed func(project string)
 	goal    goal
 	stuck   map[string]time.Time // by service of the goal: since when
+	late    map[string]lateness  // by service of the goal
 	lease   string               // the Lease's version when it was seen last
 	leaseAt time.Time            // since when it has been that
 	judging judging
@@ -155,7 +157,7 @@ func (w *watcher) step(ctx context.Context) error {
 	}
 	one := all[0]
 	if w.goal != one.goal() {
-		w.goal, w.stuck = one.goal(), map[string]time.Time{}
+		w.goal, w.stuck, w.late = one.goal(), map[string]time.Time{}, map[string]lateness{}
 	}
 	w.idle = one.Outcome != state.Pending && one.Outcome != state.RolledBack
 	if one.Outcome == state.RolledBack && w.leftBack(one, time.Now()) && (e.control != nil || !w.led(live, time.Now())) {
@@ -192,7 +194,7 @@ func (w *watcher) step(ctx context.Context) error {
 		if failed := failedToPrepare(live); len(failed) > 0 {
 			return e.goBack(ctx, all, e.unprepared(ctx, failed[0], live), "trellis")
 		}
-		if service, why := w.failure(s, live); service != "" {
+		if service, why := w.failure(one, s, live); service != "" {
 			e.client.enrich(ctx, &s, live)
 			return e.goBack(ctx, all, failureOf(s, service, why), "trellis")
 		}
@@ -243,7 +245,7 @@ func (w *watcher) goOn(ctx context.Context, one record, live Live) (waits map[st
 }
 
 // failure returns a service that will not come up by itself, and why; "" where there is none.
-func (w *watcher) failure(s engine.State, live Live) (service, why string) {
+func (w *watcher) failure(one record, s engine.State, live Live) (service, why string) {
 	for _, svc := range s.Services {
 		crash, imageless := lost(live.Pods, svc)
 		switch since, known := w.stuck[svc.Name]; {
@@ -258,8 +260,45 @@ func (w *watcher) failure(s engine.State, live Live) (service, why string) {
 		case time.Since(since) > stuck:
 			return svc.Name, svc.Reason
 		}
+		if limit, late := w.isLate(one, svc, live, time.Now()); late {
+			return svc.Name, cmp.Or(svc.Reason, fmt.Sprintf("is not ready after %s", limit))
+		}
 	}
 	return "", ""
+}
+
+// lateness is how many pods of a service's newest revision were ready, and since when no more are while others are not.
+type lateness struct {
+	ready int
+	since time.Time
+}
+
+// isLate says whether the pods of a StatefulSet that replace those of an earlier revision run for longer than limit without becoming ready,
+// which is what a Deployment gets: of that the cluster itself says that it takes too long. The first ones of a service have all the time
+// that they need: they make their data, and there is nothing to go back to.
+func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Time) (limit time.Duration, late bool) {
+	replaces := slices.ContainsFunc(one.rollouts, func(r state.Rollout) bool { return r.Service == svc.Name && !r.Over() }) &&
+		slices.ContainsFunc(objectsOf[*appsv1.StatefulSet](live.Objects), func(o *appsv1.StatefulSet) bool { return serviceOf(o) == svc.Name })
+	ready, waiting := 0, 0
+	for _, in := range svc.Instances {
+		switch {
+		case in.Revision != one.Number:
+		case in.Ready:
+			ready++
+		case in.State == engine.InstanceStarting, in.State == engine.InstanceUnready:
+			waiting++
+		}
+	}
+	if !replaces || waiting == 0 {
+		delete(w.late, svc.Name)
+		return 0, false
+	}
+	if was, known := w.late[svc.Name]; !known || ready != was.ready {
+		w.late[svc.Name] = lateness{ready, now}
+	}
+	file := one.Project.Services[svc.Name]
+	limit = time.Duration(patience(file)+minReady(file)) * time.Second
+	return limit, now.Sub(w.late[svc.Name].since) > limit
 }
 
 // lost returns the last end of a pod of a service's newest revision that has crashed too often without having become

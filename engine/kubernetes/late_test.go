@@ -1,0 +1,79 @@
+package kubernetes
+
+import (
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"trellis/compose"
+	"trellis/state"
+)
+
+// TestLate: pods of a StatefulSet that replace others, run, and do not become ready have failed after as long as a Deployment's, of which
+// the cluster says so itself; each one that does begins the time anew, and one of an earlier revision is no failure of this one.
+func TestLate(t *testing.T) {
+	one := record{rollouts: []state.Rollout{{Revision: 2, Service: "db", From: 1, Phase: state.Rolling}}}
+	one.Revision = state.Revision{Number: 2, Project: compose.Project{Name: "shop", Services: map[string]compose.Service{"db": {Name: "db", Image: "db:2"}}}}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{
+		Labels: map[string]string{labelProject: "shop", labelService: "db"}, Annotations: map[string]string{annotationRevision: "2"},
+	}}
+	set := &appsv1.StatefulSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "db", Labels: template.Labels}, Spec: appsv1.StatefulSetSpec{Replicas: pointer(int32(2)), Template: template},
+	}
+	pod := func(name, revision string, ready bool) corev1.Pod {
+		return corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: template.Labels, Annotations: map[string]string{annotationRevision: revision}},
+			Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{
+				Name: "db", Ready: ready, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+			}}},
+		}
+	}
+	w := watching(nil)
+	w.stuck, w.late = map[string]time.Time{}, map[string]lateness{}
+	failed := func(pods ...corev1.Pod) string {
+		live := Live{Objects: []Object{set}, Pods: pods}
+		service, why := w.failure(one, Read(one.Revision, live), live)
+		if service != "" && service != "db" {
+			t.Errorf("%s fails", service)
+		}
+		return why
+	}
+	older := func(d time.Duration) {
+		for name, l := range w.late {
+			l.since = l.since.Add(-d)
+			w.late[name] = l
+		}
+	}
+	const whole = progressSeconds * time.Second
+	for _, step := range []struct {
+		what   string
+		passed time.Duration
+		pods   []corev1.Pod
+		want   string
+	}{
+		{"the one before ends first", 0, []corev1.Pod{pod("db-0", "1", true)}, ""},
+		{"it starts", 2 * whole, []corev1.Pod{pod("db-0", "2", false)}, ""},
+		{"it takes a while", whole / 2, []corev1.Pod{pod("db-0", "2", false)}, ""},
+		{"one is ready", whole, []corev1.Pod{pod("db-0", "2", true), pod("db-1", "2", false)}, ""},
+		{"the other takes a while", whole / 2, []corev1.Pod{pod("db-0", "2", true), pod("db-1", "2", false)}, ""},
+		{"too long", whole, []corev1.Pod{pod("db-0", "2", true), pod("db-1", "2", false)}, "is not ready after 1m0s"},
+		{"it is", 0, []corev1.Pod{pod("db-0", "2", true), pod("db-1", "2", true)}, ""},
+		{"and is not later", 0, []corev1.Pod{pod("db-0", "2", true), pod("db-1", "2", false)}, ""},
+		{"those of before are not", 2 * whole, []corev1.Pod{pod("db-0", "1", false), pod("db-1", "1", false)}, ""},
+	} {
+		older(step.passed)
+		if got := failed(step.pods...); got != step.want {
+			t.Errorf("%s: %q, want %q", step.what, got, step.want)
+		}
+	}
+	one.rollouts = nil
+	for range 2 {
+		if got := failed(pod("db-0", "2", false)); got != "" {
+			t.Errorf("the first ones of a service: %q", got)
+		}
+		older(2 * whole)
+	}
+}
