@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -227,6 +228,9 @@ func (c *Client) prune(ctx context.Context, project string, items []item, opt me
 	waiting := map[item]types.UID{}
 	for _, i := range items {
 		r, err := c.resource(i.kind())
+		if errors.Is(err, errdefs.ErrUnsupported) {
+			continue // with the definition of its kind it has gone, too
+		}
 		if err != nil {
 			return fmt.Errorf("remove %s: %w", i, err)
 		}

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,12 +16,14 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"trellis/engine"
+	"trellis/errdefs"
 )
 
 var scalerKind = autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
@@ -105,13 +108,20 @@ func (c *Client) liveOf(ctx context.Context, project string, items []item) (Live
 // listsAtOnce are how many kinds are asked for at a time: while the server writes one list, another is read.
 const listsAtOnce = 4
 
-// list returns the objects of a kind that Trellis made for a project.
+// list returns the objects of a kind that Trellis made for a project: none where the cluster has no such kind any more, for with the
+// definition of a kind goes all that there was of it.
 func (c *Client) list(ctx context.Context, kind schema.GroupVersionKind, project string) ([]unstructured.Unstructured, error) {
 	r, err := c.resource(kind)
+	if errors.Is(err, errdefs.ErrUnsupported) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	list, err := r.List(ctx, selectProject(project))
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", kind.Kind, c.explain(err))
 	}
