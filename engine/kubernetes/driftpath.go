@@ -120,10 +120,13 @@ func containerAttribute(path string) attribute {
 	})
 }
 
-// variable is the value of a variable, or of the element of a list that it is.
+// variable is the value of a variable, or of the element of a list that it is, as the program gets it.
 func variable(v any) any {
 	if m, ok := v.(map[string]any); ok {
-		return m["value"]
+		v = m["value"]
+	}
+	if text, ok := v.(string); ok {
+		return strings.ReplaceAll(text, "$$", "$") // see unexpanded
 	}
 	return v
 }

@@ -52,3 +52,18 @@ func TestDriftIsToldOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestDriftOfAVariable: a value is told, and adopted, as the file has it, not as Kubernetes has to be given it.
+func TestDriftOfAVariable(t *testing.T) {
+	for _, value := range []string{"plain", "a$b", "$(NAME)", "$$(NAME)", "$$", "${NAME}", "cost: 5$"} {
+		if got := variable(map[string]any{"name": "X", "value": unexpanded(value)}); got != value {
+			t.Errorf("%q is told as %q", value, got)
+		}
+		if got := variable(unexpanded(value)); got != value {
+			t.Errorf("%q is told as %q", value, got)
+		}
+	}
+	if got := variable(nil); got != nil {
+		t.Errorf("none is told as %v", got)
+	}
+}
