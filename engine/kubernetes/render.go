@@ -199,8 +199,14 @@ func (r *renderer) selector(service string) map[string]string {
 // meta is that of an object of a service, or of the project where svc has no name.
 func (r *renderer) meta(svc compose.Service, name string) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{Name: name, Namespace: r.opt.Namespace, Labels: r.labels(svc)}
-	if r.opt.Revision != 0 && svc.Name != "" && r.names.of[svc.Name] != svc.Name {
-		m.Annotations = map[string]string{annotationService: svc.Name}
-	}
+	m.Annotations = r.called(nil, svc)
 	return m
+}
+
+// called adds to annotations what a service is called in the file, where its label cannot say it.
+func (r *renderer) called(to map[string]string, svc compose.Service) map[string]string {
+	if r.opt.Revision == 0 || svc.Name == "" || r.names.of[svc.Name] == svc.Name {
+		return to
+	}
+	return with(to, annotationService, svc.Name)
 }
