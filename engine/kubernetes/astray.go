@@ -31,7 +31,7 @@ type astray struct {
 // cluster would refuse, stays as it is: the revision that ended well is not to fail for that.
 func (w *watcher) putRight(ctx context.Context, all []record, live Live, now time.Time) (bool, error) {
 	e, newest := w.engine, all[0]
-	if e.control == nil || newest.Outcome != state.Healthy && newest.Outcome != state.Failed {
+	if e.control == nil || newest.Outcome != state.Healthy { // of one that failed what is there may be what it could not replace
 		return false, nil
 	}
 	if seen := comparedIn(newest, live); w.astray.seen != seen {

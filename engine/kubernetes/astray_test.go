@@ -22,13 +22,13 @@ func TestAstrayIsPutRight(t *testing.T) {
 		refuses string
 		right   bool
 	}{
-		"by the control plane":         {true, state.Healthy, "", "", true},
-		"where the newest had failed":  {true, state.Failed, "", "", true},
-		"not where it was taken back":  {true, state.Superseded, "", "", false},
-		"not by whoever follows":       {false, state.Healthy, "", "", false},
-		"not against another owner":    {true, state.Healthy, "kubectl-rollout", "", false},
-		"not what the cluster refuses": {true, state.Healthy, "", "Invalid", false},
-		"not where it cannot be asked": {true, state.Healthy, "", "BadRequest", false},
+		"by the control plane":            {true, state.Healthy, "", "", true},
+		"not where the newest had failed": {true, state.Failed, "", "", false},
+		"not where it was taken back":     {true, state.Superseded, "", "", false},
+		"not by whoever follows":          {false, state.Healthy, "", "", false},
+		"not against another owner":       {true, state.Healthy, "kubectl-rollout", "", false},
+		"not what the cluster refuses":    {true, state.Healthy, "", "Invalid", false},
+		"not where it cannot be asked":    {true, state.Healthy, "", "BadRequest", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, client := cluster(t)
