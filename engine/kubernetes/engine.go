@@ -323,7 +323,7 @@ func (e *Engine) Rollouts(ctx context.Context) (map[int64][]state.Rollout, error
 
 // Logs implements engine.Engine.
 func (e *Engine) Logs(ctx context.Context, project string, id engine.InstanceID, opt driver.LogOptions) (io.ReadCloser, error) {
-	r, err := e.client.output(ctx, string(id), logsOf{follow: opt.Follow, times: true, tail: opt.Tail, since: opt.Since})
+	r, err := e.client.programOutput(ctx, string(id), logsOf{follow: opt.Follow, times: true, tail: opt.Tail, since: opt.Since})
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,10 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
 	"k8s.io/streaming/pkg/httpstream"
@@ -29,25 +31,32 @@ func (e *Engine) Exec(ctx context.Context, project string, id engine.InstanceID,
 	if err != nil {
 		return fail(err)
 	}
-	pod, err := r.Get(ctx, string(id), metav1.GetOptions{})
+	o, err := r.Get(ctx, string(id), metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err), err == nil && !ours(pod, project):
+	case apierrors.IsNotFound(err), err == nil && !ours(o, project):
 		return fail(fmt.Errorf("%w: no such instance", errdefs.ErrNotFound))
 	case err != nil:
 		return fail(e.client.explain(err))
 	}
-	code, err := e.client.exec(ctx, string(id), cmd)
+	var pod corev1.Pod
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &pod); err != nil {
+		return fail(err)
+	}
+	code, err := e.client.exec(ctx, string(id), program(&pod).Name, cmd)
 	if err != nil {
 		return fail(err)
 	}
 	return code, nil
 }
 
-// exec runs a command in a pod's first container.
-func (c *Client) exec(ctx context.Context, pod string, cmd driver.Command) (int, error) {
+// exec runs a command in a container of a pod.
+func (c *Client) exec(ctx context.Context, pod, container string, cmd driver.Command) (int, error) {
 	req := c.kinds.RESTClient().Post().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "exec")
 	for key, set := range map[string]bool{"stdin": cmd.Stdin != nil, "stdout": true, "stderr": !cmd.TTY, "tty": cmd.TTY} {
 		req = req.Param(key, strconv.FormatBool(set))
+	}
+	if container != "" {
+		req = req.Param("container", container)
 	}
 	for _, word := range commandOf(cmd) {
 		req = req.Param("command", word)

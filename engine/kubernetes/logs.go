@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"trellis/driver"
 	"trellis/errdefs"
@@ -29,7 +32,7 @@ func (c *Client) tail(ctx context.Context, pod *corev1.Pod, previous bool) []str
 }
 
 func (c *Client) lastOf(ctx context.Context, pod *corev1.Pod, which logsOf) []string {
-	which.tail = lastLines
+	which.tail, which.container = lastLines, cmp.Or(which.container, program(pod).Name)
 	ctx, cancel := context.WithTimeout(ctx, c.silence)
 	defer cancel()
 	r, err := c.output(ctx, pod.Name, which)
@@ -44,12 +47,35 @@ func (c *Client) lastOf(ctx context.Context, pod *corev1.Pod, which logsOf) []st
 	return lines
 }
 
+// programOutput is output of the container in which the program of a pod's service runs. Which one that is, is asked for only where the
+// cluster does not know by itself: mostly there is one.
+func (c *Client) programOutput(ctx context.Context, pod string, which logsOf) (io.ReadCloser, error) {
+	r, err := c.output(ctx, pod, which)
+	if !errors.Is(err, errdefs.ErrInvalid) {
+		return r, err
+	}
+	pods, rerr := c.resource(pods)
+	if rerr != nil {
+		return nil, err
+	}
+	o, rerr := pods.Get(ctx, pod, metav1.GetOptions{})
+	if rerr != nil {
+		return nil, err
+	}
+	var one corev1.Pod
+	if rerr := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &one); rerr != nil || len(one.Spec.Containers) < 2 {
+		return nil, err
+	}
+	which.container = program(&one).Name
+	return c.output(ctx, pod, which)
+}
+
 // logsOf says which output of a pod is meant.
 type logsOf struct {
 	follow, previous, times bool
 	tail                    int // last lines; 0 all, -1 none
 	since                   time.Time
-	container               string // "": the pod's first
+	container               string // "": the only one that the pod has
 }
 
 // output opens the output of a pod's container. No such pod: ErrNotFound.

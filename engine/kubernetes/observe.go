@@ -157,8 +157,10 @@ func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
 		case forsaken(*worst):
 		case step >= 0: // it never came to the program
 			svc.LastLog = c.lastOf(ctx, worst, logsOf{container: worst.Status.InitContainerStatuses[step].Name})
-		case len(worst.Status.ContainerStatuses) > 0:
-			svc.LastLog = c.tail(ctx, worst, worst.Status.ContainerStatuses[0].RestartCount > 0)
+		default:
+			if status := programStatus(worst); status != nil {
+				svc.LastLog = c.tail(ctx, worst, status.RestartCount > 0)
+			}
 		}
 	}
 }

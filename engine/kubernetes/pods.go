@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,4 +45,28 @@ func readySince(pod corev1.Pod) (since time.Time, ready bool) {
 		}
 	}
 	return time.Time{}, false
+}
+
+// program returns in which container of a pod its service's program runs: others may have put theirs beside it, before or after it.
+func program(pod *corev1.Pod) *corev1.Container {
+	all := pod.Spec.Containers
+	if i := slices.IndexFunc(all, func(c corev1.Container) bool { return c.Name == pod.Labels[labelService] }); i >= 0 {
+		return &all[i]
+	}
+	if len(all) == 0 {
+		return &corev1.Container{}
+	}
+	return &all[0]
+}
+
+// programStatus is how that container is, nil where the cluster does not say so yet.
+func programStatus(pod *corev1.Pod) *corev1.ContainerStatus {
+	all, name := pod.Status.ContainerStatuses, program(pod).Name
+	if i := slices.IndexFunc(all, func(c corev1.ContainerStatus) bool { return c.Name == name }); i >= 0 {
+		return &all[i]
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return &all[0]
 }

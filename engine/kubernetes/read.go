@@ -108,14 +108,14 @@ func instance(pod corev1.Pod) engine.Instance {
 	}
 	if pod.Status.PodIP != "" {
 		one.Address = pod.Status.PodIP
-		if len(pod.Spec.Containers) > 0 && len(pod.Spec.Containers[0].Ports) > 0 {
-			one.Address = net.JoinHostPort(one.Address, strconv.Itoa(int(pod.Spec.Containers[0].Ports[0].ContainerPort)))
+		if ports := program(&pod).Ports; len(ports) > 0 {
+			one.Address = net.JoinHostPort(one.Address, strconv.Itoa(int(ports[0].ContainerPort)))
 		}
 	}
-	if len(pod.Status.ContainerStatuses) == 0 {
+	c := programStatus(&pod)
+	if c == nil {
 		return one
 	}
-	c := pod.Status.ContainerStatuses[0]
 	_, one.Container, _ = strings.Cut(c.ContainerID, "://")
 	one.Restarts = int(c.RestartCount)
 	one.Exit = exitOf(c.LastTerminationState.Terminated)
