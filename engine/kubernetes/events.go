@@ -180,17 +180,19 @@ func newOwners(live Live) owners {
 // derived is what a workload adds to its name for what it makes: pods, and replica sets and their pods.
 var derived = regexp.MustCompile(`^-([a-z0-9]{8,10}(-[a-z0-9]{5})?|[a-z0-9]{5}|[0-9]+)$`)
 
-// service returns whose service an object is, "" where it is none's.
+// service returns whose service an object is, "" where it is none's. Of two workloads whose names begin the object's it is of the longer
+// one: api-proxy is no pod of api.
 func (of owners) service(name string) string {
 	if pod, there := of.pods[name]; there {
 		return serviceOf(&pod)
 	}
+	var best workload
 	for _, w := range of.workloads {
-		if rest, ok := strings.CutPrefix(name, w.name); ok && (rest == "" || derived.MatchString(rest)) {
-			return w.service
+		if rest, ok := strings.CutPrefix(name, w.name); ok && len(w.name) > len(best.name) && (rest == "" || derived.MatchString(rest)) {
+			best = w
 		}
 	}
-	return ""
+	return best.service
 }
 
 // reasons are the cluster's words that have a better one.
