@@ -20,8 +20,8 @@ import (
 	"trellis/errdefs"
 )
 
-// maxFolder is what a ConfigMap may hold, in bytes; Kubernetes' own limit.
-const maxFolder = 1 << 20
+// maxContent is what a Secret or ConfigMap may hold, in bytes; Kubernetes' own limit.
+const maxContent = 1 << 20
 
 // Folder is what a bind mount of the project holds.
 type Folder struct {
@@ -65,7 +65,7 @@ func readFolder(root string) (Folder, error) {
 		return Folder{}, err
 	}
 	if !info.IsDir() {
-		if !info.Mode().IsRegular() || info.Size() > maxFolder {
+		if !info.Mode().IsRegular() || info.Size() > maxContent {
 			return Folder{File: true}, nil
 		}
 		content, err := os.ReadFile(root)
@@ -80,7 +80,7 @@ func readFolder(root string) (Folder, error) {
 		if err != nil {
 			return err
 		}
-		if size += info.Size(); size > maxFolder || !info.Mode().IsRegular() || len(files) > 1000 {
+		if size += info.Size(); size > maxContent || !info.Mode().IsRegular() || len(files) > 1000 {
 			files = nil
 			return fs.SkipAll
 		}

@@ -158,7 +158,7 @@ func (r *renderer) environment(svc compose.Service) []corev1.EnvVar {
 	}
 	object := ""
 	if len(secret) > 0 {
-		object = r.secret(svc, r.names.of[svc.Name]+"-env", secret, nil, "")
+		object = r.secret(svc, r.names.of[svc.Name]+"-env", secret, nil, at(svc, "environment"))
 	}
 	var all []corev1.EnvVar
 	for _, name := range slices.Sorted(maps.Keys(svc.Environment)) {

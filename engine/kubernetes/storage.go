@@ -310,6 +310,7 @@ func (r *renderer) secret(svc compose.Service, name string, data map[string][]by
 	name = hashed(name, data)
 	if !r.rendered["secrets/"+name] {
 		r.rendered["secrets/"+name] = true
+		r.fits(path, data)
 		s := &corev1.Secret{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: r.meta(svc, name),
 			Type: corev1.SecretTypeOpaque, Immutable: pointer(true), Data: data,
@@ -327,6 +328,7 @@ func (r *renderer) configMap(svc compose.Service, name string, data map[string][
 		return name
 	}
 	r.rendered["configs/"+name] = true
+	r.fits(path, data)
 	c := &corev1.ConfigMap{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: r.meta(svc, name), Immutable: pointer(true),
 	}
@@ -343,6 +345,17 @@ func (r *renderer) configMap(svc compose.Service, name string, data map[string][
 	}
 	r.add(c)
 	return name
+}
+
+// fits refuses what a cluster cannot keep in one object.
+func (r *renderer) fits(path string, data map[string][]byte) {
+	size := 0
+	for _, content := range data {
+		size += len(content)
+	}
+	if size > maxContent {
+		r.refuse(path, fmt.Sprintf("%d bytes are more than the %d that a cluster keeps in one object: mount what is large as a volume, or put it into the image", size, maxContent))
+	}
 }
 
 // hashed adds to a name what its content is, so that a change is another object and a rollback finds the old one.
