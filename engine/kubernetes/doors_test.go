@@ -126,3 +126,17 @@ func TestOpenPorts(t *testing.T) {
 		})
 	}
 }
+
+// TestNamesOfPorts: each is another one, whatever the file calls them.
+func TestNamesOfPorts(t *testing.T) {
+	var names []string
+	for _, p := range ports(compose.Service{Ports: []compose.Port{
+		{Name: "tcp-80", Target: 8080, Protocol: "tcp"}, {Target: 80, Protocol: "tcp"}, {Target: 80, Protocol: "udp"}, {Name: "tcp-80", Target: 81, Protocol: "tcp"},
+		{Name: "My_Port", Target: 82, Protocol: "tcp"},
+	}}) {
+		names = append(names, p.name)
+	}
+	if got, want := strings.Join(names, " "), "tcp-80 tcp-80-2 udp-80 tcp-81 tcp-82"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

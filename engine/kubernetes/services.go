@@ -75,7 +75,12 @@ func portName(p port, others []port) string {
 	if p.name != "" && len(validation.IsValidPortName(p.name)) == 0 && !slices.ContainsFunc(others, taken) {
 		return p.name
 	}
-	return strings.ToLower(string(p.protocol)) + "-" + strconv.Itoa(int(p.number))
+	whole := strings.ToLower(string(p.protocol)) + "-" + strconv.Itoa(int(p.number))
+	p.name = whole
+	for n := 2; slices.ContainsFunc(others, taken); n++ { // the file calls another one so
+		p.name = whole + "-" + strconv.Itoa(n)
+	}
+	return p.name
 }
 
 // appProtocol is Kubernetes' word for a port's app_protocol.
