@@ -325,6 +325,35 @@ func TestTurn(t *testing.T) {
 	}
 }
 
+// TestNothingToWaitFor: nobody waits for what is not to run, as on one machine, nor for what has failed and is not required.
+func TestNothingToWaitFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		condition, state string
+		required         bool
+		waits            string
+	}{
+		"no replicas":                   {compose.ServiceHealthy, engine.ServiceStopped, true, ""},
+		"a Job that is held":            {compose.ServiceCompletedSuccessfully, engine.ServiceStopped, true, ""},
+		"on its way":                    {compose.ServiceHealthy, engine.ServiceStarting, false, "db to be healthy"},
+		"crashes":                       {compose.ServiceHealthy, engine.ServiceCrashLooping, true, "db to be healthy"},
+		"crashes, and is not required":  {compose.ServiceHealthy, engine.ServiceCrashLooping, false, ""},
+		"has failed, and it is not":     {compose.ServiceCompletedSuccessfully, engine.ServiceFailed, false, ""},
+		"has failed, and it is":         {compose.ServiceCompletedSuccessfully, engine.ServiceFailed, true, "db to end well"},
+		"not there yet, and it is not":  {compose.ServiceStarted, "", false, "db to be started"},
+		"degraded, and is not required": {compose.ServiceHealthy, engine.ServiceDegraded, false, "db to be healthy"},
+	} {
+		api := compose.Service{DependsOn: map[string]compose.Dependency{"db": {Condition: c.condition, Required: c.required}}}
+		p := compose.Project{Services: map[string]compose.Service{"api": api, "db": {}}}
+		var s engine.State
+		if c.state != "" {
+			s.Services = []engine.Service{{Name: "db", State: c.state}}
+		}
+		if got := awaits(p, api, s); got != c.waits {
+			t.Errorf("%s: waits for %q, want %q", name, got, c.waits)
+		}
+	}
+}
+
 // TestTurnOfPrepared: a service is started, and replaced, when the Job that comes before has succeeded.
 func TestTurnOfPrepared(t *testing.T) {
 	p := compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {}}}

@@ -118,7 +118,6 @@ func (r *renderer) planeDeployment(certificates []string) *appsv1.Deployment {
 	}
 }
 
-// planePod is a pod of the data plane.
 // noticesSilence is the environment of Trellis' own pods in which an API server that says nothing any more is noticed within ten seconds,
 // not within 45.
 func noticesSilence() []corev1.EnvVar {
@@ -133,6 +132,7 @@ func ownReadiness() *corev1.Probe {
 	}
 }
 
+// planePod is a pod of the data plane.
 func (r *renderer) planePod(certificates []string) corev1.PodSpec {
 	memory := resource.MustParse(planeMemory)
 	c := corev1.Container{
