@@ -2,12 +2,16 @@
 # usage: cluster.sh up              starts a Kubernetes of one node and says how to use it; one that runs is kept
 #        cluster.sh down            ends it; nothing of it is left but the programs in the cache
 #        cluster.sh run COMMAND...  runs a command with KUBECONFIG set: on the cluster that runs, or on one of its own
-#        cluster.sh load IMAGE...   gives the node images: archives, or images of the Docker Engine here
+#        cluster.sh load IMAGE...   gives every node images: archives, or images of the Docker Engine here
 #        cluster.sh nodes N         adds N nodes that do not exist (kwok), tainted kwok.x-k8s.io/node=fake
-#        cluster.sh enter [CMD...]  a shell, or a command, inside the node
+#        cluster.sh enter [CMD...]  a shell, or a command, inside the node (the first one)
+#        cluster.sh cut|join K      node K neither hears anybody nor is heard any more, while all of it goes on; and is again
+#        cluster.sh kill|boot K     all of node K is gone in a moment, its network first; it starts again with its disk
 #        cluster.sh build           builds the programs into the cache, as up does where they are not there
 # The whole cluster lives in namespaces of its own, below one process; this machine reaches it over one veth pair. It
-# needs root, and the packages of `scripts/setup.sh cluster`. CLUSTER names a second one of the same checkout.
+# needs root, and the packages of `scripts/setup.sh cluster`. CLUSTER names a second one of the same checkout. With NODES=2
+# in the environment it starts with two real nodes, or more: one that is lost is then noticed after 20 s, and its pods are
+# replaced after another 10 s.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 tools=$here/../../tools/cluster
@@ -90,8 +94,68 @@ inside() {
 	nsenter -t "$pid" -m -n -p -u -i --wd=/ env KUBECONFIG=/mnt/kubeconfig PATH="/mnt/bin:$PATH" "$@"
 }
 
+# on K COMMAND...: inside of node K.
+on() {
+	local k=$1
+	shift
+	if [ "$k" = 1 ]; then
+		inside "$@"
+	else
+		# shellcheck disable=SC2016
+		inside sh -c 'k=$1; shift; exec nsenter -t "$(cat "/mnt/node$k/pid")" -m -n -p -u -i --wd=/ "$@"' sh "$k" "$@"
+	fi
+}
+
+# count is how many real nodes the cluster has.
+count() { cat "$run/nodes"; }
+
+# other K fails unless K is one of the nodes without which the cluster goes on.
+other() {
+	case ${1-} in
+	'' | *[!0-9]*) die "which node is meant? Say its number" ;;
+	esac
+	first >/dev/null || die "no cluster runs here: $0 up"
+	[ "$1" -ge 2 ] && [ "$1" -le "$(count)" ] || die "node $1 is none that can be missed: there are $(count), and the first one has the API server"
+}
+
+# cut and join change what the node's own kernel passes on: at its neighbours the cable stays as it is, as it does where a
+# switch is in between.
+cut() {
+	other "${1-}"
+	on "$1" iptables -t raw -I PREROUTING -i eth0 -j DROP
+	on "$1" iptables -t mangle -I POSTROUTING -o eth0 -j DROP
+}
+
+join() {
+	other "${1-}"
+	on "$1" iptables -t mangle -D POSTROUTING -o eth0 -j DROP
+	on "$1" iptables -t raw -D PREROUTING -i eth0 -j DROP
+}
+
+kill_node() {
+	cut "$1" # nobody hears that it ends
+	# shellcheck disable=SC2016
+	inside sh -c 'kill -KILL "$(cat "/mnt/node$1/pid")" && rm "/mnt/node$1/pid"' sh "$1"
+}
+
+boot() {
+	other "${1-}"
+	[ ! -e "$run/node$1/pid" ] || die "node $1 runs"
+	inside sh -c 'cd /mnt && exec ./boot.sh "$@"' sh "$(cat "$run/number")" "$1" "$(count)" 9>&-
+	for _ in $(seq 600); do
+		if [ -e "$run/node$1/up" ]; then return; fi
+		sleep 0.1
+	done
+	die "node $1 does not start: see $run/node$1/node.log"
+}
+
 up() {
-	if first >/dev/null; then return; fi
+	local nodes=${NODES:-1}
+	if first >/dev/null; then
+		[ -z "${NODES-}" ] || [ "$nodes" = "$(count)" ] || die "the cluster that runs has $(count) nodes and not $nodes: end it with '$0 down'"
+		return
+	fi
+	[[ $nodes =~ ^[1-9]$ ]] || die "NODES is $nodes: one to nine real nodes can be had"
 	[ "$(id -u)" = 0 ] || die "a cluster needs root: namespaces, mounts and control groups are made for it"
 	"$here/../../scripts/setup.sh" cluster
 	end
@@ -101,9 +165,11 @@ up() {
 	[ "$n" -lt 256 ] || die "no address is left between 198.18.0.0 and 198.18.255.0"
 	mkdir -p "$run"
 	echo "$n" >"$run/number"
-	"$here/config.sh" "$run" "$n"
+	echo "$nodes" >"$run/nodes"
+	cp "$here/node.sh" "$here/boot.sh" "$run"
+	"$here/config.sh" "$run" "$n" "$nodes"
 	setsid unshare --mount --net --pid --uts --ipc --fork --mount-proc --kill-child=KILL \
-		"$here/node.sh" "$run" "$bin" "$n" >"$run/node.log" 2>&1 9>&- </dev/null &
+		"$here/node.sh" "$run" "$bin" "$n" 1 "$nodes" >"$run/node.log" 2>&1 9>&- </dev/null &
 	local parent=$! pid=
 	until pid=$(pgrep -P "$parent"); do
 		kill -0 "$parent" 2>/dev/null || failed "the namespaces cannot be made"
@@ -123,7 +189,7 @@ up() {
 
 failed() {
 	echo "$1; the last lines of its logs in $run:" >&2
-	tail -n 5 "$run"/node.log "$run"/log/*.log >&2 || true
+	tail -n 5 "$run"/{,node?/}{node.log,log/*.log} >&2 2>/dev/null || true
 	cp -r "$run/log" "$run.failed" 2>/dev/null || true
 	end
 	exit 1
@@ -146,14 +212,16 @@ end() {
 }
 
 load() {
-	local image archive
+	local image archive k
 	for image in "$@"; do
 		archive=$image
 		if [ ! -f "$image" ]; then
 			archive=$run/image.tar
 			docker save -o "$archive" "$image" || die "$image is neither a file nor an image of the Docker Engine here"
 		fi
-		inside ctr -n k8s.io images import - <"$archive" >/dev/null
+		for k in $(seq "$(count)"); do
+			on "$k" ctr -n k8s.io images import - <"$archive" >/dev/null
+		done
 	done
 	rm -f "$run/image.tar"
 }
@@ -184,10 +252,11 @@ nodes() {
 }
 
 say() {
-	local n
+	local n nodes="one node at"
 	n=$(cat "$run/number")
+	[ "$(count)" = 1 ] || nodes="$(count) nodes, the first of them at"
 	cat <<-END
-		Kubernetes $("$bin/kubectl" --kubeconfig "$run/kubeconfig" version -o json | sed -n '/serverVersion/,$s/.*"gitVersion": "\(.*\)".*/\1/p'), one node at 198.18.$n.2. Use it with:
+		Kubernetes $("$bin/kubectl" --kubeconfig "$run/kubeconfig" version -o json | sed -n '/serverVersion/,$s/.*"gitVersion": "\(.*\)".*/\1/p'), $nodes 198.18.$n.2. Use it with:
 		  export KUBECONFIG=$run/kubeconfig PATH=$bin:\$PATH
 		Node ports answer at 198.18.$n.2; images come from '$0 load IMAGE', or from a registry on port 5000 of this
 		machine as localhost:5000/NAME. Look inside with '$0 enter', end it with '$0 down'.
@@ -212,9 +281,10 @@ run)
 	if ! first >/dev/null; then trap end EXIT; fi
 	up
 	flock -u 9
-	KUBECONFIG=$run/kubeconfig CLUSTER_SH=$here/cluster.sh CLUSTER_NODE=198.18.$(cat "$run/number").2 CLUSTER_PID=$(first) PATH=$bin:$PATH "$@" 9>&-
+	KUBECONFIG=$run/kubeconfig CLUSTER_SH=$here/cluster.sh CLUSTER_NODE=198.18.$(cat "$run/number").2 CLUSTER_NODES=$(count) CLUSTER_PID=$(first) PATH=$bin:$PATH "$@" 9>&-
 	;;
-load | nodes) "$command" "$@" ;;
+load | nodes | cut | join | boot) "$command" "$@" ;;
+kill) kill_node "${1-}" ;;
 enter) inside "${@:-bash}" ;;
 *) die "$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")" ;;
 esac
