@@ -115,10 +115,14 @@ func (c *caller) after(p *pool, err *callError) *failure {
 		c.s.again(c.q.from, c.q.route, p.inst)
 		return nil
 	}
-	p.connected()
-	p.broke()
-	if err.kind == kindReset {
-		p.doubt()
+	if err.kind == kindReset && givenUp(err.err) && !p.inst.remote() {
+		p.unreachable() // its host is gone, or the way there
+	} else {
+		p.connected()
+		p.broke()
+		if err.kind == kindReset {
+			p.doubt()
+		}
 	}
 	c.tried.add(p)
 	now := time.Now()

@@ -154,6 +154,7 @@ func (x *exchange) unwatch() bool {
 
 func (x *exchange) run() (*response, *callError) {
 	x.watch()
+	x.c.hurry(x.q.fitsHost())
 	x.expectAnswer()
 	x.c.limitWrite(x.patience())
 	if err := x.write(); err != nil && x.c.written.Load() == x.before {
@@ -182,6 +183,7 @@ func (x *exchange) run() (*response, *callError) {
 	}
 	x.c.limitRead(0)
 	x.c.limitWrite(0)
+	x.c.hurry(false)
 	resp.tunnel = x.c
 	return resp, nil
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,13 @@ const (
 	trialOpen
 	trialBusy
 )
+
+// silence is how long an instance's host may acknowledge nothing of what it was sent, or of what it is asked where nothing is to
+// be sent, until it counts as gone. Programs have no part in that: a host acknowledges for one that is busy or stopped too.
+const silence = 3 * time.Second
+
+// askWhenSilent has the kernel ask the other host whether it is still there, on connections over which nothing comes.
+var askWhenSilent = net.KeepAliveConfig{Enable: true, Idle: silence / 3, Interval: silence / 3, Count: 3}
 
 const (
 	silentToEject = 3 // connects that time out, where none succeeds in between

@@ -53,8 +53,11 @@ var errUnused = errors.New("the instance had closed the connection before")
 
 var errLinkedUDP = errors.New("datagrams do not go to instances of other hosts, to which everything goes over TLS")
 
-// givenUp says whether an error is the kernel's, which waited for the other host long enough.
-func givenUp(err error) bool { return errors.Is(err, syscall.ETIMEDOUT) }
+// givenUp says whether an error is the kernel's, which waited for the other host long enough. Where a router has told it
+// why there is no answer, it says that instead.
+func givenUp(err error) bool {
+	return errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
+}
 
 // link makes a link of c's connection, over which nothing went yet. one: it carries one HTTP request at a time.
 func (k *conns) link(ctx context.Context, c *upstream, svid *identity.SVID, one bool) error {

@@ -212,7 +212,7 @@ func twoHosts(t testing.TB, change func(near, far *Snapshot)) (near, far *otherH
 	if change != nil {
 		change(&a, &b)
 	}
-	near = startHost(t, host{Snapshot: a, Sockets: map[string]string{"web": "127.0.0.1:8000"}})
+	near = startHost(t, host{Snapshot: a, Sockets: map[string]string{"web": "127.0.0.1:8000"}, Serve: "127.0.0.1:9000"})
 	far = startHost(t, host{Snapshot: b, Sockets: map[string]string{"link": "10.77.0.2:7443"}, Serve: "127.0.0.1:9000"})
 	near.run(t, "ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", fmt.Sprint(far.pid))
 	for i, o := range []*otherHost{near, far} {

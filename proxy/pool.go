@@ -171,6 +171,7 @@ func (k *conns) open(ctx context.Context) (*upstream, error) {
 		return nil, err
 	}
 	c := newUpstream(tcp)
+	c.hurry(true)
 	if err := k.prove(ctx, c, "http/1.1"); err != nil {
 		return nil, err
 	}
@@ -194,7 +195,7 @@ func (k *conns) pop() *upstream {
 
 // dial connects, and notes for the instance what came of it. An error is a *connectError or the context's.
 func (p *pool) dial(ctx context.Context) (*net.TCPConn, error) {
-	d := net.Dialer{Timeout: p.inst.svc.connectTimeout()}
+	d := net.Dialer{Timeout: p.inst.svc.connectTimeout(), KeepAliveConfig: askWhenSilent}
 	where := p.inst.address(p.port)
 	if p.inst.remote() {
 		where = p.inst.plane

@@ -292,6 +292,14 @@ func (r *replay) gather(ready func() bool) error {
 // complete says whether the whole body is at hand.
 func (r *replay) complete() bool { return r.ended.Load() && !r.over.Load() }
 
+// roomAtHost is what any host takes without its program reading: Linux' window for a connection begins with 64 KiB.
+const roomAtHost = 32 << 10
+
+// fitsHost says whether the other host has room for all of q, whatever its program does.
+func (q *request) fitsHost() bool {
+	return q.upgrade == "" && (q.body == nil || q.body.complete() && len(q.body.buf) <= roomAtHost)
+}
+
 // rewindable says whether a new reader would see the whole body.
 func (r *replay) rewindable() bool { return r == nil || !r.over.Load() }
 

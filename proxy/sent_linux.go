@@ -46,7 +46,8 @@ func acknowledged(c *net.TCPConn) (bytes uint64, reset, ok bool) {
 	return info.Bytes_acked, info.State == stateClose, true
 }
 
-// giveUpAfter has the kernel break c off when the other end acknowledges nothing of what was written for so long.
+// giveUpAfter has the kernel break c off when the other end acknowledges nothing of what was written for so long; 0 leaves it
+// to the kernel, which goes on for a quarter of an hour.
 func giveUpAfter(c *net.TCPConn, d time.Duration) {
 	if raw, err := c.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) {

@@ -26,6 +26,8 @@ type upstream struct {
 	keepUntil time.Time
 	proven    time.Time // over TLS: until when both ends have proven who they are
 
+	hurried bool // the kernel has silence in which to get what was written acknowledged
+
 	mu              sync.Mutex
 	aborted         bool // no time limit may be set any more
 	readBy, writeBy time.Time
@@ -65,6 +67,21 @@ func (c *upstream) send(b []byte) error {
 	}
 	_, err := c.Write(b)
 	return err
+}
+
+// hurry has the kernel break the connection off when the other host acknowledges nothing of what is written for silence, or
+// has it wait for as long as that takes, as it does where a program reads nothing for a while and its host has no room.
+// Where the other host's data plane is in between, link has said.
+func (c *upstream) hurry(on bool) {
+	if c.hurried == on || c.from != nil && c.from.linked {
+		return
+	}
+	c.hurried = on
+	var d time.Duration
+	if on {
+		d = silence
+	}
+	giveUpAfter(c.tcp, d)
 }
 
 // unread returns what was read of the connection and not used.

@@ -59,6 +59,9 @@ func (k *conns) dial2(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !k.linked {
+		giveUpAfter(tcp, linkSilence) // its windows keep what is written small; a program that is stopped for that long is gone
+	}
 	c := newUpstream(tcp)
 	if err := k.prove(ctx, c, "h2"); err != nil {
 		return nil, err
