@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -50,15 +51,18 @@ func (r *renderer) place(svc compose.Service, k kind, t *corev1.PodTemplateSpec,
 	} else if most > 1 {
 		r.note(at(svc, "deploy.placement.max_replicas_per_node"), "has no effect: a cluster bounds it to 1 only; replicas are spread anyway")
 	}
+	// However many there are now: another number of replicas is no other pod.
+	spreads := k != daemonSet && k != job && len(shared) == 0
+	if spreads && len(spread) == 0 {
+		spread = []string{corev1.LabelHostname}
+		affinity.PodAntiAffinity = cmp.Or(affinity.PodAntiAffinity, &corev1.PodAntiAffinity{})
+		affinity.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution = otherZones(own)
+	}
 	if affinity.NodeAffinity != nil || affinity.PodAffinity != nil || affinity.PodAntiAffinity != nil {
 		t.Spec.Affinity = affinity
 	}
-	// However many there are now: another number of replicas is no other pod.
-	if k == daemonSet || k == job || len(shared) > 0 {
+	if !spreads {
 		return
-	}
-	if len(spread) == 0 {
-		spread = []string{corev1.LabelHostname, corev1.LabelTopologyZone}
 	}
 	for _, key := range spread {
 		c := corev1.TopologySpreadConstraint{MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: own}
@@ -67,6 +71,13 @@ func (r *renderer) place(svc compose.Service, k kind, t *corev1.PodTemplateSpec,
 		}
 		t.Spec.TopologySpreadConstraints = append(t.Spec.TopologySpreadConstraints, c)
 	}
+}
+
+// otherZones has pods be in other zones than those of their own kind, as far as nodes are known by zones. As a second
+// constraint of the spread it would void the first one where they are not: the scheduler leaves nodes out of its count that
+// lack a label of any of them.
+func otherZones(own *metav1.LabelSelector) []corev1.WeightedPodAffinityTerm {
+	return []corev1.WeightedPodAffinityTerm{{Weight: 100, PodAffinityTerm: corev1.PodAffinityTerm{TopologyKey: corev1.LabelTopologyZone, LabelSelector: own}}}
 }
 
 // placement reads deploy.placement: what nodes have to be, and over which of their labels replicas are spread.
