@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -169,8 +170,12 @@ func (s *apiServer) keep(path string, fields map[string]any) map[string]any {
 func (s *apiServer) list(w http.ResponseWriter, r *http.Request, path string) {
 	items := []any{}
 	kind, version := "List", "v1"
+	limit, err := strconv.Atoi(r.URL.Query().Get("limit"))
+	if err != nil {
+		limit = len(s.objects)
+	}
 	for _, key := range slices.Sorted(maps.Keys(s.objects)) {
-		if filepath.Dir(key) != path {
+		if filepath.Dir(key) != path || len(items) == limit {
 			continue
 		}
 		one := &unstructured.Unstructured{Object: s.objects[key]}

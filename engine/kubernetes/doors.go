@@ -199,18 +199,49 @@ func (c *Client) aNode(ctx context.Context) string {
 	return address
 }
 
-// askNode returns the address of a node, from outside where it has one there.
+// fewNodes is how many nodes are asked for at first: most of any cluster's are ready.
+const fewNodes = 10
+
+// askNode returns the address of a node, from outside where it has one there: of one that is ready, if any is.
 func (c *Client) askNode(ctx context.Context) (string, error) {
-	nodes, err := c.nodes(ctx, metav1.ListOptions{Limit: 1})
-	if err != nil || len(nodes) == 0 {
+	nodes, err := c.nodes(ctx, metav1.ListOptions{Limit: fewNodes})
+	if err == nil && len(nodes) == fewNodes && !slices.ContainsFunc(nodes, nodeReady) {
+		nodes, err = c.nodes(ctx, metav1.ListOptions{})
+	}
+	if err != nil {
 		return unknownNode, err
 	}
-	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
-		for _, a := range nodes[0].Status.Addresses {
-			if a.Type == kind && a.Address != "" {
-				return a.Address, nil
-			}
+	slices.SortStableFunc(nodes, func(a, b corev1.Node) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, node := range nodes {
+		if address := addressOf(node); address != "" {
+			return address, nil
 		}
 	}
 	return unknownNode, nil
+}
+
+// rank sorts nodes that are ready before others.
+func rank(n corev1.Node) int {
+	if nodeReady(n) {
+		return 0
+	}
+	return 1
+}
+
+func nodeReady(n corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// addressOf returns the address of a node, from outside where it has one there; "": it has none.
+func addressOf(n corev1.Node) string {
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
+		for _, a := range n.Status.Addresses {
+			if a.Type == kind && a.Address != "" {
+				return a.Address
+			}
+		}
+	}
+	return ""
 }

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -87,6 +88,32 @@ func TestANode(t *testing.T) {
 	c.node.asked = c.node.asked.Add(-2 * aNodeFor)
 	if at := c.aNode(gone); at != "10.0.0.7" {
 		t.Errorf("without an answer: %s, not what was known", at)
+	}
+}
+
+// TestAReadyNode: one that is ready is preferred, however many are not, and one that is not is better than none.
+func TestAReadyNode(t *testing.T) {
+	for _, test := range []struct {
+		nodes, ready int // the number of the one that is ready
+		want         string
+	}{{2, 1, "10.0.0.1"}, {2, 0, "10.0.0.0"}, {fewNodes + 5, fewNodes + 4, "10.0.0.14"}, {2, -1, "10.0.0.0"}} {
+		s, c := cluster(t)
+		for i := range test.nodes {
+			status := "Unknown"
+			if i == test.ready {
+				status = "True"
+			}
+			s.objects[fmt.Sprintf("/api/v1/nodes/n%02d", i)] = map[string]any{
+				"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{"name": fmt.Sprintf("n%02d", i)},
+				"status": map[string]any{
+					"addresses":  []any{map[string]any{"type": "InternalIP", "address": fmt.Sprintf("10.0.0.%d", i)}},
+					"conditions": []any{map[string]any{"type": "Ready", "status": status}},
+				},
+			}
+		}
+		if at := c.aNode(t.Context()); at != test.want {
+			t.Errorf("%d nodes, number %d is ready: %s, want %s", test.nodes, test.ready, at, test.want)
+		}
 	}
 }
 
