@@ -59,6 +59,11 @@ type Client struct {
 		address string
 		asked   time.Time
 	}
+	version struct {
+		sync.Mutex
+		near  bool
+		asked time.Time
+	}
 }
 
 // Dial reads the kubeconfig and opens no connection yet. There is none, or it has no such context: ErrInvalid.

@@ -209,7 +209,7 @@ func (e *Engine) renderWith(one record, live Live, overrides map[string]state.Ov
 	}
 	return Render(one.Project, there, Options{
 		Namespace: e.client.Namespace, Revision: one.Number, AppliedAt: one.AppliedAt, Contents: contents, Folders: folders, Overrides: overrides,
-		Image: g.image, Direct: !planeServes(live.Objects), Durable: g.durable, Metered: g.metered, Key: planeKey(g.key),
+		Image: g.image, Direct: !planeServes(live.Objects), Durable: g.durable, Metered: g.metered, Near: g.near, Key: planeKey(g.key),
 	})
 }
 

@@ -70,6 +70,7 @@ func (r *renderer) frontDoor() (certificates []string) {
 	r.checkLimits(*g)
 	s := r.clusterIP(compose.Service{}, gatewayService(r.names, r.p.Name), list)
 	s.Spec.Selector = r.planeSelector()
+	r.nearby(s)
 	r.open(s)
 	if host, _, err := net.SplitHostPort(g.HTTP); err == nil {
 		if address, err := netip.ParseAddr(host); err == nil && address.IsLoopback() {

@@ -14,6 +14,7 @@ type ground struct {
 	image   string // of Trellis, "" where there is to be neither data plane nor control plane
 	durable bool   // the control plane gets a volume
 	metered bool   // what wants to be scaled by requests can be
+	near    bool   // traffic can be led to the pod on its own node
 	key     []byte // under which refs are made; nil: none yet
 }
 
@@ -27,6 +28,9 @@ func (e *Engine) ground(ctx context.Context, p compose.Project, live Live) (g gr
 		return g, err
 	}
 	if g.durable, err = e.durable(ctx, g.image, live); err != nil {
+		return g, err
+	}
+	if g.near, err = e.near(g.image); err != nil {
 		return g, err
 	}
 	g.metered, err = e.metered(p, g.image, live)

@@ -99,6 +99,8 @@ type Options struct {
 	Durable bool
 	// Metered says that the cluster has the external metrics of Trellis, see MetricsAPI: it can scale by requests.
 	Metered bool
+	// Near says that the cluster can keep traffic on the node where it begins: to the data plane it does.
+	Near bool
 	// Key is what the pods of the data plane are asked with for what they have measured; "": they tell nobody.
 	Key string
 	// Direct has the Services lead to the instances although there is to be a data plane: it does not serve yet.

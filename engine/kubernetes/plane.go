@@ -191,6 +191,21 @@ func bounded(c *corev1.Container) {
 	c.Resources.Limits[corev1.ResourceEphemeralStorage] = resource.MustParse("128Mi")
 }
 
+// nodePatience is how long a pod of Trellis' own stays on a node of which the cluster hears nothing any more, in seconds: where the
+// cluster says nothing else it would be 300 (the admission controller DefaultTolerationSeconds).
+const nodePatience = 30
+
+// leavesNode has a pod be replaced on another node once the cluster has given up its own for nodePatience.
+func leavesNode() []corev1.Toleration {
+	var all []corev1.Toleration
+	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		all = append(all, corev1.Toleration{
+			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: pointer(int64(nodePatience)),
+		})
+	}
+	return all
+}
+
 // ownPod is a pod of Trellis itself that asks the API server as an account: as restricted as a cluster can ask for.
 func (r *renderer) ownPod(account string, c corev1.Container) corev1.PodSpec {
 	const token = "token"
@@ -200,7 +215,7 @@ func (r *renderer) ownPod(account string, c corev1.Container) corev1.PodSpec {
 	}
 	bounded(&c)
 	return corev1.PodSpec{
-		ServiceAccountName: account, AutomountServiceAccountToken: new(bool), EnableServiceLinks: new(bool),
+		ServiceAccountName: account, AutomountServiceAccountToken: new(bool), EnableServiceLinks: new(bool), Tolerations: leavesNode(),
 		SecurityContext: &corev1.PodSecurityContext{
 			RunAsNonRoot: pointer(true), RunAsUser: pointer(int64(nobody)), RunAsGroup: pointer(int64(nobody)),
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},

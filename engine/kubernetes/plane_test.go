@@ -30,6 +30,7 @@ func front(t *testing.T) (compose.Project, Options) {
 	p := loaded(t, "testdata/front.compose.yaml")
 	opt := full(t, p)
 	opt.Standalone, opt.GatewayClass, opt.Image, opt.Revision, opt.Gates = false, "", planeImage, 1, Gates{}
+	opt.Near = true
 	opt.Contents = map[string][]byte{"secrets/chain": []byte("chain"), "secrets/key": []byte("key"), "secrets/partner_keys": []byte("")}
 	return p, opt
 }

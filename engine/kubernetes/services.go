@@ -280,6 +280,7 @@ func (r *renderer) throughMesh(svc compose.Service, s *corev1.Service) {
 		return
 	}
 	s.Spec.Selector = r.planeSelector()
+	r.nearby(s)
 	s.Spec.Ports = slices.Clone(s.Spec.Ports)
 	all := ports(svc)
 	for i := range s.Spec.Ports {
