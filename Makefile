@@ -5,7 +5,7 @@ LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-kubernetes quick lint demo demo-down evergreen-load console browser interop conformance cluster cluster-down fuzz faults soak picture bench bench-gateway generate dist licences clean
+.PHONY: help build test test-kubernetes test-nodes quick lint demo demo-down evergreen-load console browser interop conformance cluster cluster-down fuzz faults soak picture bench bench-gateway generate dist licences clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test: ## install what the tests need, then lint, every test with -race, and the 
 
 test-kubernetes: ## a project's life in a real Kubernetes, built and started for it (the first time 20 minutes)
 	ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 ./e2e -run Kubernetes
+
+test-nodes: ## what a project survives in a real Kubernetes of two nodes, one of which dies
+	NODES=2 ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 20m -v ./e2e -run KubernetesNodeDies
 
 quick: ## the tests that need nothing but Go
 	$(GO) test ./...

@@ -4,11 +4,16 @@ package e2e
 
 import (
 	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"trellis/engine"
+	"trellis/engine/enginetest"
 )
 
 // TestKubernetesNodeLost: a node of which the cluster hears nothing any more takes its instances along: ps says that nobody knows
@@ -40,7 +45,7 @@ services:
 	began := time.Now()
 	eventually(t, 2*time.Minute, "ps names the lost instances", func() string {
 		svc := web()
-		if svc.Ready != 0 || svc.State == engine.ServiceHealthy || !strings.Contains(svc.Reason, "node1") {
+		if svc.Ready != 0 || svc.State == engine.ServiceHealthy || !strings.Contains(svc.Reason, "its node node") {
 			return fmt.Sprintf("%s, %d ready: %s", svc.State, svc.Ready, svc.Reason)
 		}
 		for _, in := range svc.Instances {
@@ -62,4 +67,177 @@ services:
 	if after := c.pods(name, "web"); after != before {
 		t.Errorf("the pods were\n%s\nand are\n%s", before, after)
 	}
+}
+
+// another skips a test that needs a second real node, and says how it gets one.
+func (c *testCluster) another() {
+	c.t.Helper()
+	if n := os.Getenv("CLUSTER_NODES"); n == "" || n == "1" {
+		c.t.Skip("a cluster of one node: what another one is for is tested with 'make test-nodes'")
+	}
+}
+
+// cluster runs a command of e2e/cluster/cluster.sh.
+func (c *testCluster) cluster(args ...string) {
+	c.t.Helper()
+	if out, err := exec.Command(os.Getenv("CLUSTER_SH"), args...).CombinedOutput(); err != nil {
+		c.t.Fatalf("cluster.sh %v: %v\n%s", args, err, out)
+	}
+}
+
+// placed returns how many of the pods that a selector finds are on each node; those that are to end do not count.
+func (c *testCluster) placed(namespace, selector string) map[string]int {
+	at := map[string]int{}
+	out := c.kubectl("", "get", "pods", "-n", namespace, "-l", selector, "-o", `jsonpath={range .items[*]}{.spec.nodeName} {.metadata.deletionTimestamp}{"\n"}{end}`)
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) == 1 {
+			at[f[0]]++
+		}
+	}
+	return at
+}
+
+// TestKubernetesNodeDies: of a cluster's two nodes one is gone, in a moment or because nobody reaches it, with half of each service,
+// half of the data plane, and the control plane. What may be repeated is answered all along, service to service too; ps says
+// which instances are lost; they are replaced on the other node, where the project is deployed meanwhile; and when the node
+// is back there are as many as there should be. It runs by itself.
+func TestKubernetesNodeDies(t *testing.T) {
+	reachCluster(t).another()
+	f := newFault(t)
+	for _, way := range []struct{ name, goes, comes string }{{"cut off", "cut", "join"}, {"without power", "kill", "boot"}} {
+		t.Run(way.name, func(t *testing.T) {
+			c := reachCluster(t)
+			c.dataPlane()
+			f.tried++
+			tr := c.outlives(way.goes, way.comes)
+			f.requests, f.lost = f.requests+tr.Report.Completed, f.lost+tr.All()
+			if !t.Failed() {
+				f.held++
+			}
+		})
+	}
+}
+
+// outlives is the test for one way in which the second node goes and comes back.
+func (c *testCluster) outlives(goes, comes string) enginetest.Traffic {
+	t := c.t.(*testing.T)
+	name := "e2e-" + goes
+	p := c.project(name)
+	file := func(version string) string {
+		return fmt.Sprintf(`name: %[1]s
+x-trellis: {gateway: {http: ":8080", policy: {auth: none}}}
+services:
+  web:
+    image: %[2]s
+    environment: {PORT: "8080", LEDGER: /dev/null, VERSION: %[3]s}
+    ports: [{target: 8080, app_protocol: http, x-trellis: {routes: [{path: "/*"}]}}]
+    stop_grace_period: 10s
+    x-trellis: {probe: {http: /healthz}}
+    deploy: {replicas: 4}
+  api:
+    image: %[2]s
+    environment: {PORT: "8080"}
+    expose: ["8080"]
+    stop_grace_period: 10s
+    x-trellis: {probe: {http: /healthz}}
+    deploy: {replicas: 2}
+`, name, c.image, version)
+	}
+	p.write("compose.yaml", file("v1"))
+	p.run("up", "--yes", "--timeout", "120s")
+	// A connection stays where it leads, and until the data plane serves on its node that is the other one.
+	c.kubectl("", "rollout", "status", "deployment/trellis-"+name+"-data-plane", "-n", name, "--timeout=90s")
+	part := func(component string) string { return "app.kubernetes.io/component=" + component }
+	for what, want := range map[string]int{"app.kubernetes.io/name=web": 2, "app.kubernetes.io/name=api": 1, part("data-plane"): 1} {
+		if at := c.placed(name, what); at["node1"] != want || at["node2"] != want {
+			t.Fatalf("%s are on %v, want %d on each node", what, at, want)
+		}
+	}
+	if c.placed(name, part("control-plane"))["node2"] == 0 { // it is to be lost too
+		c.kubectl("", "cordon", "node1")
+		c.kubectl("", "delete", "pod", "-n", name, "-l", part("control-plane"))
+		c.kubectl("", "uncordon", "node1")
+	}
+	c.kubectl("", "wait", "pod", "-n", name, "-l", part("control-plane"), "--for=condition=Ready", "--timeout=60s")
+	web := func() engine.Service { return serviceOf(t, p.ps(), "web") }
+	url := c.gateway(name)
+	pageAt(t, url+"/fetch?url=http://api:8080/")
+
+	there := true
+	defer func() {
+		if !there {
+			c.cluster(comes, "2")
+		}
+	}()
+	began := time.Now()
+	told := func(what string) { t.Logf("%s: %s after %s", goes, what, time.Since(began).Round(time.Second)) }
+	mix := calling()
+	tr := c.drive(url, mix, func() {
+		c.cluster(goes, "2")
+		there = false
+		began = time.Now()
+		eventually(t, 60*time.Second, "ps names the lost instances", func() string {
+			svc := web()
+			lost := slices.DeleteFunc(slices.Clone(svc.Instances), func(in engine.Instance) bool { return in.Ready })
+			if svc.State != engine.ServiceDegraded || svc.Ready != 2 || len(lost) != 2 || !strings.Contains(svc.Reason, "its node node2 does not answer") {
+				return fmt.Sprintf("%s, %d ready of %d: %s", svc.State, svc.Ready, len(svc.Instances), svc.Reason)
+			}
+			return ""
+		})
+		told("ps names the lost instances")
+		eventually(t, 90*time.Second, "they are replaced", func() string {
+			if at := c.placed(name, "app.kubernetes.io/name=web"); at["node1"] != 4 {
+				return fmt.Sprint(at)
+			}
+			for _, svc := range p.ps().Services {
+				if svc.State != engine.ServiceHealthy || svc.Ready != svc.Want {
+					return fmt.Sprintf("%s is %s, %d ready: %s", svc.Name, svc.State, svc.Ready, svc.Reason)
+				}
+			}
+			return ""
+		})
+		told("the project is whole again")
+		eventually(t, 90*time.Second, "another control plane holds the Lease", func() string {
+			if at := c.placed(name, part("control-plane")); at["node1"] != 1 {
+				return fmt.Sprint(at)
+			}
+			pod := c.kubectl("", "get", "pods", "-n", name, "-l", part("control-plane"), "--field-selector=spec.nodeName=node1", "-o", "jsonpath={.items[*].metadata.name}")
+			if holder := c.kubectl("", "get", "lease", "trellis-"+name, "-n", name, "-o", "jsonpath={.spec.holderIdentity}"); holder != pod {
+				return fmt.Sprintf("%q holds it, not %q", holder, pod)
+			}
+			return ""
+		})
+		told("another control plane holds the Lease")
+		p.write("compose.yaml", file("v2"))
+		if out := p.run("up", "--yes", "--timeout", "120s"); !strings.Contains(out, "web r1→r2  4/4 healthy") {
+			t.Errorf("a deploy without the node ends so:\n%s", out)
+		}
+		told("a deploy has ended")
+		c.cluster(comes, "2")
+		there = true
+		began = time.Now()
+		c.kubectl("", "wait", "node/node2", "--for=condition=Ready", "--timeout=60s")
+		eventually(t, 90*time.Second, "nothing of before is left", func() string {
+			all := strings.Fields(c.kubectl("", "get", "pods", "-n", name, "-l", "app.kubernetes.io/name in (web,api)", "-o", "name"))
+			if svc := web(); svc.State != engine.ServiceHealthy || svc.Ready != 4 || len(svc.Instances) != 4 || len(all) != 6 {
+				return fmt.Sprintf("%s, %d ready of %d: %s; %d pods", svc.State, svc.Ready, len(svc.Instances), svc.Reason, len(all))
+			}
+			return ""
+		})
+		told("nothing of before is left")
+	})
+	t.Logf("%s: lost were %d reads, %d orders, %d calls from service to service", goes, len(tr.Lost[0]), len(tr.Lost[1]), len(tr.Lost[2]))
+	c.noneLost(tr, 0)
+	c.noneLost(tr, 2)
+	// Nobody knows whether the node has carried out an order that it had, or was sent until its silence was noticed; that is said.
+	for _, r := range tr.Lost[1] {
+		if r.Status != http.StatusBadGateway {
+			t.Errorf("an order was lost without an honest answer: %+v", r)
+			break
+		}
+	}
+	if n := len(tr.Lost[1]); n > drivers {
+		t.Errorf("%d orders lost, more than there can have been under way", n)
+	}
+	return tr
 }

@@ -3,7 +3,7 @@
 #   FAULTS=short       the forms that are part of make test
 #   FAULTS_SEED=...    repeats what was random in a run
 #   SEEDS=20000        random worlds for the planner
-#   ENGINES=kubernetes those of a cluster too, which is built and started for it
+#   ENGINES=kubernetes those of a cluster too, which is built and started for it; with NODES=2 of two nodes, one of which is lost
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # As wherever systemd runs, what is unmounted on the machine is to go from what instances see of it too.

@@ -17,6 +17,7 @@ import (
 type Traffic struct {
 	Report load.Report
 	Lost   map[int][]load.Result // by index into the mix
+	Failed []load.Result         // that a program answered with a 5xx of its own
 	Posted map[string]bool       // sequence numbers of what was answered of the mix's second request
 }
 
@@ -39,7 +40,9 @@ func Drive(t testing.TB, cfg load.Config, during func()) Traffic {
 			if r.Request == 1 {
 				tr.Posted[fmt.Sprint(r.Seq)] = true
 			}
-		case load.Abandoned, load.Server5xx:
+		case load.Abandoned:
+		case load.Server5xx:
+			tr.Failed = append(tr.Failed, *r)
 		default:
 			tr.Lost[r.Request] = append(tr.Lost[r.Request], *r)
 		}
