@@ -22,19 +22,29 @@ func (s *supervisor) successor(failure error) *supervisor {
 		return nil
 	}
 	next := newSupervisor(s.place)
-	next.before = s.drain
+	next.former, next.before = s, s.drain
+	exit.Before = nil
 	next.run = s.run
-	next.run.Run, next.run.Program, next.run.StartedAt = s.run.Run+1, Process{}, exit.Time
+	next.run.Run, next.run.Program, next.run.StartedAt, next.run.Before = s.run.Run+1, Process{}, exit.Time, &exit
 	if !s.giveWay(next) {
 		return nil
 	}
 	if st := s.called(next.run.Run); st != nil {
 		next.standby, next.write, next.readers = st, st.write, st.readers
+		if st.begins() {
+			return next // and is written down as what runs
+		}
 	}
-	// The number of the next run first: who looks in between sees an instance that starts, not one that has ended.
 	if err := Publish(s.dir, RunningFile, next.run); err != nil {
 		fmt.Fprintln(os.Stderr, "write the next run:", err)
 	}
+	return next
+}
+
+// giveUp lets go of a run that another one has followed, and writes down how it ended. The number of the next run is written
+// before: who looks in between sees an instance that runs, or starts, not one that has ended.
+func (s *supervisor) giveUp(exit *Exit) {
+	close(s.replaced)
 	if err := Publish(s.dir, ExitFile, exit); err != nil {
 		fmt.Fprintln(os.Stderr, "write the exit:", err)
 	}
@@ -47,7 +57,6 @@ func (s *supervisor) successor(failure error) *supervisor {
 		}
 		s.groups.remove()
 	})
-	return next
 }
 
 // giveWay makes next the run that a wish to stop is for; it says whether there was none before.

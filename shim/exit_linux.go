@@ -12,6 +12,9 @@ import (
 
 // end writes down how it went.
 func (s *supervisor) end(failure error) int {
+	if failure == nil {
+		<-s.buried
+	}
 	s.drained()
 	exit := s.exit(failure)
 	if failure != nil {
@@ -57,6 +60,7 @@ func (s *supervisor) exit(failure error) Exit {
 	e := Exit{
 		Version: Version, ID: s.spec.ID, Run: s.run.Run, PID: s.run.Program.PID, StartTime: s.run.Program.StartTime,
 		BootID: s.run.BootID, Time: time.Now(), Asked: s.asked, Error: s.trouble,
+		Before: s.run.Before,
 	}
 	var f Failure
 	switch {

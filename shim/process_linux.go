@@ -248,7 +248,7 @@ func children(pid int) (all []int, sure bool, err error) {
 	}
 	sure = true
 	for _, t := range threads {
-		b, err := os.ReadFile(tasks + t.Name() + "/children")
+		b, err := readProc(tasks + t.Name() + "/children")
 		if missing(err) {
 			if _, err := os.Stat(tasks + t.Name()); missing(err) {
 				sure = false
@@ -266,6 +266,28 @@ func children(pid int) (all []int, sure bool, err error) {
 		}
 	}
 	return all, sure, nil
+}
+
+// readProc reads a file of /proc with as few calls as that takes: whoever looks for children does so on the way from a crash to
+// the next run.
+func readProc(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var all []byte
+	buf := make([]byte, 512)
+	for {
+		n, err := unix.Read(fd, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if n <= 0 || err != nil {
+			return all, err
+		}
+		all = append(all, buf[:n]...)
+	}
 }
 
 // descendantsOfAll finds them among all processes of the machine.

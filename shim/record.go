@@ -138,6 +138,8 @@ type Running struct {
 	Program   Process   `json:"program"` // zero until it was started
 	BootID    string    `json:"boot_id"`
 	StartedAt time.Time `json:"started_at"`
+	// Before is how the run before ended, where this one followed it at once. It has none of its own.
+	Before *Exit `json:"before,omitempty"`
 }
 
 // Exit says how a run ended.
@@ -154,6 +156,8 @@ type Exit struct {
 	Time      time.Time `json:"time"`
 	Asked     bool      `json:"asked,omitempty"`
 	Error     string    `json:"error,omitempty"`
+	// Before is that of the run's Running: who looks only now has not seen that end.
+	Before *Exit `json:"before,omitempty"`
 }
 
 // Stop is the wish that run Run ends before Deadline.

@@ -41,6 +41,7 @@ type supervisor struct {
 	write, readers [2]*os.File
 	drain          *sync.WaitGroup
 	before         *sync.WaitGroup // drain of the run before, whose last words come first; nil: there was none
+	former         *supervisor     // of the run before, until this one has begun; nil: there was none
 	standby        *standby        // that becomes the program; nil: a second stage is started for it
 
 	program int // pidfd
@@ -57,13 +58,16 @@ type supervisor struct {
 	begun    chan struct{}  // closed when program is known, or never will be
 	over     chan struct{}  // closed when the program was reaped
 	deadline chan time.Time // of a stop, again for each wish
+	left     chan struct{}  // closed when a child is left then
+	replaced chan struct{}  // closed when the next run has begun, or there is none
+	buried   chan struct{}  // closed when every child was reaped
 	done     chan struct{}  // closed when no child is left
 }
 
 func newSupervisor(p *place) *supervisor {
 	return &supervisor{
 		place: p, drain: new(sync.WaitGroup), program: -1, mounts: -1, waits: map[int]chan unix.WaitStatus{},
-		begun: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{}), deadline: make(chan time.Time, 8),
+		begun: make(chan struct{}), over: make(chan struct{}), left: make(chan struct{}), replaced: make(chan struct{}), buried: make(chan struct{}), done: make(chan struct{}), deadline: make(chan time.Time, 8),
 	}
 }
 
@@ -90,6 +94,7 @@ func run(dir string, prefix []string) int {
 		failure := s.live()
 		next := s.successor(failure)
 		if next == nil {
+			close(s.replaced)
 			if st := p.bench.swap(nil); st != nil {
 				p.dismiss(st)
 			}
@@ -104,12 +109,18 @@ func (s *supervisor) live() error {
 	failure := s.start()
 	close(s.begun)
 	s.keepNamespaces()
+	if failure == nil {
+		s.run.StartedAt = time.Now()
+		if err := s.publish(); err != nil {
+			s.fail("the record of the start could not be written: %v", err)
+		}
+	}
+	if s.former != nil {
+		s.former.giveUp(s.run.Before)
+		s.former = nil
+	}
 	if failure != nil {
 		return failure
-	}
-	s.run.StartedAt = time.Now()
-	if err := s.publish(); err != nil {
-		s.fail("the record of the start could not be written: %v", err)
 	}
 	if s.run.Run == s.first {
 		s.tell()
@@ -370,45 +381,3 @@ func wait(pid int) (unix.WaitStatus, error) {
 		}
 	}
 }
-
-// reap waits for every child, the program's orphans among them, until the program has ended and nothing is left.
-func (s *supervisor) reap(program int) {
-	gone := false
-	for pause := leftoverPause; ; {
-		var ws unix.WaitStatus
-		options := 0
-		if gone && !s.bench.empty() { // waiting would not return for standbys
-			options = unix.WNOHANG
-		}
-		pid, err := unix.Wait4(-1, &ws, options, nil)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil && gone, err == nil && pid == 0 && s.alone():
-			close(s.done)
-			return
-		case err != nil: // ECHILD
-			time.Sleep(time.Millisecond) // a hook is about to be started
-		case pid == 0:
-			time.Sleep(pause)
-			pause = min(pause+pause/2, leftoverPauseMax)
-		case pid == program:
-			s.mu.Lock()
-			s.status, s.ended, gone = ws, true, true
-			s.mu.Unlock()
-			close(s.over)
-		default:
-			s.mu.Lock()
-			if c, ok := s.waits[pid]; ok {
-				c <- ws
-				delete(s.waits, pid)
-			}
-			s.mu.Unlock()
-		}
-	}
-}
-
-// The pause between two looks at what a program left behind, growing: it is being killed.
-const (
-	leftoverPause    = 100 * time.Microsecond
-	leftoverPauseMax = 5 * time.Millisecond
-)

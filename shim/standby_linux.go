@@ -49,6 +49,8 @@ type covered struct {
 const (
 	// standbyAfter is how long after the permission a standby is made: until then the machine belongs to what starts.
 	standbyAfter = 500 * time.Millisecond
+	// beginLimit bounds how long a standby that was woken has the processor to itself: records wait for it no longer.
+	beginLimit = 20 * time.Millisecond
 	// dismissLimit bounds how long is waited for the end of a standby that was killed.
 	dismissLimit = time.Second
 )
@@ -222,6 +224,16 @@ func (p *place) wake(st *standby) error {
 	return err
 }
 
+// begins waits a little for it to become the program, and says whether it has.
+func (st *standby) begins() bool {
+	if err := st.failure.SetReadDeadline(time.Now().Add(beginLimit)); err != nil {
+		return false
+	}
+	_, err := st.answer.Peek(1)
+	_ = st.failure.SetReadDeadline(time.Time{})
+	return errors.Is(err, io.EOF)
+}
+
 // dismiss ends it, and leaves nothing of it.
 func (p *place) dismiss(st *standby) {
 	if pid := st.process.PID; pid > 0 {
@@ -311,11 +323,11 @@ func standBy(request io.Reader, said standingBy) error {
 	return nil
 }
 
-// alone says whether nothing is left below this process but standbys.
-func (p *place) alone() bool {
+// alone says whether nothing is left below this process but standbys, and a program that has ended.
+func (p *place) alone(program int) bool {
 	if p.bench.empty() {
 		return false // waiting for children says so
 	}
 	mine, _, err := children(os.Getpid())
-	return err == nil && !slices.ContainsFunc(mine, func(pid int) bool { return !p.bench.has(pid) })
+	return err == nil && !slices.ContainsFunc(mine, func(pid int) bool { return pid != program && !p.bench.has(pid) })
 }

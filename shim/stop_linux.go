@@ -111,7 +111,7 @@ func (s *supervisor) clear() {
 		if s.groups.empty() {
 			return
 		}
-	case <-time.After(500 * time.Microsecond):
+	case <-s.left:
 	}
 	s.mu.Lock()
 	asked := s.asked

@@ -135,6 +135,7 @@ func (d *Driver) read(dir string) (record, error) {
 		r.running = shim.Running{}
 		d.log.Warn("a record is unreadable", "project", r.spec.Project, "service", r.spec.Service, "instance", r.spec.ID, "err", err)
 	}
+	r.before = r.running.Before
 	if r.over() {
 		if r.followed() {
 			return d.read(dir)
@@ -196,7 +197,7 @@ func (r *record) over() bool {
 		}
 		return false
 	}
-	r.exit, r.state = &exit, driver.Exited
+	r.exit, r.before, r.state = &exit, exit.Before, driver.Exited
 	return true
 }
 
@@ -232,6 +233,7 @@ func (d *Driver) settle(dir string) (record, error) {
 		d.sweep(r)
 	}
 	exit.PID, exit.StartTime, exit.BootID = r.running.Program.PID, r.running.Program.StartTime, r.running.BootID
+	exit.Before = r.running.Before
 	if wish, err := shim.ReadStop(dir); err == nil && wish.Run == exit.Run {
 		exit.Asked = true
 	}

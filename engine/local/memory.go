@@ -98,7 +98,7 @@ func (l *loop) observe(d *desired, name string, inst driver.Instance, before map
 		}
 		l.memory.instances[inst.ID] = m
 		m.run = this
-		if !m.ready && inst.State == driver.Running && l.revived(svc, inst, m) {
+		if !m.ready && (inst.State == driver.Running || inst.State == driver.Exited) && l.revived(svc, inst, m) {
 			m.begin(this)
 		}
 	}

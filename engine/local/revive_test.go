@@ -86,6 +86,32 @@ func TestEndsBetweenTwoLoopsAreTold(t *testing.T) {
 	})
 }
 
+// TestTwoEndsBetweenTwoLooks: a run that crashed, and the next one that did so before anybody looked, are told both, to a loop
+// that goes on and to one that comes later.
+func TestTwoEndsBetweenTwoLooks(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		bubble(t, func(b *bench) {
+			b.apply(project(server("web", 1)))
+			b.settled(state.Healthy)
+			time.Sleep(time.Minute)
+			id := full(projectName, b.service("web").Instances[0].ID)
+			if away {
+				b.kill()
+			}
+			b.world.Crash(id, 1, "")
+			b.world.Crash(id, 1, "")
+			if away {
+				b.run()
+			}
+			b.until("ready", func() bool { return b.service("web").Ready == 1 })
+			time.Sleep(time.Second)
+			if n := b.count("instance.exited", "crashed"); n != 2 {
+				t.Errorf("loop away: %v: %d ends were told, want 2", away, n)
+			}
+		})
+	}
+}
+
 func TestWhoMayRevive(t *testing.T) {
 	now := time.Now()
 	ready := func(m *known) *known { m.ready, m.wasReady, m.readySince = true, true, now.Add(-time.Second); return m }
