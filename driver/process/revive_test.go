@@ -3,8 +3,11 @@
 package process_test
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,8 +64,62 @@ func TestRevive(t *testing.T) {
 		if over.Restarts != 1 || over.Exit == nil || over.Exit.Signal != "SIGKILL" {
 			w.Errorf("after the second: %+v, exit %+v", over, over.Exit)
 		}
+		// Who has not looked in between knows of both ends.
+		if over.Before == nil || !over.Before.Time.Equal(second.Before.Time) {
+			w.Errorf("after the second: before %+v, want %+v", over.Before, second.Before)
+		}
 		end(w.T, w.d, spec.ID)
 	})
+}
+
+// TestWatchTellsOfRevivalLater: of a run that its shim began by itself it is told later, of its end at once.
+func TestWatchTellsOfRevivalLater(t *testing.T) {
+	w := newWorld(t, os.Geteuid() != 0)
+	spec := w.spec("web", "sleep", "1000")
+	w.start(spec)
+	first := w.awaitState(spec.ID, driver.Running)
+	w.revive(spec.ID, first.Restarts, driver.ReviveAlways)
+	var mu sync.Mutex
+	var told time.Time // of the second run
+	var end time.Time  // of its end
+	ctx, cancel := context.WithCancel(t.Context())
+	var watching sync.WaitGroup
+	begun := make(chan struct{}, 1)
+	watching.Go(func() {
+		_ = w.d.Watch(ctx, spec.Project, func(id driver.ID) {
+			now := time.Now()
+			select {
+			case begun <- struct{}{}:
+			default:
+			}
+			inst, ok := w.find(id)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case !ok || inst.Restarts == 0:
+			case inst.State == driver.Exited && end.IsZero():
+				end = now
+			case told.IsZero():
+				told = now
+			}
+		})
+	})
+	defer watching.Wait()
+	defer cancel()
+	<-begun
+	at := func(t *time.Time) time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return *t
+	}
+	kill(t, first.PID)
+	second := w.awaitRun(spec.ID, 1)
+	await(t, "told of the second run", func() bool { return !at(&told).IsZero() })
+	if late := at(&told).Sub(second.Before.Time); late < 20*time.Millisecond {
+		t.Errorf("told %s after the end of the run before: what starts then has no processor to itself", late)
+	}
+	kill(t, second.PID)
+	await(t, "told of its end", func() bool { return !at(&end).IsZero() })
 }
 
 // TestNoRevival: a run that was stopped, that nobody meant any more, or that ended well where only failures count, is

@@ -25,6 +25,9 @@ const (
 	// Of an instance's age, until it listens where it should and afterwards.
 	waitingShare = 50
 	steadyShare  = 5
+	// goneOnAfter is how long after it a run is told of that its shim began by itself. There is nothing to decide, and until
+	// then the processors belong to what starts: whoever is told looks at everything. See docs/decisions/160.
+	goneOnAfter = 25 * time.Millisecond
 )
 
 // nextPause returns when to look again at an instance of that age. Nothing that it begins to listen on is noticed later
@@ -77,11 +80,24 @@ type watched struct {
 	id        driver.ID // "" until its record is there
 	foreign   bool      // of another project
 	run       int
+	told      told      // what was told of last
+	tell      time.Time // when to tell that its shim has begun another run by itself; zero: there is none
 	listening []int
 	running   bool
 	closing   int // looks that are left until its shim, which let go of its lock, has to be gone
 	started   time.Time
 	look      time.Time // when its sockets are looked at next
+}
+
+// told is a run of a shim.
+type told struct {
+	shim shim.Process
+	run  int
+}
+
+// goesOn says whether r shows a run that its shim has begun by itself since.
+func (t told) goesOn(r record) bool {
+	return r.state != driver.Exited && r.running.Shim == t.shim && r.running.Run > t.run && t.run > 0
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -161,12 +177,21 @@ func (w *watcher) refresh(dir string) {
 	}
 	x.id = driver.ID(r.spec.ID)
 	x.running = r.state == driver.Running
+	now, later := time.Now(), x.told.goesOn(r)
+	if later && x.tell.IsZero() {
+		x.tell = now.Add(goneOnAfter)
+	}
 	if x.running && x.run != r.running.Run {
-		now := time.Now()
 		x.run, x.look, x.listening = r.running.Run, now, nil
 		x.started = now.Add(-max(now.Sub(r.running.StartedAt), 0)) // from here on no change of the clock matters
+		if later {
+			x.look = x.tell
+		}
 	}
-	w.changed(x.id)
+	if !later {
+		x.told, x.tell = told{r.running.Shim, r.running.Run}, time.Time{}
+		w.changed(x.id)
+	}
 }
 
 // follow handles events and looks at sockets until something fails or ctx is done.
@@ -181,6 +206,7 @@ func (w *watcher) follow(ctx context.Context) error {
 		}
 		if !ok {
 			w.lookAtSockets()
+			w.tellLate()
 			continue
 		}
 		if err := w.handle(c); err != nil {
@@ -235,15 +261,34 @@ func (w *watcher) watchedDirs() []string {
 	return all
 }
 
-// nextLook returns when sockets are to be looked at next, the zero time for never.
+// nextLook returns when sockets are to be looked at next, or a run is to be told of, the zero time for never.
 func (w *watcher) nextLook() time.Time {
 	var next time.Time
+	sooner := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
 	for _, x := range w.dirs {
-		if x.running && !x.foreign && (next.IsZero() || x.look.Before(next)) {
-			next = x.look
+		if x.running && !x.foreign {
+			sooner(x.look)
+		}
+		if !x.tell.IsZero() {
+			sooner(x.tell)
 		}
 	}
 	return next
+}
+
+// tellLate tells of the runs that shims have begun by themselves a while ago.
+func (w *watcher) tellLate() {
+	now := time.Now()
+	for dir, x := range w.dirs {
+		if !x.tell.IsZero() && !x.tell.After(now) {
+			x.told, x.tell = told{}, time.Time{}
+			w.refresh(dir)
+		}
+	}
 }
 
 // lookAtSockets looks at those instances whose time has come, and tells of those that listen on something else.
