@@ -44,8 +44,8 @@ const (
 	longestOut    = 30 * time.Second
 	// The pause between two looks whether an instance is back that refused a connection: a part of the time since, so that
 	// one that is started again at once is taken again at once, and one that stays away costs next to nothing.
-	shortestPause = 500 * time.Microsecond
-	pauseShare    = 16
+	shortestPause = 250 * time.Microsecond
+	pauseShare    = 32
 	longestPause  = time.Second
 )
 

@@ -48,13 +48,10 @@ func (p *pool) question() (probe.Spec, bool) {
 
 // awaitReturn asks until the instance is ready or retired.
 func (p *pool) awaitReturn(ctx context.Context, spec probe.Spec) {
-	timer := time.NewTimer(awayPause(p.health.away(time.Now())))
-	defer timer.Stop()
 	for {
-		select {
-		case <-ctx.Done():
+		pause(ctx, awayPause(p.health.away(time.Now())))
+		if ctx.Err() != nil {
 			return
-		case <-timer.C:
 		}
 		host, text, err := net.SplitHostPort(p.inst.address(spec.Port))
 		if err != nil {
@@ -70,8 +67,19 @@ func (p *pool) awaitReturn(ctx context.Context, spec probe.Spec) {
 		if !p.health.waiting() {
 			return // a snapshot has told of its return
 		}
-		timer.Reset(awayPause(p.health.away(time.Now())))
 	}
+}
+
+// timersKeep is from where on a pause is kept by the runtime's timers: they wait for whole milliseconds.
+const timersKeep = 4 * time.Millisecond
+
+// pause is sleep for pauses that may be short: these are kept to some microseconds, and no context ends them.
+func pause(ctx context.Context, d time.Duration) {
+	if d < timersKeep {
+		nap(d)
+		return
+	}
+	sleep(ctx, d)
 }
 
 // cameBack notes that the instance was seen to be ready.

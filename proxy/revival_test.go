@@ -78,13 +78,13 @@ func TestAwayPause(t *testing.T) {
 	looks, away := 0, time.Duration(0)
 	for away < time.Minute {
 		pause := awayPause(away)
-		if late := max(away/16, 500*time.Microsecond); pause > late {
+		if late := max(away/32, 250*time.Microsecond); pause > late {
 			t.Fatalf("after %v the next look is in %v", away, pause)
 		}
 		away += pause
 		looks++
 	}
-	if looks > 240 {
+	if looks > 400 {
 		t.Errorf("%d looks in the first minute", looks)
 	}
 }
