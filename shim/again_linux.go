@@ -3,6 +3,7 @@ package shim
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,11 +45,12 @@ func (s *supervisor) successor(failure error) *supervisor {
 // giveUp lets go of a run that another one has followed, and writes down how it ended. The number of the next run is written
 // before: who looks in between sees an instance that runs, or starts, not one that has ended.
 func (s *supervisor) giveUp(exit *Exit) {
-	close(s.replaced)
 	if err := Publish(s.dir, ExitFile, exit); err != nil {
 		fmt.Fprintln(os.Stderr, "write the exit:", err)
 	}
 	s.synced.Go(func() {
+		time.Sleep(tidyAfter)
+		close(s.replaced)
 		s.drained()
 		unix.Close(s.mounts)
 		unix.Close(s.program)
@@ -58,6 +60,10 @@ func (s *supervisor) giveUp(exit *Exit) {
 		s.groups.remove()
 	})
 }
+
+// tidyAfter is how long after the start of a run that followed at once the one before is reaped, and what was written is made
+// durable: until then the processors belong to what starts.
+const tidyAfter = 25 * time.Millisecond
 
 // giveWay makes next the run that a wish to stop is for; it says whether there was none before.
 func (s *supervisor) giveWay(next *supervisor) bool {

@@ -59,7 +59,7 @@ type supervisor struct {
 	over     chan struct{}  // closed when the program was reaped
 	deadline chan time.Time // of a stop, again for each wish
 	left     chan struct{}  // closed when a child is left then
-	replaced chan struct{}  // closed when the next run has begun, or there is none
+	replaced chan struct{}  // closed a while after the next run has begun, or when there is none
 	buried   chan struct{}  // closed when every child was reaped
 	done     chan struct{}  // closed when no child is left
 }
@@ -176,7 +176,11 @@ func (s *supervisor) publish() error {
 	if err := Publish(s.dir, RunningFile, s.run); err != nil {
 		return err
 	}
+	follows := s.former != nil
 	s.synced.Go(func() {
+		if follows {
+			time.Sleep(tidyAfter)
+		}
 		if err := persist(s.dir, RunningFile); err != nil {
 			fmt.Fprintln(os.Stderr, "make the record of the start durable:", err)
 		}
