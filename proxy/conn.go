@@ -94,6 +94,15 @@ func (c *clientConn) pending() (yes bool) {
 	return raw.Control(func(fd uintptr) { yes = !nothingToRead(int(fd)) && !nothingWillCome(int(fd)) }) == nil && yes
 }
 
+// quiet says that the client has neither sent anything that was not read nor gone.
+func (c *clientConn) quiet() (yes bool) {
+	raw, err := c.raw.SyscallConn()
+	if err != nil {
+		return false
+	}
+	return raw.Control(func(fd uintptr) { yes = nothingToRead(int(fd)) }) == nil && yes
+}
+
 // forget ends every time limit.
 func (c *clientConn) forget() {
 	c.readBy.set(0)

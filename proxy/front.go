@@ -14,8 +14,9 @@ import (
 
 // front is the HTTP side towards clients.
 type front struct {
-	p     *Proxy
-	conns set[*http2.Conn] // that speak HTTP/2
+	p      *Proxy
+	conns  set[*http2.Conn] // that speak HTTP/2
+	relief *http2.Relief
 
 	proxied time.Duration // how long a balancer in front has for its header, which is the first that it sends
 	head    time.Duration // how long the head of a request may take from its first byte
@@ -31,7 +32,7 @@ const (
 )
 
 func newFront(p *Proxy) *front {
-	return &front{p: p, proxied: proxiedTime, head: readHeaderTime, idle: clientIdleTime, stall: stallTime}
+	return &front{p: p, relief: http2.NewRelief(), proxied: proxiedTime, head: readHeaderTime, idle: clientIdleTime, stall: stallTime}
 }
 
 // peer is the client's side of one request: over HTTP/1.1 or HTTP/2.

@@ -50,21 +50,28 @@ type site struct {
 }
 
 func contenders() []*contender {
+	ours := func(program string) func(p site) *exec.Cmd {
+		return func(p site) *exec.Cmd {
+			if program == "" {
+				return nil
+			}
+			return child(program, "trellis", strconv.Itoa(p.ports[0]), strconv.Itoa(p.ports[1]), strconv.Itoa(p.ports[2]), strings.Join(p.instances, ","),
+				filepath.Join(p.dir, "access-"+strconv.Itoa(p.ports[0])+".log"), p.pair, p.keys)
+		}
+	}
 	return []*contender{
 		{name: "nginx", cmd: nginx("off")},
 		{name: "nginx with log", cmd: nginx("/dev/null combined buffer=64k")},
 		{name: "haproxy", cmd: haproxy},
 		{name: "caddy", cmd: caddy, only: []manner{overHTTP1}},
-		{name: "trellis", cmd: func(p site) *exec.Cmd {
-			return child("trellis", strconv.Itoa(p.ports[0]), strconv.Itoa(p.ports[1]), strconv.Itoa(p.ports[2]), strings.Join(p.instances, ","),
-				filepath.Join(p.dir, "access.log"), p.pair, p.keys)
-		}},
+		{name: "trellis", cmd: ours(os.Args[0])},
+		{name: "trellis before", cmd: ours(os.Getenv("BEFORE"))},
 	}
 }
 
-// child is this program again, as something else.
-func child(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.timeout=0")
+// child is this program, or another build of it, as something else.
+func child(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, "-test.run=^TestChild$", "-test.timeout=0")
 	cmd.Env = append(os.Environ(), "GATEWAY_CHILD="+strings.Join(args, " "))
 	return cmd
 }
@@ -297,7 +304,7 @@ func TestGateways(t *testing.T) {
 	next := func() int { port++; return port }
 	for range 2 {
 		at := next()
-		begin(t, child("instance", strconv.Itoa(at)), at)
+		begin(t, child(os.Args[0], "instance", strconv.Itoa(at)), at)
 		p.instances = append(p.instances, "127.0.0.1:"+strconv.Itoa(at))
 	}
 	p.pair = certificate(t, p.dir)

@@ -52,6 +52,9 @@ func (l link) Came() bool {
 	return l.c.state.CompareAndSwap(connIdle, connBusy) || l.c.state.Load() == connBusy
 }
 
+// Quiet implements http2.Link.
+func (l link) Quiet() bool { return l.c.quiet() }
+
 // Cut implements http2.Link.
 func (l link) Cut() { l.c.raw.SetReadDeadline(time.Unix(1, 0)) }
 
@@ -64,7 +67,11 @@ func (f *front) serve2(c *clientConn) {
 		c.in.Prepend(c.first)
 		c.first = nil
 	}
-	conn := http2.New(&http2.Config{Serve: func(s *http2.Stream) { f.serveStream(c, s) }, Streams: maxStreams, Head: maxHeaderBytes}, link{f, c}, &c.in)
+	conf := http2.Config{Serve: func(s *http2.Stream) { f.serveStream(c, s) }, Streams: maxStreams, Head: maxHeaderBytes}
+	if c.tls.Load() == nil { // over TLS more may have come than the kernel still knows of
+		conf.Relief = f.relief
+	}
+	conn := http2.New(&conf, link{f, c}, &c.in)
 	f.conns.add(conn)
 	defer f.conns.remove(conn)
 	if f.p.draining.Load() {
@@ -96,10 +103,15 @@ type stream2 struct {
 	kept replay // q.body
 	body streamBody
 	here presence
+	gone func() // here.leave; made once
 	out  header
 }
 
-var streams2 = sync.Pool{New: func() any { return &stream2{out: make(header, 0, 16)} }}
+var streams2 = sync.Pool{New: func() any {
+	to := &stream2{out: make(header, 0, 16)}
+	to.gone = to.here.leave
+	return to
+}}
 
 // serveStream is one request.
 func (f *front) serveStream(c *clientConn, s *http2.Stream) {
@@ -113,15 +125,16 @@ func (f *front) serveStream(c *clientConn, s *http2.Stream) {
 	to.f, to.s = f, s
 	q, l := &to.q, c.conf()
 	q.client, q.secured, q.sender, q.streamed = c.client, c.tls.Load(), &to.here, true
-	s.WhenGone(to.here.leave)
+	s.WhenGone(to.gone)
 	f.handle(s.Context(), l, q, to, to.view(l)) // what is not whole the client sees broken off, never short
 	q.finish(s.Stop)
 	s.Flush()
 	s.WhenGone(nil)
 	if !q.unread && len(q.pending) == 0 {
 		clear(to.out)
-		*to = stream2{out: to.out[:0]}
+		*to = stream2{out: to.out[:0], gone: to.gone}
 		streams2.Put(to)
+		s.Release()
 	}
 }
 

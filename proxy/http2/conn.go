@@ -22,8 +22,9 @@ type Conn struct {
 	dec     *hpack.Decoder
 	block   block
 	guard   guard
-	settled bool // the client's settings came
-	awaited Wait // what the link was told last; -1 after a whole frame
+	settled bool      // the client's settings came
+	awaited Wait      // what the link was told last; -1 after a whole frame
+	begun   []*Stream // came with what was read last, and are not served yet
 
 	sent atomic.Int64 // bytes
 
@@ -46,6 +47,13 @@ type Conn struct {
 	dead     error
 	past     [rememberedIDs]pastStream
 	passed   int
+
+	reader  int        // counted up when the reading is handed on
+	lent    bool       // who reads serves a request
+	beats   int        // of the relief, that it has done so
+	watched bool       // the relief knows
+	apart   int        // so many requests are not served by who reads
+	ended   chan error // what Serve returns, where another goroutine has read on
 }
 
 // pastStream is one that is closed.
@@ -73,7 +81,18 @@ func New(cfg *Config, link Link, in *http1.Reader) *Conn {
 // Serve serves the connection until it ends, and returns why: an *Error if the client did what it may not. What Serve of
 // the Config still does for it is broken off.
 func (c *Conn) Serve() error {
-	err := c.run()
+	mine, err := true, c.begin()
+	if err == nil {
+		mine, err = c.run()
+	}
+	if !mine {
+		return <-c.ended
+	}
+	return c.end(err)
+}
+
+// end says why the connection ends, and ends it.
+func (c *Conn) end(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	code := NoError
@@ -140,20 +159,25 @@ func (c *Conn) rest() {
 	}
 }
 
-func (c *Conn) run() error {
-	if err := c.begin(); err != nil {
-		return err
-	}
+// run reads, and does what it reads, until the connection ends; mine is false when another goroutine reads on.
+func (c *Conn) run() (mine bool, err error) {
 	for {
-		f, p, err := c.next()
-		if err == nil {
-			err = c.take(f, p)
-		}
-		if se := (*streamError)(nil); errors.As(err, &se) {
-			err = c.refuse(se)
+		f, p, wait, err := c.next()
+		switch {
+		case err != nil:
+		case p != nil:
+			if err = c.take(f, p); c.block.stream == 0 {
+				c.awaited = -1
+			}
+		case !c.serveBegun():
+			return false, nil
+		default:
+			err = c.fill(wait)
 		}
 		if err != nil {
-			return err
+			if err = c.refuse(err); err != nil {
+				return true, err
+			}
 		}
 	}
 }
@@ -185,34 +209,27 @@ func (c *Conn) begin() error {
 	return nil
 }
 
-// next returns the next frame; its payload is valid until the next call.
-func (c *Conn) next() (frame, []byte, error) {
-	if c.block.stream == 0 {
-		c.awaited = -1
-	}
-	for {
-		b := c.in.Buffered()
-		wait := Frame
-		switch {
-		case len(b) >= headLen:
-			f := parseFrame(b)
-			if f.length > maxFrame {
-				return f, nil, &Error{FrameSizeError, "a frame larger than 16 KiB"}
-			}
-			if all := headLen + f.length; len(b) >= all {
-				c.in.Use(all, false)
-				return f, b[headLen:all], nil
-			}
-			if wait = Head; f.kind == frameData {
-				wait = Body
-			}
-		case len(b) > 0 || c.block.stream != 0 || !c.settled:
-			wait = Head
+// next returns the next frame of what was read, with its payload, which is valid until the next call and not nil; or what
+// there is to be waited for.
+func (c *Conn) next() (f frame, p []byte, wait Wait, err error) {
+	b := c.in.Buffered()
+	switch {
+	case len(b) >= headLen:
+		if f = parseFrame(b); f.length > maxFrame {
+			return f, nil, 0, &Error{FrameSizeError, "a frame larger than 16 KiB"}
 		}
-		if err := c.fill(wait); err != nil {
-			return frame{}, nil, err
+		if all := headLen + f.length; len(b) >= all {
+			c.in.Use(all, false)
+			return f, b[headLen:all], 0, nil
 		}
+		if f.kind == frameData {
+			return f, nil, Body, nil
+		}
+		return f, nil, Head, nil
+	case len(b) > 0 || c.block.stream != 0 || !c.settled:
+		return f, nil, Head, nil
 	}
+	return f, nil, Frame, nil
 }
 
 // fill reads more.
@@ -250,8 +267,12 @@ func (c *Conn) fill(wait Wait) error {
 	return err
 }
 
-// refuse breaks a stream off for what the client did on it.
-func (c *Conn) refuse(e *streamError) error {
+// refuse breaks a stream off for what the client did on it; other errors it returns.
+func (c *Conn) refuse(err error) error {
+	e := (*streamError)(nil)
+	if !errors.As(err, &e) {
+		return err
+	}
 	if !c.guard.reset() {
 		return errFlood
 	}

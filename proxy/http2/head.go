@@ -24,10 +24,14 @@ type block struct {
 	trailers                        bool
 	cookies                         []string
 	fields                          http1.Header
+	next                            *Stream // whose fields they are if it is a request's head
 }
 
 func (b *block) begin(stream uint32, end bool) {
-	*b = block{stream: stream, end: end, most: b.most, cookies: b.cookies[:0]}
+	if b.next == nil {
+		b.next = streams.Get().(*Stream)
+	}
+	*b = block{stream: stream, end: end, most: b.most, cookies: b.cookies[:0], next: b.next, fields: b.next.Header[:0]}
 }
 
 // tooLarge says whether there was more than is taken; fields is a part then.
@@ -70,9 +74,6 @@ func (b *block) add(f hpack.HeaderField) {
 		b.cookies = append(b.cookies, f.Value)
 		return
 	}
-	if b.fields == nil {
-		b.fields = make(http1.Header, 0, 16)
-	}
 	b.fields = append(b.fields, http1.Field{Name: f.Name, Value: f.Value, Kind: kind})
 }
 
@@ -91,7 +92,7 @@ func (b *block) pseudo(f hpack.HeaderField) {
 	case ":path":
 		to = &b.path
 	}
-	if to == nil || *to != "" || f.Value == "" || b.fields != nil || b.host != "" || len(b.cookies) > 0 {
+	if to == nil || *to != "" || f.Value == "" || len(b.fields) > 0 || b.host != "" || len(b.cookies) > 0 {
 		b.bad = true
 		return
 	}
@@ -169,22 +170,27 @@ func (c *Conn) request(stream uint32) error {
 	if c.open >= c.cfg.Streams || c.running >= 2*c.cfg.Streams {
 		return &streamError{stream, RefusedStream}
 	}
-	s := &Stream{
-		Method: b.method, Authority: b.authority, Path: b.path, Header: b.fields, Trailers: b.trailers, TooLarge: b.tooLarge(),
-		c: c, id: stream, send: c.window, recv: streamWindow, ended: b.end,
-	}
+	s := b.next
+	s.begin(b.fields)
+	s.Method, s.Authority, s.Path, s.Trailers, s.TooLarge = b.method, b.authority, b.path, b.trailers, b.tooLarge()
+	s.c, s.id, s.send, s.recv, s.ended = c, stream, c.window, streamWindow, b.end
 	if !s.TooLarge && !s.understand(b) {
 		return &streamError{stream, ProtocolError}
 	}
-	b.fields = nil
-	s.begin()
+	b.next, b.fields = nil, nil
 	if c.streams == nil {
 		c.streams = map[uint32]*Stream{}
+	}
+	switch {
+	case c.open > 0:
+		c.apart = apartFor
+	case c.apart > 0:
+		c.apart--
 	}
 	c.streams[stream] = s
 	c.open++
 	c.running++
-	go c.serve(s)
+	c.begun = append(c.begun, s)
 	return nil
 }
 
@@ -238,5 +244,6 @@ func (c *Conn) trailer(s *Stream) error {
 		}
 	}
 	s.trailer = b.fields
+	b.next, b.fields = nil, nil
 	return s.end()
 }

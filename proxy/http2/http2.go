@@ -2,8 +2,9 @@
 // that has no place where it comes ends the connection, and what costs a client nothing is bounded. It knows nothing of
 // where requests go to.
 //
-// A connection has one goroutine, which reads; a request has another. Who has something to write puts it into the
-// connection's buffer, and writes it unless somebody is at it already, who then takes it along.
+// A connection has one goroutine, which reads; a request has another, unless it comes alone and is answered at once. Who has
+// something to write puts it into the connection's buffer, and writes it unless somebody is at it already, who then takes it
+// along.
 package http2
 
 import "io"
@@ -13,8 +14,11 @@ const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // Config is what the connections of a server have in common.
 type Config struct {
-	// Serve serves one stream in a goroutine of its own. What it has not answered to the end when it returns is broken off.
+	// Serve serves one stream, in a goroutine that is its own or taken over by it. What it has not answered to the end when
+	// it returns is broken off.
 	Serve func(*Stream)
+	// Relief lets who reads a connection serve requests; nil: each has a goroutine of its own.
+	Relief *Relief
 	// Streams is how many requests a client may have open at once.
 	Streams int
 	// Head bounds the size of a request's fields, as HTTP/2 counts it: 32 bytes more than name and value for each. Beyond it
@@ -30,6 +34,8 @@ type Link interface {
 	Await(Wait)
 	// Came says that something was read after Await(Request); false says that the connection is being closed as idle.
 	Came() bool
+	// Quiet says that nothing has come that was not read.
+	Quiet() bool
 	// Cut makes reading fail, now and later.
 	Cut()
 }

@@ -126,9 +126,10 @@ func (w *wire) Write(b []byte) (int, error) {
 	return w.out.Write(b)
 }
 
-func (w *wire) Await(Wait) {}
-func (w *wire) Came() bool { return true }
-func (w *wire) Cut()       { w.mu.Lock(); w.cut = true; w.mu.Unlock() }
+func (w *wire) Await(Wait)  {}
+func (w *wire) Came() bool  { return true }
+func (w *wire) Quiet() bool { return false }
+func (w *wire) Cut()        { w.mu.Lock(); w.cut = true; w.mu.Unlock() }
 
 // serve has a connection read b, and returns what it wrote and why it ended. Each request is answered with its body.
 func serve(b []byte) ([]byte, error) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"trellis/proxy/http1"
@@ -43,6 +44,7 @@ type Stream struct {
 	closed             bool // the connection has forgotten it
 	err                error
 	gone               func()
+	released           bool
 	readable, writable chan struct{} // nil while nobody has waited
 }
 
@@ -51,11 +53,40 @@ var ErrReset = errors.New("the client has broken the stream off")
 
 var errBegun = errors.New("the answer has come too far for that")
 
-func (s *Stream) begin() {
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+// streams are those that were released: what a stream is made of is used again.
+var streams = sync.Pool{New: func() any { return &Stream{Header: make(http1.Header, 0, 16)} }}
+
+// begin makes s a stream that nothing is known of, but for its fields.
+func (s *Stream) begin(h http1.Header) {
+	*s = Stream{Header: h, ctx: s.ctx, cancel: s.cancel}
+	if s.ctx == nil {
+		s.ctx, s.cancel = context.WithCancel(context.Background())
+	}
 }
 
-// Context ends when the client breaks the stream off, or with its connection, and when the stream is over.
+// Release says that when Serve returns nobody uses the stream any more, nor anything of it: it may become another one.
+func (s *Stream) Release() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.released = s.err == nil && s.gone == nil
+}
+
+// recycle lets another request have s.
+func (s *Stream) recycle() {
+	h := s.Header
+	clear(h)
+	if cap(h) > mostFields {
+		h = nil
+	}
+	s.begin(h[:0])
+	streams.Put(s)
+}
+
+// mostFields bounds the fields for which a stream has room that is not used.
+const mostFields = 128
+
+// Context ends when the client breaks the stream off, or with its connection, and when the stream is over unless it was
+// released.
 func (s *Stream) Context() context.Context { return s.ctx }
 
 // WhenGone has f called when the client breaks the stream off, or with its connection; at once if it has. f may call no
@@ -84,7 +115,6 @@ func (c *Conn) serve(s *Stream) {
 
 // over ends a stream that Serve has returned from.
 func (c *Conn) over(s *Stream) {
-	s.cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.running--
@@ -97,6 +127,11 @@ func (c *Conn) over(s *Stream) {
 		b := c.buffer()
 		b.b = appendReset(b.b, s.id, code)
 		c.closeStream(s, true)
+	}
+	if s.released && s.err == nil {
+		s.recycle()
+	} else {
+		s.cancel()
 	}
 	c.flush()
 	c.rest()
@@ -278,6 +313,7 @@ func (s *Stream) wait(ch *chan struct{}, until *time.Time) bool {
 		*ch = make(chan struct{}, 1)
 	}
 	woken := *ch
+	s.c.handOn()
 	s.c.mu.Unlock()
 	defer s.c.mu.Lock()
 	var late <-chan time.Time

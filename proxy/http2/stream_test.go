@@ -13,6 +13,7 @@ type meanwhile func()
 func (f meanwhile) Write(b []byte) (int, error) { f(); return len(b), nil }
 func (meanwhile) Await(Wait)                    {}
 func (meanwhile) Came() bool                    { return true }
+func (meanwhile) Quiet() bool                   { return true }
 func (meanwhile) Cut()                          {}
 
 // TestWhatComesDuringAWriteIsRead: who is about to wait for a body first writes what there is for the client, and may have
@@ -32,8 +33,9 @@ func TestWhatComesDuringAWriteIsRead(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}), new(http1.Reader))
-		s := &Stream{c: c, id: 1, Length: -1, recv: streamWindow, Stall: 10 * time.Second}
-		s.begin()
+		s := new(Stream)
+		s.begin(nil)
+		s.c, s.id, s.Length, s.recv, s.Stall = c, 1, -1, streamWindow, 10*time.Second
 		c.streams, c.last, c.open = map[uint32]*Stream{1: s}, 1, 1
 		out := c.buffer()
 		out.b = append(out.b, "the head of an answer"...)
