@@ -143,7 +143,7 @@ func (p *Proxy) accept(ctx context.Context, l *listener) {
 			}
 		}
 		p.pulse.add(c)
-		p.wg.Go(func() { p.serveConn(p.life, c) })
+		p.wg.Go(func() { p.serveKnown(c, p.serveConn(p.life, c)) })
 	}
 }
 

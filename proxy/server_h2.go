@@ -61,8 +61,15 @@ func (l link) Cut() { l.c.raw.SetReadDeadline(time.Unix(1, 0)) }
 // serve2 serves an HTTP/2 connection until it ends.
 func (f *front) serve2(c *clientConn) {
 	defer c.Close()
-	c.in.Init(c.tcp, http1.SmallBuffer)
 	defer c.in.Close()
+	conn := f.begin2(c)
+	defer f.conns.remove(conn)
+	f.ended2(c, conn.Serve())
+}
+
+// begin2 makes the connection ready to be served.
+func (f *front) begin2(c *clientConn) *http2.Conn {
+	c.in.Init(c.tcp, http1.SmallBuffer)
 	if len(c.first) > 0 {
 		c.in.Prepend(c.first)
 		c.first = nil
@@ -73,11 +80,14 @@ func (f *front) serve2(c *clientConn) {
 	}
 	conn := http2.New(&conf, link{f, c}, &c.in)
 	f.conns.add(conn)
-	defer f.conns.remove(conn)
 	if f.p.draining.Load() {
 		conn.Shutdown()
 	}
-	err := conn.Serve()
+	return conn
+}
+
+// ended2 lets the client read what there is to be said of the connection's end.
+func (f *front) ended2(c *clientConn, err error) {
 	wrong := (*http2.Error)(nil)
 	if errors.As(err, &wrong) {
 		f.p.log.Debug("HTTP/2 connection ended", "client", c.client, "err", err)

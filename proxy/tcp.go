@@ -15,8 +15,9 @@ const (
 	speakHTTP = 3 * time.Second
 )
 
-// serveConn serves one accepted connection until it ends or HTTP takes it over.
-func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
+// serveConn serves one accepted connection until it ends, or finds out which HTTP it speaks. That is served when it has
+// returned: a connection that waits for requests keeps no more of the stack than it needs.
+func (p *Proxy) serveConn(ctx context.Context, c *clientConn) kind {
 	l := c.conf()
 	if l != nil && l.Names != nil {
 		c.to = redirected(l, c.raw)
@@ -24,58 +25,71 @@ func (p *Proxy) serveConn(ctx context.Context, c *clientConn) {
 	}
 	if l == nil {
 		c.Close()
-		return
+		return undecided
 	}
 	if l.Protocol == Link {
 		p.serveLink(ctx, c)
-		return
+		return undecided
 	}
 	if p.table.Load().behind(l, c.client) {
 		if err := c.readProxied(p.front.proxied); err != nil {
 			p.log.Debug("connection from a balancer refused", "listener", l.Name, "err", err)
 			c.Close()
-			return
+			return undecided
 		}
 	}
 	if l.TLS && !p.secure(c, l) {
 		c.Close()
-		return
+		return undecided
 	}
 	t := p.table.Load()
 	if t.refuses(l) {
 		p.refuse(c, l)
-		return
+		return undecided
 	}
 	s := t.services[l.Service]
 	if l.Service == "" || l.Protocol == HTTP1 {
-		p.serveHTTP(c)
-		return
+		return p.speaks(c)
 	}
 	if s == nil { // gone with a newer snapshot
 		c.Close()
-		return
+		return undecided
 	}
 	if l.Protocol == TCP {
 		p.serveTCP(ctx, c, s, l.Port)
-		return
+		return undecided
 	}
 	p.detect(ctx, c, s, l.Port)
+	return undecided
 }
 
 // serveHTTP gives the connection to the HTTP side.
-func (p *Proxy) serveHTTP(c *clientConn) {
+func (p *Proxy) serveHTTP(c *clientConn) { p.serveKnown(c, p.speaks(c)) }
+
+// serveKnown serves a connection that speaks one of both HTTP; of all others there is nothing left to be served.
+func (p *Proxy) serveKnown(c *clientConn, k kind) {
+	switch k {
+	case http2Preface:
+		p.front.serve2(c)
+	case plainHTTP:
+		p.front.serve1(c)
+	}
+}
+
+// speaks says which HTTP a connection speaks on the HTTP side; undecided when it has ended.
+func (p *Proxy) speaks(c *clientConn) kind {
 	k, err := c.peek(clientIdleTime)
 	if err == nil && k == opaque && p.endToEnd(c) {
-		return
+		return undecided
 	}
 	switch {
 	case err != nil || len(c.first) == 0:
 		c.Close()
+		return undecided
 	case k == http2Preface || c.agreedOn("h2"):
-		p.front.serve2(c)
-	default:
-		p.front.serve1(c)
+		return http2Preface
 	}
+	return plainHTTP
 }
 
 // serveTCP passes a connection through. Nobody looks at it, unless it matters whether the client speaks TLS itself.
