@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -34,7 +35,6 @@ import (
 type contender struct {
 	name string
 	cmd  func(p site) *exec.Cmd // nil: it is not installed
-	only []manner               // that it is set up for; nil: all
 
 	site
 	run *exec.Cmd
@@ -63,7 +63,7 @@ func contenders() []*contender {
 		{name: "nginx", cmd: nginx("off")},
 		{name: "nginx with log", cmd: nginx("/dev/null combined buffer=64k")},
 		{name: "haproxy", cmd: haproxy},
-		{name: "caddy", cmd: caddy, only: []manner{overHTTP1}},
+		{name: "caddy", cmd: caddy},
 		{name: "trellis", cmd: ours(os.Args[0])},
 		{name: "trellis before", cmd: ours(os.Getenv("BEFORE"))},
 	}
@@ -94,7 +94,7 @@ func nginx(log string) func(site) *exec.Cmd {
 events { worker_connections 12000; }
 http { access_log %s; keepalive_timeout 600s; keepalive_requests 100000000;
 upstream app { server %s; server %s; keepalive 128; keepalive_requests 100000000; }
-server { listen 127.0.0.1:%[6]d backlog=4096; listen 127.0.0.1:%[7]d ssl backlog=4096; listen 127.0.0.1:%[9]d http2 backlog=4096;
+server { listen 127.0.0.1:%[6]d backlog=4096; listen 127.0.0.1:%[7]d ssl http2 backlog=4096; listen 127.0.0.1:%[9]d http2 backlog=4096;
 ssl_certificate %[8]s.crt; ssl_certificate_key %[8]s.key; ssl_protocols TLSv1.3; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection "";
 proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Request-Id $request_id; } } }
 `, p.dir, p.ports[0], log, p.instances[0], p.instances[1], p.ports[0], p.ports[1], p.pair, p.ports[2]), "-c")
@@ -115,7 +115,7 @@ defaults
  http-reuse always
 frontend f
  bind 127.0.0.1:%d
- bind 127.0.0.1:%d ssl crt %s ssl-min-ver TLSv1.3
+ bind 127.0.0.1:%d ssl crt %s ssl-min-ver TLSv1.3 alpn h2,http/1.1
  bind 127.0.0.1:%d proto h2
  default_backend app
 backend app
@@ -127,8 +127,25 @@ backend app
 }
 
 func caddy(p site) *exec.Cmd {
-	return configured(p.dir, "caddy", "Caddyfile", fmt.Sprintf("{\nadmin off\nauto_https off\n}\nhttp://127.0.0.1:%d {\nreverse_proxy %s %s\n}\n", p.ports[0], p.instances[0], p.instances[1]),
-		"run", "--adapter", "caddyfile", "--config")
+	return configured(p.dir, "caddy", "Caddyfile", fmt.Sprintf(`{
+	admin off
+	auto_https off
+	servers {
+		protocols h1 h2 h2c
+	}
+}
+(app) {
+	bind 127.0.0.1
+	reverse_proxy %[5]s %[6]s
+}
+http://:%[1]d, http://:%[3]d {
+	import app
+}
+https://:%[2]d {
+	tls %[4]s.crt %[4]s.key
+	import app
+}
+`, p.ports[0], p.ports[1], p.ports[2], p.pair, p.instances[0], p.instances[1]), "run", "--adapter", "caddyfile", "--config")
 }
 
 // TestChild is not a test: it is the gateway, or an instance, in a process of its own.
@@ -180,7 +197,7 @@ func TestChild(t *testing.T) {
 			{Path: "/closed/{id}", Service: "app", Port: 80, Decision: closed},
 		},
 	}}}
-	if err := New(Config{Feed: feed, AccessLog: out}).Run(ctx); err != nil {
+	if err := New(Config{Feed: feed, AccessLog: out, MaxOpen: 12_000}).Run(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -218,8 +235,8 @@ func serveFixed(ln net.Listener) {
 	}
 }
 
-// begin starts a program and waits until it listens.
-func begin(t *testing.T, cmd *exec.Cmd, port int) {
+// begin starts a program and waits until it listens. It ends with the test, or when stop is called.
+func begin(t *testing.T, cmd *exec.Cmd, port int) (stop func()) {
 	t.Helper()
 	if c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
 		c.Close()
@@ -230,11 +247,12 @@ func begin(t *testing.T, cmd *exec.Cmd, port int) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); cmd.Wait() })
+	stop = sync.OnceFunc(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); cmd.Wait() })
+	t.Cleanup(stop)
 	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if c, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
 			c.Close()
-			return
+			return stop
 		} else if time.Now().After(end) {
 			t.Fatal(err)
 		}
@@ -313,30 +331,40 @@ func TestGateways(t *testing.T) {
 	var list []*contender
 	for _, c := range contenders() {
 		c.site = p
-		c.ports = [3]int{next(), next(), next()}
-		if c.run = c.cmd(c.site); c.run == nil {
+		if c.start(t, next) == nil {
 			fmt.Printf("%s is not installed\n", c.name)
 			continue
 		}
-		begin(t, c.run, c.ports[0])
 		list = append(list, c)
 	}
-	rounds := number("ROUNDS", 3)
-	for _, how := range []manner{overHTTP1, overTLS, overHTTP2} {
-		if want := os.Getenv("HOW"); want != "" && !strings.EqualFold(want, fmt.Sprint(how)) {
-			continue
-		}
+	rounds, token := number("ROUNDS", 3), issuer.Token("ES256", nil)
+	manners := slices.DeleteFunc([]manner{overHTTP1, overTLS, overHTTP2, overBoth}, func(how manner) bool {
+		want := os.Getenv("HOW")
+		return want != "" && !strings.EqualFold(want, how.String())
+	})
+	for _, how := range manners {
 		for _, size := range []int{100, 10 << 10} {
-			compare(t, rows(list, how, size, issuer.Token("ES256", nil)), rounds, number("REQUESTS", 20_000))
+			compare(t, rows(list, how, size, token), rounds, number("REQUESTS", 20_000))
 		}
 	}
 	if rate := number("RATE", 2000); rate > 0 {
 		atRate(t, list, rate, rounds)
 	}
 	if idle := number("IDLE", 10_000); idle > 0 {
-		holdIdle(t, rows(list, overHTTP1, 100, ""), idle)
-		holdIdle(t, rows(list, overHTTP2, 100, ""), idle)
+		for _, how := range manners {
+			holdIdle(t, list, how, idle, next)
+		}
 	}
+}
+
+// start runs the contender on ports that are free; nil says that it is not installed.
+func (c *contender) start(t *testing.T, next func() int) (stop func()) {
+	t.Helper()
+	c.ports = [3]int{next(), next(), next()}
+	if c.run = c.cmd(c.site); c.run == nil {
+		return nil
+	}
+	return begin(t, c.run, c.ports[0])
 }
 
 // certificate makes a certificate for localhost, and returns the file that it is in together with its key.
@@ -369,10 +397,7 @@ type row struct {
 // rows are the contenders that can be spoken to so, ours a second time for a route that asks for the token.
 func rows(list []*contender, how manner, size int, token string) (all []row) {
 	for _, c := range list {
-		if c.only != nil && !slices.Contains(c.only, how) {
-			continue
-		}
-		q := question{how: how, port: c.ports[how], path: "/api/courses/" + strconv.Itoa(size), size: size}
+		q := question{how: how, port: how.port(c.ports), path: "/api/courses/" + strconv.Itoa(size), size: size}
 		all = append(all, row{c, c.name, q})
 		if c.name == "trellis" && token != "" {
 			q.path, q.token = "/closed/"+strconv.Itoa(size), token
@@ -386,7 +411,7 @@ func rows(list []*contender, how manner, size int, token string) (all []row) {
 func compare(t *testing.T, list []row, rounds, requests int) {
 	speed, cost, ratio := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
 	how, size, base := list[0].how, list[0].size, "nginx"
-	if how == overHTTP2 {
+	if how == overHTTP2 || how == overBoth {
 		base = "haproxy"
 	}
 	for _, c := range list {
@@ -441,14 +466,17 @@ func atRate(t *testing.T, list []*contender, rate, rounds int) {
 	}
 }
 
-// holdIdle measures the memory that connections cost which have had an answer and wait.
-func holdIdle(t *testing.T, list []row, n int) {
-	fmt.Printf("\n%d idle connections, %v\n%-16s %10s %10s\n", n, list[0].how, "", "before MB", "with MB")
+// holdIdle measures the memory that connections cost which have had an answer and wait, of gateways that have served no
+// others.
+func holdIdle(t *testing.T, list []*contender, how manner, n int, next func() int) {
+	fmt.Printf("\n%d idle connections, %v\n%-16s %10s %10s\n", n, how, "", "before MB", "with MB")
 	for _, c := range list {
+		stop := c.start(t, next)
+		q := question{how: how, port: how.port(c.ports), path: "/api/courses/100", size: 100}
 		before := memory(c.run.Process.Pid)
 		conns := make([]net.Conn, 0, n)
 		for range n {
-			ask, conn, err := c.talk()
+			ask, conn, err := q.talk()
 			if err == nil {
 				conns = append(conns, conn)
 				err = ask()
@@ -462,5 +490,6 @@ func holdIdle(t *testing.T, list []row, n int) {
 		for _, conn := range conns {
 			conn.Close()
 		}
+		stop()
 	}
 }

@@ -26,9 +26,20 @@ const (
 	overHTTP1 manner = iota
 	overTLS          // HTTP/1.1 over TLS 1.3
 	overHTTP2        // without TLS
+	overBoth         // HTTP/2 over TLS 1.3
 )
 
-func (m manner) String() string { return [...]string{"HTTP/1.1", "TLS 1.3", "HTTP/2"}[m] }
+func (m manner) String() string {
+	return [...]string{"HTTP/1.1", "TLS 1.3", "HTTP/2", "HTTP/2, TLS 1.3"}[m]
+}
+
+// port is the one of a gateway's where it is spoken to so.
+func (m manner) port(of [3]int) int {
+	if m == overBoth {
+		m = overTLS
+	}
+	return of[m]
+}
 
 // question is what is asked again and again.
 type question struct {
@@ -48,6 +59,9 @@ func (q question) talk() (ask func() error, conn net.Conn, err error) {
 	switch q.how {
 	case overTLS:
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}})
+	case overBoth:
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}})
+		return q.talk2(conn), conn, nil
 	case overHTTP2:
 		return q.talk2(conn), conn, nil
 	}
