@@ -3,13 +3,11 @@ package proxy
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -78,6 +76,15 @@ var floods = []flood{
 	}},
 	{"rapid reset", nil, func(c *raw2, i int) error {
 		if err := c.open(uint32(2*i+1), "GET", true, true); err != nil {
+			return err
+		}
+		return c.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+	}},
+	{"rapid reset, each on its way already", nil, func(c *raw2, i int) error {
+		if err := c.open(uint32(2*i+1), "GET", true, true); err != nil {
+			return err
+		}
+		if err := c.out.Flush(); err != nil {
 			return err
 		}
 		return c.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
@@ -160,10 +167,11 @@ func TestFloodsOfFrames(t *testing.T) {
 // their heads, their bodies and in taking what they asked for, beside good ones over HTTP/1.1 and HTTP/2. The good ones are
 // measured without and with them, in turn.
 func TestFloodsHurtNobody(t *testing.T) {
+	large := make([]byte, 1<<20)
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		if r.URL.Path == "/flood" {
-			w.Write(make([]byte, 1<<20))
+			w.Write(large)
 		}
 	})
 	r := newRig(t, Config{})
@@ -176,39 +184,28 @@ func TestFloodsHurtNobody(t *testing.T) {
 	two.Transport.(*http.Transport).Protocols = protocols
 	turns, each := 1, 20
 	if long() {
-		turns, each = 10, 500
+		turns, each = 5, 2000
 	}
 	var quiet, loud latencies
-	cut := make([]atomic.Int64, len(floods))
+	total := 0
 	for range turns {
 		quiet.ask(t, one, "http://"+addr+"/", each)
 		quiet.ask(t, two, "http://"+addr+"/", each)
-		ctx, stop := context.WithCancel(t.Context())
-		var attackers sync.WaitGroup
-		for i := range floods {
-			attackers.Go(func() { attack(ctx, addr, &floods[i], &cut[i]) })
-		}
-		for kind := range 3 {
-			for range 20 {
-				attackers.Go(func() { dawdle(ctx, addr, kind) })
-			}
-		}
+		a := newAttackers(t, "floods", addr)
 		loud.ask(t, one, "http://"+addr+"/", each)
 		loud.ask(t, two, "http://"+addr+"/", each)
 		eventually(t, "each flood was cut off", func() bool {
-			for i := range cut {
-				if cut[i].Load() == 0 {
+			for kind := range floods {
+				if a.times(strconv.Itoa(kind)) == 0 {
 					return false
 				}
 			}
 			return true
 		})
-		stop()
-		attackers.Wait()
-	}
-	total := int64(0)
-	for i := range cut {
-		total += cut[i].Load()
+		a.stop()
+		for kind := range floods {
+			total += a.times(strconv.Itoa(kind))
+		}
 	}
 	t.Logf("p99 of good clients %v, beside %d floods %v", quiet.p99(), total, loud.p99())
 	t.Logf("verdict: %d tried, %d held, %d requests, 0 lost, seed 0", total, total, len(quiet)+len(loud))
@@ -217,56 +214,4 @@ func TestFloodsHurtNobody(t *testing.T) {
 		t.Errorf("p99 of good clients: %v beside floods, %v without", loud.p99(), quiet.p99())
 	}
 	eventually(t, "nothing is left", func() bool { return r.proxy.handlers.Load() == 0 && r.proxy.Status().InUse["app-1"] == 0 })
-}
-
-// attack floods until ctx is done, over a new connection whenever it is cut off, and counts that.
-func attack(ctx context.Context, addr string, f *flood, cut *atomic.Int64) {
-	for ctx.Err() == nil {
-		c, err := newRaw2(addr)
-		if err != nil {
-			return
-		}
-		if f.begin == nil || f.begin(c) == nil {
-			for i := 0; f.one(c, i) == nil; i++ {
-				if ctx.Err() != nil {
-					c.Close()
-					return
-				}
-			}
-			cut.Add(1)
-		}
-		c.Close()
-		select { // an attacker has as much of this machine as the gateway: it is not to be measured
-		case <-ctx.Done():
-		case <-time.After(250 * time.Millisecond):
-		}
-	}
-}
-
-// dawdle is slow over HTTP/2, until ctx is done or it is cut off: with a head, with a body, or in taking an answer.
-func dawdle(ctx context.Context, addr string, kind int) {
-	c, err := newRaw2(addr, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
-	if err != nil {
-		return
-	}
-	defer c.Close()
-	var drip func() error
-	switch kind {
-	case 0:
-		c.open(1, "GET", true, false)
-		drip = func() error { return c.WriteContinuation(1, false, []byte("\x00\x01a\x01b")) }
-	case 1:
-		c.open(1, "POST", false, true, "content-length", strconv.Itoa(100_000))
-		drip = func() error { return c.WriteData(1, false, []byte("x")) }
-	default:
-		c.open(1, "GET", true, true)
-		drip = func() error { return c.WriteWindowUpdate(1, 1) }
-	}
-	for drip() == nil && c.out.Flush() == nil {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }

@@ -6,9 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,9 +17,10 @@ import (
 // TestSlowClientsHurtNobody: hundreds of clients that are slow with their heads, with their bodies, and in taking what
 // they asked for are let go of in time, and good ones get every answer meanwhile.
 func TestSlowClientsHurtNobody(t *testing.T) {
+	large := make([]byte, 16<<20)
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/large" {
-			w.Write(make([]byte, 16<<20))
+			w.Write(large)
 			return
 		}
 		io.Copy(w, r.Body)
@@ -34,49 +34,22 @@ func TestSlowClientsHurtNobody(t *testing.T) {
 	}
 	c := client(t)
 	var before, during latencies
-	before.ask(t, c, "http://"+addr+"/", each)
-	var slow, cut sync.WaitGroup
+	before.ask(t, c, "http://"+addr+"/", 4*each)
 	began := time.Now()
-	var longest atomic.Int64
-	for _, c := range []struct{ first, drip string }{
-		{"GET / HTTP/1.1\r\nHost: a\r\n", "X: y\r\n"},
-		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nabc", ""},
-		{"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3", ""},
-		{"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", ""},
-	} {
-		for range each {
-			conn, err := net.Dial("tcp", addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { conn.Close() })
-			slow.Add(1)
-			cut.Go(func() {
-				io.WriteString(conn, c.first)
-				slow.Done()
-				for { // until the gateway has closed it
-					time.Sleep(100 * time.Millisecond)
-					drip := c.drip
-					if drip == "" && ended(conn) {
-						break
-					}
-					if _, err := io.WriteString(conn, drip); err != nil {
-						break
-					}
-				}
-				longest.Store(max(longest.Load(), int64(time.Since(began))))
-			})
-		}
+	a := newAttackers(t, "slow", addr, strconv.Itoa(each))
+	during.ask(t, c, "http://"+addr+"/", 4*each)
+	for a.times("all were let go of") == 0 && time.Since(began) < time.Minute {
+		time.Sleep(10 * time.Millisecond)
 	}
-	slow.Wait()
-	during.ask(t, c, "http://"+addr+"/", each)
-	cut.Wait()
+	took := time.Since(began)
+	a.stop()
+	t.Logf("p99 of good clients %v, beside slow ones %v", before.p99(), during.p99())
 	// Two milliseconds are what a machine does by itself.
 	if quiet, loud := before.p99(), during.p99(); long() && loud > 2*quiet+2*time.Millisecond {
 		t.Errorf("p99 of good clients: %v beside slow ones, %v without", loud, quiet)
 	}
 	t.Logf("verdict: 1 tried, 1 held, %d requests, 0 lost, seed 0", len(before)+len(during))
-	if took := time.Duration(longest.Load()); took > 30*time.Second {
+	if took > 30*time.Second {
 		t.Errorf("the last slow one was let go of after %v", took)
 	}
 	eventually(t, "nothing is left", func() bool { return r.proxy.handlers.Load() == 0 && r.proxy.Status().InUse["app-1"] == 0 })
