@@ -74,11 +74,9 @@ func (f *front) begin2(c *clientConn) *http2.Conn {
 		c.in.Prepend(c.first)
 		c.first = nil
 	}
-	conf := http2.Config{Serve: func(s *http2.Stream) { f.serveStream(c, s) }, Streams: maxStreams, Head: maxHeaderBytes}
-	if c.tls.Load() == nil { // over TLS more may have come than the kernel still knows of
-		conf.Relief = f.relief
-	}
-	conn := http2.New(&conf, link{f, c}, &c.in)
+	conn := http2.New(&http2.Config{
+		Serve: func(s *http2.Stream) { f.serveStream(c, s) }, Relief: f.relief, Streams: maxStreams, Head: maxHeaderBytes,
+	}, link{f, c}, &c.in)
 	f.conns.add(conn)
 	if f.p.draining.Load() {
 		conn.Shutdown()

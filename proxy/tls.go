@@ -31,9 +31,11 @@ type duplex interface {
 // secured is a connection over TLS.
 type secured struct {
 	*tls.Conn
-	below duplex // TCP, or another data plane's connection
-	shown atomic.Pointer[shown]
-	cut   atomic.Bool
+	below   duplex   // TCP, or another data plane's connection
+	records *records // of a client's connection, between TLS and TCP
+	full    bool     // the last Read filled its buffer: there may be more
+	shown   atomic.Pointer[shown]
+	cut     atomic.Bool
 }
 
 // SetLinger of 0 has Close cut the connection, without the alert that says that all was said.
@@ -177,7 +179,8 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 	}
 	raw := c.raw
 	raw.SetDeadline(time.Now().Add(handshakeTime))
-	conn := tls.Server(raw, conf)
+	in := newRecords(raw)
+	conn := tls.Server(in, conf)
 	if err := conn.Handshake(); err != nil {
 		p.log.Debug("TLS handshake failed", "listener", l.Name, "err", err)
 		return false
@@ -186,7 +189,7 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 		return false // it was the authority, which has seen what it came for
 	}
 	raw.SetDeadline(time.Time{})
-	s := &secured{Conn: conn, below: raw}
+	s := &secured{Conn: conn, below: raw, records: in}
 	c.tls.Store(s)
 	c.tcp, c.Conn = s, s
 	return true

@@ -12,6 +12,7 @@ type Reader struct {
 	src  io.Reader
 	raw  syscall.RawConn       // of src, if it has one
 	read func(fd uintptr) bool // one attempt; made once
+	wait Waiter                // src, if it is one
 	size int                   // of a first buffer
 
 	own    *[]byte // from a pool
@@ -22,6 +23,14 @@ type Reader struct {
 
 	n   int // what the last attempt read
 	err error
+}
+
+// Waiter is a source that can wait without a buffer.
+type Waiter interface {
+	// Wait returns when there may be something to read.
+	Wait() error
+	// Holds says whether something may have been read already that Read has not returned.
+	Holds() bool
 }
 
 // The sizes of buffers. A response's are larger, so that what is usual comes with one read.
@@ -62,7 +71,8 @@ func give(b *[]byte) {
 	}
 }
 
-// Init makes r read from src. While r has no buffer and src is a syscall.Conn, it waits without one. size is that of its
+// Init makes r read from src. While r has no buffer and src is a syscall.Conn or
+// a Waiter, it waits without one. size is that of its
 // first buffer.
 func (r *Reader) Init(src io.Reader, size int) {
 	*r = Reader{src: src, size: size}
@@ -71,6 +81,8 @@ func (r *Reader) Init(src io.Reader, size int) {
 			r.raw = raw
 			r.read = r.attempt
 		}
+	} else if w, ok := src.(Waiter); ok {
+		r.wait = w
 	}
 }
 
@@ -84,6 +96,9 @@ func (r *Reader) hold(own *[]byte) { r.own, r.buf, r.r, r.w, r.kept = own, *own,
 
 // Buffered returns what was read and not used yet. It is valid until the next Fill or Release.
 func (r *Reader) Buffered() []byte { return r.buf[r.r:r.w] }
+
+// Pending says whether something came that was not used, or may have.
+func (r *Reader) Pending() bool { return r.r < r.w || r.wait != nil && r.wait.Holds() }
 
 // Before returns the part of the buffer that ends where Buffered begins: what was used of it, or n bytes of that.
 func (r *Reader) Before(n int) []byte { return r.buf[max(0, r.r-n):r.r] }
@@ -104,6 +119,11 @@ func (r *Reader) Fill() error {
 			return err
 		}
 	} else {
+		if r.own == nil && r.wait != nil {
+			if err := r.wait.Wait(); err != nil {
+				return err
+			}
+		}
 		r.makeRoom()
 		r.n, r.err = r.src.Read(r.buf[r.w:])
 	}

@@ -45,8 +45,8 @@ type Conn struct {
 	leaving  bool   // the client was told to open no more streams
 	closing  bool   // it opens none: the rest is refused
 	dead     error
-	past     [rememberedIDs]pastStream
-	passed   int
+	past     []pastStream // the last ones that were closed
+	passed   int          // so many were
 
 	reader  int        // counted up when the reading is handed on
 	lent    bool       // who reads serves a request
@@ -301,7 +301,11 @@ func (c *Conn) closeStream(s *Stream, reset bool) {
 }
 
 func (c *Conn) remember(stream uint32, reset bool) {
-	c.past[c.passed%len(c.past)] = pastStream{stream, reset}
+	if one := (pastStream{stream, reset}); len(c.past) < rememberedIDs {
+		c.past = append(c.past, one)
+	} else {
+		c.past[c.passed%rememberedIDs] = one
+	}
 	c.passed++
 }
 

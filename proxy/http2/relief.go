@@ -122,7 +122,7 @@ func (c *Conn) serveBegun() bool {
 		}
 		return s.err != nil
 	})
-	alone := c.cfg.Relief != nil && c.apart == 0 && c.running == 1 && len(c.begun) == 1 && c.begun[0].ended && len(c.in.Buffered()) == 0
+	alone := c.cfg.Relief != nil && c.apart == 0 && c.running == 1 && len(c.begun) == 1 && c.begun[0].ended && !c.in.Pending()
 	c.mu.Unlock()
 	begun := c.begun
 	c.begun = begun[:0]
