@@ -273,6 +273,12 @@ func (w *waiter) acquire(ctx context.Context, l *lane, t *tried) (*pool, *failur
 			return p, nil
 		}
 	}
+	return w.await(ctx, l, t)
+}
+
+// await is acquire where nobody may be had at once.
+func (w *waiter) await(ctx context.Context, l *lane, t *tried) (*pool, *failure) {
+	s := l.s
 	if !w.begin(s) {
 		return nil, w.none()
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -73,5 +74,74 @@ func TestFieldsThatHTTP2Forbids(t *testing.T) {
 		if status != want {
 			t.Errorf("%q: answered with %q, want %s", f, status, want)
 		}
+	}
+}
+
+// gathered is a connection on which what is written goes out together, from some time on.
+type gathered struct {
+	net.Conn
+	held *bytes.Buffer // nil: it goes out at once
+}
+
+func (g *gathered) Write(p []byte) (int, error) {
+	if g.held != nil {
+		return g.held.Write(p)
+	}
+	return g.Conn.Write(p)
+}
+
+// TestRecordsThatCameTogether: a request whose record of TLS came together with that of another one does not wait for the
+// other's answer, though the kernel knows of nothing more to read.
+func TestRecordsThatCameTogether(t *testing.T) {
+	free := make(chan struct{})
+	s := newSecureRig(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			<-free
+		}
+	})
+	s.issue(time.Now(), "shop.localhost")
+	s.push()
+	raw, err := net.Dial("tcp", s.secure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	raw.SetDeadline(time.Now().Add(10 * time.Second))
+	g := &gathered{Conn: raw}
+	conn := tls.Client(g, &tls.Config{RootCAs: s.roots, ServerName: "shop.localhost", NextProtos: []string{"h2"}})
+	if err := conn.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(conn, http2.ClientPreface)
+	framer := http2.NewFramer(conn, conn)
+	framer.WriteSettings()
+	framer.WriteSettingsAck()
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	g.held = new(bytes.Buffer)
+	for i, path := range []string{"/slow", "/"} {
+		block.Reset()
+		for _, h := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "shop.localhost"}, {":path", path}} {
+			enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+		}
+		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
+	}
+	raw.Write(g.held.Bytes())
+	g.held = nil
+	var answered []uint32
+	for len(answered) < 2 {
+		f, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Header().Type != http2.FrameHeaders {
+			continue
+		}
+		if answered = append(answered, f.Header().StreamID); len(answered) == 1 {
+			close(free)
+		}
+	}
+	if answered[0] != 3 {
+		t.Errorf("streams were answered in the order %v", answered)
 	}
 }

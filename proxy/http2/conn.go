@@ -169,8 +169,10 @@ func (c *Conn) run() (mine bool, err error) {
 			if err = c.take(f, p); c.block.stream == 0 {
 				c.awaited = -1
 			}
-		case !c.serveBegun():
-			return false, nil
+		case len(c.begun) > 0:
+			if s := c.serveBegun(); s != nil && !c.serveAlone(s) {
+				return false, nil
+			}
 		default:
 			err = c.fill(wait)
 		}

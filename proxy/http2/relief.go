@@ -2,7 +2,6 @@ package http2
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 )
@@ -109,37 +108,42 @@ func (c *Conn) handOn() {
 	}()
 }
 
-// serveBegun has the requests served that came with what was read last, and says whether its goroutine is still the one
-// that reads. Those that were broken off in the same breath cost next to nothing so.
-func (c *Conn) serveBegun() bool {
-	if len(c.begun) == 0 {
-		return true
-	}
+// serveBegun has the requests served that came with what was read last, but one that came alone: that is for who reads.
+// Those that were broken off in the same breath cost next to nothing so.
+func (c *Conn) serveBegun() (alone *Stream) {
 	c.mu.Lock()
-	c.begun = slices.DeleteFunc(c.begun, func(s *Stream) bool {
-		if s.err != nil {
+	defer c.mu.Unlock()
+	for i, s := range c.begun {
+		c.begun[i] = nil
+		switch {
+		case s.err != nil:
 			c.running--
+		case c.cfg.Relief != nil && c.apart == 0 && c.running == 1 && s.ended && !c.in.Pending():
+			alone = s
+		default:
+			go c.serve(s)
 		}
-		return s.err != nil
-	})
-	alone := c.cfg.Relief != nil && c.apart == 0 && c.running == 1 && len(c.begun) == 1 && c.begun[0].ended && !c.in.Pending()
-	c.mu.Unlock()
-	begun := c.begun
-	c.begun = begun[:0]
-	if alone {
-		s := begun[0]
-		begun[0] = nil
-		return c.serveAlone(s)
 	}
-	for i, s := range begun {
-		begun[i] = nil
-		go c.serve(s)
-	}
-	return true
+	c.begun = c.begun[:0]
+	return alone
 }
 
 // serveAlone serves the only request there is, and says whether its goroutine is still the one that reads.
 func (c *Conn) serveAlone(s *Stream) bool {
+	reader := c.lend()
+	c.cfg.Serve(s)
+	c.over(s)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reader != reader {
+		return false
+	}
+	c.lent = false
+	return true
+}
+
+// lend notes that who reads is about to serve, and returns which one that is.
+func (c *Conn) lend() (reader int) {
 	c.in.Release()
 	c.link.Await(Frame)
 	c.mu.Lock()
@@ -150,12 +154,5 @@ func (c *Conn) serveAlone(s *Stream) bool {
 	if !watched {
 		c.cfg.Relief.add(c)
 	}
-	c.serve(s)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.reader != reader {
-		return false
-	}
-	c.lent = false
-	return true
+	return reader
 }
