@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures the gateway beside nginx and HAProxy (Debian's) and Caddy (built here, from its module), on the same instances,
-# one after the other in every round: over HTTP/1.1, TLS 1.3 and HTTP/2, with and without a token to prove.
-# ROUNDS (3), REQUESTS a round (100000), RATE (2000) and IDLE (10000) change how much, HOW (HTTP/1.1, TLS 1.3, HTTP/2) leaves
-# one of the tables.
+# one after the other in every round: over HTTP/1.1, TLS 1.3, HTTP/2 and both, with and without a token to prove.
+# ROUNDS (3), REQUESTS a round (100000), RATE (2000) and IDLE (10000) change how much, HOW (HTTP/1.1, TLS 1.3, HTTP/2,
+# "HTTP/2, TLS 1.3") leaves one of the tables, and BEFORE is another build of bin/bench/gateway.test to measure beside.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${GO:=go}" "${REQUESTS:=100000}" "${CADDY_VERSION:=v2.11.9}"

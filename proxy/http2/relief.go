@@ -17,8 +17,8 @@ type Relief struct {
 }
 
 const (
-	reliefBeat  = time.Millisecond
-	reliefBeats = 32 // after so many another goroutine reads on in any case
+	reliefBeat  = 2 * time.Millisecond
+	reliefBeats = 8 // after so many another goroutine reads on in any case
 
 	// So many requests have goroutines of their own after one that took so long, or that came while another was open: there
 	// will be more of the kind.
@@ -73,13 +73,13 @@ func (r *Relief) beat() int {
 	return len(left)
 }
 
-// relieve hands the reading on where it has to be; it says whether to look again. It asks the kernel less and less often.
+// relieve hands the reading on where it has to be; it says whether to look again.
 func (c *Conn) relieve() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.lent {
 		c.beats++
-		if c.beats&(c.beats-1) != 0 || c.beats < reliefBeats && c.link.Quiet() {
+		if c.beats < reliefBeats && c.link.Quiet() {
 			return true
 		}
 		c.handOn()
