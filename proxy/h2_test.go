@@ -145,3 +145,32 @@ func TestRecordsThatCameTogether(t *testing.T) {
 		t.Errorf("streams were answered in the order %v", answered)
 	}
 }
+
+// TestStopDuringALoneRequest: whoever reads a connection serves its only request, and an instance does not answer. The end of the
+// data plane's grace time is the end of that, too.
+func TestStopDuringALoneRequest(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{})
+	up := rawServer(t, func(c net.Conn) {
+		if head, _ := readHead(c); head != "" {
+			close(asked)
+			io.Copy(io.Discard, c)
+		}
+	})
+	r := newRig(t, Config{Grace: time.Millisecond})
+	addr := r.gateway(instanceAt("app-1", up))
+	c := h2client(t)
+	failed := make(chan error, 1)
+	go func() {
+		res, err := c.Get("http://" + addr + "/")
+		if err == nil {
+			res.Body.Close()
+		}
+		failed <- err
+	}()
+	<-asked
+	r.stop() // fails where it takes long
+	if err := <-failed; err == nil {
+		t.Error("answered")
+	}
+}

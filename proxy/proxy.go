@@ -157,6 +157,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	p.life, p.cutoff = context.WithCancel(context.WithoutCancel(ctx))
 	defer p.cutoff()
+	relieving, relieved := context.WithCancel(context.WithoutCancel(ctx))
+	var relief sync.WaitGroup
+	relief.Go(func() { p.front.relief.Run(relieving) })
+	defer relief.Wait()
+	defer relieved() // when no connection is left: who serves a request meanwhile learns by it that theirs was closed
 	var background sync.WaitGroup
 	if p.cfg.Status != "" {
 		l, err := listenUnix(p.cfg.Status)
@@ -168,7 +173,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	background.Go(func() { p.follow(p.life) })
 	background.Go(func() { p.expire(p.life) })
 	background.Go(func() { p.pulse.run(p.life) })
-	background.Go(func() { p.front.relief.Run(p.life) })
 	if p.access != nil {
 		background.Go(func() {
 			p.access.run(p.life, func(err error) { p.log.Error("access log not written", "err", err) })

@@ -118,7 +118,7 @@ func (c *Conn) serveBegun() (alone *Stream) {
 		switch {
 		case s.err != nil:
 			c.running--
-		case c.cfg.Relief != nil && c.apart == 0 && c.running == 1 && s.ended && !c.in.Pending():
+		case c.cfg.Relief != nil && !c.leaving && c.dead == nil && c.apart == 0 && c.running == 1 && s.ended && !c.in.Pending():
 			alone = s
 		default:
 			go c.serve(s)
