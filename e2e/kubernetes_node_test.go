@@ -123,26 +123,7 @@ func (c *testCluster) outlives(goes, comes string) enginetest.Traffic {
 	t := c.t.(*testing.T)
 	name := "e2e-" + goes
 	p := c.project(name)
-	file := func(version string) string {
-		return fmt.Sprintf(`name: %[1]s
-x-trellis: {gateway: {http: ":8080", policy: {auth: none}}}
-services:
-  web:
-    image: %[2]s
-    environment: {PORT: "8080", LEDGER: /dev/null, VERSION: %[3]s}
-    ports: [{target: 8080, app_protocol: http, x-trellis: {routes: [{path: "/*"}]}}]
-    stop_grace_period: 10s
-    x-trellis: {probe: {http: /healthz}}
-    deploy: {replicas: 4}
-  api:
-    image: %[2]s
-    environment: {PORT: "8080"}
-    expose: ["8080"]
-    stop_grace_period: 10s
-    x-trellis: {probe: {http: /healthz}}
-    deploy: {replicas: 2}
-`, name, c.image, version)
-	}
+	file := func(version string) string { return planeShop(name, c.image, version, 4) }
 	p.write("compose.yaml", file("v1"))
 	p.run("up", "--yes", "--timeout", "120s")
 	// A connection stays where it leads, and until the data plane serves on its node that is the other one.

@@ -98,16 +98,9 @@ func (c *testCluster) noneLost(tr enginetest.Traffic, request int) {
 	}
 }
 
-// TestKubernetesDataPlane: with an image of Trellis the names of services and the gateway lead to the data plane in the
-// cluster. Through it nothing is lost while a service is rolled out, the data plane itself is replaced, instances are killed
-// and the API server says nothing for a while. It runs by itself: it stops the cluster's API server.
-func TestKubernetesDataPlane(t *testing.T) {
-	c := reachCluster(t)
-	c.dataPlane()
-	const name = "e2e-plane"
-	p := c.project(name)
-	file := func(version string) string {
-		return fmt.Sprintf(`name: %[1]s
+// planeShop is a project of two services behind the data plane: web, which the gateway leads to, and api, which is called by name.
+func planeShop(name, image, version string, replicas int) string {
+	return fmt.Sprintf(`name: %[1]s
 x-trellis: {gateway: {http: ":8080", policy: {auth: none}}}
 services:
   web:
@@ -116,7 +109,7 @@ services:
     ports: [{target: 8080, app_protocol: http, x-trellis: {routes: [{path: "/*"}]}}]
     stop_grace_period: 10s
     x-trellis: {probe: {http: /healthz}}
-    deploy: {replicas: 2}
+    deploy: {replicas: %[4]d}
   api:
     image: %[2]s
     environment: {PORT: "8080", VERSION: %[3]s}
@@ -124,8 +117,18 @@ services:
     stop_grace_period: 10s
     x-trellis: {probe: {http: /healthz}}
     deploy: {replicas: 2}
-`, name, c.image, version)
-	}
+`, name, image, version, replicas)
+}
+
+// TestKubernetesDataPlane: with an image of Trellis the names of services and the gateway lead to the data plane in the
+// cluster. Through it nothing is lost while a service is rolled out, the data plane itself is replaced, instances are killed
+// and the API server says nothing for a while. It runs by itself: it stops the cluster's API server.
+func TestKubernetesDataPlane(t *testing.T) {
+	c := reachCluster(t)
+	c.dataPlane()
+	const name = "e2e-plane"
+	p := c.project(name)
+	file := func(version string) string { return planeShop(name, c.image, version, 2) }
 	p.write("compose.yaml", file("v1"))
 	if out := p.run("up", "--yes", "--timeout", "120s"); strings.Contains(out, "data plane") {
 		t.Errorf("with a data plane something is said of it:\n%s", out)

@@ -21,7 +21,7 @@ func (t *turn) forward(q *request, resp *response, inst *instance) bool {
 		if len(rest) > http1.LargeBuffer { // two writes cost less than the copy
 			t.out = b
 			ok := t.write(b) == nil && t.write(rest) == nil
-			resp.close(ok)
+			resp.close(true)
 			return ok
 		}
 		b = append(b, rest...)

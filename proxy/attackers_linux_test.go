@@ -37,17 +37,7 @@ func newAttackers(t *testing.T, kind, addr string, args ...string) *attackers {
 	}
 	cmd := exec.Command(low[0], append(low[1:], os.Args[0], "-test.run=^TestAttackers$", "-test.timeout=10m")...)
 	cmd.Env = append(os.Environ(), "ATTACK="+strings.Join(append([]string{kind, addr}, args...), " "))
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := begin(t, cmd)
 	a := &attackers{said: map[string]int{}}
 	ended := make(chan struct{})
 	go func() {

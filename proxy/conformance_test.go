@@ -30,18 +30,8 @@ func TestBehindTheGateway(t *testing.T) {
 	want := readMessage(t, os.Stdin)
 	cmd := exec.Command(server)
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := begin(t, cmd)
 	secure := want.number(4) != 0
 	writeMessage(t, in, want.without(4, 5, 7))
 	at := readMessage(t, out)

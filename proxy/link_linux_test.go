@@ -116,17 +116,7 @@ func startHost(t testing.TB, h host) *otherHost {
 	cmd.Env = append(os.Environ(), hostVariable+"="+string(text))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := begin(t, cmd)
 	o := &otherHost{pid: cmd.Process.Pid, in: in, out: bufio.NewReader(out)}
 	t.Cleanup(func() {
 		in.Close()

@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,7 +75,9 @@ func newRig(t testing.TB, cfg Config) *rig {
 					t.Errorf("Run: %v", err)
 				}
 			case <-time.After(20 * time.Second):
-				t.Error("Run has not returned")
+				var all strings.Builder
+				_ = pprof.Lookup("goroutine").WriteTo(&all, 1)
+				t.Errorf("Run has not returned:\n%s", &all)
 			}
 			for _, l := range r.sockets {
 				l.Close()
@@ -243,4 +247,20 @@ func parseAddrs(t testing.TB, texts ...string) []netip.Addr {
 		all = append(all, a)
 	}
 	return all
+}
+
+// begin starts a process, whose input and output are the caller's.
+func begin(t testing.TB, cmd *exec.Cmd) (in io.WriteCloser, out io.ReadCloser) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = cmd.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return in, out
 }
