@@ -37,7 +37,7 @@ func newAttackers(t *testing.T, kind, addr string, args ...string) *attackers {
 	}
 	cmd := exec.Command(low[0], append(low[1:], os.Args[0], "-test.run=^TestAttackers$", "-test.timeout=10m")...)
 	cmd.Env = append(os.Environ(), "ATTACK="+strings.Join(append([]string{kind, addr}, args...), " "))
-	in, out := begin(t, cmd)
+	in, out := pipes(t, cmd)
 	a := &attackers{said: map[string]int{}}
 	ended := make(chan struct{})
 	go func() {

@@ -31,7 +31,7 @@ func TestBehindTheGateway(t *testing.T) {
 	cmd := exec.Command(server)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	in, out := begin(t, cmd)
+	in, out := pipes(t, cmd)
 	secure := want.number(4) != 0
 	writeMessage(t, in, want.without(4, 5, 7))
 	at := readMessage(t, out)

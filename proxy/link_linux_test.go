@@ -116,7 +116,7 @@ func startHost(t testing.TB, h host) *otherHost {
 	cmd.Env = append(os.Environ(), hostVariable+"="+string(text))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	cmd.Stderr = os.Stderr
-	in, out := begin(t, cmd)
+	in, out := pipes(t, cmd)
 	o := &otherHost{pid: cmd.Process.Pid, in: in, out: bufio.NewReader(out)}
 	t.Cleanup(func() {
 		in.Close()

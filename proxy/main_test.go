@@ -249,8 +249,8 @@ func parseAddrs(t testing.TB, texts ...string) []netip.Addr {
 	return all
 }
 
-// begin starts a process, whose input and output are the caller's.
-func begin(t testing.TB, cmd *exec.Cmd) (in io.WriteCloser, out io.ReadCloser) {
+// pipes starts a process, whose input and output are the caller's.
+func pipes(t testing.TB, cmd *exec.Cmd) (in io.WriteCloser, out io.ReadCloser) {
 	t.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
