@@ -3,9 +3,11 @@ package server
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -19,17 +21,9 @@ func portHolder(port int) string {
 	if len(inodes) == 0 {
 		return ""
 	}
-	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, fd := range fds {
-		target, err := os.Readlink(fd)
-		if err != nil || !strings.HasPrefix(target, "socket:[") {
-			continue
-		}
-		if _, ok := inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")]; ok {
-			pid := strings.Split(fd, "/")[2]
-			name, _ := os.ReadFile("/proc/" + pid + "/comm")
-			return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
-		}
+	if pid := eldest(holding(inodes)); pid != "" {
+		name, _ := os.ReadFile("/proc/" + pid + "/comm")
+		return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), pid)
 	}
 	for _, uid := range inodes { // whose processes cannot be looked into
 		if u, err := user.LookupId(uid); err == nil {
@@ -37,6 +31,41 @@ func portHolder(port int) string {
 		}
 	}
 	return "a process of another user"
+}
+
+// holding returns the processes that have one of these sockets open.
+func holding(inodes map[string]string) map[string]bool {
+	pids := map[string]bool{}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		target, err := os.Readlink(fd)
+		if err != nil || !strings.HasPrefix(target, "socket:[") {
+			continue
+		}
+		if _, ok := inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")]; ok {
+			pids[strings.Split(fd, "/")[2]] = true
+		}
+	}
+	return pids
+}
+
+// eldest returns the one that is nobody's child among them: a server's workers have its socket too, and whoever starts a program is
+// two processes for a moment.
+func eldest(pids map[string]bool) string {
+	for _, pid := range slices.Sorted(maps.Keys(pids)) {
+		if !pids[parent(pid)] {
+			return pid
+		}
+	}
+	return ""
+}
+
+// parent returns the pid of a process's parent, "" where there is none.
+func parent(pid string) string {
+	b, _ := os.ReadFile("/proc/" + pid + "/status")
+	_, rest, _ := strings.Cut(string(b), "\nPPid:\t")
+	ppid, _, _ := strings.Cut(rest, "\n")
+	return ppid
 }
 
 // listeningInodes adds the sockets of a table that listen on a port, by inode, with the user id of each.
