@@ -116,6 +116,9 @@ services:
 	}
 }
 
+// watchQuiet is how long nothing has to be written before what was written is rolled out: the default of watch.Config.
+const watchQuiet = 100 * time.Millisecond
+
 // TestWatchRebuildsUnderLoad saves files while requests come: each good save is rolled out without a lost request, a bad
 // one changes nothing, and what is no source is not noticed.
 func TestWatchRebuildsUnderLoad(t *testing.T) {
@@ -152,13 +155,24 @@ func TestWatchRebuildsUnderLoad(t *testing.T) {
 		t.Errorf("revision %d after two good saves and a bad one, want 3", before)
 	}
 	p.write("log/today", "x\n") // left out by .gitignore
-	for i := range 300 {
-		p.write(fmt.Sprintf("src/many/%d.txt", i), "x")
+	// Files that come one soon after another are one save. A machine that holds this test up between two of them makes
+	// another save of the rest.
+	saves, last := int64(1), time.Now()
+	written := func(name, content string) {
+		p.write(name, content)
+		now := time.Now()
+		if now.Sub(last) > watchQuiet/2 {
+			saves++
+		}
+		last = now
 	}
-	p.write("src/page.txt", "four\n")
+	for i := range 300 {
+		written(fmt.Sprintf("src/many/%d.txt", i), "x")
+	}
+	written("src/page.txt", "four\n")
 	shows(t, port, "out/page.txt", "four")
-	if now := p.ps().Revision; now > before+1 {
-		t.Errorf("300 files at once made %d revisions", now-before)
+	if now := p.ps().Revision; now > before+saves {
+		t.Errorf("300 files in %d saves made %d revisions", saves, now-before)
 	}
 	w.stop()
 	if out := w.output(); !strings.Contains(out, "stopped shop") || strings.Contains(out, "log/today") {

@@ -101,7 +101,7 @@ func (w *Watcher) loop(
 	look func(dirty map[string]bool, all bool) ([]Change, error), fn func([]Change),
 ) error {
 	dirty, all := map[string]bool{}, false
-	var first time.Time
+	var first, due time.Time
 	quiet := time.NewTimer(time.Hour)
 	quiet.Stop()
 	working := make(chan struct{}, 1) // fn runs
@@ -115,7 +115,9 @@ func (w *Watcher) loop(
 		if first.IsZero() {
 			first = time.Now()
 		}
-		quiet.Reset(min(w.cfg.Quiet, max(w.cfg.Longest-time.Since(first), 0)))
+		wait := min(w.cfg.Quiet, max(w.cfg.Longest-time.Since(first), 0))
+		due = time.Now().Add(wait)
+		quiet.Reset(wait)
 	}
 	for {
 		select {
@@ -136,6 +138,11 @@ func (w *Watcher) loop(
 		case <-quiet.C:
 			if len(working) > 0 {
 				continue // when fn is done
+			}
+			// On a machine that held this process up, events may wait that have not been read.
+			if late := time.Since(due); late > w.cfg.Quiet/2 && time.Since(first) < w.cfg.Longest {
+				touched()
+				continue
 			}
 			changes, err := look(dirty, all)
 			if err != nil {
