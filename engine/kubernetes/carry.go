@@ -29,8 +29,7 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 		return nil, err
 	}
 	now, waits := turn(one.Project, objects, live, Read(one.Revision, live))
-	wait, directly := e.awaitsPlane(ctx, objects, live)
-	if wait {
+	if e.awaitsPlane(ctx, objects, live) {
 		waits[dataPlane] = "to serve"
 	}
 	err = e.client.put(ctx, e.project, now, len(waits) > 0)
@@ -44,7 +43,7 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 	case err == nil && len(waits) > 0:
 		return waits, nil
 	case err == nil:
-		return nil, e.client.setNote(ctx, e.project, appliedKey, appliedNote(one.Number, directly, one.mark))
+		return nil, e.client.setNote(ctx, e.project, appliedKey, appliedNote(one.Number, one.mark))
 	case ctx.Err() == nil && !errors.Is(err, errdefs.ErrUnavailable) && one.Outcome == state.Pending:
 		if serr := e.client.settle(ctx, one, state.Failed); serr != nil {
 			e.log.WarnContext(ctx, "a failed revision is not written down as one", "project", e.project, "revision", one.Number, "err", serr)
@@ -69,12 +68,9 @@ func (e *Engine) confess(ctx context.Context, number int64) (disturbed bool, err
 	return true, errors.Join(err, e.client.setNote(ctx, e.project, disturbedKey, rand.Text()))
 }
 
-// appliedNote is the note of a revision that was applied whole; directly says that its Services lead past the data plane.
-func appliedNote(number int64, directly bool, mark string) string {
+// appliedNote is the note of a revision that was applied whole.
+func appliedNote(number int64, mark string) string {
 	note := strconv.FormatInt(number, 10)
-	if directly {
-		note += " directly"
-	}
 	if mark != "" {
 		note += " after " + mark
 	}

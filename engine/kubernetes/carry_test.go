@@ -6,10 +6,12 @@ import (
 	"maps"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"trellis/compose"
@@ -249,7 +251,8 @@ func TestJudgedOnceMore(t *testing.T) {
 func TestHealthyStaysHealthy(t *testing.T) {
 	s, w, _ := controlled(t)
 	s.mu.Lock()
-	s.objects["/api/v1/namespaces/shop/configmaps/"+notesName("shop")]["data"].(map[string]any)[appliedKey] = appliedNote(1, true, "")
+	metadata := s.objects["/api/v1/namespaces/shop/services/web"]["metadata"].(map[string]any)
+	metadata["annotations"] = map[string]any{annotationPast: dataPlane}
 	s.objects["/apis/apps/v1/namespaces/shop/deployments/"+planeName("shop")]["status"] = map[string]any{"availableReplicas": int64(2)}
 	refused := false
 	s.before = func(to http.ResponseWriter, r *http.Request) bool {
@@ -265,5 +268,52 @@ func TestHealthyStaysHealthy(t *testing.T) {
 	all, herr := w.engine.History(t.Context(), 1)
 	if err == nil || herr != nil || !refused || all[0].Outcome != state.Healthy {
 		t.Errorf("%v, %v, refused %v, and the revision is %s", err, herr, refused, all[0].Outcome)
+	}
+}
+
+// TestLateApplyLeadsPastTheDataPlane: somebody who saw that the data plane does not serve yet, and applies after somebody who saw that it
+// does, turns the Services back; that is put right, whatever was noted as applied.
+func TestLateApplyLeadsPastTheDataPlane(t *testing.T) {
+	for _, outcome := range []string{state.Pending, state.Healthy} {
+		s, w, _ := controlled(t)
+		e := w.engine
+		all, live, _, err := e.look(t.Context(), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.client.settle(t.Context(), all[0], outcome); err != nil {
+			t.Fatal(err)
+		}
+		web := func() *corev1.Service {
+			for _, s := range objectsOf[*corev1.Service](live.Objects) {
+				if s.Name == "web" {
+					return s
+				}
+			}
+			return nil
+		}
+		if s := web(); s == nil || s.Spec.Selector[labelComponent] != dataPlane || s.Annotations[annotationPast] != "" {
+			t.Fatalf("%s: it begins with %v", outcome, s)
+		}
+		early := Live{Objects: slices.DeleteFunc(slices.Clone(live.Objects), func(o Object) bool { return o == Object(planeOf(live.Objects)) })}
+		objects, err := e.render(t.Context(), all[0], early)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.client.put(t.Context(), "shop", objects, true); err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		s.objects["/apis/apps/v1/namespaces/shop/deployments/"+planeName("shop")]["status"] = map[string]any{"availableReplicas": int64(2)}
+		s.mu.Unlock()
+		if _, live, _, err = e.look(t.Context(), "shop"); err != nil || web().Annotations[annotationPast] == "" {
+			t.Fatalf("%s: %v, and after the late apply it is %v", outcome, err, web())
+		}
+		if err := w.step(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, live, _, err = e.look(t.Context(), "shop"); err != nil || goPast(live.Objects) || web().Spec.Selector[labelComponent] != dataPlane {
+			t.Errorf("%s: %v, and it stays %v", outcome, err, web())
+		}
 	}
 }

@@ -35,6 +35,8 @@ const (
 	annotationRestart = "trellis.dev/restart"
 	// labelNowhere is a label that no node has: of pods that are to be on none.
 	labelNowhere = "trellis.dev/stopped"
+	// annotationPast is on Services that lead past the data plane for as long as that does not serve.
+	annotationPast = "trellis.dev/past"
 	// annotationFollows is the hash of the pods of a service's dependencies with restart: true.
 	annotationFollows = "trellis.dev/follows"
 

@@ -108,18 +108,18 @@ func planeServes(live []Object) bool {
 
 // awaitsPlane says whether the Services of objects, which were rendered for live, are to lead to the data plane and do not
 // yet. One that does not come up is not waited for: it is said, and the instances are called directly.
-func (e *Engine) awaitsPlane(ctx context.Context, objects []Object, live Live) (waits, directly bool) {
+func (e *Engine) awaitsPlane(ctx context.Context, objects []Object, live Live) bool {
 	wanted := planeOf(objects)
 	if wanted == nil || planeServes(live.Objects) {
-		return false, false
+		return false
 	}
 	why := planeTrouble(imageIn(wanted.Spec.Template.Spec), live, time.Now())
 	if why == "" {
-		return true, true
+		return true
 	}
 	e.log.WarnContext(ctx, "the data plane does not come up: calls are not repeated, nothing waits for an instance, the file's routes lead nowhere",
 		"project", e.project, "reason", why)
-	return false, true
+	return false
 }
 
 func imageIn(pod corev1.PodSpec) string {
@@ -156,11 +156,10 @@ func planeTrouble(image string, live Live, now time.Time) string {
 	return ""
 }
 
-// turnTraffic has the Services of a revision that has ended lead to the data plane, once that serves after all.
-func (w *watcher) turnTraffic(ctx context.Context, one record, live Live, directly bool) error {
-	if !directly || !planeServes(live.Objects) {
-		return nil
-	}
-	_, err := w.goOn(ctx, one, live)
-	return err
+// goPast says whether Services lead past a data plane that serves: it came up late, or whoever applied them had not seen yet that it
+// did, which may be after somebody who had.
+func goPast(live []Object) bool {
+	return planeServes(live) && slices.ContainsFunc(objectsOf[*corev1.Service](live), func(s *corev1.Service) bool {
+		return s.Annotations[annotationPast] != ""
+	})
 }

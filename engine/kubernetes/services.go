@@ -277,6 +277,7 @@ func (r *renderer) mesh(svc compose.Service, name string, list []corev1.ServiceP
 // throughMesh has a Service lead to the data plane instead of to the instances, once that is there.
 func (r *renderer) throughMesh(svc compose.Service, s *corev1.Service) {
 	if r.opt.Direct {
+		s.Annotations = with(s.Annotations, annotationPast, dataPlane)
 		return
 	}
 	s.Spec.Selector = r.planeSelector()

@@ -168,10 +168,13 @@ func (w *watcher) step(ctx context.Context) error {
 		if again, err := w.putRight(ctx, all, live, time.Now()); again || err != nil {
 			return err
 		}
-		return w.turnTraffic(ctx, one, live, done == appliedNote(one.Number, true, one.mark))
+		if goPast(live.Objects) {
+			_, err = w.goOn(ctx, one, live)
+		}
+		return err
 	}
 	var waits map[string]string
-	if done != appliedNote(one.Number, false, one.mark) && done != appliedNote(one.Number, true, one.mark) {
+	if done != appliedNote(one.Number, one.mark) || goPast(live.Objects) {
 		if waits, err = w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
 			return err
 		}
