@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -59,7 +60,13 @@ func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOp
 	if len(items) == 0 {
 		return nil
 	}
-	return e.client.setInventory(ctx, project, kept)
+	if err := e.client.setInventory(ctx, project, kept); err != nil {
+		if there, lerr := e.client.namespaceThere(ctx); errors.Is(lerr, errdefs.ErrConflict) || lerr == nil && !there {
+			return nil // somebody deletes the namespace meanwhile, and this goes with it
+		}
+		return fail(err)
+	}
+	return nil
 }
 
 // claims returns the items that hold data.

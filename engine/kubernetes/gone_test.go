@@ -55,3 +55,35 @@ func TestKindThatIsGone(t *testing.T) {
 		})
 	}
 }
+
+// TestNamespaceThatGoes: a project is taken down while somebody deletes its namespace, which takes nothing new by then. What could not be
+// noted goes with the namespace; where that stays, it is an error.
+func TestNamespaceThatGoes(t *testing.T) {
+	for name, goes := range map[string]bool{"goes": true, "stays": false} {
+		t.Run(name, func(t *testing.T) {
+			s, client := cluster(t)
+			e := quiet(client)
+			if _, err := e.Apply(t.Context(), state.Revision{Project: version("1")}, ""); err != nil {
+				t.Fatal(err)
+			}
+			refused := 0
+			s.mu.Lock()
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				if r.Method == http.MethodGet || r.Method == http.MethodDelete {
+					return false
+				}
+				refused++
+				if namespace := s.objects["/api/v1/namespaces/shop"]; goes && namespace != nil {
+					namespace["metadata"].(map[string]any)["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+				}
+				answer(w, http.StatusForbidden, "Forbidden", "unable to create new content in namespace shop")
+				return true
+			}
+			s.mu.Unlock()
+			err := e.Delete(t.Context(), "shop", engine.DeleteOptions{})
+			if refused == 0 || goes != (err == nil) {
+				t.Errorf("taken down: %v, after %d refusals", err, refused)
+			}
+		})
+	}
+}
