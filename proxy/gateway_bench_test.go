@@ -467,9 +467,10 @@ func atRate(t *testing.T, list []*contender, rate, rounds int) {
 }
 
 // holdIdle measures the memory that connections cost which have had an answer and wait, of gateways that have served no
-// others.
+// others: at once, and when they have waited for a while.
 func holdIdle(t *testing.T, list []*contender, how manner, n int, next func() int) {
-	fmt.Printf("\n%d idle connections, %v\n%-16s %10s %10s\n", n, how, "", "before MB", "with MB")
+	const while = 10 * time.Second
+	fmt.Printf("\n%d idle connections, %v\n%-16s %10s %10s %14s\n", n, how, "", "before MB", "with MB", while.String()+" later")
 	for _, c := range list {
 		stop := c.start(t, next)
 		q := question{how: how, port: how.port(c.ports), path: "/api/courses/100", size: 100}
@@ -486,7 +487,9 @@ func holdIdle(t *testing.T, list []*contender, how manner, n int, next func() in
 				break
 			}
 		}
-		fmt.Printf("%-16s %10.1f %10.1f\n", c.name, before, memory(c.run.Process.Pid))
+		with := memory(c.run.Process.Pid)
+		time.Sleep(while)
+		fmt.Printf("%-16s %10.1f %10.1f %14.1f\n", c.name, before, with, memory(c.run.Process.Pid))
 		for _, conn := range conns {
 			conn.Close()
 		}

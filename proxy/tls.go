@@ -181,7 +181,7 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 	raw.SetDeadline(time.Now().Add(handshakeTime))
 	in := newRecords(raw)
 	conn := tls.Server(in, conf)
-	if err := conn.Handshake(); err != nil {
+	if err := shake(conn); err != nil {
 		p.log.Debug("TLS handshake failed", "listener", l.Name, "err", err)
 		return false
 	}
@@ -193,6 +193,14 @@ func (p *Proxy) secure(c *clientConn, l *Listener) bool {
 	c.tls.Store(s)
 	c.tcp, c.Conn = s, s
 	return true
+}
+
+// shake does the handshake of a connection on a stack of its own, which the next one's takes over: it needs many times the
+// stack of a connection that waits for a request, and a goroutine keeps for long what its stack has grown to.
+func shake(conn *tls.Conn) error {
+	done := make(chan error, 1)
+	go func() { done <- conn.Handshake() }()
+	return <-done
 }
 
 // agreedOn says whether the connection's TLS handshake named the protocol.
