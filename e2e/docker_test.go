@@ -58,6 +58,7 @@ func TestDocker(t *testing.T) {
 	t.Run("tag that moved", dockerTagThatMoved)
 	t.Run("and processes together", dockerAndProcessesTogether)
 	t.Run("through published ports", dockerThroughPublishedPorts)
+	t.Run("calls are the list", dockerCalls)
 	t.Run("without an engine", dockerWithoutAnEngine)
 	t.Run("limits", dockerLimits)
 	t.Run("drift", dockerDrift)
@@ -135,6 +136,11 @@ services:
 volumes:
   data:
 `, port, version)
+}
+
+// dockerCalls: who calls is known of containers too.
+func dockerCalls(t *testing.T) {
+	callsAreTheList(t, dockerProject(t, nil), "build: .", "")
 }
 
 // dockerPlainFile: a Compose file without a word of Trellis runs, is redeployed and killed under load, survives its

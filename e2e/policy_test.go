@@ -219,31 +219,36 @@ func lastLine(out string) string {
 	return lines[len(lines)-1]
 }
 
-// TestCallsAreTheList: with the first calls of a project, what is not listed is refused in words and with an event, and
-// what is listed goes on, under load and while the list changes.
+// TestCallsAreTheList: of processes; TestDocker has it of containers.
 func TestCallsAreTheList(t *testing.T) {
 	t.Parallel()
+	callsAreTheList(t, newProject(t, nil), "image: testapp", "process: {command: ["+built.app+"]}, ")
+}
+
+// callsAreTheList: with the first calls of a project, what is not listed is refused in words and with an event, and
+// what is listed goes on, under load and while the list changes. Program and trellis are what makes testapp of a service.
+func callsAreTheList(t *testing.T, p *project, program, trellis string) {
 	port := freePort(t)
 	file := func(calls string) string {
-		return fmt.Sprintf(`
+		return fmt.Sprintf(`name: kiosk
 services:
   web:
-    image: testapp
-    ports: ["127.0.0.1:%d:80"]
-    x-trellis: {process: {command: [%[2]s]}, probe: {http: /healthz}%[3]s}
+    %[2]s
+    ports: ["127.0.0.1:%[1]d:80"]
+    x-trellis: {%[3]sprobe: {http: /healthz}%[4]s}
   api:
-    image: testapp
+    %[2]s
     expose: ["80"]
     depends_on: [db]
-    x-trellis: {process: {command: [%[2]s]}, probe: {http: /healthz}}
+    x-trellis: {%[3]sprobe: {http: /healthz}}
   db:
-    image: testapp
+    %[2]s
     expose: ["80", "5432"]
     environment: {POSTGRES: "5432"}
-    x-trellis: {process: {command: [%[2]s]}, probe: {http: /healthz}}
-`, port, built.app, calls)
+    x-trellis: {%[3]sprobe: {http: /healthz}}
+`, port, program, trellis, calls)
 	}
-	p := newProject(t, map[string]string{"compose.yaml": file("")})
+	p.write("compose.yaml", file(""))
 	p.run("up", "-d")
 	at := func(path string) string {
 		status, text, _ := answer(t, &http.Client{Timeout: 10 * time.Second}, fmt.Sprintf("http://127.0.0.1:%d%s", port, path))
