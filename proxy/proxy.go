@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"trellis/errdefs"
+	"trellis/memory"
 )
 
 // Config is what a data plane is made of. Feed is required, all else has a default.
@@ -173,7 +174,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	background.Go(func() { p.follow(p.life) })
 	background.Go(func() { p.expire(p.life) })
 	background.Go(func() { p.pulse.run(p.life) })
-	background.Go(func() { giveBack(p.life) })
+	background.Go(func() { memory.GiveBack(p.life) })
 	if p.access != nil {
 		background.Go(func() {
 			p.access.run(p.life, func(err error) { p.log.Error("access log not written", "err", err) })

@@ -22,6 +22,7 @@ import (
 	"trellis/engine/judge"
 	"trellis/engine/kubernetes"
 	"trellis/errdefs"
+	"trellis/memory"
 	"trellis/proxy"
 	"trellis/state"
 )
@@ -179,6 +180,10 @@ func (c *inCluster) run(ctx context.Context, serves func()) error {
 	g.Go(func() error { return serveHTTP(ctx, at, api.WatchHandler(c), c.log) })
 	g.Go(func() error { return serveHTTP(ctx, shown, handler, c.log) })
 	g.Go(func() error { return c.sight.run(ctx) })
+	g.Go(func() error {
+		memory.GiveBack(ctx)
+		return nil
+	})
 	g.Go(func() error { return c.measureTraffic(ctx) })
 	g.Go(func() error {
 		return followPlanes(ctx, c.pods, "/measures", func(m proxy.Measures) {

@@ -24,6 +24,7 @@ import (
 	"trellis/engine/local"
 	"trellis/errdefs"
 	"trellis/holder"
+	"trellis/memory"
 	"trellis/probe"
 	"trellis/state"
 )
@@ -176,6 +177,10 @@ func (s *controlPlane) run(ctx context.Context) error {
 	g.Go(func() error { return s.control.identify(ctx) })
 	g.Go(func() error { return s.control.sight.measureTraffic(ctx) })
 	g.Go(func() error { return s.control.sight.run(ctx) })
+	g.Go(func() error {
+		memory.GiveBack(ctx)
+		return nil
+	})
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

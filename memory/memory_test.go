@@ -1,4 +1,4 @@
-package proxy
+package memory
 
 import (
 	"runtime/debug"
@@ -24,30 +24,30 @@ func TestCalm(t *testing.T) {
 			t.Errorf("after %v and %v of CPU: %v", step.at, step.spent, got)
 		}
 	}
-	before := cpuSpent()
-	for end := time.Now().Add(time.Second); cpuSpent()-before < 20*time.Millisecond; {
+	before := cpu()
+	for end := time.Now().Add(time.Second); cpu()-before < 20*time.Millisecond; {
 		if time.Now().After(end) {
 			t.Fatal("a second's work takes no CPU")
 		}
 	}
 }
 
-// TestIdleMemory: what was allocated and what became free could be given back, and is not counted any more once it was.
-func TestIdleMemory(t *testing.T) {
+// TestIdle: what was allocated and what became free could be given back, and is not counted any more once it was.
+func TestIdle(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // what is held would be no garbage any more
 	debug.FreeOSMemory()
-	before := idleMemory()
+	before := idle()
 	hold := make([][]byte, 64)
 	for i := range hold {
 		hold[i] = make([]byte, 1<<20)
 		hold[i][0] = 1
 	}
-	if got := idleMemory(); got < before+16<<20 {
+	if got := idle(); got < before+16<<20 {
 		t.Errorf("%d bytes, and %d after 64 MiB were allocated", before, got)
 	}
 	clear(hold)
 	debug.FreeOSMemory()
-	if got := idleMemory(); got > before+16<<20 {
+	if got := idle(); got > before+16<<20 {
 		t.Errorf("%d bytes, and %d after they were given back", before, got)
 	}
 }
