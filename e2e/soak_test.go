@@ -45,9 +45,10 @@ func TestTwoHundredRollouts(t *testing.T) {
 
 // soaked is what Trellis' own processes hold at one time.
 type soaked struct {
-	at  time.Duration
-	mem map[string]float64 // MB of each process that are nobody else's and in no file
-	fds map[string]int
+	time time.Time
+	at   time.Duration      // since the first one
+	mem  map[string]float64 // MB of each process that are nobody else's and in no file
+	fds  map[string]int
 }
 
 // TestSoak replaces a service of three every two minutes, under load, for as long as SOAK says (make soak: an hour). Nothing is
@@ -112,7 +113,7 @@ func (f *fault) flat(name string, all []soaked, settled time.Duration) {
 
 func soak(t *testing.T, pids map[string]int, at time.Duration) soaked {
 	t.Helper()
-	s := soaked{at, map[string]float64{}, map[string]int{}}
+	s := soaked{time.Now(), at, map[string]float64{}, map[string]int{}}
 	for name, pid := range pids {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if err != nil {
@@ -132,14 +133,28 @@ func soak(t *testing.T, pids map[string]int, at time.Duration) soaked {
 	return s
 }
 
-// slopeOf is the slope of the line that fits best, in units an hour.
+// slopeOf is the slope of the lines of one slope that fit best, in units an hour: one line for each hour of the clock. When that
+// changes so do the files that hold logs and traces, and SQLite's allocator keeps some pages of the old ones; not more with
+// each hour, which a test of telemetry/segment sees to.
 func slopeOf(samples []soaked, value func(soaked) float64) float64 {
-	var n, x, y, xx, xy float64
+	byHour := map[time.Time][]soaked{}
 	for _, s := range samples {
-		h, v := s.at.Hours(), value(s)
-		n, x, y, xx, xy = n+1, x+h, y+v, xx+h*h, xy+h*v
+		hour := s.time.Truncate(time.Hour)
+		byHour[hour] = append(byHour[hour], s)
 	}
-	return (n*xy - x*y) / (n*xx - x*x)
+	var xx, xy float64
+	for _, part := range byHour {
+		var x, y float64
+		for _, s := range part {
+			x, y = x+s.at.Hours(), y+value(s)
+		}
+		x, y = x/float64(len(part)), y/float64(len(part))
+		for _, s := range part {
+			dx, dy := s.at.Hours()-x, value(s)-y
+			xx, xy = xx+dx*dx, xy+dx*dy
+		}
+	}
+	return xy / xx
 }
 
 // fewest is the least number of files that a process held open: what it holds while nothing happens.
