@@ -179,13 +179,33 @@ type forwarded struct {
 	failed   chan error
 	to       string
 	closed   atomic.Bool
+	answered atomic.Bool // something has come from the other end
 }
 
 var _ net.Conn = (*forwarded)(nil)
 
+// suspect has the tunnel taken for broken if the connection ended at its other end, by err, before anything came from there: so it does
+// where the pod is gone, and the word that says so may come too late.
+func (f *forwarded) suspect(err error) {
+	if err != nil && !f.answered.Load() && !f.closed.Load() {
+		f.tunnel.broken.Store(true)
+	}
+}
+
+// Write implements net.Conn.
+func (f *forwarded) Write(b []byte) (int, error) {
+	n, err := f.Stream.Write(b)
+	f.suspect(err)
+	return n, err
+}
+
 // Read implements net.Conn. A connection that was refused at its other end fails with why.
 func (f *forwarded) Read(b []byte) (int, error) {
 	n, err := f.Stream.Read(b)
+	if n > 0 {
+		f.answered.Store(true)
+	}
+	f.suspect(err)
 	if n == 0 && err != nil {
 		select {
 		case why := <-f.failed:

@@ -15,7 +15,8 @@ import (
 	"trellis/errdefs"
 )
 
-// forwarder is the other end of a tunnel: what is sent to its ports comes back, except to refused, to which it takes no connection.
+// forwarder is the other end of a tunnel: what is sent to its ports comes back, except to refused, to which it takes no connection, and
+// to mute, where it ends each without a word.
 type forwarder struct {
 	t  *testing.T
 	mu sync.Mutex
@@ -23,7 +24,10 @@ type forwarder struct {
 	failures map[string]httpstream.Stream
 }
 
-const refused = 1
+const (
+	refused = 1
+	mute    = 2
+)
 
 func (f *forwarder) take(s httpstream.Stream, replied <-chan struct{}) error {
 	h := s.Headers()
@@ -34,6 +38,11 @@ func (f *forwarder) take(s httpstream.Stream, replied <-chan struct{}) error {
 		f.failures[h.Get(corev1.PortForwardRequestIDHeader)] = s
 	case h.Get(corev1.PortHeader) == "1":
 		return errors.New("refused")
+	case h.Get(corev1.PortHeader) == "2":
+		go func() {
+			<-replied
+			_ = s.Close()
+		}()
 	default:
 		go func() {
 			<-replied
@@ -153,6 +162,25 @@ func TestALateComplaintBreaksNothing(t *testing.T) {
 	f.complain("3", "error forwarding port 19001: connect: connection refused")
 	eventuallyTrue(t, "a connection that was refused leaves the tunnel as it is", tunnel.Broken)
 	_ = third.Close()
+}
+
+// TestAConnectionThatEndsWithoutAWord: where the pod is gone connections end before anything has come, and why may be said too late: the
+// tunnel is broken then. One that ends here, or had an answer, says nothing of it.
+func TestAConnectionThatEndsWithoutAWord(t *testing.T) {
+	tunnel, _ := tunnelTo(t, &forwarder{})
+	here := dialed(t, tunnel)
+	_ = here.Close()
+	if _, err := here.Read(make([]byte, 1)); err == nil || tunnel.Broken() {
+		t.Errorf("closed here: %v, broken: %v", err, tunnel.Broken())
+	}
+	echoes(t, dialed(t, tunnel))
+	c, err := tunnel.Dial(mute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || !tunnel.Broken() {
+		t.Errorf("%d, %v, broken: %v", n, err, tunnel.Broken())
+	}
 }
 
 // TestATunnelIsClosed: nothing that was opened in it holds it open, whatever the other end still has to say, also where only half of a
