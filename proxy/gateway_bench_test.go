@@ -284,8 +284,8 @@ func cpu(group int) float64 {
 	})
 }
 
-// memory returns the proportional set size of a process group in MB.
-func memory(group int) float64 {
+// resident returns the proportional set size of a process group in MB.
+func resident(group int) float64 {
 	return tree(group, func(pid string, _ []string) float64 {
 		b, _ := os.ReadFile("/proc/" + pid + "/smaps_rollup")
 		for line := range strings.Lines(string(b)) {
@@ -474,7 +474,7 @@ func holdIdle(t *testing.T, list []*contender, how manner, n int, next func() in
 	for _, c := range list {
 		stop := c.start(t, next)
 		q := question{how: how, port: how.port(c.ports), path: "/api/courses/100", size: 100}
-		before := memory(c.run.Process.Pid)
+		before := resident(c.run.Process.Pid)
 		conns := make([]net.Conn, 0, n)
 		for range n {
 			ask, conn, err := q.talk()
@@ -487,9 +487,9 @@ func holdIdle(t *testing.T, list []*contender, how manner, n int, next func() in
 				break
 			}
 		}
-		with := memory(c.run.Process.Pid)
+		with := resident(c.run.Process.Pid)
 		time.Sleep(while)
-		fmt.Printf("%-16s %10.1f %10.1f %14.1f\n", c.name, before, with, memory(c.run.Process.Pid))
+		fmt.Printf("%-16s %10.1f %10.1f %14.1f\n", c.name, before, with, resident(c.run.Process.Pid))
 		for _, conn := range conns {
 			conn.Close()
 		}
