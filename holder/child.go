@@ -79,7 +79,7 @@ func (c *child) run() {
 	defer c.endDraining()
 	var delay time.Duration
 	for {
-		p, err := c.start(c.command)
+		p, err := c.start(c.command, &c.current)
 		if err != nil {
 			c.failed(err)
 		} else {
@@ -131,7 +131,7 @@ func (c *child) carryOut(old *process, command []string) (*process, error) {
 		return old, fmt.Errorf("start %s: %w", c.role, err)
 	}
 	old.end(c.times.grace)
-	p, err := c.start(command)
+	p, err := c.start(command, &c.current)
 	if err != nil {
 		return old, err // it has ended: the loop starts the old command again
 	}
@@ -140,13 +140,10 @@ func (c *child) carryOut(old *process, command []string) (*process, error) {
 
 // overlap starts a new data plane beside the old one, and lets the old one drain once the new one serves.
 func (c *child) overlap(old *process, command []string) (*process, error) {
-	p, err := c.start(command)
+	p, err := c.start(command, &c.next)
 	if err != nil {
 		return old, err
 	}
-	c.mu.Lock()
-	c.next = p
-	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
 		c.next = nil
@@ -227,16 +224,20 @@ func (c *child) pause(delay time.Duration) (stopped bool) {
 	}
 }
 
-// start starts a process in a group of its own, so that what is typed at a terminal reaches it through nobody.
-func (c *child) start(command []string) (*process, error) {
+// start starts a process in a group of its own, so that what is typed at a terminal reaches it through nobody, and keeps it in
+// where: whoever is asked about it waits until it is there, since it may say that it is ready before start has returned.
+func (c *child) start(command []string, where **process) (*process, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = append([]string{}, c.env...) // not nil: that would be this process's own
 	cmd.Stdout, cmd.Stderr = c.output, c.output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err := loosely(cmd.Start); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.role, err)
 	}
 	p := &process{cmd: cmd, started: time.Now(), ready: make(chan struct{}), done: make(chan struct{})}
+	*where = p
 	go func() {
 		awaitExit(cmd.Process.Pid)
 		p.mu.Lock()
