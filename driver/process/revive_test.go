@@ -82,6 +82,7 @@ func TestWatchTellsOfRevivalLater(t *testing.T) {
 	var mu sync.Mutex
 	var told time.Time // of the second run
 	var end time.Time  // of its end
+	var heldUp bool    // what was told may have been the end of the first run: it took long to look what has become of it
 	ctx, cancel := context.WithCancel(t.Context())
 	var watching sync.WaitGroup
 	begun := make(chan struct{}, 1)
@@ -99,8 +100,9 @@ func TestWatchTellsOfRevivalLater(t *testing.T) {
 			case !ok || inst.Restarts == 0:
 			case inst.State == driver.Exited && end.IsZero():
 				end = now
+			case inst.Before != nil && now.Before(inst.Before.Time): // it was something of the run before
 			case told.IsZero():
-				told = now
+				told, heldUp = now, time.Since(now) > 10*time.Millisecond
 			}
 		})
 	})
@@ -115,7 +117,7 @@ func TestWatchTellsOfRevivalLater(t *testing.T) {
 	kill(t, first.PID)
 	second := w.awaitRun(spec.ID, 1)
 	await(t, "told of the second run", func() bool { return !at(&told).IsZero() })
-	if late := at(&told).Sub(second.Before.Time); late < 20*time.Millisecond {
+	if late := at(&told).Sub(second.Before.Time); late < 20*time.Millisecond && !heldUp {
 		t.Errorf("told %s after the end of the run before: what starts then has no processor to itself", late)
 	}
 	kill(t, second.PID)
