@@ -8,10 +8,7 @@ case ,$DRIVERS, in
 *,docker,*) [ -n "${ENGINE_STARTED-}" ] || ENGINE_STARTED=1 exec scripts/engine.sh scripts/test.sh ;;
 esac
 
-# The transcripts of the command line start the program four hundred times, which with the race detector takes minutes of
-# starting alone, so they go without it; what the commands do at the same time has tests of its own.
-go test -race -timeout 15m -skip '^TestScripts$' ./...
-go test -timeout 15m -run '^TestScripts$' ./cmd/trellis
+go test -race -timeout 15m ./...
 (cd examples/evergreen && go test -race -timeout 10m ./...)
 (cd tools && go test ./...)
 (cd cmd/terraform-provider-trellis && go test ./...)
