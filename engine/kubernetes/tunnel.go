@@ -179,21 +179,24 @@ type forwarded struct {
 	failed   chan error
 	to       string
 	closed   atomic.Bool
-	answered atomic.Bool // something has come from the other end
+	asked    atomic.Bool // something was sent to the other end
+	answered atomic.Bool // something has come from there
 }
 
 var _ net.Conn = (*forwarded)(nil)
 
-// suspect has the tunnel taken for broken if the connection ended at its other end, by err, before anything came from there: so it does
-// where the pod is gone, and the word that says so may come too late.
+// suspect has the tunnel taken for broken if the connection ended at its other end, by err, with something sent there and nothing come
+// back: so it does where the pod is gone, and the word that says so may come too late. One that was never used says nothing: a server
+// closes those when their time is over.
 func (f *forwarded) suspect(err error) {
-	if err != nil && !f.answered.Load() && !f.closed.Load() {
+	if err != nil && f.asked.Load() && !f.answered.Load() && !f.closed.Load() {
 		f.tunnel.broken.Store(true)
 	}
 }
 
 // Write implements net.Conn.
 func (f *forwarded) Write(b []byte) (int, error) {
+	f.asked.Store(true)
 	n, err := f.Stream.Write(b)
 	f.suspect(err)
 	return n, err

@@ -164,8 +164,8 @@ func TestALateComplaintBreaksNothing(t *testing.T) {
 	_ = third.Close()
 }
 
-// TestAConnectionThatEndsWithoutAWord: where the pod is gone connections end before anything has come, and why may be said too late: the
-// tunnel is broken then. One that ends here, or had an answer, says nothing of it.
+// TestAConnectionThatEndsWithoutAWord: where the pod is gone connections end without an answer, and why may be said too late: the tunnel is
+// broken then. One that ends here, had an answer, or was asked nothing says nothing of it.
 func TestAConnectionThatEndsWithoutAWord(t *testing.T) {
 	tunnel, _ := tunnelTo(t, &forwarder{})
 	here := dialed(t, tunnel)
@@ -174,12 +174,17 @@ func TestAConnectionThatEndsWithoutAWord(t *testing.T) {
 		t.Errorf("closed here: %v, broken: %v", err, tunnel.Broken())
 	}
 	echoes(t, dialed(t, tunnel))
-	c, err := tunnel.Dial(mute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || !tunnel.Broken() {
-		t.Errorf("%d, %v, broken: %v", n, err, tunnel.Broken())
+	for _, asks := range []bool{false, true} {
+		c, err := tunnel.Dial(mute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if asks {
+			_, _ = io.WriteString(c, "hello") // which may have ended by now
+		}
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil || tunnel.Broken() != asks {
+			t.Errorf("asked: %v: %d, %v, broken: %v", asks, n, err, tunnel.Broken())
+		}
 	}
 }
 
