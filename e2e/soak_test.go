@@ -133,10 +133,18 @@ func soak(t *testing.T, pids map[string]int, at time.Duration) soaked {
 			t.Fatal(err)
 		}
 		s.mem[name] = kib * 1024 / 1e6
+		complete := 0
 		for _, fd := range fds {
-			if file, err := os.Readlink(fd); err == nil && !metricsBlock.MatchString(file) {
+			switch file, err := os.Readlink(fd); {
+			case err != nil: // closed meanwhile
+			case metricsBlock.MatchString(file):
+				complete++
+			default:
 				s.fds[name]++
 			}
+		}
+		if complete > 24 {
+			t.Errorf("%s holds %d files of metrics that are complete", name, complete)
 		}
 	}
 	return s

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"trellis/watch"
 )
 
 // watcher is an `up --watch` that runs.
@@ -116,9 +118,6 @@ services:
 	}
 }
 
-// watchQuiet is how long nothing has to be written before what was written is rolled out: the default of watch.Config.
-const watchQuiet = 100 * time.Millisecond
-
 // TestWatchRebuildsUnderLoad saves files while requests come: each good save is rolled out without a lost request, a bad
 // one changes nothing, and what is no source is not noticed.
 func TestWatchRebuildsUnderLoad(t *testing.T) {
@@ -161,7 +160,7 @@ func TestWatchRebuildsUnderLoad(t *testing.T) {
 	written := func(name, content string) {
 		p.write(name, content)
 		now := time.Now()
-		if now.Sub(last) > watchQuiet/2 {
+		if now.Sub(last) > watch.DefaultQuiet/2 {
 			saves++
 		}
 		last = now

@@ -35,10 +35,13 @@ type Change struct {
 	Gone bool
 }
 
+// DefaultQuiet is Config.Quiet where it is not set: an editor or a checkout writes its files one soon after another.
+const DefaultQuiet = 100 * time.Millisecond
+
 // Config says what a Watcher works with.
 type Config struct {
 	Rules []Rule
-	// Quiet is how long nothing has to happen before a batch is delivered (0: 100 ms), Longest how long a batch may grow
+	// Quiet is how long nothing has to happen before a batch is delivered (0: DefaultQuiet), Longest how long a batch may grow
 	// while something does (0: 2 s).
 	Quiet, Longest time.Duration
 	// Warn takes a sentence about a folder that cannot be watched, once for each; nil: nobody.
@@ -56,7 +59,7 @@ type Watcher struct {
 // New returns a Watcher that watches nothing until Run. A path that is not there, or a pattern that is none: ErrInvalid.
 func New(cfg Config) (*Watcher, error) {
 	if cfg.Quiet == 0 {
-		cfg.Quiet = 100 * time.Millisecond
+		cfg.Quiet = DefaultQuiet
 	}
 	if cfg.Longest == 0 {
 		cfg.Longest = 2 * time.Second

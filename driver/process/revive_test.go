@@ -117,7 +117,9 @@ func TestWatchTellsOfRevivalLater(t *testing.T) {
 	kill(t, first.PID)
 	second := w.awaitRun(spec.ID, 1)
 	await(t, "told of the second run", func() bool { return !at(&told).IsZero() })
-	if late := at(&told).Sub(second.Before.Time); late < 20*time.Millisecond && !heldUp {
+	if late := at(&told).Sub(second.Before.Time); heldUp {
+		t.Log("this process was held up: when it was told of the second run cannot be said")
+	} else if late < 20*time.Millisecond {
 		t.Errorf("told %s after the end of the run before: what starts then has no processor to itself", late)
 	}
 	kill(t, second.PID)
