@@ -13,7 +13,7 @@ const (
 	look  = 2 * time.Second
 	share = 0.1              // of one processor's time: who takes less has hardly anything to do
 	gain  = 8 << 20          // bytes that make a collection worth its while
-	pause = 30 * time.Second // between two: a collection takes some milliseconds, and what was given back is asked for again
+	pause = 30 * time.Second // between two: what was given back is asked for again
 )
 
 // GiveBack collects garbage and gives back what is free whenever the process has hardly anything to do and that is worth it, until
