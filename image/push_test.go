@@ -130,24 +130,23 @@ func TestPush(t *testing.T) {
 // TestPushIsRefused: whoever may not write is told how to store credentials; a registry that fails otherwise says why itself.
 func TestPushIsRefused(t *testing.T) {
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	status := 0
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v2/" {
-			w.WriteHeader(status)
-		}
-	}))
-	defer server.Close()
-	at := strings.TrimPrefix(server.URL, "http://")
-	r, err := ParseRegistry(at)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := files(t, map[string][]byte{"bin/web": program(elf.EM_X86_64, "")})
 	p := Program{Dir: dir, Command: []string{"bin/web"}}
 	from := &Source{Key: "web", Make: func(context.Context) (v1.Image, error) { return Build(p) }}
 	digest := digestOf(t, p)
 	for answer, login := range map[int]bool{http.StatusUnauthorized: true, http.StatusForbidden: true, http.StatusInsufficientStorage: false} {
-		status = answer
+		// A registry for each answer: a push that failed may still have requests under way.
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/v2/" {
+				w.WriteHeader(answer)
+			}
+		}))
+		t.Cleanup(server.Close)
+		at := strings.TrimPrefix(server.URL, "http://")
+		r, err := ParseRegistry(at)
+		if err != nil {
+			t.Fatal(err)
+		}
 		pushed, err := Push(t.Context(), r.Target("shop-web", digest), digest, from)
 		if pushed || !errors.Is(err, errdefs.ErrUnavailable) || strings.Contains(err.Error(), "'docker login "+at+"'") != login {
 			t.Errorf("answered %d: %v, %v", answer, pushed, err)
