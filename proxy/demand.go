@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Demand is the load of one service at one data plane, cumulative since the answer that tells it began.
+// Demand is the load of one service at one data plane, cumulative since the answer that tells it began. BusySeconds are sampled,
+// 20 times a second; of a time in which the data plane itself was held up they have what was in flight before and after it.
 type Demand struct {
 	Requests    uint64  `json:"requests"`     // that have arrived
 	BusySeconds float64 `json:"busy_seconds"` // that requests, streams and connections were worked on or waited, summed over them
@@ -25,7 +26,7 @@ type Demands struct {
 // How often demand is told and sampled.
 const (
 	demandPause  = 250 * time.Millisecond // between two lines
-	demandSample = 50 * time.Millisecond  // on average
+	demandSample = 50 * time.Millisecond  // on average, and at most half as much again
 )
 
 // serveDemand answers with one Demands a line: at once when requests begin to wait, and otherwise four a second, until the
@@ -71,10 +72,17 @@ type metered struct {
 	s        *service
 	requests uint64 // before this answer began
 	busy     float64
+	inFlight int64 // at the last sample
 }
 
+// sample adds the time since the last sample, for everything that is in flight now.
+//
+// A data plane that was held up, on a machine without CPU to spare, looks late, and at all that queued up meanwhile, of which
+// most came just now. Of the time by which it is late, as much counts as was in flight before and is now: what went on all the
+// while counts in full, and a crowd that the wait itself made is not taken for load.
 func (m *meter) sample(now time.Time) {
-	passed := now.Sub(m.last).Seconds()
+	passed := now.Sub(m.last)
+	late := max(passed-2*demandSample, 0)
 	m.last = now
 	services := m.p.table.Load().services
 	for name := range m.services {
@@ -87,13 +95,13 @@ func (m *meter) sample(now time.Time) {
 			delete(m.services, name)
 			continue
 		}
-		one := m.services[name]
+		one, inFlight := m.services[name], s.inFlight()
 		if one == nil || one.s != s {
-			one = &metered{s: s, requests: s.count.requests.Load()}
-			m.services[name] = one
+			m.services[name] = &metered{s: s, requests: s.count.requests.Load(), inFlight: inFlight}
 			continue
 		}
-		one.busy += float64(s.inFlight()) * passed
+		one.busy += float64(inFlight)*(passed-late).Seconds() + float64(min(one.inFlight, inFlight))*late.Seconds()
+		one.inFlight = inFlight
 	}
 }
 
