@@ -139,7 +139,7 @@ func TestStartOutlivesAHolderThatWasKilledWhileItStarted(t *testing.T) {
 func TestStartSaysWhyItFailed(t *testing.T) {
 	w := start(t)
 	w.stop()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if _, err := Start(ctx, []string{exe(t), "broken"}, w.cfg); err == nil || !strings.Contains(err.Error(), "broken on purpose") {
 		t.Errorf("Start of a holder that fails: %v", err)

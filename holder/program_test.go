@@ -119,10 +119,10 @@ func (s *dataServer) apply(e Event) error {
 	for name, f := range e.Sockets {
 		if l, err := net.FileListener(f); err == nil {
 			s.open[name] = l
-			go s.accept(l)
+			s.busy.Go(func() { s.accept(l) }) // what it has accepted is then waited for, too
 		} else if p, err := net.FilePacketConn(f); err == nil {
 			s.open[name] = p
-			go s.echo(p)
+			s.busy.Go(func() { s.echo(p) })
 		} else {
 			return err
 		}
