@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -149,8 +152,39 @@ type backend struct {
 	ln   net.Listener
 }
 
+// reserve returns an address on loopback that is the test's until its end, though nobody listens there: a socket is bound to it
+// that never listens, so that nobody is given the port who asks for any. But for Linux it is only likely to stay free.
+func reserve(t testing.TB) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.CloseOnExec(fd)
+	if end := func() { unix.Close(fd) }; runtime.GOOS == "linux" {
+		t.Cleanup(end)
+	} else { // no other socket could be bound beside it
+		defer end()
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil { // others may then bind who ask for it by name
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint("127.0.0.1:", at.(*unix.SockaddrInet4).Port)
+}
+
+// serve serves at an address, which is the test's until its end where it is any of loopback.
 func serve(t testing.TB, addr string, h http.Handler) *backend {
 	t.Helper()
+	if addr == "127.0.0.1:0" {
+		addr = reserve(t)
+	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)

@@ -163,8 +163,8 @@ func TestNoFilesLeak(t *testing.T) {
 		}
 		return len(list)
 	}
+	up := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
 	round := func() {
-		up := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
 		r := newRig(t, Config{})
 		addr := r.gateway(instanceAt("app-1", up.addr))
 		var wg sync.WaitGroup
@@ -191,7 +191,6 @@ func TestNoFilesLeak(t *testing.T) {
 		}
 		wg.Wait()
 		r.stop()
-		up.srv.Close()
 	}
 	round()
 	eventually(t, "settled", func() bool { before := count(); time.Sleep(20 * time.Millisecond); return count() == before })
