@@ -44,22 +44,28 @@ func idles(k *conns, n int, pause time.Duration, dead bool) (all []*upstream, as
 // TestExpiryLetsRequestsBy: while the kernel is asked about the idle connections, they can be taken and given back.
 func TestExpiryLetsRequestsBy(t *testing.T) {
 	t.Parallel()
-	k := &conns{pool: &pool{}, freed: make(chan *upstream)}
-	_, asked := idles(k, maxIdle, time.Millisecond, false)
-	var looking sync.WaitGroup
-	looking.Go(func() { k.expire(time.Now()) })
-	for asked.Load() == 0 {
-		time.Sleep(100 * time.Microsecond)
+	var had []int32
+	for range 5 { // a look during which the test itself is held up shows nothing
+		k := &conns{pool: &pool{}, freed: make(chan *upstream)}
+		_, asked := idles(k, maxIdle, time.Millisecond, false)
+		var looking sync.WaitGroup
+		looking.Go(func() { k.expire(time.Now()) })
+		for asked.Load() == 0 {
+			time.Sleep(100 * time.Microsecond)
+		}
+		c := k.pop()
+		n := asked.Load()
+		k.put(c, time.Now())
+		looking.Wait()
+		if n := len(k.idle); n != maxIdle {
+			t.Errorf("%d idle connections, want %d", n, maxIdle)
+		}
+		if n <= maxIdle/4 {
+			return
+		}
+		had = append(had, n)
 	}
-	c := k.pop()
-	if n := asked.Load(); n > maxIdle/4 {
-		t.Errorf("a connection could be had after %d of %d were asked about", n, maxIdle)
-	}
-	k.put(c, time.Now())
-	looking.Wait()
-	if n := len(k.idle); n != maxIdle {
-		t.Errorf("%d idle connections, want %d", n, maxIdle)
-	}
+	t.Errorf("of %d connections, one could be had after %d were asked about", maxIdle, had)
 }
 
 // TestExpiryTakesTheDeadAlone: of any number the dead ones go, and the others stay in their order.

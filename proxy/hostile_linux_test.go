@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -73,10 +72,8 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 	r := newRig(t, Config{})
 	addr := r.gateway(instanceAt("app-1", a.addr), instanceAt("app-2", b.addr))
 	tr := newTraffic(addr, "POST")
-	ctx, cancel := context.WithCancel(context.Background())
 	applied := 0
-	go func() {
-		defer cancel()
+	tr.during(func() {
 		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
 			r.snap.Version++
 			s := r.snap
@@ -89,8 +86,7 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 			applied++
 			time.Sleep(10 * time.Millisecond)
 		}
-	}()
-	tr.run(ctx)
+	})
 	tr.report(t, l, false)
 	if applied < 20 {
 		t.Errorf("%d snapshots only", applied)

@@ -278,7 +278,7 @@ func TestUpstreamFaults(t *testing.T) {
 			}
 		}, 502, kindProtocol, 0},
 		{"unasked upgrade", func(c net.Conn) { readHead(c); io.WriteString(c, "HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n") }, 502, kindProtocol, 0},
-		{"stalls", func(c net.Conn) { readHead(c); time.Sleep(time.Second) }, 504, kindTimeout, 300 * time.Millisecond},
+		{"stalls", func(c net.Conn) { readHead(c); io.Copy(io.Discard, c) }, 504, kindTimeout, 300 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			up := rawServer(t, c.serve)
@@ -368,14 +368,14 @@ func TestNeverArrived(t *testing.T) {
 		want  bool
 	}{
 		{"closed before", func(c net.Conn) { c.Close() }, true},
-		{"half-closed, reads on", func(c net.Conn) { c.(*net.TCPConn).CloseWrite(); time.Sleep(300 * time.Millisecond) }, false},
+		{"half-closed, reads on", func(c net.Conn) { c.(*net.TCPConn).CloseWrite() }, false},
 	} {
-		began := make(chan bool)
+		began, told := make(chan bool), make(chan bool)
 		up := rawServer(t, func(conn net.Conn) {
 			io.ReadFull(conn, make([]byte, 5))
 			c.serve(conn)
 			close(began)
-			time.Sleep(100 * time.Millisecond)
+			<-told // rawServer closes it
 		})
 		conn, err := net.Dial("tcp", up)
 		if err != nil {
@@ -389,6 +389,7 @@ func TestNeverArrived(t *testing.T) {
 		if got := neverArrived(conn.(*net.TCPConn), 5); got != c.want {
 			t.Errorf("%s: neverArrived says %v", c.name, got)
 		}
+		close(told)
 	}
 	// One that closed with a part of the request unread: a reset, not the end of file that neverArrived is asked after.
 	done := make(chan bool)

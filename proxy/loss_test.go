@@ -66,6 +66,16 @@ func (tr *traffic) run(ctx context.Context) {
 	}
 }
 
+// during sends for as long as script takes.
+func (tr *traffic) during(script func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var sending sync.WaitGroup
+	sending.Go(func() { tr.run(ctx) })
+	defer sending.Wait()
+	defer cancel()
+	script()
+}
+
 func (tr *traffic) one(w *wire, key string) {
 	tr.sent.Add(1)
 	res, err := tr.exchange(w, key)
@@ -225,9 +235,7 @@ func TestKilledInstance(t *testing.T) {
 			r.push()
 		}
 		tr := newTraffic(addr, "GET")
-		ctx, cancel := context.WithCancel(context.Background())
-		go func() {
-			defer cancel()
+		tr.during(func() {
 			for range 6 {
 				time.Sleep(200 * time.Millisecond)
 				b.kill() // and the snapshot goes on to call it ready
@@ -235,8 +243,7 @@ func TestKilledInstance(t *testing.T) {
 				b = worker(t, b.addr, l)
 			}
 			time.Sleep(200 * time.Millisecond)
-		}()
-		tr.run(ctx)
+		})
 		tr.report(t, l, twin)
 	})
 }
@@ -254,9 +261,7 @@ func TestKilledOnlyInstance(t *testing.T) {
 			r.push()
 		}
 		tr := newTraffic(addr, "GET")
-		ctx, cancel := context.WithCancel(context.Background())
-		go func() {
-			defer cancel()
+		tr.during(func() {
 			for range 3 {
 				time.Sleep(200 * time.Millisecond)
 				a.kill()
@@ -264,8 +269,7 @@ func TestKilledOnlyInstance(t *testing.T) {
 				a = worker(t, a.addr, l)
 			}
 			time.Sleep(200 * time.Millisecond)
-		}()
-		tr.run(ctx)
+		})
 		tr.report(t, l, twin)
 	})
 }
@@ -280,9 +284,7 @@ func TestRollout(t *testing.T) {
 		addr := r.gateway(instanceAt("app-0", a.addr), instanceAt("app-1", b.addr))
 		running := []*backend{a, b}
 		tr := newTraffic(addr, "POST")
-		ctx, cancel := context.WithCancel(context.Background())
-		go func() {
-			defer cancel()
+		tr.during(func() {
 			s := &r.snap.Services[0]
 			for i := 2; i < 10; i++ {
 				time.Sleep(100 * time.Millisecond)
@@ -304,8 +306,7 @@ func TestRollout(t *testing.T) {
 				r.push()
 			}
 			time.Sleep(100 * time.Millisecond)
-		}()
-		tr.run(ctx)
+		})
 		tr.report(t, l, twin)
 	})
 }
@@ -324,23 +325,20 @@ func TestHold(t *testing.T) {
 		}
 		r.push()
 		tr := newTraffic(addr, "POST")
-		ctx, cancel := context.WithCancel(context.Background())
-		go func() {
-			defer cancel()
+		tr.during(func() {
 			for range 3 {
 				time.Sleep(100 * time.Millisecond)
 				s.Instances[0].Ready = false
 				r.push()
 				time.Sleep(300 * time.Millisecond)
-				if n := r.proxy.Status().Holding; n == 0 && !twin {
-					t.Error("the status says that nothing is held")
+				if !twin {
+					eventually(t, "the status says that requests are held", func() bool { return r.proxy.Status().Holding > 0 })
 				}
 				s.Instances[0].Ready = true
 				r.push()
 			}
 			time.Sleep(100 * time.Millisecond)
-		}()
-		tr.run(ctx)
+		})
 		tr.report(t, l, twin)
 		if held := r.proxy.Status().Counters["app"].Held; (held == 0) != twin {
 			t.Errorf("%d held", held)
@@ -370,17 +368,15 @@ func TestHandover(t *testing.T) {
 	both(t, "overlap", func(t *testing.T, twin bool) {
 		l := &ledger{seen: map[string]int{}}
 		a := worker(t, "127.0.0.1:0", l)
-		cfg := Config{Linger: 2 * time.Second, Grace: 10 * time.Second}
+		cfg := Config{Linger: 10 * time.Second, Grace: 15 * time.Second}
 		if twin {
 			cfg.Linger, cfg.Grace = time.Nanosecond, time.Nanosecond
 		}
 		current := newRig(t, cfg)
 		addr := current.gateway(instanceAt("app-1", a.addr))
 		tr := newTraffic(addr, "POST")
-		ctx, cancel := context.WithCancel(context.Background())
 		var ended sync.WaitGroup
-		go func() {
-			defer cancel()
+		tr.during(func() {
 			for range 4 {
 				time.Sleep(150 * time.Millisecond)
 				next := newRig(t, cfg)
@@ -389,14 +385,12 @@ func TestHandover(t *testing.T) {
 				for name, s := range current.sockets {
 					f, err := s.File()
 					if err != nil {
-						t.Error(err)
-						return
+						t.Fatal(err)
 					}
 					dup, err := net.FileListener(f)
 					f.Close()
 					if err != nil {
-						t.Error(err)
-						return
+						t.Fatal(err)
 					}
 					next.sockets[name] = dup.(*net.TCPListener)
 					next.handOver(next.feed, name)
@@ -406,8 +400,7 @@ func TestHandover(t *testing.T) {
 				current = next
 			}
 			time.Sleep(150 * time.Millisecond)
-		}()
-		tr.run(ctx)
+		})
 		ended.Wait()
 		tr.report(t, l, twin)
 	})
@@ -418,7 +411,7 @@ func TestHandoverOverHTTP2(t *testing.T) {
 	t.Parallel()
 	l := &ledger{seen: map[string]int{}}
 	a := worker(t, "127.0.0.1:0", l)
-	cfg := Config{Linger: 2 * time.Second, Grace: 10 * time.Second}
+	cfg := Config{Linger: 10 * time.Second, Grace: 15 * time.Second}
 	first := newRig(t, cfg)
 	addr := first.gateway(instanceAt("app-1", a.addr))
 	tr := newTraffic(addr, "GET")
@@ -431,13 +424,10 @@ func TestHandoverOverHTTP2(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.feed.ch <- Update{Sockets: map[string]*os.File{"gateway": f}}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		defer cancel()
+	tr.during(func() {
 		time.Sleep(200 * time.Millisecond)
 		first.stop()
 		time.Sleep(200 * time.Millisecond)
-	}()
-	tr.run(ctx)
+	})
 	tr.report(t, l, false)
 }

@@ -98,26 +98,34 @@ func eventuallyMeasured(t *testing.T, p *Proxy, ok func(Measure) bool) {
 
 // TestClientsThatGoAwayBlameNobody breaks off downloads and requests that are being worked on.
 func TestClientsThatGoAwayBlameNobody(t *testing.T) {
+	began := make(chan struct{}, 2)
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
-			<-r.Context().Done()
-			return
+		began <- struct{}{}
+		if r.URL.Path == "/download" {
+			w.Write(make([]byte, 100))
+			w.(http.Flusher).Flush()
 		}
-		w.Write(make([]byte, 100))
-		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	})
 	r := newRig(t, Config{})
 	addr := r.gateway(instanceAt("app-1", b.addr))
-	for _, path := range []string{"/slow", "/download"} {
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+addr+path, nil)
-		if res, err := client(t).Do(req); err == nil {
-			io.Copy(io.Discard, res.Body)
-			res.Body.Close()
-		}
-		cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { <-began; cancel() }()
+	req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+addr+"/slow", nil)
+	if res, err := client(t).Do(req); err == nil {
+		res.Body.Close()
+		t.Errorf("answered with %d", res.StatusCode)
 	}
+	res, err := client(t).Get("http://" + addr + "/download")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(res.Body, make([]byte, 100)); err != nil {
+		t.Error(err)
+	}
+	res.Body.Close()
+	eventually(t, "both are over", func() bool { return len(r.proxy.Status().InUse) == 0 })
 	eventuallyMeasured(t, r.proxy, func(m Measure) bool { return m.Requests == 1 && m.Failed == 0 })
 }
 
@@ -136,12 +144,17 @@ func TestMeasuresArePushedWhenTheyGrow(t *testing.T) {
 		r.proxy.push(ctx, func(m Measures) error { mu.Lock(); defer mu.Unlock(); pushed = append(pushed, m); return nil })
 	}()
 	count := func() int { mu.Lock(); defer mu.Unlock(); return len(pushed) }
-	for range 2 {
+	for batch := range 2 {
 		for range 10 {
 			res, err := client(t).Get("http://" + addr + "/")
 			body(t, res, err)
 		}
-		time.Sleep(2 * pushInterval)
+		eventually(t, "what was done is pushed", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			n := len(pushed)
+			return n > 0 && len(pushed[n-1].Instances) == 1 && pushed[n-1].Instances[0].Requests == uint64(10+10*batch)
+		})
 	}
 	after := count()
 	time.Sleep(3 * pushInterval)

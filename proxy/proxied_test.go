@@ -219,7 +219,7 @@ func TestSlowBalancers(t *testing.T) {
 	t.Parallel()
 	b := serveFunc(t, func(http.ResponseWriter, *http.Request) {})
 	r := newRig(t, Config{})
-	r.proxy.front.proxied, r.proxy.front.head = 100*time.Millisecond, 300*time.Millisecond // before the first connection
+	r.proxy.front.proxied, r.proxy.front.head = 2*time.Second, 3*time.Second // before the first connection
 	r.snap.Services = []Service{{Name: "app", Instances: []Instance{instanceAt("app-1", b.addr)}}}
 	r.snap.Routes = []Route{{Service: "app", Port: 80, Decision: Decision{Auth: "none"}}}
 	trusting := r.listen(Listener{Name: "gateway", Protocol: HTTP1, Proxied: []string{"127.0.0.1/32"}})

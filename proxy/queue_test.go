@@ -119,6 +119,7 @@ func TestQueueEnds(t *testing.T) {
 	if status := <-hanging; status != 200 {
 		t.Errorf("the one that was served: %d", status)
 	}
+	eventually(t, "the place is free", func() bool { return len(r.proxy.Status().InUse) == 0 }) // the client has its answer a moment before
 	if status, _, _ := get(t, c, "http://"+addr+"/"); status != 200 {
 		t.Errorf("afterwards: %d", status)
 	}
