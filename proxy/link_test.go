@@ -435,7 +435,8 @@ func TestDrainWaitsForNoIdleLink(t *testing.T) {
 	}
 }
 
-// TestLinkDrain: while the far data plane is replaced again and again, nothing is lost.
+// TestLinkDrain: while the far data plane is replaced again and again, nothing is lost, and each is gone when its links carry nothing,
+// long before its grace time.
 func TestLinkDrain(t *testing.T) {
 	t.Parallel()
 	h := newHosts(t)
@@ -450,6 +451,7 @@ func TestLinkDrain(t *testing.T) {
 		h.listen(Listener{Name: "web", Protocol: Detect, Service: "web", Port: 80, Caller: "api"}),
 	}
 	h.publish()
+	h.far.proxy.cfg.Grace = 15 * time.Second
 	c := client(t)
 	stop := make(chan struct{})
 	done := make(chan int)
@@ -479,7 +481,7 @@ func TestLinkDrain(t *testing.T) {
 	}
 	for range 3 {
 		time.Sleep(50 * time.Millisecond) // some traffic over the one that is there
-		next := newRig(t, Config{})
+		next := newRig(t, Config{Grace: 15 * time.Second})
 		next.snap = h.far.snap
 		for name, ln := range h.far.sockets {
 			next.sockets[name] = ln
@@ -487,7 +489,11 @@ func TestLinkDrain(t *testing.T) {
 		}
 		next.push()
 		h.far.sockets = nil
+		began := time.Now()
 		h.far.stop()
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("gone after %s", took)
+		}
 		h.far = next
 	}
 	close(stop)

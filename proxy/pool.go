@@ -284,7 +284,7 @@ func (k *conns) drop() {
 		c.Close()
 	}
 	if h2 != nil {
-		h2.CloseIdleConnections()
+		closeIdle(h2)
 	}
 }
 

@@ -153,8 +153,15 @@ func (x *exchange2) close(bool) {
 	x.res.Body.Close()
 	x.q.unread = x.q.unread || x.body != nil && !x.body.ended.Load()
 	if x.from.replaced(x.transport) {
-		x.transport.CloseIdleConnections()
+		closeIdle(x.transport)
 	}
+}
+
+// closeIdle closes the connections of a transport that was dropped, but for those in use. A request that is over is counted as one
+// for a moment more, and nobody else would close its connection before idleTime is over.
+func closeIdle(t *http2.Transport) {
+	t.CloseIdleConnections()
+	time.AfterFunc(expirePause, t.CloseIdleConnections)
 }
 
 // replaced says whether the transport was dropped.
