@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -24,6 +25,10 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+// patience is the Timeout of runs that are never answered: what is not sent for so long, because the machine held the run
+// up, counts as missed.
+const patience = 2 * time.Second
 
 // script serves each connection of a listener with a function that reads requests and writes whatever it likes.
 type script struct {

@@ -111,7 +111,11 @@ func TestFailuresOverHTTP2(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			url, _, _ := http2Server(t, false, c.handler)
-			report := run(t, load.Config{URL: url, HTTP2: true, Rate: 1000, Duration: 10 * time.Millisecond, Timeout: 200 * time.Millisecond})
+			cfg := load.Config{URL: url, HTTP2: true, Rate: 1000, Duration: 10 * time.Millisecond}
+			if c.kind == load.Timeout {
+				cfg.Timeout = patience
+			}
+			report := run(t, cfg)
 			if diff := cmp.Diff(map[load.Kind]int{c.kind: 10}, report.Errors); diff != "" || report.Lost() != c.lost || report.Status[c.status] != 10 && c.status != 0 {
 				t.Errorf("report: %+v\n%s", report, diff)
 			}
@@ -157,7 +161,7 @@ func TestGoAwayEndsAConnection(t *testing.T) {
 func TestStartsWithoutAFreeStreamAreMissed(t *testing.T) {
 	url, _, _ := http2Server(t, false, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	report := run(t, load.Config{
-		URL: url, HTTP2: true, Connections: 1, Streams: 3, Rate: 1000, Duration: 100 * time.Millisecond, Timeout: 500 * time.Millisecond, Drain: time.Millisecond,
+		URL: url, HTTP2: true, Connections: 1, Streams: 3, Rate: 1000, Duration: 100 * time.Millisecond, Timeout: 500 * time.Millisecond, Drain: 300 * time.Millisecond,
 	})
 	if report.Sent != 3 || report.Missed != 97 || report.Errors[load.Timeout] != 3 || report.Lost() != 100 {
 		t.Errorf("report: %+v", report)
@@ -264,38 +268,16 @@ func TestMessagesThatCannotBeEncoded(t *testing.T) {
 	}
 }
 
-// after says what happens after so many messages of a connection. join has the next so many messages leave together.
-type after func(n int, c *websocket.Conn, join func(messages int)) (goOn bool)
+// after says what happens after so many messages of a connection, to which raw writes as it is.
+type after func(n int, c *websocket.Conn, raw net.Conn) (goOn bool)
 
-// joinedConn holds back what is written until it is so much that was to leave together.
-type joinedConn struct {
-	net.Conn
-	wait int
-	held []byte
-}
+// Frames of a server: a message, and the end with 1001.
+const (
+	bye  = "\x81\x03bye"
+	away = "\x88\x02\x03\xe9"
+)
 
-func (c *joinedConn) Write(b []byte) (int, error) {
-	c.held = append(c.held, b...)
-	if c.wait--; c.wait > 0 {
-		return len(b), nil
-	}
-	_, err := c.Conn.Write(c.held)
-	c.held = nil
-	return len(b), err
-}
-
-// joinedListener accepts them.
-type joinedListener struct{ net.Listener }
-
-func (l joinedListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &joinedConn{Conn: c}, nil
-}
-
-type joinedKey struct{}
+type rawKey struct{}
 
 // echo serves WebSockets that send every message back.
 func echo(t testing.TB, secure bool, after after) (url string, opened *atomic.Int64) {
@@ -305,8 +287,7 @@ func echo(t testing.TB, secure bool, after after) (url string, opened *atomic.In
 		opened.Add(1)
 		converse(w, r, after)
 	}))
-	server.Listener = joinedListener{server.Listener}
-	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, joinedKey{}, c) }
+	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, rawKey{}, c) }
 	if secure {
 		server.TLS = &tls.Config{}
 		server.StartTLS()
@@ -320,11 +301,7 @@ func echo(t testing.TB, secure bool, after after) (url string, opened *atomic.In
 func chat(w http.ResponseWriter, r *http.Request) { converse(w, r, nil) }
 
 func converse(w http.ResponseWriter, r *http.Request, after after) {
-	join := func(messages int) {
-		if c, ok := r.Context().Value(joinedKey{}).(*joinedConn); ok {
-			c.wait = messages
-		}
-	}
+	raw, _ := r.Context().Value(rawKey{}).(net.Conn)
 	w.Header().Set(load.InstanceHeader, "chat-1")
 	c, err := websocket.Accept(w, r, nil)
 	if err != nil {
@@ -333,7 +310,7 @@ func converse(w http.ResponseWriter, r *http.Request, after after) {
 	defer func() { _ = c.CloseNow() }()
 	for n := 1; ; n++ {
 		kind, message, err := c.Read(r.Context())
-		if err != nil || after != nil && !after(n, c, join) {
+		if err != nil || after != nil && !after(n, c, raw) {
 			return
 		}
 		if err := c.Write(r.Context(), kind, message); err != nil {
@@ -367,28 +344,27 @@ func TestWebSocketsThatEnd(t *testing.T) {
 		sent  int
 		lost  int
 	}{
-		{"announced, with nothing under way", func(n int, c *websocket.Conn, join func(int)) bool {
+		{"announced, with nothing under way", func(n int, c *websocket.Conn, raw net.Conn) bool {
 			if n == 2 {
-				join(2) // or the next message is under way before the end is announced
-				_ = c.Write(context.Background(), websocket.MessageText, []byte("bye"))
-				_ = c.Close(websocket.StatusGoingAway, "draining")
+				_, _ = io.WriteString(raw, bye+away)
+				_, _, _ = c.Read(context.Background()) // until the other side has said the same
 			}
 			return n < 2
 		}, "", 9, 0},
-		{"cut, with nothing under way", func(n int, c *websocket.Conn, _ func(int)) bool {
+		{"cut, with nothing under way", func(n int, c *websocket.Conn, _ net.Conn) bool {
 			if n == 2 {
 				_ = c.Write(context.Background(), websocket.MessageText, []byte("bye"))
 				_ = c.CloseNow()
 			}
 			return n < 2
 		}, load.Reset, 9, 3},
-		{"announced, with a message under way", func(n int, c *websocket.Conn, _ func(int)) bool {
+		{"announced, with a message under way", func(n int, c *websocket.Conn, _ net.Conn) bool {
 			if n == 3 {
 				_ = c.Close(websocket.StatusGoingAway, "draining")
 			}
 			return n < 3
 		}, load.Reset, 9, 3},
-		{"silent", func(n int, c *websocket.Conn, _ func(int)) bool {
+		{"silent", func(n int, c *websocket.Conn, _ net.Conn) bool {
 			if n == 3 {
 				_, _, _ = c.Read(context.Background()) // until the other side closes
 			}
@@ -397,9 +373,53 @@ func TestWebSocketsThatEnd(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			url, _ := echo(t, false, c.after)
-			report := run(t, load.Config{URL: url, Connections: 1, Rate: 20, Duration: time.Duration(c.sent) * 50 * time.Millisecond, Timeout: time.Second, Body: []byte("hello")})
+			cfg := load.Config{URL: url, Connections: 1, Rate: 20, Duration: time.Duration(c.sent) * 50 * time.Millisecond, Body: []byte("hello")}
+			if c.kind == load.Timeout {
+				cfg.Timeout = patience
+			}
+			report := run(t, cfg)
 			if report.Lost() != c.lost || report.Errors[c.kind] != c.lost || report.Sent != c.sent {
 				t.Errorf("report: %+v", report)
+			}
+		})
+	}
+}
+
+// TestAnnouncedEndsLoseOnlyWhatCrossedThem: a busy run sends the next message at once, when the end is there or on its way.
+func TestAnnouncedEndsLoseOnlyWhatCrossedThem(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		secure bool
+		writes []string
+	}{
+		{"with the answer", false, []string{bye + away}},
+		{"with the answer, by TLS", true, []string{bye + away}},
+		{"right after the answer", false, []string{bye, away}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var crossed atomic.Int64
+			var ending sync.WaitGroup
+			url, opened := echo(t, c.secure, func(_ int, ws *websocket.Conn, raw net.Conn) bool {
+				ending.Add(1)
+				defer ending.Done()
+				for _, frames := range c.writes {
+					_, _ = io.WriteString(raw, frames)
+				}
+				for {
+					if _, _, err := ws.Read(context.Background()); err != nil {
+						return false
+					}
+					crossed.Add(1)
+				}
+			})
+			report := run(t, load.Config{URL: url, Rate: 1e6, Duration: 100 * time.Microsecond, Connections: 1, Insecure: true, Body: []byte("hello")})
+			ending.Wait()
+			lost := int(crossed.Load())
+			if report.Lost() != lost || report.Errors[load.Reset] != lost || report.Status[101] != 100-lost || int(opened.Load()) != 100-lost {
+				t.Errorf("%d crossed the end of %d connections, report: %+v", lost, opened.Load(), report)
+			}
+			if lost > 0 && len(c.writes) == 1 {
+				t.Errorf("%d were sent after the end had come with the answer", lost)
 			}
 		})
 	}
