@@ -147,7 +147,7 @@ func TestFailuresByKind(t *testing.T) {
 			s := serve(t, c.handle)
 			cfg := load.Config{URL: s.url, Rate: 1000, Duration: 10 * time.Millisecond, Connections: 4}
 			if c.kind == load.Timeout {
-				cfg.Connections, cfg.Timeout = 10, 50*time.Millisecond
+				cfg.Connections, cfg.Timeout = 10, patience
 			}
 			report := run(t, cfg)
 			want := map[load.Kind]int{}
@@ -182,6 +182,24 @@ func TestRefusedConnections(t *testing.T) {
 	}
 }
 
+// rests makes n starts, each of them rest after the one before was taken, however late that was.
+type rests struct {
+	n     int
+	rest  time.Duration
+	begun time.Time
+}
+
+func (p *rests) Next() (time.Duration, bool) {
+	if p.n--; p.n < 0 {
+		return 0, false
+	}
+	if p.begun.IsZero() {
+		p.begun = time.Now()
+		return 0, true
+	}
+	return time.Since(p.begun) + p.rest, true
+}
+
 // A server may close a connection that is idle: then a new one is opened and nothing is lost.
 func TestIdleConnectionsClosedByTheServerAreNotUsed(t *testing.T) {
 	for name, goodbye := range map[string]string{"silently": "", "with words": "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n"} {
@@ -194,8 +212,7 @@ func TestIdleConnectionsClosedByTheServerAreNotUsed(t *testing.T) {
 					_, _ = io.WriteString(c, goodbye)
 				}
 			})
-			// So rarely that a busy machine has closed the connection until the next one.
-			report := run(t, load.Config{URL: s.url, Rate: 2, Duration: 2500 * time.Millisecond, Connections: 1})
+			report := run(t, load.Config{URL: s.url, Pacer: &rests{n: 5, rest: 500 * time.Millisecond}, Connections: 1})
 			if report.Lost() != 0 || report.Status[200] != 5 {
 				t.Errorf("report: %+v", report)
 			}
@@ -242,7 +259,7 @@ func TestAnnouncedCloseIsObeyed(t *testing.T) {
 func TestStartsWithoutAFreeConnectionAreMissed(t *testing.T) {
 	s := serve(t, func(_ int, c *net.TCPConn, r *bufio.Reader) { _, _ = io.Copy(io.Discard, r) })
 	report := run(t, load.Config{
-		URL: s.url, Rate: 1000, Duration: 100 * time.Millisecond, Connections: 2, Timeout: 2 * time.Second, Drain: time.Millisecond,
+		URL: s.url, Rate: 1000, Duration: 100 * time.Millisecond, Connections: 2, Timeout: 2 * time.Second, Drain: time.Second,
 	})
 	if report.Sent != 2 || report.Missed != 98 || report.Errors[load.Timeout] != 2 || report.Lost() != 100 {
 		t.Errorf("report: %+v", report)
@@ -301,7 +318,8 @@ func TestCancelKeepsThePartialResult(t *testing.T) {
 	defer cancel()
 	n := 0
 	report, err := load.Run(ctx, load.Config{
-		URL: s.url, Rate: 200, Duration: time.Hour, Connections: 4,
+		URL: s.url, Connections: 4,
+		Stages: []load.Stage{{Rate: 200, For: 102 * time.Millisecond}, {For: time.Hour}, {Rate: 1, For: time.Hour}}, // 21 starts, and then a rest
 		OnResult: func(*load.Result) {
 			if n++; n == 20 {
 				cancel()
@@ -311,7 +329,7 @@ func TestCancelKeepsThePartialResult(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !report.Partial || report.Completed < 20 || report.Abandoned != 1 || report.Sent != report.Completed+1 || report.Failed != 0 {
+	if !report.Partial || report.Completed != 20 || report.Abandoned != 1 || report.Sent != report.Completed+1 || report.Failed != 0 {
 		t.Errorf("report: %+v", report)
 	}
 	var text bytes.Buffer
