@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -128,7 +129,7 @@ func TestHTTPRequest(t *testing.T) {
 		"//host/x":               "GET //host/x HTTP/1.1\r\n",
 		"/p?next=http://x/?y=1?": "GET /p?next=http://x/?y=1? HTTP/1.1\r\n",
 	} {
-		got := probe.Do(t.Context(), probe.Spec{Kind: probe.HTTP, Path: path}, host, port, nil)
+		got := probe.Do(t.Context(), probe.Spec{Kind: probe.HTTP, Path: path, Timeout: 20 * time.Second}, host, port, nil)
 		if !got.Ready {
 			t.Fatalf("%q: %s", path, got.Message)
 		}
@@ -185,30 +186,36 @@ func TestSlowServersAreBounded(t *testing.T) {
 		}
 	}
 	silent := func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
-	for _, c := range []struct {
+	cases := []struct {
 		name    string
 		kind    string
 		tls     bool
 		serve   func(net.Conn)
+		timeout time.Duration
 		ready   bool
 		message string
 	}{
-		{"silent", probe.HTTP, false, silent, false, "GET /: no answer within 200ms"},
-		{"silent in TLS", probe.HTTP, true, silent, false, "no answer within 200ms"},
-		{"silent in gRPC", probe.GRPC, false, silent, false, "gRPC health of the server: no answer within 200ms"},
-		{"silent in gRPC over TLS", probe.GRPC, true, silent, false, "no answer within 200ms"},
-		{"headers drip", probe.HTTP, false, drip("HTTP/1.1 200 OK\r\n", "A: b\r\n"), false, "GET /: no answer within 200ms"},
-		{"informational answers drip", probe.HTTP, false, drip("", "HTTP/1.1 102 Processing\r\n\r\n"), false, "GET /: no answer within 200ms"},
-		{"headers flood", probe.HTTP, false, flood, false, "GET /: the connection was closed before the answer was whole"},
-		{"body drips", probe.HTTP, false, drip("HTTP/1.1 200 OK\r\n\r\n", "."), true, "GET /: 200 OK"},
-	} {
+		{"silent", probe.HTTP, false, silent, 2 * time.Second, false, "GET /: no answer within 2s"},
+		{"silent in TLS", probe.HTTP, true, silent, 2 * time.Second, false, "no answer within 2s"},
+		{"silent in gRPC", probe.GRPC, false, silent, 2 * time.Second, false, "gRPC health of the server: no answer within 2s"},
+		{"silent in gRPC over TLS", probe.GRPC, true, silent, 2 * time.Second, false, "no answer within 2s"},
+		{"headers drip", probe.HTTP, false, drip("HTTP/1.1 200 OK\r\n", "A: b\r\n"), 2 * time.Second, false, "GET /: no answer within 2s"},
+		{"informational answers drip", probe.HTTP, false, drip("", "HTTP/1.1 102 Processing\r\n\r\n"), 2 * time.Second, false, "GET /: no answer within 2s"},
+		{"headers flood", probe.HTTP, false, flood, 20 * time.Second, false, "GET /: the connection was closed before the answer was whole"},
+		{"body drips", probe.HTTP, false, drip("HTTP/1.1 200 OK\r\n\r\n", "."), 20 * time.Second, true, "GET /: 200 OK"},
+	}
+	results := make([]probe.Result, len(cases))
+	var asking sync.WaitGroup
+	for i, c := range cases {
+		host, port := raw(t, c.serve)
+		asking.Go(func() {
+			results[i] = probe.Do(t.Context(), probe.Spec{Kind: c.kind, TLS: c.tls, Timeout: c.timeout}, host, port, nil)
+		})
+	}
+	asking.Wait()
+	for i, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			host, port := raw(t, c.serve)
-			spec := probe.Spec{Kind: c.kind, TLS: c.tls, Timeout: 200 * time.Millisecond}
-			if c.name == "headers flood" {
-				spec.Timeout = 20 * time.Second
-			}
-			got := probe.Do(t.Context(), spec, host, port, nil)
+			got := results[i]
 			if got.Ready != c.ready || !strings.Contains(got.Message, c.message) {
 				t.Errorf("got %v %q, want %v %q", got.Ready, got.Message, c.ready, c.message)
 			}
@@ -222,7 +229,7 @@ func TestSlowServersAreBounded(t *testing.T) {
 func TestTCP(t *testing.T) {
 	host, port := raw(t, func(net.Conn) {})
 	address := net.JoinHostPort(host, strconv.Itoa(port))
-	got := probe.Do(t.Context(), probe.Spec{Kind: probe.TCP}, host, port, nil)
+	got := probe.Do(t.Context(), probe.Spec{Kind: probe.TCP, Timeout: 20 * time.Second}, host, port, nil)
 	if !got.Ready || got.Message != "connect "+address+": accepted" {
 		t.Errorf("got %v %q", got.Ready, got.Message)
 	}
@@ -234,7 +241,7 @@ func TestTCP(t *testing.T) {
 	l.Close()
 	address = net.JoinHostPort(host, strconv.Itoa(port))
 	for _, kind := range []string{probe.TCP, probe.HTTP, probe.GRPC} {
-		got = probe.Do(t.Context(), probe.Spec{Kind: kind}, host, port, nil)
+		got = probe.Do(t.Context(), probe.Spec{Kind: kind, Timeout: 20 * time.Second}, host, port, nil)
 		if got.Ready || got.Message != "connect "+address+": connection refused" {
 			t.Errorf("%s: got %v %q", kind, got.Ready, got.Message)
 		}
