@@ -25,9 +25,9 @@ func TestCalm(t *testing.T) {
 		}
 	}
 	before := cpu()
-	for end := time.Now().Add(time.Second); cpu()-before < 20*time.Millisecond; {
+	for end := time.Now().Add(30 * time.Second); cpu()-before < 20*time.Millisecond; {
 		if time.Now().After(end) {
-			t.Fatal("a second's work takes no CPU")
+			t.Fatal("work takes no CPU")
 		}
 	}
 }

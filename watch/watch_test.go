@@ -127,10 +127,13 @@ type watched struct {
 	n    int
 }
 
-func start(t *testing.T, dir string, rules ...Rule) *watched {
+// quiet is a Config.Quiet for tests whose files are each written once.
+const quiet = 20 * time.Millisecond
+
+func start(t *testing.T, dir string, quiet time.Duration, rules ...Rule) *watched {
 	t.Helper()
 	out := &watched{t: t, dir: dir, seen: map[string]string{}}
-	w, err := New(Config{Rules: rules, Quiet: 20 * time.Millisecond, Warn: func(s string) { out.said = append(out.said, s) }})
+	w, err := New(Config{Rules: rules, Quiet: quiet, Warn: func(s string) { out.said = append(out.said, s) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,12 +198,13 @@ func write(t *testing.T, path, content string) {
 }
 
 func TestChangesOfFiles(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	at := func(path string) string { return filepath.Join(dir, path) }
 	write(t, at("src/a.go"), "a")
 	write(t, at("src/deep/b.go"), "b")
 	write(t, at("other/c"), "c")
-	w := start(t, dir, Rule{Path: at("src"), Ignore: []string{"*.log", "cache/"}})
+	w := start(t, dir, 300*time.Millisecond, Rule{Path: at("src"), Ignore: []string{"*.log", "cache/"}})
 
 	write(t, at("src/a.go"), "aa")
 	w.until(map[string]string{"src/a.go": "changed"})
@@ -244,7 +248,7 @@ func TestChangesOfFiles(t *testing.T) {
 
 func TestAThousandFilesAreFewBatches(t *testing.T) {
 	dir := t.TempDir()
-	w := start(t, dir, Rule{Path: dir})
+	w := start(t, dir, quiet, Rule{Path: dir})
 	want := map[string]string{}
 	for i := range 1000 {
 		name := fmt.Sprintf("d%d/f%d", i%50, i)
@@ -252,6 +256,8 @@ func TestAThousandFilesAreFewBatches(t *testing.T) {
 		want[name] = "changed"
 	}
 	w.until(want)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.n > 100 {
 		t.Errorf("%d batches", w.n)
 	}
@@ -265,7 +271,7 @@ func TestOneFileIncludeAndAForeignPath(t *testing.T) {
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
-	w := start(t, link, Rule{Path: filepath.Join(link, "conf.yaml")}, Rule{Path: filepath.Join(link, "web"), Include: []string{"**/*.html"}})
+	w := start(t, link, quiet, Rule{Path: filepath.Join(link, "conf.yaml")}, Rule{Path: filepath.Join(link, "web"), Include: []string{"**/*.html"}})
 	write(t, filepath.Join(dir, "beside.yaml"), "1")
 	write(t, filepath.Join(dir, "web", "style.css"), "1")
 	write(t, filepath.Join(dir, "conf.yaml"), "2")
@@ -349,11 +355,13 @@ func FuzzLeavesOut(f *testing.F) {
 		}
 	})
 }
+
 func TestSaveRightAfterReady(t *testing.T) {
+	t.Parallel()
 	for range 50 {
 		dir := t.TempDir()
 		write(t, filepath.Join(dir, "conf/app.conf"), "a\n")
-		w := start(t, dir, Rule{Path: filepath.Join(dir, "conf")})
+		w := start(t, dir, quiet, Rule{Path: filepath.Join(dir, "conf")})
 		write(t, filepath.Join(dir, "conf/app.conf"), "c\n")
 		w.until(map[string]string{"conf/app.conf": "changed"})
 	}
