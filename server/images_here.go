@@ -46,7 +46,7 @@ func ServeImages(ctx context.Context, dir string, log *slog.Logger) error {
 }
 
 // registryPatience is how long the registry of this machine may take to answer.
-const registryPatience = 10 * time.Second
+const registryPatience = 30 * time.Second
 
 // ensureRegistry has the registry of this machine run. It goes on when this process has ended.
 func ensureRegistry(ctx context.Context, store *registry.Store) error {

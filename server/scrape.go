@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -23,7 +24,8 @@ const metricsPath = "/metrics"
 // answered HTTP requests before and answer at metricsPath in a format of Prometheus'. Each of those is asked once.
 // The zero value is ready to use; one goroutine uses it.
 type targets struct {
-	asked map[engine.InstanceID]bool // and whether it exposes metrics
+	asked    map[engine.InstanceID]bool // and whether it exposes metrics
+	patience time.Duration              // how long one may take to say so (0: askTimeout)
 }
 
 // find returns the targets among the ready instances. spoken are the services that are known to speak HTTP.
@@ -46,7 +48,7 @@ func (t *targets) find(ctx context.Context, st engine.State, spoken map[string]b
 					continue
 				}
 				if !known {
-					exposes = exposesMetrics(ctx, "http://"+address+path)
+					exposes = exposesMetrics(ctx, "http://"+address+path, cmp.Or(t.patience, askTimeout))
 				}
 				asked[in.ID] = exposes
 				if !exposes {
@@ -84,9 +86,9 @@ func exposedAt(in engine.Instance, wanted *compose.Metrics) (address, path strin
 // askTimeout is how long an instance may take to say whether it exposes metrics.
 const askTimeout = time.Second
 
-// exposesMetrics says whether a GET of url is answered with metrics. It follows no redirect.
-func exposesMetrics(ctx context.Context, url string) bool {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// exposesMetrics says whether a GET of url is answered with metrics within patience. It follows no redirect.
+func exposesMetrics(ctx context.Context, url string, patience time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

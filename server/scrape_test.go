@@ -7,7 +7,9 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
+	"time"
 
 	"trellis/compose"
 	"trellis/engine"
@@ -15,10 +17,13 @@ import (
 
 // TestTargets: what the file names is scraped; of the rest who has answered HTTP before and exposes metrics, asked once.
 func TestTargets(t *testing.T) {
+	var mu sync.Mutex
 	asked := map[string]int{}
 	serve := func(name, kind, body string, status int) string {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
 			asked[name]++
+			mu.Unlock()
 			if r.URL.Path != "/metrics" {
 				http.NotFound(w, r)
 				return
@@ -53,7 +58,7 @@ func TestTargets(t *testing.T) {
 	for name := range project.Services {
 		spoken[name] = name != "silent"
 	}
-	var finder targets
+	finder := targets{patience: 20 * time.Second}
 	for range 2 {
 		var got []string
 		for _, target := range finder.find(t.Context(), st, spoken) {
@@ -66,6 +71,8 @@ func TestTargets(t *testing.T) {
 			t.Errorf("scraped are %q, want %q", got, want)
 		}
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	for name, n := range asked {
 		if n > 1 || name == "unready" || name == "silent" {
 			t.Errorf("%s was asked %d times", name, n)
@@ -81,7 +88,7 @@ func TestTargetThatIsGone(t *testing.T) {
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
-	if exposesMetrics(t.Context(), "http://127.0.0.1:"+strconv.Itoa(port)+metricsPath) {
+	if exposesMetrics(t.Context(), "http://127.0.0.1:"+strconv.Itoa(port)+metricsPath, 20*time.Second) {
 		t.Error("nothing listens there")
 	}
 }
