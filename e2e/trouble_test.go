@@ -4,9 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -17,8 +14,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	_ "modernc.org/sqlite"
 )
 
 // trouble is one row of docs/guides/troubleshooting.md.
@@ -81,102 +76,6 @@ func TestEveryErrorOfTheTableIsSaidAndHasItsRemedy(t *testing.T) {
 	}
 	for name := range cases {
 		t.Errorf("the case %q has no row", name)
-	}
-}
-
-// scene is a folder that any user may use, and what is typed in it.
-type scene struct {
-	t    *testing.T
-	dir  string
-	env  []string
-	as   []string // a command line before trellis: another user
-	from string   // the folder it is typed in
-}
-
-func newScene(t *testing.T) *scene {
-	t.Helper()
-	dir, err := os.MkdirTemp(built.dir, "scene-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	s := &scene{t: t, dir: dir, from: dir}
-	t.Cleanup(func() {
-		s.env = nil
-		if out, _ := s.typed("down", "--now", "--volumes", "--yes"); s.runs() {
-			t.Errorf("still there after down: %s", out)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	return s
-}
-
-// runs says whether a holder of the scene's project is there.
-func (s *scene) runs() bool {
-	out, _ := exec.Command("pgrep", "-f", filepath.Join(s.dir, ".trellis")).Output()
-	return len(out) > 0
-}
-
-func (s *scene) file(name, content string) {
-	s.t.Helper()
-	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o644); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// service writes a Compose file of one service web with these lines.
-func (s *scene) service(lines ...string) {
-	s.t.Helper()
-	s.file("compose.yaml", "services:\n  web:\n    "+strings.Join(lines, "\n    ")+"\n")
-}
-
-// nobody has what follows typed by an ordinary user.
-func (s *scene) nobody() *scene {
-	s.as = []string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}
-	s.env = []string{"HOME=" + s.dir, "XDG_RUNTIME_DIR="}
-	return s
-}
-
-// typed runs trellis and returns what it said and its exit code.
-func (s *scene) typed(args ...string) (said string, exit int) {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	line := append(append(append([]string{}, s.as...), built.trellis), args...)
-	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
-	cmd.Dir, cmd.Env = s.from, append(append(os.Environ(), "NO_COLOR=1"), s.env...)
-	b, err := cmd.CombinedOutput()
-	var ended *exec.ExitError
-	if err != nil && !errors.As(err, &ended) {
-		s.t.Fatalf("%v: %v\n%s", line, err, b)
-	}
-	return string(b), cmd.ProcessState.ExitCode()
-}
-
-// up is typed("up", "-d") after files that have to work.
-func (s *scene) up() {
-	s.t.Helper()
-	if out, exit := s.typed("up", "-d"); exit != 0 {
-		s.t.Fatalf("up: exit code %d\n%s", exit, out)
-	}
-}
-
-// inState changes the project's state file with SQL while nothing runs.
-func (s *scene) inState(statement string) {
-	s.t.Helper()
-	files, _ := filepath.Glob(filepath.Join(s.dir, ".trellis", "*", "state.db"))
-	if len(files) != 1 {
-		s.t.Fatalf("state files: %v", files)
-	}
-	db, err := sql.Open("sqlite", files[0])
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer db.Close()
-	if _, err := db.Exec(statement); err != nil {
-		s.t.Fatal(err)
 	}
 }
 
@@ -247,8 +146,8 @@ func troubleCases() map[string]func(*scene) (string, int) {
 			return s.typed(up...)
 		},
 		"two deploys at once": func(s *scene) (string, int) {
-			s.underWay()
-			return s.typed(up...)
+			letGo := s.underWay()
+			return s.typedUntil("waiting: ", letGo, up...)
 		},
 		"two deploys, no wait": func(s *scene) (string, int) {
 			s.underWay()
@@ -326,17 +225,18 @@ func fullLater(s *scene) (string, int) {
 	return out, exit
 }
 
-// underWay begins a deploy that takes some seconds.
-func (s *scene) underWay() {
+// underWay begins a deploy that takes until letGo is called, or the test ends.
+func (s *scene) underWay() (letGo func()) {
 	s.t.Helper()
-	s.service(`x-trellis: {process: {command: [sh, -c, "sleep 6; touch ready; sleep 1000"]}}`,
+	letGo = func() { s.file("go", "") }
+	s.service(fmt.Sprintf(`x-trellis: {process: {command: [sh, -c, "until test -e %s; do sleep 0.1; done; touch ready; sleep 1000"]}}`, filepath.Join(s.dir, "go")),
 		`healthcheck: {test: [CMD, test, -e, ready], interval: 1s, retries: 60}`)
 	cmd := exec.Command(built.trellis, "up", "-d")
 	cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "NO_COLOR=1")
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { _ = cmd.Wait() })
+	s.t.Cleanup(func() { letGo(); _ = cmd.Wait() })
 	eventually(s.t, 20*time.Second, "the first deploy is under way", func() string {
 		out, _ := s.typed("ps")
 		if strings.Contains(out, "pending") {
@@ -346,6 +246,7 @@ func (s *scene) underWay() {
 	})
 	s.service(`x-trellis: {process: {command: [sh, -c, "touch ready; sleep 1001"]}}`,
 		`healthcheck: {test: [CMD, test, -e, ready], interval: 1s, retries: 60}`)
+	return letGo
 }
 
 // hangs stops the control plane, so that it is there and does not answer; the remedy of the message is tried.
