@@ -28,7 +28,7 @@ test-kubernetes: ## a project's life in a real Kubernetes, built and started for
 	ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 ./e2e -run Kubernetes
 
 test-nodes: ## what a project survives in a real Kubernetes of two nodes, one of which dies
-	NODES=2 ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 20m -v ./e2e -run KubernetesNodeDies
+	NODES=2 ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 20m -v ./e2e -run 'KubernetesNodeDies|KubernetesDataOnADeadNode'
 
 quick: ## the tests that need nothing but Go
 	$(GO) test ./...

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -221,4 +222,81 @@ func (c *testCluster) outlives(goes, comes string) enginetest.Traffic {
 		t.Errorf("%d orders lost, more than there can have been under way", n)
 	}
 	return tr
+}
+
+// TestKubernetesDataOnADeadNode: a service that owns a volume is not replaced while it might still run and write it. ps says why and
+// what to type where the node is off for good; that has it replaced, with what it had written. It runs by itself: its node dies.
+func TestKubernetesDataOnADeadNode(t *testing.T) {
+	c := reachCluster(t)
+	c.another()
+	const name, web = "e2e-dead", "app.kubernetes.io/name=web"
+	p := c.project(name)
+	p.write("compose.yaml", fmt.Sprintf(`name: %s
+services:
+  web:
+    image: %s
+    environment: {PORT: "8080"}
+    expose: ["8080"]
+    volumes: ["data:/data"]
+    x-trellis: {probe: {http: /healthz}}
+volumes: {data: {}}
+`, name, c.image))
+	c.kubectl("", "cordon", "node1")
+	p.run("up", "--yes", "--timeout", "120s")
+	c.kubectl("", "uncordon", "node1")
+	if at := c.placed(name, web); at["node2"] != 1 {
+		t.Fatalf("it is on %v", at)
+	}
+	p.run("exec", "-T", "web", "/bin/sh", "-c", "echo kept >/data/word")
+	before := c.pods(name, "web")
+
+	c.cluster("kill", "2")
+	there, tainted := false, ""
+	defer func() {
+		if tainted != "" {
+			c.kubectl("", "taint", "node", "node2", tainted+"-")
+		}
+		if !there {
+			c.cluster("boot", "2")
+		}
+	}()
+	svc := func() engine.Service { return serviceOf(t, p.ps(), "web") }
+	said := regexp.MustCompile(`'kubectl taint node node2 (\S+)'`)
+	var taint string
+	eventually(t, time.Minute, "ps says what to do", func() string {
+		found := said.FindStringSubmatch(svc().Reason)
+		if found == nil {
+			return fmt.Sprintf("%s: %s", svc().State, svc().Reason)
+		}
+		taint = found[1]
+		return ""
+	})
+	// Its pod is to go by now, and nobody is there to end it.
+	c.kubectl("", "wait", "pod", "-n", name, "-l", web, `--for=jsonpath={.metadata.deletionTimestamp}`, "--timeout=60s")
+	if now := svc(); now.State == engine.ServiceHealthy || now.Ready != 0 || !said.MatchString(now.Reason) {
+		t.Errorf("while nobody knows how it is: %s, %d ready: %s", now.State, now.Ready, now.Reason)
+	}
+	if now := c.pods(name, "web"); now != before {
+		t.Errorf("nobody has vouched for the node, and the pods are\n%s, were\n%s", now, before)
+	}
+
+	c.kubectl("", "taint", "node", "node2", taint)
+	tainted = taint
+	eventually(t, 2*time.Minute, "it is replaced", func() string {
+		if now := svc(); now.State != engine.ServiceHealthy || c.placed(name, web)["node1"] != 1 {
+			return fmt.Sprintf("%s, %d ready: %s", now.State, now.Ready, now.Reason)
+		}
+		return ""
+	})
+	if out := p.run("exec", "-T", "web", "/bin/sh", "-c", "read word </data/word && echo it has $word it"); !strings.Contains(out, "it has kept it") {
+		t.Errorf("what it had written: %q", out)
+	}
+	c.cluster("boot", "2")
+	there = true
+	c.kubectl("", "wait", "node/node2", "--for=condition=Ready", "--timeout=60s")
+	c.kubectl("", "taint", "node", "node2", taint+"-")
+	tainted = ""
+	if at := c.placed(name, web); at["node1"] != 1 || at["node2"] != 0 {
+		t.Errorf("with the node back they are on %v", at)
+	}
 }

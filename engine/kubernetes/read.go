@@ -12,6 +12,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"trellis/engine"
 	"trellis/state"
@@ -147,6 +148,18 @@ func forsaken(pod corev1.Pod) bool {
 	return pod.Spec.NodeName != "" && is(corev1.PodReady, corev1.ConditionFalse) && is(corev1.ContainersReady, corev1.ConditionTrue)
 }
 
+// nodeless says what is known of a pod whose node the cluster has lost sight of. One of a Deployment is replaced elsewhere in five
+// minutes. A StatefulSet's is not while it might still run and write its volume, and somebody has to vouch that it does not: see
+// https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#non-graceful-node-shutdown.
+func nodeless(pod corev1.Pod) string {
+	node := pod.Spec.NodeName
+	why := fmt.Sprintf("its node %s does not answer: nobody knows how it is", node)
+	if owner := metav1.GetControllerOf(&pod); owner != nil && owner.Kind == "StatefulSet" {
+		why += fmt.Sprintf(", and nothing may write its volume meanwhile; is the node off for good, 'kubectl taint node %s %s=nodeshutdown:NoExecute' has it replaced", node, corev1.TaintNodeOutOfService)
+	}
+	return why
+}
+
 // wasReady says whether a container that is not ready was so before: its pod became unready after it had started.
 func wasReady(pod corev1.Pod, running *corev1.ContainerStateRunning) bool {
 	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
@@ -176,7 +189,7 @@ func trouble(pod corev1.Pod) (why string, looping bool) {
 		}
 	}
 	if forsaken(pod) {
-		return fmt.Sprintf("its node %s does not answer: nobody knows how it is", pod.Spec.NodeName), false
+		return nodeless(pod), false
 	}
 	for i, c := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		w := c.State.Waiting

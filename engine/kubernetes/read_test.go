@@ -120,10 +120,16 @@ func TestTroubleInComposeTerms(t *testing.T) {
 		instance string
 		reason   string
 	}{
-		"ready":          {nil, false, engine.ServiceHealthy, engine.InstanceReady, ""},
-		"starting":       {unready(began.Add(-time.Second)), false, engine.ServiceStarting, engine.InstanceStarting, ""},
-		"unready":        {unready(began.Add(time.Minute)), false, engine.ServiceStarting, engine.InstanceUnready, ""},
-		"node lost":      {notReady(""), false, engine.ServiceStarting, engine.InstanceUnready, "its node n1 does not answer: nobody knows how it is"},
+		"ready":     {nil, false, engine.ServiceHealthy, engine.InstanceReady, ""},
+		"starting":  {unready(began.Add(-time.Second)), false, engine.ServiceStarting, engine.InstanceStarting, ""},
+		"unready":   {unready(began.Add(time.Minute)), false, engine.ServiceStarting, engine.InstanceUnready, ""},
+		"node lost": {notReady(""), false, engine.ServiceStarting, engine.InstanceUnready, "its node n1 does not answer: nobody knows how it is"},
+		"node lost, data": {func(p *corev1.Pod) {
+			notReady("")(p)
+			controller := true
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Controller: &controller}}
+		}, false, engine.ServiceStarting, engine.InstanceUnready, "its node n1 does not answer: nobody knows how it is, and nothing may write its volume meanwhile; " +
+			"is the node off for good, 'kubectl taint node n1 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute' has it replaced"},
 		"held by others": {notReady("ReadinessGatesNotReady"), false, engine.ServiceHealthy, engine.InstanceReady, ""},
 		"crashes":        {waiting("CrashLoopBackOff", "back-off"), false, engine.ServiceCrashLooping, engine.InstancePending, "crashes again and again: exit code 3"},
 		"no image":       {waiting("ImagePullBackOff", "not found"), false, engine.ServiceStarting, engine.InstancePending, "its image i cannot be had: not found"},

@@ -69,7 +69,7 @@ var faults = []fault{
 	{31, "certificates end, are swapped, or prove another", and(of("./identity", "TestRotate", "TestRotateAtOnce", "TestRootElsewhere", "TestExpiredRoot", "TestSkewedClock", "TestBrokenDomain"), of(plane, "TestMutualFailsClosed", "TestRotationUnderStreams", "TestCertificatesAreSwapped", "TestExpiredCertificate"), of(e2e, "TestMutualTLS"))},
 	{32, "the network between two hosts fails", of(plane, "TestPartition", "TestLinkNextInstance", "TestDelivery")},
 	{40, "incidents, explained and alerted", of(e2e, "TestIncidents")},
-	{41, "a cluster's API server is away, slow or refuses, a deploy to it is killed, a node is lost", of(e2e, "TestKubernetesServerTrouble", "TestKubernetesAppliesKilled", "TestKubernetesPreStartFails", "TestKubernetesNodeLost", "TestKubernetesNodeDies", "TestKubernetesDataPlane")},
+	{41, "a cluster's API server is away, slow or refuses, a deploy to it is killed, a node is lost", of(e2e, "TestKubernetesServerTrouble", "TestKubernetesAppliesKilled", "TestKubernetesPreStartFails", "TestKubernetesNodeLost", "TestKubernetesNodeDies", "TestKubernetesDataOnADeadNode", "TestKubernetesDataPlane")},
 	{42, "somebody changes by hand what runs", of(e2e, "TestDriftOfProcesses", "TestKubernetesDrift", "TestKubernetesDriftIsTold")},
 	{43, "terraform is killed, and its state lost", of(e2e, "TestTerraform", "TestTerraformKilled", "TestKubernetesTerraform")},
 }
