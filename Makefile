@@ -1,6 +1,7 @@
 # Trellis. `make` lists the targets.
 GO      ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Not --dirty: that writes to .git, and go test takes results of tests that look for a .git for out of date.
+VERSION ?= $(shell git describe --tags --always 2>/dev/null || echo dev)$(shell git --no-optional-locks status --porcelain -uno 2>/dev/null | sed -n '1s/.*/-dirty/p')
 LDFLAGS := -s -w -X trellis/server.Version=$(VERSION)
 FLAGS   := -trimpath -buildvcs=false
 

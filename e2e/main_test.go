@@ -33,7 +33,8 @@ func run(m *testing.M) int {
 	built.dir, built.trellis, built.other = dir, filepath.Join(dir, "trellis"), filepath.Join(dir, "trellis-other")
 	built.app = filepath.Join(dir, "testapp")
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-o", "server/trellis-shim.bin", "./cmd/trellis-shim"},
+		// As make build does, so that the file stays as it is.
+		{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", "server/trellis-shim.bin", "./cmd/trellis-shim"},
 		{"build", "-trimpath", "-tags", "embedshim", "-ldflags", "-s -w", "-o", built.trellis, "./cmd/trellis"},
 		{"build", "-trimpath", "-tags", "embedshim", "-ldflags", "-s -w -X trellis/server.Version=other", "-o", built.other, "./cmd/trellis"},
 		{"build", "-trimpath", "-o", built.app, "./e2e/testdata/testapp"},
