@@ -93,7 +93,9 @@ func (r *renderer) step(svc compose.Service, pod corev1.PodSpec, c corev1.Contai
 		s.SecurityContext.RunAsUser, s.SecurityContext.RunAsGroup = uid, gid
 		if pod.SecurityContext.RunAsNonRoot != nil && *uid == 0 {
 			s.SecurityContext.RunAsNonRoot = new(bool)
-			s.SecurityContext.Capabilities.Add = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(asRoot), s.SecurityContext.Capabilities.Add...))))
+			if caps := s.SecurityContext.Capabilities; caps != nil { // nil: privileged, and so has all of them
+				caps.Add = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(asRoot), caps.Add...))))
+			}
 		}
 	}
 	if h.Privileged {
