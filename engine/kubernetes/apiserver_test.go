@@ -21,7 +21,7 @@ import (
 )
 
 // apiServer is as much of an API server as this package talks to: it keeps objects, of a few kinds, in one namespace.
-// What is applied takes the place of what was there; the real server's merge is tested against the real server.
+// What is applied takes the place of what was there, but for what never changes; the real server's merge is tested against the real server.
 type apiServer struct {
 	mu      sync.Mutex
 	objects map[string]map[string]any // by path
@@ -123,6 +123,10 @@ func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) 
 		there = s.keep(path, fields)
 	case r.Method == http.MethodPatch && r.Header.Get("Content-Type") == "application/apply-patch+yaml":
 		_ = yaml.Unmarshal(body, &fields)
+		if why := unchanging(fields, there); why != "" {
+			answer(w, http.StatusUnprocessableEntity, "Invalid", why)
+			return
+		}
 		if there = fields; !rehearsed {
 			there = s.keep(path, fields)
 		}
@@ -153,6 +157,26 @@ func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) 
 		delete(s.objects, path)
 	}
 	_ = json.NewEncoder(w).Encode(there)
+}
+
+// unchanging says what an apply may not change of an object, "" for nothing. A Service keeps its address, also that it has none.
+func unchanging(fields, there map[string]any) string {
+	spec := func(o map[string]any, field string) any {
+		v, _, _ := unstructured.NestedFieldNoCopy(o, "spec", field)
+		return v
+	}
+	switch kind := fields["kind"]; {
+	case kind == "Service" && spec(fields, "clusterIP") == nil && spec(there, "clusterIP") != nil:
+		fields["spec"].(map[string]any)["clusterIP"] = spec(there, "clusterIP")
+	case kind == "Service" && spec(fields, "clusterIP") == nil:
+		fields["spec"].(map[string]any)["clusterIP"] = "10.0.0.1"
+	case there == nil:
+	case kind == "Service" && spec(fields, "clusterIP") != spec(there, "clusterIP"):
+		return "spec.clusterIPs[0]: may not change once set"
+	case kind == "StatefulSet" && fmt.Sprint(spec(fields, "serviceName"), spec(fields, "volumeClaimTemplates")) != fmt.Sprint(spec(there, "serviceName"), spec(there, "volumeClaimTemplates")):
+		return "spec: Forbidden: updates to statefulset spec for fields other than 'replicas' are forbidden"
+	}
+	return ""
 }
 
 func (s *apiServer) keep(path string, fields map[string]any) map[string]any {

@@ -118,8 +118,8 @@ func plainObjects(objects []Object) (plain []*unstructured.Unstructured, items [
 	return plain, items, nil
 }
 
-// apply applies one object; with force it takes fields from whoever has set them. One of that name that is not the
-// project's: ErrConflict.
+// apply applies one object; with force it takes fields from whoever has set them. What cannot become it is removed first, see anew. One of
+// that name that is not the project's: ErrConflict.
 func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unstructured, force bool) error {
 	r, err := c.resource(o.GroupVersionKind())
 	if err != nil {
@@ -128,6 +128,11 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 	there, err := c.ourOwn(ctx, r, project, o.GetName())
 	if err != nil {
 		return err
+	}
+	if there != nil && len(frozen(o, there)) > 0 {
+		if there, err = c.anew(ctx, r, project, o, there); err != nil {
+			return err
+		}
 	}
 	if there != nil {
 		if err := c.handOver(ctx, r, o, there); err != nil {
@@ -152,7 +157,8 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 	return c.refusal(err)
 }
 
-// rehearse says what would keep objects from being applied, as the cluster says it; it writes nothing.
+// rehearse says what would keep objects from being applied, as the cluster says it; it writes nothing. Of what has to be made anew it says
+// only whether that is another's: a cluster rehearses no removal.
 func (c *Client) rehearse(ctx context.Context, project string, objects []Object) error {
 	plain, _, err := plainObjects(objects)
 	if err != nil {
@@ -160,10 +166,11 @@ func (c *Client) rehearse(ctx context.Context, project string, objects []Object)
 	}
 	for _, o := range plain {
 		r, err := c.resource(o.GroupVersionKind())
+		var there *unstructured.Unstructured
 		if err == nil {
-			_, err = c.ourOwn(ctx, r, project, o.GetName())
+			there, err = c.ourOwn(ctx, r, project, o.GetName())
 		}
-		if err == nil {
+		if err == nil && (there == nil || len(frozen(o, there)) == 0) {
 			_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, DryRun: []string{metav1.DryRunAll}})
 		}
 		if err != nil && !autoscalers(err) {

@@ -150,6 +150,13 @@ func (d *drifting) strays(ctx context.Context, c *Client, service string, want *
 	case !ours(have, d.project.Name):
 		return []stray{d.gone(service, of, "is "+whose(have))}, nil
 	}
+	var found []stray
+	for _, at := range frozen(want, have) { // no dry run gets past these
+		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, "somebody else"), of, ""})
+	}
+	if found != nil {
+		return found, nil
+	}
 	dry := metav1.ApplyOptions{FieldManager: fieldManager, Force: true, DryRun: []string{metav1.DryRunAll}}
 	would, err := r.Apply(ctx, of.Name, want, dry)
 	if err != nil {
@@ -162,7 +169,6 @@ func (d *drifting) strays(ctx context.Context, c *Client, service string, want *
 	dry.Force = false
 	_, err = r.Apply(ctx, of.Name, want, dry) // a conflict says whose a field is
 	owner := ownerIn(err)
-	var found []stray
 	for _, at := range places {
 		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, cmp.Or(at.owner, owner(at.path))), of, at.pointer})
 	}

@@ -219,12 +219,13 @@ func withoutEmpty(fields map[string]any) {
 }
 
 // prune deletes items, of which only those that still carry the label of Trellis and of the project are touched, and
-// waits until they are gone, with all that depends on them, for at most patience.
+// waits until they are gone, for at most patience: with all that depends on them where opt does not say otherwise.
 func (c *Client) prune(ctx context.Context, project string, items []item, opt metav1.DeleteOptions, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	foreground := metav1.DeletePropagationForeground
-	opt.PropagationPolicy = &foreground
+	if opt.PropagationPolicy == nil {
+		opt.PropagationPolicy = pointer(metav1.DeletePropagationForeground)
+	}
 	waiting := map[item]types.UID{}
 	for _, i := range items {
 		r, err := c.resource(i.kind())

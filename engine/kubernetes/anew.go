@@ -1,0 +1,99 @@
+package kubernetes
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+)
+
+// frozen are the fields that want says otherwise than have, and that no apply changes: whether a Service has an address (one that is left
+// out stays "None", without an error), and what a StatefulSet calls its pods and claims for them (which is refused).
+func frozen(want, have *unstructured.Unstructured) []place {
+	var all []place
+	differ := func(path string, w, h any, same bool) {
+		if !same {
+			all = append(all, place{path: path, want: w, have: h})
+		}
+	}
+	spec := func(o *unstructured.Unstructured, field string) any {
+		v, _, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", field)
+		return v
+	}
+	switch want.GetKind() {
+	case "Service":
+		w, h := spec(want, "clusterIP"), spec(have, "clusterIP")
+		differ(".spec.clusterIP", w, h, (w == corev1.ClusterIPNone) == (h == corev1.ClusterIPNone))
+	case "StatefulSet":
+		w, h := spec(want, "serviceName"), spec(have, "serviceName")
+		differ(".spec.serviceName", w, h, w == h)
+		claims, were := claimTemplates(want), claimTemplates(have)
+		differ(".spec.volumeClaimTemplates", claims, were, slices.EqualFunc(claims, were, fulfils))
+	}
+	return all
+}
+
+// claimTemplates are what a StatefulSet claims for each of its pods, as far as somebody asks for it.
+func claimTemplates(o *unstructured.Unstructured) []any {
+	all, _, _ := unstructured.NestedSlice(o.Object, "spec", "volumeClaimTemplates")
+	for i, t := range all {
+		one, _ := t.(map[string]any)
+		name, _, _ := unstructured.NestedString(one, "metadata", "name")
+		labels, _, _ := unstructured.NestedMap(one, "metadata", "labels")
+		all[i] = map[string]any{"name": name, "labels": labels, "spec": one["spec"]}
+	}
+	return all
+}
+
+// fulfils says whether have is what want says; what the cluster has added to it does not count.
+func fulfils(want, have any) bool {
+	w, isMap := want.(map[string]any)
+	h, _ := have.(map[string]any)
+	if !isMap {
+		return reflect.DeepEqual(want, have)
+	}
+	for key, value := range w {
+		if !fulfils(value, h[key]) {
+			return false
+		}
+	}
+	return true
+}
+
+// anew removes there, which can never become o, and makes o in its place where that has to be begun from what was there: an autoscaler's
+// number of pods. It returns what is there then, nil for nothing. The pods of a StatefulSet stay and are replaced by the new one, one after
+// the other; not where it claims another volume for each: it can give that to none that runs, and would replace none. Then all of them
+// end first.
+func (c *Client) anew(ctx context.Context, r dynamic.ResourceInterface, project string, o, there *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	how := metav1.DeletePropagationForeground
+	if o.GetKind() == "StatefulSet" && !claimsMore(o, there) {
+		how = metav1.DeletePropagationOrphan
+	}
+	if err := c.prune(ctx, project, []item{itemOf(o)}, metav1.DeleteOptions{PropagationPolicy: &how}, removePatience); err != nil {
+		return nil, fmt.Errorf("make it anew: %w", err)
+	}
+	now, had, _ := unstructured.NestedInt64(there.Object, "spec", "replicas")
+	if _, has, _ := unstructured.NestedInt64(o.Object, "spec", "replicas"); has || !had {
+		return nil, nil
+	}
+	first := o.DeepCopy()
+	if err := unstructured.SetNestedField(first.Object, now, "spec", "replicas"); err != nil {
+		return nil, err
+	}
+	made, err := r.Apply(ctx, o.GetName(), first, metav1.ApplyOptions{FieldManager: fieldManager})
+	return made, c.refusal(err)
+}
+
+// claimsMore says whether a StatefulSet claims a volume that it did not claim before.
+func claimsMore(want, have *unstructured.Unstructured) bool {
+	name := func(t any) any { return t.(map[string]any)["name"] }
+	were := claimTemplates(have)
+	return slices.ContainsFunc(claimTemplates(want), func(w any) bool {
+		return !slices.ContainsFunc(were, func(h any) bool { return name(w) == name(h) })
+	})
+}
