@@ -386,7 +386,7 @@ func TestTurnOfPrepared(t *testing.T) {
 	}
 }
 
-// TestLost: what the cluster would try for ever has failed; what has been ready, or is of another revision, has not.
+// TestLost: what the cluster would try for ever has failed; what runs again, or is of another revision, has not.
 func TestLost(t *testing.T) {
 	crash := &corev1.ContainerStateTerminated{ExitCode: 3}
 	backOff := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}

@@ -35,7 +35,7 @@ func TestLate(t *testing.T) {
 	w.stuck, w.late = map[string]time.Time{}, map[string]lateness{}
 	failed := func(pods ...corev1.Pod) string {
 		live := Live{Objects: []Object{set}, Pods: pods}
-		service, why := w.failure(one, Read(one.Revision, live), live)
+		service, why := w.failure([]record{one}, Read(one.Revision, live), live)
 		if service != "" && service != "db" {
 			t.Errorf("%s fails", service)
 		}

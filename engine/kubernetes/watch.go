@@ -27,8 +27,8 @@ const (
 	idleLook = 10 * time.Second
 	// breath is how long it is waited for more of what a watch tells: one pod that starts changes half a dozen times in a moment.
 	breath = 300 * time.Millisecond
-	// stuck is how long an instance may lack its image, and crashes how often it may crash without ever having been
-	// ready, until its revision has failed: the cluster would go on trying for ever.
+	// stuck is how long an instance may lack its image, and crashes how often it may crash before its revision is healthy, until
+	// that has failed: the cluster would go on trying for ever.
 	stuck   = 10 * time.Second
 	crashes = 3
 )
@@ -197,7 +197,7 @@ func (w *watcher) step(ctx context.Context) error {
 		if failed := failedToPrepare(live); len(failed) > 0 {
 			return e.goBack(ctx, all, e.unprepared(ctx, failed[0], live), "trellis")
 		}
-		if service, why := w.failure(one, s, live); service != "" {
+		if service, why := w.failure(all, s, live); service != "" {
 			e.client.enrich(ctx, &s, live)
 			return e.goBack(ctx, all, failureOf(s, service, why), "trellis")
 		}
@@ -247,9 +247,14 @@ func (w *watcher) goOn(ctx context.Context, one record, live Live) (waits map[st
 	return e.carryOut(ctx, one, objects, live)
 }
 
-// failure returns a service that will not come up by itself, and why; "" where there is none.
-func (w *watcher) failure(one record, s engine.State, live Live) (service, why string) {
+// failure returns a service that will not come up by itself, and why; "" where there is none. What runs as the last healthy revision had it
+// is nothing that going back to that would mend.
+func (w *watcher) failure(all []record, s engine.State, live Live) (service, why string) {
+	one, healthy := all[0], lastHealthy(all, all[0].Number)
 	for _, svc := range s.Services {
+		if healthy != nil && svc.Revision <= healthy.Number {
+			continue
+		}
 		crash, imageless := lost(live.Pods, svc)
 		switch since, known := w.stuck[svc.Name]; {
 		case crash != nil:
@@ -304,9 +309,9 @@ func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Tim
 	return limit, now.Sub(w.late[svc.Name].since) > limit
 }
 
-// lost returns the last end of a pod of a service's newest revision that has crashed too often without having become
-// ready, nil where there is none (a Job counts its own attempts), and whether one waits for what it cannot have: its image, or what its container is made
-// of.
+// lost returns the last end of a pod of a service's newest revision that has crashed too often and does not run, nil where there is none (a
+// Job counts its own attempts), and whether one waits for what it cannot have: its image, or what its container is made of. A pod that was
+// ready counts as well: what nothing asks is ready as soon as it runs.
 func lost(all []corev1.Pod, svc engine.Service) (crash *corev1.ContainerStateTerminated, imageless bool) {
 	for _, pod := range all {
 		if serviceOf(&pod) != svc.Name || revisionOf(pod.ObjectMeta) != svc.Revision || pod.DeletionTimestamp != nil {

@@ -12,6 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/engine/judge"
@@ -62,6 +66,43 @@ func TestJudgedByWhatIsThereNow(t *testing.T) {
 	}
 	if all, _ = c.history(t.Context(), "shop"); all[0].Number != 2 || all[0].Outcome != state.Pending {
 		t.Errorf("revision %d is %s", all[0].Number, all[0].Outcome)
+	}
+}
+
+// TestCrashOfWhatDidNotChange: a revision does not fail for a service that it has as the last healthy one had it, whatever becomes of that;
+// it does for one that no revision since has brought up, whoever changed it.
+func TestCrashOfWhatDidNotChange(t *testing.T) {
+	template := func(revision string) corev1.PodTemplateSpec {
+		return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelService: "api"}, Annotations: map[string]string{annotationRevision: revision}}}
+	}
+	crash := corev1.ContainerStatus{RestartCount: 5, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}
+	crash.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 3}
+	imageless := corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}}
+	revision := func(number int64, outcome string) record {
+		return record{Revision: state.Revision{Number: number, Outcome: outcome, Project: version("1")}}
+	}
+	for name, c := range map[string]struct {
+		all     []record
+		changed string // in which revision
+		fails   bool
+	}{
+		"it was well":             {[]record{revision(8, state.Pending), revision(7, state.Healthy), revision(3, state.Healthy)}, "3", false},
+		"since the last one":      {[]record{revision(8, state.Pending), revision(7, state.Healthy)}, "7", false},
+		"it is another":           {[]record{revision(8, state.Pending), revision(7, state.Healthy)}, "8", true},
+		"another one changed it":  {[]record{revision(8, state.Pending), revision(7, state.Failed), revision(6, state.Healthy)}, "7", true},
+		"nothing was healthy yet": {[]record{revision(8, state.Pending), revision(7, state.Failed)}, "7", true},
+	} {
+		for what, status := range map[string]corev1.ContainerStatus{"crashes": crash, "has no image": imageless} {
+			pod := corev1.Pod{ObjectMeta: template(c.changed).ObjectMeta, Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{status}}}
+			d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "api", Labels: pod.Labels}, Spec: appsv1.DeploymentSpec{Template: template(c.changed)}}
+			live := Live{Objects: []Object{d}, Pods: []corev1.Pod{pod}}
+			w := watching(nil)
+			w.stuck, w.late = map[string]time.Time{"api": time.Now().Add(-2 * stuck)}, map[string]lateness{}
+			service, why := w.failure(c.all, Read(c.all[0].Revision, live), live)
+			if (service == "api") != c.fails || c.fails != (why != "") {
+				t.Errorf("%s, and %s: %q fails, %s", name, what, service, why)
+			}
+		}
 	}
 }
 
