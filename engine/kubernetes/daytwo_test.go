@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,6 +78,54 @@ func TestOverride(t *testing.T) {
 	}
 	if err := e.Override(t.Context(), "shop", state.Override{Service: "nobody"}); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("a service that is not there: %v", err)
+	}
+}
+
+// TestRestartOfAJob: what runs to its end runs once after a restart too, as it was asked for last, and what comes before it stays done.
+func TestRestartOfAJob(t *testing.T) {
+	s, c := cluster(t)
+	e := quiet(c)
+	worker := compose.Service{Name: "worker", Image: "worker:1", Restart: "on-failure"}
+	worker.PreStart = []compose.PreStart{{Hook: compose.Hook{Command: []string{"migrate"}}}}
+	other := compose.Service{Name: "worker-2", Image: "worker:1", Restart: "on-failure"}
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{"worker": worker, "worker-2": other}}
+	jobs := func() (names []string) {
+		for _, name := range s.names() {
+			if strings.HasPrefix(name, "jobs/") {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+		t.Fatal(err)
+	}
+	prepared := func() { // an apply takes the status away here
+		for path, o := range s.objects {
+			if strings.Contains(path, "/jobs/") && (&unstructured.Unstructured{Object: o}).GetLabels()[labelComponent] == preparation {
+				o["status"] = map[string]any{"succeeded": int64(1)}
+			}
+		}
+	}
+	prepared()
+	if err := watching(e).step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := jobs()
+	if len(before) != 3 {
+		t.Fatalf("there are %v", before)
+	}
+	for n := range 2 {
+		prepared()
+		if err := e.Override(t.Context(), "shop", state.Override{Service: "worker", Restart: int64(n + 1)}); err != nil {
+			t.Fatal(err)
+		}
+		after := jobs()
+		kept := slices.DeleteFunc(slices.Clone(after), func(name string) bool { return !slices.Contains(before, name) })
+		if len(after) != 3 || len(kept) != 2 {
+			t.Errorf("restart %d: %v, then %v", n+1, before, after)
+		}
+		before = after
 	}
 }
 

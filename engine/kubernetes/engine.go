@@ -141,7 +141,7 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	one.rollouts = begun(objects, live, rev)
 	var again []item // what failed before is tried anew
 	for _, job := range failedToPrepare(live) {
-		again = append(again, item{Group: "batch", Version: "v1", Kind: "Job", Name: job.Name})
+		again = append(again, jobItem(job))
 	}
 	if err := e.client.prune(ctx, e.project, again, metav1.DeleteOptions{}, prunePatience); err != nil {
 		return fail(err)

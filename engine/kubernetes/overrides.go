@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	batchv1 "k8s.io/api/batch/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
@@ -67,7 +70,8 @@ func remaining(all map[string]state.Override, before *compose.Project, p compose
 	return left, ended
 }
 
-// Override implements engine.Engine. The wish is kept in the cluster, and the objects of the service are applied with it.
+// Override implements engine.Engine. The wish is kept in the cluster, and the objects of the service are applied with it. A Job that is run
+// again ends first: both would do the same work.
 func (e *Engine) Override(ctx context.Context, project string, o state.Override) error {
 	fail := func(err error) error { return fmt.Errorf("override %s: %w", o.Service, err) }
 	e.writes.Lock()
@@ -102,11 +106,31 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	}
 	now, _ := turn(rev.Project, objects, live, s)
 	now = slices.DeleteFunc(now, func(one Object) bool { return serviceOf(one) != o.Service })
+	if err := e.client.prune(ctx, project, replaced(live, now), metav1.DeleteOptions{}, removePatience); err != nil {
+		return fail(err)
+	}
 	if err := e.client.put(ctx, project, now, true); err != nil {
 		return fail(err)
 	}
 	e.tell(ctx, kindOverride, o.Service, engine.Wish(o), "")
 	return nil
+}
+
+// replaced are the Jobs that are there in place of which others run their services.
+func replaced(live Live, objects []Object) []item {
+	other := map[string]string{} // by service
+	for _, job := range objectsOf[*batchv1.Job](objects) {
+		if !prepares(job) {
+			other[serviceOf(job)] = job.Name
+		}
+	}
+	var all []item
+	for _, job := range objectsOf[*batchv1.Job](live.Objects) {
+		if name := other[serviceOf(job)]; name != "" && name != job.Name && !prepares(job) {
+			all = append(all, jobItem(job))
+		}
+	}
+	return all
 }
 
 // scalable refuses a number of instances that a service cannot have.

@@ -37,6 +37,11 @@ func failedToPrepare(live Live) []*batchv1.Job {
 	})
 }
 
+// jobItem is a Job by its name.
+func jobItem(job *batchv1.Job) item {
+	return item{Group: "batch", Version: "v1", Kind: "Job", Name: job.Name}
+}
+
 // unprepared is the rollout that a Job which comes before a start has failed, with how it ended and what it said last.
 func (e *Engine) unprepared(ctx context.Context, job *batchv1.Job, live Live) state.Rollout {
 	r := state.Rollout{Service: serviceOf(job), Reason: "its pre_start failed"}
