@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"trellis/errdefs"
 	"trellis/state"
 )
@@ -32,7 +34,10 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 	if e.awaitsPlane(ctx, objects, live) {
 		waits[dataPlane] = "to serve"
 	}
-	err = e.client.put(ctx, e.project, now, len(waits) > 0)
+	// Two that prepare the same service, each in its own way, must not do so at once.
+	if err = e.client.prune(ctx, e.project, stillPreparing(objects, live), metav1.DeleteOptions{}, removePatience); err == nil {
+		err = e.client.put(ctx, e.project, now, len(waits) > 0)
+	}
 	if disturbed, derr := e.confess(ctx, one.Number); disturbed {
 		if err == nil {
 			err = derr

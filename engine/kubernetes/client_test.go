@@ -380,7 +380,7 @@ func TestTurnOfPrepared(t *testing.T) {
 		if len(now) != c.now || len(waits) != 2-c.now {
 			t.Errorf("%s: %d of two objects, waits %v", name, len(now), waits)
 		}
-		if got := len(failedToPrepare(c.live)); (got == 1) != (name == "failed") {
+		if got := len(failedToPrepare(objects, c.live)); (got == 1) != (name == "failed") {
 			t.Errorf("%s: %d have failed", name, got)
 		}
 	}

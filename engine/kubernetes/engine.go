@@ -140,7 +140,7 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	}
 	one.rollouts = begun(objects, live, rev)
 	var again []item // what failed before is tried anew
-	for _, job := range failedToPrepare(live) {
+	for _, job := range failedToPrepare(objects, live) {
 		again = append(again, jobItem(job))
 	}
 	if err := e.client.prune(ctx, e.project, again, metav1.DeleteOptions{}, prunePatience); err != nil {

@@ -28,13 +28,32 @@ func unprepared(objects []Object, live Live) map[string]bool {
 	return out
 }
 
-// failedToPrepare are the Jobs that come before a start and have failed.
-func failedToPrepare(live Live) []*batchv1.Job {
-	return slices.DeleteFunc(objectsOf[*batchv1.Job](live.Objects), func(job *batchv1.Job) bool {
-		return !prepares(job) || !slices.ContainsFunc(job.Status.Conditions, func(c batchv1.JobCondition) bool {
-			return c.Type == batchv1.JobFailed && c.Status == corev1.ConditionTrue
-		})
-	})
+// failedToPrepare are those of the Jobs among objects that come before a start and have failed.
+func failedToPrepare(objects []Object, live Live) []*batchv1.Job {
+	return slices.DeleteFunc(preparing(live), func(job *batchv1.Job) bool { return !jobHas(job, batchv1.JobFailed) || !hasJob(objects, job) })
+}
+
+// stillPreparing are the Jobs that come before a start in an earlier revision, and go on although objects have others.
+func stillPreparing(objects []Object, live Live) (all []item) {
+	for _, job := range preparing(live) {
+		if !jobHas(job, batchv1.JobFailed) && !jobHas(job, batchv1.JobComplete) && !hasJob(objects, job) {
+			all = append(all, jobItem(job))
+		}
+	}
+	return all
+}
+
+// preparing are the Jobs that come before a start.
+func preparing(live Live) []*batchv1.Job {
+	return slices.DeleteFunc(objectsOf[*batchv1.Job](live.Objects), func(job *batchv1.Job) bool { return !prepares(job) })
+}
+
+func jobHas(job *batchv1.Job, condition batchv1.JobConditionType) bool {
+	return slices.ContainsFunc(job.Status.Conditions, func(c batchv1.JobCondition) bool { return c.Type == condition && c.Status == corev1.ConditionTrue })
+}
+
+func hasJob(objects []Object, job *batchv1.Job) bool {
+	return slices.ContainsFunc(objectsOf[*batchv1.Job](objects), func(o *batchv1.Job) bool { return o.Name == job.Name })
 }
 
 // jobItem is a Job by its name.

@@ -169,13 +169,14 @@ func (w *watcher) step(ctx context.Context) error {
 			return err
 		}
 		if goPast(live.Objects) {
-			_, err = w.goOn(ctx, one, live)
+			_, _, err = w.goOn(ctx, one, live)
 		}
 		return err
 	}
+	var objects []Object // not asked for where all of them were applied: what comes before a start has succeeded then
 	var waits map[string]string
 	if done != appliedNote(one.Number, one.mark) || goPast(live.Objects) {
-		if waits, err = w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
+		if objects, waits, err = w.goOn(ctx, one, live); err != nil || len(waits) == 0 {
 			return err
 		}
 		if all, live, s, err = e.look(ctx, e.project); err != nil || all[0].goal() != one.goal() {
@@ -194,7 +195,7 @@ func (w *watcher) step(ctx context.Context) error {
 			all[0].rollouts = w.judging.measured(one.rollouts)
 			one = all[0]
 		}
-		if failed := failedToPrepare(live); len(failed) > 0 {
+		if failed := failedToPrepare(objects, live); len(failed) > 0 {
 			return e.goBack(ctx, all, e.unprepared(ctx, failed[0], live), "trellis")
 		}
 		if service, why := w.failure(all, s, live); service != "" {
@@ -235,16 +236,17 @@ func there(p compose.Project, s engine.State) bool {
 	})
 }
 
-// goOn carries out a revision whose Apply was cut short, or waits, or has not ended yet: both may do the same thing twice.
-func (w *watcher) goOn(ctx context.Context, one record, live Live) (waits map[string]string, err error) {
+// goOn carries out a revision whose Apply was cut short, or waits, or has not ended yet: both may do the same thing twice. It returns the
+// objects of that revision, and what they wait for.
+func (w *watcher) goOn(ctx context.Context, one record, live Live) (objects []Object, waits map[string]string, err error) {
 	e := w.engine
 	e.writes.Lock()
 	defer e.writes.Unlock()
-	objects, err := e.render(ctx, one, live)
-	if err != nil {
-		return nil, err
+	if objects, err = e.render(ctx, one, live); err != nil {
+		return nil, nil, err
 	}
-	return e.carryOut(ctx, one, objects, live)
+	waits, err = e.carryOut(ctx, one, objects, live)
+	return objects, waits, err
 }
 
 // failure returns a service that will not come up by itself, and why; "" where there is none. What runs as the last healthy revision had it

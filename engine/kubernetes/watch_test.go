@@ -2,9 +2,11 @@ package kubernetes
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -171,7 +173,7 @@ func TestTwoDeploysAtOnce(t *testing.T) {
 	go func() { _, err := b.Apply(t.Context(), state.Revision{Project: p("2")}, ""); done <- err }()
 	<-blocked
 	w := watching(a)
-	if _, err = w.goOn(t.Context(), all[0], live); err != nil {
+	if _, _, err = w.goOn(t.Context(), all[0], live); err != nil {
 		t.Fatal(err)
 	}
 	close(goon)
@@ -223,6 +225,73 @@ func TestFailedPreStartIsTriedAnew(t *testing.T) {
 	}
 	if all, _ = c.history(t.Context(), "shop"); !fired || all[0].Number != 2 || all[0].Outcome != state.Pending {
 		t.Errorf("removed: %v; revision %d is %s", fired, all[0].Number, all[0].Outcome)
+	}
+}
+
+// TestPreStartOfAnEarlierRevision: one that hangs ends when another one takes its place, and that it fails later is no failure of what has
+// taken its place.
+func TestPreStartOfAnEarlierRevision(t *testing.T) {
+	s, c := cluster(t)
+	e := quiet(c)
+	migrating := func(command string) compose.Project {
+		svc := compose.Service{Name: "web", Image: "web:1"}
+		svc.PreStart = []compose.PreStart{{Hook: compose.Hook{Command: []string{command}}}}
+		return compose.Project{Name: "shop", Services: map[string]compose.Service{"web": svc}}
+	}
+	jobs := func() map[string]map[string]any {
+		all := maps.Clone(s.objects)
+		maps.DeleteFunc(all, func(path string, _ map[string]any) bool { return !strings.Contains(path, "/jobs/") })
+		return all
+	}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: version("1")}, ""); err != nil {
+		t.Fatal(err)
+	}
+	all, _ := c.history(t.Context(), "shop")
+	_ = c.settle(t.Context(), all[0], state.Healthy)
+	if _, err := e.Apply(t.Context(), state.Revision{Project: migrating("hang")}, ""); err != nil {
+		t.Fatal(err)
+	}
+	hangs := jobs()
+	if _, err := e.Apply(t.Context(), state.Revision{Project: migrating("mended")}, ""); err != nil {
+		t.Fatal(err)
+	}
+	mended := jobs()
+	for path, job := range hangs {
+		if mended[path] != nil || len(mended) != 1 {
+			t.Errorf("%s goes on; there are %d", path, len(mended))
+		}
+		s.objects[path] = job // by somebody who has not seen yet that there is another revision
+	}
+	w := watching(e)
+	if err := w.step(t.Context()); err != nil || len(jobs()) != 1 {
+		t.Errorf("%v, and then there are %d", err, len(jobs()))
+	}
+	for path, job := range hangs {
+		job["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Failed", "status": "True"}}}
+		s.objects[path] = job
+	}
+	if err := w.step(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if all, _ = c.history(t.Context(), "shop"); all[0].Number != 3 || all[0].Outcome != state.Pending {
+		t.Errorf("revision %d is %s", all[0].Number, all[0].Outcome)
+	}
+	for path := range mended {
+		s.objects[path]["status"] = map[string]any{"conditions": []any{map[string]any{"type": "Failed", "status": "True"}}}
+	}
+	s.before = func(to http.ResponseWriter, r *http.Request) bool {
+		job := s.objects[r.URL.Path]
+		if job["status"] == nil || r.Method != http.MethodPatch {
+			return false
+		}
+		_ = json.NewEncoder(to).Encode(job) // an apply would take its status away here
+		return true
+	}
+	if err := w.step(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if all, _ = c.history(t.Context(), "shop"); all[0].Undoes != 3 {
+		t.Errorf("its own has failed, and revision %d is %s", all[0].Number, all[0].Outcome)
 	}
 }
 
