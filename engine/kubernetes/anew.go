@@ -66,16 +66,30 @@ func fulfils(want, have any) bool {
 }
 
 // anew removes there, which can never become o, and makes o in its place where that has to be begun from what was there: an autoscaler's
-// number of pods. It returns what is there then, nil for nothing. The pods of a StatefulSet stay and are replaced by the new one, one after
-// the other; not where it claims another volume for each: it can give that to none that runs, and would replace none. Then all of them
-// end first.
+// number of pods. It returns what is there then, nil for nothing. The pods and claims of a StatefulSet stay: the new one takes them over,
+// and replaces the pods one after the other. Where it claims one more volume for each of them all of them end first: it can give that to
+// none that runs, and would not get as far as replacing it.
 func (c *Client) anew(ctx context.Context, r dynamic.ResourceInterface, project string, o, there *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	how := metav1.DeletePropagationForeground
-	if o.GetKind() == "StatefulSet" && !claimsMore(o, there) {
-		how = metav1.DeletePropagationOrphan
+	fail := func(err error) (*unstructured.Unstructured, error) { return nil, fmt.Errorf("make it anew: %w", err) }
+	var how metav1.DeleteOptions
+	var ending []item
+	if o.GetKind() == "StatefulSet" {
+		how.PropagationPolicy = pointer(metav1.DeletePropagationOrphan)
+		list, err := c.list(ctx, pods, project)
+		if err != nil {
+			return fail(err)
+		}
+		for _, pod := range list {
+			if owner := metav1.GetControllerOf(&pod); owner != nil && owner.UID == there.GetUID() && claimsMore(o, there) {
+				ending = append(ending, itemOf(&pod))
+			}
+		}
 	}
-	if err := c.prune(ctx, project, []item{itemOf(o)}, metav1.DeleteOptions{PropagationPolicy: &how}, removePatience); err != nil {
-		return nil, fmt.Errorf("make it anew: %w", err)
+	if err := c.prune(ctx, project, []item{itemOf(o)}, how, removePatience); err != nil {
+		return fail(err)
+	}
+	if err := c.prune(ctx, project, ending, metav1.DeleteOptions{}, removePatience); err != nil {
+		return fail(err)
 	}
 	now, had, _ := unstructured.NestedInt64(there.Object, "spec", "replicas")
 	if _, has, _ := unstructured.NestedInt64(o.Object, "spec", "replicas"); has || !had {

@@ -20,12 +20,12 @@ import (
 	"trellis/state"
 )
 
-// removals writes down what is removed of two kinds, and how: "services/api Foreground".
+// removals writes down what is removed of three kinds, and how: "services/api Foreground".
 func removals(s *apiServer) *[]string {
 	var all []string
 	s.before = func(_ http.ResponseWriter, r *http.Request) bool {
 		kind := filepath.Base(filepath.Dir(r.URL.Path))
-		if r.Method != http.MethodDelete || kind != "services" && kind != "statefulsets" {
+		if r.Method != http.MethodDelete || !slices.Contains([]string{"services", "statefulsets", "pods"}, kind) {
 			return false
 		}
 		var opt metav1.DeleteOptions
@@ -66,11 +66,18 @@ func TestWhatNoApplyChanges(t *testing.T) {
 			[]string{"services/api Foreground"}, "None", "db", 1},
 		{"a first port of what owns data", compose.Service{}, compose.Service{Volumes: []compose.Mount{data}, Expose: port},
 			[]string{"services/db Foreground", "statefulsets/db Orphan"}, "None", "db-direct", 1},
-		{"one more volume", compose.Service{}, compose.Service{Volumes: []compose.Mount{data, cache}, Expose: port}, []string{"statefulsets/db Foreground"}, "None", "db-direct", 2},
+		{"one more volume", compose.Service{}, compose.Service{Volumes: []compose.Mount{data, cache}, Expose: port}, []string{"pods/db-0 Foreground", "statefulsets/db Orphan"}, "None", "db-direct", 2},
 		{"one less", compose.Service{}, compose.Service{Volumes: []compose.Mount{cache}, Expose: port}, []string{"statefulsets/db Orphan"}, "None", "db-direct", 1},
 		{"no port any more", compose.Service{}, compose.Service{Volumes: []compose.Mount{cache}},
 			[]string{"services/db Foreground", "services/db-direct Foreground", "statefulsets/db Orphan"}, "None", "db", 1},
 	} {
+		if set := s.objects[set]; set != nil {
+			of := []any{map[string]any{"kind": "StatefulSet", "name": "db", "controller": true, "uid": string((&unstructured.Unstructured{Object: set}).GetUID())}}
+			pod := object(pods, "db-0", map[string]string{labelProject: "shop", labelManagedBy: managedBy, labelService: "db"})
+			pod.Object["metadata"].(map[string]any)["ownerReferences"] = of
+			s.objects["/api/v1/namespaces/shop/pods/db-0"] = pod.Object
+			s.objects["/api/v1/namespaces/shop/pods/other"] = object(pods, "other", pod.GetLabels()).Object
+		}
 		step.api.Name, step.api.Image, step.db.Name, step.db.Image = "api", "api:1", "db", "db:1"
 		removed := removals(s)
 		p := compose.Project{Name: "shop", Services: map[string]compose.Service{"api": step.api, "db": step.db}}

@@ -39,7 +39,7 @@ func served() map[string]map[string]string {
 	return map[string]map[string]string{
 		"v1": {
 			"/namespaces": "Namespace", "/nodes": "Node", "configmaps": "ConfigMap", "secrets": "Secret", "services": "Service", "pods": "Pod",
-			"events": "Event", "serviceaccounts": "ServiceAccount",
+			"events": "Event", "serviceaccounts": "ServiceAccount", "persistentvolumeclaims": "PersistentVolumeClaim",
 		},
 		"apps/v1":                      {"deployments": "Deployment"},
 		"batch/v1":                     {"jobs": "Job", "cronjobs": "CronJob"},

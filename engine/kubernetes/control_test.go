@@ -81,6 +81,30 @@ func TestRightsAreGivenByWhoHasThem(t *testing.T) {
 	}
 }
 
+// TestRightsToClaims: who has volumes without a name taken down finds and removes their claims, which the cluster has made; who has none
+// needs no right to any.
+func TestRightsToClaims(t *testing.T) {
+	for target, want := range map[string][]string{"/data": {"get", "list", "delete"}, "": nil} {
+		db := compose.Service{Image: "db:1"}
+		if target != "" {
+			db.Volumes = []compose.Mount{{Type: compose.MountVolume, Target: target}}
+		}
+		role, err := Role(compose.Project{Name: "shop", Services: map[string]compose.Service{"db": db}}, Options{Standalone: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, rule := range role.Rules {
+			if slices.Contains(rule.Resources, "persistentvolumeclaims") {
+				got = append(got, rule.Verbs...)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("with a volume at %q: %v", target, got)
+		}
+	}
+}
+
 // TestControlPlaneIsDurable where the cluster has volumes, and otherwise not.
 func TestControlPlaneIsDurable(t *testing.T) {
 	p, opt := front(t)

@@ -4,16 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
 )
+
+// persistentVolumeClaims is the kind PersistentVolumeClaim.
+var persistentVolumeClaims = corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim")
 
 // removePatience is how long a Delete waits for what it removed: the longest grace period that anybody writes, and more.
 const removePatience = 10 * time.Minute
@@ -29,9 +36,11 @@ func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOp
 	if err != nil {
 		return fail(err)
 	}
-	var kept []item
+	var kept, unnamed []item
 	if !opt.Volumes {
 		kept = claims(items)
+	} else if unnamed, err = e.unnamed(ctx, project); err != nil {
+		return fail(err)
 	}
 	var how metav1.DeleteOptions
 	if opt.Now {
@@ -49,7 +58,7 @@ func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOp
 	for _, step := range []struct {
 		items []item
 		pods  string
-	}{{acts, controlPlane}, {without(items, kept), ""}} { // what acts goes first: it would bring back what is removed
+	}{{acts, controlPlane}, {without(items, kept), ""}, {unnamed, ""}} { // what acts goes first: it would bring back what is removed
 		if err := e.client.prune(ctx, project, step.items, how, removePatience); err != nil {
 			return fail(err)
 		}
@@ -69,11 +78,38 @@ func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOp
 	return nil
 }
 
+// unnamed finds the claims that StatefulSets had made for their pods: they outlive these, and no inventory has them. Who may not look has
+// none where no revision that is kept had a volume without a name: the role that such a project needs does not say more.
+func (e *Engine) unnamed(ctx context.Context, project string) (all []item, err error) {
+	r, err := e.client.resource(persistentVolumeClaims)
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.List(ctx, selectProject(project))
+	if apierrors.IsForbidden(err) {
+		kept, herr := e.client.history(ctx, project)
+		if herr == nil && !slices.ContainsFunc(kept, func(r record) bool { return hasUnnamed(r.Project) }) {
+			return nil, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the claims for volumes without a name: %w", e.client.explain(err))
+	}
+	for _, claim := range list.Items {
+		all = append(all, itemOf(&claim))
+	}
+	return all, nil
+}
+
+func hasUnnamed(p compose.Project) bool {
+	return slices.ContainsFunc(slices.Collect(maps.Values(p.Services)), func(svc compose.Service) bool { return slices.ContainsFunc(svc.Volumes, anonymous) })
+}
+
 // claims returns the items that hold data.
 func claims(items []item) []item {
 	var out []item
 	for _, i := range items {
-		if i.Kind == "PersistentVolumeClaim" && i.Group == "" {
+		if i.kind().GroupKind() == persistentVolumeClaims.GroupKind() {
 			out = append(out, i)
 		}
 	}

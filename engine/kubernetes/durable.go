@@ -8,7 +8,6 @@ import (
 	"errors"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,9 +24,8 @@ func (e *Engine) durable(ctx context.Context, image string, live Live) (bool, er
 	if image == "" {
 		return false, nil
 	}
-	claim := corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim").GroupKind()
 	if slices.ContainsFunc(live.Objects, func(o Object) bool {
-		return o.GetName() == controlName(e.project) && o.GetObjectKind().GroupVersionKind().GroupKind() == claim
+		return o.GetName() == controlName(e.project) && o.GetObjectKind().GroupVersionKind().GroupKind() == persistentVolumeClaims.GroupKind()
 	}) {
 		return true, nil
 	}

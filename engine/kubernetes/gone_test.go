@@ -2,11 +2,13 @@ package kubernetes
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"trellis/compose"
 	"trellis/engine"
 	"trellis/state"
 )
@@ -83,6 +85,60 @@ func TestNamespaceThatGoes(t *testing.T) {
 			err := e.Delete(t.Context(), "shop", engine.DeleteOptions{})
 			if refused == 0 || goes != (err == nil) {
 				t.Errorf("taken down: %v, after %d refusals", err, refused)
+			}
+		})
+	}
+}
+
+// TestVolumesWithoutAName: the claims that a StatefulSet had made for its pods go with the volumes, also where everything else has gone
+// before; of another project none does. Who may not look at claims needs not, where the project had no such volume.
+func TestVolumesWithoutAName(t *testing.T) {
+	const claims = "/api/v1/namespaces/shop/persistentvolumeclaims/"
+	for name, c := range map[string]struct {
+		had, forbidden, before bool
+		left                   []string
+		fails                  bool
+	}{
+		"at once":                 {true, false, false, []string{"persistentvolumeclaims/theirs"}, false},
+		"afterwards":              {true, false, true, []string{"persistentvolumeclaims/theirs"}, false},
+		"may not look":            {true, true, false, []string{"persistentvolumeclaims/data-x-db-0", "persistentvolumeclaims/theirs"}, true},
+		"needs not look":          {false, true, false, []string{"persistentvolumeclaims/data-x-db-0", "persistentvolumeclaims/theirs"}, false},
+		"of a version long since": {false, false, false, []string{"persistentvolumeclaims/theirs"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, client := cluster(t)
+			s.more = map[string]map[string]string{"apps/v1": {"deployments": "Deployment", "statefulsets": "StatefulSet"}}
+			e := quiet(client)
+			db := compose.Service{Name: "db", Image: "db:1"}
+			if c.had {
+				db.Volumes = []compose.Mount{{Type: compose.MountVolume, Target: "/data"}}
+			}
+			p := compose.Project{Name: "shop", Services: map[string]compose.Service{"db": db}}
+			if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+				t.Fatal(err)
+			}
+			s.mu.Lock()
+			s.objects[claims+"data-x-db-0"] = object(persistentVolumeClaims, "data-x-db-0", map[string]string{labelProject: "shop", labelManagedBy: managedBy, labelService: "db"}).Object
+			s.objects[claims+"theirs"] = object(persistentVolumeClaims, "theirs", map[string]string{labelProject: "other", labelManagedBy: managedBy}).Object
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				refused := c.forbidden && strings.HasPrefix(r.URL.Path, strings.TrimSuffix(claims, "/"))
+				if refused {
+					answer(w, http.StatusForbidden, "Forbidden", "may not")
+				}
+				return refused
+			}
+			s.mu.Unlock()
+			if c.before {
+				if err := e.Delete(t.Context(), "shop", engine.DeleteOptions{}); err != nil || s.objects[claims+"data-x-db-0"] == nil {
+					t.Fatalf("without its volumes: %v, the claim is %v", err, s.objects[claims+"data-x-db-0"])
+				}
+			}
+			if err := e.Delete(t.Context(), "shop", engine.DeleteOptions{Volumes: true}); (err != nil) != c.fails {
+				t.Error(err)
+			}
+			left := slices.DeleteFunc(s.names(), func(name string) bool { return !strings.HasPrefix(name, "persistentvolumeclaims/") })
+			if !slices.Equal(left, c.left) {
+				t.Errorf("left: %v", left)
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,6 +48,13 @@ func (r *renderer) lifetime() {
 		owner := metav1.OwnerReference{APIVersion: "batch/v1", Kind: "Job", Name: there.Name, UID: there.UID}
 		for _, o := range r.out {
 			o.SetOwnerReferences([]metav1.OwnerReference{owner})
+		}
+	}
+	for _, set := range objectsOf[*appsv1.StatefulSet](r.out) {
+		if len(set.Spec.VolumeClaimTemplates) > 0 { // the cluster makes these, and gives them no owner otherwise
+			set.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+				WhenDeleted: appsv1.DeletePersistentVolumeClaimRetentionPolicyType, WhenScaled: appsv1.RetainPersistentVolumeClaimRetentionPolicyType,
+			}
 		}
 	}
 	m := metav1.ObjectMeta{Name: lifetimeName(r.p.Name), Namespace: r.opt.Namespace, Labels: labelsOf(r.p.Name)}

@@ -1,14 +1,37 @@
 package kubernetes
 
 import (
+	"slices"
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"trellis/compose"
 )
+
+// TestVolumesWithoutANameEnd with the time to live of what has them, and otherwise stay.
+func TestVolumesWithoutANameEnd(t *testing.T) {
+	ttl := compose.Duration(time.Hour)
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{
+		"db": {Image: "db:1", Volumes: []compose.Mount{{Type: compose.MountVolume, Target: "/data"}}},
+		"kv": {Image: "kv:1", Volumes: []compose.Mount{{Type: compose.MountVolume, Target: "/data", Source: "kv"}}},
+	}, Volumes: map[string]compose.Volume{"kv": {}}}
+	p.Trellis.Environments = map[string]compose.EnvironmentRef{"preview": {TTL: &ttl}}
+	for environment, deleted := range map[string]bool{"": false, "preview": true} {
+		p.Environment = environment
+		objects := renderAs(t, p, nil, 1)
+		valid(t, slices.DeleteFunc(slices.Clone(objects), func(o Object) bool { return o.GetName() == lifetimeName("shop") }))
+		for _, set := range objectsOf[*appsv1.StatefulSet](objects) {
+			policy := set.Spec.PersistentVolumeClaimRetentionPolicy
+			if (policy != nil) != (deleted && set.Name == "db") || policy != nil && (policy.WhenDeleted != appsv1.DeletePersistentVolumeClaimRetentionPolicyType || policy.WhenScaled == policy.WhenDeleted) {
+				t.Errorf("in environment %q the claims of %s are kept by %+v", environment, set.Name, policy)
+			}
+		}
+	}
+}
 
 // TestLifetime: what has a time to live is owned by a Job that the cluster removes when it is over, and a later revision begins
 // a new time; without one, and where it is exported, there is none.

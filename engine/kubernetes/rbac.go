@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -91,6 +92,9 @@ func rights(objects []Object) (rules []rbacv1.PolicyRule) {
 	allow(run, "watch")
 	core := func(resource string, verbs ...string) { allow(map[string][]string{"": {resource}}, verbs...) }
 	core("pods", "get", "list", "delete") // of pods only those that 'down --now' does not wait for are deleted
+	if claimed := slices.ContainsFunc(objects, claimsForPods); claimed && !slices.Contains(made[""], resources["PersistentVolumeClaim"]) {
+		core(resources["PersistentVolumeClaim"], "get", "list", "delete") // which the cluster makes, and 'down --volumes' removes
+	}
 	core("pods/log", "get")
 	core("events", "list", "create")
 	allow(map[string][]string{"metrics.k8s.io": {"pods"}}, "list")
@@ -98,4 +102,10 @@ func rights(objects []Object) (rules []rbacv1.PolicyRule) {
 		allow(map[string][]string{"coordination.k8s.io": {"leases"}}, "update") // which the control plane holds
 	}
 	return rules
+}
+
+// claimsForPods says whether an object has the cluster claim a volume for each of its pods.
+func claimsForPods(o Object) bool {
+	set, ok := o.(*appsv1.StatefulSet)
+	return ok && len(set.Spec.VolumeClaimTemplates) > 0
 }
