@@ -26,8 +26,8 @@ const (
 )
 
 // steps renders what has to succeed before a service starts: what runs once as a Job, what runs for each replica as a
-// container of its pods.
-func (r *renderer) steps(svc compose.Service, t *corev1.PodTemplateSpec, c corev1.Container) {
+// container of its pods. claims are what each of these has of its own.
+func (r *renderer) steps(svc compose.Service, t *corev1.PodTemplateSpec, c corev1.Container, claims []corev1.PersistentVolumeClaim) {
 	var once []corev1.Container
 	mixed := false
 	for i, h := range svc.PreStart {
@@ -47,6 +47,15 @@ func (r *renderer) steps(svc compose.Service, t *corev1.PodTemplateSpec, c corev
 	}
 	pod := *t.Spec.DeepCopy()
 	pod.InitContainers, pod.Containers = once[:len(once)-1], once[len(once)-1:]
+	for _, claim := range claims {
+		i := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == claim.Name })
+		if i < 0 {
+			continue // another one is mounted there
+		}
+		pod.Volumes = append(pod.Volumes, corev1.Volume{Name: claim.Name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+		r.note(at(svc, "pre_start"), "is changed: a step that runs once finds %s empty and leaves nothing there, where each replica has a volume of its own: "+
+			"set per_replica, or give the volume a name", c.VolumeMounts[i].MountPath)
+	}
 	pod.RestartPolicy, pod.TopologySpreadConstraints = corev1.RestartPolicyNever, nil
 	if pod.Affinity != nil {
 		pod.Affinity.PodAntiAffinity = nil

@@ -49,7 +49,7 @@ func (r *renderer) podTemplate(svc compose.Service, k kind) (corev1.PodTemplateS
 	r.security(svc, &t.Spec, &c)
 	r.network(svc, &t.Spec)
 	r.place(svc, k, &t, m.shared)
-	r.steps(svc, &t, c)
+	r.steps(svc, &t, c, m.claims)
 	r.hold(svc, &t, true)
 	t.Spec.Containers = []corev1.Container{c}
 	return t, m.claims

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -84,7 +85,13 @@ func valid(t testing.TB, objects []Object) {
 			validPorts(wrong, s)
 		}
 		if template := templateOf(o); template != nil {
-			validPod(wrong, *template, objects)
+			claimed := map[string]bool{}
+			if set, ok := o.(*appsv1.StatefulSet); ok {
+				for _, claim := range set.Spec.VolumeClaimTemplates {
+					claimed[claim.Name] = true
+				}
+			}
+			validPod(wrong, *template, claimed, objects)
 		}
 	}
 }
@@ -106,8 +113,9 @@ func validPorts(wrong func(string, ...any), s *corev1.Service) {
 	}
 }
 
-// validPod holds a pod against the API's rules, and what it refers to against the objects that are there.
-func validPod(wrong func(string, ...any), t corev1.PodTemplateSpec, objects []Object) {
+// validPod holds a pod against the API's rules, and what it refers to against the objects that are there, and the volumes that are claimed
+// for it.
+func validPod(wrong func(string, ...any), t corev1.PodTemplateSpec, claimed map[string]bool, objects []Object) {
 	has := func(want func(Object) bool) bool { return slices.ContainsFunc(objects, want) }
 	for _, e := range metavalidation.ValidateLabels(t.Labels, field.NewPath("pod", "labels")) {
 		wrong("%v", e)
@@ -118,7 +126,7 @@ func validPod(wrong func(string, ...any), t corev1.PodTemplateSpec, objects []Ob
 	if t.Spec.AutomountServiceAccountToken == nil || *t.Spec.AutomountServiceAccountToken {
 		wrong("its pods have a token")
 	}
-	volumes := map[string]bool{}
+	volumes := maps.Clone(claimed)
 	for _, v := range t.Spec.Volumes {
 		if volumes[v.Name] || len(validation.IsDNS1123Label(v.Name)) > 0 {
 			wrong("volume %s", v.Name)
@@ -186,8 +194,7 @@ func validContainer(wrong func(string, ...any), c corev1.Container, pod corev1.P
 	}
 	paths := map[string]bool{}
 	for _, m := range c.VolumeMounts {
-		own := strings.HasPrefix(m.Name, "data-") // of a StatefulSet
-		if paths[m.MountPath] || !volumes[m.Name] && !own || m.MountPath == "" || strings.Contains(m.MountPath, ":") || path.IsAbs(m.SubPath) {
+		if paths[m.MountPath] || !volumes[m.Name] || m.MountPath == "" || strings.Contains(m.MountPath, ":") || path.IsAbs(m.SubPath) {
 			at("mount %+v", m)
 		}
 		paths[m.MountPath] = true
