@@ -37,7 +37,7 @@ func (l *loading) has(service string, keys ...string) bool {
 
 func (l *loading) checkRunnable(s Service, at string) {
 	process := s.Trellis.Process
-	if s.Image == "" && s.Build == nil && process == nil && s.Other["provider"] == nil && !l.has(s.Name, "extends") {
+	if s.Image == "" && s.Build == nil && process == nil && !s.Provided() && !l.has(s.Name, "extends") {
 		if l.has(s.Name, "image") {
 			l.errorPath(at+".image", "is empty: say what the service runs")
 		} else {

@@ -138,6 +138,9 @@ type Service struct {
 	Other map[string]any `json:"other,omitempty"`
 }
 
+// Provided says whether the file leaves it to a provider to make what a service is: nothing of it runs.
+func (s Service) Provided() bool { return s.Other["provider"] != nil }
+
 // Build says how an image is built.
 type Build struct {
 	Context            string            `json:"context,omitempty"` // absolute path, or a URL

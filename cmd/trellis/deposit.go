@@ -38,7 +38,7 @@ func originOf(svc compose.Service, driver string, docker func() bool) origin {
 	process := svc.Trellis.Process
 	pulled := svc.PullPolicy != "" && svc.PullPolicy != "build"
 	switch {
-	case svc.Other["provider"] != nil, svc.Image != "" && (svc.Build == nil || pulled):
+	case svc.Provided(), svc.Image != "" && (svc.Build == nil || pulled):
 		return asWritten
 	case svc.Build != nil && driver != driverProcess && docker():
 		return fromDocker

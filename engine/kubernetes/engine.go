@@ -236,7 +236,7 @@ func (e *Engine) stateOf(project string, now sighting) (s engine.State, err erro
 	s = Read(all[0].Revision, live)
 	for _, name := range all[0].Project.ServiceNames() {
 		svc := all[0].Project.Services[name]
-		if _, there := stateIn(s, name); !there && all[0].Outcome == state.Pending {
+		if _, there := stateIn(s, name); !there && !svc.Provided() && all[0].Outcome == state.Pending {
 			s.Services = append(s.Services, engine.Service{
 				Name: name, State: engine.ServiceStarting, Want: engine.Replicas(svc), Ports: []engine.Port{}, Instances: []engine.Instance{},
 				Reason: waitsFor(awaits(all[0].Project, svc, s)),

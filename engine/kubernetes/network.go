@@ -86,7 +86,7 @@ func (r *renderer) policies() {
 	all, calls := r.p.ServiceNames(), r.calls()
 	for _, name := range all {
 		svc := r.p.Services[name]
-		if svc.Other["provider"] != nil || r.image(svc) == "" || svc.NetworkMode == "host" {
+		if svc.Provided() || r.image(svc) == "" || svc.NetworkMode == "host" {
 			continue
 		}
 		closed := svc.NetworkMode == "none"

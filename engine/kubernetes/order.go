@@ -124,7 +124,7 @@ func (r *renderer) hold(svc compose.Service, t *corev1.PodTemplateSpec, own bool
 	var done []string  // Jobs
 	for _, name := range slices.Sorted(maps.Keys(svc.DependsOn)) {
 		other, ok := r.p.Services[name]
-		if !ok || other.Other["provider"] != nil {
+		if !ok || other.Provided() {
 			continue
 		}
 		switch d := svc.DependsOn[name]; {

@@ -43,7 +43,7 @@ func (r *renderer) meshed(svc compose.Service) bool {
 
 // throughPlane says whether a service can be reached through the data plane: its file says at which ports.
 func (r *renderer) throughPlane(svc compose.Service) bool {
-	return svc.Other["provider"] == nil && r.kindOf(svc) != job && svc.Deploy.EndpointMode != "dnsrr" && svc.NetworkMode != "none" && len(ports(svc)) > 0
+	return !svc.Provided() && r.kindOf(svc) != job && svc.Deploy.EndpointMode != "dnsrr" && svc.NetworkMode != "none" && len(ports(svc)) > 0
 }
 
 func planeName(project string) string { return cleaned("trellis-"+project+"-data-plane", maxName) }

@@ -161,7 +161,7 @@ func (r *renderer) order() []string {
 
 // service renders what a service is in the cluster.
 func (r *renderer) service(svc compose.Service) {
-	if svc.Other["provider"] != nil {
+	if svc.Provided() {
 		return // compose.Check says that it does not run
 	}
 	if r.image(svc) == "" {

@@ -45,9 +45,9 @@ func awaits(p compose.Project, svc compose.Service, s engine.State) string {
 	for _, name := range slices.Sorted(maps.Keys(svc.DependsOn)) {
 		dep := svc.DependsOn[name]
 		other, there := stateIn(s, name)
-		_, wanted := p.Services[name]
+		file, wanted := p.Services[name]
 		broken := other.State == engine.ServiceFailed || other.State == engine.ServiceCrashLooping
-		if !dep.Required && (!wanted || broken) || other.State == engine.ServiceStopped { // there is nothing to wait for, as on one machine
+		if file.Provided() || !dep.Required && (!wanted || broken) || other.State == engine.ServiceStopped { // there is nothing to wait for, as on one machine
 			continue
 		}
 		what := ""

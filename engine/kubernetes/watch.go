@@ -224,8 +224,13 @@ func (w *watcher) leftBack(one record, now time.Time) bool {
 // there says whether a project is as it is meant to be. What others wait for has to have ended, not only to run: it may
 // fail yet.
 func there(p compose.Project, s engine.State) bool {
-	awaited := engine.Awaited(p)
-	return len(s.Services) >= len(p.Services) && !slices.ContainsFunc(s.Services, func(svc engine.Service) bool {
+	awaited, running := engine.Awaited(p), 0
+	for _, svc := range p.Services {
+		if !svc.Provided() {
+			running++
+		}
+	}
+	return len(s.Services) >= running && !slices.ContainsFunc(s.Services, func(svc engine.Service) bool {
 		switch svc.State {
 		case engine.ServiceHealthy:
 			return awaited[svc.Name]
