@@ -148,7 +148,8 @@ func (r *renderer) capabilities(svc compose.Service, pod *corev1.PodSecurityCont
 	slices.Sort(caps.Add)
 	caps.Add = slices.Compact(caps.Add)
 	if slices.Contains(caps.Add, "ALL") {
-		caps.Add, caps.Drop = []corev1.Capability{"ALL"}, nil
+		slices.Sort(dropped)
+		caps.Add, caps.Drop = []corev1.Capability{"ALL"}, slices.Compact(dropped)
 	}
 	if slices.Contains(caps.Add, "SYS_ADMIN") || slices.Contains(caps.Add, "ALL") {
 		own.AllowPrivilegeEscalation = nil // a cluster refuses the one without the other
