@@ -54,7 +54,7 @@ func clusterRunRows() []row {
 		changed(s+"pull_refresh_after", "pull_policy: always asks the registry each time"),
 		carried(s+"depends_on.**", s+"restart", s+"scale", s+"user", s+"group_add", s+"stop_grace_period", s+"healthcheck.**"),
 		changed(s+"init", "the containers of a pod share its first process, which reaps what is left behind"),
-		changed(s+"stop_signal", "it takes a cluster that knows lifecycle.stopSignal; others send the image's"),
+		changed(s+"stop_signal", "it takes Kubernetes 1.33 or later with the feature gate ContainerStopSignals; another cluster sends the image's"),
 		carried(s+"post_start", s+"post_start[]", s+"post_start[].command"),
 		changed(s+"post_start[].environment", "it takes a shell in the image"), changed(s+"post_start[].working_dir", "it takes a shell in the image"),
 		carried(s+"post_start[].user"),

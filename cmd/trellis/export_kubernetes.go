@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	apiversion "k8s.io/apimachinery/pkg/util/version"
 
 	"trellis/compose"
 	"trellis/engine/kubernetes"
@@ -54,7 +55,8 @@ func (p *program) exportKubernetesCommand() *cobra.Command {
 		Long: `Export kubernetes writes native objects, which need no Trellis any more. DIR/base has
 what is generated, and is written anew by the next export. DIR/kustomization.yaml is
 written once and then yours: patches and images belong there. What a cluster does not
-carry out as the file says is said, each with file, line and column.
+carry out as the file says is said, each with file, line and column. No cluster is asked:
+the objects are for Kubernetes 1.33 or later (1.30, where no service has a stop_signal).
 
 With --registry what has a build is built and pushed there, as 'trellis up' does it, and
 the objects name it by its digest; without, they name what is to be pushed.
@@ -226,7 +228,7 @@ func (p *program) clusterOptions(project compose.Project, f kubernetesFlags) (ku
 		Namespace:  cmp.Or(p.flags.namespace, project.Trellis.Environments[project.Environment].Namespace, kubernetes.NamespaceOf(project.Name)),
 		Standalone: true, Folders: folders, Contents: contents, Publish: f.publish.value, GatewayClass: f.gatewayClass,
 		StorageClass: f.storageClass, PriorityClass: f.priorityClass, PullSecrets: f.pullSecrets,
-		Gates: kubernetes.Gates{Wait: f.waitImage, Ask: f.kubectlImage},
+		Gates: kubernetes.Gates{Wait: f.waitImage, Ask: f.kubectlImage}, Version: apiversion.MustParseGeneric(kubernetes.ExportedFor),
 	}, broken
 }
 

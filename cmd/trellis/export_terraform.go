@@ -43,7 +43,8 @@ that is yours, is never written over unless --force says so.
 
 With --standalone nothing of Trellis runs any more: instead of the project there are the
 cluster's own objects, each as a resource of the provider 'kubernetes', in a file for
-each service, in the order of their dependencies.
+each service, in the order of their dependencies, for Kubernetes 1.33 or later (1.30,
+where no service has a stop_signal).
 
 With --revision it is that revision of the running project instead of the files, as the
 one root of the environment.`,

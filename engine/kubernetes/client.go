@@ -20,6 +20,7 @@ import (
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -61,7 +62,7 @@ type Client struct {
 	}
 	version struct {
 		sync.Mutex
-		near  bool
+		is    *apiversion.Version // nil: it does not say
 		asked time.Time
 	}
 }
@@ -191,6 +192,8 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w: the cluster refuses it: %s", errdefs.ErrInvalid, messageOf(err))
 	case apierrors.IsInternalError(err) && strings.Contains(messageOf(err), "webhook"):
 		return fmt.Errorf("%w: a webhook of the cluster cannot be asked: %s", errdefs.ErrUnavailable, messageOf(err))
+	case strings.Contains(messageOf(err), "field not declared in schema"): // which it calls an error of its own (500)
+		return fmt.Errorf("%w: the cluster is too old for it, or what it has installed is: %s", errdefs.ErrInvalid, messageOf(err))
 	case errors.As(err, &status):
 		return fmt.Errorf("%w: %s answers: %s", errdefs.ErrUnavailable, c.Server, messageOf(err))
 	case errors.As(err, &address):

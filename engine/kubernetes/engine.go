@@ -53,8 +53,11 @@ func (e *Engine) Capabilities() engine.Capabilities { return engine.Capabilities
 // Keep returns p with the Ref of every secret, config and bind mount that goes along set, and keeps the contents (by
 // "secrets/NAME", "configs/NAME", and as FolderContents names them) for an Apply of it. With look nothing is written: where the cluster has no key yet the refs are made
 // with none, which differ from those of anything that is there. Either way a namespace that is about to go, or has a project that a cluster cannot tell
-// from this one, is an ErrConflict.
+// from this one, is an ErrConflict, and a cluster that is too old for any project an ErrUnsupported.
 func (e *Engine) Keep(ctx context.Context, p compose.Project, contents map[string][]byte, look bool) (compose.Project, error) {
+	if _, err := e.version(); err != nil {
+		return p, err
+	}
 	var err error
 	if look {
 		_, err = e.client.namespaceThere(ctx)
@@ -89,6 +92,9 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	}
 	e.writes.Lock()
 	defer e.writes.Unlock()
+	if _, err := e.version(); err != nil {
+		return fail(err)
+	}
 	if err := e.client.ensureNamespace(ctx, e.project); err != nil {
 		return fail(err)
 	}
@@ -209,7 +215,7 @@ func (e *Engine) renderWith(one record, live Live, overrides map[string]state.Ov
 	}
 	return Render(one.Project, there, Options{
 		Namespace: e.client.Namespace, Revision: one.Number, AppliedAt: one.AppliedAt, Contents: contents, Folders: folders, Overrides: overrides,
-		Image: g.image, Direct: !planeServes(live.Objects), Durable: g.durable, Metered: g.metered, Near: g.near, Key: planeKey(g.key),
+		Image: g.image, Direct: !planeServes(live.Objects), Durable: g.durable, Metered: g.metered, Version: g.version, Key: planeKey(g.key),
 	})
 }
 

@@ -4,18 +4,20 @@ import (
 	"context"
 	"slices"
 
+	apiversion "k8s.io/apimachinery/pkg/util/version"
+
 	"trellis/compose"
 )
 
 // ground is what a cluster gives a project besides the project's own objects, and what it keeps for whoever deploys next. It is asked once
 // for all that a deploy makes of it.
 type ground struct {
-	noted   string // under imageKey
-	image   string // of Trellis, "" where there is to be neither data plane nor control plane
-	durable bool   // the control plane gets a volume
-	metered bool   // what wants to be scaled by requests can be
-	near    bool   // traffic can be led to the pod on its own node
-	key     []byte // under which refs are made; nil: none yet
+	noted   string              // under imageKey
+	image   string              // of Trellis, "" where there is to be neither data plane nor control plane
+	durable bool                // the control plane gets a volume
+	metered bool                // what wants to be scaled by requests can be
+	key     []byte              // under which refs are made; nil: none yet
+	version *apiversion.Version // of the cluster, nil where it does not say
 }
 
 // ground asks for it.
@@ -30,7 +32,7 @@ func (e *Engine) ground(ctx context.Context, p compose.Project, live Live) (g gr
 	if g.durable, err = e.durable(ctx, g.image, live); err != nil {
 		return g, err
 	}
-	if g.near, err = e.near(g.image); err != nil {
+	if g.version, err = e.version(); err != nil {
 		return g, err
 	}
 	g.metered, err = e.metered(p, g.image, live)
@@ -49,6 +51,13 @@ func (e *Engine) noteGround(ctx context.Context, p compose.Project, g ground) er
 	if g.image != "" && !g.metered && slices.ContainsFunc(p.ServiceNames(), func(name string) bool { return byRequests(p.Services[name]) }) {
 		e.log.WarnContext(ctx, "nothing is scaled by requests: the cluster has no metrics API of Trellis, or it does not answer; an administrator installs it once for all projects, then repeat",
 			"project", e.project, "with", InstallMetrics)
+	}
+	if !from(g.version, stopSignals) {
+		for _, name := range p.ServiceNames() {
+			if p.Services[name].StopSignal != "" {
+				e.log.WarnContext(ctx, "the cluster knows no stop_signal: the image's own is sent; it takes Kubernetes 1.33 or later", "project", e.project, "service", name)
+			}
+		}
 	}
 	if now := e.plane.note(g.noted); now != g.noted {
 		return e.client.setNote(ctx, e.project, imageKey, now)

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	apiversion "k8s.io/apimachinery/pkg/util/version"
 
 	"trellis/state"
 )
@@ -101,8 +102,8 @@ type Options struct {
 	Durable bool
 	// Metered says that the cluster has the external metrics of Trellis, see MetricsAPI: it can scale by requests.
 	Metered bool
-	// Near says that the cluster can keep traffic on the node where it begins: to the data plane it does.
-	Near bool
+	// Version is that of the cluster, nil where nobody knows: what it does not know yet is left out. See ExportedFor.
+	Version *apiversion.Version
 	// Key is what the pods of the data plane are asked with for what they have measured; "": they tell nobody.
 	Key string
 	// Direct has the Services lead to the instances although there is to be a data plane: it does not serve yet.

@@ -93,10 +93,13 @@ func (r *renderer) lifecycle(svc compose.Service) *corev1.Lifecycle {
 		l.PreStop = &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: hookCommand(svc.PreStop, unrouteSeconds)}}
 	}
 	if svc.StopSignal != "" {
-		if signal, ok := signalOf(svc.StopSignal); ok {
-			l.StopSignal = &signal
-		} else {
+		switch signal, ok := signalOf(svc.StopSignal); {
+		case !ok:
 			r.note(at(svc, "stop_signal"), "has no effect: a cluster knows no signal %s, and sends the image's", svc.StopSignal)
+		case !from(r.opt.Version, stopSignals):
+			r.note(at(svc, "stop_signal"), "has no effect: the cluster is older than Kubernetes 1.%d, or does not say what it is, and gets none; it sends the image's", stopSignals)
+		default:
+			l.StopSignal = &signal
 		}
 	}
 	for _, list := range []struct {

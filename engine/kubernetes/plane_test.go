@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiversion "k8s.io/apimachinery/pkg/util/version"
 
 	"trellis/compose"
 	"trellis/proxy"
@@ -30,7 +31,7 @@ func front(t *testing.T) (compose.Project, Options) {
 	p := loaded(t, "testdata/front.compose.yaml")
 	opt := full(t, p)
 	opt.Standalone, opt.GatewayClass, opt.Image, opt.Revision, opt.Gates = false, "", planeImage, 1, Gates{}
-	opt.Near = true
+	opt.Version = apiversion.MajorMinor(1, sameNode)
 	opt.Contents = map[string][]byte{"secrets/chain": []byte("chain"), "secrets/key": []byte("key"), "secrets/partner_keys": []byte("")}
 	return p, opt
 }

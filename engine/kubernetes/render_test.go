@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiversion "k8s.io/apimachinery/pkg/util/version"
 
 	"trellis/compose"
 	"trellis/engine"
@@ -125,7 +126,7 @@ func full(t testing.TB, p compose.Project) Options {
 	}
 	return Options{
 		Namespace: "ns", Standalone: true, Contents: contents, Folders: folders, GatewayClass: "example",
-		Gates: Gates{Wait: "busybox:1.37", Ask: "registry.example.org/kubectl:1.36"},
+		Gates: Gates{Wait: "busybox:1.37", Ask: "registry.example.org/kubectl:1.36"}, Version: apiversion.MustParseGeneric(ExportedFor),
 	}
 }
 
