@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -42,14 +43,18 @@ func (r *renderer) probes(svc compose.Service, c *corev1.Container) {
 	if c.ReadinessProbe == nil {
 		return
 	}
+	live := svc.Trellis.Probe != nil && svc.Trellis.Probe.Liveness
 	if s.StartPeriod > 0 {
 		start := probed(s)
 		start.PeriodSeconds = min(start.PeriodSeconds, max(1, cmp.Or(seconds(s.StartInterval), startSeconds)))
-		whole := int64(seconds(s.StartPeriod)) + int64(s.Retries)*int64(c.ReadinessProbe.PeriodSeconds)
-		start.FailureThreshold = clampSeconds((whole + int64(start.PeriodSeconds) - 1) / int64(start.PeriodSeconds))
+		start.FailureThreshold = math.MaxInt32 // a cluster kills what fails it
+		if live {
+			whole := int64(seconds(s.StartPeriod)) + int64(s.Retries)*int64(c.ReadinessProbe.PeriodSeconds)
+			start.FailureThreshold = clampSeconds((whole + int64(start.PeriodSeconds) - 1) / int64(start.PeriodSeconds))
+		}
 		c.StartupProbe = start
 	}
-	if p := svc.Trellis.Probe; p != nil && p.Liveness {
+	if live {
 		c.LivenessProbe = probed(s)
 		c.LivenessProbe.FailureThreshold = clampSeconds(int64(s.Retries) * hungAfter)
 	}
