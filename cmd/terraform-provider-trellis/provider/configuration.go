@@ -2,6 +2,7 @@ package provider
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -81,15 +82,20 @@ func (c configuration) drifted(all []cli.Drift) {
 	}
 }
 
-// hide takes the values of secrets out, wherever they have got to.
+// hide takes the values of secrets out, wherever they have got to. One that another one is part of goes as a whole.
 func (c configuration) hide(secrets map[string]string) {
-	for path, value := range c {
-		for _, secret := range secrets {
-			if secret != "" {
-				value = strings.ReplaceAll(value, secret, "***")
-			}
+	longest := slices.SortedFunc(maps.Values(secrets), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
+	})
+	var masks []string
+	for _, secret := range longest {
+		if secret != "" {
+			masks = append(masks, secret, "***")
 		}
-		c[path] = value
+	}
+	mask := strings.NewReplacer(masks...) // of several at one place it takes the first, and never looks at what it wrote
+	for path, value := range c {
+		c[path] = mask.Replace(value)
 	}
 }
 

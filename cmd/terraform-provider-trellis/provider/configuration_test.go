@@ -39,6 +39,19 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
+// TestSecretsWithinSecrets: of a secret that another one is part of nothing is shown, and what is shown is the same each time.
+func TestSecretsWithinSecrets(t *testing.T) {
+	secrets := map[string]string{"P": "admin", "Q": "admin123", "R": "postgres://admin123@db", "S": "*", "EMPTY": ""}
+	want := configuration{"a": "***", "b": "--login=***", "c": "*** and ***", "d": "***"}
+	for range 100 {
+		got := configuration{"a": "admin", "b": "--login=admin123", "c": "admin and admin123", "d": "postgres://admin123@db"}
+		got.hide(secrets)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+}
+
 func TestDriftIsWrittenOver(t *testing.T) {
 	for name, test := range map[string]struct {
 		drift cli.Drift
