@@ -227,11 +227,20 @@ func parametrise(root *terraform.Root, names variableNames, service string, m ma
 		v := terraform.Variable{Name: names.of("TRELLIS_REPLICAS", service), Default: strconv.FormatInt(n, 10)}
 		root.Replicas[service], deploy["replicas"] = v, "${"+v.Name+":-"+v.Default+"}"
 	}
-	environment, _ := m["environment"].(map[string]any)
-	for _, key := range slices.Sorted(maps.Keys(environment)) {
-		if value, ok := environment[key].(string); ok && value != "" && engine.LooksSecret(key) {
-			name := names.of("TRELLIS_SECRET", service+"_"+key)
-			root.Hidden[service+"."+key], environment[key] = name, "${"+name+":?}"
+	hide := func(m map[string]any, what func(key string) string) {
+		environment, _ := m["environment"].(map[string]any)
+		for _, key := range slices.Sorted(maps.Keys(environment)) {
+			if value, ok := environment[key].(string); ok && value != "" && engine.LooksSecret(key) {
+				name := names.of("TRELLIS_SECRET", service+"_"+what(key))
+				root.Hidden[service+"."+what(key)], environment[key] = name, "${"+name+":?}"
+			}
+		}
+	}
+	hide(m, func(key string) string { return key })
+	steps, _ := m["pre_start"].([]any)
+	for i, step := range steps {
+		if step, ok := step.(map[string]any); ok {
+			hide(step, func(key string) string { return kubernetes.StepVariable(i, key) })
 		}
 	}
 }

@@ -101,6 +101,16 @@ func withoutValues(root *terraform.Root, project compose.Project) compose.Projec
 				svc.Environment[key], root.Hidden[service+"."+key] = givenByTerraform, key
 			}
 		}
+		svc.PreStart = slices.Clone(svc.PreStart)
+		for i, step := range svc.PreStart {
+			step.Environment = maps.Clone(step.Environment)
+			for key, value := range step.Environment {
+				if value != "" && engine.LooksSecret(key) {
+					step.Environment[key], root.Hidden[service+"."+kubernetes.StepVariable(i, key)] = givenByTerraform, key
+				}
+			}
+			svc.PreStart[i] = step
+		}
 		project.Services[service] = svc
 		for _, use := range svc.Secrets {
 			if secret := project.Secrets[use.Source]; !secret.External {

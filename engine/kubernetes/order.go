@@ -29,9 +29,13 @@ const (
 // container of its pods. claims are what each of these has of its own.
 func (r *renderer) steps(svc compose.Service, t *corev1.PodTemplateSpec, c corev1.Container, claims []corev1.PersistentVolumeClaim) {
 	var once []corev1.Container
+	own := r.stepEnvironment(svc)
 	mixed := false
 	for i, h := range svc.PreStart {
 		s := r.step(svc, t.Spec, c, h, i)
+		for _, v := range own[i] {
+			s.Env = append(slices.DeleteFunc(s.Env, func(e corev1.EnvVar) bool { return e.Name == v.Name }), v)
+		}
 		if h.PerReplica {
 			t.Spec.InitContainers = append(t.Spec.InitContainers, s)
 			continue
@@ -85,7 +89,7 @@ func (r *renderer) preparing(service string) map[string]string {
 // step is one step before the start: the service with another command, and no ports and probes.
 func (r *renderer) step(svc compose.Service, pod corev1.PodSpec, c corev1.Container, h compose.PreStart, i int) corev1.Container {
 	s := *c.DeepCopy()
-	s.Name, s.Ports, s.Lifecycle = fmt.Sprintf("%s-%d", preparation, i+1), nil, nil
+	s.Name, s.Ports, s.Lifecycle = stepName(i), nil, nil
 	s.ReadinessProbe, s.StartupProbe, s.LivenessProbe = nil, nil, nil
 	s.Command, s.Args = literal(h.Command), nil
 	if len(svc.Entrypoint) > 0 {
@@ -110,11 +114,39 @@ func (r *renderer) step(svc compose.Service, pod corev1.PodSpec, c corev1.Contai
 	if h.Privileged {
 		s.SecurityContext.Privileged, s.SecurityContext.AllowPrivilegeEscalation, s.SecurityContext.Capabilities = pointer(true), nil, nil
 	}
-	for _, name := range slices.Sorted(maps.Keys(h.Environment)) {
-		v := corev1.EnvVar{Name: name, Value: unexpanded(h.Environment[name])}
-		s.Env = append(slices.DeleteFunc(s.Env, func(e corev1.EnvVar) bool { return e.Name == name }), v)
-	}
 	return s
+}
+
+func stepName(i int) string { return fmt.Sprintf("%s-%d", preparation, i+1) }
+
+// StepVariable is the key under which a variable of step i of a service's pre_start is in a Secret.
+func StepVariable(i int, variable string) string { return stepName(i) + "." + variable }
+
+// stepEnvironment renders the variables that each step before the start sets itself.
+func (r *renderer) stepEnvironment(svc compose.Service) [][]corev1.EnvVar {
+	secret := map[string][]byte{}
+	for i, h := range svc.PreStart {
+		for name, value := range h.Environment {
+			if key := StepVariable(i, name); belongsInSecret(name, value, key) {
+				secret[key] = []byte(value)
+			}
+		}
+	}
+	object := ""
+	if len(secret) > 0 {
+		object = r.secret(svc, r.names.of[svc.Name]+"-"+preparation+"-env", secret, nil, at(svc, "pre_start"))
+	}
+	all := make([][]corev1.EnvVar, len(svc.PreStart))
+	for i, h := range svc.PreStart {
+		for _, name := range slices.Sorted(maps.Keys(h.Environment)) {
+			v := corev1.EnvVar{Name: name, Value: unexpanded(h.Environment[name])}
+			if key := StepVariable(i, name); secret[key] != nil {
+				v = fromSecret(name, object, key)
+			}
+			all[i] = append(all[i], v)
+		}
+	}
+	return all
 }
 
 // hold renders the containers that hold a pod back until what it depends on is there: a pod of the service itself (own), or

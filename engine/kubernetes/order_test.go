@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"trellis/compose"
 )
@@ -40,6 +41,50 @@ func TestStepBesideAVolumeWithoutAName(t *testing.T) {
 		})
 		if told == each {
 			t.Errorf("for each replica %v: told %v", each, told)
+		}
+	}
+}
+
+// TestSecretsOfSteps: what a step before the start sets that looks like a secret is in a Secret, each step's own, and neither in the Job
+// nor in the pods.
+func TestSecretsOfSteps(t *testing.T) {
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {
+		Image: "web:1", Environment: map[string]string{"DB_PASSWORD": "of-the-service"},
+		PreStart: []compose.PreStart{
+			{Hook: compose.Hook{Command: []string{"migrate"}, Environment: map[string]string{"DB_PASSWORD": "of-the-owner", "LEVEL": "debug"}}},
+			{Hook: compose.Hook{Command: []string{"seed"}}},
+			{Hook: compose.Hook{Command: []string{"fill"}, Environment: map[string]string{"DB_PASSWORD": "of-each"}}, PerReplica: true},
+		},
+	}}}
+	objects, err := Render(p, nil, Options{Revision: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	valid(t, objects)
+	secrets := map[string]*corev1.Secret{}
+	for _, o := range objects {
+		if s, ok := o.(*corev1.Secret); ok {
+			secrets[s.Name] = s
+		} else if strings.Contains(string(text(t, o)), "of-") {
+			t.Errorf("in clear:\n%s", text(t, o))
+		}
+	}
+	job, pods := objectsOf[*batchv1.Job](objects)[0].Spec.Template.Spec, deployments(objects)[0].Spec.Template.Spec
+	for _, test := range []struct {
+		c    corev1.Container
+		want string
+	}{
+		{job.InitContainers[0], "of-the-owner"}, {job.Containers[0], "of-the-service"}, {pods.InitContainers[0], "of-each"}, {pods.Containers[0], "of-the-service"},
+	} {
+		got := ""
+		for _, v := range test.c.Env {
+			if v.Name == "DB_PASSWORD" && v.ValueFrom != nil {
+				ref := v.ValueFrom.SecretKeyRef
+				got = string(secrets[ref.Name].Data[ref.Key])
+			}
+		}
+		if got != test.want {
+			t.Errorf("%v has %q, want %q", test.c.Command, got, test.want)
 		}
 	}
 }

@@ -152,7 +152,7 @@ func unexpanded(text string) string {
 func (r *renderer) environment(svc compose.Service) []corev1.EnvVar {
 	secret := map[string][]byte{}
 	for name, value := range svc.Environment {
-		if engine.LooksSecret(name) && value != "" && len(utilvalidation.IsConfigMapKey(name)) == 0 {
+		if belongsInSecret(name, value, name) {
 			secret[name] = []byte(value)
 		}
 	}
@@ -168,13 +168,23 @@ func (r *renderer) environment(svc compose.Service) []corev1.EnvVar {
 		}
 		v := corev1.EnvVar{Name: name, Value: unexpanded(svc.Environment[name])}
 		if secret[name] != nil {
-			v = corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
-				LocalObjectReference: corev1.LocalObjectReference{Name: object}, Key: name,
-			}}}
+			v = fromSecret(name, object, name)
 		}
 		all = append(all, v)
 	}
 	return append(all, r.telemetryEnvironment(svc)...)
+}
+
+// belongsInSecret says whether a variable's name says that it is a secret, and a Secret can have it under a key.
+func belongsInSecret(name, value, key string) bool {
+	return engine.LooksSecret(name) && value != "" && len(utilvalidation.IsConfigMapKey(key)) == 0
+}
+
+// fromSecret is a variable whose value is in a Secret.
+func fromSecret(name, object, key string) corev1.EnvVar {
+	return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+		LocalObjectReference: corev1.LocalObjectReference{Name: object}, Key: key,
+	}}}
 }
 
 // annotated adds labels of Compose to annotations: their values may be anything, which those of Kubernetes' labels may not.
