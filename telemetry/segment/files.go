@@ -325,7 +325,7 @@ func (s *Store[T]) read(ctx context.Context, k key, fn func(db *sql.DB) (bool, e
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(2)
-	more, err := fn(db)
+	more, err := ask(ctx, db, fn)
 	if err != nil && damaged(err) {
 		return true, nil // the writer finds it too
 	}
@@ -336,4 +336,15 @@ func (s *Store[T]) read(ctx context.Context, k key, fn func(db *sql.DB) (bool, e
 		return false, fmt.Errorf("read %s: %w", filepath.Base(path), err)
 	}
 	return more, err
+}
+
+// ask calls fn with a file that has its table. SQLite makes the file first: one whose writer was killed, or lost power, in between
+// holds nothing, and gets its table with the next row of that hour.
+func ask(ctx context.Context, db *sql.DB, fn func(db *sql.DB) (bool, error)) (more bool, err error) {
+	var there bool
+	err = db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'rows')").Scan(&there)
+	if err != nil || !there {
+		return true, err
+	}
+	return fn(db)
 }

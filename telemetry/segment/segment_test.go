@@ -167,6 +167,37 @@ func TestADamagedFileCostsNothingButItself(t *testing.T) {
 	}
 }
 
+// TestAFileWithoutItsTable: SQLite makes the file before the table is in it, and whoever is killed or loses power in between leaves
+// it so. There is nothing in it to read, which is no reason to read nothing else.
+func TestAFileWithoutItsTable(t *testing.T) {
+	cfg := config(t.TempDir())
+	now := time.Now()
+	s, _ := run(t, cfg)
+	s.Add([]item{{now.Add(-5 * time.Hour), "a"}, {now, "b"}})
+	flush(t, s)
+	empty := key{hour: hourOf(now.Add(-2 * time.Hour))}
+	if err := os.WriteFile(empty.path(cfg.Dir, cfg.Name), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begun := key{hour: hourOf(now.Add(-3 * time.Hour))}
+	db, err := sql.Open("sqlite", dsn(begun.path(cfg.Dir, cfg.Name), "journal_mode(WAL)"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Ping(); err != nil {
+		t.Fatal(err)
+	}
+	if got := count(t, s, time.Time{}, now.Add(time.Hour)); got != 2 {
+		t.Errorf("%d rows, want 2", got)
+	}
+	s.Add([]item{{now.Add(-2 * time.Hour), "c"}, {now.Add(-3 * time.Hour), "d"}})
+	flush(t, s)
+	if got := count(t, s, time.Time{}, now.Add(time.Hour)); got != 4 {
+		t.Errorf("%d rows once they were written to, want 4", got)
+	}
+}
+
 func BenchmarkAdd(b *testing.B) {
 	cfg := config(b.TempDir())
 	cfg.MaxBytes, cfg.MaxQueue = 4<<30, 1<<30
