@@ -64,7 +64,15 @@ const (
 	outputFlush = 250 * time.Millisecond // after which a line that nothing followed is kept
 )
 
-// followOutput keeps what the instances write, each from where it was read last.
+// listening is how far one instance's output was read.
+type listening struct {
+	active bool
+	ended  bool // what it wrote before its last end was read by this control plane
+	kept   logs.Kept
+}
+
+// followOutput keeps what the instances write, each from where it was read last. One that has ended is read once more after a
+// start: its last words may have come while nobody read.
 func (s *sight) followOutput(ctx context.Context) error {
 	known, err := s.logs.Newest(ctx)
 	if err != nil {
@@ -73,10 +81,7 @@ func (s *sight) followOutput(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	var mu sync.Mutex
-	active, since := map[engine.InstanceID]bool{}, map[engine.InstanceID]time.Time{}
-	for id, at := range known {
-		since[engine.InstanceID(id)] = at.Add(time.Nanosecond)
-	}
+	heard := map[engine.InstanceID]*listening{}
 	out := s.merger(api.LogsRequest{})
 	for {
 		next := s.changed.next()
@@ -86,21 +91,23 @@ func (s *sight) followOutput(ctx context.Context) error {
 		}
 		for _, one := range sources {
 			mu.Lock()
-			from, seen := since[one.id]
-			if !seen {
-				from = time.Now().Add(-outputBack)
+			l := heard[one.id]
+			if l == nil {
+				l = &listening{kept: known[string(one.id)]}
+				heard[one.id] = l
 			}
-			start := !active[one.id] && !(seen && one.exited)
-			active[one.id] = active[one.id] || start
+			start := !l.active && !(l.ended && one.exited)
+			l.active = l.active || start
+			kept := l.kept
 			mu.Unlock()
 			if !start {
 				continue
 			}
 			running.Go(func() {
-				last := s.readOutput(ctx, out, one, from)
+				err := s.readOutput(ctx, out, one, &kept)
 				mu.Lock()
 				defer mu.Unlock()
-				active[one.id], since[one.id] = false, last
+				*l = listening{ended: err == nil, kept: kept}
 			})
 		}
 		select {
@@ -111,37 +118,49 @@ func (s *sight) followOutput(ctx context.Context) error {
 	}
 }
 
-// readOutput keeps what one instance writes until it ends, and returns the time from which to go on.
-func (s *sight) readOutput(ctx context.Context, out *logMerger, one source, from time.Time) time.Time {
+// readOutput keeps what one instance writes until it ends, from where kept ends, and moves that on.
+func (s *sight) readOutput(ctx context.Context, out *logMerger, one source, kept *logs.Kept) error {
 	var mu sync.Mutex
-	joiner := logs.NewJoiner(func(r telemetry.Record) { s.AddRecords([]telemetry.Record{r}) })
+	repeated := kept.Repeats(func(r *telemetry.Record) { s.redactor.Load().Record(r) })
+	from := kept.Time
+	if from.IsZero() {
+		from = time.Now().Add(-outputBack)
+	}
+	joiner := logs.NewJoiner(func(r telemetry.Record) {
+		records := []telemetry.Record{r}
+		s.AddRecords(records)
+		kept.Add(records[0])
+	})
 	flush := time.AfterFunc(outputFlush, func() {
 		mu.Lock()
 		defer mu.Unlock()
 		joiner.Flush()
 	})
-	defer func() {
-		flush.Stop()
-		mu.Lock()
-		defer mu.Unlock()
-		joiner.Flush()
-	}()
 	revision := s.revisionOf(ctx, one.id)
-	last := from
+	last := kept.Time
 	err := out.lines(ctx, one, driver.LogOptions{Follow: true, Since: from}, func(l api.LogLine) error {
 		mu.Lock()
 		defer mu.Unlock()
-		joiner.Add(l.Text, telemetry.Record{
-			Time: l.Time, Service: one.service, Instance: string(one.id), Revision: revision, Stream: l.Stream,
-		})
+		last = l.Time
+		like := telemetry.Record{Time: l.Time, Service: one.service, Instance: string(one.id), Revision: revision, Stream: l.Stream}
+		if repeated(l.Text, like) {
+			return nil
+		}
+		joiner.Add(l.Text, like)
 		flush.Reset(outputFlush)
-		last = l.Time.Add(time.Nanosecond)
 		return nil
 	})
-	if err != nil && ctx.Err() == nil {
+	flush.Stop()
+	mu.Lock()
+	defer mu.Unlock()
+	joiner.Flush()
+	switch {
+	case err == nil && !last.IsZero(): // all that was written until then was read
+		*kept = logs.Kept{Time: last.Add(time.Nanosecond)}
+	case err != nil && ctx.Err() == nil:
 		s.log.Debug("output ended", "instance", one.id, "err", err)
 	}
-	return last
+	return err
 }
 
 // revisionOf returns the revision of an instance, 0 when it is gone.

@@ -169,31 +169,5 @@ func scan(rows *sql.Rows) (telemetry.Record, error) {
 	return r, nil
 }
 
-// Newest returns the time of the newest line of output that is kept of each instance.
-func (s *Store) Newest(ctx context.Context) (map[string]time.Time, error) {
-	found := map[string]time.Time{}
-	now := time.Now()
-	err := s.Each(ctx, now.Add(-48*time.Hour), now.Add(time.Hour), func(db *sql.DB) (bool, error) {
-		rows, err := db.QueryContext(ctx, "SELECT instance, max(time) FROM rows WHERE stream NOT IN (?, ?) GROUP BY instance",
-			telemetry.StreamOTLP, telemetry.StreamAccess)
-		if err != nil {
-			return false, err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var instance string
-			var at int64
-			if err := rows.Scan(&instance, &at); err != nil {
-				return false, err
-			}
-			if t := time.Unix(0, at); t.After(found[instance]) {
-				found[instance] = t
-			}
-		}
-		return true, rows.Err()
-	})
-	return found, err
-}
-
 // Health says how the store does.
 func (s *Store) Health() telemetry.Health { return telemetry.Health(s.Store.Health()) }

@@ -161,7 +161,7 @@ func TestRecordsAreFound(t *testing.T) {
 		}
 	}
 	newest, err := s.Newest(t.Context())
-	if err != nil || !newest["web-1-a"].Equal(now.Add(-2*time.Second)) {
+	if err != nil || !newest["web-1-a"].Time.Equal(now.Add(-2*time.Second)) {
 		t.Errorf("%v, %v", newest, err)
 	}
 }
