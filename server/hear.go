@@ -120,6 +120,9 @@ func (s *sight) followOutput(ctx context.Context) error {
 
 // readOutput keeps what one instance writes until it ends, from where kept ends, and moves that on.
 func (s *sight) readOutput(ctx context.Context, out *logMerger, one source, kept *logs.Kept) error {
+	if err := s.learnSecrets(ctx); err != nil { // a revision that is new has others
+		s.log.Debug("output of secrets that are not known", "instance", one.id, "err", err)
+	}
 	var mu sync.Mutex
 	repeated := kept.Repeats(func(r *telemetry.Record) { s.redactor.Load().Record(r) })
 	from := kept.Time

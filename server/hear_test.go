@@ -15,6 +15,8 @@ import (
 
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
 	"trellis/telemetry"
 )
 
@@ -52,6 +54,10 @@ func (o *onlooker) observe(context.Context) (engine.State, error) {
 	defer o.mu.Unlock()
 	o.looks++
 	return engine.State{Services: []engine.Service{{Name: "job", Instances: []engine.Instance{{ID: "job-1", State: o.state, Revision: 1}}}}}, nil
+}
+
+func (o *onlooker) latest(context.Context) (state.Revision, error) {
+	return state.Revision{}, errdefs.ErrNotFound
 }
 
 // Logs implements engine.Engine.

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,6 @@ import (
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/proxy"
-	"trellis/state"
 	"trellis/telemetry"
 	"trellis/telemetry/alerts"
 	"trellis/telemetry/logs"
@@ -53,6 +51,7 @@ type sight struct {
 
 	prometheus, otlp socket
 	redactor         atomic.Pointer[logs.Redactor]
+	secrets          secrets
 	lostSpans        spanLoss
 	ends             ends
 	examples         examples
@@ -91,6 +90,7 @@ func newSight(w watching, log *slog.Logger) *sight {
 	s.notifier = alerts.New(alerts.Config{Project: w.project, File: filepath.Join(dir, "alerts.json"), Log: quiet(log)})
 	s.metrics = metrics.New(metrics.Config{Dir: filepath.Join(dir, "metrics"), Log: quiet(log), Notify: s.notifier.Take, Scraped: func(samples []telemetry.Sample) { s.forward.AddSamples(samples) }})
 	s.redactor.Store(logs.NewRedactor(nil))
+	s.secrets = secrets{known: map[int64]bool{}, values: map[string]bool{}}
 	s.prometheus = socket{at: proxy.Listener{Name: prometheusSocket, Address: anyPort}, guard: fromHere}
 	s.otlp = socket{at: proxy.Listener{Name: "otlp", Address: anyPort}, guard: w.receive}
 	return s
@@ -272,50 +272,6 @@ func (s *sight) AddRecords(records []telemetry.Record) (int, string) {
 	}
 	s.forward.AddRecords(records)
 	return s.logs.AddRecords(records)
-}
-
-// followSecrets keeps the redactor at the secrets of the newest revision.
-func (s *sight) followSecrets(ctx context.Context) error {
-	seen := int64(0)
-	for {
-		next := s.changed.next()
-		rev, err := s.of.latest(ctx)
-		if err == nil && rev.Number != seen {
-			s.redactor.Store(logs.NewRedactor(s.secretsOf(rev)))
-			seen = rev.Number
-		}
-		select {
-		case <-next:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// secretsOf returns the values of a revision's secrets, and of variables whose name says that they are one.
-func (s *sight) secretsOf(rev state.Revision) []string {
-	var all []string
-	for _, v := range rev.Project.Secrets {
-		if b, err := s.of.content(v.Ref); v.Ref != "" && err == nil {
-			all = append(all, string(b))
-		}
-	}
-	for _, svc := range rev.Project.Services {
-		for name, v := range svc.Environment {
-			if secretVariable(name) {
-				all = append(all, v)
-			}
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-func secretVariable(name string) bool {
-	name = strings.ToUpper(name)
-	return slices.ContainsFunc([]string{"PASSWORD", "SECRET", "TOKEN", "API_KEY", "PRIVATE_KEY"}, func(part string) bool {
-		return strings.Contains(name, part) && !strings.HasSuffix(name, "_FILE")
-	})
 }
 
 // desired returns the project that is wanted. None was applied: ErrNotFound.

@@ -3,11 +3,20 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"trellis/compose"
+	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
+	"trellis/telemetry"
 )
 
 // TestPausesFallBack: the pauses before a part of telemetry runs again grow while it fails, and no failure of long ago prolongs them.
@@ -32,4 +41,57 @@ func TestPausesFallBack(t *testing.T) {
 			t.Errorf("%v, want %v", pauses, want)
 		}
 	})
+}
+
+// rotated is a project whose secrets are others in its second revision, which has not taken all instances' place.
+type rotated struct{ subject }
+
+func (rotated) observe(context.Context) (engine.State, error) {
+	return engine.State{Services: []engine.Service{{Name: "web", Instances: []engine.Instance{{ID: "web-1", Revision: 1}, {ID: "web-2", Revision: 2}}}}}, nil
+}
+
+func (r rotated) latest(ctx context.Context) (state.Revision, error) { return r.revision(ctx, 2) }
+
+func (rotated) revision(_ context.Context, number int64) (state.Revision, error) {
+	if number < 1 || number > 2 {
+		return state.Revision{}, errdefs.ErrNotFound
+	}
+	environment := map[string]string{}
+	for _, name := range []string{"DB_PASS", "MYSQL_PWD", "SENTRY_DSN", "AWS_CREDENTIALS", "SIGNING_KEY", "API_TOKEN", "TOKEN_FILE", "COLOR"} {
+		environment[name] = fmt.Sprintf("%s-of-%d", strings.ToLower(name), number)
+	}
+	return state.Revision{Number: number, Project: compose.Project{
+		Secrets:  map[string]compose.FileValue{"key": {Ref: fmt.Sprintf("secret-of-%d", number)}},
+		Services: map[string]compose.Service{"web": {Name: "web", Environment: environment}},
+	}}, nil
+}
+
+func (rotated) content(ref string) ([]byte, error) { return []byte(ref), nil }
+
+// TestNoRevisionsSecretIsKept: while the instances of two revisions run the secrets of both are taken out.
+func TestNoRevisionsSecretIsKept(t *testing.T) {
+	s := newSight(watching{subject: rotated{}, project: "shop", dir: t.TempDir(), changed: &broadcast{}}, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = s.followSecrets(ctx) })
+	defer func() { cancel(); running.Wait() }()
+	before := s.redactor.Load()
+	for deadline := time.Now().Add(30 * time.Second); s.redactor.Load() == before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no secret was looked for")
+		}
+	}
+	for number := 1; number <= 2; number++ {
+		for name, secret := range map[string]bool{
+			"secret": true, "db_pass": true, "mysql_pwd": true, "sentry_dsn": true, "aws_credentials": true, "signing_key": true,
+			"api_token": true, "token_file": false, "color": false,
+		} {
+			value := fmt.Sprintf("%s-of-%d", name, number)
+			records := []telemetry.Record{{Time: time.Now(), Service: "web", Body: "it is " + value}}
+			s.AddRecords(records)
+			if got := records[0].Body != "it is "+value; got != secret {
+				t.Errorf("%s was taken out: %t, want %t: %s", value, got, secret, records[0].Body)
+			}
+		}
+	}
 }

@@ -89,6 +89,8 @@ func TestSecretsAreTakenOut(t *testing.T) {
 		"got line two of a key here":                         "got [redacted] here",
 		"Authorization: Bearer abcdefgh12345678":             "Authorization: Bearer [redacted]",
 		"dial postgres://app:hunter2@db:5432/x":              "dial postgres://app:[redacted]@db:5432/x",
+		"dial redis://:hunter2@cache:6379":                   "dial redis://:[redacted]@cache:6379",
+		"dial http://cache:6379/a@b":                         "dial http://cache:6379/a@b",
 		`{"password":"hunter2"}`:                             `{"password":"[redacted]"}`,
 		"GET /x?api_key=0123456789abcdef&a=b":                "GET /x?api_key=[redacted]&a=b",
 		"jwt eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.c2lnbmF0dXJl": "jwt [redacted]",

@@ -33,7 +33,7 @@ func NewRedactor(values []string) *Redactor {
 		{"bearer ", regexp.MustCompile(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}" + Redacted},
 		{"basic ", regexp.MustCompile(`(?i)(authorization["']?\s*[:=]\s*["']?basic\s+)[A-Za-z0-9+/=]{6,}`), "${1}" + Redacted},
 		{"eyj", regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`), Redacted},
-		{"://", regexp.MustCompile(`(\w+://[^\s:/@]+:)[^\s@/]+(@)`), "${1}" + Redacted + "${2}"},
+		{"://", regexp.MustCompile(`(\w+://[^\s:/@]*:)[^\s@/]+(@)`), "${1}" + Redacted + "${2}"},
 		{"passw", regexp.MustCompile(`(?i)(passw(?:or)?d["']?\s*[:=]\s*["']?)[^\s"'&,;]{3,}`), "${1}" + Redacted},
 		{"secret", regexp.MustCompile(`(?i)(secret["']?\s*[:=]\s*["']?)[^\s"'&,;]{6,}`), "${1}" + Redacted},
 		{"token", regexp.MustCompile(`(?i)(token["']?\s*[:=]\s*["']?)[^\s"'&,;]{8,}`), "${1}" + Redacted},
