@@ -1,10 +1,8 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -195,24 +193,15 @@ func (s *sight) servePrometheus(ctx context.Context) error {
 
 // serveOTLP serves the receiver.
 func (s *sight) serveOTLP(ctx context.Context) error {
-	r := otlp.New(otlp.Config{Spans: s, Records: s, Metrics: s.metricsReceiver(), Log: s.log})
+	r := s.receiver()
 	defer r.Close()
 	return s.serve(ctx, &s.otlp, r)
 }
 
-// metricsReceiver is the store's receiver of metrics by OTLP.
-func (s *sight) metricsReceiver() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body) // that the receiver has unpacked, and bounded
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		s.forward.AddMetrics(body)
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		r.URL.Path, r.RequestURI = "/api/v1/otlp/v1/metrics", ""
-		s.metrics.Handler().ServeHTTP(w, r)
-	})
+// receiver takes what programs send by OTLP.
+func (s *sight) receiver() *otlp.Receiver {
+	to := received{s}
+	return otlp.New(otlp.Config{Spans: to, Records: to, Metrics: to, Log: s.log})
 }
 
 // serve serves h at a socket until ctx is done, over HTTP/1.1 and HTTP/2 without TLS.
@@ -256,22 +245,32 @@ func fromHere(h http.Handler) http.Handler {
 
 // AddSpans implements telemetry.SpanSink: it takes secrets out first.
 func (s *sight) AddSpans(spans []telemetry.Span) (int, string) {
-	r := s.redactor.Load()
-	for i := range spans {
-		r.Span(&spans[i])
-	}
+	s.cleanSpans(spans)
 	s.forward.AddSpans(spans)
 	return s.traces.AddSpans(spans)
 }
 
 // AddRecords implements telemetry.RecordSink: it takes secrets out first.
 func (s *sight) AddRecords(records []telemetry.Record) (int, string) {
+	s.cleanRecords(records)
+	s.forward.AddRecords(records)
+	return s.logs.AddRecords(records)
+}
+
+// cleanSpans takes secrets out, in place.
+func (s *sight) cleanSpans(spans []telemetry.Span) {
+	r := s.redactor.Load()
+	for i := range spans {
+		r.Span(&spans[i])
+	}
+}
+
+// cleanRecords takes secrets out, in place.
+func (s *sight) cleanRecords(records []telemetry.Record) {
 	r := s.redactor.Load()
 	for i := range records {
 		r.Record(&records[i])
 	}
-	s.forward.AddRecords(records)
-	return s.logs.AddRecords(records)
 }
 
 // desired returns the project that is wanted. None was applied: ErrNotFound.

@@ -179,9 +179,15 @@ func unpack(w http.ResponseWriter, req *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// verdict makes an error of a request of which nothing could be taken for now, so that it is repeated.
+// SentAgain says whether a request of so many items, of which a store has dropped some, is refused and will be repeated: nothing
+// of it could be taken for now.
+func SentAgain(dropped, all int, why string) bool {
+	return dropped > 0 && dropped == all && why == telemetry.LossQueueFull
+}
+
+// verdict makes an error of a request that is to be repeated.
 func verdict(dropped, all int, why string) error {
-	if dropped > 0 && dropped == all && why == telemetry.LossQueueFull {
+	if SentAgain(dropped, all, why) {
 		return &refusal{http.StatusTooManyRequests, "too much at a time: " + why}
 	}
 	return nil
