@@ -60,7 +60,8 @@ type Deployer interface {
 
 // Operator reaches into instances.
 type Operator interface {
-	// Logs streams output of instances, as LogLine objects, one a line.
+	// Logs streams output of instances, as LogLine objects, one a line. In place of output that cannot be read stands a line of the
+	// stream "system"; a stream that is cut ends with an error other than io.EOF.
 	Logs(ctx context.Context, req LogsRequest) (io.ReadCloser, error)
 	// Exec runs a command in an instance; Instance "" with Service takes the lowest slot that runs.
 	Exec(ctx context.Context, req ExecRequest, cmd driver.Command) (exitCode int, err error)

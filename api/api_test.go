@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -246,3 +247,26 @@ func newRecorder() *recorder                    { return &recorder{header: http.
 func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) WriteHeader(code int)        { r.code = code }
 func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
+
+// cut is a control whose output ends with an error after a line.
+type cut struct{ api.Control }
+
+func (cut) Logs(context.Context, api.LogsRequest) (io.ReadCloser, error) {
+	return io.NopCloser(io.MultiReader(strings.NewReader(`{"text":"one"}`+"\n"), iotest.ErrReader(errors.New("the disk is gone")))), nil
+}
+
+// TestOutputThatIsCutDoesNotEndInOrder: whoever reads output sees that there would have been more, and why there is not.
+func TestOutputThatIsCutDoesNotEndInOrder(t *testing.T) {
+	out, err := serveControl(t, cut{}).Logs(t.Context(), api.LogsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	got, err := io.ReadAll(out)
+	if err == nil {
+		t.Error("it ends as if that were all")
+	}
+	if text := string(got); !strings.HasPrefix(text, `{"text":"one"}`+"\n") || !strings.Contains(text, "the disk is gone") {
+		t.Errorf("%s, want the line and the reason", text)
+	}
+}

@@ -163,6 +163,9 @@ func (h handler) logs(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			if err != io.EOF && r.Context().Err() == nil {
 				h.log.Warn("logs ended early", "err", err)
+				_ = json.NewEncoder(w).Encode(LogLine{Time: time.Now(), Stream: "system", Text: "output ends early: " + err.Error()})
+				_ = control.Flush()
+				panic(http.ErrAbortHandler) // an end in order would say that this was all
 			}
 			return
 		}

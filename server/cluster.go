@@ -47,7 +47,7 @@ func ConnectCluster(ctx context.Context, l Location, any bool, log *slog.Logger)
 	plane := Plane(os.Getenv(kubernetes.ImageEnv))
 	plane.Made = l.Cluster.Trellis
 	e.UsePlane(plane)
-	c := cluster{location: l, engine: e, changed: &broadcast{}, log: log, owner: ownerIn(client, l.Project)}
+	c := cluster{location: l, engine: e, changed: &broadcast{}, owner: ownerIn(client, l.Project)}
 	// Whether images can be pulled is no reason to see and do nothing in the cluster.
 	images, err := usedRegistry(client, l.Project)
 	if err == nil && images != nil {
@@ -95,7 +95,6 @@ type cluster struct {
 	location Location
 	engine   *kubernetes.Engine
 	changed  *broadcast
-	log      *slog.Logger
 	owner    string // of images in the registry of this machine, "" in a pod
 }
 
@@ -322,7 +321,7 @@ func (c cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
 
 // Logs implements api.Operator.
 func (c cluster) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser, error) {
-	m := &logMerger{observe: c.observe, engine: c.engine, project: c.location.Project, changed: c.next, log: c.log, req: req}
+	m := &logMerger{observe: c.observe, engine: c.engine, project: c.location.Project, changed: c.next, req: req}
 	return merged(ctx, m), nil
 }
 

@@ -118,7 +118,7 @@ func newInCluster(client *kubernetes.Client, project, dir, image string, log *sl
 	}
 	changed := &broadcast{}
 	c := &inCluster{
-		cluster: cluster{location: l, engine: e, changed: changed, log: log}, store: store, pods: &podPlanes{engine: e}, tally: tally, key: key, log: log,
+		cluster: cluster{location: l, engine: e, changed: changed}, store: store, pods: &podPlanes{engine: e}, tally: tally, key: key, log: log,
 	}
 	c.chronicle = &chronicle{store: store, project: project, observe: c.observe, events: e.Events, changed: changed}
 	c.sight = newSight(watching{

@@ -5,8 +5,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +14,7 @@ import (
 	"trellis/api"
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/errdefs"
 )
 
 // Logs implements api.Operator. Without Follow the lines of all instances come in order of time; with it each instance's
@@ -23,7 +24,7 @@ func (c *control) Logs(ctx context.Context, req api.LogsRequest) (io.ReadCloser,
 }
 
 func (s *sight) merger(req api.LogsRequest) *logMerger {
-	return &logMerger{observe: s.of.observe, engine: s.engine, project: s.project, changed: s.changed.next, log: s.log, req: req}
+	return &logMerger{observe: s.of.observe, engine: s.engine, project: s.project, changed: s.changed.next, req: req}
 }
 
 // merged returns what m reads, until it is closed.
@@ -65,7 +66,6 @@ type logMerger struct {
 	engine  engine.Engine
 	project string
 	changed func() <-chan struct{} // closed when there may be other instances
-	log     *slog.Logger
 	req     api.LogsRequest
 
 	mu  sync.Mutex
@@ -77,6 +77,7 @@ type source struct {
 	service string
 	id      engine.InstanceID
 	exited  bool
+	pending bool // there may be no output yet
 }
 
 // sources returns the instances asked for that are there now.
@@ -94,13 +95,13 @@ func (m *logMerger) sources(ctx context.Context) ([]source, error) {
 			if m.req.Instance != "" && in.ID != m.req.Instance || m.req.Revision != 0 && in.Revision != m.req.Revision {
 				continue
 			}
-			found = append(found, source{svc.Name, in.ID, in.State == engine.InstanceExited})
+			found = append(found, source{svc.Name, in.ID, in.State == engine.InstanceExited, in.State == engine.InstancePending})
 		}
 	}
 	return found, nil
 }
 
-// lines calls fn for each line of one instance.
+// lines calls fn for each line of one instance. One that is gone: ErrNotFound.
 func (m *logMerger) lines(ctx context.Context, s source, opt driver.LogOptions, fn func(api.LogLine) error) error {
 	r, err := m.engine.Logs(ctx, m.project, s.id, opt)
 	if err != nil {
@@ -111,14 +112,29 @@ func (m *logMerger) lines(ctx context.Context, s source, opt driver.LogOptions, 
 	defer stop()
 	for dec := json.NewDecoder(r); ; {
 		var line driver.LogLine
-		if err := dec.Decode(&line); err != nil {
-			return nil // the end, or the instance was removed meanwhile
+		switch err := dec.Decode(&line); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return err
 		}
 		err := fn(api.LogLine{Time: line.Time, Service: s.service, Instance: s.id, Stream: line.Stream, Text: line.Text})
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// hides says whether err keeps output of s away that there is.
+func (s source) hides(err error) bool {
+	return err != nil && !s.pending && !errors.Is(err, errdefs.ErrNotFound)
+}
+
+// unread is the line that stands in place of output that could not be read.
+func unread(s source, err error) api.LogLine {
+	return api.LogLine{Time: time.Now(), Service: s.service, Instance: s.id, Stream: "system", Text: "its output cannot be read: " + err.Error()}
 }
 
 func (m *logMerger) write(line api.LogLine) error {
@@ -141,8 +157,12 @@ func (m *logMerger) all(ctx context.Context) error {
 	for _, s := range sources {
 		collect := func(l api.LogLine) error { lines = append(lines, l); return nil }
 		opt := driver.LogOptions{Tail: m.req.Tail, Since: m.req.Since}
-		if err := m.lines(ctx, s, opt, collect); err != nil {
-			m.log.Debug("logs left out", "instance", s.id, "err", err)
+		err := m.lines(ctx, s, opt, collect)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if s.hides(err) {
+			lines = append(lines, unread(s, err))
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b api.LogLine) int { return cmp.Compare(a.Time.UnixNano(), b.Time.UnixNano()) })
@@ -202,9 +222,9 @@ func (m *logMerger) follow(ctx context.Context) error {
 			r.active = true
 			mu.Unlock()
 			running.Go(func() {
-				last := m.read(ctx, s, *r)
+				next := m.read(ctx, s, *r)
 				mu.Lock()
-				*r = reading{since: last, tail: 0}
+				*r = next
 				mu.Unlock()
 			})
 		}
@@ -221,18 +241,24 @@ type reading struct {
 	active bool
 	since  time.Time
 	tail   int
+	failed string // why it could not be read, which is said once
 }
 
-// read writes one instance's lines until it exits, and returns the time from which to go on.
-func (m *logMerger) read(ctx context.Context, s source, from reading) time.Time {
-	last := from.since
+// read writes one instance's lines until it exits, and returns from where to go on.
+func (m *logMerger) read(ctx context.Context, s source, from reading) reading {
+	next := from
+	next.active = false
 	opt := driver.LogOptions{Follow: true, Tail: from.tail, Since: from.since}
 	err := m.lines(ctx, s, opt, func(l api.LogLine) error {
-		last = l.Time.Add(time.Nanosecond)
+		next.since, next.tail = l.Time.Add(time.Nanosecond), 0
 		return m.write(l)
 	})
-	if err != nil {
-		m.log.Debug("log ended", "instance", s.id, "err", err)
+	switch {
+	case err == nil:
+		next.tail = 0
+	case ctx.Err() == nil && s.hides(err) && err.Error() != from.failed:
+		next.failed = err.Error()
+		_ = m.write(unread(s, err)) // whoever reads no more needs none
 	}
-	return last
+	return next
 }
