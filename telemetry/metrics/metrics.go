@@ -96,7 +96,8 @@ func set[N int | int64 | time.Duration](n *N, otherwise N) {
 }
 
 // Run opens the store, evaluates rules and scrapes, until ctx is done. Where the folder is damaged beyond what the
-// write-ahead log repairs, it is moved aside and the store begins anew.
+// write-ahead log repairs, it is moved aside and the store begins anew: the newest of these is kept, as long as metrics are, and
+// counts in MaxBytes.
 func (s *Store) Run(ctx context.Context) error {
 	db, err := s.open()
 	if err != nil {
@@ -134,6 +135,9 @@ func engineOptions(log *slog.Logger, p parser.Parser) promql.EngineOpts {
 
 // open opens the database.
 func (s *Store) open() (*tsdb.DB, error) {
+	if err := s.dropAside(); err != nil {
+		s.cfg.Log.Warn("metrics that were moved aside stay", "err", err)
+	}
 	db, err := s.openOnce()
 	if err == nil || errors.Is(err, os.ErrPermission) {
 		return db, err
@@ -141,9 +145,7 @@ func (s *Store) open() (*tsdb.DB, error) {
 	if free, ferr := freeBytes(filepath.Dir(s.cfg.Dir)); ferr == nil && free < 16<<20 {
 		return nil, fmt.Errorf("open metrics: %w: the disk is full: %w", errdefs.ErrUnavailable, err)
 	}
-	aside := fmt.Sprintf("%s.damaged-%d", s.cfg.Dir, time.Now().Unix())
-	s.cfg.Log.Error("metrics cannot be read; they are moved aside and begin anew", "err", err, "aside", aside)
-	if err := os.Rename(s.cfg.Dir, aside); err != nil {
+	if err := s.moveAside(err); err != nil {
 		return nil, fmt.Errorf("open metrics: %w", err)
 	}
 	return s.openOnce()
@@ -153,8 +155,9 @@ func (s *Store) open() (*tsdb.DB, error) {
 func (s *Store) options() *tsdb.Options {
 	opts := tsdb.DefaultOptions()
 	opts.RetentionDuration = s.cfg.MaxAge.Milliseconds()
-	opts.MaxBytes = s.cfg.MaxBytes / 4 * 3 // the head and its log come on top: prometheus/prometheus#8884
-	opts.StripeSize = 512                  // 16384 are for millions of series, and cost megabytes
+	// The head and its log come on top: prometheus/prometheus#8884. What was moved aside never takes all of it.
+	opts.MaxBytes = max(s.cfg.MaxBytes-s.bytesAside(), s.cfg.MaxBytes/4) / 4 * 3
+	opts.StripeSize = 512 // 16384 are for millions of series, and cost megabytes
 	opts.WALSegmentSize = 16 << 20
 	opts.WALCompression = "snappy"
 	opts.OutOfOrderTimeWindow = (10 * time.Minute).Milliseconds() // OTLP is pushed, and late
@@ -254,7 +257,7 @@ func (s *Store) Health() telemetry.Health {
 	if s.ready() != nil {
 		return h
 	}
-	h.Bytes = bytesUnder(s.cfg.Dir)
+	h.Bytes = bytesUnder(s.cfg.Dir) + s.bytesAside()
 	oldest := s.db.Head().MinTime()
 	for _, b := range s.db.BlockMetas() {
 		oldest = min(oldest, b.MinTime)

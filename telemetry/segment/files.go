@@ -206,6 +206,9 @@ func (f *files[T]) list() ([]listed, error) {
 	return all, nil
 }
 
+// asideSuffix is added to the name of a damaged file. It counts as one of its hour's, and goes with it.
+const asideSuffix = ".damaged"
+
 // parse reads the name of a file of this store, or of what SQLite keeps beside it.
 func (f *files[T]) parse(name string) (key, bool) {
 	rest, ok := strings.CutPrefix(name, f.cfg.Name+"-")
@@ -220,7 +223,7 @@ func (f *files[T]) parse(name string) (key, bool) {
 	k := key{hour: hourOf(t)}
 	number, suffix, ok := strings.Cut(tail, ".db")
 	k.part, err = strconv.Atoi(number)
-	return k, ok && err == nil && (suffix == "" || suffix == "-wal" || suffix == "-shm")
+	return k, ok && err == nil && (suffix == "" || suffix == "-wal" || suffix == "-shm" || suffix == asideSuffix)
 }
 
 // prune unlinks the oldest files while there are too many bytes, and those that are too old. The newest stays.
@@ -248,7 +251,7 @@ func (f *files[T]) unlink(k key) {
 		f.close(one)
 	}
 	path := k.path(f.cfg.Dir, f.cfg.Name)
-	for _, suffix := range []string{"", "-wal", "-shm"} {
+	for _, suffix := range []string{"", "-wal", "-shm", asideSuffix} {
 		_ = os.Remove(path + suffix) // the next look finds what is left
 	}
 }
@@ -267,7 +270,8 @@ func damaged(err error) bool {
 	return errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_CORRUPT || e.Code()&0xff == sqlite3.SQLITE_NOTADB)
 }
 
-// aside takes a damaged file out of the store: what is in it cannot be read, and the next write begins another.
+// aside takes a damaged file out of the store: what is in it cannot be read, and the next write begins another. Of those that
+// were moved aside the newest is kept.
 func (f *files[T]) aside(one *file) {
 	f.close(one)
 	path := one.path(f.cfg.Dir, f.cfg.Name)
@@ -275,8 +279,18 @@ func (f *files[T]) aside(one *file) {
 	for _, suffix := range []string{"-wal", "-shm"} {
 		_ = os.Remove(path + suffix)
 	}
-	if os.Rename(path, path+".damaged") != nil {
+	if os.Rename(path, path+asideSuffix) != nil {
 		_ = os.Remove(path)
+		return
+	}
+	list, err := f.list()
+	if err != nil {
+		return // the cap holds for it too
+	}
+	for _, l := range list {
+		if l.key != one.key {
+			_ = os.Remove(l.path(f.cfg.Dir, f.cfg.Name) + asideSuffix)
+		}
 	}
 }
 

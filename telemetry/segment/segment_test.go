@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
@@ -164,6 +165,48 @@ func TestADamagedFileCostsNothingButItself(t *testing.T) {
 	}
 	if got := count(t, s, time.Time{}, now.Add(time.Hour)); got != 2 {
 		t.Errorf("%d rows", got)
+	}
+}
+
+// TestOneDamagedFileIsKept: of the files that were moved aside the newest is there, is counted, and goes when its time has come.
+func TestOneDamagedFileIsKept(t *testing.T) {
+	cfg := config(t.TempDir())
+	now := time.Now()
+	cfg.Now = func() time.Time { return now }
+	s, stop := run(t, cfg)
+	const size = 1 << 20
+	for hours := range 3 {
+		at := now.Add(time.Duration(hours-2) * time.Hour)
+		for range 2 {
+			if err := os.WriteFile(key{hour: hourOf(at)}.path(cfg.Dir, cfg.Name), bytes.Repeat([]byte("garbage!"), size/8), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s.Add([]item{{at, "a"}})
+			flush(t, s)
+			stop()
+			s, stop = run(t, cfg)
+		}
+		aside, _ := filepath.Glob(filepath.Join(cfg.Dir, "*.damaged"))
+		if want := (key{hour: hourOf(at)}).name(cfg.Name) + ".damaged"; len(aside) != 1 || filepath.Base(aside[0]) != want {
+			t.Errorf("%v were moved aside, want %s alone", aside, want)
+		}
+		if h := s.Health(); h.Bytes < size {
+			t.Errorf("%d bytes, and %d of them are damaged", h.Bytes, size)
+		}
+	}
+	if got := count(t, s, time.Time{}, now.Add(time.Hour)); got != 3 {
+		t.Errorf("%d rows, want 3", got)
+	}
+	stop()
+	now = now.Add(30 * 24 * time.Hour)
+	s, _ = run(t, cfg)
+	for range 2 { // the newest hour stays until there is another
+		s.Add([]item{{now, "b"}})
+		flush(t, s)
+		s.files.checked = time.Time{}
+	}
+	if left, _ := os.ReadDir(cfg.Dir); s.Health().Bytes >= size {
+		t.Errorf("%v are left a month later", left)
 	}
 }
 
