@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // what clients may send
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -45,19 +46,20 @@ type Config struct {
 
 // Receiver is the receiver. It is safe for concurrent use.
 type Receiver struct {
-	cfg  Config
-	grpc *grpc.Server
-	http *http.ServeMux
-	free chan struct{}
+	cfg    Config
+	grpc   *grpc.Server
+	http   *http.ServeMux
+	free   chan struct{}
+	shapes shapes
 }
 
 // New returns a receiver; its ServeHTTP serves HTTP/1.1, and gRPC where the server speaks HTTP/2 with prior knowledge.
 func New(cfg Config) *Receiver {
-	r := &Receiver{cfg: cfg, http: http.NewServeMux(), free: make(chan struct{}, workers)}
-	r.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxBody))
-	ptraceotlp.RegisterGRPCServer(r.grpc, &traceServer{r: r})
-	plogotlp.RegisterGRPCServer(r.grpc, &logServer{r: r})
-	pmetricotlp.RegisterGRPCServer(r.grpc, &metricServer{r: r})
+	r := &Receiver{cfg: cfg, http: http.NewServeMux(), free: make(chan struct{}, workers), shapes: newShapes()}
+	r.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxBody), grpc.ForceServerCodecV2(codec{}))
+	r.grpc.RegisterService(service("trace.v1.TraceService", r.traces), nil)
+	r.grpc.RegisterService(service("logs.v1.LogsService", r.logs), nil)
+	r.grpc.RegisterService(service("metrics.v1.MetricsService", r.metrics), nil)
 	r.http.HandleFunc("POST /v1/traces", r.serve(r.traces))
 	r.http.HandleFunc("POST /v1/logs", r.serve(r.logs))
 	r.http.HandleFunc("POST /v1/metrics", r.serve(r.metrics))
@@ -195,7 +197,7 @@ func verdict(dropped, all int, why string) error {
 
 func (r *Receiver) traces(_ context.Context, body []byte, json bool) (message, error) {
 	req := ptraceotlp.NewExportRequest()
-	if err := read(body, json, req.UnmarshalJSON, req.UnmarshalProto); err != nil {
+	if err := read(body, json, r.shapes.traces, req.UnmarshalJSON, req.UnmarshalProto); err != nil {
 		return nil, err
 	}
 	return r.takeTraces(req)
@@ -220,7 +222,7 @@ func (r *Receiver) takeTraces(req ptraceotlp.ExportRequest) (ptraceotlp.ExportRe
 
 func (r *Receiver) logs(_ context.Context, body []byte, json bool) (message, error) {
 	req := plogotlp.NewExportRequest()
-	if err := read(body, json, req.UnmarshalJSON, req.UnmarshalProto); err != nil {
+	if err := read(body, json, r.shapes.logs, req.UnmarshalJSON, req.UnmarshalProto); err != nil {
 		return nil, err
 	}
 	return r.takeLogs(req)
@@ -242,7 +244,7 @@ func (r *Receiver) takeLogs(req plogotlp.ExportRequest) (plogotlp.ExportResponse
 
 func (r *Receiver) metrics(ctx context.Context, body []byte, json bool) (message, error) {
 	req := pmetricotlp.NewExportRequest()
-	if err := read(body, json, req.UnmarshalJSON, req.UnmarshalProto); err != nil {
+	if err := read(body, json, r.shapes.metrics, req.UnmarshalJSON, req.UnmarshalProto); err != nil {
 		return nil, err
 	}
 	return r.takeMetrics(ctx, req)
@@ -274,12 +276,16 @@ func (r *Receiver) takeMetrics(ctx context.Context, req pmetricotlp.ExportReques
 	return resp, nil
 }
 
-func read(body []byte, json bool, fromJSON, fromProto func([]byte) error) error {
-	unmarshal := fromProto
+func read(body []byte, json bool, s shape, fromJSON, fromProto func([]byte) error) error {
+	unmarshal, nested := fromProto, func(body []byte) error { return protoNested(body, s, maxNested) }
 	if json {
-		unmarshal = fromJSON
+		unmarshal, nested = fromJSON, jsonNested
 	}
-	if err := unmarshal(body); err != nil {
+	err := nested(body)
+	if err == nil {
+		err = unmarshal(body)
+	}
+	if err != nil {
 		return fmt.Errorf("read request: %w", err)
 	}
 	return nil
@@ -296,34 +302,35 @@ func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
-type traceServer struct {
-	ptraceotlp.UnimplementedGRPCServer
-	r *Receiver
+// service answers the one method of an OTLP service as serve answers a POST.
+func service(name string, take func(ctx context.Context, body []byte, json bool) (message, error)) *grpc.ServiceDesc {
+	export := func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		var body []byte
+		if err := decode(&body); err != nil {
+			return nil, err
+		}
+		answer, err := take(ctx, body, false)
+		return answer, rpc(err)
+	}
+	return &grpc.ServiceDesc{
+		ServiceName: "opentelemetry.proto.collector." + name, HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: "Export", Handler: export}},
+	}
 }
 
-func (s *traceServer) Export(_ context.Context, req ptraceotlp.ExportRequest) (ptraceotlp.ExportResponse, error) {
-	resp, err := s.r.takeTraces(req)
-	return resp, rpc(err)
+// codec hands a request on as it is, so that its depth is looked at before it is read.
+type codec struct{}
+
+func (codec) Name() string { return "proto" }
+
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	body, err := v.(message).MarshalProto()
+	return mem.BufferSlice{mem.SliceBuffer(body)}, err
 }
 
-type logServer struct {
-	plogotlp.UnimplementedGRPCServer
-	r *Receiver
-}
-
-func (s *logServer) Export(_ context.Context, req plogotlp.ExportRequest) (plogotlp.ExportResponse, error) {
-	resp, err := s.r.takeLogs(req)
-	return resp, rpc(err)
-}
-
-type metricServer struct {
-	pmetricotlp.UnimplementedGRPCServer
-	r *Receiver
-}
-
-func (s *metricServer) Export(ctx context.Context, req pmetricotlp.ExportRequest) (pmetricotlp.ExportResponse, error) {
-	resp, err := s.r.takeMetrics(ctx, req)
-	return resp, rpc(err)
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*[]byte) = data.Materialize()
+	return nil
 }
 
 // rpc gives a refusal its gRPC status; both may be repeated by OTLP's rules.
