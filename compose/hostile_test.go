@@ -104,6 +104,9 @@ func TestHostileFiles(t *testing.T) {
 		"binary":             {map[string]string{"compose.yaml": "\x00\x01\x02\xff\xfe"}, ""},
 		"not UTF-8":          {map[string]string{"compose.yaml": "services: {a: {image: \xff\xfe}}"}, ""},
 		"tags":               {map[string]string{"compose.yaml": "services: !!python/object:os.system {a: {image: !!binary aGVsbG8=}}\nx: !<tag:yaml.org,2002:int> x"}, ""},
+		"long lists":         {map[string]string{"compose.yaml": longLists(2, 30_000)}, "merged"},
+		"lists of many":      {map[string]string{"compose.yaml": longLists(100, 100)}, "merged"},
+		"unset variables":    {map[string]string{"compose.yaml": fmt.Sprintf(service, unset(400<<10))}, ""},
 		"huge integers":      {map[string]string{"compose.yaml": "services: {a: {image: x, mem_limit: 99999999999999999999999, deploy: {replicas: 1e400}}}"}, ""},
 		"huge range":         {map[string]string{"compose.yaml": "services: {a: {image: x, ports: [\"1-65535:1-65535\", \"1-65535:1-65535/udp\"]}}"}, ""},
 		"huge address":       {map[string]string{"compose.yaml": "services: {a: {image: x, volumes: [\"" + strings.Repeat(":", 100000) + "\"]}}"}, ""},
@@ -170,6 +173,29 @@ func manyKeys(n int) string {
 	var b strings.Builder
 	for i := range n {
 		fmt.Fprintf(&b, "  k%d: v\n", i)
+	}
+	return b.String()
+}
+
+// longLists are documents with as many different values in one list.
+func longLists(documents, values int) string {
+	var b strings.Builder
+	b.WriteString("services: {web: {image: x}}\n")
+	for i := range documents {
+		b.WriteString("---\nx-a: [")
+		for j := range values {
+			fmt.Fprintf(&b, "%d-%d,", i, j)
+		}
+		b.WriteString("]\n")
+	}
+	return b.String()
+}
+
+// unset is a value of so many bytes that uses a variable after the other.
+func unset(size int) string {
+	var b strings.Builder
+	for i := 0; b.Len()+10 < size; i++ {
+		fmt.Fprintf(&b, "$A%d ", i)
 	}
 	return b.String()
 }

@@ -68,6 +68,9 @@ type loading struct {
 	expandedTooFar bool
 	unset          map[string]bool
 
+	compared         int // values, by merging lists
+	comparedTooOften bool
+
 	errors, warnings []Diagnostic
 	bad              map[place]bool // where the errors are
 	early            int            // how many errors were found before the project was resolved; -1: not yet resolved

@@ -116,6 +116,18 @@ func (m *mark) plain(scalar func(any) any) any {
 	return m.value
 }
 
+// size is how many values there are in m, itself included.
+func (m *mark) size() int {
+	n := 1
+	for _, f := range m.fields {
+		n += f.size()
+	}
+	for _, item := range m.items {
+		n += item.size()
+	}
+	return n
+}
+
 func sameValue(a, b *mark) bool { return reflect.DeepEqual(a.plain(nil), b.plain(nil)) }
 
 // with returns a copy of a mapping in which key is set to value; nil removes it.

@@ -2,6 +2,7 @@ package compose
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -271,7 +272,7 @@ func (l *loading) merge(base, over *mark, path []string) *mark {
 	case base.kind == mappingMark && over.kind == mappingMark:
 		return l.mergeFields(base, over, path)
 	case base.kind == listMark && over.kind == listMark:
-		return mergeItems(base, over, path)
+		return l.mergeItems(base, over, path)
 	case base.kind != over.kind && (base.kind != scalarMark || over.kind != scalarMark):
 		line, col := over.place()
 		bline, _ := base.place()
@@ -306,12 +307,26 @@ func (l *loading) mergeFields(base, over *mark, path []string) *mark {
 	return &c
 }
 
-func mergeItems(base, over *mark, path []string) *mark {
+// mergeItems adds what a list does not hold yet. Each value is compared with each, here and in compose-go once more, so
+// how often is bounded for the project as a whole.
+func (l *loading) mergeItems(base, over *mark, path []string) *mark {
+	if l.compared += base.size()*len(over.items) + over.size()*len(base.items); l.compared > maxCompared {
+		if !l.comparedTooOften {
+			l.errorMark(over, pathOf(path), "too many values in lists that are merged: write this list in one place, or put !override before it")
+		}
+		l.comparedTooOften = true
+		return over
+	}
 	c := *over
 	c.items = slices.Clone(base.items)
+	var have []any
+	for _, item := range base.items {
+		have = append(have, item.plain(nil))
+	}
 	for _, item := range over.items {
-		if !slices.ContainsFunc(c.items, func(m *mark) bool { return sameValue(m, item) }) {
-			c.items = append(c.items, item)
+		value := item.plain(nil)
+		if !slices.ContainsFunc(have, func(other any) bool { return reflect.DeepEqual(other, value) }) {
+			c.items, have = append(c.items, item), append(have, value)
 		}
 	}
 	below, service := rule(path)

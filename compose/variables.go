@@ -80,11 +80,12 @@ func substituteMessage(text string, err error) string {
 
 // warnUnset says once for each variable that it is not set, where the file gives it no default.
 func (l *loading) warnUnset(text string, src *source, n *yaml.Node, path string) {
+	otherwise := map[string]bool{}
+	for _, use := range variableDefault.FindAllStringSubmatch(text, -1) {
+		otherwise[use[1]] = true
+	}
 	for name, v := range template.ExtractVariables(map[string]any{"value": text}, template.DefaultPattern) {
-		if _, set := src.env[name]; set || v.DefaultValue != "" || v.PresenceValue != "" || v.Required || l.unset[name] {
-			continue
-		}
-		if regexp.MustCompile(`\$\{` + regexp.QuoteMeta(name) + `:?[-+?]`).MatchString(text) {
+		if _, set := src.env[name]; set || v.DefaultValue != "" || v.PresenceValue != "" || v.Required || l.unset[name] || otherwise[name] {
 			continue
 		}
 		l.unset[name] = true
@@ -119,6 +120,9 @@ func maskLine(err error) error {
 }
 
 var quotedRest = regexp.MustCompile(`".*`)
+
+// variableDefault is the begin of a use that says what counts where the variable is not set, be it nothing.
+var variableDefault = regexp.MustCompile(`(?i)\$\{([_a-z][_a-z0-9]*):?[-+?]`)
 
 var variableUse = regexp.MustCompile(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`)
 
