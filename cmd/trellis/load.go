@@ -96,6 +96,9 @@ visits, and the result counts visits and the requests of each step:
 		if err != nil && report.Sent+report.Missed == 0 {
 			return err
 		}
+		if ctx := cmd.Context(); report.Partial && (len(objectives) > 0 || !interrupted(ctx)) {
+			err = errors.Join(err, fmt.Errorf("the run was cut short: %w", context.Cause(ctx)))
+		}
 		missed := judge(&report, objectives)
 		var written error
 		if format.json() {

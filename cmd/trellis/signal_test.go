@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,6 +90,52 @@ func TestUpSignals(t *testing.T) {
 			}
 			if t.Failed() {
 				t.Logf("output:\n%s", out)
+			}
+		})
+	}
+}
+
+// TestLoadCutShort: what is expected of a run is expected of its whole length.
+func TestLoadCutShort(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		args    []string
+		signal  syscall.Signal
+		code    int
+		message string
+	}{
+		{"an interrupt is an end like another", nil, syscall.SIGINT, 0, "requests "},
+		{"but not of what is expected", []string{"--expect", "failed=0"}, syscall.SIGINT, errdefs.ExitFailed, "error: the run was cut short: stopped by interrupt"},
+		{"what does not hold until then is missed", []string{"--expect", "completed>1000000"}, syscall.SIGINT, errdefs.ExitObjective, "error: the run was cut short: stopped by interrupt"},
+		{"nobody at the terminal wanted SIGTERM", nil, syscall.SIGTERM, errdefs.ExitFailed, "error: the run was cut short: stopped by terminated"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			asked := make(chan struct{})
+			target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				select {
+				case asked <- struct{}{}:
+				default:
+				}
+			}))
+			defer target.Close()
+			out, cmd := child(t, t.TempDir(), append([]string{"load", target.URL, "--for", "10m"}, c.args...)...)
+			select {
+			case <-asked:
+			case <-time.After(60 * time.Second):
+				t.Fatalf("nothing was sent:\n%s", out)
+			}
+			if err := cmd.Process.Signal(c.signal); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait()
+			if got := cmd.ProcessState.ExitCode(); got != c.code {
+				t.Errorf("exit code %d, want %d", got, c.code)
+			}
+			for _, text := range []string{"Cancelled: these are the results until then", c.message} {
+				if !strings.Contains(out.String(), text) {
+					t.Errorf("no %q in\n%s", text, out)
+				}
 			}
 		})
 	}
