@@ -316,7 +316,7 @@ func runningIncidents(t *testing.T) {
 func (p *project) agedCertificate(authority string) {
 	p.t.Helper()
 	now := time.Now()
-	a, err := identity.OpenAuthority(authority, now)
+	a, err := identity.OpenAuthority(p.t.Context(), authority, now)
 	if err == nil {
 		err = os.Rename(filepath.Join(authority, "root.key"), filepath.Join(authority, "away"))
 	}

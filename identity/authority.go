@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"trellis/errdefs"
+	"trellis/filelock"
 )
 
 // Lifetimes of what an Authority issues. A leaf is to be renewed when two thirds of its life are over.
@@ -34,13 +36,35 @@ type Authority struct {
 	pem  []byte // of root
 }
 
-// OpenAuthority reads the authority kept in dir, as root.crt and root.key (0600), and makes one where there is none. One
-// that has expired, or whose two files do not belong together, is ErrInvalid: nothing is issued then.
-func OpenAuthority(dir string, now time.Time) (*Authority, error) {
+// OpenAuthority reads the authority kept in dir, as root.crt and root.key (0600), and makes one where there is none: the
+// same for all who ask at once, who wait for it on root.lock, or until ctx is done. One that has expired, or whose two files
+// do not belong together, is ErrInvalid: nothing is issued then.
+func OpenAuthority(ctx context.Context, dir string, now time.Time) (*Authority, error) {
+	a, err := readAuthority(dir, now)
+	if a != nil || err != nil {
+		return a, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make a certificate authority: %w", err)
+	}
+	unlock, err := filelock.Lock(ctx, filepath.Join(dir, "root.lock"))
+	if err != nil {
+		return nil, fmt.Errorf("make a certificate authority: %w", err)
+	}
+	defer unlock()
+	a, err = readAuthority(dir, now)
+	if a != nil || err != nil {
+		return a, err
+	}
+	return newAuthority(dir, now)
+}
+
+// readAuthority returns nil where there is no root.
+func readAuthority(dir string, now time.Time) (*Authority, error) {
 	certFile, keyFile := filepath.Join(dir, "root.crt"), filepath.Join(dir, "root.key")
 	certPEM, err := os.ReadFile(certFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return newAuthority(dir, now)
+		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open the certificate authority: %w", err)
@@ -90,9 +114,6 @@ func newAuthority(dir string, now time.Time) (*Authority, error) {
 		return nil, fmt.Errorf("make a certificate authority: %w", err)
 	}
 	keyPEM, err := EncodeKey(key)
-	if err == nil {
-		err = os.MkdirAll(dir, 0o700)
-	}
 	if err == nil {
 		err = WriteFile(filepath.Join(dir, "root.key"), keyPEM)
 	}

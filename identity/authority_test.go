@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,11 +16,11 @@ import (
 
 func TestAuthority(t *testing.T) {
 	dir, now := filepath.Join(t.TempDir(), "ca"), time.Now()
-	a, err := identity.OpenAuthority(dir, now)
+	a, err := identity.OpenAuthority(t.Context(), dir, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := identity.OpenAuthority(dir, now.Add(time.Hour))
+	again, err := identity.OpenAuthority(t.Context(), dir, now.Add(time.Hour))
 	if err != nil || string(again.Root()) != string(a.Root()) {
 		t.Fatalf("opened again: %v", err)
 	}
@@ -52,25 +53,53 @@ func TestAuthority(t *testing.T) {
 			t.Errorf("%v after %s: due %v", c.names, c.after, due)
 		}
 	}
-	other, err := identity.OpenAuthority(filepath.Join(t.TempDir(), "ca"), now)
+	other, err := identity.OpenAuthority(t.Context(), filepath.Join(t.TempDir(), "ca"), now)
 	if err != nil || !other.Due(cert, names, now) || !other.Due(nil, names, now) {
 		t.Errorf("another authority takes it for its own: %v", err)
 	}
 	for _, at := range []time.Time{now.Add(11 * 365 * 24 * time.Hour), now.Add(-24 * time.Hour)} { // expired, and a clock that is behind
-		if _, err := identity.OpenAuthority(dir, at); !errors.Is(err, errdefs.ErrInvalid) {
+		if _, err := identity.OpenAuthority(t.Context(), dir, at); !errors.Is(err, errdefs.ErrInvalid) {
 			t.Errorf("at %s: %v", at, err)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "root.key"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := identity.OpenAuthority(dir, now); !errors.Is(err, errdefs.ErrInvalid) {
+	if _, err := identity.OpenAuthority(t.Context(), dir, now); !errors.Is(err, errdefs.ErrInvalid) {
 		t.Errorf("a damaged key: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "root.key")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := identity.OpenAuthority(dir, now); err == nil {
+	if _, err := identity.OpenAuthority(t.Context(), dir, now); err == nil {
 		t.Error("a root whose key is kept elsewhere was replaced")
+	}
+}
+
+// TestAuthorityMadeAtOnce: the projects of a user that start for the first time together get one authority.
+func TestAuthorityMadeAtOnce(t *testing.T) {
+	now := time.Now()
+	for range 5 {
+		dir := filepath.Join(t.TempDir(), "ca")
+		roots, errs := make([]string, 20), make([]error, 20)
+		var all sync.WaitGroup
+		for i := range roots {
+			all.Go(func() {
+				a, err := identity.OpenAuthority(t.Context(), dir, now)
+				if errs[i] = err; err == nil {
+					roots[i] = string(a.Root())
+				}
+			})
+		}
+		all.Wait()
+		kept, err := identity.OpenAuthority(t.Context(), dir, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range roots {
+			if errs[i] != nil || roots[i] != string(kept.Root()) {
+				t.Fatalf("%d of %d at once: not the root that is kept, %v", i+1, len(roots), errs[i])
+			}
+		}
 	}
 }

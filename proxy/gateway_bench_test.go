@@ -370,7 +370,7 @@ func (c *contender) start(t *testing.T, next func() int) (stop func()) {
 // certificate makes a certificate for localhost, and returns the file that it is in together with its key.
 func certificate(t *testing.T, dir string) string {
 	t.Helper()
-	ca, err := identity.OpenAuthority(filepath.Join(dir, "ca"), time.Now())
+	ca, err := identity.OpenAuthority(t.Context(), filepath.Join(dir, "ca"), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func newSecureRig(t *testing.T, h http.HandlerFunc) *secureRig {
 	dir := t.TempDir()
 	s := &secureRig{rig: newRig(t, Config{}), roots: x509.NewCertPool(), files: Certificate{Chain: filepath.Join(dir, "chain"), Key: filepath.Join(dir, "key")}}
 	var err error
-	if s.authority, err = identity.OpenAuthority(filepath.Join(dir, "ca"), time.Now()); err != nil {
+	if s.authority, err = identity.OpenAuthority(t.Context(), filepath.Join(dir, "ca"), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	s.proxy.lookAgain = 100 * time.Millisecond // before the first connection

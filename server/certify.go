@@ -81,7 +81,7 @@ func (c *control) certifyOnce(ctx context.Context, now time.Time) error {
 	if c.location.Authority == "" {
 		return fmt.Errorf("issue a certificate: %w: there is no home to keep the certificate authority in", errdefs.ErrUnavailable)
 	}
-	authority, err := identity.OpenAuthority(c.location.Authority, now)
+	authority, err := identity.OpenAuthority(ctx, c.location.Authority, now)
 	if err != nil {
 		return err
 	}

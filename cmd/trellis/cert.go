@@ -50,8 +50,8 @@ it is good, its fingerprint, and where it is kept.`,
 		Args:    arguments(0, 0),
 	}
 	format := formatFlag(cmd.Flags())
-	cmd.RunE = func(*cobra.Command, []string) error {
-		dir, a, err := p.authority()
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		dir, a, err := p.authority(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ they trust, which needs root.`
 		Example: "  trellis cert " + use,
 		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			dir, a, err := p.authority()
+			dir, a, err := p.authority(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -104,11 +104,11 @@ they trust, which needs root.`
 }
 
 // authority opens the authority, made when it is new.
-func (p *program) authority() (dir string, a *identity.Authority, err error) {
+func (p *program) authority(ctx context.Context) (dir string, a *identity.Authority, err error) {
 	if dir, err = server.AuthorityDir(); err != nil {
 		return "", nil, err
 	}
-	a, err = identity.OpenAuthority(dir, p.now())
+	a, err = identity.OpenAuthority(ctx, dir, p.now())
 	return dir, a, err
 }
 
