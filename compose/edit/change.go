@@ -151,22 +151,10 @@ func (f *File) remove(t trail) ([]proposal, error) {
 	}
 	alone := len(h.in.Content) == size
 	if h.in.Style&yaml.FlowStyle != 0 {
-		return f.removeFlow(h, size), nil
+		return f.removeFlow(h, size)
 	}
 	if t.flow() {
 		return nil, nil
-	}
-	if alone {
-		var empty any = Map{}
-		if h.key == nil {
-			empty = []any{}
-		}
-		if len(t) == 1 {
-			first := f.lines[h.in.Line-1]
-			last := f.endOfLine(f.tail(h.in.Line-1, f.bound(t), 1) - 1)
-			return []proposal{{{first, last, flow(empty)}}}, nil
-		}
-		return f.replace(t[:len(t)-1], empty)
 	}
 	begin := h.value
 	if h.key != nil {
@@ -175,6 +163,9 @@ func (f *File) remove(t trail) ([]proposal, error) {
 	first := begin.Line - 1
 	if h.key == nil {
 		first = f.dash(h.in, first)
+	}
+	if alone {
+		return f.removeAlone(t, h, first)
 	}
 	if start := f.offset(begin); h.key != nil && strings.TrimLeft(f.text[f.lines[first]:start], " ") != "" {
 		// The first key of a list's entry stands behind the dash: the next one takes its place.
@@ -191,26 +182,75 @@ func (f *File) remove(t trail) ([]proposal, error) {
 	}, nil
 }
 
-func (f *File) removeFlow(h hop, size int) []proposal {
-	first := h.index - size + 1 // of the entry: its key, or the value itself
-	start := f.offset(h.in.Content[first])
-	if next := h.index + 1; next < len(h.in.Content) {
-		return []proposal{{{start, f.offset(h.in.Content[next]), ""}}}
+// removeAlone finds ways to take out the only entry of a block, which begins in line first: an empty one comes behind the
+// key of the block, and the entry's lines go.
+func (f *File) removeAlone(t trail, h hop, first int) ([]proposal, error) {
+	var empty any = Map{}
+	if h.key == nil {
+		empty = []any{}
 	}
+	if len(t) == 1 {
+		last := f.endOfLine(f.tail(h.in.Line-1, f.bound(t), 1) - 1)
+		return []proposal{{{f.lines[h.in.Line-1], last, flow(empty)}}}, nil
+	}
+	of := t[len(t)-2].key
+	if of == nil || of.Line-1 == first { // behind a dash
+		return f.replace(t[:len(t)-1], empty)
+	}
+	at, ok := f.afterKey(of)
+	if !ok {
+		return nil, nil
+	}
+	for { // an anchor, a tag
+		rest := strings.TrimLeft(f.text[at:], " \t")
+		if rest[0] != '&' && rest[0] != '!' {
+			break
+		}
+		at = len(f.text) - len(rest) + strings.IndexAny(rest, " \t\r\n")
+	}
+	head := splice{at, at, " " + flow(empty)}
+	return []proposal{
+		{head, {f.lines[first], f.lines[f.tail(first, f.bound(t), h.in.Column)], ""}},
+		{head, {f.lines[first], f.lines[f.bound(t)], ""}},
+	}, nil
+}
+
+// removeFlow finds ways to take an entry out of brackets. One that has lines of its own goes with them.
+func (f *File) removeFlow(h hop, size int) ([]proposal, error) {
+	first := h.index - size + 1 // of the entry: its key, or the value itself
+	begin := h.in.Content[first]
+	start := f.offset(begin)
 	b, ok := f.bracket(f.content(h.in))
 	if !ok {
-		return nil
+		return nil, nil
 	}
-	if first == 0 {
-		return []proposal{{{start, b.last, ""}}}
+	from, to := start, b.last
+	switch next := h.index + 1; {
+	case next < len(h.in.Content):
+		to = f.offset(h.in.Content[next])
+	case first > 0:
+		if from, ok = f.endOf(h.in.Content[first-1], true); !ok {
+			return nil, nil
+		}
+		for f.text[to] == ' ' && strings.IndexByte(" ]}", f.text[to+1]) >= 0 {
+			to++
+		}
 	}
-	before, ok := f.endOf(h.in.Content[first-1], true)
+	end, ok := f.endOf(h.value, true)
 	if !ok {
-		return nil
+		end = start // a value over several lines has no comment within it
 	}
-	end := b.last
-	for f.text[end] == ' ' && strings.IndexByte(" ]}", f.text[end+1]) >= 0 {
-		end++
+	if !strings.Contains(f.text[from:start], "#") && !strings.Contains(f.text[end:to], "#") {
+		return []proposal{{{from, to, ""}}}, nil
 	}
-	return []proposal{{{before, end, ""}}}
+	line := f.lines[begin.Line-1]
+	behind := strings.TrimLeft(f.text[end:f.endOfLine(f.lineOf(end))], " \t")
+	behind = strings.TrimLeft(strings.TrimPrefix(behind, ","), " \t")
+	switch {
+	case ok && strings.TrimLeft(f.text[line:start], " \t") == "" && (behind == "" || behind[0] == '#'):
+		return []proposal{{{line, f.lines[f.lineOf(end)+1], ""}}}, nil
+	case ok && from != start && !strings.Contains(f.text[end:to], "#"):
+		return []proposal{{{start, to, ""}}}, nil
+	}
+	return nil, f.refuse("", begin, "has a comment beside it that would go with it: take it out by hand")
 }

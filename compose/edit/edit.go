@@ -163,7 +163,7 @@ func (f *File) Set(path string, value any) error {
 	})
 }
 
-// Remove takes out what stands at a Compose path; a comment above it stays. Nothing there: nil. A mapping or list whose
+// Remove takes out what stands at a Compose path, with the comment behind it; the others stay. Nothing there: nil. A mapping or list whose
 // last entry goes stays as an empty one. Errors as for Set.
 func (f *File) Remove(path string) error {
 	steps, err := parsePath(path)

@@ -79,6 +79,12 @@ func TestEdit(t *testing.T) {
 			"a: [\"yes\", \"1\", \"0x1\", \"a: b\", \"# c\", \"\", \"null\", \"1.5\", 128M, ., \"é\", \"a #b\", -x, \"- x\", \"---\", \"$$A\"]\n"},
 		{"remove a key with its block", "a:\n  # of b\n  b:\n    - 1\n  # of c\n  c: 1\n", remove("a.b"), "a:\n  # of b\n  # of c\n  c: 1\n"},
 		{"remove the last of a mapping", "a:\n  b: 1\nc: 2\n", remove("a.b"), "a: {}\nc: 2\n"},
+		{"remove the last of a mapping, comments stay", "a: # of a\n  # of b\n  b: 1 # its own\n  # of none\n\n# of c\nc: 2\n", remove("a.b"),
+			"a: {} # of a\n  # of b\n  # of none\n\n# of c\nc: 2\n"},
+		{"remove the last of a list, comments stay", "a:\n  # of b\n  - b:\n      # inside\n      c: 1\n", remove("a[0]"), "a: []\n  # of b\n"},
+		{"remove the last of a mapping with an anchor", "a: &x\n  # of b\n  b: 1\nc: 2\n", remove("a.b"), "a: &x {}\n  # of b\nc: 2\n"},
+		{"remove the last of a mapping with an anchor that has a comment", "a: &x # of a\n  b: 1\nc: 2\n", remove("a.b"), "a: &x {} # of a\nc: 2\n"},
+		{"remove the last behind a dash", "l:\n  # of a\n  - a: 1\n  - b\n", remove("l[0].a"), "l:\n  # of a\n  - {}\n  - b\n"},
 		{"remove the last of all", "a: 1\n", remove("a"), "{}\n"},
 		{"remove behind a dash", "l:\n  - a: 1\n    b: 2\n", remove("l[0].a"), "l:\n  - b: 2\n"},
 		{"remove an entry", "l:\n- a\n- b: 1\n  c: 2\n- d\n", remove("l[1]"), "l:\n- a\n- d\n"},
@@ -86,6 +92,12 @@ func TestEdit(t *testing.T) {
 		{"remove the first in brackets", "l: [a, b]\n", remove("l[0]"), "l: [b]\n"},
 		{"remove the last in brackets", "l: [a, b, ]\n", remove("l[1]"), "l: [a]\n"},
 		{"remove the only one in brackets", "l: {a: 1}\n", remove("l.a"), "l: {}\n"},
+		{"remove in brackets over lines", "l: {\n  a: 1, # of a\n  # of b\n  b: {x: 1,\n    y: 2}, # its own\n  # of c\n  c: 3, # of c too\n}\n", remove("l.b"),
+			"l: {\n  a: 1, # of a\n  # of b\n  # of c\n  c: 3, # of c too\n}\n"},
+		{"remove the last in brackets over lines", "l: [\n  a, # of a\n  # of b\n  b # its own\n  # of none\n]\n", remove("l[1]"),
+			"l: [\n  a, # of a\n  # of b\n  # of none\n]\n"},
+		{"remove the last in brackets that end there", "l: [\n  a, # of a\n  'b#' ]\n", remove("l[1]"), "l: [\n  a, # of a\n  ]\n"},
+		{"remove the only one in brackets over lines", "l: { # of l\n  # of a\n  a: 1, # its own\n}\n", remove("l.a"), "l: { # of l\n  # of a\n   # its own\n}\n"},
 		{"remove what is not there", "a: 1\n", remove("b.c"), "a: 1\n"},
 		{"a key with a dot", "labels:\n  a.b: x\n", set(`labels."a.c"`, "v"), "labels:\n  a.b: x\n  a.c: v\n"},
 	} {
@@ -119,6 +131,7 @@ func TestRefused(t *testing.T) {
 		{"a gap in a list", "l: [a]\n", set("l[2]", 1), "the list has 1 entries"},
 		{"no path", "a: 1\n", set("a..b", 1), "is not a path"},
 		{"no value", "a: 1\n", set("b", struct{}{}), "cannot be written"},
+		{"remove between comments in brackets", "l: [a, b, # of b\n  c]\n", remove("l[1]"), "compose.yaml:1:8: l[1]: has a comment beside it that would go with it"},
 		{"remove what is merged", "x: &b {d: 1}\nweb:\n  <<: *b\n", remove("web.d"), "comes through a merge key"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
