@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"trellis/api"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/filelock"
 	"trellis/holder"
 )
 
@@ -33,6 +36,11 @@ func held(ctx context.Context, l Location) bool {
 	}
 	_ = client.Close()
 	return true
+}
+
+// starts keeps others from starting the project, or removing its runtime directory, until started is called.
+func (l Location) starts(ctx context.Context) (started func(), err error) {
+	return filelock.Lock(ctx, filepath.Join(l.StateDir, "start.lock"))
 }
 
 // remote is a control plane in a process of its own, whose Down and Shutdown return when that process is gone.
@@ -58,19 +66,46 @@ func (r remote) Shutdown(ctx context.Context, stop bool) error {
 	return r.gone(ctx)
 }
 
-// gone waits until the holder has ended, which it does last, and removes the runtime directory.
+// gone waits until the holder has ended, which it does last, and removes the runtime directory, unless somebody has
+// started the project again: then it is theirs.
 func (r remote) gone(ctx context.Context) error {
-	for pause := 5 * time.Millisecond; held(ctx, r.location) || runs(r.holder); pause = min(2*pause, 100*time.Millisecond) {
+	for pause := 5 * time.Millisecond; holderPID(ctx, r.location) == r.holder || runs(r.holder); pause = min(2*pause, 100*time.Millisecond) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(pause):
 		}
 	}
+	started, err := r.location.starts(ctx)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // the state is gone too, so nobody starts it
+	case err != nil:
+		return fmt.Errorf("remove the runtime directory: %w", err)
+	default:
+		defer started()
+	}
+	again := held(ctx, r.location)
+	if err := ctx.Err(); err != nil || again {
+		return err
+	}
 	if err := os.RemoveAll(r.location.RuntimeDir); err != nil {
 		return fmt.Errorf("remove the runtime directory: %w", err)
 	}
 	return nil
+}
+
+// holderPID returns the process of the holder that answers, 0 where none does.
+func holderPID(ctx context.Context, l Location) int {
+	client, err := holder.Dial(ctx, l.holderSocket())
+	if err != nil {
+		return 0
+	}
+	defer client.Close()
+	info, err := client.Info(ctx)
+	if err != nil {
+		return 0
+	}
+	return info.PID
 }
 
 // runs says whether a process has not ended, also where nobody has asked yet how it did.
@@ -126,16 +161,7 @@ func pausing(ctx context.Context, client *holder.Client) bool {
 // Ensure returns the control plane of a project and starts it if it does not run. One of another build is replaced by
 // this one, control plane first, then data plane; no instance restarts.
 func Ensure(ctx context.Context, l Location) (api.Control, io.Closer, error) {
-	if err := l.prepare(); err != nil {
-		return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
-	}
-	ran := held(ctx, l)
-	if !ran {
-		if err := l.forgetFailure(); err != nil {
-			return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
-		}
-	}
-	client, err := startHolder(ctx, l)
+	client, ran, err := begin(ctx, l)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start %s: %w", l.Project, err)
 	}
@@ -164,6 +190,28 @@ func Ensure(ctx context.Context, l Location) (api.Control, io.Closer, error) {
 		return nil, nil, fmt.Errorf("replace the control plane of %s: %w", l.Project, err)
 	}
 	return wait(ctx, l, client)
+}
+
+// begin returns the project's holder, and whether it ran before.
+func begin(ctx context.Context, l Location) (client *holder.Client, ran bool, err error) {
+	if err := private(l.StateDir); err != nil {
+		return nil, false, err
+	}
+	started, err := l.starts(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	defer started()
+	if err := l.prepare(); err != nil {
+		return nil, false, err
+	}
+	if ran = held(ctx, l); !ran {
+		if err := l.forgetFailure(); err != nil {
+			return nil, false, err
+		}
+	}
+	client, err = startHolder(ctx, l)
+	return client, ran, err
 }
 
 // commands are what the holder starts: this binary, twice.

@@ -13,14 +13,18 @@ import (
 	"time"
 
 	"trellis/errdefs"
+	"trellis/holder"
 	"trellis/image/registry"
 )
 
 // endsFile in the folder of images has the next process that would serve them end at once, as where another one is there.
 const endsFile = "ends"
 
-// TestMain has the test's own binary be the registry of this machine where it is started as that.
+// TestMain has the test's own binary be the registry of this machine, or a holder, where it is started as that.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "hold" {
+		os.Exit(holder.Main(os.Args[1:]))
+	}
 	if len(os.Args) != 4 || os.Args[1] != "registry" {
 		os.Exit(m.Run())
 	}
