@@ -75,9 +75,9 @@ func run(dir string, prefix []string) int {
 	p := &place{dir: dir, prefix: prefix}
 	s := newSupervisor(p)
 	stops, permissions := make(chan os.Signal, 8), make(chan os.Signal, 8)
-	signal.Notify(stops, unix.SIGTERM)
+	signal.Notify(stops, unix.SIGTERM, Hurry)
 	signal.Notify(permissions, unix.SIGUSR1)
-	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE, unix.SIGUSR2)
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE)
 	err := s.begin()
 	if errors.Is(err, ErrBusy) {
 		fmt.Println(Busy)

@@ -12,7 +12,8 @@
 //	spec.json     what to run (Spec), written before the start
 //	running.json  who runs (Running), by the shim
 //	exit.json     how it ended (Exit), by the shim
-//	stop.json     a wish to stop (Stop), by whoever then sends the shim SIGTERM
+//	stop.json     a wish to stop (Stop), by whoever then sends the shim SIGTERM; where it could not be written, Hurry is
+//	              sent at the deadline
 //	again.json    the run that another one follows at once if it ends by itself (Again), by whoever supervises
 //	log, log.1 …  the output, one JSON object a line, newest in log
 //	shim.err      what the shim itself has to say when it fails

@@ -14,13 +14,23 @@ import (
 // It is Compose's default of stop_grace_period.
 const defaultGrace = 10 * time.Second
 
-// listen takes wishes to stop: SIGTERM, with the deadline in StopFile.
+// Hurry is the signal that says to a shim which was asked to stop that its time is over. It is for a deadline that could
+// not be written down, or no nearer one; before a stop it means nothing.
+const Hurry = unix.SIGUSR2
+
+// listen takes wishes to stop: SIGTERM, with the deadline in StopFile, and Hurry.
 func (p *place) listen(signals <-chan os.Signal) {
-	for range signals {
+	for sig := range signals {
 		p.turn.Lock()
 		s, again := p.now, p.stopping
-		p.stopping = true // no run follows this one
+		p.stopping = again || sig != Hurry // no run follows this one
 		p.turn.Unlock()
+		if sig == Hurry {
+			if again {
+				s.until(time.Now())
+			}
+			continue
+		}
 		if st := p.bench.swap(nil); st != nil {
 			p.dismiss(st)
 		}
@@ -32,13 +42,18 @@ func (p *place) listen(signals <-chan os.Signal) {
 		s.mu.Lock()
 		s.asked = s.asked || !s.ended
 		s.mu.Unlock()
-		select {
-		case s.deadline <- deadline:
-		default: // as many wishes are waiting as anybody can mean
-		}
+		s.until(deadline)
 		if !again {
 			go s.stop(deadline)
 		}
+	}
+}
+
+// until has the whole tree killed at the deadline, or at an earlier one that was told.
+func (s *supervisor) until(deadline time.Time) {
+	select {
+	case s.deadline <- deadline:
+	default: // as many wishes are waiting as anybody can mean
 	}
 }
 

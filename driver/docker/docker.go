@@ -73,9 +73,10 @@ type Driver struct {
 	locks     map[driver.ID]*sync.Mutex // one start or removal of an instance at a time
 	starting  map[driver.ID]bool
 	stops     map[driver.ID]*stopping
-	sandboxes map[string]string // container that holds a network to the file of its namespace
-	first     chan struct{}     // closed when the first container is about to be made
-	pause     string            // the image of the network holders, once it is known to be there
+	unwritten map[driver.ID]record // of stops that a full disk did not take
+	sandboxes map[string]string    // container that holds a network to the file of its namespace
+	first     chan struct{}        // closed when the first container is about to be made
+	pause     string               // the image of the network holders, once it is known to be there
 }
 
 // New returns a driver. It asks nothing of the engine: that happens with the first call that needs it.
@@ -89,7 +90,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, engine: engine, locks: map[driver.ID]*sync.Mutex{}, starting: map[driver.ID]bool{},
-		stops: map[driver.ID]*stopping{}, sandboxes: map[string]string{}, first: make(chan struct{}),
+		stops: map[driver.ID]*stopping{}, unwritten: map[driver.ID]record{}, sandboxes: map[string]string{}, first: make(chan struct{}),
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

@@ -60,8 +60,15 @@ func (d *Driver) recordFile(id driver.ID) string {
 	return filepath.Join(d.recordDir(), containerName(id)+".json")
 }
 
-// record reads what is kept of a container; one of another container of that name does not count.
+// record returns what is known of a container: what is kept, or could not be. One of another container of that name does
+// not count.
 func (d *Driver) record(id driver.ID, container string) record {
+	d.mu.Lock()
+	known, ok := d.unwritten[id]
+	d.mu.Unlock()
+	if ok && known.Container == container {
+		return known
+	}
 	var r record
 	b, err := os.ReadFile(d.recordFile(id))
 	if err != nil || json.Unmarshal(b, &r) != nil || r.Container != container {
@@ -98,10 +105,19 @@ func (d *Driver) keep(id driver.ID, r record) error {
 	if err != nil {
 		return fmt.Errorf("write the record: %w", err)
 	}
+	d.written(id)
 	return nil
 }
 
+// written drops what could not be written of an instance.
+func (d *Driver) written(id driver.ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.unwritten, id)
+}
+
 func (d *Driver) forget(id driver.ID) error {
+	d.written(id)
 	if err := os.Remove(d.recordFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

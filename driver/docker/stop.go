@@ -73,8 +73,11 @@ func (d *Driver) end(ctx context.Context, id driver.ID, c container.InspectRespo
 	r := d.record(id, c.ID)
 	r.Asked = time.Now()
 	if err := d.keep(id, r); err != nil {
-		s.err = err
-		return
+		// What fills the disk has to end all the same.
+		d.log.Warn("a stop could not be written down", "instance", string(id), "err", err)
+		d.mu.Lock()
+		d.unwritten[id] = r
+		d.mu.Unlock()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

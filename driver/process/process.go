@@ -35,6 +35,7 @@ type Driver struct {
 	children  map[int]bool           // shims this process started and has not waited for
 	specs     map[string]cachedSpec
 	unwritten map[string]shim.Exit // by directory: ends that a full disk did not take
+	asked     map[string]int       // by directory: the run whose stop a full disk did not take
 	ports     map[int]bool         // given by this process
 	prepared  map[string]time.Time // when, by directory: networks whose instances this process has yet to start
 	noEgress  bool                 // said once
@@ -48,7 +49,7 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, root: filepath.Join(cfg.StateDir, "instances"),
 		locks: map[string]*sync.Mutex{}, children: map[int]bool{}, specs: map[string]cachedSpec{}, ports: map[int]bool{},
-		unwritten: map[string]shim.Exit{}, prepared: map[string]time.Time{},
+		unwritten: map[string]shim.Exit{}, asked: map[string]int{}, prepared: map[string]time.Time{},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

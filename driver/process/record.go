@@ -234,9 +234,7 @@ func (d *Driver) settle(dir string) (record, error) {
 	}
 	exit.PID, exit.StartTime, exit.BootID = r.running.Program.PID, r.running.Program.StartTime, r.running.BootID
 	exit.Before = r.running.Before
-	if wish, err := shim.ReadStop(dir); err == nil && wish.Run == exit.Run {
-		exit.Asked = true
-	}
+	exit.Asked = d.wasAsked(dir, exit.Run)
 	return d.end(r, exit)
 }
 

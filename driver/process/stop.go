@@ -30,19 +30,25 @@ func (d *Driver) stop(ctx context.Context, id driver.ID, grace time.Duration) er
 	if err != nil {
 		return err
 	}
-	fd, err := d.askToStop(dir, grace)
+	deadline := time.Now().Add(max(grace, 0))
+	fd, told, err := d.askToStop(dir, deadline)
 	for errors.Is(err, errTooEarly) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		time.Sleep(time.Millisecond)
-		fd, err = d.askToStop(dir, grace)
+		fd, told, err = d.askToStop(dir, deadline)
 	}
 	if fd < 0 || err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := await(ctx, fd); err != nil {
+	if told {
+		err = await(ctx, fd)
+	} else {
+		err = hurry(ctx, fd, deadline)
+	}
+	if err != nil {
 		return err
 	}
 	d.reap()
@@ -56,39 +62,74 @@ func (d *Driver) stop(ctx context.Context, id driver.ID, grace time.Duration) er
 // errTooEarly says that a shim has its directory and has not yet said who it is, or that it ends just now.
 var errTooEarly = errors.New("the shim is not yet known")
 
-// askToStop tells the shim of dir to end by now+grace and returns a pidfd of it, -1 if there is none.
-func (d *Driver) askToStop(dir string, grace time.Duration) (int, error) {
+// askToStop tells the shim of dir to end by the deadline and returns a pidfd of it, -1 if there is none. told is false where
+// the shim knows that it has to end and not by when: a full disk, of which this instance may be the reason, took no record.
+func (d *Driver) askToStop(dir string, deadline time.Time) (fd int, told bool, err error) {
 	defer d.lock(dir)()
 	r, err := d.settle(dir)
 	if isMissing(err) {
-		return -1, nil
+		return -1, true, nil
 	}
 	if err != nil {
-		return -1, err
+		return -1, true, err
 	}
 	// An exited instance's shim may still be writing to the disk; it is waited for, so that nothing is left of it.
-	fd, err := r.shim()
+	fd, err = r.shim()
 	if errors.Is(err, shim.ErrGone) {
 		if r.state != driver.Exited {
-			return -1, errTooEarly
+			return -1, true, errTooEarly
 		}
-		return -1, nil
+		return -1, true, nil
 	}
 	if err != nil || r.state == driver.Exited {
-		return fd, err
+		return fd, true, err
 	}
-	wish := shim.Stop{Version: shim.Version, Run: r.running.Run, Deadline: time.Now().Add(max(grace, 0))}
-	if err := shim.Write(dir, shim.StopFile, wish); err == nil {
-		err = unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0)
-		if errors.Is(err, unix.ESRCH) {
-			err = nil
+	wish := shim.Stop{Version: shim.Version, Run: r.running.Run, Deadline: deadline}
+	unwritten := shim.Write(dir, shim.StopFile, wish)
+	if unwritten != nil {
+		d.log.Warn("a stop could not be written down", "project", r.spec.Project, "service", r.spec.Service,
+			"instance", r.spec.ID, "err", unwritten)
+		d.mu.Lock()
+		d.asked[dir] = wish.Run
+		d.mu.Unlock()
+	}
+	if err := tell(fd, unix.SIGTERM); err != nil {
+		unix.Close(fd)
+		return -1, true, fmt.Errorf("tell the shim: %w", err)
+	}
+	return fd, unwritten == nil, nil
+}
+
+// wasAsked says whether a run was told to stop.
+func (d *Driver) wasAsked(dir string, run int) bool {
+	d.mu.Lock()
+	asked := d.asked[dir]
+	d.mu.Unlock()
+	wish, err := shim.ReadStop(dir)
+	return asked == run || err == nil && wish.Run == run
+}
+
+// tell signals the process of a pidfd. One that is gone needs not know.
+func tell(pidfd int, sig unix.Signal) error {
+	if err := unix.PidfdSendSignal(pidfd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// hurry returns when the shim of a pidfd has ended, by the deadline or by what it is told then. A signal may come before the
+// one that was sent first, and is sent until it has done something.
+func hurry(ctx context.Context, pidfd int, deadline time.Time) error {
+	for early, cancel := context.WithDeadline(ctx, deadline); ; early, cancel = context.WithTimeout(ctx, 100*time.Millisecond) {
+		err := await(early, pidfd)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if err := tell(pidfd, shim.Hurry); err != nil {
+			return fmt.Errorf("hurry the shim: %w", err)
 		}
 	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, err
-	}
-	return fd, nil
 }
 
 // Revive says whether the shim of an instance begins another run at once when the one that the caller knows by its
@@ -132,7 +173,7 @@ func (d *Driver) tellShim(dir string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGUSR1, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := tell(fd, unix.SIGUSR1); err != nil {
 		return fmt.Errorf("tell the shim: %w", err)
 	}
 	return nil
@@ -205,6 +246,8 @@ func (d *Driver) forget(r record) error {
 	}
 	d.mu.Lock()
 	delete(d.specs, r.dir)
+	delete(d.unwritten, r.dir)
+	delete(d.asked, r.dir)
 	delete(d.ports, r.own.Port)
 	delete(d.prepared, r.dir)
 	d.mu.Unlock()
