@@ -35,6 +35,9 @@ func newInotify() (*inotify, error) {
 	return &inotify{file: os.NewFile(uintptr(fd), "inotify"), buf: make([]byte, 16<<10)}, nil
 }
 
+// errWatches is what the kernel calls no space on the device.
+var errWatches = errors.New("this user watches as many files as may be: raise fs.inotify.max_user_watches (sysctl)")
+
 func (n *inotify) add(path string, mask uint32) error {
 	_, err := n.watch(path, mask)
 	return err
@@ -51,6 +54,9 @@ func (n *inotify) watch(path string, mask uint32) (int32, error) {
 	err = raw.Control(func(fd uintptr) {
 		wd, failed = unix.InotifyAddWatch(int(fd), path, mask|unix.IN_ONLYDIR)
 	})
+	if errors.Is(failed, unix.ENOSPC) {
+		failed = errWatches
+	}
 	if failed != nil {
 		return 0, &os.PathError{Op: "watch", Path: path, Err: failed}
 	}

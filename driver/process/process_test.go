@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 	drivertest.Program()
 	program()
 	crashing()
+	watching()
 	if len(os.Args) > 1 && os.Args[1] == shimArg {
 		os.Exit(shim.Main(os.Args[2:]))
 	}

@@ -137,25 +137,32 @@ func (w *watcher) begin() error {
 		return err
 	}
 	for _, name := range names {
-		w.add(filepath.Join(w.d.root, name))
+		if err := w.add(filepath.Join(w.d.root, name)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// add begins to watch an instance directory and looks at what happened in it before.
-func (w *watcher) add(dir string) {
+// add begins to watch an instance directory and looks at what happened in it before. One that cannot be watched is an
+// error: nobody would hear of its end.
+func (w *watcher) add(dir string) error {
 	if !mayHold(filepath.Base(dir), w.project, w.d.cfg.Project) {
-		return
+		return nil
 	}
 	wd, err := w.events.watch(dir, unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_DELETE_SELF)
+	if isMissing(err) || errors.Is(err, unix.ENOTDIR) {
+		return nil // removed again
+	}
 	if err != nil {
-		return // removed again
+		return err
 	}
 	w.numbers[wd] = dir
 	if w.dirs[dir] == nil {
 		w.dirs[dir] = &watched{}
 	}
 	w.refresh(dir)
+	return nil
 }
 
 // refresh reads the record of dir and tells.
@@ -223,7 +230,7 @@ func (w *watcher) handle(c change) error {
 		return errRescan
 	case c.watch == w.root:
 		if c.mask&unix.IN_ISDIR != 0 {
-			w.add(filepath.Join(w.d.root, c.name))
+			return w.add(filepath.Join(w.d.root, c.name))
 		}
 		return nil
 	}
