@@ -2,7 +2,6 @@ package shim
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,10 +21,11 @@ type output struct {
 	mu    sync.Mutex
 	dir   string
 	limit LogLimit
-	file  *os.File
+	file  *os.File // nil where a rotation left none, and after close
 	size  int64
 	buf   []byte
-	lost  int // lines that could not be written
+	lost  int // writes that failed
+	over  bool
 }
 
 // openOutput opens the newest file of dir. A line that a crash has torn is ended first.
@@ -148,7 +148,7 @@ func (o *output) line(now time.Time, stream string, text []byte) {
 
 // flush writes what is to be written. A disk that is full loses lines; the loss is told when it is over.
 func (o *output) flush() {
-	if len(o.buf) == 0 || o.file == nil {
+	if len(o.buf) == 0 || o.over {
 		o.buf = o.buf[:0]
 		return
 	}
@@ -171,6 +171,10 @@ func (o *output) flush() {
 }
 
 func (o *output) put() bool {
+	if o.file == nil && o.open() != nil {
+		o.buf = o.buf[:0]
+		return false
+	}
 	before := o.size
 	n, err := o.file.Write(o.buf)
 	o.size += int64(n)
@@ -186,13 +190,14 @@ func (o *output) put() bool {
 	return err == nil
 }
 
-// rotate makes room: log becomes log.1, and so on; the oldest goes. Where that fails the file is emptied: the bound on
-// the disk holds before the oldest lines do.
+// rotate makes room: log becomes log.1, and so on; the oldest goes. What follows is another file also where there is but one,
+// so that a reader can end the one he has. Where that fails the file is emptied: the bound on the disk holds before the oldest
+// lines do.
 func (o *output) rotate() {
 	path := filepath.Join(o.dir, LogFile)
 	var err error
 	if o.limit.MaxFiles == 1 {
-		err = errors.New("one file")
+		err = os.Remove(path)
 	}
 	for i := o.limit.MaxFiles - 1; i > 0 && err == nil; i-- {
 		from := path
@@ -204,22 +209,20 @@ func (o *output) rotate() {
 			err = nil
 		}
 	}
-	if err != nil {
+	if err != nil && !missing(err) {
 		_ = o.file.Truncate(0)
 		o.size = 0
 		return
 	}
 	o.file.Close()
-	o.file = nil
-	if err := o.open(); err != nil {
-		o.size = 0
-	}
+	o.file, o.size = nil, 0 // the next write opens the new one
 }
 
 func (o *output) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.flush()
+	o.over = true
 	if o.file != nil {
 		o.file.Close()
 		o.file = nil

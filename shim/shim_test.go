@@ -174,6 +174,35 @@ func TestAFullDiskLosesLinesAndSaysSo(t *testing.T) {
 	}
 }
 
+// TestALogThatCannotBeOpened: the new file of a rotation has to wait, for a free descriptor or an inode. What is written
+// meanwhile is lost, what comes after is not.
+func TestALogThatCannotBeOpened(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "instance")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o, err := openOutput(dir, LogLimit{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	away := dir + " is away"
+	if err := os.Rename(dir, away); err != nil {
+		t.Fatal(err)
+	}
+	o.rotate()
+	o.copy(strings.NewReader("lost\n"), "stdout")
+	if err := os.Rename(away, dir); err != nil {
+		t.Fatal(err)
+	}
+	o.copy(strings.NewReader("kept\n"), "stdout")
+	o.close()
+	o.say("too late")
+	lines := readLog(t, filepath.Join(dir, LogFile))
+	if len(lines) != 2 || !strings.Contains(lines[0].Text, "lost") || lines[0].Stream != "system" || lines[1].Text != "kept" {
+		t.Errorf("%+v", lines)
+	}
+}
+
 func TestFindUser(t *testing.T) {
 	const passwd = "root:x:0:0::/root:/bin/sh\nweb:x:33:34:Web:/var/www:/bin/sh\nbroken\n12:x:50:50::/odd:/bin/sh\n"
 	const group = "root:x:0:\nwww:x:34:\nlogs:x:40:web,other\nmore:x:41:other\n"

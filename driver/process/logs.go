@@ -305,14 +305,24 @@ func (l *logReader) wait() error {
 	return nil
 }
 
-// rotated puts the files that came after the one being read behind it.
+// rotated puts the files that came after the one being read behind it. Where that one is shorter than what was read of it,
+// because a full disk tore its end or it could not be replaced, it goes on at its new end.
 func (l *logReader) rotated() (bool, error) {
 	current, err := l.files[0].Stat()
 	if err != nil {
 		return false, err
 	}
-	if newest, err := os.Stat(filepath.Join(l.dir, shim.LogFile)); err != nil || os.SameFile(newest, current) {
+	newest, err := os.Stat(filepath.Join(l.dir, shim.LogFile))
+	if err != nil {
 		return false, nil
+	}
+	if os.SameFile(newest, current) {
+		at, err := l.files[0].Seek(0, io.SeekCurrent)
+		if err == nil && current.Size() < at {
+			_, err = l.files[0].Seek(current.Size(), io.SeekStart)
+			l.in, l.part = nil, nil
+		}
+		return false, err
 	}
 	files, err := openLogs(l.dir)
 	if err != nil {
