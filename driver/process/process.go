@@ -28,7 +28,8 @@ type Driver struct {
 	groups  hierarchy
 	lacks   []string
 	sockets sockets
-	making  sync.Mutex // of volumes
+	making  sync.Mutex                  // of volumes
+	strays  func(record) []shim.Process // what lives of an instance without a shim
 
 	mu        sync.Mutex
 	locks     map[string]*sync.Mutex // by directory: one change of an instance at a time
@@ -36,6 +37,7 @@ type Driver struct {
 	specs     map[string]cachedSpec
 	unwritten map[string]shim.Exit // by directory: ends that a full disk did not take
 	asked     map[string]int       // by directory: the run whose stop a full disk did not take
+	left      map[string]bool      // directories of which the shim was killed and something lives on
 	ports     map[int]bool         // given by this process
 	prepared  map[string]time.Time // when, by directory: networks whose instances this process has yet to start
 	noEgress  bool                 // said once
@@ -49,11 +51,12 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{
 		cfg: cfg, log: cfg.Log, root: filepath.Join(cfg.StateDir, "instances"),
 		locks: map[string]*sync.Mutex{}, children: map[int]bool{}, specs: map[string]cachedSpec{}, ports: map[int]bool{},
-		unwritten: map[string]shim.Exit{}, asked: map[string]int{}, prepared: map[string]time.Time{},
+		unwritten: map[string]shim.Exit{}, asked: map[string]int{}, left: map[string]bool{}, prepared: map[string]time.Time{},
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.strays = findStrays
 	d.look()
 	return d, nil
 }

@@ -31,14 +31,20 @@ func (d *Driver) stop(ctx context.Context, id driver.ID, grace time.Duration) er
 		return err
 	}
 	deadline := time.Now().Add(max(grace, 0))
-	fd, told, err := d.askToStop(dir, deadline)
-	for errors.Is(err, errTooEarly) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		if err := d.stopOnce(ctx, dir, deadline); !errors.Is(err, errTooEarly) {
+			return err
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		time.Sleep(time.Millisecond)
-		fd, told, err = d.askToStop(dir, deadline)
+		time.Sleep(pause)
 	}
+}
+
+// stopOnce is stop, or errTooEarly where it has to be tried again.
+func (d *Driver) stopOnce(ctx context.Context, dir string, deadline time.Time) error {
+	fd, told, err := d.askToStop(dir, deadline)
 	if fd < 0 || err != nil {
 		return err
 	}
@@ -52,15 +58,19 @@ func (d *Driver) stop(ctx context.Context, id driver.ID, grace time.Duration) er
 		return err
 	}
 	d.reap()
-	_, err = d.settled(dir)
-	if isMissing(err) {
+	r, err := d.settled(dir)
+	switch {
+	case isMissing(err):
 		return nil
+	case err == nil && r.left:
+		return errTooEarly
 	}
 	return err
 }
 
-// errTooEarly says that a shim has its directory and has not yet said who it is, or that it ends just now.
-var errTooEarly = errors.New("the shim is not yet known")
+// errTooEarly says that a shim has its directory and has not yet said who it is, that it ends just now, or that it was killed
+// and something of the instance lives on.
+var errTooEarly = errors.New("the shim is not known, or what it left has not ended")
 
 // askToStop tells the shim of dir to end by the deadline and returns a pidfd of it, -1 if there is none. told is false where
 // the shim knows that it has to end and not by when: a full disk, of which this instance may be the reason, took no record.
@@ -248,6 +258,7 @@ func (d *Driver) forget(r record) error {
 	delete(d.specs, r.dir)
 	delete(d.unwritten, r.dir)
 	delete(d.asked, r.dir)
+	delete(d.left, r.dir)
 	delete(d.ports, r.own.Port)
 	delete(d.prepared, r.dir)
 	d.mu.Unlock()

@@ -22,6 +22,7 @@ const (
 	firstLook  = 2 * time.Millisecond
 	slowerLook = 100 * time.Millisecond
 	steadyLook = 10 * time.Second
+	leftLook   = time.Second // at what a killed supervisor left
 	// Of an instance's age, until it listens where it should and afterwards.
 	waitingShare = 50
 	steadyShare  = 5
@@ -84,7 +85,8 @@ type watched struct {
 	tell      time.Time // when to tell that its shim has begun another run by itself; zero: there is none
 	listening []int
 	running   bool
-	closing   int // looks that are left until its shim, which let go of its lock, has to be gone
+	left      bool // its shim was killed, and something of it lives on
+	closing   int  // looks that are left until its shim, which let go of its lock, has to be gone
 	started   time.Time
 	look      time.Time // when its sockets are looked at next
 }
@@ -184,7 +186,8 @@ func (w *watcher) refresh(dir string) {
 	}
 	x.id = driver.ID(r.spec.ID)
 	x.running = r.state == driver.Running
-	now, later := time.Now(), x.told.goesOn(r)
+	now, later, asBefore := time.Now(), x.told.goesOn(r), x.left && r.left
+	x.left = r.left
 	if later && x.tell.IsZero() {
 		x.tell = now.Add(goneOnAfter)
 	}
@@ -195,7 +198,10 @@ func (w *watcher) refresh(dir string) {
 			x.look = x.tell
 		}
 	}
-	if !later {
+	if x.left {
+		x.look = now.Add(leftLook)
+	}
+	if !later && !asBefore {
 		x.told, x.tell = told{r.running.Shim, r.running.Run}, time.Time{}
 		w.changed(x.id)
 	}
