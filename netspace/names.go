@@ -15,7 +15,7 @@ import (
 
 // RedirectNames makes the calling thread's network namespace send every TCP connection to an address of network to the
 // one listener for names, an address and port. Listeners at the names' own addresses would take ports away from the instance: a program that
-// listens on port 80 of all addresses cannot, while any address has a listener on it.
+// listens on port 80 of all addresses cannot, while any address has a listener on it. It may be called again.
 func RedirectNames(network, to string) error {
 	_, names, err := net.ParseCIDR(network)
 	if err != nil {
@@ -35,6 +35,8 @@ func RedirectNames(network, to string) error {
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
 	})
 	const destination = 16 // offset in the IPv4 header
+	// The rule of an earlier call goes in the same transaction: there is no moment without one.
+	c.FlushChain(output)
 	c.AddRule(&nftables.Rule{Table: table, Chain: output, Exprs: []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: 4},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: names.Mask, Xor: make([]byte, 4)},

@@ -38,24 +38,38 @@ func (d *Driver) Prepare(ctx context.Context, spec driver.Spec) (netns string, e
 	return d.sandbox(ctx, id), nil
 }
 
-// holdNetwork makes the container that holds the network of an instance, or finds it, and returns its ID. It runs then.
+// holdNetwork makes the container that holds the network of an instance, or finds it, and returns its ID. It runs then, in
+// all of its networks, and its names lead to the mesh: what an earlier call has left undone is made up for.
 func (d *Driver) holdNetwork(ctx context.Context, spec driver.Spec) (string, error) {
 	name := networkName(spec.ID)
 	found, err := d.engine.api.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
-	if isNotFound(err) {
-		return d.makeHolder(ctx, spec)
-	}
-	if err != nil {
+	if err != nil && !isNotFound(err) {
 		return "", fmt.Errorf("look at the network: %w", kind(err))
 	}
-	c := found.Container
-	if err := d.owned(c.Config.Labels, name); err != nil {
+	var id string
+	var joined map[string]*network.EndpointSettings
+	running := false
+	if err == nil {
+		c := found.Container
+		if err := d.owned(c.Config.Labels, name); err != nil {
+			return "", err
+		}
+		id, running = c.ID, c.State.Running
+		if c.NetworkSettings != nil {
+			joined = c.NetworkSettings.Networks
+		}
+	} else if id, joined, err = d.makeHolder(ctx, spec); err != nil {
 		return "", err
 	}
-	if c.State.Running {
-		return c.ID, nil
+	if err := d.join(ctx, spec, id, joined); err != nil {
+		return "", err
 	}
-	return c.ID, d.startHolder(ctx, c.ID)
+	if !running {
+		if err := d.startHolder(ctx, id); err != nil {
+			return "", err
+		}
+	}
+	return id, d.leadNames(ctx, id)
 }
 
 // owned refuses a container that somebody else made.
@@ -70,34 +84,55 @@ func (d *Driver) owned(labels map[string]string, name string) error {
 	return fmt.Errorf("%w: there is a container %s already, and %s", kinds.ErrConflict, name, who)
 }
 
-func (d *Driver) makeHolder(ctx context.Context, spec driver.Spec) (string, error) {
+// makeHolder returns the ID of a new holder, and the network that it has joined: engines before API 1.44 take but one.
+func (d *Driver) makeHolder(ctx context.Context, spec driver.Spec) (string, map[string]*network.EndpointSettings, error) {
 	image, err := d.pauseImage(ctx)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	first, others, err := d.networks(ctx, spec)
-	if err != nil {
-		return "", err
+	all := networksFor(spec)
+	for _, n := range all {
+		if _, err := d.makeNetwork(ctx, spec.Project, n); err != nil {
+			return "", nil, err
+		}
 	}
-	opt, err := d.holderOptions(spec, image, first)
+	opt, err := d.holderOptions(spec, image, all)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	made, err := d.engine.api.ContainerCreate(ctx, opt)
 	if err != nil {
-		return "", fmt.Errorf("make the network: %w", kind(err))
+		return "", nil, fmt.Errorf("make the network: %w", kind(err))
 	}
-	for _, n := range others {
-		_, err := d.engine.api.NetworkConnect(ctx, n.Name, client.NetworkConnectOptions{Container: made.ID, EndpointConfig: endpoint(n)})
+	if opt.NetworkingConfig == nil {
+		return made.ID, nil, nil
+	}
+	return made.ID, opt.NetworkingConfig.EndpointsConfig, nil
+}
+
+// join lets a holder join those networks of its instance that it is not in.
+func (d *Driver) join(ctx context.Context, spec driver.Spec, holder string, joined map[string]*network.EndpointSettings) error {
+	for _, n := range networksFor(spec) {
+		if joined[n.Name] != nil {
+			continue
+		}
+		id, err := d.makeNetwork(ctx, spec.Project, n)
 		if err != nil {
-			return "", fmt.Errorf("join the network %s: %w", n.Name, kind(err))
+			return err
+		}
+		if slices.ContainsFunc(slices.Collect(maps.Values(joined)), func(e *network.EndpointSettings) bool { return e != nil && e.NetworkID == id }) {
+			continue // the file calls it by its ID
+		}
+		_, err = d.engine.api.NetworkConnect(ctx, n.Name, client.NetworkConnectOptions{Container: holder, EndpointConfig: endpoint(n)})
+		if err != nil {
+			return fmt.Errorf("join the network %s: %w", n.Name, kind(err))
 		}
 	}
-	return made.ID, d.startHolder(ctx, made.ID)
+	return nil
 }
 
 // holderOptions describe the container that holds a network.
-func (d *Driver) holderOptions(spec driver.Spec, image string, first *driver.Network) (client.ContainerCreateOptions, error) {
+func (d *Driver) holderOptions(spec driver.Spec, image string, all []driver.Network) (client.ContainerCreateOptions, error) {
 	command := append(slices.Clone(d.pauseCommand()), "pause")
 	if !d.enter {
 		command = append(command, "watch")
@@ -130,9 +165,10 @@ func (d *Driver) holderOptions(spec driver.Spec, image string, first *driver.Net
 	switch {
 	case ct.NetworkMode != "":
 		host.NetworkMode = container.NetworkMode(ct.NetworkMode)
-	case first != nil:
+	case len(all) > 0:
+		first := all[0]
 		host.NetworkMode = container.NetworkMode(first.Name)
-		opt.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{first.Name: endpoint(*first)}}
+		opt.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{first.Name: endpoint(first)}}
 	}
 	if d.published && ct.NetworkMode != "none" {
 		config.ExposedPorts, host.PortBindings = network.PortSet{}, network.PortMap{}
@@ -161,6 +197,11 @@ func (d *Driver) startHolder(ctx context.Context, id string) error {
 	d.mu.Lock()
 	delete(d.sandboxes, id)
 	d.mu.Unlock()
+	return nil
+}
+
+// leadNames leads the names in a holder's network to the mesh, where they are not led there yet.
+func (d *Driver) leadNames(ctx context.Context, id string) error {
 	path := d.sandbox(ctx, id)
 	if path == "" {
 		return nil
@@ -193,35 +234,29 @@ func (d *Driver) sandbox(ctx context.Context, id string) string {
 	return d.sandboxes[id]
 }
 
-// networks makes the networks of an instance where they are not there, and returns the first one and the others.
-func (d *Driver) networks(ctx context.Context, spec driver.Spec) (*driver.Network, []driver.Network, error) {
-	ct := containerOf(spec)
-	all := ct.Networks
-	if ct.NetworkMode != "" {
-		return nil, nil, nil
+// networksFor returns the networks that an instance is in.
+func networksFor(spec driver.Spec) []driver.Network {
+	switch ct := containerOf(spec); {
+	case ct.NetworkMode != "":
+		return nil
+	case len(ct.Networks) > 0:
+		return ct.Networks
 	}
-	if len(all) == 0 {
-		all = []driver.Network{{Name: spec.Project + "_default", Key: "default"}}
-	}
-	for _, n := range all {
-		if err := d.makeNetwork(ctx, spec.Project, n); err != nil {
-			return nil, nil, err
-		}
-	}
-	return &all[0], all[1:], nil
+	return []driver.Network{{Name: spec.Project + "_default", Key: "default"}}
 }
 
-func (d *Driver) makeNetwork(ctx context.Context, project string, n driver.Network) error {
+// makeNetwork makes a network where it is not there, and returns its ID.
+func (d *Driver) makeNetwork(ctx context.Context, project string, n driver.Network) (string, error) {
 	d.making.Lock()
 	defer d.making.Unlock()
-	_, err := d.engine.api.NetworkInspect(ctx, n.Name, client.NetworkInspectOptions{})
+	found, err := d.engine.api.NetworkInspect(ctx, n.Name, client.NetworkInspectOptions{})
 	switch {
 	case err == nil:
-		return nil
+		return found.Network.ID, nil
 	case !isNotFound(err):
-		return fmt.Errorf("look at the network %s: %w", n.Name, kind(err))
+		return "", fmt.Errorf("look at the network %s: %w", n.Name, kind(err))
 	case n.External:
-		return fmt.Errorf("%w: the network %s is external and is not there; make it with `docker network create %s`", kinds.ErrNotFound, n.Name, n.Name)
+		return "", fmt.Errorf("%w: the network %s is external and is not there; make it with `docker network create %s`", kinds.ErrNotFound, n.Name, n.Name)
 	}
 	labels := maps.Clone(n.Labels)
 	if labels == nil {
@@ -229,13 +264,13 @@ func (d *Driver) makeNetwork(ctx context.Context, project string, n driver.Netwo
 	}
 	labels[labelProject], labels[labelState] = project, d.cfg.StateDir
 	labels[composeProject], labels[composeNetwork] = project, n.Key
-	_, err = d.engine.api.NetworkCreate(ctx, n.Name, client.NetworkCreateOptions{
+	made, err := d.engine.api.NetworkCreate(ctx, n.Name, client.NetworkCreateOptions{
 		Driver: firstOf(n.Driver, "bridge"), Internal: n.Internal, Options: n.Options, Labels: labels,
 	})
 	if err != nil {
-		return fmt.Errorf("make the network %s: %w", n.Name, kind(err))
+		return "", fmt.Errorf("make the network %s: %w", n.Name, kind(err))
 	}
-	return nil
+	return made.ID, nil
 }
 
 // endpoint is how an instance is found in a network by those whose names do not lead through the mesh.
