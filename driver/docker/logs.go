@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
@@ -71,30 +72,59 @@ func (r *logReader) Close() error {
 	return r.logs.Close()
 }
 
+// maxLine is where a line is cut that does not end, in bytes: who draws a progress bar may never end one.
+const maxLine = 64 << 10
+
 // lines turns the engine's "TIME TEXT" lines into LogLines.
 type lines struct {
 	to     io.Writer
 	stream string
-	rest   []byte
+	rest   []byte    // of a line that has not ended, at most maxLine
+	at     time.Time // of the piece before
 }
 
 // Write implements io.Writer.
 func (l *lines) Write(p []byte) (int, error) {
-	l.rest = append(l.rest, p...)
-	for {
-		line, after, ok := bytes.Cut(l.rest, []byte{'\n'})
-		if !ok {
-			return len(p), nil
+	for rest := p; len(rest) > 0; {
+		line, after, ended := bytes.Cut(rest, []byte{'\n'})
+		if len(l.rest) > 0 && len(l.rest)+len(line) > maxLine { // what follows begins with a time of its own
+			if err := l.give(l.rest); err != nil {
+				return 0, err
+			}
+			l.rest = l.rest[:0]
 		}
-		b, err := json.Marshal(lineOf(l.stream, line))
-		if err != nil {
-			return 0, err
+		if len(line) > maxLine {
+			cut := maxLine
+			for cut > maxLine-utf8.UTFMax && !utf8.RuneStart(line[cut]) {
+				cut--
+			}
+			line, after, ended = line[:cut], rest[cut:], true
 		}
-		l.rest = after
-		if _, err := l.to.Write(append(b, '\n')); err != nil {
-			return 0, err
+		l.rest = append(l.rest, line...)
+		if ended {
+			if err := l.give(l.rest); err != nil {
+				return 0, err
+			}
+			l.rest = l.rest[:0]
 		}
+		rest = after
 	}
+	return len(p), nil
+}
+
+// give hands on a line, or a piece of one. A piece without a time has that of the one before.
+func (l *lines) give(line []byte) error {
+	said := lineOf(l.stream, line)
+	if said.Time.IsZero() {
+		said.Time = l.at
+	}
+	l.at = said.Time
+	b, err := json.Marshal(said)
+	if err != nil {
+		return err
+	}
+	_, err = l.to.Write(append(b, '\n'))
+	return err
 }
 
 // lineOf reads one line.

@@ -173,12 +173,24 @@ func (d *Driver) postStart(id driver.ID, container string, hooks []driver.Hook) 
 
 // hook runs one hook in a container.
 func (d *Driver) hook(ctx context.Context, container string, h driver.Hook) error {
-	var out bytes.Buffer
-	code, err := d.exec(ctx, container, driver.Command{Args: h.Command, Env: h.Env, Dir: h.Dir, User: h.User, Stdout: &out, Stderr: &out})
+	out := &head{}
+	code, err := d.exec(ctx, container, driver.Command{Args: h.Command, Env: h.Env, Dir: h.Dir, User: h.User, Stdout: out, Stderr: out})
 	if err == nil && code != 0 {
-		err = fmt.Errorf("exit %d: %s", code, strings.TrimSpace(out.String()[:min(out.Len(), 1024)]))
+		err = fmt.Errorf("exit %d: %s", code, strings.TrimSpace(out.String()))
 	}
 	return err
+}
+
+// headSize is how much of what a hook says is told where it fails.
+const headSize = 1 << 10
+
+// head keeps the first bytes of what is written to it.
+type head struct{ bytes.Buffer }
+
+// Write implements io.Writer.
+func (h *head) Write(p []byte) (int, error) {
+	h.Buffer.Write(p[:min(max(headSize-h.Len(), 0), len(p))])
+	return len(p), nil
 }
 
 // parseTime reads a time as the engine writes it; the zero time for none.
