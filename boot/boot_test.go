@@ -20,7 +20,7 @@ func TestUnitText(t *testing.T) {
 		Start: []string{"/opt/my tools/trellis", "boot", "start", "--state", `/srv/50% $HOME "q" \b/shop`},
 		Stop:  []string{"/opt/my tools/trellis", "boot", "stop"},
 		Env:   []string{"PATH=/usr/bin:/opt/100%/bin", "HOME=/root"},
-		Needs: []string{"/srv/my shop", `/srv/"odd"`},
+		Needs: []string{"/srv/my shop", `/srv/"odd"`, "/srv/x\n[Service]\nExecStartPre=/tmp/p\n#", "/srv/bell\a"},
 	}
 	got, err := u.text(false)
 	if err != nil {
@@ -228,5 +228,8 @@ func TestCron(t *testing.T) {
 	want := `@reboot PATH='/usr/bin:/my bin' /opt/trellis boot start --state '/srv/it'\''s 50\%'`
 	if got != want {
 		t.Errorf("%s\nwant %s", got, want)
+	}
+	if got := Cron(nil, []string{"/opt/trellis", "boot", "start", "--state", "/srv/x\n* * * * * /tmp/p"}); got != "" {
+		t.Errorf("%q is more than one line", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -18,7 +19,7 @@ type Unit struct {
 	// itself.
 	Start, Stop []string
 	Env         []string // "KEY=value"
-	// Needs are absolute paths that have to be mounted.
+	// Needs are absolute paths that have to be mounted. One that systemd cannot be told is left out.
 	Needs []string
 }
 
@@ -42,7 +43,7 @@ func (u Unit) text(user bool) ([]byte, error) {
 		b.WriteString("Wants=network-online.target\nAfter=network-online.target\n")
 	}
 	for _, path := range u.Needs {
-		if !strings.ContainsAny(path, `"'\`) { // systemd has no way to write these here
+		if !strings.ContainsAny(path, `"'\`) && !strings.ContainsFunc(path, unicode.IsControl) { // systemd has no way to write these here
 			fmt.Fprintf(&b, "RequiresMountsFor=\"%s\"\n", specifiers(path))
 		}
 	}
@@ -114,8 +115,11 @@ func quote(text string) string {
 // specifiers writes text so that systemd replaces nothing in it: % begins a specifier.
 func specifiers(text string) string { return strings.ReplaceAll(text, "%", "%%") }
 
-// Cron returns the line of a crontab that runs command when the machine starts.
+// Cron returns the line of a crontab that runs command when the machine starts; "" where one line cannot say it.
 func Cron(env, command []string) string {
+	if strings.ContainsFunc(strings.Join(append(slices.Clone(env), command...), ""), unicode.IsControl) {
+		return ""
+	}
 	words := []string{"@reboot"}
 	for _, kv := range env {
 		name, value, _ := strings.Cut(kv, "=")

@@ -85,7 +85,11 @@ func (p *program) bootHint(err error, unit boot.Unit) error {
 	if !errors.Is(err, boot.ErrNoSystemd) {
 		return err
 	}
-	return withHint(plain{err}, "with cron, add this line to the crontab that 'crontab -e' opens:\n  %s", boot.Cron(unit.Env, unit.Start))
+	line := boot.Cron(unit.Env, unit.Start)
+	if line == "" {
+		return plain{err}
+	}
+	return withHint(plain{err}, "with cron, add this line to the crontab that 'crontab -e' opens:\n  %s", line)
 }
 
 func (p *program) bootDisableCommand() *cobra.Command {
