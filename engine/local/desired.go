@@ -129,7 +129,7 @@ func (e *Engine) resolve(d *desired) {
 		svc.Name = name
 		s := e.resolveService(p, svc, overrides[name], awaited[name])
 		if s.scaling = autoscaled(svc); s.scaling != nil {
-			s.want.replicas = replicasOf(svc, *s.scaling, d.decided(name))
+			s.want.replicas = replicasOf(svc, *s.scaling, decided(d.scaled, name))
 		}
 		s.want.replacing(svc, d.rev.Undoes > 0)
 		if d.rev.Cause == state.CauseWatch {
@@ -144,14 +144,6 @@ func (e *Engine) resolve(d *desired) {
 		s.callees = d.calleesOf(s)
 		s.hosts, s.extraEnv = d.hostsOf(s), d.endpointsOf(s)
 	}
-}
-
-// decided returns what the autoscaler has decided for a service, nil for nothing yet.
-func (d *desired) decided(service string) *scaled {
-	if was, ok := d.scaled[service]; ok {
-		return &was
-	}
-	return nil
 }
 
 func (e *Engine) resolveService(p compose.Project, svc compose.Service, o state.Override, awaited bool) *service {

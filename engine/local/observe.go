@@ -108,7 +108,7 @@ func (e *Engine) serviceState(d *desired, s *service, list []driver.Instance, dr
 	if s.want.stopped || d.deleting {
 		out.Want = 0
 	}
-	out.Autoscale = s.shown(d.decided(s.compose.Name))
+	out.Autoscale = s.shown(decided(d.scaled, s.compose.Name))
 	for _, p := range s.compose.Ports {
 		if _, ok := door(s.compose.Name, s.compose, p); ok || s.compose.NetworkMode == "host" || p.Mode == "host" {
 			out.Ports = append(out.Ports, enginePort(p))

@@ -63,6 +63,14 @@ func replicasOf(svc compose.Service, cfg autoscale.Config, was *scaled) int {
 	return min(max(n, cfg.Min), cfg.Max)
 }
 
+// decided returns what was decided for a service, nil for nothing yet.
+func decided(all map[string]scaled, service string) *scaled {
+	if was, ok := all[service]; ok {
+		return &was
+	}
+	return nil
+}
+
 // shown is what Observe says of the autoscaler of a service.
 func (s *service) shown(was *scaled) *engine.Autoscale {
 	if s.scaling == nil {
@@ -100,6 +108,7 @@ type scaling struct {
 
 	mu       sync.Mutex // guards what follows; e.mu may be taken inside of it, never the other way round
 	services map[string]*scalingService
+	stored   map[string]scaled // as this one wrote it last, nil: never; the loop reads it later
 	decided  time.Time
 }
 
@@ -264,6 +273,7 @@ func (s *scaling) decide(ctx context.Context, now time.Time) {
 		}
 		return
 	}
+	s.stored = all
 	for _, ev := range changed {
 		s.e.record(ev)
 	}
@@ -279,9 +289,14 @@ func (s *scaling) sync() (all map[string]scaled, ready map[string]int) {
 	defer e.mu.Unlock()
 	wanted := map[string]bool{}
 	if d := e.desired; d != nil && !d.deleting {
+		before := d.scaled
+		if s.stored != nil {
+			before = s.stored
+		}
 		for name, svc := range d.services {
-			if was, ok := d.scaled[name]; ok && svc.scaling != nil {
-				all[name] = was
+			was := decided(before, name)
+			if was != nil && svc.scaling != nil {
+				all[name] = *was
 			}
 			if svc.scaling == nil || svc.want.stopped {
 				continue
@@ -296,7 +311,8 @@ func (s *scaling) sync() (all map[string]scaled, ready map[string]int) {
 				continue // resolve has said so
 			}
 			s.services[name] = &scalingService{
-				cfg: *svc.scaling, scaler: scaler, want: svc.want.replicas, seen: map[string]sighting{}, cpu: map[driver.ID]time.Duration{},
+				cfg: *svc.scaling, scaler: scaler, want: replicasOf(svc.compose, *svc.scaling, was), seen: map[string]sighting{},
+				cpu: map[driver.ID]time.Duration{},
 			}
 		}
 	}

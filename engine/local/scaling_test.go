@@ -23,24 +23,30 @@ type measuring struct {
 	*fakeLoad
 }
 
-// fakeLoad is the load of one service; a test sets what arrives and waits.
+// fakeLoad is the load of services; a test sets what arrives and waits.
 type fakeLoad struct {
-	service string
-
-	mu          sync.Mutex
-	concurrency float64
-	waiting     int
-	silent      bool
-	asked       int
-	urgent      chan struct{}
+	mu       sync.Mutex
+	services map[string]oneLoad
+	silent   bool
+	asked    int
+	urgent   chan struct{}
 }
 
-// webLoad is made in the bubble: its channel belongs to it.
-func webLoad() *fakeLoad { return &fakeLoad{service: "web", urgent: make(chan struct{}, 1)} }
+type oneLoad struct {
+	concurrency float64
+	waiting     int
+}
 
-func (l *fakeLoad) set(concurrency float64, waiting int) {
+// webLoad is made in the bubble: its channel belongs to it. The service "web" has a load of nothing.
+func webLoad() *fakeLoad {
+	return &fakeLoad{services: map[string]oneLoad{"web": {}}, urgent: make(chan struct{}, 1)}
+}
+
+func (l *fakeLoad) set(concurrency float64, waiting int) { l.setOf("web", concurrency, waiting) }
+
+func (l *fakeLoad) setOf(service string, concurrency float64, waiting int) {
 	l.mu.Lock()
-	l.concurrency, l.waiting = concurrency, waiting
+	l.services[service] = oneLoad{concurrency, waiting}
 	l.mu.Unlock()
 	l.urgent <- struct{}{}
 }
@@ -59,7 +65,7 @@ func (l *fakeLoad) Demand(ctx context.Context, told func(proxy.Demands)) error {
 	l.mu.Unlock()
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	var sum proxy.Demand
+	sums := map[string]proxy.Demand{}
 	for last := time.Now(); ; last = time.Now() {
 		select {
 		case <-ctx.Done():
@@ -68,13 +74,19 @@ func (l *fakeLoad) Demand(ctx context.Context, told func(proxy.Demands)) error {
 		case <-l.urgent:
 		}
 		l.mu.Lock()
-		sum.BusySeconds += l.concurrency * time.Since(last).Seconds()
-		sum.Requests += uint64(l.concurrency)
-		sum.Waiting = l.waiting
+		for name, one := range l.services {
+			sum := sums[name]
+			sum.BusySeconds += one.concurrency * time.Since(last).Seconds()
+			sum.Requests += uint64(one.concurrency)
+			sum.Waiting = one.waiting
+			sums[name] = sum
+		}
 		silent := l.silent
 		l.mu.Unlock()
 		if !silent {
-			told(proxy.Demands{Source: source, Services: map[string]proxy.Demand{l.service: sum, "unknown": {Requests: 5}}})
+			all := maps.Clone(sums)
+			all["unknown"] = proxy.Demand{Requests: 5}
+			told(proxy.Demands{Source: source, Services: all})
 		}
 	}
 }
@@ -215,6 +227,35 @@ func TestAutoscalingByCPU(t *testing.T) {
 		if s := b.service("web"); s.Want != 8 {
 			t.Errorf("%d replicas where nothing is known: %s", s.Want, s.Autoscale.Reason)
 		}
+	})
+}
+
+// TestNoDecisionUndoesAnother: what was decided of one service stands, however late the loop gets to see it.
+func TestNoDecisionUndoesAnother(t *testing.T) {
+	bubbleUnder(t, webLoad, func(b *bench) {
+		scaled := func(low int) func(*compose.Service) {
+			return func(s *compose.Service) {
+				s.Deploy.Trellis.Autoscale = &compose.Autoscale{Min: low, Max: 6, Target: map[string]float64{"concurrency": 10}}
+			}
+		}
+		b.apply(project(server("api", 0, scaled(0)), server("web", 1, scaled(1))))
+		b.load.setOf("api", 0, 0)
+		b.settled(state.Healthy)
+		time.Sleep(time.Second)
+		b.world.Fault(func(op string, _ driver.ID) error {
+			if op == "list" {
+				time.Sleep(5 * time.Second)
+			}
+			return nil
+		})
+		b.eng.poke()
+		time.Sleep(100 * time.Millisecond) // the round lists
+		b.load.setOf("api", 1, 1)
+		time.Sleep(300 * time.Millisecond)
+		b.load.set(1000, 1)
+		time.Sleep(time.Second)
+		b.world.Fault(nil)
+		b.until("both are scaled", func() bool { return b.plane.serving("api") == 1 && b.plane.serving("web") == 6 })
 	})
 }
 
