@@ -55,6 +55,7 @@ func (s *Scaler) Decide(now time.Time, have Have) Decision {
 	}
 	stable, panicking, unknown := s.weigh(now, have)
 	if len(unknown) == len(s.cfg.Targets) {
+		s.wish(now, s.bound(have.Want)) // a lower one has to last from when it is known
 		return Decision{
 			Replicas: s.bound(have.Want), Held: true, Panic: !s.panicSince.IsZero(),
 			Reason: fmt.Sprintf("no measurement of %s in the last %s: stays at %d", unknown[0], s.cfg.PanicWindow, s.bound(have.Want)),

@@ -210,6 +210,34 @@ func TestAnUnknownMetricKeepsFromScalingDown(t *testing.T) {
 	w.expect(10)
 }
 
+// TestWhatGrewUnknownIsNoLoad: a total that is known again after a while, or for the first time, has grown since whenever.
+func TestWhatGrewUnknownIsNoLoad(t *testing.T) {
+	w := newWorld(t, autoscale.Config{Min: 1, Max: 20, Targets: on(autoscale.CPU, 0.5)}, 3)
+	w.totals.CPUSeconds = math.NaN()
+	w.run(time.Second, 0, 0, 0)
+	w.totals.CPUSeconds = 3600
+	for range 3 {
+		for range 5 * 60 * 4 {
+			w.run(tick, 0, 0, 1.5)
+			w.expect(3)
+		}
+		before := w.totals.CPUSeconds
+		w.totals.CPUSeconds = math.NaN()
+		w.run(time.Hour, 0, 0, 1.5)
+		w.expect(3, "no measurement of cpu")
+		w.totals.CPUSeconds = before + 1.5*3600
+	}
+	// Nor is it idleness that lasted, when it was idle before.
+	w.run(5*time.Minute, 0, 0, 1.5)
+	w.totals.CPUSeconds = math.NaN()
+	w.run(time.Hour, 0, 0, 0)
+	w.totals.CPUSeconds = 0
+	w.run(29*time.Second, 0, 0, 0)
+	w.expect(3, "until that has lasted 30s")
+	w.run(5*time.Minute, 0, 0, 0)
+	w.expect(1)
+}
+
 func TestZeroAndBack(t *testing.T) {
 	w := newWorld(t, autoscale.Config{Min: 0, Max: 5, Targets: on(autoscale.Concurrency, 10)}, 1)
 	w.run(5*time.Minute, 0, 0, 0)

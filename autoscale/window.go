@@ -6,7 +6,8 @@ import (
 )
 
 // Totals are cumulative measurements of a service's load. What counts is how they grow, so a reading that is lost costs
-// precision and nothing else. A total that fell was counted anew from 0; one that is NaN or infinite is not known.
+// precision and nothing else. A total that fell was counted anew from 0; one that is NaN or infinite is not known, and how
+// it grew until it is known again counts as nothing: nobody could say when.
 type Totals struct {
 	Requests    float64 // requests that have arrived
 	BusySeconds float64 // time that requests have been worked on or waited, summed over them
@@ -46,6 +47,7 @@ type series struct {
 	source string
 	last   [len(metrics)]float64
 	known  [len(metrics)]time.Time // when each total was last read
+	since  [len(metrics)]time.Time // from when on every reading had it; zero: the newest has not
 }
 
 var metrics = [...]Metric{Concurrency, RPS, CPU}
@@ -65,23 +67,24 @@ func (s *series) add(r Reading, keep time.Duration) {
 	if n := len(s.points); n > 0 && !r.At.After(s.points[n-1].at) {
 		return
 	}
-	first := len(s.points) == 0
 	next := point{at: r.At}
-	if !first {
-		next.grown = s.points[len(s.points)-1].grown
+	if n := len(s.points); n > 0 {
+		next.grown = s.points[n-1].grown
 	}
 	for i, m := range metrics {
 		now, before := r.Totals.of(m), s.last[i]
 		if math.IsNaN(now) || math.IsInf(now, 0) || now < 0 {
+			s.since[i] = time.Time{}
 			continue
 		}
 		grown := now - before
-		if r.Source != s.source || grown < 0 {
+		switch {
+		case s.since[i].IsZero():
+			grown, s.since[i] = 0, r.At
+		case r.Source != s.source || grown < 0:
 			grown = now // counted anew
 		}
-		if !first {
-			next.grown[i] += grown
-		}
+		next.grown[i] += grown
 		s.last[i], s.known[i] = now, r.At
 	}
 	s.source = r.Source
@@ -98,8 +101,8 @@ func (s *series) add(r Reading, keep time.Duration) {
 	s.points = append(s.points[:0], s.points[old:]...)
 }
 
-// average is how fast a metric grew over the window before now, in units a second. It is not known where the newest
-// reading is older than fresh, or where there is no second one.
+// average is how fast a metric grew over the window before now, or since it is known, in units a second. It is not known
+// where the newest reading is older than fresh, or where there is no second one.
 func (s *series) average(m Metric, now time.Time, window, fresh time.Duration) (v float64, known bool) {
 	i, n := index(m), len(s.points)
 	if n < 2 || now.Sub(s.known[i]) > fresh {
@@ -107,6 +110,9 @@ func (s *series) average(m Metric, now time.Time, window, fresh time.Duration) (
 	}
 	from, last := s.points[0], s.points[n-1]
 	begin := now.Add(-window)
+	if s.since[i].After(begin) {
+		begin = s.since[i]
+	}
 	for j := n - 1; j >= 0; j-- {
 		if !s.points[j].at.After(begin) {
 			from = s.points[j]

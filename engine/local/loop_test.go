@@ -3,10 +3,13 @@ package local
 import (
 	"context"
 	"fmt"
+	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"trellis/driver"
 	"trellis/driver/fake"
 	"trellis/engine"
+	"trellis/probe"
 	"trellis/proxy"
 	"trellis/state"
 )
@@ -29,6 +33,7 @@ type bench struct {
 	lateLists time.Duration
 	drivers   map[string]driver.Driver // nil: the world's
 	load      *fakeLoad                // nil: nothing is measured
+	deaf      atomic.Pointer[string]   // the address of an instance that answers no probe; nil: none
 	eng       *Engine
 	stop      context.CancelFunc
 	done      chan error
@@ -78,7 +83,7 @@ func (b *bench) run() {
 	}
 	eng, err := New(Config{
 		Project: projectName, Store: b.store, Drivers: drivers, Plane: plane,
-		Probe: b.world.Probe, BaseEnv: []string{},
+		Probe: b.probe, BaseEnv: []string{},
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -87,6 +92,14 @@ func (b *bench) run() {
 	b.eng, b.stop, b.done = eng, cancel, make(chan error, 1)
 	done := b.done
 	go func() { done <- eng.Run(ctx, func(string) {}) }()
+}
+
+// probe asks an instance of the world.
+func (b *bench) probe(ctx context.Context, s probe.Spec, host string, port int, exec probe.Executor) probe.Result {
+	if deaf := b.deaf.Load(); deaf != nil && *deaf == net.JoinHostPort(host, strconv.Itoa(port)) {
+		return probe.Result{Message: "it does not answer", Time: time.Now()}
+	}
+	return b.world.Probe(ctx, s, host, port, exec)
 }
 
 func (b *bench) kill() {

@@ -206,8 +206,8 @@ func (o *scalingService) observe(now time.Time) {
 	o.scaler.Observe(autoscale.Reading{At: now, Totals: t})
 }
 
-// readCPU adds what the instances of services have used that are scaled by it. Where one cannot be read, none counts:
-// what is missing must not look like idleness.
+// readCPU adds what the instances of services have used that are scaled by it, from when each was first read. Where one
+// cannot be read, none counts: what is missing must not look like idleness.
 func (s *scaling) readCPU(ctx context.Context, now time.Time) {
 	running := s.e.running()
 	s.mu.Lock()
@@ -229,7 +229,11 @@ func (s *scaling) readCPU(ctx context.Context, now time.Time) {
 			continue
 		}
 		for id, cpu := range used {
-			grown := cpu - o.cpu[id]
+			before, known := o.cpu[id]
+			if !known {
+				continue // what it used before is no load of this moment
+			}
+			grown := cpu - before
 			if grown < 0 {
 				grown = cpu // started anew
 			}
@@ -335,13 +339,13 @@ type runningInstance struct {
 	driver string
 }
 
-// running returns the instances that are listed, by service.
+// running returns the instances that run and have been ready, by service. One that is not any more is as busy as it was.
 func (e *Engine) running() map[string][]runningInstance {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	all := map[string][]runningInstance{}
 	for id, m := range e.memory.instances {
-		if m.listed && m.hook == 0 && m.ready {
+		if m.listed && m.hook == 0 && m.wasReady && m.over.IsZero() {
 			all[m.service] = append(all[m.service], runningInstance{id, m.driver})
 		}
 	}

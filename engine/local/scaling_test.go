@@ -230,6 +230,52 @@ func TestAutoscalingByCPU(t *testing.T) {
 	})
 }
 
+// TestCPUFromBeforeIsNoLoad: what instances used before they were read counts as nothing, whoever begins to read them.
+func TestCPUFromBeforeIsNoLoad(t *testing.T) {
+	for name, disturb := range map[string]func(b *bench){
+		"another control plane": func(b *bench) {
+			b.kill()
+			b.run()
+		},
+		"a flap of readiness": func(b *bench) {
+			sick := b.service("web").Instances[0].Address
+			b.deaf.Store(&sick)
+			b.until("it is not ready", func() bool { return b.service("web").Ready == 4 })
+			time.Sleep(2 * scaleTick)
+			b.deaf.Store(nil)
+			b.until("it is ready", func() bool { return b.service("web").Ready == 5 })
+		},
+		"statistics that were away": func(b *bench) {
+			b.world.Fault(func(op string, _ driver.ID) error {
+				if op == "stats" {
+					return errdefs.ErrUnavailable
+				}
+				return nil
+			})
+			time.Sleep(10 * time.Minute)
+			b.world.Fault(nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubbleUnder(t, webLoad, func(b *bench) {
+				b.apply(project(server("web", 5, func(s *compose.Service) {
+					s.Deploy.Trellis.Autoscale = &compose.Autoscale{Min: 1, Max: 20, Target: map[string]float64{"cpu": 0.5}}
+				})))
+				b.world.Burn("web", 0.45)
+				b.settled(state.Healthy)
+				time.Sleep(10 * time.Minute)
+				disturb(b)
+				for range 100 {
+					time.Sleep(time.Second)
+					if s := b.service("web"); s.Want != 5 {
+						b.Fatalf("%d replicas of a load of five: %s", s.Want, s.Autoscale.Reason)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestNoDecisionUndoesAnother: what was decided of one service stands, however late the loop gets to see it.
 func TestNoDecisionUndoesAnother(t *testing.T) {
 	bubbleUnder(t, webLoad, func(b *bench) {
