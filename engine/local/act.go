@@ -48,9 +48,7 @@ func (l *loop) begin(d *desired, st step) {
 		}
 		act = func() error { return l.start(d, st, m, spec) }
 	case stepRecord:
-		l.memory.hooksDone[hookKey(st.service, st.slot, st.hook)] = m.hash
-		done := maps.Clone(l.memory.hooksDone)
-		act = func() error { return l.cfg.Store.SetValue(l.ctx, valueHooks, done) }
+		act = func() error { return l.recordHook(hookKey(st.service, st.slot, st.hook), m.hash) }
 	case stepStop:
 		m.replace = m.hung
 		grace := defaultGrace
@@ -80,6 +78,28 @@ func (l *loop) begin(d *desired, st step) {
 		l.mu.Unlock()
 		l.poke()
 	})
+}
+
+// recordHook writes down that a hook is done. Only then it is: nothing is started on it, and its instance is not removed,
+// before the next loop would know.
+func (l *loop) recordHook(key, hash string) error {
+	select {
+	case l.hooks <- struct{}{}:
+		defer func() { <-l.hooks }()
+	case <-l.ctx.Done():
+		return l.ctx.Err()
+	}
+	l.mu.Lock()
+	done := maps.Clone(l.memory.hooksDone)
+	l.mu.Unlock()
+	done[key] = hash
+	if err := l.cfg.Store.SetValue(l.ctx, valueHooks, done); err != nil {
+		return fmt.Errorf("record the hook %s: %w", key, err)
+	}
+	l.mu.Lock()
+	l.memory.hooksDone[key] = hash
+	l.mu.Unlock()
+	return nil
 }
 
 // specFor returns the spec that a start needs: of the wanted definition, or of the one that the instance had.

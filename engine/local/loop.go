@@ -27,7 +27,7 @@ func (e *Engine) Run(ctx context.Context, changed func(project string)) error {
 		return fmt.Errorf("run %s: %w", e.cfg.Project, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	l := &loop{Engine: e, ctx: ctx, before: before, changed: changed}
+	l := &loop{Engine: e, ctx: ctx, before: before, changed: changed, hooks: make(chan struct{}, 1)}
 	var others sync.WaitGroup
 	for name, d := range e.cfg.Drivers {
 		others.Go(func() { l.watch(name, d) })
@@ -85,6 +85,7 @@ type loop struct {
 	before  map[driver.ID]kept
 	changed func(string)
 	tasks   sync.WaitGroup      // steps and probes under way
+	hooks   chan struct{}       // capacity 1: one at a time writes which are done, so that no older map replaces a newer one
 	writing bool                // rollouts are being written down; guarded by mu
 	polling bool                // a poll of what is in flight is under way; guarded by mu
 	waiting []chan uint64       // starts that wait for the next snapshot; guarded by mu
