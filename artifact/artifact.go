@@ -50,8 +50,9 @@ type Request struct {
 	Force bool
 }
 
-// keepYoung spares from Prune what was built or asked for a moment ago, by a deploy that has not written its revision.
-const keepYoung = 10 * time.Minute
+// keepYoung spares from Prune what was built or asked for a while ago, by a deploy that has not written its revision: it may
+// wait for other builds and for images.
+const keepYoung = time.Hour
 
 // Open opens the store in dir, and makes it if there is none.
 func Open(dir string) (*Store, error) {
@@ -193,7 +194,7 @@ func (s *Store) take(ctx context.Context, src source, f *folder) (string, bool, 
 	return digest, false, errors.Join(s.remember(key, src, digest), s.save(src, f, now))
 }
 
-// Prune removes the artifacts that are not in keep, but for those of the last ten minutes.
+// Prune removes the artifacts that are not in keep, but for those of the last hour.
 func (s *Store) Prune(keep map[string]bool) error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

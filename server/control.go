@@ -175,6 +175,9 @@ func (c *control) Apply(ctx context.Context, req api.ApplyRequest) (state.Revisi
 	if err != nil {
 		return state.Revision{}, err
 	}
+	if err := c.whole(project); err != nil {
+		return state.Revision{}, err
+	}
 	rev := state.Revision{Project: project, Commit: req.Commit, Cause: req.Cause, Actor: req.Actor}
 	return c.deploy(ctx, rev, req.Base, req.NoWait)
 }

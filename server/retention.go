@@ -94,6 +94,18 @@ func (c *control) missing(p compose.Project) (string, error) {
 	return strings.Join(gone, ", "), nil
 }
 
+// whole refuses to deploy what refers to something that was removed since it was built.
+func (c *control) whole(p compose.Project) error {
+	gone, err := c.missing(p)
+	if err != nil {
+		return fmt.Errorf("deploy %s: %w", c.location.Project, err)
+	}
+	if gone != "" {
+		return fmt.Errorf("deploy %s: %w: removed since they were built are %s: run `trellis up` again", c.location.Project, errdefs.ErrConflict, gone)
+	}
+	return nil
+}
+
 // complete refuses to go back to a revision that is not kept any more.
 func (c *control) complete(rev state.Revision) error {
 	gone, err := c.missing(rev.Project)

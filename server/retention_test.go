@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"trellis/api"
 	"trellis/artifact"
 	"trellis/compose"
 	"trellis/driver"
@@ -175,5 +176,48 @@ func TestPruneKeepsWhatKeptRevisionsNeed(t *testing.T) {
 	if !errors.Is(err, errdefs.ErrNotFound) || !strings.Contains(err.Error(), "gone are the artefacts of web, the secret key") ||
 		!strings.Contains(err.Error(), "check out 0123456789ab") {
 		t.Errorf("going back to what is gone: %v", err)
+	}
+}
+
+// TestADeployKeepsWhatItWasBuiltFrom, for as long as it waits for other builds and images, or is refused.
+func TestADeployKeepsWhatItWasBuiltFrom(t *testing.T) {
+	ctx := t.Context()
+	c, artifacts := retained(t)
+	deployed(t, c, artifacts, 1)
+	if err := c.store.Settle(ctx, 1, state.Healthy, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	src := t.TempDir()
+	if err := os.WriteFile(filepath.Join(src, "app"), []byte("the next"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	process := compose.Process{Dir: src, Artifacts: []string{"app"}, Command: []string{"app"}}
+	digest, _, err := artifacts.Build(ctx, artifact.Request{Project: "shop", Service: "web", Process: process})
+	if err != nil {
+		t.Fatal(err)
+	}
+	process.Artifact = digest
+	p := compose.Project{
+		Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Trellis: compose.ServiceExtension{Process: &process}}},
+	}
+	for _, waited := range []time.Duration{50 * time.Minute, 2 * time.Hour} {
+		built := time.Now().Add(-waited)
+		if err := os.Chtimes(artifacts.Path(digest), built, built); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.prune(ctx, 0); err != nil {
+			t.Fatal(err)
+		}
+		gone, err := c.missing(p)
+		if err != nil || (gone != "") != (waited > time.Hour) {
+			t.Errorf("%s after the build missing is %q, %v", waited, gone, err)
+		}
+	}
+	_, err = c.Apply(ctx, api.ApplyRequest{Project: p, Actor: "kim@desk", Cause: "up"})
+	if !errors.Is(err, errdefs.ErrConflict) || !strings.Contains(err.Error(), "the artefacts of web: run `trellis up` again") {
+		t.Errorf("deploying what is gone: %v", err)
+	}
+	if rev, err := c.store.Latest(ctx); err != nil || rev.Number != 1 {
+		t.Errorf("revision %d is the newest, %v", rev.Number, err)
 	}
 }
