@@ -117,6 +117,7 @@ func (l *loop) goBack(d *desired, reason string, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("go back to revision %d: %w", goal.Number, err)
 	}
+	l.overtake(l.ctx, fresh, rev.Number)
 	l.record(event{kind: "revision.applied", reason: rev.Cause, message: reason, revision: rev.Number})
 	return l.clearOverrides(l.ctx, fresh, goal.Project)
 }
@@ -169,18 +170,37 @@ func (e *Engine) overtake(ctx context.Context, d *desired, by int64) {
 	if d == nil {
 		return
 	}
-	now := time.Now()
 	for _, r := range d.rollouts {
-		if r.Over() {
-			continue
-		}
-		r.Phase, r.Ended, r.Reason = state.Overtaken, &now, fmt.Sprintf("revision %d came in between", by)
-		if _, err := e.cfg.Store.SetRollout(ctx, r); err != nil {
+		if err := e.end(ctx, r, fmt.Sprintf("revision %d came in between", by)); err != nil {
 			e.log.Warn("rollout could not be ended", "service", r.Service, "err", err)
-			continue
 		}
-		e.tellRollout(r)
 	}
+}
+
+// end makes an open rollout overtaken, also where it is written down meanwhile what was measured of it.
+func (e *Engine) end(ctx context.Context, r state.Rollout, reason string) error {
+	for !r.Over() {
+		now, next := time.Now(), r
+		next.Phase, next.Ended, next.Reason = state.Overtaken, &now, reason
+		_, err := e.cfg.Store.SetRollout(ctx, next)
+		if err == nil {
+			e.tellRollout(next)
+			return nil
+		}
+		if !errors.Is(err, errdefs.ErrConflict) {
+			return err
+		}
+		all, err := e.cfg.Store.Rollouts(ctx, r.Revision)
+		if err != nil {
+			return err
+		}
+		at := slices.IndexFunc(all, func(o state.Rollout) bool { return o.Service == r.Service })
+		if at < 0 || all[at].Version == r.Version {
+			return fmt.Errorf("%w: it is not there any more", errdefs.ErrConflict)
+		}
+		r = all[at]
+	}
+	return nil
 }
 
 // loadRollouts reads the rollouts of the wanted revision and of the one that it undoes, and finds what a failed one goes

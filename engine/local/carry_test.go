@@ -81,6 +81,23 @@ func TestFailedRolloutGoesBackByItself(t *testing.T) {
 	}
 }
 
+// TestNoRolloutStaysOpenBehind: when one service makes a revision go back, the rollouts of the others are over too.
+func TestNoRolloutStaysOpenBehind(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.green(badly["ready, crash"].script)
+		b.world.Script("api", fake.Script{ReadyAfter: 20 * time.Second})
+		b.apply(project(server("web", 2), server("api", 2)))
+		b.settled(state.Healthy)
+		b.apply(project(server("web", 2, env("COLOR", "green")), server("api", 2, env("V", "2"))))
+		b.until("revision 3", func() bool { return b.observe().Revision == 3 })
+		b.settled(state.Healthy)
+		all, err := b.store.Rollouts(b.Context(), 2)
+		if err != nil || len(all) != 2 || all[0].Phase != state.Overtaken || all[0].Ended == nil || all[1].Phase != state.TakenBack {
+			t.Errorf("%+v, %v", all, err)
+		}
+	})
+}
+
 // TestRolloutOutlivesItsLoop kills the loop again and again while a version that works, or one that fails, is rolled
 // out: the end is the same as without.
 func TestRolloutOutlivesItsLoop(t *testing.T) {
