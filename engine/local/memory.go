@@ -57,6 +57,7 @@ type known struct {
 	drainedBy  uint64 // version of the first snapshot that says so; 0: none yet
 	idle       bool
 	exitSeen   bool
+	met        time.Time      // when this loop first saw the run
 	over       time.Time      // when this loop first saw that the run is over
 	told       time.Time      // the end of a run that was counted and told last
 	revival    driver.Revival // what the driver was told of this run
@@ -97,9 +98,9 @@ func (l *loop) observe(d *desired, name string, inst driver.Instance, before map
 			l.poke() // the next round looks for its definition
 		}
 		l.memory.instances[inst.ID] = m
-		m.run = this
+		m.run, m.met = this, now
 		if !m.ready && (inst.State == driver.Running || inst.State == driver.Exited) && l.revived(svc, inst, m) {
-			m.begin(this)
+			m.begin(this, now)
 		}
 	}
 	m.listed = true
@@ -108,7 +109,7 @@ func (l *loop) observe(d *desired, name string, inst driver.Instance, before map
 	}
 	if m.run.restarts != this.restarts || !m.run.started.Equal(this.started) {
 		l.revived(svc, inst, m)
-		m.begin(this)
+		m.begin(this, now)
 	}
 	if isOnce(inst.ID) {
 		return
@@ -152,12 +153,18 @@ func (l *loop) adopt(name string, inst driver.Instance, before map[driver.ID]kep
 }
 
 // begin forgets what was known of an earlier run.
-func (m *known) begin(r run) {
-	m.run = r
+func (m *known) begin(r run, now time.Time) {
+	m.run, m.met = r, now
 	m.ready, m.wasReady, m.hung, m.replace, m.idle, m.exitSeen = false, false, false, false, false, false
 	m.over, m.readySince, m.drainSince, m.drainedBy, m.fails, m.said = time.Time{}, time.Time{}, time.Time{}, 0, 0, probe.Result{}
 	m.revival = driver.ReviveNever
 	m.stopProbing()
+}
+
+// started returns when the run began, by the clock as it goes on since this loop first saw the run: the machine's may have
+// been set since, by hours, and the driver's moment knows no other.
+func (m *known) started() time.Time {
+	return m.met.Add(-max(m.met.Sub(m.run.started), 0))
 }
 
 func (m *known) stopProbing() {
@@ -285,7 +292,7 @@ func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
 		return s // a run that the loop has not seen yet
 	}
 	s.ready, s.wasReady, s.readySince, s.hung = m.ready, m.wasReady, m.readySince, m.hung
-	s.drainSince, s.idle, s.over = m.drainSince, m.idle, m.over
+	s.drainSince, s.idle, s.over, s.started = m.drainSince, m.idle, m.over, m.started()
 	if s.state == driver.Exited {
 		s.ready, s.hung, s.drainSince, s.idle = false, false, time.Time{}, false
 	}

@@ -151,7 +151,7 @@ func (p prober) heard(answer probe.Result) bool {
 	case answer.Ready:
 		m.fails, m.hung = 0, false
 		p.setReady(p.id, m, true, time.Now())
-	case !m.wasReady || time.Since(p.run.started) < p.spec.StartPeriod:
+	case !m.wasReady || time.Since(m.started()) < p.spec.StartPeriod:
 		// Failures of the start do not count.
 	default:
 		m.fails++
