@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -89,7 +90,9 @@ func (s *sight) followOutput(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		there := map[engine.InstanceID]bool{}
 		for _, one := range sources {
+			there[one.id] = true
 			mu.Lock()
 			l := heard[one.id]
 			if l == nil {
@@ -110,6 +113,9 @@ func (s *sight) followOutput(ctx context.Context) error {
 				*l = listening{ended: err == nil, kept: kept}
 			})
 		}
+		mu.Lock()
+		maps.DeleteFunc(heard, func(id engine.InstanceID, l *listening) bool { return !l.active && !there[id] })
+		mu.Unlock()
 		select {
 		case <-next:
 		case <-ctx.Done():
@@ -120,8 +126,10 @@ func (s *sight) followOutput(ctx context.Context) error {
 
 // readOutput keeps what one instance writes until it ends, from where kept ends, and moves that on.
 func (s *sight) readOutput(ctx context.Context, out *logMerger, one source, kept *logs.Kept) error {
-	if err := s.learnSecrets(ctx); err != nil { // a revision that is new has others
-		s.log.Debug("output of secrets that are not known", "instance", one.id, "err", err)
+	if !s.secrets.have(one.revision) {
+		if err := s.learnSecrets(ctx); err != nil {
+			s.log.Debug("output of secrets that are not known", "instance", one.id, "err", err)
+		}
 	}
 	var mu sync.Mutex
 	repeated := kept.Repeats(func(r *telemetry.Record) { s.redactor.Load().Record(r) })
@@ -139,13 +147,12 @@ func (s *sight) readOutput(ctx context.Context, out *logMerger, one source, kept
 		defer mu.Unlock()
 		joiner.Flush()
 	})
-	revision := s.revisionOf(ctx, one.id)
 	last := kept.Time
 	err := out.lines(ctx, one, driver.LogOptions{Follow: true, Since: from}, func(l api.LogLine) error {
 		mu.Lock()
 		defer mu.Unlock()
 		last = l.Time
-		like := telemetry.Record{Time: l.Time, Service: one.service, Instance: string(one.id), Revision: revision, Stream: l.Stream}
+		like := telemetry.Record{Time: l.Time, Service: one.service, Instance: string(one.id), Revision: one.revision, Stream: l.Stream}
 		if repeated(l.Text, like) {
 			return nil
 		}
@@ -164,20 +171,4 @@ func (s *sight) readOutput(ctx context.Context, out *logMerger, one source, kept
 		s.log.Debug("output ended", "instance", one.id, "err", err)
 	}
 	return err
-}
-
-// revisionOf returns the revision of an instance, 0 when it is gone.
-func (s *sight) revisionOf(ctx context.Context, id engine.InstanceID) int64 {
-	st, err := s.of.observe(ctx)
-	if err != nil {
-		return 0
-	}
-	for _, svc := range st.Services {
-		for _, in := range svc.Instances {
-			if in.ID == id {
-				return in.Revision
-			}
-		}
-	}
-	return 0
 }

@@ -74,10 +74,11 @@ type logMerger struct {
 
 // source is one instance whose output is asked for.
 type source struct {
-	service string
-	id      engine.InstanceID
-	exited  bool
-	pending bool // there may be no output yet
+	service  string
+	id       engine.InstanceID
+	revision int64
+	exited   bool
+	pending  bool // there may be no output yet
 }
 
 // sources returns the instances asked for that are there now.
@@ -95,7 +96,7 @@ func (m *logMerger) sources(ctx context.Context) ([]source, error) {
 			if m.req.Instance != "" && in.ID != m.req.Instance || m.req.Revision != 0 && in.Revision != m.req.Revision {
 				continue
 			}
-			found = append(found, source{svc.Name, in.ID, in.State == engine.InstanceExited, in.State == engine.InstancePending})
+			found = append(found, source{svc.Name, in.ID, in.Revision, in.State == engine.InstanceExited, in.State == engine.InstancePending})
 		}
 	}
 	return found, nil

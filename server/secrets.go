@@ -37,6 +37,13 @@ func (s *sight) followSecrets(ctx context.Context) error {
 	}
 }
 
+// have says whether those of a revision are known. Of an instance whose revision nobody knows they are not.
+func (s *secrets) have(revision int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[revision]
+}
+
 // learnSecrets has the redactor know the secrets of the newest revision, and of those whose instances are there: while one
 // takes the other's place both are written by somebody.
 func (s *sight) learnSecrets(ctx context.Context) error {
