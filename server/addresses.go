@@ -180,15 +180,7 @@ func neighbour(ctx context.Context, l Location, network string, port int) (Locat
 
 // listens returns the pid of the holder of l if it has a port open to the machine, 0 otherwise.
 func listens(ctx context.Context, l Location, network string, port int) int {
-	client, err := holder.Dial(ctx, l.holderSocket())
-	if err != nil {
-		return 0
-	}
-	defer client.Close()
-	info, err := client.Info(ctx)
-	if err != nil {
-		return 0
-	}
+	info := holderInfo(ctx, l)
 	for _, s := range info.Sockets {
 		if portOf(s.Address) == port && !strings.HasPrefix(s.Name, "name/") && strings.Contains(s.Name, "/udp") == (network == "udp") {
 			return info.PID

@@ -69,7 +69,7 @@ func (r remote) Shutdown(ctx context.Context, stop bool) error {
 // gone waits until the holder has ended, which it does last, and removes the runtime directory, unless somebody has
 // started the project again: then it is theirs.
 func (r remote) gone(ctx context.Context) error {
-	for pause := 5 * time.Millisecond; holderPID(ctx, r.location) == r.holder || runs(r.holder); pause = min(2*pause, 100*time.Millisecond) {
+	for pause := 5 * time.Millisecond; holderInfo(ctx, r.location).PID == r.holder || runs(r.holder); pause = min(2*pause, 100*time.Millisecond) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -94,18 +94,18 @@ func (r remote) gone(ctx context.Context) error {
 	return nil
 }
 
-// holderPID returns the process of the holder that answers, 0 where none does.
-func holderPID(ctx context.Context, l Location) int {
+// holderInfo returns what the project's holder says of itself, nothing where none answers.
+func holderInfo(ctx context.Context, l Location) holder.Info {
 	client, err := holder.Dial(ctx, l.holderSocket())
 	if err != nil {
-		return 0
+		return holder.Info{}
 	}
 	defer client.Close()
 	info, err := client.Info(ctx)
 	if err != nil {
-		return 0
+		return holder.Info{}
 	}
-	return info.PID
+	return info
 }
 
 // runs says whether a process has not ended, also where nobody has asked yet how it did.
