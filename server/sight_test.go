@@ -71,11 +71,11 @@ func (rotated) content(ref string) ([]byte, error) { return []byte(ref), nil }
 // TestNoRevisionsSecretIsKept: while the instances of two revisions run the secrets of both are taken out.
 func TestNoRevisionsSecretIsKept(t *testing.T) {
 	s := newSight(watching{subject: rotated{}, project: "shop", dir: t.TempDir(), changed: &broadcast{}}, slog.New(slog.DiscardHandler))
+	before := s.redactor.Load()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { _ = s.followSecrets(ctx) })
 	defer func() { cancel(); running.Wait() }()
-	before := s.redactor.Load()
 	for deadline := time.Now().Add(30 * time.Second); s.redactor.Load() == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no secret was looked for")
