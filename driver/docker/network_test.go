@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -130,22 +129,20 @@ func TestHalfMadeNetwork(t *testing.T) {
 // namespace returns the file of a network namespace that is there until the test ends.
 func namespace(t *testing.T) string {
 	t.Helper()
-	made, err, end := make(chan string), make(chan error), make(chan struct{})
+	made, ended, end := make(chan string), make(chan error, 1), make(chan struct{})
 	t.Cleanup(func() { close(end) })
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this function
-		if e := unix.Unshare(unix.CLONE_NEWNET); e != nil {
-			err <- e
-			return
-		}
-		made <- fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
-		<-end
+		ended <- netspace.OnThread(func() error { return unix.Unshare(unix.CLONE_NEWNET) }, func() error {
+			made <- fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
+			<-end
+			return nil
+		})
 	}()
 	select {
 	case path := <-made:
 		return path
-	case err := <-err:
-		t.Skip(err)
+	case err := <-ended:
+		t.Fatal(err)
 		return ""
 	}
 }
