@@ -118,9 +118,10 @@ services:
 	enough()
 	wg.Wait()
 	eventually(t, time.Minute, "nothing is in flight", func() string {
-		if got := p.asked("sum(trellis_requests_in_flight)")[""]; got != 0 {
-			return fmt.Sprint(got)
+		if got := p.asked("sum(trellis_requests_in_flight)")[""]; got == 0 {
+			return ""
 		}
-		return ""
+		by := []string{"service", "instance", "caller", "route"}
+		return fmt.Sprintf("%v, told %v seconds ago", p.asked("trellis_requests_in_flight > 0", by...), p.asked("time() - timestamp(trellis_requests_in_flight > 0)", by...))
 	})
 }
