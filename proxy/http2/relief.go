@@ -118,6 +118,7 @@ func (c *Conn) serveBegun() (alone *Stream) {
 		switch {
 		case s.err != nil:
 			c.running--
+			s.stop() // what came of its body counts in the connection's window
 		case c.cfg.Relief != nil && !c.leaving && c.dead == nil && c.apart == 0 && c.running == 1 && s.ended && !c.in.Pending():
 			alone = s
 		default:

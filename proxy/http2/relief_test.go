@@ -72,11 +72,14 @@ func newDialog(t *testing.T, quiet bool, answer func(*Stream)) *dialog {
 	return d
 }
 
-// head is that of a request with a path of one letter, which the static table knows, and its end.
-func (d *dialog) ask(stream uint32, path string) {
+// ask sends a request without a body.
+func (d *dialog) ask(stream uint32, path string) { d.begin(stream, path, true) }
+
+// begin sends a request's head, which the static table knows but for the path, and its end if that is all.
+func (d *dialog) begin(stream uint32, path string, end bool) {
 	block := []byte{0x82, 0x86, 0x04, byte(len(path))} // GET, http, :path
 	block = append(block, path...)
-	d.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: append(block, 0x41, 1, 'a'), EndStream: true, EndHeaders: true})
+	d.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: append(block, 0x41, 1, 'a'), EndStream: end, EndHeaders: true})
 }
 
 // ended returns the next n streams whose answers are whole, or that were reset.
@@ -200,23 +203,33 @@ func TestWindowsWhileWhoReadsServes(t *testing.T) {
 	}
 }
 
-// TestBrokenOffInOneBreath: nobody hears of a request that came together with its reset.
+// TestBrokenOffInOneBreath: nobody hears of a request that came together with its reset, and what it took of the connection's
+// window is given back.
 func TestBrokenOffInOneBreath(t *testing.T) {
-	paths := make(chan string, 10)
+	paths, window := make(chan string, 10), make(chan int, 10)
 	d := newDialog(t, true, func(s *Stream) {
 		paths <- s.Path
+		s.c.mu.Lock()
+		window <- s.c.recv + s.c.unacked
+		s.c.mu.Unlock()
 		s.Head(200, nil, true)
 	})
 	var all writes
 	both := &dialog{Framer: http2.NewFramer(&all, nil)}
 	for i := range uint32(9) {
-		both.ask(2*i+1, "/broken")
+		both.begin(2*i+1, "/broken", i%2 == 0)
+		if i%2 == 1 {
+			both.WriteDataPadded(2*i+1, false, []byte("a part of a body"), make([]byte, 10))
+		}
 		both.WriteRSTStream(2*i+1, http2.ErrCodeCancel)
 	}
 	both.ask(19, "/whole")
 	d.Write(all)
 	if got := d.ended(t, 1); got[0] != 19 || len(paths) != 1 || <-paths != "/whole" {
 		t.Errorf("%d has ended, beside %d", got, len(paths))
+	}
+	if got := <-window; got != connWindow {
+		t.Errorf("%d bytes of the connection's window are lost", connWindow-got)
 	}
 }
 
