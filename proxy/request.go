@@ -307,8 +307,9 @@ func (r *replay) rewindable() bool { return r == nil || !r.over.Load() }
 func (r *replay) reader() *replayReader { return &replayReader{body: r} }
 
 type replayReader struct {
-	body *replay
-	off  int
+	body  *replay
+	off   int
+	until *closing // nil: nobody closes it
 }
 
 func (r *replayReader) Read(p []byte) (int, error) {
@@ -325,6 +326,12 @@ func (r *replayReader) Read(p []byte) (int, error) {
 	}
 	if b.err != nil {
 		return 0, b.err
+	}
+	if err := r.until.await(b.src); err != nil {
+		if err != errBodyClosed {
+			b.err = err
+		}
+		return 0, err
 	}
 	n, err := b.src.Read(p)
 	if b.most > 0 && int64(b.read+n) > b.most {

@@ -151,6 +151,7 @@ func (to *stream2) view(l *Listener) *failure {
 	q, s := &to.q, to.s
 	q.method, q.authority, q.header, q.length, q.trailers = s.Method, s.Authority, s.Header, s.Length, s.Trailers
 	q.grpc = strings.HasPrefix(q.header.Get("Content-Type"), "application/grpc")
+	s.Listens = q.grpc // its server begins the answer with the first message that it has
 	if s.TooLarge {
 		q.setID()
 		return &failure{status: 431, kind: kindBadRequest, detail: "request head too large"}
@@ -200,7 +201,7 @@ func (to *stream2) readBody(q *request) *failure {
 	return nil
 }
 
-// streamBody is a request's body, each read of which has to bring something within the stall time.
+// streamBody is a request's body, each read of which has to bring something within the stall time while the client owes it.
 type streamBody struct {
 	s   *http2.Stream
 	q   *request
@@ -208,16 +209,33 @@ type streamBody struct {
 }
 
 func (b *streamBody) Read(p []byte) (int, error) {
+	if err := b.begin(); err != nil {
+		return 0, err
+	}
+	return b.s.Read(p)
+}
+
+// begin asks for the body when the client waits for that.
+func (b *streamBody) begin() error {
 	if b.ask {
 		b.ask = false
 		if err := b.s.Inform(http.StatusContinue); err != nil {
-			return 0, io.ErrUnexpectedEOF
+			return io.ErrUnexpectedEOF
 		}
 	}
 	if b.q.over.Load() { // finish may have stopped it just before
-		return 0, io.ErrUnexpectedEOF
+		return io.ErrUnexpectedEOF
 	}
-	return b.s.Read(p)
+	return nil
+}
+
+func (b *streamBody) ready() bool { return b.s.Ready() }
+
+func (b *streamBody) await(stop <-chan struct{}) error {
+	if err := b.begin(); err != nil {
+		return err
+	}
+	return b.s.Await(stop)
 }
 
 func (to *stream2) forward(q *request, resp *response, inst *instance) bool {

@@ -108,7 +108,8 @@ func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duratio
 	}
 	var body *watchedBody
 	if q.body != nil {
-		body = &watchedBody{r: q.body.reader(), q: q, req: req}
+		body = &watchedBody{r: replayReader{body: q.body}, q: q, req: req}
+		body.r.until = &body.closing
 		req.Body = body
 		if len(q.declared) > 0 {
 			req.Trailer = http.Header{}
@@ -146,7 +147,13 @@ type exchange2 struct {
 
 func (x *exchange2) trailer() header { return ofHTTP(x.res.Trailer) }
 func (x *exchange2) waiting() bool   { return true }
-func (x *exchange2) abort()          { x.cancel(nil) }
+
+func (x *exchange2) abort() {
+	x.cancel(nil)
+	if x.body != nil { // the transport heeds nothing while it waits for more of it
+		x.body.Close()
+	}
+}
 
 func (x *exchange2) close(bool) {
 	x.cancel(nil)
@@ -209,7 +216,8 @@ func failed2(ctx context.Context, err error, body *watchedBody) *callError {
 
 // watchedBody is a request body that passes trailers on at its end and tells when its source failed.
 type watchedBody struct {
-	r      io.Reader
+	r replayReader
+	closing
 	q      *request
 	req    *http.Request
 	failed atomic.Bool
@@ -226,10 +234,15 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 		}
 	}
 	if err != nil {
-		b.failed.Store(err != io.EOF)
+		b.failed.Store(err != io.EOF && err != errBodyClosed)
 		b.ended.Store(true)
 	}
 	return n, err
 }
 
-func (b *watchedBody) Close() error { return nil }
+// Close lets the transport go, which closes a body that it has no use for and then waits for who reads it. The client may send
+// nothing for as long as it likes.
+func (b *watchedBody) Close() error {
+	b.close()
+	return nil
+}

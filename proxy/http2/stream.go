@@ -22,8 +22,11 @@ type Stream struct {
 	Trailers  bool  // the client takes trailers
 	TooLarge  bool  // the head was: nothing but the answer to that can be made of it
 
-	// Stall is how long Read and Write wait for the client; 0 is for ever.
+	// Stall is how long Read, Await and Write wait for the client; 0 is for ever. Once the answer has begun, a body of unknown
+	// length is waited for without a limit: each side may listen then, for as long as the other has nothing to say.
 	Stall time.Duration
+	// Listens says that they do from the beginning.
+	Listens bool
 
 	c      *Conn
 	id     uint32
@@ -248,11 +251,8 @@ func (s *Stream) Read(p []byte) (int, error) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var until time.Time
-	for !s.ready() {
-		if c.flush(); !s.ready() && !s.wait(&s.readable, &until) { // c.mu was free while it wrote
-			return 0, os.ErrDeadlineExceeded
-		}
+	if err := s.await(nil); err != nil {
+		return 0, err
 	}
 	if s.off == len(s.body) {
 		switch {
@@ -275,6 +275,40 @@ func (s *Stream) Read(p []byte) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// Await waits until Read would return without waiting, with its error where that takes too long, or until stop is closed.
+func (s *Stream) Await(stop <-chan struct{}) error {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.await(stop)
+}
+
+// await is Await. c.mu is held.
+func (s *Stream) await(stop <-chan struct{}) error {
+	var until time.Time
+	for !s.ready() {
+		if s.c.flush(); s.ready() { // c.mu was free while it wrote
+			break
+		}
+		if !s.wait(&s.readable, s.patience(), &until, stop) && s.patience() > 0 { // else the answer has begun meanwhile
+			return os.ErrDeadlineExceeded
+		}
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+	}
+	return nil
+}
+
+// patience is how long more of the body is waited for; 0 is for ever. c.mu is held.
+func (s *Stream) patience() time.Duration {
+	if s.Listens || s.headed && s.Length < 0 {
+		return 0
+	}
+	return s.Stall
 }
 
 // Ready says whether Read would return without waiting.
@@ -306,9 +340,9 @@ func (s *Stream) stop() {
 	wake(s.readable)
 }
 
-// wait waits until ch is woken, without c.mu; false says that Stall is over, which begins where until is zero. What it
-// waited for has to be looked at again.
-func (s *Stream) wait(ch *chan struct{}, until *time.Time) bool {
+// wait waits until ch is woken or stop is closed, without c.mu; false says that stall is over, which begins where until is
+// zero; 0 is for ever. What it waited for has to be looked at again.
+func (s *Stream) wait(ch *chan struct{}, stall time.Duration, until *time.Time, stop <-chan struct{}) bool {
 	if *ch == nil {
 		*ch = make(chan struct{}, 1)
 	}
@@ -317,10 +351,10 @@ func (s *Stream) wait(ch *chan struct{}, until *time.Time) bool {
 	s.c.mu.Unlock()
 	defer s.c.mu.Lock()
 	var late <-chan time.Time
-	if s.Stall > 0 {
+	if stall > 0 {
 		now := time.Now()
 		if until.IsZero() {
-			*until = now.Add(s.Stall)
+			*until = now.Add(stall)
 		}
 		t := time.NewTimer(until.Sub(now))
 		defer t.Stop()
@@ -328,6 +362,8 @@ func (s *Stream) wait(ch *chan struct{}, until *time.Time) bool {
 	}
 	select {
 	case <-woken:
+		return true
+	case <-stop:
 		return true
 	case <-late:
 		return false
@@ -340,7 +376,7 @@ func (s *Stream) room(until *time.Time) error {
 		return errBegun
 	}
 	for s.err == nil && s.c.full() {
-		if s.c.flush(); s.c.full() && s.err == nil && !s.wait(&s.writable, until) {
+		if s.c.flush(); s.c.full() && s.err == nil && !s.wait(&s.writable, s.Stall, until, nil) {
 			return os.ErrDeadlineExceeded
 		}
 	}
@@ -452,7 +488,7 @@ func (s *Stream) Write(p []byte, end bool) error {
 		n := min(len(p), s.send, c.send, maxFrame)
 		if n <= 0 && len(p) > 0 {
 			c.flush()
-			if s.err == nil && min(s.send, c.send) <= 0 && !s.wait(&s.writable, &until) {
+			if s.err == nil && min(s.send, c.send) <= 0 && !s.wait(&s.writable, s.Stall, &until, nil) {
 				return os.ErrDeadlineExceeded
 			}
 			continue
