@@ -32,6 +32,13 @@ func (c *closing) close() {
 	c.closed = true
 }
 
+// open undoes close, where nothing was read meanwhile.
+func (c *closing) open() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed, c.stop = false, nil
+}
+
 func (c *closing) isClosed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

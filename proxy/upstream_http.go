@@ -110,7 +110,7 @@ func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duratio
 	if q.body != nil {
 		body = &watchedBody{r: replayReader{body: q.body}, q: q, req: req}
 		body.r.until = &body.closing
-		req.Body = body
+		req.Body, req.GetBody = body, body.again
 		if len(q.declared) > 0 {
 			req.Trailer = http.Header{}
 			for _, k := range q.declared {
@@ -208,7 +208,7 @@ func failed2(ctx context.Context, err error, body *watchedBody) *callError {
 		return &callError{err: err, kind: kindClient, sent: true, gone: true}
 	}
 	var se http2.StreamError
-	if errors.As(err, &se) && se.Code == http2.ErrCodeRefusedStream { // RFC 9113, section 8.7: not processed
+	if err == errNotProcessed || errors.As(err, &se) && se.Code == http2.ErrCodeRefusedStream {
 		return &callError{err: err, kind: kindReset}
 	}
 	return &callError{err: fmt.Errorf("http/2: %w", err), kind: kindReset, sent: true}
@@ -220,11 +220,27 @@ type watchedBody struct {
 	closing
 	q      *request
 	req    *http.Request
+	begun  atomic.Bool
 	failed atomic.Bool
 	ended  atomic.Bool
 }
 
+// errNotProcessed says that the instance has not looked at the request (RFC 9113, section 8.7), of whose body something may
+// have been read.
+var errNotProcessed = errors.New("the instance has not looked at the request")
+
+// again is what the transport asks for the body of a request that the instance has not looked at. It sends again by itself what
+// has no body yet; the rest is for who chooses the instance.
+func (b *watchedBody) again() (io.ReadCloser, error) {
+	if b.begun.Load() {
+		return nil, errNotProcessed
+	}
+	b.open()
+	return b, nil
+}
+
 func (b *watchedBody) Read(p []byte) (int, error) {
+	b.begun.Store(true)
 	n, err := b.r.Read(p)
 	if err == io.EOF && b.req.Trailer != nil {
 		for _, f := range b.q.trailer() {
