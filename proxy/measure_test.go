@@ -129,6 +129,39 @@ func TestClientsThatGoAwayBlameNobody(t *testing.T) {
 	eventuallyMeasured(t, r.proxy, func(m Measure) bool { return m.Requests == 1 && m.Failed == 0 })
 }
 
+// TestDownloadsThatAreBrokenOffBlameNobody: a client that goes away while something is written to it is known to have gone.
+func TestDownloadsThatAreBrokenOffBlameNobody(t *testing.T) {
+	t.Parallel()
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		for _, err := w.Write(make([]byte, 1<<20)); err == nil; _, err = w.Write(make([]byte, 1<<20)) {
+		}
+	})
+	for name, c := range map[string]*http.Client{"h1": client(t), "h2": h2client(t)} {
+		r := newRig(t, Config{})
+		addr := r.gateway(instanceAt("app-1", b.addr))
+		const downloads = 10
+		for range downloads {
+			res, err := c.Get("http://" + addr + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.CopyN(io.Discard, res.Body, 1<<20); err != nil {
+				t.Error(err)
+			}
+			res.Body.Close()
+		}
+		eventually(t, "all are over", func() bool { return len(r.proxy.Status().InUse) == 0 && r.proxy.handlers.Load() == 0 })
+		eventuallyMeasured(t, r.proxy, func(m Measure) bool { return m.Requests == downloads && m.Failed == 0 })
+		failed := uint64(0)
+		for _, one := range r.proxy.Calls().Calls {
+			failed += one.Failed
+		}
+		if failed != 0 {
+			t.Errorf("%s: %d of %d calls are the instance's failures", name, failed, downloads)
+		}
+	}
+}
+
 // TestMeasuresArePushedWhenTheyGrow counts pushes: one at once, and another only after something was done.
 func TestMeasuresArePushedWhenTheyGrow(t *testing.T) {
 	t.Parallel()

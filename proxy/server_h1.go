@@ -317,11 +317,14 @@ func (t *turn) sayContinue() error {
 	return t.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 }
 
-// write writes all of b, or fails when the client takes nothing for the stall time.
+// write writes all of b, or fails when the client takes nothing for the stall time. Who takes no more has gone.
 func (t *turn) write(b []byte) error {
 	t.c.writeBy.set(t.f.p.pulse.in(t.f.stall))
 	_, err := t.c.tcp.Write(b)
 	t.c.writeBy.set(0)
+	if err != nil {
+		t.c.cancel()
+	}
 	return err
 }
 
