@@ -15,6 +15,7 @@ type Body struct {
 	err    error
 
 	trailer Header
+	trailed int // bytes of its lines
 }
 
 type bodyState uint8
@@ -210,7 +211,7 @@ func (b *Body) step() (bool, error) {
 	}
 	limit := maxChunkLine
 	if b.state == trailerPart {
-		limit = b.limits.Head
+		limit = b.limits.Head - b.trailed
 	}
 	l, next, err := line(in, 0)
 	if err != nil {
@@ -376,6 +377,7 @@ func (b *Body) trailerLine(l []byte) error {
 	if !f.InTrailer() {
 		return bad("a field that has no place in a trailer")
 	}
+	b.trailed += len(l)
 	b.trailer = append(b.trailer, Field{string(bytes.Clone([]byte(f.Name))), string([]byte(f.Value)), f.Kind})
 	return nil
 }

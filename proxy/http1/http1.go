@@ -10,7 +10,7 @@ import "unsafe"
 
 // Limits of a message. Sizes are in bytes.
 type Limits struct {
-	Head   int // request line or status line, fields, and the empty line
+	Head   int // request line or status line, fields, and the empty line; the trailer's lines apart
 	Fields int // field lines, those of the trailer apart
 	Target int // of a request
 }

@@ -234,6 +234,33 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// TestTrailersAreBounded: what comes after a body is no larger than a head, however many lines it is in.
+func TestTrailersAreBounded(t *testing.T) {
+	line := func(n int) string { return "X: " + strings.Repeat("y", n-len("X: ")) + "\r\n" }
+	for name, c := range map[string]struct {
+		trailer string
+		status  int // 0: it is taken
+	}{
+		"one":       {line(limits.Head), 0},
+		"two":       {line(limits.Head/2) + line(limits.Head/2), 0},
+		"large":     {line(limits.Head + 1), 431},
+		"two large": {line(20<<10) + line(20<<10), 431},
+		"many":      {strings.Repeat(line(1<<10), limits.Fields), 431},
+		"endless":   {line(limits.Head/2) + strings.TrimSuffix(line(limits.Head/2+2), "\r\n"), 431},
+	} {
+		raw := "3\r\nabc\r\n0\r\n" + c.trailer
+		if name != "endless" {
+			raw += "\r\n"
+		}
+		for way, pieces := range map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "halves": iotest.HalfReader} {
+			_, _, _, err := bodyOf(raw, -1, true, pieces)
+			if e, _ := Malformed(err); e == nil && (c.status != 0 || err != nil) || e != nil && e.Status != c.status {
+				t.Errorf("%s, %s: %v, want %d", name, way, err, c.status)
+			}
+		}
+	}
+}
+
 // TestReaderKeepsWhatIsPinned: a head stays as it is however much is read behind it.
 func TestReaderKeepsWhatIsPinned(t *testing.T) {
 	head := "GET /" + strings.Repeat("x", 3000) + " HTTP/1.1\r\nHost: a\r\n\r\n"
