@@ -33,7 +33,7 @@ func (t *turn) forward(q *request, resp *response, inst *instance) bool {
 	w := bodyWriter{t: t, resp: resp, chunked: framing == asChunks, head: b}
 	err := w.copy()
 	t.out = b[:0]
-	if ended() {
+	if ended() && err != nil {
 		err = w.finish()
 	}
 	resp.close(err == nil)

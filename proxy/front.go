@@ -152,9 +152,10 @@ func (q *request) describe(l *Listener, target string) *failure {
 }
 
 // followDrain ends a response that would go on for ever when its instance's drain time is over: events and gRPC
-// streams. ended, to be called once, says whether it did; such a response has no length that it could fall short of.
+// streams. One whose length was said has an end of its own. ended, to be called once, says whether it did; the response
+// may have come to its end by itself then.
 func (f *front) followDrain(q *request, resp *response, inst *instance) (ended func() bool) {
-	if !q.grpc && !strings.HasPrefix(resp.header.Get("Content-Type"), "text/event-stream") {
+	if resp.length >= 0 || !q.grpc && !strings.HasPrefix(resp.header.Get("Content-Type"), "text/event-stream") {
 		return never
 	}
 	var done atomic.Bool

@@ -151,10 +151,12 @@ func (i *instance) track(end func(), loose bool) *stream {
 	return s
 }
 
+// untrack undoes track: when it returns, end has returned or will never be called.
 func (i *instance) untrack(s *stream) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	delete(i.streams, s)
+	i.mu.Unlock()
+	s.once.Do(func() {})
 }
 
 func (i *instance) release() {

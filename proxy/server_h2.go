@@ -271,7 +271,7 @@ func (to *stream2) pass(q *request, resp *response, inst *instance) bool {
 	ended := to.f.followDrain(q, resp, inst)
 	err := to.copyBody(q, resp)
 	switch {
-	case !ended():
+	case !ended() || err == nil:
 		return err == nil
 	case q.grpc:
 		s.Finish(fields("Grpc-Status", "14", "Grpc-Message", "the instance is being replaced")) // UNAVAILABLE

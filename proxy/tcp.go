@@ -178,6 +178,7 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 		first, k, lost := c.raceWith(up)
 		p.streams.remove(st)
 		inst.untrack(st)
+		up.SetReadDeadline(time.Time{})
 		if len(first) == 0 && k == undecided && lost && (!inst.takes.Load() || broken(up)) && !p.draining.Load() {
 			ended = true
 		}
@@ -213,7 +214,8 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 	}
 }
 
-// raceWith reads from both ends until one has spoken or closed. lost says that it was the instance that closed.
+// raceWith reads from both ends until one has spoken or closed. lost says that it was the instance that closed. up's read
+// deadline is over then.
 func (c *clientConn) raceWith(up duplex) (first []byte, k kind, lost bool) {
 	c.tcp.SetReadDeadline(time.Time{})
 	spoke := make(chan []byte)
@@ -227,7 +229,6 @@ func (c *clientConn) raceWith(up duplex) (first []byte, k kind, lost bool) {
 	lost = err == nil && k == undecided
 	up.SetReadDeadline(time.Unix(1, 0))
 	first = <-spoke
-	up.SetReadDeadline(time.Time{})
 	c.tcp.SetReadDeadline(time.Time{})
 	return first, k, lost
 }

@@ -1,0 +1,110 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestUntrackedIsNotEnded: the end of a drain that was on its way to a stream does not reach what comes after it.
+func TestUntrackedIsNotEnded(t *testing.T) {
+	inst := newInstance(newService("app", time.Now()), &Instance{ID: "app-1", Ready: true})
+	st := inst.track(func() { t.Error("ended after untrack") }, false)
+	inst.untrack(st)
+	st.finish()
+
+	ending, end := make(chan bool), make(chan bool)
+	ended := false
+	st = inst.track(func() { close(ending); <-end; ended = true }, false)
+	inst.endStreams()
+	<-ending
+	time.AfterFunc(20*time.Millisecond, func() { close(end) })
+	if inst.untrack(st); !ended {
+		t.Error("untrack has not waited for an end that had begun")
+	}
+}
+
+// lastEvent is an answer of one event, which ends by itself in the moment in which its instance's drain time is over.
+type lastEvent struct {
+	inst    *instance
+	sent    bool
+	aborted chan struct{}
+}
+
+func (e *lastEvent) Read(p []byte) (int, error) {
+	if !e.sent {
+		e.sent = true
+		return copy(p, "data: x\n\n"), nil
+	}
+	e.inst.endStreams()
+	<-e.aborted
+	return 0, io.EOF
+}
+
+func (e *lastEvent) trailer() header { return nil }
+func (e *lastEvent) waiting() bool   { return true }
+func (e *lastEvent) abort()          { close(e.aborted) }
+func (e *lastEvent) close(bool)      {}
+
+// TestEndsOnce: an answer that ends by itself as the drain's time is over has one end.
+func TestEndsOnce(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inst := newInstance(newService("app", time.Now()), &Instance{ID: "app-1", Ready: true})
+	e := &lastEvent{inst: inst, aborted: make(chan struct{})}
+	turn := &turn{f: New(Config{}).front, c: newClientConn(conn.(*net.TCPConn), nil)}
+	turn.head.Minor = 1
+	whole := turn.forward(&turn.q, &response{status: 200, header: fields("Content-Type", "text/event-stream"), length: -1, body: e, source: e}, inst)
+	conn.Close()
+	got, err := io.ReadAll(client)
+	if ends := strings.Count(string(got), "0\r\n\r\n"); !whole || err != nil || ends != 1 {
+		t.Errorf("whole %t, %d ends, %v: %q", whole, ends, err, got)
+	}
+}
+
+// TestEventsOfKnownLength: an answer whose length was said goes on to its end when the drain's time is over.
+func TestEventsOfKnownLength(t *testing.T) {
+	t.Parallel()
+	over := make(chan bool)
+	up := rawServer(t, func(c net.Conn) {
+		readHead(c)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 18\r\n\r\ndata: x\n\n")
+		<-over
+		io.WriteString(c, "data: y\n\n")
+	})
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", up))
+	for name, c := range map[string]*http.Client{"h1": client(t), "h2": h2client(t)} {
+		res, err := c.Get("http://" + addr + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		br := bufio.NewReader(res.Body)
+		if line, err := br.ReadString('\n'); line != "data: x\n" || err != nil {
+			t.Fatalf("%s: %q %v", name, line, err)
+		}
+		r.proxy.table.Load().services["app"].instances["app-1"].endStreams()
+		time.Sleep(50 * time.Millisecond)
+		over <- true
+		if rest, err := io.ReadAll(br); string(rest) != "\ndata: y\n\n" || err != nil {
+			t.Errorf("%s: %q %v", name, rest, err)
+		}
+		res.Body.Close()
+	}
+}
