@@ -1,14 +1,17 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // TestEarlyAnswerLetsGoOfTheBody: an instance that answers before it has read the request over HTTP/2 does not see what the
@@ -51,5 +54,68 @@ func TestEarlyAnswerLetsGoOfTheBody(t *testing.T) {
 	wg.Wait()
 	if n := foreign.Load(); n > 0 {
 		t.Errorf("%d requests carried what was not theirs", n)
+	}
+}
+
+// TestRetriedBodyKeepsTheConnection: a client's connection is kept after a request whose body a failed attempt had in hand,
+// once it was read to its end.
+func TestRetriedBodyKeepsTheConnection(t *testing.T) {
+	t.Parallel()
+	good := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	var calls atomic.Int64
+	breaks := rawServer(t, func(c net.Conn) { // the first one off, in the middle of its body
+		_, br := readHead(c)
+		if calls.Add(1) == 1 {
+			return
+		}
+		for line, err := "", error(nil); line != "0\r\n"; {
+			if line, err = br.ReadString('\n'); err != nil {
+				return
+			}
+		}
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	})
+	r := newRig(t, Config{})
+	r.snap.Services = []Service{
+		{Name: "two", Instances: []Instance{instanceAt("two-1", reserve(t)), instanceAt("two-2", good.addr)}, HTTP2: []int{80}},
+		{Name: "one", Instances: []Instance{instanceAt("one-1", breaks)}},
+	}
+	r.snap.Routes = []Route{
+		{Path: "/two", Service: "two", Port: 80, Decision: Decision{Auth: "none"}}, {Path: "/one", Service: "one", Port: 80, Decision: Decision{Auth: "none"}},
+	}
+	addr := r.listen(Listener{Name: "gateway", Protocol: HTTP1})
+	r.push()
+	for service, pieces := range map[string][]string{
+		"two": {"POST /two HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"},
+		"one": {"PUT /one HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n", "0\r\n\r\n"},
+	} {
+		t.Run(service, func(t *testing.T) {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			br := bufio.NewReader(conn)
+			retries := func() uint64 { return r.proxy.Status().Counters[service].Retries }
+			ask := func(pieces ...string) {
+				t.Helper()
+				for i, piece := range pieces {
+					if i > 0 {
+						eventually(t, "tried again", func() bool { return retries() > 0 })
+					}
+					io.WriteString(conn, piece)
+				}
+				res, err := http.ReadResponse(br, nil)
+				if body(t, res, err); res.StatusCode != 200 || res.Close {
+					t.Fatalf("%d, close %t", res.StatusCode, res.Close)
+				}
+			}
+			for retries() == 0 {
+				ask(pieces...)
+			}
+			time.Sleep(50 * time.Millisecond)
+			ask("POST /two HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
+		})
 	}
 }

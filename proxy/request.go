@@ -90,7 +90,9 @@ func (q *request) finish(wake func()) {
 		return
 	}
 	q.over.Store(true)
-	wake()
+	if !q.body.ended.Load() { // else the client's next request would find it woken
+		wake()
+	}
 	for _, done := range q.pending {
 		<-done
 	}
