@@ -23,7 +23,7 @@ type clientConn struct {
 	to       *Listener // where a redirected connection goes; nil: what the listener says at the time
 	first    []byte
 	ending   bool        // the next request is its last
-	waiting  atomic.Bool // nothing came yet
+	waiting  atomic.Bool // nothing came yet, nor did a server speak first
 	once     sync.Once
 	closed   func()
 

@@ -50,25 +50,33 @@ func (e *lastEvent) waiting() bool   { return true }
 func (e *lastEvent) abort()          { close(e.aborted) }
 func (e *lastEvent) close(bool)      {}
 
-// TestEndsOnce: an answer that ends by itself as the drain's time is over has one end.
-func TestEndsOnce(t *testing.T) {
+// tcpPair returns both ends of a connection.
+func tcpPair(t testing.TB) (client, server *net.TCPConn) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
+	c, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	conn, err := ln.Accept()
+	t.Cleanup(func() { c.Close() })
+	s, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { s.Close() })
+	return c.(*net.TCPConn), s.(*net.TCPConn)
+}
+
+// TestEndsOnce: an answer that ends by itself as the drain's time is over has one end.
+func TestEndsOnce(t *testing.T) {
+	client, conn := tcpPair(t)
 	inst := newInstance(newService("app", time.Now()), &Instance{ID: "app-1", Ready: true})
 	e := &lastEvent{inst: inst, aborted: make(chan struct{})}
-	turn := &turn{f: New(Config{}).front, c: newClientConn(conn.(*net.TCPConn), nil)}
+	turn := &turn{f: New(Config{}).front, c: newClientConn(conn, nil)}
 	turn.head.Minor = 1
 	whole := turn.forward(&turn.q, &response{status: 200, header: fields("Content-Type", "text/event-stream"), length: -1, body: e, source: e}, inst)
 	conn.Close()
@@ -107,4 +115,45 @@ func TestEventsOfKnownLength(t *testing.T) {
 		}
 		res.Body.Close()
 	}
+}
+
+// TestConversationOutlivesLinger: a conversation that the server began has the data plane's grace time, and so has a client
+// whose first words nobody has read yet.
+func TestConversationOutlivesLinger(t *testing.T) {
+	t.Parallel()
+	up := rawServer(t, func(c net.Conn) { io.WriteString(c, "banner"); io.Copy(c, c) })
+	r := newRig(t, Config{Linger: 50 * time.Millisecond, Grace: 10 * time.Second})
+	r.snap.Services = []Service{{Name: "db", Instances: []Instance{instanceAt("db-1", up)}}}
+	addr := r.listen(Listener{Name: "db", Protocol: Detect, Service: "db", Port: 80})
+	r.push()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(conn, make([]byte, len("banner"))); err != nil {
+		t.Fatal(err)
+	}
+	fresh, raw := tcpPair(t)
+	fresh.SetDeadline(time.Now().Add(10 * time.Second))
+	c := newClientConn(raw, nil)
+	c.to, c.closed = &Listener{Protocol: HTTP1}, func() { r.proxy.pulse.remove(c) }
+	r.proxy.pulse.add(c)
+	io.WriteString(fresh, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	stopped := make(chan bool)
+	go func() { r.stop(); close(stopped) }()
+	eventually(t, "draining", r.proxy.draining.Load)
+	time.Sleep(300 * time.Millisecond)
+	io.WriteString(conn, "x")
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Errorf("after the time of those that wait: %v", err)
+	}
+	conn.Close()
+	r.proxy.serveHTTP(c) // it comes to run as late as that
+	res, err := http.ReadResponse(bufio.NewReader(fresh), nil)
+	if body(t, res, err); !res.Close {
+		t.Error("it is not said that the connection ends")
+	}
+	<-stopped
 }

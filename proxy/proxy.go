@@ -327,7 +327,7 @@ func (p *Proxy) drain() {
 		p.waitIdle(grace, min(p.cfg.Linger, p.cfg.Grace))
 	}
 	for _, c := range p.pulse.list() {
-		if c.waiting.Load() {
+		if c.waiting.Load() && !c.pending() {
 			c.raw.Close() // who peeks at it sees that and lets go of it
 		}
 	}

@@ -198,6 +198,7 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 				s.setHint(port, opaque)
 			}
 			s.count.connections.Add(1)
+			c.waiting.Store(false)
 			p.connect(inst, end{c.tcp, c.first}, end{up, first}, false)
 			c.Close()
 			at.leave()
