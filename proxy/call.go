@@ -108,7 +108,14 @@ func (c *caller) after(p *pool, err *callError) *failure {
 		c.s.again(c.q.from, c.q.route, p.inst)
 		return c.wait.failedConnect(c.lane, &c.tried)
 	case !err.sent:
-		p.connected()
+		if err.kind == kindTimeout { // there may never have been a connection
+			p.abandoned()
+		} else {
+			p.connected()
+		}
+		if c.q.late(time.Now()) {
+			return c.q.tooLate()
+		}
 		if c.again++; c.s.retries() < 0 || c.again > 3 || !c.q.body.rewindable() {
 			return c.failed(err)
 		}

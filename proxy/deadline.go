@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"strconv"
 	"time"
 
@@ -21,9 +20,6 @@ const (
 
 // timingFields are the fields by timing.
 var timingFields = [...]string{timedGRPC: "Grpc-Timeout", timedConnect: "Connect-Timeout-Ms", timedMillis: "X-Request-Timeout-Ms"}
-
-// errTooLate says that the caller waits no longer.
-var errTooLate = errors.New("the caller's time is over")
 
 // setDeadline reads how long the caller waits, from now on. What can't be read, or is there twice, goes on as it is.
 func (q *request) setDeadline(now time.Time) {

@@ -137,6 +137,37 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// TestDeadlineOfAConnect: whose time is over while a connection is waited for is told so, and nothing is held against the
+// instance, which has not had its say.
+func TestDeadlineOfAConnect(t *testing.T) {
+	t.Parallel()
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {})
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	p := r.proxy.table.Load().services["app"].instances["app-1"].pool(80)
+	p.health.trial.Store(trialOpen)
+	for range maxDials {
+		p.dials <- struct{}{}
+	}
+	for name, c := range map[string]*http.Client{"h1": client(t), "h2": h2client(t)} {
+		req, _ := http.NewRequest("POST", "http://"+addr+"/", strings.NewReader("x"))
+		req.Header.Set("X-Request-Timeout-Ms", "200")
+		res, err := c.Do(req)
+		if text := body(t, res, err); res.StatusCode != 504 || res.Header.Get(ErrorHeader) != kindTimeout || !strings.Contains(text, "X-Request-Timeout-Ms") {
+			t.Errorf("%s: %d %s", name, res.StatusCode, text)
+		}
+	}
+	if st := r.proxy.Status(); st.Counters["app"].Failed != 2 || st.InUse["app-1"] != 0 || p.health.trial.Load() != trialOpen {
+		t.Errorf("failed %d, in use %d, trial %d", st.Counters["app"].Failed, st.InUse["app-1"], p.health.trial.Load())
+	}
+	for range maxDials {
+		<-p.dials
+	}
+	if status, _, _ := get(t, client(t), "http://"+addr+"/"); status != 200 {
+		t.Errorf("with room for a connect: %d", status)
+	}
+}
+
 // TestDeadlineOfGRPC: the client gets gRPC's own word for it.
 func TestDeadlineOfGRPC(t *testing.T) {
 	var told atomic.Value

@@ -66,9 +66,9 @@ func (p *pool) roundTrip(ctx context.Context, q *request, timeout time.Duration,
 	if q.grpc || q.upgrade == "" && p.inst.svc.speaksHTTP2(p.port) {
 		return p.by(q.caller).roundTrip2(ctx, q, timeout)
 	}
-	c, reused, err := p.get(ctx, q, timeout, fresh)
+	c, reused, err := p.get(ctx, q, fresh)
 	if err != nil {
-		return nil, connectFailed(ctx, err)
+		return nil, connectFailed(err)
 	}
 	x := &c.x
 	x.start(ctx, q, timeout, reused)
@@ -82,16 +82,16 @@ func (p *pool) roundTrip(ctx context.Context, q *request, timeout time.Duration,
 }
 
 // get returns a connection for q, which waits for one no longer than the caller of q does.
-func (p *pool) get(ctx context.Context, q *request, timeout time.Duration, fresh bool) (*upstream, bool, error) {
-	if q.timing != untimed && timeout > 0 {
+func (p *pool) get(ctx context.Context, q *request, fresh bool) (*upstream, bool, error) {
+	if q.timing != untimed {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTooLate)
+		ctx, cancel = context.WithDeadline(ctx, q.deadline)
 		defer cancel()
 	}
 	return p.by(q.caller).get(ctx, fresh)
 }
 
-func connectFailed(ctx context.Context, err error) *callError {
+func connectFailed(err error) *callError {
 	var ce *connectError
 	var ie *identityError
 	switch {
@@ -99,7 +99,7 @@ func connectFailed(ctx context.Context, err error) *callError {
 		return &callError{err: err, kind: kindIdentity}
 	case errors.As(err, &ce):
 		return &callError{err: err, kind: kindConnect}
-	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
 		return &callError{err: err, kind: kindTimeout}
 	}
 	return &callError{err: err, kind: kindClient, gone: true}

@@ -73,7 +73,7 @@ func (k *conns) dial2(ctx context.Context) (net.Conn, error) {
 func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duration) (*response, *callError) {
 	if k.proves() {
 		if _, err := k.identities(time.Now()); err != nil {
-			return nil, connectFailed(ctx, err)
+			return nil, connectFailed(err)
 		}
 	}
 	p := k.pool
