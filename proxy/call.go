@@ -116,7 +116,7 @@ func (c *caller) after(p *pool, err *callError) *failure {
 		if c.q.late(time.Now()) {
 			return c.q.tooLate()
 		}
-		if c.again++; c.s.retries() < 0 || c.again > 3 || !c.q.body.rewindable() {
+		if c.again++; c.s.retries() < 0 || c.again > 3 || !c.q.body.rewind() {
 			return c.failed(err)
 		}
 		c.s.again(c.q.from, c.q.route, p.inst)
@@ -154,7 +154,7 @@ func (c *caller) mayRepeat(err *callError, now time.Time) bool {
 	case err.kind != kindReset:
 		return false
 	}
-	return c.q.safe && c.q.upgrade == "" && c.repeats < c.s.retries() && c.q.body.rewindable()
+	return c.q.safe && c.q.upgrade == "" && c.repeats < c.s.retries() && c.q.body.rewind()
 }
 
 // timeFor returns how long an attempt that begins now may take to the head of its answer; 0 is for ever.

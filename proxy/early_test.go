@@ -119,3 +119,53 @@ func TestRetriedBodyKeepsTheConnection(t *testing.T) {
 		})
 	}
 }
+
+// TestFailedAttemptKeepsTheBody: what a failed attempt was still reading of the client when the next one had begun is the
+// next one's too, however much that is, and the failed one reads no further.
+func TestFailedAttemptKeepsTheBody(t *testing.T) {
+	src, client := io.Pipe()
+	defer src.Close()
+	b := &replay{src: src}
+	sent := make([]byte, 2*replayLimit)
+	for i := range sent {
+		sent[i] = byte(i % 251)
+	}
+	const before, meanwhile = 40 << 10, 30 << 10
+	go client.Write(sent[:before])
+	first := b.reader()
+	if _, err := io.ReadFull(first, make([]byte, before)); err != nil {
+		t.Fatal(err)
+	}
+	reads := make(chan int)
+	go func() {
+		n, _ := first.Read(make([]byte, meanwhile))
+		reads <- n
+	}()
+	eventually(t, "reading on", func() bool { // it holds mu
+		free := b.mu.TryLock()
+		if free {
+			b.mu.Unlock()
+		}
+		return !free
+	})
+	if !b.rewind() {
+		t.Fatal("no other attempt may begin")
+	}
+	second := b.reader()
+	go func() {
+		client.Write(sent[before:])
+		client.Close()
+	}()
+	if n := <-reads; n != meanwhile {
+		t.Fatalf("the first attempt got %d bytes", n)
+	}
+	if n, err := first.Read(make([]byte, 1)); n > 0 || err != io.ErrUnexpectedEOF {
+		t.Errorf("the first attempt reads on: %d %v", n, err)
+	}
+	if got, err := io.ReadAll(second); err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("the second attempt got %d of %d bytes: %v", len(got), len(sent), err)
+	}
+	if b.rewind() {
+		t.Error("more was read than is kept, and another attempt may begin")
+	}
+}

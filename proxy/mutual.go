@@ -296,7 +296,7 @@ func (c *caller) unproven(p *pool, err *callError) *failure {
 		p.broke()
 		c.tried.add(p)
 		others := slices.ContainsFunc(c.lane.available.Load().list, func(p *pool) bool { return !c.tried.has(p) })
-		if others && c.s.retries() >= 0 && c.q.body.rewindable() {
+		if others && c.s.retries() >= 0 && c.q.body.rewind() {
 			c.s.again(c.q.from, c.q.route, p.inst)
 			return nil
 		}

@@ -215,6 +215,9 @@ func (q *request) passes(f *http1.Field) bool {
 	return q.named == nil || !anyIs(q.named, f)
 }
 
+// spent says in an attempt's stead that more was read than is kept: there will be no other.
+const spent = -1
+
 // replay is a request body that can be read again from its start, as long as no more than 64 KiB of it were read.
 type replay struct {
 	mu   sync.Mutex // held while something is read
@@ -224,8 +227,8 @@ type replay struct {
 	most int64 // bytes that the route takes; 0: any number
 	err  error
 
-	over  atomic.Bool // more was read than is kept
-	ended atomic.Bool // it was read to its end
+	attempt atomic.Int32 // whose readers may read on: the last one, or spent
+	ended   atomic.Bool  // it was read to its end
 }
 
 // have takes over a body that was read already.
@@ -292,7 +295,7 @@ func (r *replay) gather(ready func() bool) error {
 }
 
 // complete says whether the whole body is at hand.
-func (r *replay) complete() bool { return r.ended.Load() && !r.over.Load() }
+func (r *replay) complete() bool { return r.ended.Load() && r.attempt.Load() != spent }
 
 // roomAtHost is what any host takes without its program reading: Linux' window for a connection begins with 64 KiB.
 const roomAtHost = 32 << 10
@@ -302,16 +305,31 @@ func (q *request) fitsHost() bool {
 	return q.upgrade == "" && (q.body == nil || q.body.complete() && len(q.body.buf) <= roomAtHost)
 }
 
-// rewindable says whether a new reader would see the whole body.
-func (r *replay) rewindable() bool { return r == nil || !r.over.Load() }
+// rewind says whether another attempt may begin, whose reader sees the whole body. Those of earlier ones read no further
+// then; what they are reading just now is kept for it.
+func (r *replay) rewind() bool {
+	if r == nil {
+		return true
+	}
+	for {
+		last := r.attempt.Load()
+		if last == spent {
+			return false
+		}
+		if r.attempt.CompareAndSwap(last, last+1) {
+			return true
+		}
+	}
+}
 
 // reader returns a reader of the body from its start.
-func (r *replay) reader() *replayReader { return &replayReader{body: r} }
+func (r *replay) reader() *replayReader { return &replayReader{body: r, attempt: r.attempt.Load()} }
 
 type replayReader struct {
-	body  *replay
-	off   int
-	until *closing // nil: nobody closes it
+	body    *replay
+	off     int
+	attempt int32
+	until   *closing // nil: nobody closes it
 }
 
 func (r *replayReader) Read(p []byte) (int, error) {
@@ -329,6 +347,9 @@ func (r *replayReader) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
+	if last := b.attempt.Load(); last != spent && last != r.attempt {
+		return 0, io.ErrUnexpectedEOF
+	}
 	if err := r.until.await(b.src); err != nil {
 		if err != errBodyClosed {
 			b.err = err
@@ -340,11 +361,12 @@ func (r *replayReader) Read(p []byte) (int, error) {
 		b.err = errBodyTooLong
 		return 0, b.err
 	}
-	if !b.over.Load() && b.read+n <= replayLimit {
-		b.buf = append(b.buf, p[:n]...)
-	} else {
-		b.over.Store(true)
+	switch {
+	case b.attempt.Load() == spent:
+	case b.read+n > replayLimit && b.attempt.CompareAndSwap(r.attempt, spent):
 		b.buf = nil
+	default: // within the limit, or for an attempt that has begun meanwhile
+		b.buf = append(b.buf, p[:n]...)
 	}
 	b.read += n
 	r.off += n
