@@ -84,6 +84,7 @@ func (c *caller) run(ctx context.Context) (*response, *instance, *failure) {
 		if f := c.after(p, err); f != nil {
 			return nil, nil, f
 		}
+		c.lane = c.s.lane(c.lane.port)
 	}
 }
 

@@ -20,6 +20,8 @@ type pool struct {
 	dials  chan struct{} // one for each connect under way
 	plain  conns         // without TLS
 
+	forgotten atomic.Bool // the port was: nobody asks for it any more
+
 	doubted atomic.Int64 // when somebody last found out whether it is still there, in ns since 1970; 0: it is new, or was not
 
 	mu     sync.Mutex

@@ -50,7 +50,7 @@ func (p *pool) question() (probe.Spec, bool) {
 func (p *pool) awaitReturn(ctx context.Context, spec probe.Spec) {
 	for {
 		pause(ctx, awayPause(p.health.away(time.Now())))
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || p.forgotten.Load() {
 			return
 		}
 		host, text, err := net.SplitHostPort(p.inst.address(spec.Port))

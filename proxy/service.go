@@ -14,7 +14,7 @@ type service struct {
 	conf   atomic.Pointer[Service]
 	budget budget
 
-	lanes   atomic.Pointer[map[int]*lane] // by port; a copy is made for each new one
+	lanes   lanes
 	holding atomic.Int64
 	hints   sync.Map // port to kind: what was last spoken there
 	count   counters
@@ -41,6 +41,8 @@ type lane struct {
 	changed   atomic.Pointer[chan struct{}] // closed and renewed whenever available is
 	timer     *time.Timer                   // the next end of an ejection; s.mu guards it
 	queue     queue                         // of those that wait in available's stead
+	state     atomic.Int32
+	idle      time.Time // since when nobody has asked for it, as far as it was looked at; s.mu guards it
 }
 
 type counters struct {
@@ -58,7 +60,6 @@ const (
 
 func newService(name string, now time.Time) *service {
 	s := &service{name: name, instances: map[string]*instance{}, leaving: map[*instance]bool{}}
-	s.lanes.Store(&map[int]*lane{})
 	s.conf.Store(&Service{Name: name})
 	return s
 }
@@ -112,10 +113,10 @@ func (s *service) breaks() int {
 
 // vacated lets those look who wait for a place at an instance.
 func (s *service) vacated() {
-	if !s.limited() {
+	if !s.limited() || s.holding.Load() == 0 {
 		return
 	}
-	for _, l := range *s.lanes.Load() {
+	for l := range s.lanes.all() {
 		l.queue.next()
 	}
 }
@@ -163,32 +164,30 @@ func (s *service) apply(conf *Service, now time.Time) {
 		}
 	}
 	s.forgetRetries()
+	s.forgetLanes(now)
 	s.rebuildAll(now)
 }
 
-// lane returns the lane of a port, made when it is new.
+// lane returns the lane of a port, made when it is new. Who keeps it while something else is waited for asks again then.
 func (s *service) lane(port int) *lane {
-	if l := (*s.lanes.Load())[port]; l != nil {
+	if l := s.lanes.at(port); l != nil && l.use() {
 		return l
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := *s.lanes.Load()
-	if l := old[port]; l != nil {
+	if l := s.lanes.at(port); l != nil && l.use() {
 		return l
 	}
 	l := &lane{s: s, port: port}
 	ch := make(chan struct{})
 	l.changed.Store(&ch)
 	s.rebuild(l, time.Now())
-	lanes := maps.Clone(old)
-	lanes[port] = l
-	s.lanes.Store(&lanes)
+	s.lanes.change(port, func(part map[int]*lane) { part[port] = l })
 	return l
 }
 
 func (s *service) rebuildAll(now time.Time) {
-	for _, l := range *s.lanes.Load() {
+	for l := range s.lanes.all() {
 		s.rebuild(l, now)
 	}
 }

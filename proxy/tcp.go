@@ -274,6 +274,7 @@ func (p *Proxy) dialTCP(ctx context.Context, c *clientConn, s *service, port int
 			s.count.failed.Add(1)
 			return seat{}, nil
 		}
+		l = s.lane(port)
 	}
 }
 
