@@ -105,7 +105,7 @@ func TestRefusedRequestsAreSentAgain(t *testing.T) {
 // TestUnreadBodiesAreSentByTheTransport: a body that was closed before anything was read of it may be asked for once more.
 func TestUnreadBodiesAreSentByTheTransport(t *testing.T) {
 	kept := &replay{src: strings.NewReader("hello")}
-	b := &watchedBody{r: replayReader{body: kept}, req: &http.Request{}}
+	b := &watchedBody{r: *kept.reader(), req: &http.Request{}}
 	b.r.until = &b.closing
 	b.Close()
 	if again, err := b.again(); again != b || err != nil {

@@ -108,7 +108,7 @@ func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duratio
 	}
 	var body *watchedBody
 	if q.body != nil {
-		body = &watchedBody{r: replayReader{body: q.body}, q: q, req: req}
+		body = &watchedBody{r: *q.body.reader(), q: q, req: req}
 		body.r.until = &body.closing
 		req.Body, req.GetBody = body, body.again
 		if len(q.declared) > 0 {
