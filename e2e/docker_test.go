@@ -63,6 +63,7 @@ func TestDocker(t *testing.T) {
 	t.Run("limits", dockerLimits)
 	t.Run("drift", dockerDrift)
 	t.Run("agrees with other engines", dockerAgrees)
+	t.Run("volumes of every slot", dockerVolumesOfEverySlot)
 	t.Run("second checkout", dockerSecondCheckout)
 	t.Run("takes over from docker compose", dockerTakesOverFromDockerCompose)
 }

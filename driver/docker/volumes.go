@@ -41,6 +41,19 @@ func (d *Driver) makeVolume(ctx context.Context, spec driver.Spec, name string) 
 	return nil
 }
 
+// Volumes returns the full names of the volumes that were made for a project.
+func (d *Driver) Volumes(ctx context.Context, project string) ([]string, error) {
+	list, err := d.engine.api.VolumeList(ctx, client.VolumeListOptions{Filters: make(client.Filters).Add("label", labelProject+"="+project)})
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", kind(err))
+	}
+	var names []string
+	for _, v := range list.Items {
+		names = append(names, v.Name)
+	}
+	return names, nil
+}
+
 // RemoveVolumes removes volumes by their full names. Unknown ones: nil. One in use: ErrConflict.
 func (d *Driver) RemoveVolumes(ctx context.Context, names []string) error {
 	for _, name := range names {

@@ -2,9 +2,12 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"trellis/errdefs"
 )
@@ -12,6 +15,21 @@ import (
 // VolumeDir returns the directory of the volume with that full name.
 func (d *Driver) VolumeDir(name string) string {
 	return filepath.Join(d.cfg.StateDir, "volumes", name)
+}
+
+// Volumes returns the full names of the volumes that are there and begin as those of the project do.
+func (d *Driver) Volumes(_ context.Context, project string) ([]string, error) {
+	entries, err := os.ReadDir(d.VolumeDir(""))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	var names []string
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), project+"_") {
+			names = append(names, entry.Name())
+		}
+	}
+	return names, nil
 }
 
 // RemoveVolumes removes the volumes with these full names and everything in them; the caller makes sure that no instance

@@ -5,23 +5,33 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"trellis/errdefs"
 )
 
-func TestRemoveVolumesRemovesTheNamedOnesAndNothingElse(t *testing.T) {
+func TestVolumesAreListedAndTheNamedOnesRemoved(t *testing.T) {
 	dir := t.TempDir()
 	d, err := New(Config{Project: "shop", StateDir: dir, RuntimeDir: t.TempDir(), Shim: []string{"shim"}, Unprivileged: true})
 	if err != nil {
 		t.Fatal(err)
+	}
+	ctx := context.Background()
+	if names, err := d.Volumes(ctx, "shop"); len(names) > 0 || err != nil {
+		t.Errorf("before there is one: %q, %v", names, err)
 	}
 	for _, name := range []string{"shop_data", "shop_kept"} {
 		if err := os.MkdirAll(filepath.Join(d.VolumeDir(name), "inside"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ctx := context.Background()
+	if names, err := d.Volumes(ctx, "shop"); !slices.Equal(names, []string{"shop_data", "shop_kept"}) || err != nil {
+		t.Errorf("volumes %q, %v", names, err)
+	}
+	if names, err := d.Volumes(ctx, "sho"); len(names) > 0 || err != nil {
+		t.Errorf("those of another project: %q, %v", names, err)
+	}
 	if err := d.RemoveVolumes(ctx, []string{"shop_data", "shop_unknown"}); err != nil {
 		t.Fatal(err)
 	}

@@ -3,12 +3,10 @@ package local
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
 	"trellis/errdefs"
@@ -176,40 +174,4 @@ func (e *Engine) killAll(ctx context.Context, c census, killed map[driver.ID]boo
 		})
 	}
 	kills.Wait()
-}
-
-// removeVolumes removes the volumes that a project made: named ones that are not external, and those without a name.
-func (e *Engine) removeVolumes(ctx context.Context, d *desired) error {
-	byDriver := map[string][]string{}
-	external := map[string]bool{}
-	p := d.rev.Project
-	for key, v := range p.Volumes {
-		external[volumeName(p, key)] = v.External
-	}
-	for _, name := range p.ServiceNames() {
-		s := d.services[name]
-		for _, m := range s.template.spec.Mounts {
-			switch {
-			case m.Kind != compose.MountVolume || external[m.Source]:
-			case m.Source != "":
-				byDriver[s.driver] = append(byDriver[s.driver], m.Source)
-			default:
-				for slot := 1; slot <= max(s.want.replicas, 1); slot++ {
-					byDriver[s.driver] = append(byDriver[s.driver], anonymous(e.cfg.Project, name, slot, m.Target))
-				}
-			}
-		}
-	}
-	for _, name := range sortedKeys(byDriver) {
-		remover, ok := e.cfg.Drivers[name].(VolumeRemover)
-		if !ok {
-			return fmt.Errorf("remove volumes: %w: driver %s keeps none", errdefs.ErrUnsupported, name)
-		}
-		names := byDriver[name]
-		slices.Sort(names)
-		if err := remover.RemoveVolumes(ctx, slices.Compact(names)); err != nil {
-			return fmt.Errorf("remove volumes: %w", err)
-		}
-	}
-	return nil
 }

@@ -60,8 +60,9 @@ type (
 	Reviver interface {
 		Revive(id driver.ID, restarts int, when driver.Revival) error
 	}
-	// VolumeRemover removes volumes by their full names. Unknown ones: nil.
+	// VolumeRemover removes volumes by their full names. Unknown ones: nil. Volumes lists those that were made for a project.
 	VolumeRemover interface {
+		Volumes(ctx context.Context, project string) ([]string, error)
 		RemoveVolumes(ctx context.Context, names []string) error
 	}
 )

@@ -1,0 +1,27 @@
+//go:build e2e
+
+package e2e
+
+import "testing"
+
+// dockerVolumesOfEverySlot: volumes without a name go with the others, those too of instances that were scaled away.
+func dockerVolumesOfEverySlot(t *testing.T) {
+	p := dockerProject(t, map[string]string{"compose.yaml": `name: kiosk
+services:
+  web:
+    build: .
+    volumes: ["data:/data", "/cache"]
+    deploy: {replicas: 3}
+volumes:
+  data:
+`})
+	p.run("up", "-d")
+	p.run("scale", "web=1")
+	if left := leftInDocker(t, "kiosk"); len(left["volume"]) != 4 {
+		t.Errorf("volumes %q", left["volume"])
+	}
+	p.run("down", "--volumes", "--yes")
+	if left := leftInDocker(t, "kiosk"); len(left["volume"])+len(left["container"]) > 0 {
+		t.Errorf("left are %q", left)
+	}
+}

@@ -1,0 +1,78 @@
+package local
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+
+	"trellis/compose"
+	"trellis/driver"
+	"trellis/engine"
+	"trellis/state"
+)
+
+// keeper is a driver that keeps the volumes which its instances mount.
+type keeper struct {
+	driver.Driver
+	mu      sync.Mutex
+	volumes map[string]bool // by full name
+}
+
+func (k *keeper) Start(ctx context.Context, spec driver.Spec) error {
+	k.mu.Lock()
+	for _, m := range spec.Mounts {
+		if m.Kind == compose.MountVolume {
+			k.volumes[m.Source] = true
+		}
+	}
+	k.mu.Unlock()
+	return k.Driver.Start(ctx, spec)
+}
+
+func (k *keeper) Volumes(context.Context, string) ([]string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return sortedKeys(k.volumes), nil
+}
+
+func (k *keeper) RemoveVolumes(_ context.Context, names []string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, name := range names {
+		delete(k.volumes, name)
+	}
+	return nil
+}
+
+// TestDeleteRemovesVolumesOfEverySlot takes a project down that had more instances once: their volumes without a name go too, and
+// no volume that is external or another's.
+func TestDeleteRemovesVolumesOfEverySlot(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.kill()
+		k := &keeper{Driver: b.driver(), volumes: map[string]bool{"shop_web-2-notes": true, "shop_webs-1-0badc0de": true}}
+		b.drivers = map[string]driver.Driver{"fake": k}
+		b.run()
+		web := server("web", 4, func(s *compose.Service) {
+			s.Volumes = []compose.Mount{
+				{Type: compose.MountVolume, Target: "/cache"}, {Type: compose.MountVolume, Source: "data", Target: "/data"},
+				{Type: compose.MountVolume, Source: "theirs", Target: "/theirs"},
+			}
+		})
+		p := project(web)
+		p.Volumes["data"], p.Volumes["theirs"] = compose.Volume{}, compose.Volume{Name: "theirs", External: true}
+		b.apply(p)
+		b.settled(state.Healthy)
+		if err := b.eng.Override(b.Context(), projectName, state.Override{Service: "web", Replicas: ptr(1)}); err != nil {
+			t.Fatal(err)
+		}
+		b.until("one instance", func() bool { return len(b.service("web").Instances) == 1 })
+		if err := b.eng.Delete(b.Context(), projectName, engine.DeleteOptions{Volumes: true}); err != nil {
+			t.Fatal(err)
+		}
+		left, want := sortedKeys(k.volumes), []string{"shop_web-2-notes", "shop_webs-1-0badc0de", "theirs"}
+		if !slices.Equal(left, want) {
+			t.Errorf("left are %q, not %q", left, want)
+		}
+	})
+}
