@@ -80,14 +80,22 @@ func (d *Driver) removeNetworks(ctx context.Context, project string) error {
 	return nil
 }
 
-// removeNetwork removes a network. A busy engine still counts who was removed a moment ago: it is asked again for two seconds.
+const (
+	// countedFor is how long an engine still counts who was removed a moment ago; a busy one takes longer to notice.
+	countedFor = 2 * time.Second
+	// busyFor is how long a busy one is asked to remove a network that it says nobody is in.
+	busyFor = 20 * time.Second
+)
+
+// removeNetwork removes a network, which takes an engine that still counts who was in it some time. One that others are in
+// stays, and that is an error.
 func (d *Driver) removeNetwork(ctx context.Context, id string) error {
-	for tries := 10; ; tries-- {
+	for began := time.Now(); ; {
 		_, err := d.engine.api.NetworkRemove(ctx, id, client.NetworkRemoveOptions{})
 		if err == nil || isNotFound(err) {
 			return nil
 		}
-		if tries == 0 {
+		if tried := time.Since(began); tried > busyFor || tried > countedFor && !d.isEmpty(ctx, id) {
 			return kind(err)
 		}
 		select {
@@ -96,4 +104,10 @@ func (d *Driver) removeNetwork(ctx context.Context, id string) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// isEmpty says whether no container is in a network.
+func (d *Driver) isEmpty(ctx context.Context, id string) bool {
+	found, err := d.engine.api.NetworkInspect(ctx, id, client.NetworkInspectOptions{})
+	return err == nil && len(found.Network.Containers) == 0
 }

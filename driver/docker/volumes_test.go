@@ -1,0 +1,59 @@
+package docker
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/network"
+)
+
+// TestNetworksThatAreNotRemovedAtOnce: a busy engine refuses for longer than it should to remove a network that nobody is in.
+// It is asked until that is done; a network that somebody is in stays.
+func TestNetworksThatAreNotRemovedAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		in   map[string]network.EndpointResource
+		left int32
+	}{
+		{"busy engine", nil, 0},
+		{"somebody else's", map[string]network.EndpointResource{"c1": {Name: "theirs"}}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var left atomic.Int32
+			left.Store(1)
+			free := time.Now().Add(countedFor + time.Second)
+			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				switch {
+				case r.Method == http.MethodGet:
+					json.NewEncoder(w).Encode(network.Inspect{Network: network.Network{ID: "n1"}, Containers: c.in})
+				case len(c.in) > 0 || time.Now().Before(free):
+					w.WriteHeader(http.StatusForbidden)
+					json.NewEncoder(w).Encode(map[string]string{"message": "network shop_default has active endpoints"})
+				default:
+					left.Store(0)
+					w.WriteHeader(http.StatusNoContent)
+				}
+			}))
+			defer api.Close()
+			dir := t.TempDir()
+			d, err := New(Config{Host: "tcp://" + api.Listener.Addr().String(), StateDir: dir, RuntimeDir: dir, Shim: []string{"shim"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			err = d.removeNetwork(t.Context(), "n1")
+			if (err != nil) != (c.left > 0) || left.Load() != c.left {
+				t.Errorf("%v, and %d is left", err, left.Load())
+			}
+			if took := time.Since(began); took < countedFor {
+				t.Errorf("it was given up after %s", took)
+			}
+		})
+	}
+}
