@@ -73,7 +73,7 @@ func TestPreviewsEndByThemselves(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
 	p := newProject(t, map[string]string{
-		"compose.yaml": "x-trellis: {environments: {preview: {ttl: 10s, per_branch: true}}}\nvolumes: {data: {}}\n" +
+		"compose.yaml": "x-trellis: {environments: {preview: {ttl: 30s, per_branch: true}}}\nvolumes: {data: {}}\n" +
 			strings.Replace(shop(port, 1, "v1", ""), "./ledger:", "data:", 1),
 	})
 	git := func(args ...string) {
@@ -103,7 +103,7 @@ func TestPreviewsEndByThemselves(t *testing.T) {
 	if again := preview.ps().Ends; ends == nil || again == nil || !again.After(*ends) {
 		t.Errorf("it ends at %v, and after another deploy at %v", ends, again)
 	}
-	eventually(t, time.Minute, "taken down", func() string {
+	eventually(t, 2*time.Minute, "taken down", func() string {
 		if all := p.run("ls"); strings.Contains(all, "preview") {
 			return all
 		}

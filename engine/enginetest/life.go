@@ -40,13 +40,10 @@ func startOrder(c *check) {
 
 // readiness: an instance that is not ready any more takes nothing until it is again.
 func readiness(c *check) {
-	p, sickFor := c.project(c.only("v1", 2)), 4*time.Second
-	if c.target.Slow {
-		sickFor = 20 * time.Second // so that a busy machine sees it
-	}
+	p := c.project(c.only("v1", 2))
 	p.nothingLost(100, func() {
 		var sick hello
-		body, err := p.ask("POST", "/unready?for="+sickFor.String())
+		body, err := p.ask("POST", "/unready?for=20s") // so that a busy machine sees it
 		if err != nil {
 			c.Fatal(err)
 		}
