@@ -171,7 +171,7 @@ func (s *Store) openOnce() (*tsdb.DB, error) {
 	if err := os.MkdirAll(s.cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open metrics: %w", err)
 	}
-	db, err := tsdb.Open(s.cfg.Dir, s.cfg.Log, nil, s.options(), nil)
+	db, err := tsdb.Open(s.cfg.Dir, slog.New(overlapping{s.cfg.Log.Handler()}), nil, s.options(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("open metrics: %w", err)
 	}
