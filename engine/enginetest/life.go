@@ -38,12 +38,15 @@ func startOrder(c *check) {
 	}
 }
 
-// readiness: an instance that is not ready any more takes nothing until it is again.
+// readiness: an instance that is not ready any more takes nothing until it is again. It is not ready from 8 s on, until after
+// 20 s, so that a busy machine sees it; after 24 s it would be replaced.
 func readiness(c *check) {
-	p := c.project(c.only("v1", 2))
+	p := c.project(func(p Project) string {
+		return strings.Replace(c.only("v1", 2)(p), "interval: 500ms", "interval: 2s", 1)
+	})
 	p.nothingLost(100, func() {
 		var sick hello
-		body, err := p.ask("POST", "/unready?for=20s") // so that a busy machine sees it
+		body, err := p.ask("POST", "/unready?for=20s")
 		if err != nil {
 			c.Fatal(err)
 		}
