@@ -20,7 +20,7 @@ type rule struct {
 	ignore, include *patternmatcher.PatternMatcher // include is nil where everything is
 	skip            func(path string, dir bool) bool
 	files           map[string]stamp
-	folders         map[string]bool // that were walked
+	folders         map[string]uint64 // that were walked, with their nodes
 }
 
 // stamp tells two states of a file apart.
@@ -43,7 +43,7 @@ func compile(r Rule) (*rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &rule{given: filepath.Clean(r.Path), root: root, folder: info.IsDir(), skip: r.Skip, files: map[string]stamp{}, folders: map[string]bool{}}
+	c := &rule{given: filepath.Clean(r.Path), root: root, folder: info.IsDir(), skip: r.Skip, files: map[string]stamp{}, folders: map[string]uint64{}}
 	if c.ignore, err = patternmatcher.New(r.Ignore); err != nil {
 		return nil, err
 	}
@@ -101,6 +101,7 @@ func never(name string) bool {
 // look compares the files at dirty paths, or all of them, with what they were, and watches the folders that are new. The
 // changes are in order of rule and path, as the rules' paths were given.
 func (w *Watcher) look(dirty map[string]bool, all bool) ([]Change, error) {
+	w.unwatch(dirty, all)
 	var changes []Change
 	for _, r := range w.rules {
 		l := looking{watcher: w, rule: r, was: map[string]bool{}}
@@ -120,6 +121,26 @@ func (w *Watcher) look(dirty map[string]bool, all bool) ([]Change, error) {
 		changes = append(changes, slices.Compact(l.changes)...)
 	}
 	return changes, nil
+}
+
+// unwatch lets go of the folders that are not where they were any more. The kernel watches a folder wherever it is moved to, and
+// with it those inside, of which it tells nothing then: watched again as they are called now, they would be told of by their old names.
+func (w *Watcher) unwatch(dirty map[string]bool, all bool) {
+	for _, r := range w.rules {
+		moved := all
+		for path := range dirty {
+			_, folder := r.folders[path]
+			moved = moved || folder || within(r.root, path)
+		}
+		if !moved {
+			continue
+		}
+		for folder, node := range r.folders {
+			if info, err := os.Lstat(folder); err != nil || nodeOf(info) != node {
+				_ = w.drop(folder) // it may not be watched any more
+			}
+		}
+	}
 }
 
 // looking is one look for one rule.
@@ -155,10 +176,11 @@ func (l *looking) at(path string) error {
 	}
 	if err != nil || l.skipsAbove(filepath.Dir(path)) || r.leavesOut(rel, false) {
 		l.forget(path, nil)
+		l.forgetFolders(path)
 		return nil
 	}
 	l.forget(path, map[string]bool{path: true}) // where it was a folder
-	delete(l.rule.folders, path)
+	l.forgetFolders(path)
 	l.file(path, info)
 	return nil
 }
@@ -192,7 +214,10 @@ func (l *looking) folder(dir string, seen map[string]bool) error {
 		}
 		return nil
 	}
-	l.was[dir], l.rule.folders[dir] = true, true
+	l.was[dir], l.rule.folders[dir] = true, 0
+	if info, err := os.Lstat(dir); err == nil {
+		l.rule.folders[dir] = nodeOf(info)
+	}
 	ok, err := l.watcher.watchFolder(dir)
 	if !ok || err != nil {
 		return err
@@ -236,7 +261,7 @@ func (l *looking) file(path string, info fs.FileInfo) {
 
 // forget notes as gone what was at path or below it and is not in seen.
 func (l *looking) forget(path string, seen map[string]bool) {
-	if !l.rule.folders[path] { // then nothing is below it
+	if _, folder := l.rule.folders[path]; !folder { // then nothing is below it
 		if _, known := l.rule.files[path]; known && !seen[path] {
 			delete(l.rule.files, path)
 			l.changes = append(l.changes, Change{Rule: l.rule.index, Path: l.given(path), Gone: true})
@@ -247,6 +272,18 @@ func (l *looking) forget(path string, seen map[string]bool) {
 		if within(file, path) && !seen[file] {
 			delete(l.rule.files, file)
 			l.changes = append(l.changes, Change{Rule: l.rule.index, Path: l.given(file), Gone: true})
+		}
+	}
+}
+
+// forgetFolders notes that there is no folder at path any more.
+func (l *looking) forgetFolders(path string) {
+	if _, known := l.rule.folders[path]; !known {
+		return
+	}
+	for folder := range l.rule.folders {
+		if within(folder, path) {
+			delete(l.rule.folders, folder)
 		}
 	}
 }

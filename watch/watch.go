@@ -53,6 +53,7 @@ type Watcher struct {
 	cfg   Config
 	rules []*rule
 	add   func(dir string) error // watches one folder; again: nothing
+	drop  func(dir string) error // ends that
 	told  map[string]bool
 }
 
@@ -88,7 +89,7 @@ func (w *Watcher) Run(ctx context.Context, ready chan<- struct{}, fn func([]Chan
 		return limits(err)
 	}
 	defer notify.Close()
-	w.add = notify.Add
+	w.add, w.drop = notify.Add, notify.Remove
 	if _, err := w.look(nil, true); err != nil {
 		return err
 	}

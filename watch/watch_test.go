@@ -366,3 +366,40 @@ func TestSaveRightAfterReady(t *testing.T) {
 		w.until(map[string]string{"conf/app.conf": "changed"})
 	}
 }
+
+func TestFoldersThatAreMoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	at := func(path string) string { return filepath.Join(dir, path) }
+	write(t, at("src/old/a.go"), "a")
+	write(t, at("src/old/deep/er/b.go"), "b")
+	w := start(t, dir, quiet, Rule{Path: at("src"), Ignore: []string{"x"}})
+	if err := os.Rename(at("src/old"), at("src/new")); err != nil {
+		t.Fatal(err)
+	}
+	w.until(map[string]string{
+		"src/old/a.go": "gone", "src/old/deep/er/b.go": "gone", "src/new/a.go": "changed", "src/new/deep/er/b.go": "changed",
+	})
+	write(t, at("src/new/deep/er/b.go"), "bb")
+	w.until(map[string]string{"src/new/deep/er/b.go": "changed"})
+	write(t, at("src/new/deep/er/c.go"), "c")
+	w.until(map[string]string{"src/new/deep/er/c.go": "changed"})
+	write(t, at("src/new/a.go"), "aa")
+	w.until(map[string]string{"src/new/a.go": "changed"})
+	// Two change places.
+	write(t, at("src/other/deep/d.go"), "d")
+	w.until(map[string]string{"src/other/deep/d.go": "changed"})
+	for _, move := range [][2]string{{"new", "x"}, {"other", "new"}, {"x", "other"}} {
+		if err := os.Rename(at("src/"+move[0]), at("src/"+move[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.until(map[string]string{
+		"src/new/a.go": "gone", "src/new/deep/er/b.go": "gone", "src/new/deep/er/c.go": "gone", "src/new/deep/d.go": "changed",
+		"src/other/a.go": "changed", "src/other/deep/er/b.go": "changed", "src/other/deep/er/c.go": "changed", "src/other/deep/d.go": "gone",
+	})
+	write(t, at("src/new/deep/d.go"), "dd")
+	w.until(map[string]string{"src/new/deep/d.go": "changed"})
+	write(t, at("src/other/deep/er/b.go"), "bbb")
+	w.until(map[string]string{"src/other/deep/er/b.go": "changed"})
+}
