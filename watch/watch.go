@@ -134,7 +134,8 @@ func (w *Watcher) loop(
 			dirty[e.Name] = true
 			touched()
 		case err := <-failures:
-			if !errors.Is(err, fsnotify.ErrEventOverflow) {
+			// fsnotify lets go of a folder that was moved; of one that was removed since the kernel has let go itself.
+			if !errors.Is(err, fsnotify.ErrEventOverflow) && !errors.Is(err, unix.EINVAL) {
 				return fmt.Errorf("watch: %w", err)
 			}
 			all = true

@@ -403,3 +403,19 @@ func TestFoldersThatAreMoved(t *testing.T) {
 	write(t, at("src/other/deep/er/b.go"), "bbb")
 	w.until(map[string]string{"src/other/deep/er/b.go": "changed"})
 }
+
+// TestAFolderThatIsMovedAndRemovedAtOnce is what many builds do with the one before.
+func TestAFolderThatIsMovedAndRemovedAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	at := func(path string) string { return filepath.Join(dir, path) }
+	w := start(t, dir, quiet, Rule{Path: dir, Ignore: []string{"dist.old"}})
+	for n := range 50 {
+		write(t, at("dist/a"), fmt.Sprint(n))
+		w.until(map[string]string{"dist/a": "changed"})
+		if err := errors.Join(os.Rename(at("dist"), at("dist.old")), os.RemoveAll(at("dist.old"))); err != nil {
+			t.Fatal(err)
+		}
+		w.until(map[string]string{"dist/a": "gone"})
+	}
+}
