@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -88,7 +89,19 @@ func (w *Watcher) Run(ctx context.Context, ready chan<- struct{}, fn func([]Chan
 	if err != nil {
 		return limits(err)
 	}
-	defer notify.Close()
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer notify.Close() // ends notify.Errors
+	failures := make(chan error, 1)
+	all.Go(func() {
+		// fsnotify waits for an error to be read while nobody can add a folder, as a look does.
+		for err := range notify.Errors {
+			select {
+			case failures <- err:
+			default: // one that was not heard of yet says enough
+			}
+		}
+	})
 	w.add, w.drop = notify.Add, notify.Remove
 	if _, err := w.look(nil, true); err != nil {
 		return err
@@ -96,7 +109,7 @@ func (w *Watcher) Run(ctx context.Context, ready chan<- struct{}, fn func([]Chan
 	if ready != nil {
 		close(ready)
 	}
-	return w.loop(ctx, notify.Events, notify.Errors, w.look, fn)
+	return w.loop(ctx, notify.Events, failures, w.look, fn)
 }
 
 // loop gathers events into batches. look says what came of the paths of a batch, or of everything.
