@@ -55,11 +55,13 @@ func (s *Scaler) Decide(now time.Time, have Have) Decision {
 	}
 	stable, panicking, unknown := s.weigh(now, have)
 	if len(unknown) == len(s.cfg.Targets) {
-		s.wish(now, s.bound(have.Want)) // a lower one has to last from when it is known
-		return Decision{
+		d := Decision{
 			Replicas: s.bound(have.Want), Held: true, Panic: !s.panicSince.IsZero(),
 			Reason: fmt.Sprintf("no measurement of %s in the last %s: stays at %d", unknown[0], s.cfg.PanicWindow, s.bound(have.Want)),
 		}
+		s.keepOne(&d, now)
+		s.wish(now, d.Replicas) // a lower one has to last from when it is known
+		return d
 	}
 	ready := max(have.Ready, 1)
 	s.alarm(now, float64(panicking.replicas) >= s.cfg.PanicThreshold*float64(ready))
@@ -85,6 +87,16 @@ func (s *Scaler) alarm(now time.Time, over bool) {
 	}
 }
 
+// keepOne raises a decision for none as long as anything has arrived or was in flight within the stable window, whatever the
+// targets are: short requests are hardly ever seen in flight, streams arrive once, and a service of which nothing runs uses no CPU.
+func (s *Scaler) keepOne(d *Decision, now time.Time) {
+	for _, m := range []Metric{RPS, Concurrency} {
+		if load, known := s.series.average(m, now, s.cfg.StableWindow, s.cfg.PanicWindow); d.Replicas == 0 && known && load > 0 {
+			d.Replicas, d.Reason = 1, d.Reason+"; one is kept while anybody calls"
+		}
+	}
+}
+
 // limit holds a decision within steps, delay and bounds, and says so.
 func (s *Scaler) limit(d *Decision, now time.Time, have Have, unknown []Metric) {
 	ready := max(have.Ready, 1)
@@ -97,6 +109,7 @@ func (s *Scaler) limit(d *Decision, now time.Time, have Have, unknown []Metric) 
 	if len(unknown) > 0 && d.Replicas < have.Want {
 		d.Replicas, d.Reason = have.Want, d.Reason+fmt.Sprintf("; not fewer while %s is not known", unknown[0])
 	}
+	s.keepOne(d, now)
 	s.wish(now, d.Replicas)
 	wished := s.wishes[0].replicas
 	if now.Sub(s.begun) < s.cfg.DownDelay {

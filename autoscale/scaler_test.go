@@ -252,6 +252,35 @@ func TestZeroAndBack(t *testing.T) {
 	w.expect(0)
 }
 
+// TestTheLastReplicaStaysWhileAnybodyCalls: requests that are too short to be seen in flight, and streams that are opened too
+// seldom to be counted, keep it as well; and whatever its target is, a service is woken by a request.
+func TestTheLastReplicaStaysWhileAnybodyCalls(t *testing.T) {
+	for metric, load := range map[autoscale.Metric]struct{ concurrency, rps float64 }{
+		autoscale.Concurrency: {0, 0.1}, autoscale.RPS: {1, 0}, autoscale.CPU: {0, 0.1},
+	} {
+		t.Run(string(metric), func(t *testing.T) {
+			w := newWorld(t, autoscale.Config{Min: 0, Max: 5, Targets: on(metric, 10)}, 1)
+			for range 3 {
+				w.run(10*time.Minute, load.concurrency, load.rps, 0)
+				w.expect(1, "one is kept while anybody calls")
+				w.run(85*time.Second, 0, 0, 0)
+				w.expect(1)
+				w.run(10*time.Second, 0, 0, 0)
+				w.expect(0)
+				w.run(2*tick, 1, 1, 0) // one request waits
+				w.expect(1)
+			}
+			w.run(2*time.Minute, 0, 0, 0)
+			w.expect(0)
+			w.totals.CPUSeconds = math.NaN()
+			w.run(time.Minute, 0, 0, 0)
+			w.expect(0)
+			w.run(2*tick, 1, 1, 0)
+			w.expect(1)
+		})
+	}
+}
+
 func TestCountersThatBeginAnew(t *testing.T) {
 	w := newWorld(t, autoscale.Config{Min: 1, Max: 100, Targets: on(autoscale.RPS, 10)}, 1)
 	for range 20 { // the data plane is started anew again and again
