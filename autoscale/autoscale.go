@@ -39,7 +39,7 @@ type Config struct {
 	Targets  []Target
 
 	StableWindow   time.Duration // 60 s
-	PanicWindow    time.Duration // 6 s
+	PanicWindow    time.Duration // 6 s; that of CPU is no shorter, unless the stable one is
 	PanicThreshold float64       // 2: the panic window asks for this many times the ready replicas
 	// Utilisation is the share of a concurrency or rps target that is aimed at, so that there is room while a replica
 	// starts: 0.7. A CPU target is aimed at itself, as the Kubernetes HPA does.

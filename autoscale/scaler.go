@@ -57,7 +57,7 @@ func (s *Scaler) Decide(now time.Time, have Have) Decision {
 	if len(unknown) == len(s.cfg.Targets) {
 		d := Decision{
 			Replicas: s.bound(have.Want), Held: true, Panic: !s.panicSince.IsZero(),
-			Reason: fmt.Sprintf("no measurement of %s in the last %s: stays at %d", unknown[0], s.cfg.PanicWindow, s.bound(have.Want)),
+			Reason: fmt.Sprintf("no measurement of %s in the last %s: stays at %d", unknown[0], s.panicWindow(unknown[0]), s.bound(have.Want)),
 		}
 		s.keepOne(&d, now)
 		s.wish(now, d.Replicas) // a lower one has to last from when it is known
@@ -65,10 +65,10 @@ func (s *Scaler) Decide(now time.Time, have Have) Decision {
 	}
 	ready := max(have.Ready, 1)
 	s.alarm(now, float64(panicking.replicas) >= s.cfg.PanicThreshold*float64(ready))
-	d := Decision{Replicas: stable.replicas, Reason: stable.words(s.cfg.StableWindow)}
+	d := Decision{Replicas: stable.replicas, Reason: stable.words()}
 	if !s.panicSince.IsZero() {
 		s.panicPeak = max(s.panicPeak, panicking.replicas)
-		d = Decision{Replicas: max(s.panicPeak, stable.replicas), Panic: true, Reason: panicking.words(s.cfg.PanicWindow)}
+		d = Decision{Replicas: max(s.panicPeak, stable.replicas), Panic: true, Reason: panicking.words()}
 		if d.Replicas > panicking.replicas {
 			d.Reason += fmt.Sprintf("; stays at the peak of %d until %s after it", d.Replicas, s.cfg.StableWindow)
 		}
@@ -145,8 +145,18 @@ func (s *Scaler) wish(now time.Time, replicas int) {
 type weighed struct {
 	target   Target
 	aim      float64 // of one replica
+	window   time.Duration
 	load     float64 // of all of them, on average over the window
 	replicas int
+}
+
+// panicWindow is the panic window of a metric. CPU is read every two seconds: in a window that has one reading or two it would
+// seem to jump.
+func (s *Scaler) panicWindow(m Metric) time.Duration {
+	if m == CPU {
+		return min(max(s.cfg.PanicWindow, DefaultPanicWindow), s.cfg.StableWindow)
+	}
+	return s.cfg.PanicWindow
 }
 
 // weigh returns what the window of each kind asks for, by the target that asks for most, and the metrics that are not
@@ -154,13 +164,14 @@ type weighed struct {
 func (s *Scaler) weigh(now time.Time, have Have) (stable, panicking weighed, unknown []Metric) {
 	first := true
 	for _, t := range s.cfg.Targets {
-		long, ok := s.series.average(t.Metric, now, s.cfg.StableWindow, s.cfg.PanicWindow)
-		short, also := s.series.average(t.Metric, now, s.cfg.PanicWindow, s.cfg.PanicWindow)
+		window := s.panicWindow(t.Metric)
+		long, ok := s.series.average(t.Metric, now, s.cfg.StableWindow, window)
+		short, also := s.series.average(t.Metric, now, window, window)
 		if !ok || !also {
 			unknown = append(unknown, t.Metric)
 			continue
 		}
-		a, b := s.ask(t, long, have), s.ask(t, short, have)
+		a, b := s.ask(t, s.cfg.StableWindow, long, have), s.ask(t, window, short, have)
 		if first || a.replicas > stable.replicas {
 			stable = a
 		}
@@ -175,8 +186,8 @@ func (s *Scaler) weigh(now time.Time, have Have) (stable, panicking weighed, unk
 // most keeps absurd measurements from overflowing an int.
 const most = 1 << 20
 
-func (s *Scaler) ask(t Target, load float64, have Have) weighed {
-	w := weighed{target: t, aim: s.cfg.aim(t), load: load}
+func (s *Scaler) ask(t Target, window time.Duration, load float64, have Have) weighed {
+	w := weighed{target: t, aim: s.cfg.aim(t), window: window, load: load}
 	// A load of exactly n replicas' worth asks for n, whatever the last bit of the division says.
 	w.replicas = int(min(math.Ceil(load/w.aim-1e-9), most))
 	if near := load / (w.aim * float64(max(have.Ready, 1))); t.Metric == CPU && math.Abs(near-1) <= tolerance {
@@ -186,12 +197,12 @@ func (s *Scaler) ask(t Target, load float64, have Have) weighed {
 }
 
 // words says what was measured and what follows: "concurrency 84 over 6s, 14 a replica (70 % of 20): 6".
-func (w weighed) words(window time.Duration) string {
+func (w weighed) words() string {
 	share := ""
 	if w.aim != w.target.Value {
 		share = fmt.Sprintf(" (%.0f %% of %s)", 100*w.aim/w.target.Value, Figure(w.target.Value))
 	}
-	return fmt.Sprintf("%s %s over %s, %s a replica%s: %d", w.target.Metric, Figure(w.load), window, Figure(w.aim), share, w.replicas)
+	return fmt.Sprintf("%s %s over %s, %s a replica%s: %d", w.target.Metric, Figure(w.load), w.window, Figure(w.aim), share, w.replicas)
 }
 
 // Figure writes a load for people: three significant digits, and integers whole.

@@ -177,6 +177,26 @@ func TestCPUNearItsTargetIsLeftAlone(t *testing.T) {
 	w.expect(5)
 }
 
+// TestCPUIsReadSeldom: what is read every two seconds is no rise of the load within one of them, however short the window is.
+func TestCPUIsReadSeldom(t *testing.T) {
+	w := newWorld(t, autoscale.Config{Min: 1, Max: 20, StableWindow: 10 * time.Second, PanicWindow: time.Second, Targets: on(autoscale.CPU, 0.5)}, 3)
+	for n := range 4 * 60 * 5 {
+		if n%8 == 0 {
+			w.totals.CPUSeconds += 1.5 * 2 // 0.5 each
+		}
+		if w.run(tick, 0, 0, 0); w.want != 3 || w.last.Panic {
+			t.Fatalf("%d replicas after %s of a steady load, panic %v: %s", w.want, time.Duration(n)*tick, w.last.Panic, w.last.Reason)
+		}
+	}
+	for n := range 4 * 8 {
+		if n%8 == 0 {
+			w.totals.CPUSeconds += 6 * 2
+		}
+		w.run(tick, 0, 0, 0)
+	}
+	w.expect(12, "over 6s")
+}
+
 func TestMissingMeasurementsHold(t *testing.T) {
 	w := newWorld(t, autoscale.Config{Min: 0, Max: 20, Targets: on(autoscale.RPS, 10)}, 1)
 	w.run(2*time.Minute, 0, 56, 0)
