@@ -32,8 +32,10 @@ type instruction struct {
 }
 
 const (
-	maxInstructions = 10_000
+	maxInstructions = 2000
 	maxStages       = 100
+	// maxExpanded is how many bytes of variables one text gets: each variable may hold others several times.
+	maxExpanded = 4096
 )
 
 var (
@@ -99,15 +101,15 @@ func logicalLine(lines []string, i int, escape string) (string, int) {
 
 // heredocs skips the here-documents of an instruction and returns the content of the only one of a RUN.
 func heredocs(rest string, lines []string, i int) (string, int) {
-	body := ""
+	var body strings.Builder
 	for _, m := range heredoc.FindAllStringSubmatch(rest, 8) {
 		for i < len(lines) && strings.TrimLeft(lines[i], "\t") != m[1] {
-			body += lines[i] + "\n"
+			body.WriteString(lines[i] + "\n")
 			i++
 		}
 		i++
 	}
-	return body, min(i, len(lines))
+	return body.String(), min(i, len(lines))
 }
 
 func instructionOf(line string, number int) instruction {
@@ -207,8 +209,10 @@ func assign(vars map[string]string, text string, with map[string]string) []strin
 	return names
 }
 
-// expand replaces variables. One that is not known stays, so that whoever reads on sees a dollar and knows that.
+// expand replaces variables. One that is not known stays, so that whoever reads on sees a dollar and knows that; so does what
+// would make the text too large.
 func expand(text string, vars map[string]string) string {
+	left := maxExpanded
 	return reference.ReplaceAllStringFunc(text, func(ref string) string {
 		m := reference.FindStringSubmatch(ref)
 		v, ok := vars[m[2]+m[5]]
@@ -220,6 +224,9 @@ func expand(text string, vars map[string]string) string {
 		case m[3] == "+":
 			return ""
 		case !ok:
+			return ref
+		}
+		if left -= len(v); left < 0 {
 			return ref
 		}
 		return v

@@ -15,7 +15,8 @@ func (t *tree) goFromImage(c component, img image, st *stage, s started, f *fact
 	if s.argv[0] == "go" && len(s.argv) > 1 && s.argv[1] == "run" {
 		return t.goRun(c, img, s, f)
 	}
-	b, ok := t.traced(c, st, programPath(img, s.argv[0]), 0)
+	steps := maxTraced
+	b, ok := t.traced(c, st, programPath(img, s.argv[0]), &steps)
 	if !ok && strings.HasSuffix(s.argv[0], ".sh") {
 		return fmt.Sprintf("its start-up script %s (%s) is not taken apart", s.argv[0], s.where)
 	}
@@ -48,9 +49,12 @@ type built struct {
 	left  []string // flags that were left out
 }
 
-// traced follows a file of a stage back to the go build that made it.
-func (t *tree) traced(c component, st *stage, file string, depth int) (built, bool) {
-	if st == nil || depth > maxStages {
+// maxTraced is how many stages are looked at for one program: each may take a file from another in several ways.
+const maxTraced = 200
+
+// traced follows a file of a stage back to the go build that made it, in at most so many steps.
+func (t *tree) traced(c component, st *stage, file string, steps *int) (built, bool) {
+	if *steps--; st == nil || *steps < 0 || t.ctx.Err() != nil {
 		return built{}, false
 	}
 	img := c.docker.image(st, c.args)
@@ -61,7 +65,7 @@ func (t *tree) traced(c component, st *stage, file string, depth int) (built, bo
 		}
 		for _, src := range cp.src {
 			if from, ok := source(cp, src, file); ok {
-				if b, ok := t.traced(c, cp.from, path.Join("/", from), depth+1); ok {
+				if b, ok := t.traced(c, cp.from, path.Join("/", from), steps); ok {
 					return b, true
 				}
 			}

@@ -23,18 +23,24 @@ func TestHostileTrees(t *testing.T) {
 	for i := range 3000 {
 		dockers[fmt.Sprintf("d%d/Dockerfile", i)] = &fstest.MapFile{Data: []byte("FROM x\nCOPY . .\nCMD [\"x\"]")}
 	}
+	fan := "FROM x AS s0\n"
+	for i := range 60 {
+		fan += fmt.Sprintf("FROM x AS s%d\nCOPY --from=s%d /a /a\nCOPY --from=s%d /a /a\n", i+1, i, i)
+	}
 	big := strings.Repeat("mux.HandleFunc(\"/a\", f)\n", maxFileBytes/24)
 	for name, fsys := range map[string]fstest.MapFS{
 		"deep": deep, "wide": wide, "many stages": files("Dockerfile", stages+"CMD [\"/a\"]\n"), "many Dockerfiles": dockers,
-		"binary":        files("Dockerfile", "FROM x\x00\nCMD x", "go.mod", "\xff\xfe", "package.json", "\x00"),
-		"large":         files("go.mod", "module m", "main.go", "package main\n"+big[:maxFileBytes-100], "Procfile", strings.Repeat("a: b\n", 1000)),
-		"too large":     files("Dockerfile", strings.Repeat("#", maxFileBytes+1)),
-		"no line ends":  files("Dockerfile", "FROM x\nRUN "+strings.Repeat("a && ", 100_000)+"\nCMD [\"/x\"]"),
-		"continued":     files("Dockerfile", "FROM x\nRUN a"+strings.Repeat(" \\\n", 200_000)),
-		"heredocs":      files("Dockerfile", "FROM x\nRUN <<A <<B <<C\nnever closed\n"),
-		"a cycle":       files("Dockerfile", "FROM a AS a\nFROM a AS b\nCOPY --from=b / /\nCMD [\"/x\"]"),
-		"quotes":        files("Dockerfile", "FROM x\nCMD \"'`$(\nENV \"a\nARG\nCOPY\nCOPY []\nCOPY [1]\nHEALTHCHECK\nEXPOSE $a 99999999 -1/tcp\n"),
-		"Go that loops": files("go.mod", "module m", "main.go", "package main\nimport \"m/a\"", "a/a.go", "package a\nimport \"m/b\"", "b/b.go", "package b\nimport \"m/a\""),
+		"binary":         files("Dockerfile", "FROM x\x00\nCMD x", "go.mod", "\xff\xfe", "package.json", "\x00"),
+		"large":          files("go.mod", "module m", "main.go", "package main\n"+big[:maxFileBytes-100], "Procfile", strings.Repeat("a: b\n", 1000)),
+		"too large":      files("Dockerfile", strings.Repeat("#", maxFileBytes+1)),
+		"no line ends":   files("Dockerfile", "FROM x\nRUN "+strings.Repeat("a && ", 100_000)+"\nCMD [\"/x\"]"),
+		"continued":      files("Dockerfile", "FROM x\nRUN a"+strings.Repeat(" \\\n", 200_000)),
+		"heredocs":       files("Dockerfile", "FROM x\nRUN <<A <<B <<C\nnever closed\n"),
+		"a long heredoc": files("Dockerfile", "FROM x\nRUN <<A\n"+strings.Repeat("\n", 1_000_000)),
+		"a fan":          files("Dockerfile", fan+"CMD [\"/a\"]\n"),
+		"a cycle":        files("Dockerfile", "FROM a AS a\nFROM a AS b\nCOPY --from=b / /\nCMD [\"/x\"]"),
+		"quotes":         files("Dockerfile", "FROM x\nCMD \"'`$(\nENV \"a\nARG\nCOPY\nCOPY []\nCOPY [1]\nHEALTHCHECK\nEXPOSE $a 99999999 -1/tcp\n"),
+		"Go that loops":  files("go.mod", "module m", "main.go", "package main\nimport \"m/a\"", "a/a.go", "package a\nimport \"m/b\"", "b/b.go", "package b\nimport \"m/a\""),
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
@@ -45,6 +51,24 @@ func TestHostileTrees(t *testing.T) {
 				t.Errorf("took %s", d)
 			}
 		})
+	}
+}
+
+// TestVariablesThatDouble has each variable hold the one before twice.
+func TestVariablesThatDouble(t *testing.T) {
+	text := "FROM x\nENV V0=0123456789\n"
+	for i := range 18 {
+		text += fmt.Sprintf("ENV V%d=$V%d$V%d\n", i+1, i, i)
+	}
+	d := parseDockerfile("Dockerfile", text)
+	vars := d.image(d.final(""), nil).vars
+	if vars["V3"] != strings.Repeat("0123456789", 8) {
+		t.Errorf("V3 is %q", vars["V3"])
+	}
+	for name, value := range vars {
+		if len(value) > 2*maxExpanded {
+			t.Errorf("%s has %d bytes", name, len(value))
+		}
 	}
 }
 
