@@ -34,6 +34,9 @@ func runCommand(ctx context.Context, dir, command string, env []string, output i
 	cmd.WaitDelay = killDelay
 	err := cmd.Run()
 	if ctx.Err() != nil {
+		if cmd.Process != nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // those that did not listen; their group has its number as long as they are there
+		}
 		return ctx.Err()
 	}
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
