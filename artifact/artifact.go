@@ -42,7 +42,7 @@ type Request struct {
 	// Artifacts the digest is "".
 	Process compose.Process
 	// Env is the environment of the build ("KEY=value"). Its part that counts into the key: the variables that Build
-	// names, and those that steer compilers and package managers (GO*, CC, CFLAGS, NODE_ENV, ...).
+	// names, and those that steer compilers, package managers and bundlers (GO*, CC, CFLAGS, NODE_ENV, VITE_*, ...).
 	Env []string
 	// Output takes what the build prints, as it comes; nil: nobody.
 	Output io.Writer
@@ -277,7 +277,11 @@ func (k buildKey) sum(t tree, outputs map[string]sum) string {
 
 // steering returns the variables of env that count into a build's key, sorted.
 func steering(command string, env []string) []string {
-	prefixes := []string{"GO", "CGO_", "CARGO_", "RUST", "NPM_CONFIG_", "npm_config_", "PIP_", "PYTHON", "JAVA_", "MAVEN_", "GRADLE_", "DOTNET_"}
+	prefixes := []string{
+		"GO", "CGO_", "CARGO_", "RUST", "NPM_CONFIG_", "npm_config_", "PIP_", "PYTHON", "JAVA_", "MAVEN_", "GRADLE_", "DOTNET_",
+		// What the bundlers of web pages write into them.
+		"VITE_", "NEXT_PUBLIC_", "REACT_APP_", "VUE_APP_", "GATSBY_", "PUBLIC_",
+	}
 	names := []string{"CC", "CXX", "AR", "LD", "CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS", "MAKEFLAGS", "NODE_ENV", "NODE_OPTIONS", "TARGETARCH", "TARGETOS"}
 	var out []string
 	for _, kv := range env {

@@ -529,7 +529,7 @@ func TestEnvironmentOfTheKey(t *testing.T) {
 	for _, c := range []struct {
 		env  []string
 		runs int
-	}{{nil, 1}, {[]string{"TERM=x", "GOCACHE=/y"}, 1}, {[]string{"COLOR=red"}, 2}, {[]string{"CGO_ENABLED=0"}, 3}, {[]string{"COLORS=x"}, 3}} {
+	}{{nil, 1}, {[]string{"TERM=x", "GOCACHE=/y"}, 1}, {[]string{"COLOR=red"}, 2}, {[]string{"CGO_ENABLED=0"}, 3}, {[]string{"COLORS=x"}, 3}, {[]string{"VITE_API=/v1"}, 4}, {[]string{"VITE_API=/v2"}, 5}} {
 		req.Env = append(base[:len(base):len(base)], c.env...)
 		b.build(req)
 		if b.ran() != c.runs {
