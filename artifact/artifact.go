@@ -114,36 +114,32 @@ func (s *Store) build(ctx context.Context, req Request) (digest string, cached b
 	if req.Process.Build == "" {
 		return s.take(ctx, src, f)
 	}
-	before, err := src.scan(ctx, f)
+	before, left, err := src.scan(ctx, f)
 	if err != nil {
 		return "", false, err
 	}
 	k := buildKey{command: req.Process.Build, env: steering(req.Process.Build, req.Env)}
 	key := k.sum(before, f.Outputs)
 	if !req.Force {
-		if digest, ok := s.known(src, f, k, key); ok {
+		if len(src.artifacts) == 0 {
+			// Nothing is kept: the folder itself has to be of that build.
+			if f.Last[k.id()] == key && f.complete(before, left) {
+				return "", true, s.save(src, f, before)
+			}
+		} else if digest, ok := s.result(key, src); ok {
 			return digest, true, s.save(src, f, before)
-		}
-		if f.Last[k.id()] == key {
+		} else if f.Last[k.id()] == key && src.untouched(f.Ended[k.id()]) {
 			// Built for a service with other artifacts, or the result was pruned; what it left may be gone.
 			if digest, err := s.collect(ctx, src); err == nil {
 				return digest, true, errors.Join(s.remember(key, src, digest), s.save(src, f, before))
 			}
 		}
 	}
-	return s.run(ctx, req, src, f, k, before)
+	return s.run(ctx, req, src, f, k, before, left)
 }
 
-// known returns the result of a build that need not run again.
-func (s *Store) known(src source, f *folder, k buildKey, key string) (string, bool) {
-	if len(src.artifacts) == 0 {
-		return "", f.Last[k.id()] == key // nothing is kept: the folder itself has to be of that build
-	}
-	return s.result(key, src)
-}
-
-// run runs the build and keeps its result.
-func (s *Store) run(ctx context.Context, req Request, src source, f *folder, k buildKey, before tree) (string, bool, error) {
+// run runs the build and keeps its result; leftBefore is what was left out of the tree before.
+func (s *Store) run(ctx context.Context, req Request, src source, f *folder, k buildKey, before tree, leftBefore []string) (string, bool, error) {
 	// Should the build be cut off, nobody may take what it left for a result.
 	delete(f.Last, k.id())
 	f.changed = true
@@ -153,11 +149,13 @@ func (s *Store) run(ctx context.Context, req Request, src source, f *folder, k b
 	if err := runCommand(ctx, src.dir, req.Process.Build, req.Env, req.Output); err != nil {
 		return "", false, err
 	}
-	after, err := src.scan(ctx, f)
+	ended := time.Now()
+	after, left, err := src.scan(ctx, f)
 	if err != nil {
 		return "", false, err
 	}
 	steady := f.classify(src, before, after)
+	f.noteMade(leftBefore, left)
 	digest := ""
 	if len(src.artifacts) > 0 {
 		if digest, err = s.collect(ctx, src); err != nil {
@@ -166,7 +164,7 @@ func (s *Store) run(ctx context.Context, req Request, src source, f *folder, k b
 	}
 	if steady {
 		key := k.sum(after, f.Outputs)
-		f.Last[k.id()] = key
+		f.Last[k.id()], f.Ended[k.id()] = key, ended.UnixNano()
 		if err := s.remember(key, src, digest); err != nil {
 			return "", false, err
 		}

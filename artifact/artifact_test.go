@@ -200,7 +200,7 @@ func TestSettledFilesAreNotReadAgain(t *testing.T) {
 	e := f.Stats["src/a.c"]
 	e.Sum = sum{1}
 	f.Stats["src/a.c"] = e
-	got, err := src.scan(t.Context(), f)
+	got, _, err := src.scan(t.Context(), f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestSettledFilesAreNotReadAgain(t *testing.T) {
 		}
 	}
 	b.write("src/a.c", "two") // same size, another time
-	got, err = src.scan(t.Context(), f)
+	got, _, err = src.scan(t.Context(), f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -442,6 +442,59 @@ func TestBuildWithoutArtifacts(t *testing.T) {
 	}
 	if digest, cached := b.build(b.request("")); digest != "" || !cached {
 		t.Errorf("nothing to do: %q, %v", digest, cached)
+	}
+}
+
+// TestWhatABuildLeftIsGone: nothing is kept of a build without artifacts, so that what it left has to be there.
+func TestWhatABuildLeftIsGone(t *testing.T) {
+	b := newBench(t)
+	b.write(".gitignore", "bin/\n*.log\n")
+	b.write("src/a.c", "one")
+	b.write("old.log", "x")
+	req := b.request("mkdir -p bin out && cp src/a.c bin/app && cp src/a.c out/app")
+	for step, c := range []struct {
+		gone string
+		runs int
+	}{{"none", 1}, {"none", 1}, {"bin", 2}, {"none", 2}, {"out/app", 3}, {"none", 3}, {"old.log", 3}} {
+		if err := os.RemoveAll(filepath.Join(b.dir, c.gone)); err != nil {
+			t.Fatal(err)
+		}
+		if b.build(req); b.ran() != c.runs {
+			t.Errorf("step %d, without %s: ran %d times, want %d", step, c.gone, b.ran(), c.runs)
+		}
+	}
+}
+
+// TestWhatABuildLeftIsAnothers: what is in the folder is taken for what a build left, for other artifacts of it, as long as
+// nobody has touched it since.
+func TestWhatABuildLeftIsAnothers(t *testing.T) {
+	for name, touch := range map[string]func(b *bench){
+		"changed by hand":      func(b *bench) { b.write("dist/y", "mine") },
+		"another file by hand": func(b *bench) { b.write("dist/sub/z", "mine") },
+		"removed":              func(b *bench) { os.Remove(filepath.Join(b.dir, "dist/sub/y")) },
+		"another build's":      func(b *bench) { b.build(b.request("echo other > dist/y", "dist/y")) },
+	} {
+		for _, ignored := range []string{"", "dist/\n"} {
+			t.Run(fmt.Sprintf("%s, ignored %q", name, ignored), func(t *testing.T) {
+				b := newBench(t)
+				b.write(".gitignore", ignored)
+				b.write("src/a.c", "one")
+				both := "rm -rf dist && mkdir -p dist/sub && cp src/a.c dist/x && cp src/a.c dist/y && cp src/a.c dist/sub/y"
+				b.build(b.request(both, "dist/x"))
+				time.Sleep(20 * time.Millisecond) // file systems take the time in steps
+				touch(b)
+				digest, cached := b.build(b.request(both, "dist"))
+				if cached {
+					t.Error("what is there was taken for the build's")
+				}
+				got := b.contents(digest)
+				for _, file := range []string{"dist/x", "dist/y", "dist/sub/y"} {
+					if got[file] != "-r--r--r-- one" {
+						t.Errorf("%s is %q", file, got[file])
+					}
+				}
+			})
+		}
 	}
 }
 

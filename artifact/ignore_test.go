@@ -20,7 +20,7 @@ func scanned(t *testing.T, files map[string]string, artifacts ...string) []strin
 			t.Fatal(err)
 		}
 	}
-	found, err := source{dir: dir, artifacts: artifacts}.scan(t.Context(), &folder{})
+	found, _, err := source{dir: dir, artifacts: artifacts}.scan(t.Context(), &folder{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,10 +30,13 @@ type folder struct {
 	Stats map[string]statEntry
 	// Outputs are the files that builds left, and with which content.
 	Outputs map[string]sum
-	// Last is the key of the last complete run of each build (buildKey.id).
-	Last map[string]string
+	// Made are the files and folders that builds made among those that are left out of the tree.
+	Made []string
+	// Last is the key of the last complete run of each build (buildKey.id), Ended when that ended, in nanoseconds.
+	Last  map[string]string
+	Ended map[string]int64
 
-	changed bool // Outputs or Last, since it was loaded
+	changed bool // Outputs and what follows them, since it was loaded
 }
 
 type sum = [sha256.Size]byte
@@ -51,7 +55,7 @@ func loadFolder(path string) *folder {
 			f = &folder{}
 		}
 	}
-	f.Stats, f.Outputs, f.Last = orEmpty(f.Stats), orEmpty(f.Outputs), orEmpty(f.Last)
+	f.Stats, f.Outputs, f.Last, f.Ended = orEmpty(f.Stats), orEmpty(f.Outputs), orEmpty(f.Last), orEmpty(f.Ended)
 	return f
 }
 
@@ -107,6 +111,35 @@ func (f *folder) classify(src source, before, after tree) (steady bool) {
 	}
 	f.Outputs, f.changed = outputs, true
 	return steady
+}
+
+// noteMade notes what a build made of what is left out of the tree; what is gone was perhaps removed by it.
+func (f *folder) noteMade(before, after []string) {
+	known := map[string]bool{}
+	for _, p := range before {
+		known[p] = true
+	}
+	for _, p := range f.Made {
+		known[p] = false
+	}
+	f.Made = slices.DeleteFunc(after, func(p string) bool { return known[p] })
+}
+
+// complete says that everything is there that builds left.
+func (f *folder) complete(t tree, left []string) bool {
+	there := make(map[string]bool, len(t)+len(left))
+	for _, e := range t {
+		there[e.path] = true
+	}
+	for _, p := range left {
+		there[p] = true
+	}
+	for p := range f.Outputs {
+		if !there[p] {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(f.Made, func(p string) bool { return !there[p] })
 }
 
 // resultFile is where the digest of a build's artifacts is written down. The list of artifacts belongs to it, so that

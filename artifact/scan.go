@@ -94,14 +94,38 @@ func within(p, dir string) bool {
 }
 
 // scan returns the source tree: everything below dir but version control, Trellis' own state, what .gitignore and
-// .dockerignore leave out, and node_modules unless it is an artifact.
-func (src source) scan(ctx context.Context, f *folder) (tree, error) {
+// .dockerignore leave out, and node_modules unless it is an artifact. What these leave out is left.
+func (src source) scan(ctx context.Context, f *folder) (t tree, left []string, err error) {
 	w := walker{src: src, ctx: ctx}
 	if err := w.walk(".", ignores{docker: readDockerignore(src.dir)}); err != nil {
-		return nil, fmt.Errorf("read the sources in %s: %w", src.dir, err)
+		return nil, nil, fmt.Errorf("read the sources in %s: %w", src.dir, err)
 	}
-	return w.hash(f)
+	t, err = w.hash(f)
+	return t, w.left, err
 }
+
+// untouched says that nothing among the artifacts was made, changed or removed since a moment, in nanoseconds: the change time of
+// a folder tells what was removed from it, and nobody can set it back.
+func (src source) untouched(since int64) bool {
+	for _, a := range src.artifacts {
+		err := filepath.WalkDir(filepath.Join(src.dir, a), func(_ string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil && statOf(info).Ctime > since {
+				err = errTouched
+			}
+			return err
+		})
+		if err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+var errTouched = errors.New("it was changed")
 
 // scanArtifacts returns what the artifacts consist of, nothing left out.
 func (src source) scanArtifacts(ctx context.Context, f *folder) (tree, error) {
@@ -137,6 +161,7 @@ type walker struct {
 	ctx  context.Context
 	all  bool // nothing is left out
 	tree tree
+	left []string // what was left out
 }
 
 func (w *walker) walk(dir string, ig ignores) error {
@@ -153,7 +178,11 @@ func (w *walker) walk(dir string, ig ignores) error {
 	}
 	for _, e := range entries {
 		p := path.Join(dir, e.Name())
-		if neverSource(w.src, p, e) || !w.all && w.skip(p, e, ig) {
+		if neverSource(w.src, p, e) {
+			continue
+		}
+		if !w.all && w.skip(p, e, ig) {
+			w.left = append(w.left, p)
 			continue
 		}
 		if e.IsDir() {
