@@ -154,7 +154,8 @@ func (s *Store) run(ctx context.Context, req Request, src source, f *folder, k b
 	if err != nil {
 		return "", false, err
 	}
-	steady := f.classify(src, before, after)
+	_, again := f.Ended[k.id()]
+	steady := f.classify(src, before, after, again)
 	f.noteMade(leftBefore, left)
 	digest := ""
 	if len(src.artifacts) > 0 {

@@ -511,6 +511,61 @@ func TestSourceChangedDuringTheBuildIsNotRemembered(t *testing.T) {
 	}
 }
 
+// TestASourceThatComesDuringABuildCounts has somebody add a file when the build has read the others.
+func TestASourceThatComesDuringABuildCounts(t *testing.T) {
+	b := newBench(t)
+	add := filepath.Join(t.TempDir(), "add")
+	b.write("src/a.c", "one")
+	req := b.request("rm -rf dist; cp -r src dist; [ -e "+add+" ] && mv "+add+" src/late.c; date +%N > out.log; mkdir -p obj; date +%N > obj/$(date +%N).o; true", "dist")
+	b.build(req)
+	if _, cached := b.build(req); !cached {
+		t.Fatal("it is not known")
+	}
+	put(t, add, "late")
+	b.write("src/a.c", "two")
+	first, _ := b.build(req)
+	if got := b.contents(first); got["dist/late.c"] != "" || b.ran() != 2 {
+		t.Fatalf("ran %d times, %v", b.ran(), got)
+	}
+	second, cached := b.build(req)
+	if got := b.contents(second); cached || got["dist/late.c"] != "-r--r--r-- late" {
+		t.Errorf("a build that has not read the file was taken for one that has: cached %v, %v", cached, got)
+	}
+	if again, cached := b.build(req); !cached || again != second {
+		t.Error("it never settles")
+	}
+	if err := os.Remove(filepath.Join(b.dir, "src/late.c")); err != nil {
+		t.Fatal(err)
+	}
+	without, _ := b.build(req)
+	if got := b.contents(without); got["dist/late.c"] != "" {
+		t.Error("what was added was taken for something that the build left")
+	}
+}
+
+// TestWhatABuildLeavesLater is a file that a build makes only when it is run again.
+func TestWhatABuildLeavesLater(t *testing.T) {
+	b := newBench(t)
+	b.write("src/a.c", "one")
+	req := b.request("[ -e app ] && date +%N > cache; cp src/a.c app", "app")
+	for round, want := range []int{1, 1, 2, 3, 3, 4, 4} { // 3: nobody knows yet whose the file is
+		if round == 2 || round == 5 {
+			b.write("src/a.c", fmt.Sprint(round))
+		}
+		if b.build(req); b.ran() != want {
+			t.Errorf("round %d: ran %d times, want %d", round, b.ran(), want)
+		}
+	}
+	if err := os.Remove(filepath.Join(b.dir, "cache")); err != nil {
+		t.Fatal(err)
+	}
+	b.write("src/a.c", "last")
+	b.build(req)
+	if _, cached := b.build(req); !cached {
+		t.Error("a file that a build leaves is another one when it was removed in between")
+	}
+}
+
 func TestRefusedArtifacts(t *testing.T) {
 	b := newBench(t)
 	b.write("in/file", "x")

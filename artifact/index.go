@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -30,6 +31,8 @@ type folder struct {
 	Stats map[string]statEntry
 	// Outputs are the files that builds left, and with which content.
 	Outputs map[string]sum
+	// Doubtful are files that came while a build ran that had run here before; see classify.
+	Doubtful map[string]sum
 	// Made are the files and folders that builds made among those that are left out of the tree.
 	Made []string
 	// Last is the key of the last complete run of each build (buildKey.id), Ended when that ended, in nanoseconds.
@@ -82,23 +85,35 @@ func (s *Store) save(src source, f *folder, t tree) error {
 }
 
 // classify finds out what the build left: files that are new, and files that it changed among the artifacts or among
-// what builds left before. steady says that no source changed while it ran; otherwise nobody knows what it has read.
-func (f *folder) classify(src source, before, after tree) (steady bool) {
+// what builds left before. steady says that no source changed or came while it ran; otherwise nobody knows what it has read.
+// again says that it has run here before: a new file in a place of its own is then as likely somebody's source. It is the build's
+// after all if the next run changes it.
+func (f *folder) classify(src source, before, after tree, again bool) (steady bool) {
 	was := make(map[string]entry, len(before))
 	for _, e := range before {
 		was[e.path] = e
 	}
 	steady = true
-	outputs := map[string]sum{}
+	outputs, doubtful := map[string]sum{}, map[string]sum{}
+	places := f.outputFolders(before)
 	for _, e := range after {
 		old, existed := was[e.path]
-		left, wasOutput := f.Outputs[e.path]
-		wasOutput = wasOutput && existed && left == old.sum
+		left, known := f.Outputs[e.path]
+		wasOutput := known && existed && left == old.sum
+		doubted, doubt := f.Doubtful[e.path]
 		changed := !existed || old.sum != e.sum || old.kind != e.kind
 		switch {
 		case !changed && !wasOutput:
-		case !changed, !existed, wasOutput, src.isArtifact(e.path):
+			if doubt && doubted == e.sum {
+				doubtful[e.path] = e.sum
+			}
+		case !changed, wasOutput, src.isArtifact(e.path), existed && doubt && doubted == old.sum:
 			outputs[e.path] = e.sum
+		case !existed && (!again || known || places(e.path)):
+			outputs[e.path] = e.sum
+		case !existed:
+			doubtful[e.path] = e.sum
+			steady = false
 		default:
 			steady = false
 		}
@@ -109,8 +124,29 @@ func (f *folder) classify(src source, before, after tree) (steady bool) {
 			steady = false
 		}
 	}
-	f.Outputs, f.changed = outputs, true
+	f.Outputs, f.Doubtful, f.changed = outputs, doubtful, true
 	return steady
+}
+
+// outputFolders returns what says of a path that it lies in a folder in which there was nothing but what builds left.
+func (f *folder) outputFolders(t tree) func(string) bool {
+	only := map[string]bool{}
+	for _, e := range t {
+		left, ok := f.Outputs[e.path]
+		ok = ok && left == e.sum
+		for dir := path.Dir(e.path); dir != "."; dir = path.Dir(dir) {
+			before, known := only[dir]
+			only[dir] = ok && (before || !known)
+		}
+	}
+	return func(p string) bool {
+		for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
+			if is, known := only[dir]; known {
+				return is
+			}
+		}
+		return false
+	}
 }
 
 // noteMade notes what a build made of what is left out of the tree; what is gone was perhaps removed by it.
