@@ -65,7 +65,7 @@ type response struct {
 }
 
 // update is what a follower is told. Names are those of the files beside it, in order; the client answers each update
-// that has More or Names with one byte, so that never more than maxFiles descriptors are under way to a follower. The
+// that has Names with one byte, so that never more than maxFiles descriptors are under way to a follower. The
 // payload of the last is the snapshot, where it changed.
 type update struct {
 	Names   []string `json:"names,omitempty"`
