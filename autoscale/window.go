@@ -32,8 +32,11 @@ type Reading struct {
 	Totals Totals
 }
 
-// resolution is the distance of points kept: a panic window has 24 of them, a stable one 240.
-const resolution = 250 * time.Millisecond
+// Of a window so many points are kept, no closer than resolution: a tenth of it, a panic window, has 24 of them.
+const (
+	pointsKept = 240
+	resolution = 250 * time.Millisecond
+)
 
 // point is the growth of every total up to a moment, from an arbitrary start.
 type point struct {
@@ -88,8 +91,8 @@ func (s *series) add(r Reading, keep time.Duration) {
 		s.last[i], s.known[i] = now, r.At
 	}
 	s.source = r.Source
-	// The newest point moves until it is a resolution away from the one before.
-	if n := len(s.points); n > 1 && r.At.Sub(s.points[n-2].at) < resolution {
+	// The newest point moves until it is far enough from the one before.
+	if n := len(s.points); n > 1 && r.At.Sub(s.points[n-2].at) < max(resolution, keep/pointsKept) {
 		s.points[n-1] = next
 	} else {
 		s.points = append(s.points, next)
