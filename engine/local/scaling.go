@@ -119,6 +119,7 @@ type scalingService struct {
 	want   int // as decided last
 	totals autoscale.Totals
 	seen   map[string]sighting         // by source
+	toldAt time.Time                   // when any of them said something last
 	cpu    map[driver.ID]time.Duration // by instance, as read last
 	cpuAt  time.Time                   // when all were read last
 }
@@ -187,7 +188,7 @@ func (o *scalingService) take(source string, d proxy.Demand, now time.Time) (urg
 	was := o.seen[source].demand // nothing, of a source that begins
 	o.totals.Requests += float64(d.Requests - min(was.Requests, d.Requests))
 	o.totals.BusySeconds += max(d.BusySeconds-was.BusySeconds, 0)
-	o.seen[source] = sighting{d, now}
+	o.seen[source], o.toldAt = sighting{d, now}, now
 	for name, other := range o.seen {
 		if now.Sub(other.at) > sourceLife {
 			delete(o.seen, name)
@@ -197,9 +198,12 @@ func (o *scalingService) take(source string, d proxy.Demand, now time.Time) (urg
 	return d.Waiting > 0 && was.Waiting == 0
 }
 
-// observe tells the scaler what there is. CPU that was not read for a while is not known.
+// observe tells the scaler what there is. Demand that was not told for a while is not known, nor is CPU that was not read.
 func (o *scalingService) observe(now time.Time) {
 	t := o.totals
+	if now.Sub(o.toldAt) > 3*scaleTick {
+		t.Requests, t.BusySeconds = math.NaN(), math.NaN()
+	}
 	if now.Sub(o.cpuAt) > 3*scaleTick {
 		t.CPUSeconds = math.NaN()
 	}

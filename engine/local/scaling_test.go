@@ -230,6 +230,27 @@ func TestAutoscalingByCPU(t *testing.T) {
 	})
 }
 
+// TestDemandThatIsNotToldIsNoIdleness, though CPU is read on.
+func TestDemandThatIsNotToldIsNoIdleness(t *testing.T) {
+	bubbleUnder(t, webLoad, func(b *bench) {
+		b.apply(project(server("web", 2, func(s *compose.Service) {
+			s.Deploy.Trellis.Autoscale = &compose.Autoscale{Min: 1, Max: 20, Target: map[string]float64{"cpu": 0.5, "concurrency": 10}}
+		})))
+		b.settled(state.Healthy)
+		b.world.Burn("web", 0.01)
+		b.load.set(60, 0)
+		b.wants(9, 10*time.Minute)
+		b.load.be(true)
+		time.Sleep(10 * time.Minute)
+		if s := b.service("web"); s.Want != 9 {
+			t.Errorf("%d replicas where nobody tells the demand: %s", s.Want, s.Autoscale.Reason)
+		}
+		b.load.be(false)
+		b.load.set(0, 0)
+		b.wants(1, 10*time.Minute)
+	})
+}
+
 // TestCPUFromBeforeIsNoLoad: what instances used before they were read counts as nothing, whoever begins to read them.
 func TestCPUFromBeforeIsNoLoad(t *testing.T) {
 	for name, disturb := range map[string]func(b *bench){
