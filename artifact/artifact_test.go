@@ -406,6 +406,13 @@ func TestArtifactsOfEveryKind(t *testing.T) {
 	if again, cached := b.build(req); again != digest || !cached {
 		t.Errorf("again: cached %v, same %v", cached, again == digest)
 	}
+	if err := os.Mkdir(b.dir+"/dist/later", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	later, cached := b.build(req)
+	if got := b.contents(later); cached || got["dist/later"] == "" {
+		t.Errorf("with another folder: cached %v, %v", cached, got)
+	}
 	b.write("dist/assets/app.js", "JS")
 	if changed, cached := b.build(req); changed == digest || cached {
 		t.Errorf("after a change: cached %v, same %v", cached, changed == digest)

@@ -31,10 +31,10 @@ type source struct {
 // tree is what was found in a folder, sorted by path.
 type tree []entry
 
-// entry is a file or link.
+// entry is a file or link, and among artifacts a folder too.
 type entry struct {
 	path string // relative, slashes
-	kind byte   // 'f' file, 'x' executable file, 'l' link
+	kind byte   // 'f' file, 'x' executable file, 'l' link, 'd' folder
 	sum  sum    // of the content, or of the link's target
 	stat statEntry
 }
@@ -68,7 +68,7 @@ func statOf(info fs.FileInfo) statEntry {
 func (f *folder) refresh(t tree) bool {
 	stats := make(map[string]statEntry, len(t))
 	for _, e := range t {
-		if e.kind != 'l' {
+		if e.kind != 'l' && e.kind != 'd' {
 			stats[e.path] = e.stat
 		}
 	}
@@ -186,6 +186,9 @@ func (w *walker) walk(dir string, ig ignores) error {
 			continue
 		}
 		if e.IsDir() {
+			if w.all { // an artifact has it, be it empty
+				w.tree = append(w.tree, entry{path: p, kind: 'd'})
+			}
 			if err := w.walk(p, ig); err != nil {
 				return err
 			}
@@ -244,6 +247,9 @@ func (w *walker) hash(f *folder) (tree, error) {
 	vanished := make([]bool, len(w.tree))
 	for i := range w.tree {
 		e := &w.tree[i]
+		if e.kind == 'd' {
+			continue
+		}
 		if known := f.Stats[e.path]; e.kind != 'l' && known.matches(e.stat) {
 			e.sum, e.stat = known.Sum, known
 			continue
