@@ -134,8 +134,8 @@ func (s *store) prepare(ctx context.Context) error {
 	return s.verify(ctx)
 }
 
-// verify reads every page of the small tables. Events are left out: they may be large, and one that cannot be read
-// costs nothing but itself.
+// verify reads every page of the small tables. Events are left out: they may be large, and nothing that runs
+// depends on them.
 func (s *store) verify(ctx context.Context) error {
 	for _, table := range []string{"revisions", "rollouts", "overrides", "vals"} {
 		rows, err := s.read.QueryContext(ctx, "PRAGMA quick_check("+table+")")
