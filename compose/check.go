@@ -68,6 +68,9 @@ func (l *loading) known(section, name, at string) bool {
 	if l.root.at(section, name) != nil {
 		return true
 	}
+	if l.moreErrors {
+		return false // before all names are searched for one like it
+	}
 	l.errorPath(at, "there is no %s %q%s", strings.TrimSuffix(section, "s"), cut(name, 80), orDeclare(didYouMean(name, l.root.at(section).keys()), section))
 	return false
 }

@@ -82,7 +82,7 @@ func (d *Document) Err() error {
 	if len(d.loading.errors) == 0 {
 		return nil
 	}
-	return Diagnostics(d.loading.finish(d.loading.errors))
+	return d.loading.told()
 }
 
 // DidYouMean returns "; did you mean x?" for the one of known that is most like have, or a list of what there is where

@@ -55,6 +55,14 @@ func aliases(levels, width int) string {
 	return b.String() + fmt.Sprintf("services: {web: {image: x, command: *a%d}}\n", levels)
 }
 
+func manyServices(n int, each string) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "  s%d: %s\n", i, each)
+	}
+	return b.String()
+}
+
 // TestHostileFiles: each gives an error that names a place, in bounded time and memory.
 func TestHostileFiles(t *testing.T) {
 	service := "services: {web: {image: x, labels: {a: %s}}}\n"
@@ -110,6 +118,7 @@ func TestHostileFiles(t *testing.T) {
 		"huge integers":      {map[string]string{"compose.yaml": "services: {a: {image: x, mem_limit: 99999999999999999999999, deploy: {replicas: 1e400}}}"}, ""},
 		"huge range":         {map[string]string{"compose.yaml": "services: {a: {image: x, ports: [\"1-65535:1-65535\", \"1-65535:1-65535/udp\"]}}"}, ""},
 		"huge address":       {map[string]string{"compose.yaml": "services: {a: {image: x, volumes: [\"" + strings.Repeat(":", 100000) + "\"]}}"}, ""},
+		"many errors":        {map[string]string{"compose.yaml": "services:\n" + manyServices(10_000, "{build: 5}")}, "more than 1000 errors"},
 		"nulls":              {map[string]string{"compose.yaml": "services:\n  a:\n  b: {image: , build: , deploy: , ports: [ , ~], volumes: [~], depends_on: {a: ~}, networks: {x: ~}, healthcheck: ~}\nnetworks: ~\nvolumes: {a: ~}\nsecrets: {a: ~}"}, ""},
 		"lists everywhere":   {map[string]string{"compose.yaml": "services: [a]\nnetworks: [b]\nname: [c]\ninclude: d\nx-trellis: [e]"}, ""},
 		"reset everything":   {map[string]string{"compose.yaml": "services: !reset {}\n"}, ""},

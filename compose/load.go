@@ -45,7 +45,7 @@ func Load(ctx context.Context, opt Options) (p Project, warnings []Diagnostic, e
 	}
 	warnings = l.finish(l.warnings)
 	if len(l.errors) > 0 {
-		return Project{}, warnings, Diagnostics(l.finish(l.errors))
+		return Project{}, warnings, l.told()
 	}
 	return p, warnings, nil
 }
@@ -72,6 +72,7 @@ type loading struct {
 	comparedTooOften bool
 
 	errors, warnings []Diagnostic
+	moreErrors       bool           // than are told of
 	bad              map[place]bool // where the errors are
 	early            int            // how many errors were found before the project was resolved; -1: not yet resolved
 
@@ -133,7 +134,7 @@ func (l *loading) load(ctx context.Context) Project {
 	l.extensions(l.root)
 	l.checkMarks()
 	l.checkForms()
-	if ctx.Err() != nil || l.expandedTooFar {
+	if ctx.Err() != nil || l.expandedTooFar || l.moreErrors {
 		return Project{}
 	}
 	resolved := l.resolve(ctx)
@@ -167,6 +168,9 @@ func (l *loading) resolve(ctx context.Context) *types.Project {
 		l.fromLibrary(err)
 	}
 	for range 10 {
+		if l.moreErrors {
+			return nil
+		}
 		rest, _ := l.without(l.root, "").(map[string]any)
 		rest["services"] = orEmpty(rest["services"])
 		p, err := l.composeGo(ctx, types.ConfigDetails{WorkingDir: l.dir, Environment: l.mapping(),

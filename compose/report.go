@@ -15,6 +15,9 @@ func (l *loading) errorAt(file string, line, col int, path, format string, args 
 // add reports an error unless it only follows from one that is reported: a second word on the same value, or what a
 // check of the resolved project says of a value that was left out of it for being wrong.
 func (l *loading) add(d Diagnostic, key bool) {
+	if l.moreErrors = l.moreErrors || len(l.errors) >= maxErrors; l.moreErrors {
+		return
+	}
 	if l.early < 0 {
 		if slices.ContainsFunc(l.errors, func(e Diagnostic) bool { return e.Line > 0 && e.Path == d.Path && e.File == d.File && e.Line == d.Line }) {
 			return
@@ -40,6 +43,15 @@ func explains(e Diagnostic, path string) bool {
 	}
 	below := strings.TrimPrefix(why, path)
 	return path != "" && below != why && (below[0] == '.' || below[0] == '[') && !strings.ContainsAny(below[1:], ".[")
+}
+
+// told returns the errors in order of place.
+func (l *loading) told() Diagnostics {
+	all := l.finish(l.errors)
+	if l.moreErrors {
+		all = append(all, Diagnostic{File: shorten(l.first(), l.cwd), Message: fmt.Sprintf("more than %d errors: the others are told when these are corrected", maxErrors)})
+	}
+	return all
 }
 
 func (l *loading) warnAt(file string, line, col int, path, format string, args ...any) {

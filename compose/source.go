@@ -25,6 +25,7 @@ const (
 	maxPorts      = 10_000   // ports of one list, ranges taken apart
 	maxExpansion  = 16 << 20 // bytes that variables add to one project
 	maxCompared   = 20 << 20 // values that are compared to merge lists, such as 3,000 with 3,000
+	maxErrors     = 1000     // that are told of: each is compared with those before
 )
 
 // source is one Compose file as it is read from one directory.
