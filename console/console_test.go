@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -287,6 +288,34 @@ func TestStreamsBecomeEvents(t *testing.T) {
 	}
 	if got := read("/live/logs?q=bad", 100); len(got) != 1 || got[0] != `error {"kind":"invalid","message":"read the request"}` {
 		t.Errorf("an error: %q", got)
+	}
+}
+
+// TestAStreamThatIsCutOff: the API ends an answer that is not whole by a panic, as every handler may. It ends the answer here too, which
+// is not whole either, and not the process: the control plane is in it.
+func TestAStreamThatIsCutOff(t *testing.T) {
+	api := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"text":"output ends early"}`+"\n")
+		panic(http.ErrAbortHandler)
+	})
+	b := signedIn(t, api)
+	server := httptest.NewServer(b.handler)
+	defer server.Close()
+	b.host = strings.TrimPrefix(server.URL, "http://")
+	req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+"/live/logs", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.AddCookie(&http.Cookie{Name: "trellis-" + b.host[strings.LastIndexByte(b.host, ':')+1:], Value: b.cookie})
+	req.Header.Set("X-Trellis-Page", b.page)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if !strings.Contains(string(text), "output ends early") || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("read %q, %v: want what there was, and an end that is none", text, err)
 	}
 }
 

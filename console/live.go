@@ -3,7 +3,9 @@ package console
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -26,7 +28,8 @@ func (c *console) liveLogs(w http.ResponseWriter, r *http.Request) {
 	c.stream(w, r, map[string]string{"log": "/v1/logs?" + r.URL.RawQuery})
 }
 
-// stream answers with the lines of several streams of the API, each under its name, until one of them ends.
+// stream answers with the lines of several streams of the API, each under its name, until one of them ends. One that the API
+// cuts off panics, and the answer is cut off with it: only the goroutine of a request may panic.
 func (c *console) stream(w http.ResponseWriter, r *http.Request, paths map[string]string) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -36,6 +39,7 @@ func (c *console) stream(w http.ResponseWriter, r *http.Request, paths map[strin
 		return
 	}
 	var running sync.WaitGroup
+	cut := make(chan any, len(paths))
 	for name, path := range paths {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, path, nil)
 		if err != nil {
@@ -44,6 +48,11 @@ func (c *console) stream(w http.ResponseWriter, r *http.Request, paths map[strin
 		}
 		running.Go(func() {
 			defer cancel()
+			defer func() {
+				if why := recover(); why != nil {
+					cut <- traced(why)
+				}
+			}()
 			lines := &lineEvents{out: out, name: name, header: http.Header{}, status: http.StatusOK}
 			c.cfg.API.ServeHTTP(lines, req)
 			lines.end()
@@ -61,6 +70,19 @@ func (c *console) stream(w http.ResponseWriter, r *http.Request, paths map[strin
 		}
 	}
 	running.Wait()
+	select {
+	case why := <-cut:
+		panic(why)
+	default:
+	}
+}
+
+// traced is what a goroutine panicked with, and where, unless it meant to.
+func traced(why any) any {
+	if why == http.ErrAbortHandler {
+		return why
+	}
+	return fmt.Sprintf("%v\n%s", why, debug.Stack())
 }
 
 // events writes to one stream from several goroutines.
