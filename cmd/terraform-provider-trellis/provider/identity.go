@@ -107,19 +107,22 @@ func projectOf(id string) (cli.Project, error) {
 }
 
 // status returns how a project stands and what it was found by: files that cannot be read any more are no reason not to
-// find what runs. name is the project's name as it runs, "" where it is not known.
+// find what runs. name is the project's name as it runs, "" where it is not known. That a project does not run is only said by who knows
+// where it would: a cluster that does not answer is an error.
 func status(ctx context.Context, c *cli.Command, p cli.Project, name string) (cli.Status, cli.Project, error) {
 	s, err := c.Status(ctx, p)
-	if err == nil {
-		return s, p, nil
+	if failed := asFailed(err); failed == nil || !failed.Invalid() {
+		return s, p, err
 	}
 	found := cli.Project{
 		Directory: cmp.Or(p.Directory, filepath.Dir(p.Files[0])), Name: name, StateDir: p.StateDir, Engine: p.Engine, Context: p.Context, Namespace: p.Namespace,
 	}
-	if s, second := c.Status(ctx, found); second == nil {
-		return s, found, nil
+	there, second := c.Status(ctx, found)
+	inFiles := p.Engine == "" && p.Environment != "" // what runs it: what is not on this machine may be in a cluster
+	if second != nil || there.Revision == nil && inFiles {
+		return s, p, err
 	}
-	return s, p, err
+	return there, found, nil
 }
 
 func textsOf(list types.List) []string {

@@ -91,9 +91,9 @@ func (r *project) Create(ctx context.Context, req resource.CreateRequest, resp *
 	timeout, diags := m.Timeouts.Create(ctx, defaultTimeout)
 	resp.Diagnostics.Append(diags...)
 	before, _, err := status(ctx, r.command, m.called(), "")
-	if ran := err == nil && before.Revision != nil; !r.apply(ctx, &m, timeout, &resp.Diagnostics) {
+	if ran := err != nil || before.Revision != nil; !r.apply(ctx, &m, timeout, &resp.Diagnostics) {
 		// What is left of a project that did not come up has to be Terraform's, so that it can be destroyed. One that ran
-		// before is not: Terraform would begin the next apply by removing it.
+		// before, or may have, is not: Terraform would begin the next apply by removing it.
 		if there, err := r.observe(context.WithoutCancel(ctx), &m); ran || !there || err != nil {
 			return
 		}

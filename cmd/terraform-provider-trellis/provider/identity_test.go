@@ -1,0 +1,46 @@
+package provider
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"terraform-provider-trellis/cli"
+)
+
+// TestHowAProjectStands: a project that is not found for want of its files is looked for by its name, and does not run only where that can
+// be known. Otherwise Terraform forgets it, and a destroy leaves it running.
+func TestHowAProjectStands(t *testing.T) {
+	const unreadable, unreachable, notHere, here = 64, 1, `{"project": "shop-staging", "revision": null}`, `{"project": "shop-staging", "revision": 7}`
+	files := cli.Project{Files: []string{"compose.yaml"}}
+	staging := cli.Project{Files: []string{"compose.yaml"}, Environment: "staging"}
+	local := cli.Project{Files: []string{"compose.yaml"}, Environment: "staging", Engine: "local"}
+	for name, test := range map[string]struct {
+		project cli.Project
+		code    int    // of a command that names the files
+		byName  string // the answer to one that does not
+		fails   bool
+		runs    bool
+	}{
+		"the files are gone, and it runs":                     {files, unreadable, here, false, true},
+		"the files are gone, and it does not run":             {files, unreadable, notHere, false, false},
+		"the cluster does not answer":                         {files, unreachable, notHere, true, false},
+		"the cluster of an environment does not answer":       {staging, unreachable, notHere, true, false},
+		"an environment's files are gone, and it runs here":   {staging, unreadable, here, false, true},
+		"an environment's files are gone, and it is not here": {staging, unreadable, notHere, true, false},
+		"and it could be nowhere else":                        {local, unreadable, notHere, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "trellis")
+			script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *--file=*) echo 'error: it is so' >&2; exit %d;; esac\ncat <<'END'\n%s\nEND\n", test.code, test.byName)
+			if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			s, _, err := status(t.Context(), &cli.Command{Path: path}, test.project, "shop-staging")
+			if (err != nil) != test.fails || (s.Revision != nil) != test.runs {
+				t.Errorf("%+v, %v: want it to fail: %v, and to run: %v", s, err, test.fails, test.runs)
+			}
+		})
+	}
+}
