@@ -82,9 +82,15 @@ func (c configuration) drifted(all []cli.Drift) {
 	}
 }
 
-// hide takes the values of secrets out, wherever they have got to. One that another one is part of goes as a whole.
+// hide takes the values of secrets out, wherever they have got to, also as they stand in JSON. One that another one is part of goes as a
+// whole.
 func (c configuration) hide(secrets map[string]string) {
-	longest := slices.SortedFunc(maps.Values(secrets), func(a, b string) int {
+	var texts []string
+	for _, secret := range secrets {
+		quoted := textOf([]string{secret}) // as an element of a list
+		texts = append(texts, secret, quoted[len(`["`):len(quoted)-len(`"]`)])
+	}
+	longest := slices.SortedFunc(slices.Values(texts), func(a, b string) int {
 		return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b))
 	})
 	var masks []string

@@ -52,6 +52,17 @@ func TestSecretsWithinSecrets(t *testing.T) {
 	}
 }
 
+// TestSecretsInLists: what is no text stands as JSON, which writes some characters of a secret in another way.
+func TestSecretsInLists(t *testing.T) {
+	secret := "a\"b\\c\n<d>"
+	got := configurationOf([]cli.Change{{Path: "services.web.command", To: []any{"web", "--password=" + secret}}, {Path: "services.web.environment.KEY", To: secret}})
+	got.hide(map[string]string{"P": secret})
+	want := configuration{"services.web.command": `["web","--password=***"]`, "services.web.environment.KEY": "***"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestDriftIsWrittenOver(t *testing.T) {
 	for name, test := range map[string]struct {
 		drift cli.Drift
