@@ -197,7 +197,12 @@ func (p *program) instruct(ctx context.Context, action string, names []string, f
 		}
 		done := settled(ctx, control, before.Revision)
 		if action == engine.Abort {
-			done = func(s api.Status) (bool, error) { return s.Revision > before.Revision && s.Settled, nil }
+			done = func(s api.Status) (bool, error) {
+				if s.Revision <= before.Revision {
+					return false, nil
+				}
+				return settled(ctx, control, s.Revision)(s) // the one that undoes it
+			}
 		}
 		flags := deployFlags{quiet: f.quiet, timeout: f.timeout}
 		after, took, err := p.arrive(ctx, control, fmt.Sprintf("%s r%d", l.Project, before.Revision), flags, done, nil)
