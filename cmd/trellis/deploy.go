@@ -248,6 +248,22 @@ func (p *program) attempt(
 	return rev, plan.Changes, err
 }
 
+// turn waits until nobody else deploys, and with --no-wait fails where somebody does.
+func (p *program) turn(ctx context.Context, control api.Control, f deployFlags) error {
+	if !f.noWait {
+		return p.waitTurn(ctx, control, f)
+	}
+	s, err := control.Status(ctx)
+	if err != nil || !holdsTurn(s) {
+		return err
+	}
+	whose, err := deployer(ctx, control)
+	if err != nil {
+		return err
+	}
+	return plain{fmt.Errorf("%s; wait for it, or leave out --no-wait: %w", whose, errdefs.ErrConflict)}
+}
+
 // waitTurn blocks while a deploy of somebody else is under way, and says whose. A deploy that visibly fails is not waited
 // for: the next one is most likely its repair. It watches, and does not only ask: in a cluster without a control plane of its own nobody
 // else may carry on what was cut short, or is to be carried out again.

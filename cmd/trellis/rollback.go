@@ -72,10 +72,8 @@ func (p *program) rollback(ctx context.Context, number int64, f deployFlags) err
 		if err := p.agree(ctx, what, goes, f.yes); err != nil {
 			return err
 		}
-		if !f.noWait {
-			if err := p.waitTurn(ctx, control, f); err != nil {
-				return err
-			}
+		if err := p.turn(ctx, control, f); err != nil {
+			return err
 		}
 		rev, err := control.Rollback(ctx, goal.Number, p.actor())
 		if err != nil {
