@@ -54,7 +54,7 @@ func (p *program) writeAlerts(a api.Alerts) error {
 			if one.Silenced {
 				state += s.dim(" (silenced)")
 			}
-			t.add(state, orDash(one.Severity), one.Name, one.Since.Local().Format(time.TimeOnly), oneLine(one.Summary))
+			t.add(state, orDash(one.Severity), one.Name, clock(one.Since, p.now()), oneLine(one.Summary))
 		}
 		if terminal(p.stdout) {
 			width, _ := sizeOf(p.stdout)

@@ -257,7 +257,7 @@ func (p *program) turn(ctx context.Context, control api.Control, f deployFlags) 
 	if err != nil || !holdsTurn(s) {
 		return err
 	}
-	whose, err := deployer(ctx, control)
+	whose, err := p.deployer(ctx, control)
 	if err != nil {
 		return err
 	}
@@ -272,7 +272,7 @@ func (p *program) waitTurn(ctx context.Context, control api.Control, f deployFla
 	if err != nil || !holdsTurn(s) {
 		return err
 	}
-	whose, err := deployer(ctx, control)
+	whose, err := p.deployer(ctx, control)
 	if err != nil {
 		return err
 	}
@@ -321,13 +321,13 @@ func holdsTurn(s api.Status) bool {
 }
 
 // deployer says who deploys what since when.
-func deployer(ctx context.Context, control api.Control) (string, error) {
+func (p *program) deployer(ctx context.Context, control api.Control) (string, error) {
 	revisions, err := control.History(ctx, 1)
 	if err != nil || len(revisions) == 0 {
 		return "somebody else deploys", err
 	}
 	rev := revisions[0]
-	return fmt.Sprintf("%s deploys revision %d (%s) since %s", rev.Actor, rev.Number, rev.Cause, rev.AppliedAt.Local().Format(time.TimeOnly)), nil
+	return fmt.Sprintf("%s deploys revision %d (%s) since %s", rev.Actor, rev.Number, rev.Cause, clock(rev.AppliedAt, p.now())), nil
 }
 
 // withDependencies returns names and what they depend on, sorted; none where there are no names, which stands for all.

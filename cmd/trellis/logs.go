@@ -110,7 +110,7 @@ func (p *program) searchLogs(ctx context.Context, control api.Control, f telemet
 		if asJSON {
 			return p.writeJSONLine(r)
 		}
-		_, err := fmt.Fprintln(p.stdout, recordLine(s, r))
+		_, err := fmt.Fprintln(p.stdout, p.recordLine(s, r))
 		return err
 	})
 }

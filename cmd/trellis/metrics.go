@@ -52,7 +52,7 @@ address at which Prometheus' own API answers, for Grafana and promtool.`,
 			if format.json() {
 				return p.writeJSON(result)
 			}
-			t, err := metricTable(result)
+			t, err := metricTable(result, p.now())
 			if err != nil {
 				return err
 			}
@@ -78,16 +78,16 @@ func (m metricPoint) value() string {
 	return strconv.FormatFloat(v, 'g', 6, 64)
 }
 
-func (m metricPoint) time() string {
+func (m metricPoint) time(now time.Time) string {
 	var at float64
 	if json.Unmarshal(m[0], &at) != nil {
 		return "-"
 	}
-	return time.UnixMilli(int64(at * 1000)).Local().Format(time.TimeOnly)
+	return clock(time.UnixMilli(int64(at*1000)), now)
 }
 
 // metricTable makes a table of a result: a line for each series, or for each moment of one.
-func metricTable(r api.MetricResult) (table, error) {
+func metricTable(r api.MetricResult, now time.Time) (table, error) {
 	if r.Type == "scalar" || r.Type == "string" {
 		var one metricPoint
 		err := json.Unmarshal(r.Result, &one)
@@ -107,7 +107,7 @@ func metricTable(r api.MetricResult) (table, error) {
 		t := table{head: []string{"SERIES", "TIME", "VALUE"}, right: map[int]bool{2: true}}
 		for _, s := range series {
 			for _, v := range s.Values {
-				t.add(seriesName(s.Metric), v.time(), v.value())
+				t.add(seriesName(s.Metric), v.time(now), v.value())
 			}
 			for range s.Histograms {
 				t.add(seriesName(s.Metric), "-", "a histogram: ask histogram_quantile of it")

@@ -168,6 +168,15 @@ func shortly(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", int(d.Hours())/24, int(d.Hours())%24)
 }
 
+// clock writes when something was: the time of day, and the day too where it is another than today.
+func clock(t, now time.Time) string {
+	t = t.Local()
+	if t.Format(time.DateOnly) == now.Local().Format(time.DateOnly) {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format(time.DateTime)
+}
+
 // ago writes how long before now t was.
 func ago(t, now time.Time) string {
 	if t.IsZero() {

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
+
+	"trellis/telemetry"
 )
 
 func TestATableIsMadeToFit(t *testing.T) {
@@ -48,5 +51,23 @@ func TestANameWithoutItsHash(t *testing.T) {
 		if got := withoutHash(given); got != want {
 			t.Errorf("%q: %q", given, got)
 		}
+	}
+}
+
+// TestWhenSomethingWas: a time of day alone is today's.
+func TestWhenSomethingWas(t *testing.T) {
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.Local)
+	for at, want := range map[time.Time]string{
+		now.Add(-time.Hour):      "11:00:00",
+		now.Add(-13 * time.Hour): "2026-11-22 23:00:00",
+		now.AddDate(0, 0, -7):    "2026-11-16 12:00:00",
+	} {
+		if got := clock(at, now); got != want {
+			t.Errorf("%s: %q, want %q", at, got, want)
+		}
+	}
+	p := &program{now: func() time.Time { return now }}
+	if got := p.recordLine(style{}, telemetry.Record{Time: now.Add(-36 * time.Hour), Service: "web", Body: "late"}); !strings.HasPrefix(got, "2026-11-22 00:00:00.000 ") {
+		t.Errorf("a record of the day before yesterday: %q", got)
 	}
 }

@@ -93,7 +93,7 @@ func (p *program) writeTraces(traces []telemetry.TraceSummary) error {
 		if one.Errors > 0 {
 			paint = s.red
 		}
-		cells := []string{one.Trace.String(), one.Start.Local().Format(time.TimeOnly)}
+		cells := []string{one.Trace.String(), clock(one.Start, p.now())}
 		if short {
 			cells = append(cells, paint(brief(one.Duration)))
 		} else {
@@ -129,11 +129,11 @@ func (p *program) showTrace(cmd *cobra.Command, control api.Control, text string
 	if asJSON {
 		return p.writeJSON(trace)
 	}
-	return writeTrace(p.stdout, p.styleOf(p.stdout), trace)
+	return p.writeTrace(p.stdout, p.styleOf(p.stdout), trace)
 }
 
 // writeTrace prints the spans as a tree, each with when it began and how long it took, and the log records below.
-func writeTrace(w io.Writer, s style, trace api.Trace) error {
+func (p *program) writeTrace(w io.Writer, s style, trace api.Trace) error {
 	children := map[telemetry.SpanID][]telemetry.Span{}
 	known := map[telemetry.SpanID]bool{}
 	for _, span := range trace.Spans {
@@ -175,7 +175,7 @@ func writeTrace(w io.Writer, s style, trace api.Trace) error {
 		fmt.Fprintln(w)
 	}
 	for _, r := range trace.Records {
-		if _, err := fmt.Fprintln(w, recordLine(s, r)); err != nil {
+		if _, err := fmt.Fprintln(w, p.recordLine(s, r)); err != nil {
 			return err
 		}
 	}
@@ -183,7 +183,7 @@ func writeTrace(w io.Writer, s style, trace api.Trace) error {
 }
 
 // recordLine writes a log record for people.
-func recordLine(s style, r telemetry.Record) string {
+func (p *program) recordLine(s style, r telemetry.Record) string {
 	who := r.Service
 	if r.Instance != "" {
 		who = r.Instance
@@ -195,7 +195,8 @@ func recordLine(s style, r telemetry.Record) string {
 	case telemetry.SeverityWarn:
 		severity = s.yellow(severity)
 	}
-	line := s.dim(r.Time.Local().Format("15:04:05.000")) + " " + severity + " " + s.bold(who) + " " + r.Body
+	at := clock(r.Time, p.now()) + r.Time.Format(".000")
+	line := s.dim(at) + " " + severity + " " + s.bold(who) + " " + r.Body
 	if !r.Trace.IsZero() {
 		line += s.dim(" trace=" + r.Trace.String())
 	}

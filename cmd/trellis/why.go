@@ -49,7 +49,7 @@ measures and log lines from it. Where what is known does not tell, it says so.`,
 					if e.Kind == "trace" {
 						text += " (trellis traces " + e.Ref + ")"
 					}
-					fmt.Fprintf(p.stdout, "  %s %-8s %s\n", s.dim(e.Time.Local().Format(time.TimeOnly)), e.Kind, s.fit(text, 160))
+					fmt.Fprintf(p.stdout, "  %s %-8s %s\n", s.dim(clock(e.Time, p.now())), e.Kind, s.fit(text, 160))
 				}
 			}
 			return nil
