@@ -75,7 +75,7 @@ func (p *program) writeAlerts(a api.Alerts) error {
 		}
 	}
 	for _, one := range a.Silences {
-		fmt.Fprintf(p.stdout, "silence %s until %s: %s %s\n", one.ID, one.Ends.Local().Format(time.DateTime), labelText(one.Labels), one.Comment)
+		fmt.Fprintf(p.stdout, "silence %s until %s: %s %s\n", one.ID, one.Ends.Local().Format(time.DateTime), labelText(one.Labels), oneLine(one.Comment))
 	}
 	if a.Failing != "" {
 		fmt.Fprintf(p.stdout, "%s alerts are not delivered %s; %d wait\n", s.red("!"), a.Failing, a.Waiting)

@@ -66,7 +66,7 @@ func (p *program) report(err error) {
 		p.tell(p.stderr, red("error:"), diagnostics)
 		return
 	}
-	p.progressf("%s %s", red("error:"), err)
+	p.progressf("%s %s", red("error:"), printable(p.stderr, err.Error()))
 	var usage usageError
 	if errors.As(err, &usage) {
 		p.progressf("  '%s --help' shows how it is used", usage.command)

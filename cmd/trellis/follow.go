@@ -383,7 +383,7 @@ func (f *follower) explain() {
 			if i == 0 {
 				what = "last output"
 			}
-			say(what, strings.TrimRight(line, "\r\n"))
+			say(what, printable(p.stderr, strings.TrimRight(line, "\r\n")))
 		}
 		say("all output", "trellis logs "+svc.Name)
 	}

@@ -177,7 +177,7 @@ func (p *program) showLogs(ctx context.Context, control api.Control, req api.Log
 	defer stop()
 	w := bufio.NewWriter(p.stdout)
 	defer w.Flush()
-	printer := linePrinter{w: w, style: p.styleOf(p.stdout), look: look}
+	printer := linePrinter{w: w, style: p.styleOf(p.stdout), look: look, terminal: terminal(p.stdout)}
 	reader := bufio.NewReaderSize(out, 64<<10)
 	for {
 		line, err := reader.ReadBytes('\n')
@@ -206,6 +206,8 @@ type linePrinter struct {
 	style style
 	look  logStyle
 	wide  int // columns of the widest name so far
+	// terminal says that what a program wrote is not to be carried out.
+	terminal bool
 }
 
 func (l *linePrinter) print(raw []byte) error {
@@ -227,6 +229,9 @@ func (l *linePrinter) print(raw []byte) error {
 		b.WriteString(l.style.dim(line.Time.Local().Format(time.RFC3339Nano)) + " ")
 	}
 	text := strings.TrimRight(line.Text, "\r\n")
+	if l.terminal {
+		text = coloured(text)
+	}
 	if line.Stream == "system" {
 		text = l.style.dim(text)
 	}

@@ -152,7 +152,7 @@ func (p *program) explainRollout(r state.Rollout) {
 			if i == 0 {
 				what = "last output"
 			}
-			say(what, strings.TrimRight(line, "\r\n"))
+			say(what, printable(p.stderr, strings.TrimRight(line, "\r\n")))
 		}
 		say("kept in", "trellis rollout status "+r.Service)
 	}

@@ -119,6 +119,44 @@ func pad(text string, n int) string {
 // sequences are what moves a terminal's cursor, colours its text or sets its title.
 var sequences = regexp.MustCompile(`\x1b(\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])`)
 
+// colours are the sequences that colour text and do nothing else.
+var colours = regexp.MustCompile(`\x1b\[[0-9;:]*m`)
+
+// coloured makes what a program wrote safe for a terminal: what colours it stays, and ends with it; what moves the cursor, sets the title,
+// or has the terminal do anything else does not.
+func coloured(text string) string {
+	var b strings.Builder
+	rest := 0
+	painted := colours.FindAllStringIndex(text, -1)
+	for _, at := range painted {
+		b.WriteString(harmless(text[rest:at[0]]) + text[at[0]:at[1]])
+		rest = at[1]
+	}
+	b.WriteString(harmless(text[rest:]))
+	if len(painted) > 0 {
+		b.WriteString("\x1b[0m")
+	}
+	return b.String()
+}
+
+// harmless takes out of text what a terminal carries out; lines and tabs stay.
+func harmless(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, sequences.ReplaceAllString(text, ""))
+}
+
+// printable is text that somebody else wrote as w may get it: a terminal carries nothing of it out, a file gets all of it.
+func printable(w io.Writer, text string) string {
+	if terminal(w) {
+		return coloured(text)
+	}
+	return text
+}
+
 // oneLine makes text that somebody else wrote safe for one line of a terminal: no control characters, no line breaks.
 func oneLine(text string) string {
 	text = sequences.ReplaceAllString(text, "")

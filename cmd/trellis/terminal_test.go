@@ -64,6 +64,18 @@ func TestExecHandsTheTerminalOver(t *testing.T) {
 	}
 }
 
+// TestLogsAtATerminal: of what a program wrote its colours come through, and nothing else that a terminal would carry out.
+func TestLogsAtATerminal(t *testing.T) {
+	w := world{Running: true, Status: api.Status{State: engine.State{Project: "shop", Services: []engine.Service{{Name: "web"}}}},
+		Lines: []api.LogLine{{Service: "web", Instance: "web-1-a", Text: "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[0m end"}}}
+	out, _, cmd := atTerminal(t, w, nil, "logs")
+	await(t, out, "\x1b[31mred\x1b[0m end")
+	_ = cmd.Wait()
+	if text := out.String(); strings.Contains(text, "\x1b]0;") || strings.Contains(text, "\x1b[2J") {
+		t.Errorf("%q", text)
+	}
+}
+
 func TestUpAtATerminal(t *testing.T) {
 	starting := api.Status{State: engine.State{Project: "shop", Revision: 1, Services: []engine.Service{
 		{Name: "web", State: engine.ServiceStarting, Want: 1, Reason: "connection refused"},

@@ -97,9 +97,9 @@ func (p *program) writeTraces(traces []telemetry.TraceSummary) error {
 		if short {
 			cells = append(cells, paint(brief(one.Duration)))
 		} else {
-			cells = append(cells, brief(one.Duration), strconv.Itoa(one.Spans), paint(strconv.Itoa(one.Errors)), orDash(digits(int64(one.HTTP))), one.Service)
+			cells = append(cells, brief(one.Duration), strconv.Itoa(one.Spans), paint(strconv.Itoa(one.Errors)), orDash(digits(int64(one.HTTP))), oneLine(one.Service))
 		}
-		t.add(append(cells, one.Request())...)
+		t.add(append(cells, oneLine(one.Request()))...)
 	}
 	if width > 0 {
 		t.crop(width, s)
@@ -156,12 +156,12 @@ func (p *program) writeTrace(w io.Writer, s style, trace api.Trace) error {
 				continue // two of the same ID
 			}
 			shown[span.ID] = true
-			what := strings.Repeat("  ", depth) + s.bold(span.Service) + " " + span.Request()
+			what := strings.Repeat("  ", depth) + s.bold(oneLine(span.Service)) + " " + oneLine(span.Request())
 			if span.Status == telemetry.StatusError {
-				what += " " + s.red(strings.TrimSpace("failed "+span.Message))
+				what += " " + s.red(strings.TrimSpace("failed "+oneLine(span.Message)))
 			}
 			if code, ok := span.Attributes["http.response.status_code"]; ok {
-				what += s.dim(fmt.Sprintf(" %v", code))
+				what += s.dim(" " + oneLine(fmt.Sprint(code)))
 			}
 			t.add(brief(span.Start.Sub(begin)), brief(span.Duration), what)
 			add(span.ID, depth+1)
@@ -182,7 +182,7 @@ func (p *program) writeTrace(w io.Writer, s style, trace api.Trace) error {
 	return nil
 }
 
-// recordLine writes a log record for people.
+// recordLine writes a log record for people. What is in it may be anybody's.
 func (p *program) recordLine(s style, r telemetry.Record) string {
 	who := r.Service
 	if r.Instance != "" {
@@ -196,7 +196,7 @@ func (p *program) recordLine(s style, r telemetry.Record) string {
 		severity = s.yellow(severity)
 	}
 	at := clock(r.Time, p.now()) + r.Time.Format(".000")
-	line := s.dim(at) + " " + severity + " " + s.bold(who) + " " + r.Body
+	line := s.dim(at) + " " + severity + " " + s.bold(oneLine(who)) + " " + harmless(r.Body)
 	if !r.Trace.IsZero() {
 		line += s.dim(" trace=" + r.Trace.String())
 	}

@@ -40,9 +40,9 @@ measures and log lines from it. Where what is known does not tell, it says so.`,
 				fmt.Fprintln(p.stdout, "nothing happened in the last day that needs explaining")
 			}
 			for _, f := range why.Findings {
-				fmt.Fprintf(p.stdout, "\n%s  %s\n", s.dim(f.Time.Local().Format(time.DateTime)), s.bold(f.Title))
+				fmt.Fprintf(p.stdout, "\n%s  %s\n", s.dim(f.Time.Local().Format(time.DateTime)), s.bold(oneLine(f.Title)))
 				if f.Cause != "" {
-					fmt.Fprintf(p.stdout, "  because: %s\n", f.Cause)
+					fmt.Fprintf(p.stdout, "  because: %s\n", oneLine(f.Cause))
 				}
 				for _, e := range f.Chain {
 					text := oneLine(e.Text)
