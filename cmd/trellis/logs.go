@@ -78,7 +78,7 @@ plane recorded: the last hour, unless --since says else. Secrets are taken out.`
 				return err
 			}
 			if search.Grep != "" || search.Severity != "" || !search.Trace.IsZero() {
-				err := p.searchLogs(cmd.Context(), control, searchOf(req, search), follow, format.json())
+				err := p.searchLogs(cmd.Context(), control, searchOf(req, search, p.now()), follow, format.json())
 				if follow && cmd.Context().Err() != nil {
 					return nil
 				}
@@ -95,10 +95,13 @@ plane recorded: the last hour, unless --since says else. Secrets are taken out.`
 }
 
 // searchOf adds to a search what is asked of output.
-func searchOf(req api.LogsRequest, f telemetry.RecordFilter) telemetry.RecordFilter {
+func searchOf(req api.LogsRequest, f telemetry.RecordFilter, now time.Time) telemetry.RecordFilter {
 	f.Services, f.Instance, f.Revision, f.Since, f.Limit = req.Services, string(req.Instance), req.Revision, req.Since, max(req.Tail, 0)
 	if f.Limit == 0 {
 		f.Limit = telemetry.MaxRecordLimit
+	}
+	if req.Tail < 0 {
+		f.Since = now // nothing of what there is
 	}
 	return f
 }
