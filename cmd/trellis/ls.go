@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -117,10 +118,13 @@ func wellCount(s api.Status) int {
 	return n
 }
 
-// overall is the state of a project as a whole: that of its worst service.
+// overall is the state of a project as a whole: that of its worst service, and stopped where all of it is.
 func overall(s api.Status) string {
 	if len(s.Services) == 0 {
 		return "empty"
+	}
+	if !slices.ContainsFunc(s.Services, func(svc engine.Service) bool { return svc.State != engine.ServiceStopped }) {
+		return engine.ServiceStopped
 	}
 	worst := engine.ServiceHealthy
 	for _, state := range []string{
