@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,6 +42,7 @@ func (p *program) override(
 		if len(names) == 0 {
 			names = serviceNames(before.State)
 		}
+		names = slices.Compact(slices.Sorted(slices.Values(names)))
 		was := map[string]engine.Service{}
 		for _, svc := range before.Services {
 			was[svc.Name] = svc

@@ -21,7 +21,10 @@ are healthy. To start a project, or to carry out a changed file: 'trellis up'.`,
 			stopped := false
 			return p.override(cmd.Context(), names, f, "starting",
 				func(string) api.OverrideRequest { return api.OverrideRequest{Stopped: &stopped} },
-				func(_, is engine.Service) bool { return is.State != engine.ServiceStopped && settledWell(is) })
+				func(_, is engine.Service) bool {
+					// Where none is wanted, none is what there is of one that was started.
+					return (is.State != engine.ServiceStopped || is.Want == 0) && settledWell(is)
+				})
 		},
 	}
 	f.add(cmd)
