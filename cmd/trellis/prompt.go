@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,8 +14,6 @@ import (
 	"trellis/compose"
 	"trellis/engine"
 )
-
-var wholeService = regexp.MustCompile(`^services\.([^.\[\]]+)$`)
 
 // risks returns what a person has to agree to before a plan is carried out, one sentence each: lost data, removed
 // services, routes that open without auth. before is the project as applied last, nil for none.
@@ -33,8 +30,11 @@ func risks(changes []engine.Change, before *compose.Project, after compose.Proje
 		}
 	}
 	for _, c := range changes {
-		if m := wholeService.FindStringSubmatch(c.Path); m != nil && c.Action == engine.Remove {
-			say("removes service %s", m[1])
+		name, ok := strings.CutPrefix(c.Path, "services.")
+		if ok && before != nil && c.Action == engine.Remove {
+			if _, whole := before.Services[name]; whole { // a name may have dots in it
+				say("removes service %s", name)
+			}
 		}
 	}
 	was := map[string]bool{}
