@@ -253,14 +253,19 @@ func startHolder(ctx context.Context, l Location) (*holder.Client, error) {
 // happened to start them first is kept.
 func environment() []string {
 	var env []string
-	for _, key := range []string{"PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HTTPS_PROXY", "NO_PROXY",
-		"GOTRACEBACK", "GORACE", "GOCOVERDIR",
-		"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION", publishedEnv, withoutEnv} {
+	for _, key := range append([]string{"XDG_RUNTIME_DIR", withoutEnv, "GOTRACEBACK", "GORACE", "GOCOVERDIR"}, Inherited()...) {
 		if v, ok := os.LookupEnv(key); ok {
 			env = append(env, key+"="+v)
 		}
 	}
 	return env
+}
+
+// Inherited returns the names of the variables by which the caller says where things are, and which somebody who starts a project in its
+// place has to have too.
+func Inherited() []string {
+	return []string{"PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "XDG_STATE_HOME", "HTTPS_PROXY", "NO_PROXY",
+		"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION", publishedEnv}
 }
 
 // Running is a project of this user on this machine.

@@ -191,6 +191,9 @@ func (p *program) bootProblems(s boot.State, unit boot.Unit) []string {
 	if !s.Lingers {
 		problems = append(problems, fmt.Sprintf("it starts when %[1]s logs in, not with the machine; 'sudo loginctl enable-linger %[1]s' changes that", userName()))
 	}
+	if secretProxy("HTTPS_PROXY", p.getenv("HTTPS_PROXY")) {
+		problems = append(problems, "HTTPS_PROXY is not in it, because everybody could read its password there; a proxy that needs none goes along")
+	}
 	if binary := unit.Start[0]; strings.HasPrefix(binary, filepath.Clean(os.TempDir())+"/") {
 		problems = append(problems, fmt.Sprintf("the binary %s lies where a restart may remove it; install it elsewhere and enable again", binary))
 	}
@@ -261,13 +264,18 @@ func (p *program) unit(l location) (boot.Unit, error) {
 		Stop:  []string{binary, "boot", "stop", "--state", l.StateDir},
 		Needs: []string{l.StateDir, l.WorkingDir},
 	}
-	// What programs find is what they find now: systemd's own PATH is short.
-	for _, name := range []string{"PATH", "HOME", "LANG", "TZ"} {
-		if value := p.getenv(name); value != "" {
+	// What programs, and Trellis, find is what they find now: systemd's own PATH is short, and it knows of no other Docker engine.
+	for _, name := range append(server.Inherited(), "XDG_DATA_HOME") { // the last one is where the machine's authority is
+		if value := p.getenv(name); value != "" && !secretProxy(name, value) {
 			u.Env = append(u.Env, name+"="+value)
 		}
 	}
 	return u, nil
+}
+
+// secretProxy says whether a variable names a proxy with its password, which a unit, that everybody can read, cannot keep to itself.
+func secretProxy(name, value string) bool {
+	return name == "HTTPS_PROXY" && strings.Contains(value, "@")
 }
 
 // ownPath returns the path by which this binary was called, links in it kept: where an upgrade changes the link or
