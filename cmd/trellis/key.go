@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -187,22 +186,15 @@ func (p *program) keyFile(ctx context.Context, scheme string) (*keyFile, error) 
 	return k, nil
 }
 
-// write replaces the file whole: there is no moment in which a reader finds half of the keys.
+// write replaces the file whole: there is no moment in which a reader finds half of the keys. It stays where a link leads to, with its mode
+// and its owner; a new one is for its owner alone.
 func (k *keyFile) write(lines []string) error {
-	f, err := os.CreateTemp(filepath.Dir(k.path), ".keys-*") // 0600
-	if err != nil {
-		return fmt.Errorf("write API keys: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(strings.Join(append(lines, ""), "\n"))
+	f, err := os.OpenFile(k.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err == nil {
-		err = f.Sync()
+		err = f.Close()
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), k.path)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = replaceFile(k.path, []byte(strings.Join(append(lines, ""), "\n")))
 	}
 	if err != nil {
 		return fmt.Errorf("write API keys: %w", err)
