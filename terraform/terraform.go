@@ -3,7 +3,6 @@
 package terraform
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"path"
@@ -37,7 +36,7 @@ type Root struct {
 // native says that a root has the cluster's own objects.
 func (r Root) native() bool { return r.Objects != nil }
 
-// Cluster is a place in a cluster.
+// Cluster is a place in a cluster. A context of "" is the current one.
 type Cluster struct{ Context, Namespace string }
 
 // Variable is a variable of a Compose file and its default.
@@ -226,7 +225,7 @@ timeout = var.timeout
 func (r Root) variables() string {
 	var b strings.Builder
 	if r.Cluster != nil {
-		fmt.Fprintf(&b, clusterVariables, orNull(r.Cluster.Context), quoted(cmp.Or(r.Cluster.Namespace, r.Project)))
+		fmt.Fprintf(&b, clusterVariables, orNull(r.Cluster.Context), quoted(r.Cluster.Namespace))
 		fmt.Fprintf(&b, secretsVariable, "secrets", "The contents of the project's secrets, by name.", defaultOf(r.Secrets), list(keys(r.Secrets)), "secrets", "secrets", list(keys(r.Secrets)))
 	}
 	fmt.Fprintf(&b, secretsVariable, "secret_environment", "The values of environment variables that look like secrets, as SERVICE.VARIABLE.",

@@ -173,6 +173,7 @@ func (p *program) terraformRoot(name, environment string, project compose.Projec
 	}
 	if on := cmp.Or(p.flags.on, there.On, onKubernetes); on == onKubernetes {
 		root.Cluster = p.placeOf(there)
+		root.Cluster.Namespace = cmp.Or(root.Cluster.Namespace, kubernetes.NamespaceOf(project.Name))
 	} else if broken := p.borrowed(project); len(broken) > 0 {
 		return root, compose.Diagnostics(broken)
 	}
