@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"trellis/api"
 	"trellis/compose"
@@ -24,7 +26,18 @@ is healthy. Where anything has moved since the plan was made (what runs, a
 secret, a config) it refuses: plan again, look again.`,
 		Example: `  trellis plan -o change.plan && trellis apply change.plan`,
 		Args:    arguments(1, 1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], registry, f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var given []string
+			cmd.Root().Flags().Visit(func(flag *pflag.Flag) {
+				if isProjectFlag(flag.Name) {
+					given = append(given, "--"+flag.Name)
+				}
+			})
+			if len(given) > 0 {
+				return usageError{"the plan says which project is meant, and where it runs: leave out " + strings.Join(given, " and "), cmd.CommandPath()}
+			}
+			return p.apply(cmd.Context(), args[0], registry, f)
+		},
 	}
 	registryFlag(cmd, &registry)
 	f.add(cmd)
