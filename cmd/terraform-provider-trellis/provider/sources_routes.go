@@ -32,7 +32,7 @@ func routesSchema() schema.Schema {
 		return schema.ListAttribute{MarkdownDescription: description, Computed: true, ElementType: types.StringType}
 	}
 	return schema.Schema{
-		MarkdownDescription: "The gateway's routes of a running project as they are in force. Of a project in a cluster there is no such list yet.",
+		MarkdownDescription: "The gateway's routes of a running project as they are in force.",
 		Attributes: map[string]schema.Attribute{
 			"routes": schema.ListNestedAttribute{
 				MarkdownDescription: "Most specific first.", Computed: true,
