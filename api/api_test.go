@@ -20,6 +20,7 @@ import (
 	"trellis/api"
 	"trellis/compose"
 	"trellis/driver"
+	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/state"
 )
@@ -253,6 +254,79 @@ type cut struct{ api.Control }
 
 func (cut) Logs(context.Context, api.LogsRequest) (io.ReadCloser, error) {
 	return io.NopCloser(io.MultiReader(strings.NewReader(`{"text":"one"}`+"\n"), iotest.ErrReader(errors.New("the disk is gone")))), nil
+}
+
+// patient is a control that goes on until it is told to end.
+type patient struct{ api.Control }
+
+func (patient) Watch(ctx context.Context, fn func(api.Status) error) error {
+	if err := fn(api.Status{}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (patient) Top(ctx context.Context) ([]engine.Usage, error) {
+	<-ctx.Done()
+	return nil, fmt.Errorf("look: %w", ctx.Err())
+}
+
+func (patient) Logs(ctx context.Context, _ api.LogsRequest) (io.ReadCloser, error) {
+	r, w := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(w, "{}\n")
+		<-ctx.Done()
+		_ = w.Close() // as who follows output ends
+	}()
+	return r, nil
+}
+
+// TestAControlPlaneThatEnds: who asks it meanwhile hears that it ended, and can ask the next one, and does not take it for an answer.
+func TestAControlPlaneThatEnds(t *testing.T) {
+	for name, ask := range map[string]func(*api.Client, func()) error{
+		"watch": func(c *api.Client, end func()) error {
+			return c.Watch(t.Context(), func(api.Status) error { end(); return nil })
+		},
+		"top": func(c *api.Client, end func()) error {
+			time.AfterFunc(50*time.Millisecond, end)
+			_, err := c.Top(t.Context())
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, end := serveUntil(t, patient{})
+			if err := ask(client, end); !errors.Is(err, api.ErrUnreachable) {
+				t.Errorf("%v, want %v", err, api.ErrUnreachable)
+			}
+		})
+	}
+	client, end := serveUntil(t, patient{})
+	out, err := client.Logs(t.Context(), api.LogsRequest{Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	time.AfterFunc(50*time.Millisecond, end)
+	if got, err := io.ReadAll(out); err == nil {
+		t.Errorf("output ends after %q as if that were all", got)
+	}
+}
+
+// serveUntil serves a control until end is called, as a control plane that is replaced does.
+func serveUntil(t *testing.T, c api.Control) (client *api.Client, end func()) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	server := &http.Server{Handler: api.Handler(c, slog.New(slog.DiscardHandler)), BaseContext: func(net.Listener) context.Context { return ctx }}
+	go func() { _ = server.Serve(listener) }()
+	client = api.NewClient(socket)
+	t.Cleanup(func() { cancel(); _ = client.Close(); _ = server.Close() })
+	return client, cancel
 }
 
 // TestOutputThatIsCutDoesNotEndInOrder: whoever reads output sees that there would have been more, and why there is not.

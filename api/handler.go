@@ -160,14 +160,17 @@ func (h handler) logs(w http.ResponseWriter, r *http.Request) {
 			}
 			_ = control.Flush()
 		}
-		if err != nil {
-			if err != io.EOF && r.Context().Err() == nil {
-				h.log.Warn("logs ended early", "err", err)
-				_ = json.NewEncoder(w).Encode(LogLine{Time: time.Now(), Stream: "system", Text: "output ends early: " + err.Error()})
-				_ = control.Flush()
-				panic(http.ErrAbortHandler) // an end in order would say that this was all
-			}
+		switch {
+		case err == nil:
+		case r.Context().Err() != nil: // nobody reads any more, or the control plane ends
+			panic(http.ErrAbortHandler) // an end in order would say that this was all
+		case err == io.EOF:
 			return
+		default:
+			h.log.Warn("logs ended early", "err", err)
+			_ = json.NewEncoder(w).Encode(LogLine{Time: time.Now(), Stream: "system", Text: "output ends early: " + err.Error()})
+			_ = control.Flush()
+			panic(http.ErrAbortHandler)
 		}
 	}
 }

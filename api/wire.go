@@ -1,7 +1,9 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,7 +20,13 @@ type wireError struct {
 	Message string `json:"message"`
 }
 
+// kindEnded is an error of the API alone: the control plane ended while it was asked. Who asked is still there to hear it.
+const kindEnded = "ended"
+
 func toWire(err error) *wireError {
+	if errors.Is(err, context.Canceled) {
+		return &wireError{Kind: kindEnded, Message: "the control plane ended meanwhile"}
+	}
 	return &wireError{Kind: errdefs.Kind(err), Message: err.Error()}
 }
 
@@ -32,6 +40,9 @@ func (e *remoteError) Error() string { return e.message }
 func (e *remoteError) Unwrap() error { return e.kind }
 
 func (w *wireError) err() error {
+	if w.Kind == kindEnded {
+		return fmt.Errorf("%w: %s", ErrUnreachable, w.Message)
+	}
 	return &remoteError{message: w.Message, kind: errdefs.FromKind(w.Kind)}
 }
 
@@ -45,7 +56,11 @@ type frame[T any] struct {
 // writeError answers with err's kind.
 func writeError(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(errdefs.HTTPStatus(err))
+	status := errdefs.HTTPStatus(err)
+	if errors.Is(err, context.Canceled) {
+		status = http.StatusServiceUnavailable
+	}
+	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(toWire(err))
 }
 
