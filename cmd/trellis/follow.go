@@ -16,8 +16,6 @@ import (
 const (
 	redraw      = 100 * time.Millisecond
 	defaultWait = 5 * time.Minute
-	// reconnect is how long a control plane may be away while it is followed: the holder starts it again.
-	reconnect = 15 * time.Second
 	// chatter is how often plain lines say of a service that is still in the same state why.
 	chatter = 5 * time.Second
 	// patience is how long a service may crash or stand failed without a verdict of the engine until nobody waits for
@@ -143,56 +141,6 @@ func (f *follower) draw(canvas *screen, live bool, frame int) {
 		Title: f.title, Elapsed: now.Sub(f.passage.started), Frame: frame, Services: f.last.Services, Took: f.passage.took(now),
 	}
 	canvas.draw(view.lines(fitting{width, height - 1, f.program.styleOf(f.program.stderr)}))
-}
-
-// statuses sends the newest Status whenever there is a newer one, and at the end why it ended. A control plane that goes
-// away is waited for.
-func statuses(ctx context.Context, control api.Control) (<-chan api.Status, <-chan error) {
-	statuses, ended := make(chan api.Status), make(chan error, 1)
-	go func() {
-		alive := time.Now()
-		for {
-			err := control.Watch(ctx, func(s api.Status) error {
-				alive = time.Now()
-				select {
-				case statuses <- s:
-					return nil
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			})
-			if ctx.Err() != nil || err != nil && !errors.Is(err, errdefs.ErrUnavailable) || time.Since(alive) > reconnect {
-				ended <- err
-				return
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(200 * time.Millisecond):
-			}
-		}
-	}()
-	return statuses, ended
-}
-
-// patiently calls ask again while no control plane answers, for as long as the holder may take to start another.
-func patiently(ctx context.Context, ask func() error) error {
-	var away time.Time
-	for {
-		err := ask()
-		if !errors.Is(err, api.ErrUnreachable) || ctx.Err() != nil {
-			return err
-		}
-		if away.IsZero() {
-			away = time.Now()
-		}
-		if time.Since(away) > reconnect {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }
 
 // passage remembers how each service got where it is, which a single Status does not tell.
