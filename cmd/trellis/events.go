@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"trellis/api"
+	"trellis/errdefs"
 	"trellis/state"
 )
 
@@ -45,20 +48,34 @@ down. With --format json, each is one object on a line of its own.`,
 			filter.Service = names[0]
 		}
 		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
-			err := control.Events(cmd.Context(), filter, follow, func(e state.Event) error {
-				if format.json() {
-					return p.writeJSONLine(eventView{e, orNull(e.Revision)})
-				}
-				_, err := fmt.Fprintln(p.stdout, eventLine(p.styleOf(p.stdout), e))
-				return err
-			})
-			if follow && cmd.Context().Err() != nil {
-				return nil
-			}
-			return err
+			return p.showEvents(cmd.Context(), control, filter, follow, format.json())
 		})
 	}
 	return p.project(cmd)
+}
+
+// showEvents prints events; those that are followed past the end of a control plane, as the next one has them.
+func (p *program) showEvents(ctx context.Context, control api.Control, filter state.EventFilter, follow, asJSON bool) error {
+	var away absence
+	for {
+		asked := time.Now()
+		err := control.Events(ctx, filter, follow, func(e state.Event) error {
+			away.back()
+			filter.Since, filter.Limit = e.Time.Add(time.Nanosecond), 0 // from where the next one goes on
+			if asJSON {
+				return p.writeJSONLine(eventView{e, orNull(e.Revision)})
+			}
+			_, err := fmt.Fprintln(p.stdout, eventLine(p.styleOf(p.stdout), e))
+			return err
+		})
+		away.heard(asked)
+		switch {
+		case follow && ctx.Err() != nil:
+			return nil
+		case !follow || !errors.Is(err, errdefs.ErrUnavailable) || away.over(ctx):
+			return err
+		}
+	}
 }
 
 // eventLine writes an event for people.

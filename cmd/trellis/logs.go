@@ -169,8 +169,39 @@ type logStyle struct {
 	prefix, times, json bool
 }
 
-// showLogs prints output until it ends or ctx is done.
+// showLogs prints output until it ends or ctx is done. What is followed ends only where no control plane goes on with it: one that is
+// restarted or replaced meanwhile is asked for what is newer than the newest line.
 func (p *program) showLogs(ctx context.Context, control api.Control, req api.LogsRequest, look logStyle) error {
+	w := bufio.NewWriter(p.stdout)
+	defer w.Flush()
+	printer := linePrinter{w: w, style: p.styleOf(p.stdout), look: look, terminal: terminal(p.stdout)}
+	var away absence
+	for begin := time.Now(); ; {
+		seen, asked := printer.newest, time.Now()
+		err := printer.all(ctx, control, req, w)
+		if ctx.Err() != nil && (err == nil || errors.Is(err, api.ErrUnreachable)) {
+			return nil
+		}
+		if !req.Follow || err != nil && !errors.Is(err, api.ErrUnreachable) {
+			return err
+		}
+		if away.heard(asked); printer.newest.After(seen) {
+			away.back()
+		}
+		if away.over(ctx) {
+			return err
+		}
+		switch {
+		case !printer.newest.IsZero():
+			req.Tail, req.Since = 0, printer.newest.Add(time.Nanosecond)
+		case req.Tail < 0:
+			req.Tail, req.Since = 0, begin
+		}
+	}
+}
+
+// all prints the output that one request is answered with. Where it is cut off: ErrUnreachable.
+func (l *linePrinter) all(ctx context.Context, control api.Control, req api.LogsRequest, w *bufio.Writer) error {
 	out, err := control.Logs(ctx, req)
 	if err != nil {
 		return err
@@ -178,14 +209,11 @@ func (p *program) showLogs(ctx context.Context, control api.Control, req api.Log
 	defer out.Close()
 	stop := context.AfterFunc(ctx, func() { _ = out.Close() })
 	defer stop()
-	w := bufio.NewWriter(p.stdout)
-	defer w.Flush()
-	printer := linePrinter{w: w, style: p.styleOf(p.stdout), look: look, terminal: terminal(p.stdout)}
 	reader := bufio.NewReaderSize(out, 64<<10)
 	for {
 		line, err := reader.ReadBytes('\n')
-		if len(line) > 0 {
-			if perr := printer.print(line); perr != nil {
+		if len(line) > 0 && (err == nil || errors.Is(err, io.EOF)) { // of what is cut off, half a line comes again
+			if perr := l.print(line); perr != nil {
 				return perr
 			}
 			if reader.Buffered() == 0 {
@@ -198,7 +226,7 @@ func (p *program) showLogs(ctx context.Context, control api.Control, req api.Log
 			if errors.Is(err, io.EOF) || ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("read output: %w", err)
+			return fmt.Errorf("read output: %w: %w", api.ErrUnreachable, err)
 		}
 	}
 }
@@ -211,15 +239,26 @@ type linePrinter struct {
 	wide  int // columns of the widest name so far
 	// terminal says that what a program wrote is not to be carried out.
 	terminal bool
+	newest   time.Time // of the lines of instances
+	told     string    // what the control plane said of itself last
 }
 
 func (l *linePrinter) print(raw []byte) error {
+	var line api.LogLine
+	err := json.Unmarshal(raw, &line)
+	if err == nil && line.Instance == "" && line.Stream == "system" {
+		if line.Text == l.told {
+			return nil // it is so still
+		}
+		l.told = line.Text
+	} else if line.Time.After(l.newest) {
+		l.newest = line.Time
+	}
 	if l.look.json {
 		_, err := l.w.Write(raw)
 		return err
 	}
-	var line api.LogLine
-	if err := json.Unmarshal(raw, &line); err != nil {
+	if err != nil {
 		return fmt.Errorf("read output: %w", err)
 	}
 	var b strings.Builder
@@ -239,7 +278,7 @@ func (l *linePrinter) print(raw []byte) error {
 		text = l.style.dim(text)
 	}
 	b.WriteString(text + "\n")
-	_, err := io.WriteString(l.w, b.String())
+	_, err = io.WriteString(l.w, b.String())
 	return err
 }
 

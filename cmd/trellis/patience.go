@@ -38,6 +38,13 @@ func (a *absence) over(ctx context.Context) bool {
 // back says that it has answered.
 func (a *absence) back() { a.since = time.Time{} }
 
+// heard says that it was listened to since a moment: for longer than a refusal takes, so that it was there.
+func (a *absence) heard(since time.Time) {
+	if time.Since(since) > time.Second {
+		a.back()
+	}
+}
+
 // statuses sends the newest Status whenever there is a newer one, and at the end why it ended. A control plane that goes
 // away is waited for, however long ago it told something new.
 func statuses(ctx context.Context, control api.Control) (<-chan api.Status, <-chan error) {

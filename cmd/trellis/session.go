@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,14 +173,28 @@ func (u *session) attach(ctx context.Context, names []string) error {
 		}
 	}
 	err := p.showLogs(ctx, u.control, api.LogsRequest{Services: names, Follow: true, Since: u.begin}, logStyle{prefix: true})
-	if ctx.Err() == nil && err != nil {
-		return withHint(err, "%s goes on; 'trellis logs -f' follows it again", name)
+	if ctx.Err() == nil {
+		return u.lost(ctx, err)
 	}
 	if ctx.Err() != nil && interrupted(ctx) && u.fresh {
 		return u.stop(ctx)
 	}
 	p.progressf("%s goes on; 'trellis logs -f' follows it again, 'trellis down' stops it", name)
 	return nil
+}
+
+// lost says what became of a project whose output is told no more; err is why. One that somebody has taken down has ended well.
+func (u *session) lost(ctx context.Context, err error) error {
+	name := u.ready.project.Name
+	_, closer, cerr := u.program.backend.Connect(ctx, u.ready.location)
+	switch {
+	case errors.Is(cerr, errdefs.ErrNotFound):
+		u.program.progressf("%s does not run any more", name)
+		return nil
+	case cerr == nil:
+		_ = closer.Close()
+	}
+	return withHint(cmp.Or(err, api.ErrUnreachable), "'trellis ps' shows how %s stands, 'trellis logs -f' follows it again", name)
 }
 
 // wait blocks until a signal, and lets go of the project.
