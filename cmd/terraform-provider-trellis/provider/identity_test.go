@@ -1,10 +1,14 @@
 package provider
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
 
 	"terraform-provider-trellis/cli"
 )
@@ -40,6 +44,31 @@ func TestHowAProjectStands(t *testing.T) {
 			s, _, err := status(t.Context(), &cli.Command{Path: path}, test.project, "shop-staging")
 			if (err != nil) != test.fails || (s.Revision != nil) != test.runs {
 				t.Errorf("%+v, %v: want it to fail: %v, and to run: %v", s, err, test.fails, test.runs)
+			}
+		})
+	}
+}
+
+// TestWhyItFailed: an error has the places that a check of the same engine finds, or else what the command said.
+func TestWhyItFailed(t *testing.T) {
+	const check = `{"errors": [{"file": "compose.yaml", "line": 3, "column": 5, "path": "services.web.privileged", "message": "is not for you"}]}`
+	for name, test := range map[string]struct {
+		project cli.Project
+		want    string
+	}{
+		"of this machine":             {cli.Project{Files: []string{"compose.yaml"}}, "compose.yaml:3:5 services.web.privileged: is not for you"},
+		"of a cluster":                {cli.Project{Files: []string{"compose.yaml"}, Environment: "staging", Engine: "kubernetes"}, "compose.yaml:3:5 services.web.privileged: is not for you"},
+		"of what an environment says": {cli.Project{Files: []string{"compose.yaml"}, Environment: "staging"}, "Cannot plan: web has no image"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var diags diag.Diagnostics
+			r := &project{command: answering(t, check)}
+			r.failed(t.Context(), test.project, "Cannot plan", &cli.Failed{Args: []string{"plan"}, Code: 64, Output: "web has no image"}, &diags)
+			if len(diags) != 1 || diags[0].Summary()+": "+diags[0].Detail() != test.want {
+				t.Errorf("%v, want %q", diags, test.want)
+			}
+			if r.failed(t.Context(), test.project, "Cannot plan", errors.New("no program"), &diags); !strings.Contains(diags[1].Detail(), "no program") {
+				t.Errorf("another error: %v", diags[1])
 			}
 		})
 	}

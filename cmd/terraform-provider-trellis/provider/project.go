@@ -159,9 +159,10 @@ func (r *project) revert(ctx context.Context, p cli.Project, timeout time.Durati
 	return nil
 }
 
-// failed says why a command failed: where the files are wrong, one error for each place.
+// failed says why a command failed: where the files are wrong, one error for each place. A check is of an engine: where it is the
+// environment that says which, what the command said itself is what is known.
 func (r *project) failed(ctx context.Context, p cli.Project, what string, err error, diags *diag.Diagnostics) {
-	if failed := asFailed(err); failed != nil && failed.Invalid() {
+	if failed := asFailed(err); failed != nil && failed.Invalid() && (p.Engine != "" || p.Environment == "") {
 		if wrong, err := r.command.Check(ctx, p); err == nil && len(wrong) > 0 {
 			for _, d := range wrong {
 				summary, detail := strings.TrimSpace(d.Place()+" "+d.Path), d.Message
