@@ -183,6 +183,9 @@ func (p *program) loadConfig(cmd *cobra.Command, f *loadFlags, name string) (loa
 			script = from
 		}
 	}
+	if err := f.idle(cmd, script); err != nil {
+		return wrong(err)
+	}
 	if script != "" {
 		if f.method != "" || f.body != "" || f.grpc != "" {
 			return wrong(errors.New("a scenario says itself what is sent: leave out --method, --body and --grpc"))
@@ -194,6 +197,19 @@ func (p *program) loadConfig(cmd *cobra.Command, f *loadFlags, name string) (loa
 		return cfg, err
 	}
 	return cfg, f.call(cmd.Context(), &cfg)
+}
+
+// idle says which flag would have no effect.
+func (f *loadFlags) idle(cmd *cobra.Command, script string) error {
+	switch {
+	case f.raw && f.grpc == "":
+		return errors.New("--raw says what the body of --grpc is: leave it out, or name a method with --grpc")
+	case cmd.Flags().Changed("visits") && script == "":
+		return errors.New("--visits bounds those of a scenario, and there is none: --connections bounds requests")
+	case cmd.Flags().Changed("streams") && !f.http2 && f.grpc == "":
+		return errors.New("--streams share a connection of HTTP/2: add --http2")
+	}
+	return nil
 }
 
 // call makes cfg a gRPC call.
