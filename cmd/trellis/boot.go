@@ -51,7 +51,8 @@ func (p *program) bootEnableCommand() *cobra.Command {
 		Use:   "enable",
 		Short: "Write the unit and enable it",
 		Long: `Enable writes a systemd unit for this project and enables it. Saying it again
-changes nothing. Where there is no systemd it prints the line of a crontab that
+changes nothing. Where programs and a Docker engine are (PATH, DOCKER_HOST and
+their kin) it keeps as you have it now. Where there is no systemd it prints the line of a crontab that
 does the same.`,
 		Example: `  trellis boot enable`,
 		Args:    arguments(0, 0),
