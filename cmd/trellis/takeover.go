@@ -133,7 +133,7 @@ func (t *taking) run(ctx context.Context) error {
 		if err := t.apply(ctx, t.lone, true); err != nil {
 			return withHint(err, "nothing of docker compose was touched: its containers go on; 'trellis down' removes what was begun")
 		}
-		if err := t.halt(ctx, t.lone); err != nil {
+		if err := t.stop(ctx, t.lone, nil); err != nil {
 			return err
 		}
 		if err := t.apply(ctx, t.lone, false); err != nil {
@@ -142,7 +142,7 @@ func (t *taking) run(ctx context.Context) error {
 	}
 	ours := slices.Clone(t.lone)
 	for _, name := range t.data {
-		if err := t.halt(ctx, []string{name}); err != nil {
+		if err := t.stop(ctx, []string{name}, ours); err != nil {
 			return err
 		}
 		if err := t.apply(ctx, append(slices.Clone(ours), name), false); err != nil {
@@ -241,6 +241,16 @@ func (t *taking) halt(ctx context.Context, names []string) error {
 		}
 	}
 	return nil
+}
+
+// stop stops theirs, and where that fails or is broken off has them run again; those of keep stay ours.
+func (t *taking) stop(ctx context.Context, names, keep []string) error {
+	err := t.halt(ctx, names)
+	if err == nil {
+		return nil
+	}
+	_ = t.halt(context.WithoutCancel(ctx), names) // one that is half stopped would end after it was started again
+	return t.back(ctx, names, keep, err)
 }
 
 // back stops ours, which did not come up, and starts theirs again; those of keep stay. Both at a time would write to the
