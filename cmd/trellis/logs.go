@@ -11,12 +11,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"trellis/api"
 	"trellis/engine"
+	"trellis/errdefs"
 	"trellis/telemetry"
 )
 
@@ -179,10 +181,10 @@ func (p *program) showLogs(ctx context.Context, control api.Control, req api.Log
 	for begin := time.Now(); ; {
 		seen, asked := printer.newest, time.Now()
 		err := printer.all(ctx, control, req, w)
-		if ctx.Err() != nil && (err == nil || errors.Is(err, api.ErrUnreachable)) {
+		if ctx.Err() != nil && (err == nil || cutOff(err)) {
 			return nil
 		}
-		if !req.Follow || err != nil && !errors.Is(err, api.ErrUnreachable) {
+		if !req.Follow || err != nil && !cutOff(err) {
 			return err
 		}
 		if away.heard(asked); printer.newest.After(seen) {
@@ -200,7 +202,12 @@ func (p *program) showLogs(ctx context.Context, control api.Control, req api.Log
 	}
 }
 
-// all prints the output that one request is answered with. Where it is cut off: ErrUnreachable.
+// cutOff says whether an answer was not whole, or there was none, because whoever gives it went away.
+func cutOff(err error) bool {
+	return errors.Is(err, errdefs.ErrUnavailable) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// all prints the output that one request is answered with.
 func (l *linePrinter) all(ctx context.Context, control api.Control, req api.LogsRequest, w *bufio.Writer) error {
 	out, err := control.Logs(ctx, req)
 	if err != nil {
@@ -226,7 +233,7 @@ func (l *linePrinter) all(ctx context.Context, control api.Control, req api.Logs
 			if errors.Is(err, io.EOF) || ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("read output: %w: %w", api.ErrUnreachable, err)
+			return fmt.Errorf("read output: %w", err)
 		}
 	}
 }

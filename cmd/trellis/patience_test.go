@@ -75,15 +75,15 @@ func TestAControlPlaneIsWaitedFor(t *testing.T) {
 	}
 }
 
-// cutOff is a control plane that is restarted after each line of output, and notes what it was asked.
-type cutOff struct {
+// interrupter is a control plane that is restarted after each line of output, and notes what it was asked.
+type interrupter struct {
 	api.Control
 	lines []string // each of one answer; "" is an answer without any
 	asked []api.LogsRequest
 	cause error
 }
 
-func (c *cutOff) Logs(_ context.Context, req api.LogsRequest) (io.ReadCloser, error) {
+func (c *interrupter) Logs(_ context.Context, req api.LogsRequest) (io.ReadCloser, error) {
 	c.asked = append(c.asked, req)
 	if len(c.lines) == 0 {
 		return nil, fmt.Errorf("read output: %w: the disk is gone", errdefs.ErrInvalid)
@@ -103,7 +103,7 @@ func TestFollowedOutputGoesOn(t *testing.T) {
 	for name, cause := range map[string]error{"cut off": io.ErrUnexpectedEOF, "ended in order": io.EOF} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := &cutOff{cause: cause, lines: []string{one + "\n" + gone + "\n" + two[:20], "away", gone + "\n", two + "\n"}}
+				c := &interrupter{cause: cause, lines: []string{one + "\n" + gone + "\n" + two[:20], "away", gone + "\n", two + "\n"}}
 				if cause == io.EOF {
 					c.lines[0] = one + "\n" + gone + "\n"
 				}
@@ -119,13 +119,13 @@ func TestFollowedOutputGoesOn(t *testing.T) {
 			})
 		})
 	}
-	c := &cutOff{cause: io.EOF, lines: []string{one + "\n"}}
+	c := &interrupter{cause: io.EOF, lines: []string{one + "\n"}}
 	var out bytes.Buffer
 	if err := (&program{stdout: &out}).showLogs(t.Context(), c, api.LogsRequest{}, logStyle{}); err != nil || len(c.asked) != 1 {
 		t.Errorf("what is not followed: %v, asked %d times", err, len(c.asked))
 	}
-	c = &cutOff{cause: io.ErrUnexpectedEOF, lines: []string{one + "\n"}}
-	if err := (&program{stdout: &out}).showLogs(t.Context(), c, api.LogsRequest{}, logStyle{}); !errors.Is(err, api.ErrUnreachable) {
+	c = &interrupter{cause: io.ErrUnexpectedEOF, lines: []string{one + "\n"}}
+	if err := (&program{stdout: &out}).showLogs(t.Context(), c, api.LogsRequest{}, logStyle{}); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("what is not followed and cut off: %v", err)
 	}
 }
