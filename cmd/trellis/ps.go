@@ -63,17 +63,20 @@ crash-looping, stopped, completed (ran to its end) or failed.`,
 
 // status returns how the project stands; one without a control plane has no services.
 func (p *program) status(ctx context.Context) (api.Status, error) {
-	var status api.Status
-	err := p.withControl(ctx, func(control api.Control, _ location) (err error) {
-		status, err = control.Status(ctx)
-		return err
-	})
+	control, closer, l, err := p.connect(ctx)
 	var off notRunning
-	if errors.As(err, &off) {
+	switch {
+	case errors.As(err, &off) && l.Cluster != nil:
+		p.progressf("%s is not running; start it with 'trellis up --on kubernetes'", off.project)
+		return api.Status{State: engine.State{Project: off.project, Engine: onKubernetes}}, nil
+	case errors.As(err, &off):
 		p.progressf("%s is not running; start it with 'trellis up -d'", off.project)
-		return api.Status{State: engine.State{Project: off.project, Engine: "local"}}, nil
+		return api.Status{State: engine.State{Project: off.project, Engine: onLocal}}, nil
+	case err != nil:
+		return api.Status{}, err
 	}
-	return status, err
+	defer closer.Close()
+	return control.Status(ctx)
 }
 
 func filtered(services []engine.Service, names []string) []engine.Service {
