@@ -24,10 +24,13 @@ end() {
 		kill "$engine"
 		wait "$engine" 2>/dev/null || true
 	fi
-	umount -R "$dir"/data/* 2>/dev/null || true
+	umount -R "$dir"/data/* "$dir/data" 2>/dev/null || true
 	rm -rf "$dir"
 }
 trap end EXIT
+# What a run that was killed has left would be containers of projects that are not there.
+umount -R "$dir"/data/* "$dir/data" 2>/dev/null || true
+rm -rf "$dir/data" "$dir/exec" "$dir/pid" "$dir/docker.sock"
 
 # start STORAGE...: waits until the engine answers, up to 30 s.
 start() {
