@@ -47,15 +47,15 @@ down. With --format json, each is one object on a line of its own.`,
 		if len(names) == 1 {
 			filter.Service = names[0]
 		}
-		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
-			return p.showEvents(cmd.Context(), control, filter, follow, format.json())
+		return p.withControl(cmd.Context(), func(control api.Control, l location) error {
+			return p.showEvents(cmd.Context(), control, p.gone(l), filter, follow, format.json())
 		})
 	}
 	return p.project(cmd)
 }
 
 // showEvents prints events; those that are followed past the end of a control plane, as the next one has them.
-func (p *program) showEvents(ctx context.Context, control api.Control, filter state.EventFilter, follow, asJSON bool) error {
+func (p *program) showEvents(ctx context.Context, control api.Control, gone func(context.Context) bool, filter state.EventFilter, follow, asJSON bool) error {
 	var away absence
 	for {
 		asked := time.Now()
@@ -72,7 +72,11 @@ func (p *program) showEvents(ctx context.Context, control api.Control, filter st
 		switch {
 		case follow && ctx.Err() != nil:
 			return nil
-		case !follow || !errors.Is(err, errdefs.ErrUnavailable) || away.over(ctx):
+		case !follow || !errors.Is(err, errdefs.ErrUnavailable):
+			return err
+		case gone(ctx):
+			return nil
+		case away.over(ctx):
 			return err
 		}
 	}

@@ -71,7 +71,7 @@ plane recorded: the last hour, unless --since says else. Secrets are taken out.`
 				return usageError{err.Error(), cmd.CommandPath()}
 			}
 		}
-		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
+		return p.withControl(cmd.Context(), func(control api.Control, l location) error {
 			status, err := control.Status(cmd.Context())
 			if err != nil {
 				return err
@@ -86,7 +86,7 @@ plane recorded: the last hour, unless --since says else. Secrets are taken out.`
 				}
 				return err
 			}
-			err = p.showLogs(cmd.Context(), control, req, logStyle{prefix: !noPrefix, times: timestamps, json: format.json()})
+			err = p.showLogs(cmd.Context(), control, p.gone(l), req, logStyle{prefix: !noPrefix, times: timestamps, json: format.json()})
 			if follow && cmd.Context().Err() != nil {
 				return nil
 			}
@@ -172,8 +172,8 @@ type logStyle struct {
 }
 
 // showLogs prints output until it ends or ctx is done. What is followed ends only where no control plane goes on with it: one that is
-// restarted or replaced meanwhile is asked for what is newer than the newest line.
-func (p *program) showLogs(ctx context.Context, control api.Control, req api.LogsRequest, look logStyle) error {
+// restarted or replaced meanwhile is asked for what is newer than the newest line. That the project is gone is an end in order.
+func (p *program) showLogs(ctx context.Context, control api.Control, gone func(context.Context) bool, req api.LogsRequest, look logStyle) error {
 	w := bufio.NewWriter(p.stdout)
 	defer w.Flush()
 	printer := linePrinter{w: w, style: p.styleOf(p.stdout), look: look, terminal: terminal(p.stdout)}
@@ -189,6 +189,9 @@ func (p *program) showLogs(ctx context.Context, control api.Control, req api.Log
 		}
 		if away.heard(asked); printer.newest.After(seen) {
 			away.back()
+		}
+		if gone(ctx) {
+			return nil
 		}
 		if away.over(ctx) {
 			return err

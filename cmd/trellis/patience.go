@@ -35,6 +35,17 @@ func (a *absence) over(ctx context.Context) bool {
 	}
 }
 
+// gone says of a project whose control plane is away whether it does not run any more, as after a 'down': nobody starts another then.
+func (p *program) gone(l location) func(context.Context) bool {
+	return func(ctx context.Context) bool {
+		_, closer, err := p.backend.Connect(ctx, l)
+		if err == nil {
+			_ = closer.Close()
+		}
+		return errors.Is(err, errdefs.ErrNotFound)
+	}
+}
+
 // back says that it has answered.
 func (a *absence) back() { a.since = time.Time{} }
 

@@ -96,6 +96,29 @@ func (c *interrupter) Logs(_ context.Context, req api.LogsRequest) (io.ReadClose
 	return io.NopCloser(io.MultiReader(strings.NewReader(line), iotest.ErrReader(c.cause))), nil
 }
 
+func stays(context.Context) bool { return false }
+
+// TestFollowingEndsWithTheProject: what was taken down is not waited for.
+func TestFollowingEndsWithTheProject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const one = `{"time":"2026-11-23T12:00:01Z","service":"web","instance":"web-1-a","text":"one"}` + "\n"
+		gone := func(context.Context) bool { return true }
+		began := time.Now()
+		var out bytes.Buffer
+		p := &program{stdout: &out, now: time.Now}
+		c := &interrupter{cause: io.ErrUnexpectedEOF, lines: []string{one}}
+		if err := p.showLogs(t.Context(), c, gone, api.LogsRequest{Follow: true}, logStyle{}); err != nil || out.String() != "one\n" {
+			t.Errorf("output: %v, %q", err, out.String())
+		}
+		if err := p.showEvents(t.Context(), &told{}, gone, state.EventFilter{}, true, true); err != nil {
+			t.Errorf("events: %v", err)
+		}
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it was waited for %s", took)
+		}
+	})
+}
+
 // TestFollowedOutputGoesOn: the output of what runs is followed past the end of a control plane, from the newest line on.
 func TestFollowedOutputGoesOn(t *testing.T) {
 	const one, two = `{"time":"2026-11-23T12:00:01Z","service":"web","instance":"web-1-a","text":"one"}`, `{"time":"2026-11-23T12:00:02Z","service":"web","instance":"web-1-a","text":"two"}`
@@ -109,7 +132,7 @@ func TestFollowedOutputGoesOn(t *testing.T) {
 				}
 				var out bytes.Buffer
 				p := &program{stdout: &out, now: time.Now}
-				err := p.showLogs(t.Context(), c, api.LogsRequest{Follow: true, Tail: 10}, logStyle{})
+				err := p.showLogs(t.Context(), c, stays, api.LogsRequest{Follow: true, Tail: 10}, logStyle{})
 				if !errors.Is(err, errdefs.ErrInvalid) || out.String() != "one\noutput ends early\ntwo\n" {
 					t.Errorf("%v, %q", err, out.String())
 				}
@@ -121,11 +144,11 @@ func TestFollowedOutputGoesOn(t *testing.T) {
 	}
 	c := &interrupter{cause: io.EOF, lines: []string{one + "\n"}}
 	var out bytes.Buffer
-	if err := (&program{stdout: &out}).showLogs(t.Context(), c, api.LogsRequest{}, logStyle{}); err != nil || len(c.asked) != 1 {
+	if err := (&program{stdout: &out}).showLogs(t.Context(), c, stays, api.LogsRequest{}, logStyle{}); err != nil || len(c.asked) != 1 {
 		t.Errorf("what is not followed: %v, asked %d times", err, len(c.asked))
 	}
 	c = &interrupter{cause: io.ErrUnexpectedEOF, lines: []string{one + "\n"}}
-	if err := (&program{stdout: &out}).showLogs(t.Context(), c, api.LogsRequest{}, logStyle{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err := (&program{stdout: &out}).showLogs(t.Context(), c, stays, api.LogsRequest{}, logStyle{}); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("what is not followed and cut off: %v", err)
 	}
 }
@@ -151,7 +174,7 @@ func TestFollowedEventsGoOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		c := &told{}
-		err := (&program{stdout: &out}).showEvents(t.Context(), c, state.EventFilter{Limit: 5}, true, true)
+		err := (&program{stdout: &out}).showEvents(t.Context(), c, stays, state.EventFilter{Limit: 5}, true, true)
 		if !errors.Is(err, errdefs.ErrInvalid) || strings.Count(out.String(), "\n") != 2 || len(c.asked) != 3 {
 			t.Fatalf("%v, asked %+v\n%s", err, c.asked, out.String())
 		}

@@ -172,7 +172,7 @@ func (u *session) attach(ctx context.Context, names []string) error {
 			p.progressf("following the output; Ctrl-C lets go of %s, which ran before", name)
 		}
 	}
-	err := p.showLogs(ctx, u.control, api.LogsRequest{Services: names, Follow: true, Since: u.begin}, logStyle{prefix: true})
+	err := p.showLogs(ctx, u.control, p.gone(u.ready.location), api.LogsRequest{Services: names, Follow: true, Since: u.begin}, logStyle{prefix: true})
 	if ctx.Err() == nil {
 		return u.lost(ctx, err)
 	}
