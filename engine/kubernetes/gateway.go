@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"time"
 
@@ -58,7 +57,7 @@ func (r *renderer) gateway() {
 	r.add(out)
 	if g.RedirectHTTPS && r.secure {
 		to := &gatewayv1.HTTPRequestRedirectFilter{Scheme: pointer("https"), Port: pointer(out.Spec.Listeners[1].Port), StatusCode: pointer(308)}
-		route := r.httpRoute(compose.Service{}, cleaned(r.gatewayName()+"-https", maxName), listenHTTP, nil)
+		route := r.httpRoute(compose.Service{}, r.redirectName(), listenHTTP, nil)
 		route.Spec.Rules = []gatewayv1.HTTPRouteRule{{Filters: []gatewayv1.HTTPRouteFilter{{Type: gatewayv1.HTTPRouteFilterRequestRedirect, RequestRedirect: to}}}}
 		r.add(route)
 	}
@@ -101,95 +100,38 @@ func (r *renderer) certificates(g compose.Gateway) []gatewayv1.SecretObjectRefer
 	return refs
 }
 
-// routes renders the routes of a service for a gateway of the cluster. One that asks who calls is not rendered: without the
-// question it would be open.
-func (r *renderer) routes(svc compose.Service) {
-	if r.fronted() {
-		return
-	}
-	policy := compose.Policy{}
-	var hosts []string
-	if g := r.p.Trellis.Gateway; g != nil {
-		hosts = g.Hosts
-		if g.Policy != nil {
-			policy = *g.Policy
-		}
-	}
-	n := 0
-	for i, p := range svc.Ports {
-		for j, route := range p.Trellis.Routes {
-			path := at(svc, "ports") + index(i) + ".x-trellis.routes" + index(j)
-			auth := cmp.Or(route.Auth, policy.Auth)
-			n++
-			switch {
-			case r.gatewayClass() == "":
-				remedy := "give the class of its Gateway API"
-				if !r.opt.Standalone {
-					remedy = "unless it has a data plane already, name a registry for it with --registry, or an image of Trellis in TRELLIS_IMAGE"
-				}
-				r.note(path, "has no effect: nothing says which gateway of the cluster has it: %s", remedy)
-				continue
-			case auth != "none":
-				r.note(path, "has no effect: it asks who calls (auth: %s), which the cluster's gateway does not; it stays closed", auth)
-				continue
-			}
-			at := hosts
-			if route.Host != "" {
-				at = []string{route.Host}
-			}
-			if len(at) > 16 {
-				r.note("x-trellis.gateway.hosts", "is changed: the first 16 of them are used")
-				at = at[:16]
-			}
-			name := r.names.of[svc.Name]
-			if n > 1 {
-				name = cleaned(fmt.Sprintf("%s-%d", name, n), maxName)
-			}
-			if o := r.route(routing{svc, p, route, policy, path, name, at}); o != nil {
-				r.add(o)
-			}
-		}
-	}
-}
-
-// routing is one route, and what it is rendered from.
-type routing struct {
-	svc    compose.Service
-	port   compose.Port
-	route  compose.Route
-	policy compose.Policy
-	path   string // of the route in the file
-	name   string // of the object
-	hosts  []string
-}
-
-func (r *renderer) route(x routing) Object {
-	r.checkRoute(x)
-	if x.port.AppProtocol == "grpc" && x.route.Redirect == nil && x.route.Rewrite == "" && len(x.route.Headers) == 0 {
-		if o := r.grpcRoute(x); o != nil {
-			return o
-		}
+// route renders a route; nil where a gateway cannot have it, which closes it.
+func (r *renderer) route(x *routing) Object {
+	r.checkRoute(*x)
+	if x.grpc {
+		return r.grpcRoute(*x)
 	}
 	matches, ok := r.matches(x)
 	if !ok {
 		return nil
 	}
+	filters, ok := r.filters(x)
+	if !ok {
+		return nil
+	}
 	o := r.httpRoute(x.svc, x.name, r.section(), x.hosts)
-	rule := gatewayv1.HTTPRouteRule{Matches: matches, Filters: r.filters(x)}
+	rule := gatewayv1.HTTPRouteRule{Matches: matches, Filters: filters}
 	if x.route.TryTimeout != nil {
 		r.note(x.path+".try_timeout", "has no effect: the cluster's gateway asks no other instance")
 	}
 	if x.route.Timeout != nil {
+		r.note(x.path+".timeout", "is changed: the Gateway API bounds a response as a whole, not its headers alone")
 		rule.Timeouts = &gatewayv1.HTTPRouteTimeouts{BackendRequest: pointer(durationOf(x.route.Timeout.Or(0)))}
 	}
 	if x.route.Redirect == nil {
-		rule.BackendRefs = r.backends(x)
+		rule.BackendRefs = r.backends(*x)
+		for _, one := range r.splits(*x, rule) {
+			o.Spec.Rules = append(o.Spec.Rules, apart(one)...)
+		}
 	}
-	for _, one := range append(r.splits(x, rule), rule) {
-		o.Spec.Rules = append(o.Spec.Rules, apart(one)...)
-	}
+	o.Spec.Rules = append(o.Spec.Rules, apart(rule)...)
 	if len(o.Spec.Rules) > maxRules {
-		r.note(x.path, "has no effect: with its methods and its rewrite it takes %d rules, and a gateway has %d; it stays closed", len(o.Spec.Rules), maxRules)
+		r.close(x, x.path, "with its methods and its rewrite it takes %d rules, and a gateway has %d", len(o.Spec.Rules), maxRules)
 		return nil
 	}
 	return o
@@ -285,18 +227,14 @@ func (r *renderer) backends(x routing) []gatewayv1.HTTPBackendRef {
 	return append([]gatewayv1.HTTPBackendRef{own}, all...)
 }
 
-// grpcRoute renders a route of a gRPC service whose path is that of gRPC: all, one service or one method. nil: it is not.
+// grpcRoute renders a route for which callsGRPC.
 func (r *renderer) grpcRoute(x routing) Object {
-	m, ok := methodOf(x.route.Path)
-	if !ok || len(x.route.Split) > 0 || x.route.Mirror != nil || len(x.route.Methods) > 0 && !slices.Contains(x.route.Methods, "POST") || r.filters(x) != nil {
-		return nil
-	}
 	o := &gatewayv1.GRPCRoute{
 		TypeMeta: metav1.TypeMeta{APIVersion: gatewayv1.GroupVersion.String(), Kind: "GRPCRoute"}, ObjectMeta: r.meta(x.svc, x.name),
 	}
 	o.Spec.ParentRefs, o.Spec.Hostnames = r.mounted(r.section(), x.hosts)
 	rule := gatewayv1.GRPCRouteRule{BackendRefs: []gatewayv1.GRPCBackendRef{{BackendRef: gatewayv1.BackendRef{BackendObjectReference: r.backend(x.svc.Name, x.port.Target)}}}}
-	if m != nil {
+	if m, _ := methodOf(x.route.Path); m != nil {
 		rule.Matches = []gatewayv1.GRPCRouteMatch{{Method: m}}
 	}
 	if x.route.Timeout != nil {

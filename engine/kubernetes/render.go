@@ -57,6 +57,7 @@ type renderer struct {
 	// rendered are the names of ConfigMaps, Secrets and volumes that are there already.
 	rendered map[string]bool
 	secure   bool             // the cluster's gateway has TLS
+	routings []routing        // what becomes of routes at the cluster's gateway
 	doors    []proxy.Listener // of the gateway in the data plane
 	limited  bool             // not everyone may reach everyone
 	// telemetry is the name of the Service that takes it, "" where there is none.
@@ -127,6 +128,7 @@ func (r *renderer) project() {
 	r.limited = r.limits()
 	r.receiver()
 	r.gateway()
+	r.decideRoutes()
 	r.checkGateway()
 	r.checkWatch()
 	r.plane()

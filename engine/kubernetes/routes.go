@@ -20,14 +20,18 @@ import (
 // methods are those that a match of the Gateway API knows.
 var methods = []string{"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 
-// matches are what a route matches, one for each method. false: a gateway cannot match it.
-func (r *renderer) matches(x routing) ([]gatewayv1.HTTPRouteMatch, bool) {
-	base := gatewayv1.HTTPRouteMatch{Path: r.pathMatch(x)}
+// matches are what a route matches, one for each method. false: a gateway cannot match it, and it is closed.
+func (r *renderer) matches(x *routing) ([]gatewayv1.HTTPRouteMatch, bool) {
+	base := gatewayv1.HTTPRouteMatch{Path: r.pathMatch(*x)}
 	for _, name := range slices.Sorted(maps.Keys(x.route.Headers)) {
+		if x.route.Headers[name] == "" {
+			r.close(x, compose.JoinPath(x.path+".headers", name), "the Gateway API matches no header that is empty")
+			return nil, false
+		}
 		base.Headers = append(base.Headers, gatewayv1.HTTPHeaderMatch{Name: gatewayv1.HTTPHeaderName(name), Value: x.route.Headers[name]})
 	}
-	if len(base.Headers) > 16 {
-		r.note(x.path+".headers", "has no effect: more than 16 of them cannot be matched; the route stays closed")
+	if len(base.Headers) > maxFields {
+		r.close(x, x.path+".headers", "more than %d of them cannot be matched", maxFields)
 		return nil, false
 	}
 	if len(x.route.Methods) == 0 {
@@ -35,24 +39,43 @@ func (r *renderer) matches(x routing) ([]gatewayv1.HTTPRouteMatch, bool) {
 	}
 	var all []gatewayv1.HTTPRouteMatch
 	for i, method := range x.route.Methods {
-		if !slices.Contains(methods, method) || len(all) == 64 {
+		if !slices.Contains(methods, method) {
 			r.note(x.path+".methods"+index(i), "has no effect: the Gateway API knows no method %s", method)
 			continue
 		}
-		one := *base.DeepCopy()
-		one.Method = pointer(gatewayv1.HTTPMethod(method))
-		all = append(all, one)
+		if slices.Index(x.route.Methods, method) < i {
+			continue
+		}
+		both := []string{method}
+		if method == "GET" && !slices.Contains(x.route.Methods, "HEAD") {
+			both = append(both, "HEAD") // as everywhere in HTTP, but not to a gateway
+		}
+		for _, method := range both {
+			one := *base.DeepCopy()
+			one.Method = pointer(gatewayv1.HTTPMethod(method))
+			all = append(all, one)
+		}
+	}
+	if len(all) == 0 {
+		x.closed = "the Gateway API knows none of its methods"
 	}
 	return all, len(all) > 0
 }
 
-// pathMatch is a route's path: exact, a prefix, or with parameters as a regular expression.
+// maxFields is how many header fields a list of the Gateway API may have.
+const maxFields = 16
+
+// plainPath are the paths that the Gateway API takes as they are.
+var plainPath = regexp.MustCompile(`^[-A-Za-z0-9/._~!$&'()*+,;=:@%]+$`)
+
+// pathMatch is a route's path: exact, a prefix, or with parameters as a regular expression. Some gateways hold that against the
+// whole path and some against any part of it: it says itself where it begins and ends.
 func (r *renderer) pathMatch(x routing) *gatewayv1.HTTPPathMatch {
 	path := cmp.Or(x.route.Path, "/*")
 	prefix, wild := strings.CutSuffix(path, "/*")
 	kind, value := gatewayv1.PathMatchExact, path
 	switch {
-	case strings.Contains(path, "{"):
+	case strings.Contains(path, "{") || !plainPath.MatchString(path):
 		kind = gatewayv1.PathMatchRegularExpression
 		var out strings.Builder
 		for segment := range strings.SplitSeq(strings.TrimPrefix(prefix, "/"), "/") {
@@ -63,31 +86,47 @@ func (r *renderer) pathMatch(x routing) *gatewayv1.HTTPPathMatch {
 			}
 			out.WriteString("/" + segment)
 		}
-		if value = out.String(); wild {
+		if value = "^" + out.String(); wild {
 			value += "(/.*)?"
 		}
-		r.note(x.path+".path", "is changed: parameters are a regular expression, which not every gateway knows")
+		value += "$"
+		what := "parameters are"
+		if !strings.Contains(path, "{") {
+			what = "the Gateway API takes it as"
+		}
+		r.note(x.path+".path", "is changed: %s a regular expression, which not every gateway knows", what)
 	case wild:
 		kind, value = gatewayv1.PathMatchPathPrefix, cmp.Or(prefix, "/")
 	}
 	return &gatewayv1.HTTPPathMatch{Type: &kind, Value: &value}
 }
 
-// filters are what a route does to requests and answers; nil for nothing.
-func (r *renderer) filters(x routing) []gatewayv1.HTTPRouteFilter {
+// filters are what a route does to requests and answers; nil for nothing. false: a gateway cannot do it, and the route is closed.
+func (r *renderer) filters(x *routing) ([]gatewayv1.HTTPRouteFilter, bool) {
 	var all []gatewayv1.HTTPRouteFilter
-	if f := edited(x.route.RequestHeaders, ""); f != nil {
-		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterRequestHeaderModifier, RequestHeaderModifier: f})
+	edit, hsts := r.edited(*x, ".request_headers", x.route.RequestHeaders), ""
+	if edit != nil {
+		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterRequestHeaderModifier, RequestHeaderModifier: edit})
 	}
-	hsts := ""
 	if g := r.p.Trellis.Gateway; g != nil && g.HSTS != nil && r.secure && x.port.AppProtocol != "grpc" {
 		hsts = fmt.Sprintf("max-age=%d", seconds(g.HSTS.Or(0)))
 	}
-	if f := edited(cmp.Or(x.route.ResponseHeaders, x.policy.ResponseHeaders), hsts); f != nil {
-		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterResponseHeaderModifier, ResponseHeaderModifier: f})
+	answer := r.edited(*x, ".response_headers", cmp.Or(x.route.ResponseHeaders, x.policy.ResponseHeaders))
+	if hsts != "" {
+		answer = cmp.Or(answer, &gatewayv1.HTTPHeaderFilter{})
+		answer.Set = append(answer.Set, gatewayv1.HTTPHeader{Name: "Strict-Transport-Security", Value: hsts})
+	}
+	if answer != nil {
+		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterResponseHeaderModifier, ResponseHeaderModifier: answer})
+	}
+	for key, f := range map[string]*gatewayv1.HTTPHeaderFilter{"request_headers": edit, "response_headers": answer} {
+		if f != nil && max(len(f.Set), len(f.Remove)) > maxFields {
+			r.close(x, x.path, "more than %d fields of its %s cannot be set or removed", maxFields, key)
+			return nil, false
+		}
 	}
 	if c := cmp.Or(x.route.CORS, x.policy.CORS); c != nil {
-		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterCORS, CORS: cors(*c)})
+		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterCORS, CORS: r.cors(*x, *c)})
 	}
 	if m := x.route.Mirror; m != nil {
 		f := &gatewayv1.HTTPRequestMirrorFilter{BackendRef: r.backend(m.Service, m.Port)}
@@ -97,34 +136,33 @@ func (r *renderer) filters(x routing) []gatewayv1.HTTPRouteFilter {
 		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterRequestMirror, RequestMirror: f})
 	}
 	if d := x.route.Redirect; d != nil {
-		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterRequestRedirect, RequestRedirect: r.redirect(x, *d)})
+		all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterRequestRedirect, RequestRedirect: r.redirect(*x, *d)})
 	} else if x.route.Rewrite != "" {
-		if f := r.rewrite(x); f != nil {
+		if f := r.rewrite(*x); f != nil {
 			all = append(all, gatewayv1.HTTPRouteFilter{Type: gatewayv1.HTTPRouteFilterURLRewrite, URLRewrite: f})
 		}
 	}
-	return all
+	return all, true
 }
 
-// edited is an edit of header fields, with Strict-Transport-Security where hsts is set.
-func edited(e *compose.HeaderEdit, hsts string) *gatewayv1.HTTPHeaderFilter {
-	f := &gatewayv1.HTTPHeaderFilter{}
-	if e != nil {
-		for _, name := range slices.Sorted(maps.Keys(e.Set)) {
-			f.Set = append(f.Set, gatewayv1.HTTPHeader{Name: gatewayv1.HTTPHeaderName(name), Value: e.Set[name]})
-		}
-		f.Remove = e.Remove
-	}
-	if hsts != "" {
-		f.Set = append(f.Set, gatewayv1.HTTPHeader{Name: "Strict-Transport-Security", Value: hsts})
-	}
-	if len(f.Set)+len(f.Remove) == 0 {
+// edited is an edit of header fields, nil for none.
+func (r *renderer) edited(x routing, key string, e *compose.HeaderEdit) *gatewayv1.HTTPHeaderFilter {
+	if e == nil || len(e.Set)+len(e.Remove) == 0 {
 		return nil
+	}
+	f := &gatewayv1.HTTPHeaderFilter{Remove: e.Remove}
+	for _, name := range slices.Sorted(maps.Keys(e.Set)) {
+		if e.Set[name] == "" {
+			r.note(x.path+key, "is changed: the Gateway API sets no field to nothing: %s is removed", name)
+			f.Remove = append(slices.Clone(f.Remove), name)
+			continue
+		}
+		f.Set = append(f.Set, gatewayv1.HTTPHeader{Name: gatewayv1.HTTPHeaderName(name), Value: e.Set[name]})
 	}
 	return f
 }
 
-func cors(c compose.CORS) *gatewayv1.HTTPCORSFilter {
+func (r *renderer) cors(x routing, c compose.CORS) *gatewayv1.HTTPCORSFilter {
 	f := &gatewayv1.HTTPCORSFilter{MaxAge: seconds(c.MaxAge.Or(0))}
 	if c.Credentials {
 		f.AllowCredentials = pointer(true)
@@ -132,7 +170,14 @@ func cors(c compose.CORS) *gatewayv1.HTTPCORSFilter {
 	for _, o := range c.Origins {
 		f.AllowOrigins = append(f.AllowOrigins, gatewayv1.CORSOrigin(o))
 	}
+	if slices.Contains(c.Origins, "*") { // which stands alone there
+		f.AllowOrigins = []gatewayv1.CORSOrigin{"*"}
+	}
 	for _, m := range c.Methods {
+		if !slices.Contains(methods, m) {
+			r.note(x.path+".cors.methods", "is changed: the Gateway API knows no method %s", m)
+			continue
+		}
 		f.AllowMethods = append(f.AllowMethods, gatewayv1.HTTPMethodWithWildcard(m))
 	}
 	for _, h := range c.Headers {
@@ -172,7 +217,7 @@ func (r *renderer) redirect(x routing, d compose.Redirect) *gatewayv1.HTTPReques
 			}
 		}
 		if host != "{host}" {
-			f.Hostname = pointer(gatewayv1.PreciseHostname(host))
+			f.Hostname = pointer(gatewayv1.PreciseHostname(strings.ToLower(host)))
 		}
 	}
 	if rest = strings.TrimSuffix(rest, "{query}"); rest != "{path}" {
@@ -233,6 +278,15 @@ func (r *renderer) splits(x routing, rule gatewayv1.HTTPRouteRule) []gatewayv1.H
 }
 
 var grpcName = regexp.MustCompile(`^[A-Za-z_][A-Za-z_0-9.]*$`)
+
+// callsGRPC says whether a route is what a GRPCRoute can say: calls of all of gRPC, of one service or one method, as they are.
+func (r *renderer) callsGRPC(x *routing) bool {
+	_, ok := methodOf(x.route.Path)
+	edits := x.route.RequestHeaders != nil || cmp.Or(x.route.ResponseHeaders, x.policy.ResponseHeaders) != nil
+	changed := edits || cmp.Or(x.route.CORS, x.policy.CORS) != nil || x.route.Redirect != nil || x.route.Rewrite != "" || x.route.Mirror != nil
+	picky := len(x.route.Headers)+len(x.route.Split) > 0 || len(x.route.Methods) > 0 && !slices.Contains(x.route.Methods, "POST")
+	return ok && x.port.AppProtocol == "grpc" && !changed && !picky
+}
 
 // methodOf reads "/*", "/package.Service/*" and "/package.Service/Method"; nil stands for every method.
 func methodOf(path string) (*gatewayv1.GRPCMethodMatch, bool) {

@@ -1,0 +1,171 @@
+package kubernetes
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"trellis/compose"
+)
+
+// routing is one route of the file, and what a gateway of the cluster is told of it.
+type routing struct {
+	svc    compose.Service
+	port   compose.Port
+	route  compose.Route
+	policy compose.Policy
+	path   string   // of the route in the file
+	name   string   // of the object
+	hosts  []string // as the Gateway API writes them; none: all
+	grpc   bool     // it is a GRPCRoute, and else an HTTPRoute
+	object Object   // nil where it is closed
+	closed string   // why there is no object
+}
+
+// close keeps a route from being rendered, and says so.
+func (r *renderer) close(x *routing, path, format string, args ...any) {
+	x.closed = fmt.Sprintf(format, args...)
+	r.note(path, "has no effect: %s; the route stays closed", x.closed)
+}
+
+// decideRoutes says what becomes of the routes where a gateway of the cluster has them, for routes. One that asks who calls is not
+// rendered: without the question it would be open.
+func (r *renderer) decideRoutes() {
+	if r.fronted() || !r.routed() {
+		return
+	}
+	called := r.routeNames()
+	for _, service := range r.p.ServiceNames() {
+		svc, n := r.p.Services[service], 0
+		for i, p := range svc.Ports {
+			for j, route := range p.Trellis.Routes {
+				x := routing{svc: svc, port: p, route: route, path: at(svc, "ports") + index(i) + ".x-trellis.routes" + index(j), name: called(service, n)}
+				n++
+				if g := r.p.Trellis.Gateway; g != nil && g.Policy != nil {
+					x.policy = *g.Policy
+				}
+				r.admit(&x)
+				r.routings = append(r.routings, x)
+			}
+		}
+	}
+	r.sortProtocols()
+	for i := range r.routings {
+		if x := &r.routings[i]; x.closed == "" {
+			x.object = r.route(x)
+		}
+	}
+}
+
+// routeNames gives the objects of routes their names: the first of a service has that of the service, which no other route has.
+func (r *renderer) routeNames() func(service string, n int) string {
+	all := names{taken: map[string]bool{r.redirectName(): true}}
+	for _, name := range r.names.of {
+		all.taken[name] = true
+	}
+	return func(service string, n int) string {
+		if n == 0 {
+			return r.names.of[service]
+		}
+		return all.take(cleaned(fmt.Sprintf("%s-%d", r.names.of[service], n+1), maxName), service)
+	}
+}
+
+// redirectName is that of the route which sends everyone to TLS.
+func (r *renderer) redirectName() string {
+	name := cleaned(r.gatewayName()+"-https", maxName)
+	for _, service := range r.names.of {
+		if service == name {
+			return cleaned(name, maxName-11) + "-" + short(name, r.p.Name)
+		}
+	}
+	return name
+}
+
+// admit closes a route that a gateway of the cluster must not have, and sets which hosts it has.
+func (r *renderer) admit(x *routing) {
+	if r.gatewayClass() == "" {
+		x.closed = "nothing says which gateway of the cluster has it"
+		remedy := "give the class of its Gateway API"
+		if !r.opt.Standalone {
+			remedy = "unless it has a data plane already, name a registry for it with --registry, or an image of Trellis in TRELLIS_IMAGE"
+		}
+		r.note(x.path, "has no effect: %s: %s", x.closed, remedy)
+		return
+	}
+	if auth := cmp.Or(x.route.Auth, x.policy.Auth); auth != "none" {
+		x.closed = fmt.Sprintf("it asks who calls (auth: %s), which the cluster's gateway does not", auth)
+		r.note(x.path, "has no effect: %s; it stays closed", x.closed)
+		return
+	}
+	asked, place := []string{x.route.Host}, func(int) string { return x.path + ".host" }
+	if x.route.Host == "" {
+		asked, place = nil, func(i int) string { return "x-trellis.gateway.hosts" + index(i) }
+		if g := r.p.Trellis.Gateway; g != nil {
+			asked = g.Hosts
+		}
+	}
+	for i, host := range asked {
+		host = strings.ToLower(host)
+		switch {
+		case !isHost(strings.TrimPrefix(host, "*.")):
+			r.note(place(i), "has no effect: the Gateway API knows hosts by names of the DNS, and %q is none", host)
+		case !slices.Contains(x.hosts, host):
+			x.hosts = append(x.hosts, host)
+		}
+	}
+	switch {
+	case len(asked) > 0 && len(x.hosts) == 0: // it would be open for all
+		r.close(x, x.path, "it has no host that the Gateway API knows")
+	case len(x.hosts) > maxHosts:
+		r.note("x-trellis.gateway.hosts", "is changed: the first %d of them are used", maxHosts)
+		x.hosts = x.hosts[:maxHosts]
+	}
+}
+
+// maxHosts is how many names of hosts a route of the Gateway API may have.
+const maxHosts = 16
+
+// sortProtocols says which routes are GRPCRoutes. Of those and the HTTPRoutes of one host a gateway accepts one alone, and drops the
+// other (GRPCRoute, hostnames): a gRPC route that shares a host with one that is not is an HTTPRoute like it.
+func (r *renderer) sortProtocols() {
+	for i := range r.routings {
+		x := &r.routings[i]
+		x.grpc = x.closed == "" && r.callsGRPC(x)
+	}
+	for changed := true; changed; {
+		changed = false
+		for i := range r.routings {
+			x := &r.routings[i]
+			if x.grpc && slices.ContainsFunc(r.routings, func(o routing) bool { return o.closed == "" && !o.grpc && meet(x.hosts, o.hosts) }) {
+				x.grpc, changed = false, true
+			}
+		}
+	}
+}
+
+// meet says whether a host is meant by both lists; an empty one means all.
+func meet(a, b []string) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(a, func(one string) bool {
+		return slices.ContainsFunc(b, func(other string) bool { return one == other || standsFor(one, other) || standsFor(other, one) })
+	})
+}
+
+// standsFor says whether a host with a wildcard stands for another one.
+func standsFor(wild, host string) bool {
+	suffix, ok := strings.CutPrefix(wild, "*")
+	return ok && strings.HasSuffix(strings.TrimPrefix(host, "*"), suffix)
+}
+
+// routes renders the routes of a service for a gateway of the cluster.
+func (r *renderer) routes(svc compose.Service) {
+	for _, x := range r.routings {
+		if x.svc.Name == svc.Name && x.object != nil {
+			r.add(x.object)
+		}
+	}
+}
