@@ -223,6 +223,9 @@ func (r *renderer) redirect(x routing, d compose.Redirect) *gatewayv1.HTTPReques
 	if rest = strings.TrimSuffix(rest, "{query}"); rest != "{path}" {
 		f.Path = &gatewayv1.HTTPPathModifier{Type: gatewayv1.FullPathHTTPPathModifier, ReplaceFullPath: &rest}
 	}
+	if !strings.HasSuffix(d.To, "{query}") {
+		r.note(x.path+".redirect.to", "is changed: the query goes along, as it does with every redirect of the Gateway API")
+	}
 	if strings.ContainsAny(rest, "{}") && rest != "{path}" || f.Hostname != nil && !isHost(string(*f.Hostname)) {
 		r.note(x.path+".redirect.to", "is changed: the Gateway API can replace the host or the whole path, and puts nothing together")
 		f.Hostname, f.Path = nil, nil
