@@ -153,7 +153,7 @@ type Explanation struct {
 	// Cause is the first cause in one sentence; "" where what is known does not tell, and then Title says that.
 	Cause string `json:"cause"`
 	// Kind names the cause for programs: crash, bad-version, config-error, dependency, overload, memory, hung, disk,
-	// certificate, retry-storm, driver (it does not answer), deploy, load, operator; "" unknown.
+	// certificate, gateway (of the cluster's own), retry-storm, driver (it does not answer), deploy, load, operator; "" unknown.
 	Kind  string     `json:"kind"`
 	Chain []Evidence `json:"chain"` // from the first cause to what was seen
 }

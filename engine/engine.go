@@ -107,9 +107,19 @@ type State struct {
 	Outcome string `json:"outcome"`
 	// Rollouts are those of Revision, and of the one that it undoes.
 	Rollouts []state.Rollout `json:"rollouts,omitempty"`
+	// Unserved is what a gateway that is not Trellis' own does not serve of the routes.
+	Unserved []Unserved `json:"unserved,omitempty"`
 
 	// Desired is the project of Revision, for Diff.
 	Desired *compose.Project `json:"-"`
+}
+
+// Unserved is a route that nobody reaches.
+type Unserved struct {
+	Service string `json:"service,omitempty"` // that has the route; "": it is of the gateway itself
+	Route   string `json:"route,omitempty"`   // its host and path, or the name of a door of the gateway; "": all of them
+	Source  string `json:"source,omitempty"`  // file:line:column
+	Reason  string `json:"reason"`            // what the gateway says
 }
 
 // Service is the state of one service.

@@ -15,6 +15,7 @@ import (
 	"trellis/engine"
 	"trellis/engine/kubernetes"
 	"trellis/errdefs"
+	"trellis/proxy"
 	"trellis/state"
 )
 
@@ -124,22 +125,25 @@ func (c cluster) Status(ctx context.Context) (api.Status, error) {
 	return status, err
 }
 
-// Routes implements api.Observer. They are those of the data plane in the cluster; what another gateway has made of them it
-// knows itself.
+// Routes implements api.Observer. They are those of the data plane in the cluster, or the file's at a gateway of the cluster's own.
 func (c cluster) Routes(ctx context.Context) ([]api.Route, error) {
 	s, err := c.observe(ctx)
 	if err != nil || s.Desired == nil {
 		return []api.Route{}, err
 	}
-	traffic, err := c.engine.Traffic(ctx)
-	if err != nil {
-		return nil, err
-	}
 	doors, err := c.engine.Doors(ctx, *s.Desired)
 	if err != nil {
 		return nil, err
 	}
-	return routesIn(traffic, cmp.Or(doors.HTTP, doors.HTTPS)), nil
+	address := cmp.Or(doors.HTTP, doors.HTTPS)
+	if kubernetes.GatewayClass(*s.Desired) != "" {
+		return routesIn(proxy.Snapshot{Routes: kubernetes.OutsideRoutes(*s.Desired, s.Unserved)}, address), nil
+	}
+	traffic, err := c.engine.Traffic(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return routesIn(traffic, address), nil
 }
 
 // unlessEmpty returns a text, nil for none.

@@ -29,7 +29,8 @@ type inquiry struct {
 	said func(instance string, since, until time.Time) (telemetry.Record, bool)
 	// traced returns one of the last requests to the service: a failed one, or the slowest.
 	traced       func(failing bool) (telemetry.TraceSummary, bool)
-	certificates []certificate // of the doors that lead to the service
+	certificates []certificate     // of the doors that lead to the service
+	unserved     []engine.Unserved // of its routes
 }
 
 // findings returns what there is to explain, newest first. What goes on now stands before what is over; what only threatens
@@ -48,7 +49,7 @@ func (w *inquiry) findings() []api.Explanation {
 	known := func(x api.Explanation) bool {
 		return slices.ContainsFunc(found, func(f api.Explanation) bool { return f.Kind == x.Kind && w.recent(f.Time) })
 	}
-	for _, find := range []func() (api.Explanation, bool){w.unknown, w.unready} {
+	for _, find := range []func() (api.Explanation, bool){w.unknown, w.unready, w.unreached} {
 		if x, ok := find(); ok && !known(x) {
 			found = append(found, x)
 		}
@@ -321,6 +322,26 @@ func (w *inquiry) unready() (api.Explanation, bool) {
 // silent says whether a probe was not answered at all, rather than refused or answered badly.
 func silent(message string) bool {
 	return strings.Contains(message, "no answer") || strings.Contains(message, "deadline exceeded") || strings.Contains(message, "timeout")
+}
+
+// unreached explains routes that a gateway of the cluster's own does not serve.
+func (w *inquiry) unreached() (api.Explanation, bool) {
+	if len(w.unserved) == 0 {
+		return api.Explanation{}, false
+	}
+	x := api.Explanation{What: "failure", Title: "nobody reaches " + w.service.Name + " by its routes", Time: w.now, Cause: w.unserved[0].Reason, Kind: "gateway"}
+	for _, u := range w.unserved {
+		text := u.Reason
+		if u.Route != "" {
+			text = u.Route + ": " + u.Reason
+			x.Title = fmt.Sprintf("nobody reaches %s by %s", w.service.Name, u.Route)
+		}
+		if len(w.unserved) > 1 {
+			x.Title = fmt.Sprintf("nobody reaches %s by some of its routes", w.service.Name)
+		}
+		x.Chain = append(x.Chain, api.Evidence{Time: w.now, Kind: "event", Text: text})
+	}
+	return x, true
 }
 
 // certificate explains a certificate that nobody renews.

@@ -163,6 +163,9 @@ func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
 			w.certificates = []certificate{{name: "shop.localhost", source: certificateLocal, notBefore: w.now.Add(-23 * time.Hour), notAfter: w.now.Add(time.Hour)}}
 			w.happened(60, "certificate.failed", "", "local", "root.key: no such file", 3)
 		}, "certificate", "could not be renewed: root.key: no such file", "certificate"},
+		"routes that the cluster's gateway does not serve": {func(w *inquiry) {
+			w.unserved = []engine.Unserved{{Service: "web", Route: "/api/*", Reason: "no such filter (UnsupportedValue)"}}
+		}, "gateway", "no such filter (UnsupportedValue)", "failure"},
 		"a certificate of one's own": {func(w *inquiry) {
 			w.certificates = []certificate{{name: "shop", source: certificateFile, notBefore: w.now.Add(-80 * 24 * time.Hour), notAfter: w.now.Add(10 * 24 * time.Hour)}}
 		}, "certificate", "nobody renews it but you", "certificate"},

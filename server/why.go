@@ -61,6 +61,7 @@ func (s *sight) Why(ctx context.Context, service string) (api.Why, error) {
 	w.traced = func(failing bool) (telemetry.TraceSummary, bool) { return s.lastTrace(ctx, service, failing, w.now) }
 	if st.Desired != nil && routed(*st.Desired, service) {
 		w.certificates = s.of.certificates(*st.Desired)
+		w.unserved = slices.DeleteFunc(slices.Clone(st.Unserved), func(u engine.Unserved) bool { return u.Service != "" && u.Service != service })
 	}
 	return api.Why{Service: service, State: w.service.State, Reason: w.service.Reason, Findings: w.findings()}, nil
 }

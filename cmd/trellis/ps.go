@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -127,6 +128,12 @@ func (p *program) writeStatus(w io.Writer, status api.Status, instances bool) er
 		return err
 	}
 	writeReasons(w, s, status.Services)
+	for i, line := range unservedLines(status.Unserved) {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "%s %s\n", s.yellow("not served:"), s.fit(line, 200))
+	}
 	if instances {
 		return writeInstances(w, s, status.Services)
 	}
@@ -160,6 +167,28 @@ func writeReasons(w io.Writer, s style, services []engine.Service) {
 		}
 		fmt.Fprintf(w, "%s: %s\n", s.yellow(svc.Name), s.fit(note, 200))
 	}
+}
+
+// unservedLines says what a gateway of the cluster's own does not serve, and why: routes for which that is the same in one line.
+func unservedLines(all []engine.Unserved) []string {
+	var lines []string
+	for i, u := range all {
+		if slices.ContainsFunc(all[:i], func(o engine.Unserved) bool { return o.Reason == u.Reason }) {
+			continue
+		}
+		var routes []string
+		for _, o := range all[i:] {
+			if o.Reason == u.Reason && o.Route != "" {
+				routes = append(routes, o.Route)
+			}
+		}
+		what := "every route"
+		if len(routes) > 0 {
+			what = strings.Join(routes, ", ")
+		}
+		lines = append(lines, what+": "+oneLine(u.Reason))
+	}
+	return lines
 }
 
 func writeInstances(w io.Writer, s style, services []engine.Service) error {

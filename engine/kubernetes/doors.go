@@ -38,7 +38,7 @@ func (e *Engine) Doors(ctx context.Context, p compose.Project) (Doors, error) {
 	fail := func(err error) (Doors, error) {
 		return Doors{}, fmt.Errorf("ask for the gateway of %s: %w", e.project, e.client.explain(err))
 	}
-	if class := p.Trellis.Environments[p.Environment].GatewayClass; class != "" {
+	if GatewayClass(p) != "" {
 		var g gatewayv1.Gateway
 		there, err := e.client.read(ctx, gatewayKind, cleaned(p.Name, maxName), &g)
 		if err != nil {

@@ -23,7 +23,7 @@ const (
 
 // gatewayClass is the class of the Gateway that routes are mounted on: what whoever renders says, else the environment.
 func (r *renderer) gatewayClass() string {
-	return cmp.Or(r.opt.GatewayClass, r.p.Trellis.Environments[r.p.Environment].GatewayClass)
+	return cmp.Or(r.opt.GatewayClass, GatewayClass(r.p))
 }
 
 // gateway renders the Gateway of a project with routes.

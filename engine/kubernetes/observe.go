@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"trellis/engine"
 	"trellis/errdefs"
@@ -46,6 +47,12 @@ func typed(o *unstructured.Unstructured) (Object, error) {
 		one = &autoscalingv2.HorizontalPodAutoscaler{}
 	case coordinationv1.SchemeGroupVersion.WithKind("Lease"):
 		one = &coordinationv1.Lease{}
+	case gatewayKind:
+		one = &gatewayv1.Gateway{}
+	case httpRouteKind:
+		one = &gatewayv1.HTTPRoute{}
+	case grpcRouteKind:
+		one = &gatewayv1.GRPCRoute{}
 	default:
 		return o, nil
 	}

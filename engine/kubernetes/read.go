@@ -38,6 +38,7 @@ func Read(rev state.Revision, live Live) engine.State {
 		s.Services = append(s.Services, svc)
 	}
 	slices.SortFunc(s.Services, func(a, b engine.Service) int { return cmp.Compare(a.Name, b.Name) })
+	s.Unserved = unserved(rev.Project, live)
 	return s
 }
 

@@ -15,6 +15,7 @@ type routing struct {
 	port   compose.Port
 	route  compose.Route
 	policy compose.Policy
+	at     [2]int   // which port, and which route of it
 	path   string   // of the route in the file
 	name   string   // of the object
 	hosts  []string // as the Gateway API writes them; none: all
@@ -40,7 +41,7 @@ func (r *renderer) decideRoutes() {
 		svc, n := r.p.Services[service], 0
 		for i, p := range svc.Ports {
 			for j, route := range p.Trellis.Routes {
-				x := routing{svc: svc, port: p, route: route, path: at(svc, "ports") + index(i) + ".x-trellis.routes" + index(j), name: called(service, n)}
+				x := routing{svc: svc, port: p, route: route, at: [2]int{i, j}, path: at(svc, "ports") + index(i) + ".x-trellis.routes" + index(j), name: called(service, n)}
 				n++
 				if g := r.p.Trellis.Gateway; g != nil && g.Policy != nil {
 					x.policy = *g.Policy
