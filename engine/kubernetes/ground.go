@@ -42,8 +42,12 @@ func (e *Engine) ground(ctx context.Context, p compose.Project, live Live) (g gr
 // noteGround keeps for whoever comes next what was said of the image of Trellis, and says what it means that something is not there.
 func (e *Engine) noteGround(ctx context.Context, p compose.Project, g ground) error {
 	if g.image == "" && e.plane.Image != NoImage && g.noted != NoImage {
-		e.log.WarnContext(ctx, "there is no data plane and no control plane in the cluster: calls are not repeated, nothing waits for an instance, the file's routes lead nowhere, nothing is measured; name a registry that the cluster pulls from (--registry), or an image of trellis in TRELLIS_IMAGE",
-			"project", e.project)
+		const without, remedy = "there is no data plane and no control plane in the cluster: calls are not repeated, nothing waits for an instance, ", "nothing is measured; name a registry that the cluster pulls from (--registry), or an image of trellis in TRELLIS_IMAGE"
+		if GatewayClass(p) != "" {
+			e.log.WarnContext(ctx, without+remedy, "project", e.project)
+		} else {
+			e.log.WarnContext(ctx, without+"the file's routes lead nowhere, "+remedy, "project", e.project)
+		}
 	}
 	if g.image != "" && !g.durable {
 		e.log.WarnContext(ctx, "the cluster has no storage class that is its default: what the control plane there measures and hears goes with its pod", "project", e.project)
@@ -59,6 +63,7 @@ func (e *Engine) noteGround(ctx context.Context, p compose.Project, g ground) er
 			}
 		}
 	}
+	e.noteFeatures(ctx, p)
 	if now := e.plane.note(g.noted); now != g.noted {
 		return e.client.setNote(ctx, e.project, imageKey, now)
 	}

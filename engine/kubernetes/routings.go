@@ -24,6 +24,9 @@ type routing struct {
 	closed string   // why there is no object
 }
 
+// place is where the file has the route.
+func (x routing) place(p compose.Project) string { return p.RoutePlace(x.svc.Name, x.at[0], x.at[1]) }
+
 // close keeps a route from being rendered, and says so.
 func (r *renderer) close(x *routing, path, format string, args ...any) {
 	x.closed = fmt.Sprintf(format, args...)

@@ -31,7 +31,7 @@ func GatewayClass(p compose.Project) string {
 func OutsideRoutes(p compose.Project, unserved []engine.Unserved) []proxy.Route {
 	closed := map[string]string{}
 	for _, x := range decided(p).routings {
-		closed[p.RoutePlace(x.svc.Name, x.at[0], x.at[1])] = x.closed
+		closed[x.place(p)] = x.closed
 	}
 	all := ""
 	for _, u := range unserved {
@@ -94,7 +94,7 @@ func unserved(p compose.Project, live Live) []engine.Unserved {
 		status, there := told[x.object.GetObjectKind().GroupVersionKind().Kind+" "+x.name]
 		if why := status.trouble(g); there && why != "" {
 			all = append(all, engine.Unserved{
-				Service: x.svc.Name, Route: x.route.Host + cmp.Or(x.route.Path, "/*"), Source: p.RoutePlace(x.svc.Name, x.at[0], x.at[1]), Reason: why,
+				Service: x.svc.Name, Route: x.route.Host + cmp.Or(x.route.Path, "/*"), Source: x.place(p), Reason: why,
 			})
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // Plane says of which image of Trellis the data plane is made.
@@ -117,8 +118,12 @@ func (e *Engine) awaitsPlane(ctx context.Context, objects []Object, live Live) b
 	if why == "" {
 		return true
 	}
-	e.log.WarnContext(ctx, "the data plane does not come up: calls are not repeated, nothing waits for an instance, the file's routes lead nowhere",
-		"project", e.project, "reason", why)
+	const without = "the data plane does not come up: calls are not repeated, nothing waits for an instance"
+	if len(objectsOf[*gatewayv1.Gateway](objects)) > 0 {
+		e.log.WarnContext(ctx, without, "project", e.project, "reason", why)
+	} else {
+		e.log.WarnContext(ctx, without+", the file's routes lead nowhere", "project", e.project, "reason", why)
+	}
 	return false
 }
 
