@@ -33,7 +33,7 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
   trellis check --strict          in CI: a warning is an error`,
 		Args: arguments(0, 0),
 	}
-	cmd.Flags().Var(on, "on", "check for `ENGINE`: local (each service by its own driver), process, docker or kubernetes")
+	cmd.Flags().Var(on, "on", "check for `ENGINE`: local (each service by its own driver), process, docker or kubernetes; without it that of the environment")
 	driver := driverFlag(cmd)
 	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for errors")
 	format := formatFlag(cmd.Flags())
@@ -41,6 +41,10 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 		view := checkView{Errors: []compose.Diagnostic{}, Warnings: []compose.Diagnostic{}}
 		l, err := p.load(cmd.Context())
 		view.Warnings = append(view.Warnings, l.warnings...)
+		engine := on.value
+		if there := l.project.Trellis.Environments[l.project.Environment].On; there != "" && !cmd.Flags().Changed("on") {
+			engine = there // where 'up' brings it
+		}
 		var broken compose.Diagnostics
 		switch {
 		case errors.As(err, &broken):
@@ -51,7 +55,7 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 			if l.project, err = driven(l.project, driver.value); err != nil {
 				return err
 			}
-			if view.Warnings, err = p.warnings(l, on.value); err != nil {
+			if view.Warnings, err = p.warnings(l, engine); err != nil {
 				return err
 			}
 			scenarios, err := checkProfiles(l.project)
@@ -71,7 +75,7 @@ column. It contacts nothing and changes nothing. With an error it exits 64.`,
 		var notes []compose.Diagnostic
 		if err == nil {
 			var broken []compose.Diagnostic
-			if notes, broken, err = p.here(l, on.value); err != nil {
+			if notes, broken, err = p.here(l, engine); err != nil {
 				return err
 			}
 			view.Errors = append(view.Errors, broken...)
