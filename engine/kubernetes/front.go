@@ -3,7 +3,6 @@ package kubernetes
 import (
 	"cmp"
 	"net"
-	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -73,7 +72,7 @@ func (r *renderer) frontDoor() (certificates []string) {
 	r.nearby(s)
 	r.open(s)
 	if host, _, err := net.SplitHostPort(g.HTTP); err == nil {
-		if address, err := netip.ParseAddr(host); err == nil && address.IsLoopback() {
+		if onLoopback(host) {
 			r.note("x-trellis.gateway.http", "is changed: a cluster has no loopback of yours: kubectl port-forward service/%s %d:%[2]d opens it", s.Name, list[0].Port)
 			s.Spec.Type = corev1.ServiceTypeClusterIP
 		}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -42,6 +43,11 @@ func (r *renderer) gateway() {
 			Listeners:        []gatewayv1.Listener{{Name: listenHTTP, Protocol: gatewayv1.HTTPProtocolType, Port: listenPort(g.HTTP, defaultHTTP)}},
 		},
 	}
+	for key, address := range map[string]string{"http": g.HTTP, "https": g.HTTPS} {
+		if host, _, err := net.SplitHostPort(address); err == nil && onLoopback(host) {
+			r.note("x-trellis.gateway."+key, "is changed: a cluster's gateway has no loopback of yours: whoever reaches it reaches the routes")
+		}
+	}
 	if refs := r.certificates(*g); len(refs) > 0 {
 		port := listenPort(g.HTTPS, 8443)
 		if port == out.Spec.Listeners[0].Port {
@@ -61,6 +67,12 @@ func (r *renderer) gateway() {
 		route.Spec.Rules = []gatewayv1.HTTPRouteRule{{Filters: []gatewayv1.HTTPRouteFilter{{Type: gatewayv1.HTTPRouteFilterRequestRedirect, RequestRedirect: to}}}}
 		r.add(route)
 	}
+}
+
+// onLoopback says whether a host is the machine itself alone.
+func onLoopback(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && address.IsLoopback()
 }
 
 func (r *renderer) gatewayName() string { return cleaned(r.p.Name, maxName) }

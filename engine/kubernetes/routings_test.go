@@ -126,6 +126,16 @@ func TestHostsOfRoutes(t *testing.T) {
 	}
 }
 
+// TestLoopbackOfTheGateway: that the cluster's gateway opens what the file has for this machine alone is said.
+func TestLoopbackOfTheGateway(t *testing.T) {
+	const opened = " is changed: a cluster's gateway has no loopback of yours: whoever reaches it reaches the routes"
+	for address, want := range map[string][]string{":8000": nil, "192.0.2.7:8000": nil, "127.0.0.1:8000": {"x-trellis.gateway.http" + opened}, "localhost:8000": {"x-trellis.gateway.http" + opened}, "[::1]:8000": {"x-trellis.gateway.http" + opened}} {
+		if _, notes := routesOf(t, routesFile(`, http: "`+address+`"`, "http", "{}")); !cmp.Equal(notes, want) {
+			t.Errorf("of %s it notes %q", address, notes)
+		}
+	}
+}
+
 // TestRulesOfRoutes: what a route says, and what the Gateway API does not take as it is.
 func TestRulesOfRoutes(t *testing.T) {
 	fields := func(n int) string {
