@@ -176,7 +176,7 @@ func (r *renderer) inside(svc compose.Service) bool {
 	return len(svc.Networks) > 0
 }
 
-// ingress lets callers reach a service, and everyone its published ports and those with routes.
+// ingress lets callers reach a service, and everyone its published ports and those with routes or a part in the routes of others.
 func (r *renderer) ingress(svc compose.Service, callers []string) *networkingv1.NetworkPolicy {
 	p := r.policy(svc, r.names.of[svc.Name], networkingv1.PolicyTypeIngress)
 	var peers []networkingv1.NetworkPolicyPeer
@@ -202,6 +202,14 @@ func (r *renderer) ingress(svc compose.Service, callers []string) *networkingv1.
 			continue
 		}
 		open = append(open, networkingv1.NetworkPolicyPort{Protocol: pointer(protocol(port.Protocol)), Port: pointer(intstr.FromInt32(clamp(port.Target)))})
+	}
+	if svc.NetworkMode != "none" {
+		for _, port := range r.partOf(svc.Name) {
+			one := networkingv1.NetworkPolicyPort{Protocol: pointer(corev1.ProtocolTCP), Port: pointer(intstr.FromInt32(clamp(port)))}
+			if !slices.ContainsFunc(open, func(o networkingv1.NetworkPolicyPort) bool { return *o.Protocol == *one.Protocol && *o.Port == *one.Port }) {
+				open = append(open, one)
+			}
+		}
 	}
 	if len(open) > 0 {
 		p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{Ports: open})

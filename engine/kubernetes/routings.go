@@ -165,6 +165,28 @@ func standsFor(wild, host string) bool {
 	return ok && strings.HasSuffix(strings.TrimPrefix(host, "*"), suffix)
 }
 
+// partOf returns the ports of a service to which the cluster's gateway sends a part of what the routes of others take, or copies.
+func (r *renderer) partOf(service string) []int {
+	var all []int
+	add := func(name string, port int) {
+		if name == service {
+			all = append(all, int(*r.backend(name, port).Port))
+		}
+	}
+	for _, x := range r.routings {
+		if x.object == nil || x.route.Redirect != nil {
+			continue
+		}
+		for _, s := range x.route.Split {
+			add(s.Service, s.Port)
+		}
+		if m := x.route.Mirror; m != nil {
+			add(m.Service, m.Port)
+		}
+	}
+	return all
+}
+
 // routes renders the routes of a service for a gateway of the cluster.
 func (r *renderer) routes(svc compose.Service) {
 	for _, x := range r.routings {

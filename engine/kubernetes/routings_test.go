@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	networkingv1 "k8s.io/api/networking/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -132,6 +133,35 @@ func TestLoopbackOfTheGateway(t *testing.T) {
 	for address, want := range map[string][]string{":8000": nil, "192.0.2.7:8000": nil, "127.0.0.1:8000": {"x-trellis.gateway.http" + opened}, "localhost:8000": {"x-trellis.gateway.http" + opened}, "[::1]:8000": {"x-trellis.gateway.http" + opened}} {
 		if _, notes := routesOf(t, routesFile(`, http: "`+address+`"`, "http", "{}")); !cmp.Equal(notes, want) {
 			t.Errorf("of %s it notes %q", address, notes)
+		}
+	}
+}
+
+// TestGatewayReachesParts: where not everyone may reach everyone, the cluster's gateway reaches a service that has a part in the routes
+// of another, at that port alone.
+func TestGatewayReachesParts(t *testing.T) {
+	for part, want := range map[string]string{
+		`split: [{service: next, share: 10%}]`:                                   "8080",
+		`split: [{service: next, share: 10%}, {service: next, share: 10%}]`:      "8080",
+		`mirror: {service: next, port: 9090}`:                                    "9090",
+		`split: [{service: next, share: 10%}], redirect: {to: "/new{query}"}`:    "",
+		`split: [{service: next, header: X-Next, value: a}], headers: {X-A: ""}`: "",
+		`request_headers: {set: {X-A: b}}`:                                       "",
+	} {
+		file := strings.Replace(routesFile("", "http", "{"+part+"}"), "expose: [8080]", "expose: [8080, 9090]", 1)
+		objects, _ := routesOf(t, strings.Replace(file, "    ports:", "    x-trellis: {calls: [next]}\n    ports:", 1))
+		got := ""
+		for _, o := range objectsOf[*networkingv1.NetworkPolicy](objects) {
+			for _, rule := range o.Spec.Ingress {
+				for _, port := range rule.Ports {
+					if o.Name == "next" && len(rule.From) == 0 {
+						got += port.Port.String()
+					}
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("with %s everyone reaches ports %q of next, want %q", part, got, want)
 		}
 	}
 }
