@@ -241,9 +241,7 @@ func (u *session) follow(ctx context.Context, number int64, project compose.Proj
 			before.Services = nil // what is left of an earlier time is nothing that this one has passed from
 		}
 		p.summary(before, after, changes, passageTimes{p.now().Sub(u.begin), took})
-		if after, err = p.served(ctx, u.control, after); err != nil {
-			return err
-		}
+		after = p.served(ctx, u.control, after)
 		p.addresses(after, project)
 		for _, line := range unservedLines(after.Unserved) {
 			p.progressf("%s not served: %s", p.styleOf(p.stderr).yellow("warning:"), line)
@@ -256,21 +254,22 @@ func (u *session) follow(ctx context.Context, number int64, project compose.Proj
 // minutes, and the project is there without it.
 const gatewayPatience = 10 * time.Second
 
-// served waits until a gateway of the cluster's own serves the routes, for gatewayPatience at most. It returns the status then.
-func (p *program) served(ctx context.Context, control api.Control, status api.Status) (api.Status, error) {
+// served waits until a gateway of the cluster's own serves the routes, for gatewayPatience at most. It returns the status then, or the
+// last one that there was: the deploy is over, whatever comes between.
+func (p *program) served(ctx context.Context, control api.Control, status api.Status) api.Status {
 	for end := time.Now().Add(gatewayPatience); len(status.Unserved) > 0 && time.Now().Before(end); {
 		select {
 		case <-ctx.Done():
-			return status, ctx.Err()
+			return status
 		case <-time.After(gatewayPatience / 20):
 		}
 		now, err := control.Status(ctx)
 		if err != nil {
-			return status, err
+			return status
 		}
 		status = now
 	}
-	return status, nil
+	return status
 }
 
 // finish ends a deploy that may have failed, and takes away what was started for one that never began.

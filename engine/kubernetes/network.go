@@ -206,7 +206,9 @@ func (r *renderer) ingress(svc compose.Service, callers []string) *networkingv1.
 	if svc.NetworkMode != "none" {
 		for _, port := range r.partOf(svc.Name) {
 			one := networkingv1.NetworkPolicyPort{Protocol: pointer(corev1.ProtocolTCP), Port: pointer(intstr.FromInt32(clamp(port)))}
-			if !slices.ContainsFunc(open, func(o networkingv1.NetworkPolicyPort) bool { return *o.Protocol == *one.Protocol && *o.Port == *one.Port }) {
+			if !slices.ContainsFunc(open, func(o networkingv1.NetworkPolicyPort) bool {
+				return *o.Protocol == *one.Protocol && *o.Port == *one.Port
+			}) {
 				open = append(open, one)
 			}
 		}

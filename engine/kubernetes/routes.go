@@ -224,7 +224,7 @@ func (r *renderer) redirect(x routing, d compose.Redirect) *gatewayv1.HTTPReques
 		f.Path = &gatewayv1.HTTPPathModifier{Type: gatewayv1.FullPathHTTPPathModifier, ReplaceFullPath: &rest}
 	}
 	if !strings.HasSuffix(d.To, "{query}") {
-		r.note(x.path+".redirect.to", "is changed: the query goes along, as it does with every redirect of the Gateway API")
+		r.note(x.path+".redirect.to", "is changed: most gateways send the query along, of which the Gateway API says nothing")
 	}
 	if strings.ContainsAny(rest, "{}") && rest != "{path}" || f.Hostname != nil && !isHost(string(*f.Hostname)) {
 		r.note(x.path+".redirect.to", "is changed: the Gateway API can replace the host or the whole path, and puts nothing together")

@@ -188,7 +188,7 @@ func TestRulesOfRoutes(t *testing.T) {
 		{"a path that is none there", `{path: "/a|b/*"}`, []string{`value: ^/a\|b(/.*)?$`, "RegularExpression"}, "routes[0].path is changed: the Gateway API takes it as a regular expression, which not every gateway knows"},
 		{"a redirect that has splits", `{redirect: {to: "/new{query}"}, split: [{service: next, header: X-Next, value: "1"}]}`, []string{"replaceFullPath: /new\n"}, ""},
 		{"a redirect to capitals", `{redirect: {to: "https://Other.Example.org{path}{query}"}}`, []string{"hostname: other.example.org\n"}, ""},
-		{"a redirect without its query", `{redirect: {to: "/new"}}`, []string{"replaceFullPath: /new\n"}, "routes[0].redirect.to is changed: the query goes along, as it does with every redirect of the Gateway API"},
+		{"a redirect without its query", `{redirect: {to: "/new"}}`, []string{"replaceFullPath: /new\n"}, "routes[0].redirect.to is changed: most gateways send the query along, of which the Gateway API says nothing"},
 		{"a time-out", `{timeout: 5s}`, []string{"backendRequest: 5s"}, "routes[0].timeout is changed: the Gateway API bounds a response as a whole, not its headers alone"},
 		{"nothing as a value", `{request_headers: {set: {X-A: "", X-B: b}}}`, []string{"remove:\n        - X-A\n        set:\n        - name: X-B"}, `routes[0].request_headers is changed: the Gateway API sets no field to nothing: X-A is removed`},
 		{"many fields", `{response_headers: {set: ` + fields(16) + `}}`, []string{"name: X-15"}, ""},
