@@ -106,6 +106,9 @@ func (p Positions) written(path string) string {
 	return way
 }
 
+// SplitPath takes a Compose path apart, as JoinPath put it together: keys as they are, indexes as "[0]".
+func SplitPath(path string) []string { return splitPath(path) }
+
 // splitPath takes a Compose path apart: keys as they are, indexes as "[0]". Keys that hold dots or brackets are written
 // in double quotes.
 func splitPath(path string) []string {

@@ -225,12 +225,7 @@ func (t *tree) propose(c component, f facts, base string, r *Report) {
 	}
 }
 
-func serviceAt(name string) string {
-	if strings.Contains(name, ".") {
-		return fmt.Sprintf("services.%q", name)
-	}
-	return "services." + name
-}
+func serviceAt(name string) string { return compose.JoinPath("services", name) }
 
 // value is the process as it stands in the file; false where its folder is not below the project's.
 func (p process) value(base string) (edit.Map, bool) {

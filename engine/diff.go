@@ -50,7 +50,7 @@ func (d *differ) services() {
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		from, was := d.from.Services[name]
 		to, is := d.want.Services[name]
-		path := "services." + name
+		path := compose.JoinPath("services", name)
 		switch {
 		case !was:
 			d.add(Change{Path: path, Action: Add, To: tree(to)})

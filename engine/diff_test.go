@@ -315,3 +315,13 @@ func TestDiffToZero(t *testing.T) {
 		}
 	}
 }
+
+// TestDiffOfANameWithADot: what follows the name is found by whoever takes the path apart.
+func TestDiffOfANameWithADot(t *testing.T) {
+	from := compose.Project{Name: "shop", Services: map[string]compose.Service{"api.v1": {Name: "api.v1", Image: "a"}}}
+	to := compose.Project{Name: "shop", Services: map[string]compose.Service{"api.v1": {Name: "api.v1", Image: "b"}}}
+	changes := engine.Diff(to, engine.State{Desired: &from})
+	if len(changes) != 1 || !slices.Equal(compose.SplitPath(changes[0].Path), []string{"services", "api.v1", "image"}) {
+		t.Errorf("changes %+v", changes)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"trellis/api"
+	"trellis/compose"
 	"trellis/engine"
 	"trellis/engine/local"
 	"trellis/state"
@@ -196,7 +197,11 @@ func configures(path string) bool {
 	if strings.HasPrefix(path, "configs.") || strings.HasPrefix(path, "secrets.") {
 		return true
 	}
-	_, key, _ := strings.Cut(strings.TrimPrefix(path, "services."), ".")
+	segments := compose.SplitPath(path)
+	if len(segments) < 3 {
+		return false
+	}
+	key := strings.TrimPrefix(path, compose.JoinPath(segments[0], segments[1])+".")
 	for _, of := range []string{"environment", "env_file", "configs", "secrets", "command", "entrypoint", "x-trellis.process.command", "volumes", "user", "working_dir"} {
 		if key == of || strings.HasPrefix(key, of+".") || strings.HasPrefix(key, of+"[") {
 			return true

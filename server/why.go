@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"trellis/api"
+	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/state"
@@ -158,7 +159,7 @@ func (s *sight) changesOf(ctx context.Context, revision int64, service string) [
 	}
 	var paths []string
 	for _, change := range engine.Diff(rev.Project, engine.State{Desired: &before.Project}) {
-		own := strings.HasPrefix(change.Path, "services."+service+".")
+		own := strings.HasPrefix(change.Path, compose.JoinPath("services", service)+".")
 		if own || strings.HasPrefix(change.Path, "configs.") || strings.HasPrefix(change.Path, "secrets.") {
 			paths = append(paths, change.Path)
 		}

@@ -135,10 +135,10 @@ func (a *adoption) take(ctx context.Context, all []engine.Drift, i int) (why str
 // place finds the file, and the path in it, where a value stands or is to stand: an environment's own file, else the file
 // that says it last, else the one that says most of the service. A file keeps to the form that the others have.
 func (a *adoption) place(d engine.Drift) (file, path string, err error) {
-	rest := strings.TrimPrefix(d.Path, "services."+d.Service+".")
+	rest := strings.TrimPrefix(d.Path, compose.JoinPath("services", d.Service)+".")
 	ways := []string{d.Path}
 	if key, ok := older[rest]; ok {
-		ways = append(ways, "services."+d.Service+"."+key)
+		ways = append(ways, compose.JoinPath("services", d.Service)+"."+key)
 	}
 	if limit, ok := strings.CutSuffix(d.Path, ".hard"); ok {
 		ways = append(ways, limit) // one number for both limits
@@ -165,7 +165,7 @@ func (a *adoption) place(d engine.Drift) (file, path string, err error) {
 		return own, path, nil
 	}
 	if file == "" {
-		file, _, _ = a.project.Position("services." + d.Service)
+		file, _, _ = a.project.Position(compose.JoinPath("services", d.Service))
 	}
 	if !slices.Contains(a.project.Files, file) {
 		return "", "", fmt.Errorf("the service stands in %s, which is included or extended: change it there", shortPath(file))

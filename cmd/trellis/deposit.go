@@ -81,13 +81,13 @@ func (p *program) origins(ctx context.Context, l loaded, driver string, services
 		by[from] = append(by[from], name)
 		switch {
 		case from == fromNowhere && svc.Build != nil:
-			broken = append(broken, about(l.project, "services."+name+".build",
+			broken = append(broken, about(l.project, compose.JoinPath("services", name)+".build",
 				"there is no Docker engine here to build it, and no x-trellis.process that builds it without: start Docker, or push the image yourself and name it in image"))
 		case from == fromNowhere:
-			broken = append(broken, about(l.project, "services."+name,
+			broken = append(broken, about(l.project, compose.JoinPath("services", name),
 				"runs a program of this machine, which no cluster has: give it an image, a build, or artifacts"))
 		case from == fromArtifacts && svc.Trellis.Process.Base == "" && svc.Trellis.Probe == nil && svc.Healthcheck != nil && len(svc.Healthcheck.Test) > 0 && svc.Healthcheck.Test[0] == "CMD-SHELL":
-			broken = append(broken, about(l.project, "services."+name+".healthcheck.test",
+			broken = append(broken, about(l.project, compose.JoinPath("services", name)+".healthcheck.test",
 				"needs a shell, and the image that is made of the artifacts has none: write x-trellis.probe, or a test that starts with CMD"))
 		}
 	}
@@ -161,7 +161,7 @@ func (d deposited) housed(ctx context.Context, services []string) error {
 			return err
 		}
 		if err != nil {
-			broken = append(broken, about(d.project, "services."+name, plain{err}.Error()))
+			broken = append(broken, about(d.project, compose.JoinPath("services", name), plain{err}.Error()))
 		}
 	}
 	if len(broken) > 0 {
@@ -208,7 +208,7 @@ func (d deposited) name(ctx context.Context, services []string) error {
 		svc := d.project.Services[name]
 		reference, err := d.deposit.Of(ctx, svc)
 		if errors.Is(err, errdefs.ErrUnsupported) || errors.Is(err, errdefs.ErrInvalid) {
-			broken = append(broken, about(d.project, "services."+name, plain{err}.Error()))
+			broken = append(broken, about(d.project, compose.JoinPath("services", name), plain{err}.Error()))
 			continue
 		}
 		if err != nil {

@@ -96,7 +96,7 @@ func containerised(project compose.Project) error {
 		if svc.Image != "" || svc.Build != nil || svc.Trellis.ImageID != "" {
 			continue
 		}
-		path := "services." + name
+		path := compose.JoinPath("services", name)
 		file, line, column := project.Position(path)
 		broken = append(broken, compose.Diagnostic{
 			File: shortPath(file), Line: line, Column: column, Path: path,

@@ -349,16 +349,13 @@ func placeAll(files []edited, r *detect.Report) map[string]string {
 // put sets one proposal, in the first file that has its service.
 func put(files []edited, x detect.Proposal) (string, error) {
 	path := x.Path
-	service, _, _ := strings.Cut(strings.TrimPrefix(path, "services."), ".")
-	if strings.HasPrefix(service, `"`) {
-		service = fmt.Sprintf("%q", x.Service)
-	}
+	service := compose.JoinPath("services", x.Service)
 	for _, f := range files {
-		if !f.edit.Has("services." + service) {
+		if !f.edit.Has(service) {
 			continue
 		}
 		value := x.Value
-		env := "services." + service + ".environment"
+		env := service + ".environment"
 		if name, ok := strings.CutPrefix(path, env+"."); ok {
 			if n := f.edit.Len(env); n >= 0 {
 				path, value = fmt.Sprintf("%s[%d]", env, n), fmt.Sprintf("%s=%v", name, x.Value)

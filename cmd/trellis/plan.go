@@ -173,9 +173,11 @@ func inGroups(changes []engine.Change) []engine.Change {
 
 // groupOf splits a path into what it belongs to ("services.web") and the rest.
 func groupOf(path string) (group, rest string) {
-	parts := strings.SplitN(path, ".", 3)
-	if len(parts) == 3 {
-		return parts[0] + "." + parts[1], parts[2]
+	if parts := compose.SplitPath(path); len(parts) > 2 {
+		group = compose.JoinPath(parts[0], parts[1])
+		if rest, below := strings.CutPrefix(path, group+"."); below {
+			return group, rest
+		}
 	}
 	return path, ""
 }

@@ -30,11 +30,8 @@ func risks(changes []engine.Change, before *compose.Project, after compose.Proje
 		}
 	}
 	for _, c := range changes {
-		name, ok := strings.CutPrefix(c.Path, "services.")
-		if ok && before != nil && c.Action == engine.Remove {
-			if _, whole := before.Services[name]; whole { // a name may have dots in it
-				say("removes service %s", name)
-			}
+		if path := compose.SplitPath(c.Path); len(path) == 2 && path[0] == "services" && c.Action == engine.Remove {
+			say("removes service %s", path[1])
 		}
 	}
 	was := map[string]bool{}

@@ -43,7 +43,7 @@ func watchRules(project compose.Project, names []string) []watchedRule {
 		}
 		if svc.Develop != nil {
 			for i, r := range svc.Develop.Watch {
-				all = append(all, watchedRule{r, name, fmt.Sprintf("services.%s.develop.watch[%d]", name, i)})
+				all = append(all, watchedRule{r, name, fmt.Sprintf("%s.develop.watch[%d]", compose.JoinPath("services", name), i)})
 			}
 		} else if process != nil && (process.Build != "" || len(process.Artifacts) > 0) {
 			all = append(all, watchedRule{compose.WatchRule{Path: process.Dir, Action: actionRebuild}, name, ""})

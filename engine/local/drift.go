@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
 	"trellis/errdefs"
@@ -98,7 +99,7 @@ func (s *service) overridden() []engine.Drift {
 	replicas := engine.Replicas(s.compose)
 	one := engine.Drift{
 		Change: engine.Change{
-			Path: "services." + s.compose.Name + ".deploy.replicas", Action: engine.Modify, From: replicas, Effect: engine.EffectInPlace,
+			Path: compose.JoinPath("services", s.compose.Name) + ".deploy.replicas", Action: engine.Modify, From: replicas, Effect: engine.EffectInPlace,
 		},
 		Service: s.compose.Name, Adoptable: true,
 	}
@@ -140,7 +141,7 @@ func (s *service) missing(mine []driver.Instance, v verdict) []engine.Drift {
 	}
 	return []engine.Drift{{
 		Change: engine.Change{
-			Path: "services." + s.compose.Name + ".deploy.replicas", Action: engine.Modify, From: s.want.replicas, To: running,
+			Path: compose.JoinPath("services", s.compose.Name) + ".deploy.replicas", Action: engine.Modify, From: s.want.replicas, To: running,
 			Effect: engine.EffectInPlace,
 		},
 		Kind: engine.DriftGone, Service: s.compose.Name, Reason: reason, Heals: v.state != engine.ServiceFailed,
@@ -157,7 +158,7 @@ func takenPorts(d *desired, problem string) []engine.Drift {
 			}
 			all = append(all, engine.Drift{
 				Change: engine.Change{
-					Path: fmt.Sprintf("services.%s.ports[%d].published", w.name, i), Action: engine.Remove, From: port.Published,
+					Path: fmt.Sprintf("%s.ports[%d].published", compose.JoinPath("services", w.name), i), Action: engine.Remove, From: port.Published,
 					Effect: engine.EffectInPlace,
 				},
 				Kind: engine.DriftPort, Service: w.name, Reason: problem, Heals: true,

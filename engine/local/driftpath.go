@@ -24,7 +24,7 @@ var limitPaths = map[string]string{
 // driftOf tells a deviation of an instance in Compose terms.
 func driftOf(p compose.Project, svc compose.Service, inst driver.Instance, dev driver.Deviation) engine.Drift {
 	at := attributeOf(p, svc, dev)
-	path := "services." + svc.Name
+	path := compose.JoinPath("services", svc.Name)
 	if at.path != "" {
 		path += "." + at.path
 	}
