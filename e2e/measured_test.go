@@ -108,12 +108,15 @@ services:
 		"sum by (service, route, caller) (trellis_requests_total)", "sum by (service, route, caller) (trellis_request_failures_total)",
 		"histogram_count(sum by (service, route, caller) (trellis_request_duration_seconds))",
 	} {
-		got := p.asked(expr, "service", "route", "caller")
-		for _, way := range []string{"web/slow", "web/fetch", "stockweb"} {
-			if _, ok := got[way]; !ok {
-				t.Errorf("%s: %v, not of %s", expr, got, way)
+		eventually(t, time.Minute, expr, func() string { // each request takes 3 s, and counts when it is over
+			got := p.asked(expr, "service", "route", "caller")
+			for _, way := range []string{"web/slow", "web/fetch", "stockweb"} {
+				if _, ok := got[way]; !ok {
+					return fmt.Sprintf("%v, not of %s", got, way)
+				}
 			}
-		}
+			return ""
+		})
 	}
 	enough()
 	wg.Wait()
