@@ -14,7 +14,7 @@ import (
 // that is wrong itself is not also called unknown.
 func (l *loading) check(p Project) {
 	for _, name := range p.ServiceNames() {
-		s, at := p.Services[name], joinPath("services", name)
+		s, at := p.Services[name], JoinPath("services", name)
 		l.checkRunnable(s, at)
 		l.checkReferences(p, s, at)
 		l.checkAmounts(s, at)
@@ -84,7 +84,7 @@ func orDeclare(hint, section string) string {
 
 func (l *loading) checkReferences(p Project, s Service, at string) {
 	for name, d := range s.DependsOn {
-		where := joinPath(at+".depends_on", name)
+		where := JoinPath(at+".depends_on", name)
 		if _, written := (Positions{root: l.root}).find(where); !written {
 			continue // brought by links, network_mode or volumes_from, checked below
 		}
@@ -105,7 +105,7 @@ func (l *loading) checkReferences(p Project, s Service, at string) {
 	}
 	for name := range s.Networks {
 		if name != "default" {
-			l.known("networks", name, joinPath(at+".networks", name))
+			l.known("networks", name, JoinPath(at+".networks", name))
 		}
 	}
 	if s.NetworkMode != "" && l.has(s.Name, "networks") {
@@ -133,7 +133,7 @@ func (l *loading) checkReferences(p Project, s Service, at string) {
 	}
 	if models, ok := s.Other["models"].(map[string]any); ok {
 		for name := range models {
-			l.known("models", name, joinPath(at+".models", name))
+			l.known("models", name, JoinPath(at+".models", name))
 		}
 	}
 	if from, ok := s.Other["volumes_from"].([]any); ok {
@@ -198,7 +198,7 @@ func (l *loading) checkAmounts(s Service, at string) {
 	}
 	for name, u := range s.Ulimits {
 		if u.Hard >= 0 && (u.Soft > u.Hard || u.Soft < 0) {
-			l.errorPath(joinPath(at+".ulimits", name), "has a soft limit of %d above the hard one of %d: lower soft, or raise hard", u.Soft, u.Hard)
+			l.errorPath(JoinPath(at+".ulimits", name), "has a soft limit of %d above the hard one of %d: lower soft, or raise hard", u.Soft, u.Hard)
 		}
 	}
 }
@@ -336,7 +336,7 @@ func (l *loading) checkPublished(p Project) {
 				continue
 			}
 			key := port.Published + "/" + port.Protocol
-			where := indexPath(joinPath("services", name)+".ports", l.portIndex(name, port, i))
+			where := indexPath(JoinPath("services", name)+".ports", l.portIndex(name, port, i))
 			for _, other := range taken[key] {
 				if sameHost(port.HostIP, other.host) {
 					l.errorPath(where, "publishes %s, which %s publishes too: choose another port for one of them", key, other.path)
@@ -383,7 +383,7 @@ func (l *loading) checkCycles(p Project) {
 				visit(dependency)
 			case 1:
 				cycle := append(slices.Clone(trail[slices.Index(trail, dependency):]), dependency)
-				l.errorPath(joinPath(joinPath("services", name)+".depends_on", dependency),
+				l.errorPath(JoinPath(JoinPath("services", name)+".depends_on", dependency),
 					"the services wait for each other: %s; remove one of these depends_on", strings.Join(cycle, " -> "))
 			}
 		}

@@ -24,7 +24,7 @@ var safeName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 func (l *loading) checkMarks() {
 	for _, section := range []string{"services", "jobs", "networks", "volumes", "secrets", "configs"} {
 		for _, name := range l.root.at(section).keys() {
-			m, path := l.root.at(section, name), joinPath(section, name)
+			m, path := l.root.at(section, name), JoinPath(section, name)
 			if specName.MatchString(name) && !safeName.MatchString(name) {
 				l.errorKey(m, path, "%s cannot be a name: start with a letter, digit or _, and use at most 128 letters, digits and . _ -", quoted(name))
 			}
@@ -34,11 +34,11 @@ func (l *loading) checkMarks() {
 		}
 	}
 	for _, name := range l.root.at("services").keys() {
-		l.checkService(l.root.at("services", name), joinPath("services", name))
+		l.checkService(l.root.at("services", name), JoinPath("services", name))
 	}
 	for _, section := range []string{"secrets", "configs"} {
 		for _, name := range l.root.at(section).keys() {
-			l.checkSource(l.root.at(section, name), joinPath(section, name), section)
+			l.checkSource(l.root.at(section, name), JoinPath(section, name), section)
 		}
 	}
 	l.checkEnvironment()
@@ -150,9 +150,9 @@ func (l *loading) checkSource(m *mark, path, section string) {
 	external := m.at("external").text() == "true"
 	switch {
 	case external && len(set) > 0:
-		l.errorMark(m.at(set[0]), joinPath(path, set[0]), "is set and so is external: leave out one of them")
+		l.errorMark(m.at(set[0]), JoinPath(path, set[0]), "is set and so is external: leave out one of them")
 	case len(set) > 1:
-		l.errorMark(m.at(set[1]), joinPath(path, set[1]), "is set beside %s: leave out one of them", set[0])
+		l.errorMark(m.at(set[1]), JoinPath(path, set[1]), "is set beside %s: leave out one of them", set[0])
 	case len(set) == 0 && !external && m.at("driver") == nil:
 		l.errorMark(m, path, "has no content: set one of %s", strings.Join(ways, ", "))
 	}
@@ -175,7 +175,7 @@ func (l *loading) checkEnvironment() {
 			return
 		}
 	}
-	l.errorAt(l.first(), 0, 0, joinPath("x-trellis.environments", name), "there is no environment %s: add %s, or declare it here%s",
+	l.errorAt(l.first(), 0, 0, JoinPath("x-trellis.environments", name), "there is no environment %s: add %s, or declare it here%s",
 		name, shorten(filepath.Join(l.dir, "compose."+name+".yaml"), l.cwd), didYouMean(name, l.root.at("x-trellis", "environments").keys()))
 }
 

@@ -30,7 +30,7 @@ func (l *loading) walkForms(m *mark, path, pattern string, forms map[string]refl
 			}
 			next := below(pattern, k)
 			if _, known := forms[next]; known {
-				l.walkForms(m.fields[k], joinPath(path, k), next, forms)
+				l.walkForms(m.fields[k], JoinPath(path, k), next, forms)
 			}
 		}
 	case listMark:

@@ -46,7 +46,7 @@ func (l *loading) checkScheme(p Project, a AuthScheme, at string) {
 		}
 	}
 	for h := range a.Claims {
-		l.checkHeaderName(h, joinPath(at+".claims", h))
+		l.checkHeaderName(h, JoinPath(at+".claims", h))
 	}
 }
 
@@ -64,7 +64,7 @@ func (l *loading) checkJWT(j *JWT, at string) {
 			continue
 		}
 		if u, err := url.Parse(text); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
-			l.errorPath(joinPath(at, key), "%s is not an http or https URL", quoted(text))
+			l.errorPath(JoinPath(at, key), "%s is not an http or https URL", quoted(text))
 		}
 	}
 }
@@ -120,7 +120,7 @@ func (l *loading) checkRoute(p Project, r Route, at string) {
 	}
 	for claim, values := range r.Require {
 		if len(values) == 0 {
-			l.errorPath(joinPath(at+".require", claim), "has no values: nobody could have it")
+			l.errorPath(JoinPath(at+".require", claim), "has no values: nobody could have it")
 		}
 	}
 	if r.Rewrite != "" && (!strings.HasPrefix(r.Rewrite, "/") || strings.ContainsAny(r.Rewrite, "?#*{} ") || badRoutePath(r.Rewrite) != "") {
@@ -159,7 +159,7 @@ func (l *loading) checkMatch(r Route, at string) {
 	}
 	for h := range r.Headers {
 		if !httpToken.MatchString(h) {
-			l.errorPath(joinPath(at+".headers", h), "%s is not the name of a header", quoted(h))
+			l.errorPath(JoinPath(at+".headers", h), "%s is not the name of a header", quoted(h))
 		}
 	}
 }
@@ -225,9 +225,9 @@ func (l *loading) checkEdit(e *HeaderEdit, at string) {
 		return
 	}
 	for h, v := range e.Set {
-		l.checkHeaderName(h, joinPath(at+".set", h))
+		l.checkHeaderName(h, JoinPath(at+".set", h))
 		if controlCharacter(v) != "" {
-			l.errorPath(joinPath(at+".set", h), "holds a control character")
+			l.errorPath(JoinPath(at+".set", h), "holds a control character")
 		}
 	}
 	for i, h := range e.Remove {

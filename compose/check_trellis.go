@@ -28,7 +28,7 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 	if o := s.Trellis.Objective; o != nil {
 		for name := range o.Latency {
 			if !percentile.MatchString(name) {
-				l.errorPath(joinPath(x+".objective.latency", name), "%s is not a percentile: write p50, p90, p99 or p999", quoted(name))
+				l.errorPath(JoinPath(x+".objective.latency", name), "%s is not a percentile: write p50, p90, p99 or p999", quoted(name))
 			}
 		}
 	}
@@ -79,7 +79,7 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 // routePath returns where a route of a port stands, in the port itself or in one that was joined to it.
 func (l *loading) routePath(service string, p Port, i, j int) string {
 	list := l.root.at("services", service, "ports")
-	at := joinPath("services", service) + ".ports"
+	at := JoinPath("services", service) + ".ports"
 	if list != nil {
 		for k, m := range list.items {
 			routes := m.at("x-trellis", "routes")
@@ -160,7 +160,7 @@ func receiver(text string, query bool) bool {
 // checkHeaders checks headers whose values are secrets.
 func (l *loading) checkHeaders(p Project, headers map[string]string, at string) {
 	for name, secret := range headers {
-		where := joinPath(at, name)
+		where := JoinPath(at, name)
 		if !httpToken.MatchString(name) {
 			l.errorPath(where, "%s is not the name of a header", quoted(name))
 		}
@@ -278,9 +278,9 @@ func (l *loading) checkAutoscale(s Service, a *Autoscale, at string) {
 	}
 	for key, v := range a.Target {
 		if !slices.Contains([]string{"concurrency", "rps", "cpu"}, key) {
-			l.errorPath(joinPath(at+".target", key), "unknown key%s", didYouMean(key, []string{"concurrency", "rps", "cpu"}))
+			l.errorPath(JoinPath(at+".target", key), "unknown key%s", didYouMean(key, []string{"concurrency", "rps", "cpu"}))
 		} else if v <= 0 {
-			l.errorPath(joinPath(at+".target", key), "must be more than 0")
+			l.errorPath(JoinPath(at+".target", key), "must be more than 0")
 		}
 	}
 	if len(a.Target) == 0 {
@@ -290,7 +290,7 @@ func (l *loading) checkAutoscale(s Service, a *Autoscale, at string) {
 		l.errorPath(at+".target.cpu", "is a share of the service's limit, and there is none: set deploy.resources.limits.cpus")
 	}
 	if s.ContainerName != "" && a.Max > 1 {
-		l.errorPath(joinPath("services", s.Name)+".container_name", "cannot be set on a service that is scaled: remove it")
+		l.errorPath(JoinPath("services", s.Name)+".container_name", "cannot be set on a service that is scaled: remove it")
 	}
 }
 
@@ -368,18 +368,18 @@ func (l *loading) checkGateway(p Project) {
 		}
 	}
 	for name, a := range p.Trellis.Auth {
-		l.checkScheme(p, a, joinPath("x-trellis.auth", name))
+		l.checkScheme(p, a, JoinPath("x-trellis.auth", name))
 	}
 	for name, e := range p.Trellis.Environments {
 		if e.On != "" && e.On != "local" && e.On != "kubernetes" {
-			l.errorPath(joinPath("x-trellis.environments", name)+".on", "%s is not known%s", quoted(e.On), didYouMean(e.On, []string{"local", "kubernetes"}))
+			l.errorPath(JoinPath("x-trellis.environments", name)+".on", "%s is not known%s", quoted(e.On), didYouMean(e.On, []string{"local", "kubernetes"}))
 		}
 		if e.TTL != nil && *e.TTL <= 0 {
-			l.errorPath(joinPath("x-trellis.environments", name)+".ttl", "is no time to live: write 72h, say, or leave it out")
+			l.errorPath(JoinPath("x-trellis.environments", name)+".ttl", "is no time to live: write 72h, say, or leave it out")
 		}
 	}
 	for name, profile := range p.Trellis.Load {
-		at := joinPath("x-trellis.load", name)
+		at := JoinPath("x-trellis.load", name)
 		if len(profile.Stages) == 0 {
 			l.errorPath(at, "has no stages")
 		}

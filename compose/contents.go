@@ -47,7 +47,7 @@ func Contents(p Project, environ []string) (map[string][]byte, error) {
 				err = fmt.Errorf("has %d bytes: at most %d are allowed; mount it as a volume", len(content), maxContent)
 			}
 			if err != nil {
-				d := Diagnostic{Path: joinPath(section.name, name), Message: err.Error()}
+				d := Diagnostic{Path: JoinPath(section.name, name), Message: err.Error()}
 				d.File, d.Line, d.Column = p.Positions.short(d.Path)
 				problems = append(problems, d)
 				continue

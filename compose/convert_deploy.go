@@ -155,7 +155,7 @@ func (l *loading) joinPorts(p Project) {
 				gone[i] = true
 			default:
 				line, col := m.place()
-				l.warnAt(m.file(), line, col, indexPath(joinPath("services", name)+".ports", i),
+				l.warnAt(m.file(), line, col, indexPath(JoinPath("services", name)+".ports", i),
 					"%d ports below have the target %d: this one is a port of its own; write published to say which one is meant", len(bases), port.Target)
 			}
 		}

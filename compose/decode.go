@@ -55,7 +55,7 @@ func (l *loading) decode(m *mark, path string, target reflect.Value) {
 		out := reflect.MakeMapWithSize(target.Type(), len(m.fields))
 		for _, k := range m.keys() {
 			v := reflect.New(target.Type().Elem()).Elem()
-			l.decode(m.fields[k], joinPath(path, k), v)
+			l.decode(m.fields[k], JoinPath(path, k), v)
 			out.SetMapIndex(reflect.ValueOf(k), v)
 		}
 		target.Set(out)
@@ -171,11 +171,11 @@ func (l *loading) decodeStruct(m *mark, path string, target reflect.Value) {
 		f, ok := fields[k]
 		switch {
 		case ok && target.Type() == reflect.TypeFor[Probe]():
-			l.decodeProbe(m.fields[k], joinPath(path, k), k, target.Addr().Interface().(*Probe))
+			l.decodeProbe(m.fields[k], JoinPath(path, k), k, target.Addr().Interface().(*Probe))
 		case ok:
-			l.decode(m.fields[k], joinPath(path, k), f)
+			l.decode(m.fields[k], JoinPath(path, k), f)
 		default:
-			l.errorKey(m.fields[k], joinPath(path, k), "unknown key%s", didYouMean(k, structKeys(target.Type())))
+			l.errorKey(m.fields[k], JoinPath(path, k), "unknown key%s", didYouMean(k, structKeys(target.Type())))
 		}
 	}
 }

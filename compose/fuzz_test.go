@@ -108,7 +108,7 @@ func FuzzPath(f *testing.F) {
 	f.Add("", "\"", "\\\n")
 	f.Fuzz(func(t *testing.T, a, b, c string) {
 		want := []string{a, b, c}
-		got := splitPath(joinPath(joinPath(joinPath("", a), b), c))
+		got := SplitPath(JoinPath(JoinPath(JoinPath("", a), b), c))
 		for i := range want {
 			want[i] = strings.ToValidUTF8(want[i], "\uFFFD")
 			if i < len(got) {

@@ -175,7 +175,7 @@ func (l *loading) includedEnv(entry *mark, path string, src *source, dir string)
 				continue
 			}
 			file := absolute(v.text(), src.dir)
-			if !l.inside(file, v.text(), v, joinPath(path, "env_file")) {
+			if !l.inside(file, v.text(), v, JoinPath(path, "env_file")) {
 				return nil, false
 			}
 			files = append(files, file)
@@ -185,7 +185,7 @@ func (l *loading) includedEnv(entry *mark, path string, src *source, dir string)
 	}
 	vars, err := readEnvFiles(files, src.env)
 	if err != nil {
-		l.errorMark(by, joinPath(path, "env_file"), "cannot be read: %v", err)
+		l.errorMark(by, JoinPath(path, "env_file"), "cannot be read: %v", err)
 		return nil, false
 	}
 	return src.env.under(vars), true
@@ -230,7 +230,7 @@ func (l *loading) extended(services *mark, section, name, file string, stack []s
 	if e == nil || s.kind != mappingMark {
 		return s
 	}
-	path := joinPath(joinPath(section, name), "extends")
+	path := JoinPath(JoinPath(section, name), "extends")
 	own := s.with("extends", nil)
 	here := file + "#" + name
 	if slices.Contains(stack, here) {
@@ -258,7 +258,7 @@ func (l *loading) extended(services *mark, section, name, file string, stack []s
 	if e.kind == mappingMark {
 		ref = e.at("service").text()
 		if f := e.at("file"); f.text() != "" {
-			services, file = l.extendsFile(f, joinPath(path, "file"), section, ref)
+			services, file = l.extendsFile(f, JoinPath(path, "file"), section, ref)
 			if services == nil {
 				return s
 			}

@@ -57,7 +57,7 @@ func inFile(t reflect.Type, v any) any {
 // typeAt returns the type of what stands at a Compose path, and the field that holds it, where one does. nil: the model has no type for it.
 func typeAt(path string) (t reflect.Type, field reflect.StructField) {
 	t = reflect.TypeFor[Project]()
-	for _, segment := range splitPath(path) {
+	for _, segment := range SplitPath(path) {
 		t, field = step(t, segment)
 	}
 	return t, field

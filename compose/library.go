@@ -66,7 +66,7 @@ func (l *loading) fromLibrary(err error) {
 			path = fromLibraryPath(found)
 			text = strings.TrimLeft(strings.Replace(text, found, "", 1), ": ")
 		} else if m := libraryService.FindStringSubmatch(text); m != nil {
-			path = joinPath("services", m[1])
+			path = JoinPath("services", m[1])
 		} else if m := environFile.FindStringSubmatch(text); m != nil {
 			path = l.pathWithValue(m[1])
 		}
@@ -86,7 +86,7 @@ func fromLibraryPath(found string) string {
 			path += "[" + s + "]"
 			continue
 		}
-		path = joinPath(path, s)
+		path = JoinPath(path, s)
 	}
 	return path
 }
@@ -95,14 +95,14 @@ func fromLibraryPath(found string) string {
 // is an index of a list.
 func (l *loading) decoderPath(found string) string {
 	path := ""
-	for _, s := range splitPath(found) {
+	for _, s := range SplitPath(found) {
 		key := strings.Trim(s, "[]")
 		m, _ := Positions{root: l.root}.find(path)
 		if _, err := strconv.Atoi(key); err == nil && strings.HasPrefix(s, "[") && m != nil && m.kind == listMark {
 			path += s
 			continue
 		}
-		path = joinPath(path, key)
+		path = JoinPath(path, key)
 	}
 	return path
 }
@@ -115,7 +115,7 @@ func (l *loading) pathWithValue(value string) string {
 		switch m.kind {
 		case mappingMark:
 			for _, k := range m.keys() {
-				if found := search(m.fields[k], joinPath(path, k)); found != "" {
+				if found := search(m.fields[k], JoinPath(path, k)); found != "" {
 					return found
 				}
 			}

@@ -258,7 +258,7 @@ func (b *builder) mapping(m *mark, n *yaml.Node, path string, depth int) {
 			continue
 		}
 		key := k.Value
-		at := joinPath(path, key)
+		at := JoinPath(path, key)
 		if tag := k.ShortTag(); tag != "!!str" {
 			b.fail(k, at, "the key %s is not a string: put it in quotes", key)
 		}

@@ -368,7 +368,7 @@ func pathOf(keys []string) string {
 			path = fmt.Sprintf("%s[%d]", path, i)
 			continue
 		}
-		path = joinPath(path, k)
+		path = JoinPath(path, k)
 	}
 	return path
 }

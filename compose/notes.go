@@ -18,7 +18,7 @@ func Notes(p Project) []Diagnostic {
 		if s.Trellis.Process == nil {
 			continue
 		}
-		at := joinPath("services", name) + ".x-trellis.process"
+		at := JoinPath("services", name) + ".x-trellis.process"
 		say := func(message string) {
 			d := Diagnostic{Path: at, Message: message}
 			d.File, d.Line, d.Column = p.Positions.short(at)

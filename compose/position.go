@@ -48,7 +48,7 @@ func (p Project) RoutePlace(service string, port, route int) string {
 }
 
 func placeOfRoute(service string, port, route int) string {
-	return indexPath(indexPath(joinPath("services", service)+".ports", port)+".x-trellis.routes", route)
+	return indexPath(indexPath(JoinPath("services", service)+".ports", port)+".x-trellis.routes", route)
 }
 
 // places returns the places of all routes.
@@ -72,7 +72,7 @@ func (p Positions) find(path string) (*mark, bool) {
 	if m == nil {
 		return nil, false
 	}
-	for _, s := range splitPath(path) {
+	for _, s := range SplitPath(path) {
 		next := m.child(s)
 		if next == nil {
 			return m, false
@@ -88,7 +88,7 @@ func (p Positions) written(path string) string {
 	if m == nil {
 		return path
 	}
-	for _, s := range splitPath(path) {
+	for _, s := range SplitPath(path) {
 		next := m.child(s)
 		if next == nil {
 			break
@@ -96,7 +96,7 @@ func (p Positions) written(path string) string {
 		if m.kind == listMark {
 			way += s
 		} else {
-			way = joinPath(way, s)
+			way = JoinPath(way, s)
 		}
 		m = next
 	}
@@ -106,12 +106,9 @@ func (p Positions) written(path string) string {
 	return way
 }
 
-// SplitPath takes a Compose path apart, as JoinPath put it together: keys as they are, indexes as "[0]".
-func SplitPath(path string) []string { return splitPath(path) }
-
-// splitPath takes a Compose path apart: keys as they are, indexes as "[0]". Keys that hold dots or brackets are written
+// SplitPath takes a Compose path apart, as JoinPath put it together: keys as they are, indexes as "[0]". Keys that hold dots or brackets are written
 // in double quotes.
-func splitPath(path string) []string {
+func SplitPath(path string) []string {
 	var segments []string
 	for path != "" {
 		switch path[0] {
@@ -144,10 +141,7 @@ func splitPath(path string) []string {
 var plainKey = regexp.MustCompile(`^[A-Za-z0-9_/@$*+:,=~-]+$`)
 
 // JoinPath adds a key to a Compose path, as positions and diagnostics write it.
-func JoinPath(path, key string) string { return joinPath(path, key) }
-
-// joinPath adds a key to a Compose path.
-func joinPath(path, key string) string {
+func JoinPath(path, key string) string {
 	if !plainKey.MatchString(key) {
 		key = strconv.Quote(key)
 	}

@@ -114,7 +114,7 @@ func (l *loading) report(m *mark, p problem) {
 			next = m.child("[" + segment + "]")
 			path += "[" + segment + "]"
 		} else {
-			path = joinPath(path, segment)
+			path = JoinPath(path, segment)
 		}
 		if next == nil {
 			break
@@ -300,7 +300,7 @@ func (l *loading) misplaced(m *mark, path string) {
 	switch m.kind {
 	case mappingMark:
 		for _, k := range m.keys() {
-			at := joinPath(path, k)
+			at := JoinPath(path, k)
 			switch {
 			case k == "x-trellis" && !extensible(path):
 				l.errorKey(m.fields[k], at, "x-trellis does not stand here: it extends the project, a service, its deploy or one of its ports")
@@ -328,7 +328,7 @@ func (l *loading) extensions(root *mark) {
 	l.decode(root.at("x-trellis"), "x-trellis", reflect.ValueOf(&l.project).Elem())
 	services := root.at("services")
 	for _, name := range services.keys() {
-		s, path := services.fields[name], joinPath("services", name)
+		s, path := services.fields[name], JoinPath("services", name)
 		var e ServiceExtension
 		l.decode(s.at("x-trellis"), path+".x-trellis", reflect.ValueOf(&e).Elem())
 		l.services[name] = e

@@ -209,7 +209,7 @@ func (c *checker) walk(v any, path, pattern string) {
 			case k == "other" && !named(pattern):
 				c.walkOther(v[k], path, pattern)
 			default:
-				c.walk(v[k], joinPath(path, k), below(pattern, k))
+				c.walk(v[k], JoinPath(path, k), below(pattern, k))
 			}
 		}
 	case []any:
@@ -224,7 +224,7 @@ func (c *checker) targetOf(path string) string {
 	if c.target != TargetLocal {
 		return c.target
 	}
-	if parts := splitPath(path); len(parts) >= 2 && parts[0] == "services" {
+	if parts := SplitPath(path); len(parts) >= 2 && parts[0] == "services" {
 		if c.p.Services[parts[1]].Trellis.Process != nil {
 			return TargetProcess
 		}
@@ -261,7 +261,7 @@ func (c *checker) walkOther(v any, path, pattern string) {
 			c.walk(m[k], k, k)
 			continue
 		}
-		c.walk(m[k], joinPath(path, k), pattern+"."+k)
+		c.walk(m[k], JoinPath(path, k), pattern+"."+k)
 	}
 }
 
@@ -277,11 +277,11 @@ func older() map[string]string {
 func (c *checker) say(path, pattern string, verdict carry) {
 	path = c.p.Positions.written(path)
 	if _, exact := c.p.Positions.find(path); !exact {
-		parts := splitPath(path)
+		parts := SplitPath(path)
 		if len(parts) > 2 {
 			below := strings.Join(parts[2:], ".")
 			if key := older()[below]; key != "" {
-				old := joinPath(joinPath("services", parts[1]), key)
+				old := JoinPath(JoinPath("services", parts[1]), key)
 				if _, ok := c.p.Positions.find(old); ok {
 					path = old
 				}
@@ -443,7 +443,7 @@ func pullsByAge(policy string) bool {
 }
 
 func (c *checker) service(path string) Service {
-	parts := splitPath(path)
+	parts := SplitPath(path)
 	if len(parts) < 2 || parts[0] != "services" {
 		return Service{}
 	}

@@ -19,7 +19,7 @@ func Unprivileged(p Project, self func(user string) bool) []Diagnostic {
 			continue
 		}
 		say := func(key, what string) {
-			at := joinPath("services", name) + "." + key
+			at := JoinPath("services", name) + "." + key
 			d := Diagnostic{Path: at, Message: what + " needs root: run trellis as root, the service in Docker (--driver docker), or without it"}
 			d.File, d.Line, d.Column = p.Positions.short(at)
 			out = append(out, d)

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"trellis/compose"
@@ -78,7 +77,7 @@ func (d *differ) attributes(path string, from, to compose.Service) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(differing)) {
 		i := differing[key]
-		d.field(join(path, key), written(a.Field(i)), written(b.Field(i)))
+		d.field(compose.JoinPath(path, key), written(a.Field(i)), written(b.Field(i)))
 	}
 }
 
@@ -126,10 +125,10 @@ func (d *differ) maps(path string, from, to map[string]any) {
 			continue
 		}
 		if to == nil {
-			d.walk(join(path, key), from[key], nil)
+			d.walk(compose.JoinPath(path, key), from[key], nil)
 			continue
 		}
-		d.field(join(path, key), from[key], to[key])
+		d.field(compose.JoinPath(path, key), from[key], to[key])
 	}
 }
 
@@ -278,13 +277,6 @@ func objects(list []any) bool {
 }
 
 // join adds a key to a Compose path; one that holds dots, brackets or quotes stands in double quotes.
-func join(path, key string) string {
-	if strings.ContainsAny(key, ".[]\"") {
-		key = strconv.Quote(key)
-	}
-	return path + "." + key
-}
-
 func encode(v any) []byte {
 	text, err := json.Marshal(v)
 	if err != nil {

@@ -134,7 +134,7 @@ func (u *session) applyPlan(ctx context.Context, path string, file planFile) err
 		NoWait: u.flags.noWait,
 	}
 	if !req.NoWait {
-		if err := p.waitTurn(ctx, u.control, u.flags); err != nil {
+		if err := p.turn(ctx, u.control, u.flags); err != nil {
 			return err
 		}
 	}

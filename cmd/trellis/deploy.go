@@ -200,7 +200,7 @@ func (p *program) deploy(
 		})
 		if errors.Is(err, errdefs.ErrConflict) && !f.noWait && try < 5 {
 			// Either somebody else deploys, or the world has moved since the plan: wait for the one, plan again for both.
-			if err := p.waitTurn(ctx, control, f); err != nil {
+			if err := p.turn(ctx, control, f); err != nil {
 				return rev, nil, err
 			}
 			continue
@@ -248,11 +248,10 @@ func (p *program) attempt(
 	return rev, plan.Changes, err
 }
 
-// turn waits until nobody else deploys, and with --no-wait fails where somebody does.
+// turn blocks while a deploy of somebody else is under way, and says whose; with --no-wait it fails instead. A deploy that visibly
+// fails is not waited for: the next one is most likely its repair. It watches, and does not only ask: in a cluster without a control
+// plane of its own nobody else may carry on what was cut short, or is to be carried out again.
 func (p *program) turn(ctx context.Context, control api.Control, f deployFlags) error {
-	if !f.noWait {
-		return p.waitTurn(ctx, control, f)
-	}
 	s, err := control.Status(ctx)
 	if err != nil || !holdsTurn(s) {
 		return err
@@ -261,20 +260,8 @@ func (p *program) turn(ctx context.Context, control api.Control, f deployFlags) 
 	if err != nil {
 		return err
 	}
-	return plain{fmt.Errorf("%s; wait for it, or leave out --no-wait: %w", whose, errdefs.ErrConflict)}
-}
-
-// waitTurn blocks while a deploy of somebody else is under way, and says whose. A deploy that visibly fails is not waited
-// for: the next one is most likely its repair. It watches, and does not only ask: in a cluster without a control plane of its own nobody
-// else may carry on what was cut short, or is to be carried out again.
-func (p *program) waitTurn(ctx context.Context, control api.Control, f deployFlags) error {
-	s, err := control.Status(ctx)
-	if err != nil || !holdsTurn(s) {
-		return err
-	}
-	whose, err := p.deployer(ctx, control)
-	if err != nil {
-		return err
+	if f.noWait {
+		return plain{fmt.Errorf("%s; wait for it, or leave out --no-wait: %w", whose, errdefs.ErrConflict)}
 	}
 	if !f.quiet {
 		p.progressf("waiting: %s (--no-wait fails instead)", whose)

@@ -2,7 +2,6 @@ package local
 
 import (
 	"fmt"
-	"strings"
 
 	"trellis/compose"
 	"trellis/driver"
@@ -62,11 +61,11 @@ func attributeOf(p compose.Project, svc compose.Service, dev driver.Deviation) a
 		return fileAttribute(svc, dev)
 	case driver.DeviatesHost:
 		if _, own := svc.ExtraHosts[dev.Key]; own {
-			return attribute{path: "extra_hosts." + quotedKey(dev.Key)}
+			return attribute{path: compose.JoinPath("extra_hosts", dev.Key)}
 		}
 		return attribute{path: "networks"} // names come with the networks that services share
 	case driver.DeviatesEnv:
-		return attribute{"environment." + quotedKey(dev.Key), true}
+		return attribute{compose.JoinPath("environment", dev.Key), true}
 	case driver.DeviatesImage:
 		return attribute{"image", true}
 	case driver.DeviatesCommand:
@@ -76,7 +75,7 @@ func attributeOf(p compose.Project, svc compose.Service, dev driver.Deviation) a
 	case driver.DeviatesNetwork:
 		for _, n := range networksOf(p, svc) {
 			if n.Name == dev.Key {
-				return attribute{path: "networks." + quotedKey(n.Key)}
+				return attribute{path: compose.JoinPath("networks", n.Key)}
 			}
 		}
 		return attribute{path: "networks"}
@@ -121,12 +120,4 @@ func fileAttribute(svc compose.Service, dev driver.Deviation) attribute {
 		return at
 	}
 	return attribute{path: "configs"}
-}
-
-// quotedKey is a key as it stands in a Compose path.
-func quotedKey(key string) string {
-	if strings.ContainsAny(key, `.[]"`) {
-		return fmt.Sprintf("%q", key)
-	}
-	return key
 }
