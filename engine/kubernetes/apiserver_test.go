@@ -29,6 +29,7 @@ type apiServer struct {
 	writes  []string                     // method and path
 	asked   []string                     // all requests: method, path and query
 	more    map[string]map[string]string // kinds beside those that are served
+	old     bool                         // it tells the kinds of one group at a time, as before 1.26
 	// before may answer a request itself: then it returns true.
 	before func(w http.ResponseWriter, r *http.Request) bool
 }
@@ -63,6 +64,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	maps.Copy(all, s.more)
 	group := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/apis/"), "/api/")
 	switch kinds := all[group]; {
+	case !s.old && group == r.URL.Path && strings.Contains(r.Header.Get("Accept"), "as=APIGroupDiscoveryList"):
+		answerAll(w, all, r.URL.Path == "/api")
 	case r.URL.Path == "/api":
 		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
 	case r.URL.Path == "/apis":
@@ -78,6 +81,34 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.object(w, r, r.URL.Path)
 	}
+}
+
+// answerAll writes which kinds there are, of the core group or of all others, as served has them.
+func answerAll(w http.ResponseWriter, all map[string]map[string]string, core bool) {
+	groups := []map[string]any{}
+	for version, kinds := range all {
+		name, number, ok := strings.Cut(version, "/")
+		if ok == core {
+			continue
+		}
+		if core {
+			name, number = "", version
+		}
+		list := []map[string]any{}
+		for name, kind := range kinds {
+			plural, global := strings.CutPrefix(name, "/")
+			one := map[string]any{"resource": plural, "responseKind": map[string]any{"group": "", "version": "", "kind": kind}, "scope": "Namespaced",
+				"subresources": []any{map[string]any{"subresource": "status", "responseKind": map[string]any{"kind": kind}}}}
+			if global {
+				one["scope"] = "Cluster"
+			}
+			list = append(list, one)
+		}
+		groups = append(groups, map[string]any{"metadata": map[string]any{"name": name}, "versions": []any{map[string]any{"version": number, "resources": list}}})
+	}
+	body, _ := json.Marshal(map[string]any{"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "items": groups})
+	w.Header().Set("Content-Type", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+	_, _ = w.Write(body)
 }
 
 // answerKinds writes which kinds there are of a group and version, as served has them.

@@ -17,14 +17,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiversion "k8s.io/apimachinery/pkg/util/version"
-	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"trellis/errdefs"
@@ -45,15 +42,13 @@ type Client struct {
 	Namespace string
 
 	dynamic  dynamic.Interface
-	kinds    *discovery.DiscoveryClient
+	kinds    *kinds
+	api      *rest.RESTClient // for what is no object: logs, commands, tunnels, and what there is at all
 	settings *rest.Config
 
 	silence time.Duration // how long a node may take to say what a pod has written
 
 	written atomic.Uint64 // how often this process has written something, the Lease aside, which is renewed all the time
-
-	mu     sync.Mutex
-	mapper apimeta.RESTMapper // nil: not asked yet
 
 	node struct {
 		sync.Mutex
@@ -112,9 +107,12 @@ func (c *Client) open(settings *rest.Config) error {
 	if c.dynamic, err = dynamic.NewForConfigAndClient(settings, shared); err != nil {
 		return fmt.Errorf("reach %s: %w", c.Server, err)
 	}
-	if c.kinds, err = discovery.NewDiscoveryClientForConfigAndClient(settings, shared); err != nil {
+	untyped := rest.CopyConfig(settings)
+	untyped.NegotiatedSerializer = plain()
+	if c.api, err = rest.UnversionedRESTClientForConfigAndClient(untyped, shared); err != nil {
 		return fmt.Errorf("reach %s: %w", c.Server, err)
 	}
+	c.kinds = &kinds{api: c.api}
 	return nil
 }
 
@@ -133,37 +131,16 @@ func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// mapping asks the cluster once which kinds it has, and again for one that it did not have: its definition may be new.
-func (c *Client) mapping(kind schema.GroupVersionKind) (*apimeta.RESTMapping, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.mapper != nil {
-		if found, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version); !apimeta.IsNoMatchError(err) {
-			return found, err
-		}
-	}
-	groups, err := restmapper.GetAPIGroupResources(c.kinds)
-	if err != nil {
-		return nil, c.explain(err)
-	}
-	c.mapper = restmapper.NewDiscoveryRESTMapper(groups)
-	found, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
-	if apimeta.IsNoMatchError(err) {
-		return nil, fmt.Errorf("%w: the cluster has no %s (%s): install its definition first", errdefs.ErrUnsupported, kind.Kind, kind.GroupVersion())
-	}
-	return found, err
-}
-
 // resource returns how objects of a kind are reached. The cluster has no such kind: ErrUnsupported.
 func (c *Client) resource(kind schema.GroupVersionKind) (dynamic.ResourceInterface, error) {
-	mapping, err := c.mapping(kind)
-	if err != nil {
-		return nil, err
+	at, err := c.kinds.find(kind)
+	switch {
+	case err != nil:
+		return nil, c.explain(err)
+	case at.namespaced:
+		return c.dynamic.Resource(at.GroupVersionResource).Namespace(c.Namespace), nil
 	}
-	if mapping.Scope.Name() == apimeta.RESTScopeNameRoot {
-		return c.dynamic.Resource(mapping.Resource), nil
-	}
-	return c.dynamic.Resource(mapping.Resource).Namespace(c.Namespace), nil
+	return c.dynamic.Resource(at.GroupVersionResource), nil
 }
 
 // explain gives an answer of the API server, or the lack of one, its kind, and says what to do about it.

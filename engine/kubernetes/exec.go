@@ -51,7 +51,7 @@ func (e *Engine) Exec(ctx context.Context, project string, id engine.InstanceID,
 
 // exec runs a command in a container of a pod.
 func (c *Client) exec(ctx context.Context, pod, container string, cmd driver.Command) (int, error) {
-	req := c.kinds.RESTClient().Post().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "exec")
+	req := c.api.Post().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "exec")
 	for key, set := range map[string]bool{"stdin": cmd.Stdin != nil, "stdout": true, "stderr": !cmd.TTY, "tty": cmd.TTY} {
 		req = req.Param(key, strconv.FormatBool(set))
 	}

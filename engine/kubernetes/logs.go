@@ -80,7 +80,7 @@ type logsOf struct {
 
 // output opens the output of a pod's container. No such pod: ErrNotFound.
 func (c *Client) output(ctx context.Context, pod string, which logsOf) (io.ReadCloser, error) {
-	req := c.kinds.RESTClient().Get().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "log")
+	req := c.api.Get().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "log")
 	if which.follow {
 		req = req.Param("follow", "true")
 	}

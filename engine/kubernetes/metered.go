@@ -20,10 +20,10 @@ func (e *Engine) metered(p compose.Project, image string, live Live) (bool, erro
 	if image == "" || !wanted {
 		return false, nil
 	}
-	list, err := e.client.kinds.ServerResourcesForGroupVersion(MetricsVersion)
+	list, err := e.client.kinds.resources(MetricsVersion)
 	switch {
 	case err == nil:
-		return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == metricConcurrency }), nil
+		return slices.ContainsFunc(list, func(r metav1.APIResource) bool { return r.Name == metricConcurrency }), nil
 	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
 		return false, nil
 	case apierrors.IsServiceUnavailable(err):

@@ -34,11 +34,7 @@ type Hosting struct {
 
 // Hosting returns the registry that the cluster announces, the zero Hosting where it announces none or does not tell.
 func (c *Client) Hosting(ctx context.Context) (Hosting, error) {
-	mapping, err := c.mapping(configMaps)
-	if err != nil {
-		return Hosting{}, err
-	}
-	o, err := c.dynamic.Resource(mapping.Resource).Namespace(publicNamespace).Get(ctx, hostingName, metav1.GetOptions{})
+	o, err := c.dynamic.Resource(corev1.SchemeGroupVersion.WithResource("configmaps")).Namespace(publicNamespace).Get(ctx, hostingName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
 		return Hosting{}, nil
 	}

@@ -101,7 +101,7 @@ func ownTrouble(pod corev1.Pod) string {
 
 // tunnel opens a tunnel to a pod: by web socket, and by SPDY to clusters before 1.31.
 func (c *Client) tunnel(pod string) (*Tunnel, error) {
-	url := c.kinds.RESTClient().Post().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "portforward").URL()
+	url := c.api.Post().AbsPath("/api/v1/namespaces", c.Namespace, "pods", pod, "portforward").URL()
 	sockets, err := portforward.NewSPDYOverWebsocketDialerForStreamingWithLogger(logr.FromSlogHandler(slog.DiscardHandler), url, c.settings)
 	if err != nil {
 		return nil, err

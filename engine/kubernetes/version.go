@@ -37,13 +37,13 @@ func (e *Engine) version() (*apiversion.Version, error) {
 	c.version.Lock()
 	defer c.version.Unlock()
 	if time.Since(c.version.asked) > versionFor {
-		said, err := c.kinds.ServerVersion()
+		said, err := c.kinds.version()
 		if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
 			return nil, c.explain(err)
 		}
 		c.version.is, c.version.asked = nil, time.Now()
 		if err == nil {
-			if v, err := apiversion.ParseGeneric(said.GitVersion); err == nil {
+			if v, err := apiversion.ParseGeneric(said); err == nil {
 				c.version.is = v
 			}
 		}
