@@ -1,0 +1,2 @@
+// Package compute is named by Prometheus' tests alone.
+package compute
