@@ -20,12 +20,12 @@ bin/trellis: FORCE
 
 FORCE:
 
-test: ## install what the tests need, then lint, every test with -race, and the end-to-end tests
+test: ## install what the tests need, then lint, every test with -race, and the end-to-end tests, in a Kubernetes too
 	scripts/setup.sh
 	$(MAKE) lint build
 	scripts/test.sh
 
-test-kubernetes: ## a project's life in a real Kubernetes, built and started for it (the first time 20 minutes)
+test-kubernetes: ## all tests in a real Kubernetes, built and started for it (half an hour; the first time 20 minutes more)
 	ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 ./e2e -run Kubernetes
 
 test-nodes: ## what a project survives in a real Kubernetes of two nodes, one of which dies

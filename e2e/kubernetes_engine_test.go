@@ -22,7 +22,7 @@ import (
 	"trellis/engine/enginetest"
 )
 
-// TestKubernetesEngine runs the suite of every engine in a real cluster, behind its data plane.
+// TestKubernetesEngine runs the suite of every engine in a real cluster, behind its data plane; with -short its brief form.
 func TestKubernetesEngine(t *testing.T) {
 	c := reachCluster(t)
 	c.dataPlane()
@@ -30,7 +30,7 @@ func TestKubernetesEngine(t *testing.T) {
 	t.Parallel()
 	var projects atomic.Int32
 	enginetest.Run(t, enginetest.Target{
-		Service: []string{"image: " + c.image}, Program: "/testapp", Slow: true, Unrouted: 5 * time.Second,
+		Service: []string{"image: " + c.image}, Program: "/testapp", Slow: true, Brief: testing.Short(), Unrouted: 5 * time.Second,
 		New: func(t *testing.T, without ...string) enginetest.Project {
 			at := *c
 			at.t = t

@@ -11,7 +11,7 @@
 # The whole cluster lives in namespaces of its own, below one process; this machine reaches it over one veth pair. It
 # needs root, and the packages of `scripts/setup.sh cluster`. CLUSTER names a second one of the same checkout. With NODES=2
 # in the environment it starts with two real nodes, or more: one that is lost is then noticed after 20 s, and its pods are
-# replaced after another 10 s.
+# replaced after another 10 s. Where no cluster can be started here, up and run end with 3.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 tools=$here/../../tools/cluster
@@ -156,10 +156,16 @@ up() {
 		return
 	fi
 	[[ $nodes =~ ^[1-9]$ ]] || die "NODES is $nodes: one to nine real nodes can be had"
-	[ "$(id -u)" = 0 ] || die "a cluster needs root: namespaces, mounts and control groups are made for it"
+	if [ "$(id -u)" != 0 ]; then
+		echo "a cluster needs root: namespaces, mounts and control groups are made for it" >&2
+		exit 3
+	fi
 	"$here/../../scripts/setup.sh" cluster
 	end
-	build
+	if ! "$here/cluster.sh" build; then
+		echo "Kubernetes cannot be built here" >&2
+		exit 3
+	fi
 	local n=0
 	while ip link show "trellis-k$n" >/dev/null 2>&1 || [ -n "$(groups_of "$n")" ]; do n=$((n + 1)); done
 	[ "$n" -lt 256 ] || die "no address is left between 198.18.0.0 and 198.18.255.0"
@@ -192,7 +198,7 @@ failed() {
 	tail -n 5 "$run"/{,node?/}{node.log,log/*.log} >&2 2>/dev/null || true
 	cp -r "$run/log" "$run.failed" 2>/dev/null || true
 	end
-	exit 1
+	exit 3
 }
 
 # end kills the one process, and with it goes all else: processes, mounts, interfaces. Control groups and files do not.
