@@ -100,6 +100,10 @@ func (c *Contents) Put(data []byte) (ref string, err error) {
 	ref = c.Ref(data)
 	// A file that is there was complete when it got its name; Get notices one that was changed since.
 	if _, err := c.Get(ref); err == nil {
+		// Another process may have given it its name a moment ago, and not yet have the folder on disk.
+		if err := syncDir(c.dir); err != nil {
+			return "", fmt.Errorf("put content: %w", err)
+		}
 		return ref, nil
 	}
 	tmp, err := c.temp(data)
