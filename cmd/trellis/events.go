@@ -22,7 +22,7 @@ type eventView struct {
 func (p *program) eventsCommand() *cobra.Command {
 	var follow bool
 	var from string
-	var limit int
+	var limit atMost
 	cmd := &cobra.Command{
 		Use:   "events [SERVICE]",
 		Short: "Tell what happened, and who asked for it",
@@ -36,10 +36,10 @@ down. With --format json, each is one object on a line of its own.`,
 	}
 	cmd.Flags().BoolVar(&follow, "follow", false, "go on as more happens")
 	cmd.Flags().StringVar(&from, "since", "", "only what is newer than `TIME`: 10m (ago) or 2026-11-23T15:04:05Z")
-	cmd.Flags().IntVarP(&limit, "tail", "n", 0, "at most the newest `N` (0: all)")
+	cmd.Flags().VarP(&limit, "tail", "n", "at most the newest `N` (0: all)")
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		filter := state.EventFilter{Limit: limit}
+		filter := state.EventFilter{Limit: int(limit)}
 		var err error
 		if filter.Since, err = moment(from, p.now()); err != nil {
 			return usageError{err.Error(), cmd.CommandPath()}

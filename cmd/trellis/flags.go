@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -118,6 +119,20 @@ func (d *span) Set(s string) error {
 }
 func (d *span) Type() string   { return "duration" }
 func (d *span) String() string { return time.Duration(*d).String() }
+
+// atMost is a bound of how much is shown: 0 or more.
+type atMost int
+
+func (n *atMost) Set(s string) error {
+	v, err := strconv.Atoi(s)
+	if err != nil || v < 0 {
+		return errors.New("want a number, 0 or more")
+	}
+	*n = atMost(v)
+	return nil
+}
+func (n *atMost) Type() string   { return "int" }
+func (n *atMost) String() string { return strconv.Itoa(int(*n)) }
 
 // moment reads a time: RFC 3339, or a duration before now.
 func moment(s string, now time.Time) (time.Time, error) {

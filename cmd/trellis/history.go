@@ -22,7 +22,7 @@ type revisionView struct {
 }
 
 func (p *program) historyCommand() *cobra.Command {
-	var limit int
+	var limit atMost
 	cmd := &cobra.Command{
 		Use:   "history",
 		Short: "List the revisions: what was deployed, when, by whom, and what came of it",
@@ -33,11 +33,11 @@ healthy). A * behind the commit: there were uncommitted changes.`,
   trellis rollback 7    go back to revision 7`,
 		Args: arguments(0, 0),
 	}
-	cmd.Flags().IntVarP(&limit, "limit", "n", 0, "at most the newest `N` (0: all)")
+	cmd.Flags().VarP(&limit, "limit", "n", "at most the newest `N` (0: all)")
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return p.withControl(cmd.Context(), func(control api.Control, _ location) error {
-			revisions, err := control.History(cmd.Context(), limit)
+			revisions, err := control.History(cmd.Context(), int(limit))
 			if err != nil {
 				return err
 			}

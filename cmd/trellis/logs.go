@@ -79,14 +79,15 @@ plane recorded: the last hour, unless --since says else. Secrets are taken out.`
 			if err := logTargets(status.State, names, &req); err != nil {
 				return err
 			}
+			look := logStyle{prefix: !noPrefix, times: timestamps, json: format.json()}
 			if search.Grep != "" || search.Severity != "" || !search.Trace.IsZero() {
-				err := p.searchLogs(cmd.Context(), control, searchOf(req, search, p.now()), follow, format.json())
+				err := p.searchLogs(cmd.Context(), control, searchOf(req, search, p.now()), follow, look)
 				if follow && cmd.Context().Err() != nil {
 					return nil
 				}
 				return err
 			}
-			err = p.showLogs(cmd.Context(), control, p.gone(l), req, logStyle{prefix: !noPrefix, times: timestamps, json: format.json()})
+			err = p.showLogs(cmd.Context(), control, p.gone(l), req, look)
 			if follow && cmd.Context().Err() != nil {
 				return nil
 			}
@@ -109,13 +110,13 @@ func searchOf(req api.LogsRequest, f telemetry.RecordFilter, now time.Time) tele
 }
 
 // searchLogs prints the log records that match.
-func (p *program) searchLogs(ctx context.Context, control api.Control, f telemetry.RecordFilter, follow, asJSON bool) error {
+func (p *program) searchLogs(ctx context.Context, control api.Control, f telemetry.RecordFilter, follow bool, look logStyle) error {
 	s := p.styleOf(p.stdout)
 	return control.Records(ctx, f, follow, func(r telemetry.Record) error {
-		if asJSON {
+		if look.json {
 			return p.writeJSONLine(r)
 		}
-		_, err := fmt.Fprintln(p.stdout, p.recordLine(s, r))
+		_, err := fmt.Fprintln(p.stdout, p.recordLine(s, r, look))
 		return err
 	})
 }
@@ -278,7 +279,7 @@ func (l *linePrinter) print(raw []byte) error {
 		b.WriteString(l.style.paint(colourOf(line.Service), pad(name, l.wide)) + " " + l.style.dim("|") + " ")
 	}
 	if l.look.times {
-		b.WriteString(l.style.dim(line.Time.Local().Format(time.RFC3339Nano)) + " ")
+		b.WriteString(l.style.dim(exact(line.Time)) + " ")
 	}
 	text := strings.TrimRight(line.Text, "\r\n")
 	if l.terminal {
@@ -291,6 +292,9 @@ func (l *linePrinter) print(raw []byte) error {
 	_, err = io.WriteString(l.w, b.String())
 	return err
 }
+
+// exact is the whole of a moment, for --timestamps.
+func exact(t time.Time) string { return t.Local().Format(time.RFC3339Nano) }
 
 // shortName leaves the generation out of an instance's name: "web-2-5f3a9c01" is "web-2".
 func shortName(service string, id engine.InstanceID) string {

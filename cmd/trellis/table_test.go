@@ -67,7 +67,7 @@ func TestWhenSomethingWas(t *testing.T) {
 		}
 	}
 	p := &program{now: func() time.Time { return now }}
-	if got := p.recordLine(style{}, telemetry.Record{Time: now.Add(-36 * time.Hour), Service: "web", Body: "late"}); !strings.HasPrefix(got, "2026-11-22 00:00:00.000 ") {
+	if got := p.recordLine(style{}, telemetry.Record{Time: now.Add(-36 * time.Hour), Service: "web", Body: "late"}, logStyle{prefix: true}); !strings.HasPrefix(got, "2026-11-22 00:00:00.000 ") {
 		t.Errorf("a record of the day before yesterday: %q", got)
 	}
 }

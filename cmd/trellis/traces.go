@@ -38,14 +38,15 @@ take longer than a second.`,
 	cmd.Flags().BoolVar(&f.Errors, "errors", false, "only traces with a span that failed")
 	cmd.Flags().Var(&slow, "slower", "only traces with a span that took `DURATION` or longer")
 	cmd.Flags().StringArrayVar(&attributes, "attribute", nil, "only traces with a span that has `NAME=VALUE`; may be repeated")
-	cmd.Flags().IntVarP(&f.Limit, "limit", "n", telemetry.DefaultTraceLimit, "at most `N` traces")
+	limit := atMost(telemetry.DefaultTraceLimit)
+	cmd.Flags().VarP(&limit, "limit", "n", "at most `N` traces")
 	format := formatFlag(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var err error
 		if f.Since, err = moment(from, p.now()); err != nil {
 			return usageError{err.Error(), cmd.CommandPath()}
 		}
-		f.MinDuration = time.Duration(slow)
+		f.MinDuration, f.Limit = time.Duration(slow), int(limit)
 		for _, a := range attributes {
 			name, value, ok := strings.Cut(a, "=")
 			if !ok {
@@ -175,7 +176,7 @@ func (p *program) writeTrace(w io.Writer, s style, trace api.Trace) error {
 		fmt.Fprintln(w)
 	}
 	for _, r := range trace.Records {
-		if _, err := fmt.Fprintln(w, p.recordLine(s, r)); err != nil {
+		if _, err := fmt.Fprintln(w, p.recordLine(s, r, logStyle{prefix: true})); err != nil {
 			return err
 		}
 	}
@@ -183,7 +184,7 @@ func (p *program) writeTrace(w io.Writer, s style, trace api.Trace) error {
 }
 
 // recordLine writes a log record for people. What is in it may be anybody's.
-func (p *program) recordLine(s style, r telemetry.Record) string {
+func (p *program) recordLine(s style, r telemetry.Record, look logStyle) string {
 	who := r.Service
 	if r.Instance != "" {
 		who = r.Instance
@@ -196,7 +197,14 @@ func (p *program) recordLine(s style, r telemetry.Record) string {
 		severity = s.yellow(severity)
 	}
 	at := clock(r.Time, p.now()) + r.Time.Format(".000")
-	line := s.dim(at) + " " + severity + " " + s.bold(oneLine(who)) + " " + harmless(r.Body)
+	if look.times {
+		at = exact(r.Time)
+	}
+	line := s.dim(at) + " " + severity + " "
+	if look.prefix {
+		line += s.bold(oneLine(who)) + " "
+	}
+	line += harmless(r.Body)
 	if !r.Trace.IsZero() {
 		line += s.dim(" trace=" + r.Trace.String())
 	}
