@@ -43,8 +43,10 @@ func measured(b *testing.B, dir string, args ...string) (time.Duration, float64)
 }
 
 // BenchmarkKubernetesApply is the time from `trellis up` to all pods ready, beside that of `kubectl apply --server-side` of the
-// same objects and `kubectl wait` for them, for services of four replicas on nodes that do not exist; and how both grow.
+// same objects and `kubectl wait` for them, and of `helm install --wait` of a chart of them, for services of four replicas on nodes
+// that do not exist; and how all of them grow.
 func BenchmarkKubernetesApply(b *testing.B) {
+	helm := tool(b, "helm", "helm.sh/helm/v3/cmd/helm")
 	for _, n := range []int{50, 500} {
 		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) {
 			c := reachCluster(b)
@@ -67,11 +69,22 @@ func BenchmarkKubernetesApply(b *testing.B) {
 				c.kubectl("", "create", "namespace", other)
 				apply, theirs := measured(b, p.dir, "kubectl", "apply", "--server-side", "-k", "out")
 				wait, _ := measured(b, p.dir, "kubectl", "wait", "deployments", "--all", "--for=condition=Available", "-n", other, "--timeout=20m")
-				b.Logf("%d services: up %v with %.0f MB; kubectl apply %v with %.0f MB, and wait %v", n, up.Round(time.Millisecond), memory/1e6,
-					apply.Round(time.Millisecond), theirs/1e6, wait.Round(time.Millisecond))
+				c.kubectl("", "delete", "namespace", other)
+
+				third := name + "-helm"
+				c.t.Cleanup(func() { c.kubectl("", "delete", "namespace", third, "--ignore-not-found", "--wait=false") })
+				p.run("export", "kubernetes", "out-helm", "--namespace", third)
+				p.write("chart/Chart.yaml", "{apiVersion: v2, name: shop, version: 1.0.0}")
+				p.write("chart/templates/all.yaml", c.kubectl("", "kustomize", p.dir+"/out-helm"))
+				c.kubectl("", "create", "namespace", third)
+				install, helms := measured(b, p.dir, helm, "install", "shop", "chart", "-n", third, "--wait", "--timeout", "20m")
+				b.Logf("%d services: up %v with %.0f MB; kubectl apply %v with %.0f MB, and wait %v; helm install %v with %.0f MB", n, up.Round(time.Millisecond),
+					memory/1e6, apply.Round(time.Millisecond), theirs/1e6, wait.Round(time.Millisecond), install.Round(time.Millisecond), helms/1e6)
 				b.ReportMetric(up.Seconds()/(apply+wait).Seconds(), "of-kubectl")
+				b.ReportMetric(up.Seconds()/install.Seconds(), "of-helm")
 				b.ReportMetric(memory/1e6, "MB")
 				b.ReportMetric(theirs/1e6, "kubectl-MB")
+				b.ReportMetric(helms/1e6, "helm-MB")
 			}
 		})
 	}

@@ -57,16 +57,23 @@ type scored struct {
 	} `json:"checks"`
 }
 
+// tool builds a program that a module of tools pins, and returns its path.
+func tool(t testing.TB, module, pkg string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), filepath.Base(pkg))
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", program, pkg)
+	build.Dir, build.Env = "../tools/"+module, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", pkg, err, out)
+	}
+	return program
+}
+
 // TestKubeScore: kube-score finds nothing critical in what Trellis fills in by itself: in pods of its own nothing at all, in
 // those of services, and the containers that it puts beside them, nothing that is not the file's to say.
 func TestKubeScore(t *testing.T) {
 	t.Parallel()
-	program := filepath.Join(t.TempDir(), "kube-score")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", program, "github.com/zegl/kube-score/cmd/kube-score")
-	build.Dir, build.Env = "../tools/kubescore", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build kube-score: %v\n%s", err, out)
-	}
+	program := tool(t, "kubescore", "github.com/zegl/kube-score/cmd/kube-score")
 	files, err := filepath.Glob("../engine/kubernetes/testdata/*.compose.yaml")
 	if err != nil || len(files) < 3 {
 		t.Fatalf("%v, %v", files, err)
