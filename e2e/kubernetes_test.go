@@ -37,10 +37,16 @@ type testCluster struct {
 	env   []string // of the commands of its projects
 }
 
+// heart are the tests in a cluster that run with -short, beside all others of this package.
+var heart = []string{"TestKubernetes", "TestKubernetesAgrees", "TestKubernetesDataPlane", "TestKubernetesEngine", "TestKubernetesRunsEveryKind"}
+
 // reachCluster returns the cluster that the test runs on: the one of `e2e/cluster/cluster.sh run go test ...`. Without
-// one the test is skipped, and fails where ENGINES names kubernetes.
+// one the test is skipped, and fails where ENGINES names kubernetes. With -short only the heart of them runs.
 func reachCluster(t testing.TB) *testCluster {
 	t.Helper()
+	if testing.Short() && !slices.Contains(heart, t.Name()) {
+		t.Skip("a cluster is tested with 'make test-kubernetes', by this test too")
+	}
 	c := &testCluster{t: t, node: os.Getenv("CLUSTER_NODE"), image: "docker.io/trellis/testapp:e2e"}
 	if c.node == "" {
 		named := slices.Contains(strings.Split(os.Getenv("ENGINES"), ","), "kubernetes")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every test with the race detector, the example's own, the end-to-end tests against the real binary, and the heart of
-# them in a real Kubernetes (`make test-kubernetes` has all of those). DRIVERS names the drivers that have to be tested
+# Every test with the race detector, the example's own, and the end-to-end tests against the real binary, the heart of them
+# in a real Kubernetes too (`make test-kubernetes` has all of those). DRIVERS names the drivers that have to be tested
 # (process,docker where it is not set), ENGINES the engines: one that is not there fails. Where ENGINES is not set, a
 # machine on which no Kubernetes can be started goes without, and is told so; ENGINES=local is without.
 set -euo pipefail
@@ -16,17 +16,15 @@ go test -race -timeout 15m ./...
 (cd cmd/terraform-provider-trellis && go test ./...)
 # One package at a time: they count lost requests. Its tests mostly wait, so that several run side by side; those that
 # need the machine to themselves run before.
-ENGINES=local go test -tags e2e -count=1 -parallel 8 -timeout 40m ./e2e/...
-
+endtoend=(go test -tags e2e -count=1 -short -parallel 10 -timeout 40m ./e2e/...)
 case ,${ENGINES-local,kubernetes}, in
 *,kubernetes,*)
 	status=0
-	ENGINES=kubernetes e2e/cluster/cluster.sh run go test -tags e2e -count=1 -short -parallel 4 -timeout 20m ./e2e \
-		-run '^TestKubernetes(|Engine|Agrees|DataPlane|RunsEveryKind)$' || status=$?
-	if [ "$status" = 3 ] && [ -z "${ENGINES+set}" ]; then
-		echo "NOT TESTED: Kubernetes, which this machine cannot run (see above)"
-	elif [ "$status" != 0 ]; then
-		exit "$status"
-	fi
+	ENGINES=local,kubernetes e2e/cluster/cluster.sh run "${endtoend[@]}" || status=$?
+	if [ "$status" != 3 ] || [ -n "${ENGINES+set}" ]; then exit "$status"; fi
 	;;
+esac
+ENGINES=local "${endtoend[@]}"
+case ,${ENGINES-local,kubernetes}, in
+*,kubernetes,*) echo "NOT TESTED: Kubernetes, which this machine cannot run (see above)" ;;
 esac
