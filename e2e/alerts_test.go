@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"trellis/api"
 )
 
@@ -124,9 +122,7 @@ services:
 			return ""
 		})
 		before := p.ps().ControlPlane.PID
-		if err := unix.Kill(before, unix.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		signal(t, before, "KILL")
 		eventually(t, 30*time.Second, "another control plane", func() string {
 			var s api.Status
 			if err := p.ask(&s, "ps"); err != nil || s.ControlPlane.PID == before {

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -159,9 +158,7 @@ func TestDriftOfProcesses(t *testing.T) {
 	}
 	// What stands still, and what is killed: the one is brought back when asked, the other heals.
 	stopped := slotOf(t, p, 2)
-	if err := syscall.Kill(stopped.PID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	signal(t, stopped.PID, "STOP")
 	p.wantDrift("services.web changed")
 	p.run("drift", "--revert", "web")
 	p.wantDrift()
