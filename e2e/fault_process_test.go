@@ -46,7 +46,8 @@ func TestKilledEverySecond(t *testing.T) {
 			})
 			<-tick.C
 		}
-		p.ready("web", 3, nil, 30*time.Second)
+		// One that was killed again and again before it was ready waits for up to a minute.
+		p.ready("web", 3, nil, 90*time.Second)
 	})
 	tr.NoGetLost(t)
 	f.postsCutOff(tr, kills)
