@@ -244,7 +244,10 @@ networks: {front: {}, back: {}}
 	change("services.web.restart", "update", "--restart", "always", web.Container)
 	holder := "kiosk-" + string(web.ID) + ".net"
 	change("services.web.networks.back", "network", "disconnect", "kiosk_back", holder)
-	change("services.web.networks", "network", "connect", "bridge", holder)
+	const elsewhere = "e2e-elsewhere" // not the engine's own bridge, which another engine beside it may have removed
+	docker(t, "network", "create", elsewhere)
+	t.Cleanup(func() { _ = exec.Command("docker", "network", "rm", elsewhere).Run() })
+	change("services.web.networks", "network", "connect", elsewhere, holder)
 	secret := docker(t, "inspect", "--format", `{{range .Mounts}}{{if eq .Destination "/run/secrets/password"}}{{.Source}}{{end}}{{end}}`, web.Container)
 	if err := os.WriteFile(secret, []byte("another"), 0o600); err != nil {
 		t.Fatal(err)
