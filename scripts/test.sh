@@ -16,7 +16,7 @@ go test -race -timeout 15m ./...
 (cd cmd/terraform-provider-trellis && go test ./...)
 # One package at a time: they count lost requests. Its tests mostly wait, so that several run side by side; those that
 # need the machine to themselves run before.
-endtoend=(go test -tags e2e -count=1 -short -parallel 10 -timeout 40m ./e2e/...)
+endtoend=(go test -tags e2e -count=1 -short -parallel 8 -timeout 40m ./e2e/...)
 case ,${ENGINES-local,kubernetes}, in
 *,kubernetes,*)
 	status=0
