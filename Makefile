@@ -73,8 +73,8 @@ picture: build ## make docs/demo.svg from a run of the demo: load, a kill, a dep
 faults: ## break programs, Trellis, disks and versions under load, in the long form; a line for each fault (1 hour)
 	scripts/faults.sh
 
-soak: ## a rollout every two minutes for SOAK (default 125m): nothing is lost, nothing grows
-	SOAK=$${SOAK:-125m} $(GO) test -tags e2e -count=1 -v -timeout 0 -run '^TestSoak$$' ./e2e
+soak: ## a rollout every two minutes for SOAK (default 90m): nothing is lost, nothing grows
+	SOAK=$${SOAK:-90m} $(GO) test -tags e2e -count=1 -v -timeout 0 -run '^TestSoak$$' ./e2e
 
 bench: build ## run the benchmarks
 	scripts/bench.sh
