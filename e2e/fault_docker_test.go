@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -92,9 +91,6 @@ func (d *dockerd) launch(log *os.File) {
 	_ = os.Remove(d.dir + "/pid")
 	cmd, done := exec.Command(d.args[0], d.args[1:]...), make(chan struct{})
 	cmd.Stdout, cmd.Stderr = log, log
-	// It is stopped for a while. One that is stopped in the tests' own group of processes has the kernel hang up on all of the group,
-	// where that is orphaned: it is wherever no shell has started the tests as a job.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		d.t.Fatal(err)
 	}
