@@ -106,8 +106,8 @@ func (p Positions) written(path string) string {
 	return way
 }
 
-// SplitPath takes a Compose path apart, as JoinPath put it together: keys as they are, indexes as "[0]". Keys that hold dots or brackets are written
-// in double quotes.
+// SplitPath takes a Compose path apart, as JoinPath put it together: keys as they are, indexes as "[0]". Keys that hold dots
+// or brackets are written in double quotes.
 func SplitPath(path string) []string {
 	var segments []string
 	for path != "" {

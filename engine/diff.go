@@ -276,7 +276,6 @@ func objects(list []any) bool {
 	return true
 }
 
-// join adds a key to a Compose path; one that holds dots, brackets or quotes stands in double quotes.
 func encode(v any) []byte {
 	text, err := json.Marshal(v)
 	if err != nil {

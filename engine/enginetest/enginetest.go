@@ -28,8 +28,8 @@ type Target struct {
 	Slow bool
 	// Unrouted is how long an instance that is to end goes on, at least, before it is told.
 	Unrouted time.Duration
-	// Brief leaves out the lines and the forms of a line that depend least on how instances are run: for a target beside
-	// another one of the same engine that runs them all.
+	// Brief leaves out the lines and the forms of a line that depend least on how instances are run: for a target that a run
+	// of all tests has no time for, and another run has whole.
 	Brief bool
 	// New returns a project that was never applied, and removes it at the test's end. What without names ("hold",
 	// "retry") is switched off in its data plane.
@@ -86,7 +86,7 @@ func Run(t *testing.T, target Target) {
 	for _, l := range lines {
 		t.Run(l.name, func(t *testing.T) {
 			if target.Brief && !l.brief {
-				t.Skip("no part of the brief form of the suite")
+				t.Skip("no part of the brief form: the whole suite is in 'make faults' and 'make test-kubernetes'")
 			}
 			t.Parallel()
 			l.test(&check{T: t, target: target})
