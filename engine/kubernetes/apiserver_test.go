@@ -29,7 +29,6 @@ type apiServer struct {
 	writes  []string                     // method and path
 	asked   []string                     // all requests: method, path and query
 	more    map[string]map[string]string // kinds beside those that are served
-	old     bool                         // it tells the kinds of one group at a time, as before 1.26
 	// before may answer a request itself: then it returns true.
 	before func(w http.ResponseWriter, r *http.Request) bool
 }
@@ -64,18 +63,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	maps.Copy(all, s.more)
 	group := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/apis/"), "/api/")
 	switch kinds := all[group]; {
-	case !s.old && group == r.URL.Path && strings.Contains(r.Header.Get("Accept"), "as=APIGroupDiscoveryList"):
+	case r.URL.Path == "/api", r.URL.Path == "/apis":
 		answerAll(w, all, r.URL.Path == "/api")
-	case r.URL.Path == "/api":
-		fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
-	case r.URL.Path == "/apis":
-		var groups []string
-		for version := range all {
-			if name, number, ok := strings.Cut(version, "/"); ok {
-				groups = append(groups, fmt.Sprintf(`{"name": %[1]q, "versions": [%[2]s], "preferredVersion": %[2]s}`, name, fmt.Sprintf(`{"groupVersion": %q, "version": %q}`, version, number)))
-			}
-		}
-		fmt.Fprintf(w, `{"kind": "APIGroupList", "groups": [%s]}`, strings.Join(groups, ","))
 	case kinds != nil:
 		answerKinds(w, group, kinds)
 	default:

@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -52,7 +50,7 @@ func (k *kinds) find(kind schema.GroupVersionKind) (reached, error) {
 	if found, ok := k.has[kind]; ok {
 		return found, nil
 	}
-	if err := k.ask(kind.GroupVersion()); err != nil {
+	if err := k.ask(kind.Group); err != nil {
 		return reached{}, err
 	}
 	found, ok := k.has[kind]
@@ -62,9 +60,8 @@ func (k *kinds) find(kind schema.GroupVersionKind) (reached, error) {
 	return found, nil
 }
 
-// aggregated asks for all groups and versions in one answer, which clusters give from 1.26 on; older ones tell the names of the groups.
-const aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList," +
-	"application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json"
+// aggregated asks for all groups and versions in one answer, which Kubernetes gives for good from 1.30 on, as Trellis takes it.
+const aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
 // groups is what is read of apidiscovery.k8s.io/v2's APIGroupDiscoveryList.
 type groups struct {
@@ -81,54 +78,38 @@ type groups struct {
 	}
 }
 
-// ask learns what kinds there are: all, or of a server that tells no more at once, those of version.
-func (k *kinds) ask(of schema.GroupVersion) error {
+// ask learns what kinds there are in the core group, which is "", or in all others.
+func (k *kinds) ask(group string) error {
 	root := "/apis"
-	if of.Group == "" {
+	if group == "" {
 		root = "/api"
 	}
 	var all groups
-	if err := k.get(root, aggregated, &all); err != nil {
+	if err := k.get(root, aggregated+","+runtime.ContentTypeJSON, &all); err != nil {
 		return err
+	}
+	if all.Kind != "APIGroupDiscoveryList" {
+		return fmt.Errorf("%w: the API server does not tell all kinds in one answer, as it does from Kubernetes 1.%d on, which Trellis takes", errdefs.ErrUnsupported, sleeps)
 	}
 	if k.has == nil {
 		k.has = map[schema.GroupVersionKind]reached{}
 	}
-	if all.Kind != "APIGroupDiscoveryList" {
-		list, err := k.resources(of.String())
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		for _, r := range list {
-			k.learn(of, r.Name, r.Kind, r.Namespaced)
-		}
-		return err
-	}
 	for _, group := range all.Items {
 		for _, v := range group.Versions {
 			for _, r := range v.Resources {
-				k.learn(schema.GroupVersion{Group: group.Metadata.Name, Version: v.Version}, r.Resource, r.ResponseKind.Kind, r.Scope == "Namespaced")
+				in := schema.GroupVersion{Group: group.Metadata.Name, Version: v.Version}
+				k.has[in.WithKind(r.ResponseKind.Kind)] = reached{in.WithResource(r.Resource), r.Scope == "Namespaced"}
 			}
 		}
 	}
 	return nil
 }
 
-// learn notes a kind. What is below an object, as pods/status, is no way to reach it.
-func (k *kinds) learn(in schema.GroupVersion, resource, kind string, namespaced bool) {
-	if !strings.Contains(resource, "/") {
-		k.has[in.WithKind(kind)] = reached{in.WithResource(resource), namespaced}
-	}
-}
-
-// resources returns what there is in one version of a group, as objects' apiVersion names it. There is none: apierrors.IsNotFound.
+// resources returns what there is in one version of a group, as objects' apiVersion names it, but for the core group. There is none:
+// apierrors.IsNotFound.
 func (k *kinds) resources(version string) ([]metav1.APIResource, error) {
-	path := "/apis/" + version
-	if !strings.Contains(version, "/") {
-		path = "/api/" + version
-	}
 	var list metav1.APIResourceList
-	err := k.get(path, runtime.ContentTypeJSON, &list)
+	err := k.get("/apis/"+version, runtime.ContentTypeJSON, &list)
 	return list.APIResources, err
 }
 
