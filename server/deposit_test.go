@@ -46,13 +46,11 @@ func clusterSays(t *testing.T, objects map[string]any, nodes ...string) {
 		w.Header().Set("Content-Type", "application/json")
 		switch r.URL.Path {
 		case "/api":
-			fmt.Fprint(w, `{"kind": "APIVersions", "versions": ["v1"]}`)
+			fmt.Fprint(w, `{"kind": "APIGroupDiscoveryList", "items": [{"metadata": {"name": ""}, "versions": [{"version": "v1", "resources": [
+				{"resource": "configmaps", "responseKind": {"kind": "ConfigMap"}, "scope": "Namespaced"}, {"resource": "nodes", "responseKind": {"kind": "Node"}, "scope": "Cluster"},
+				{"resource": "secrets", "responseKind": {"kind": "Secret"}, "scope": "Namespaced"}, {"resource": "pods", "responseKind": {"kind": "Pod"}, "scope": "Namespaced"}]}]}]}`)
 		case "/apis":
-			fmt.Fprint(w, `{"kind": "APIGroupList", "groups": []}`)
-		case "/api/v1":
-			fmt.Fprint(w, `{"kind": "APIResourceList", "groupVersion": "v1", "resources": [
-				{"name": "configmaps", "kind": "ConfigMap", "namespaced": true, "verbs": ["get"]}, {"name": "nodes", "kind": "Node", "namespaced": false, "verbs": ["list"]},
-				{"name": "secrets", "kind": "Secret", "namespaced": true, "verbs": ["list"]}, {"name": "pods", "kind": "Pod", "namespaced": true, "verbs": ["list"]}]}`)
+			fmt.Fprint(w, `{"kind": "APIGroupDiscoveryList", "items": []}`)
 		case "/api/v1/nodes":
 			_ = json.NewEncoder(w).Encode(map[string]any{"kind": "NodeList", "apiVersion": "v1", "items": items})
 		default:
