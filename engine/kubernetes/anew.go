@@ -75,7 +75,7 @@ func (c *Client) anew(ctx context.Context, r dynamic.ResourceInterface, project 
 	var ending []item
 	if o.GetKind() == "StatefulSet" {
 		how.PropagationPolicy = pointer(metav1.DeletePropagationOrphan)
-		list, err := c.list(ctx, pods, project)
+		list, err := c.podsOf(ctx, project, "")
 		if err != nil {
 			return fail(err)
 		}

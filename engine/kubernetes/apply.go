@@ -46,9 +46,9 @@ func stage(kind string) int {
 // Another hand has a field: ErrConflict that names it and the field; nothing is removed then. All that can go wrong is
 // said at once.
 func (c *Client) put(ctx context.Context, project string, objects []Object, more bool) error {
-	plain, items, err := plainObjects(objects)
-	if err != nil {
-		return err
+	var items []item
+	for _, o := range objects {
+		items = append(items, itemOf(o))
 	}
 	before, err := c.inventory(ctx, project)
 	if err != nil {
@@ -65,7 +65,7 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 			return err
 		}
 	}
-	if err := c.applyAll(ctx, project, plain); err != nil {
+	if err := c.applyAll(ctx, project, objects); err != nil {
 		return err
 	}
 	if more {
@@ -79,17 +79,20 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 
 // applyAll applies objects. What goes wrong with any is said of all, in their order. Where the server is away it ends at once: the
 // next one would only say the same.
-func (c *Client) applyAll(ctx context.Context, project string, objects []*unstructured.Unstructured) error {
+func (c *Client) applyAll(ctx context.Context, project string, objects []Object) error {
 	failed := make([]error, len(objects))
 	for now := range 4 {
 		g, one := errgroup.WithContext(ctx)
 		g.SetLimit(applying)
 		for i, o := range objects {
-			if stage(o.GetKind()) != now {
+			if stage(itemOf(o).Kind) != now {
 				continue
 			}
 			g.Go(func() error {
-				err := c.apply(one, project, o, false)
+				plain, err := plainObject(o)
+				if err == nil {
+					err = c.apply(one, project, plain, false)
+				}
 				if err != nil && (one.Err() == nil || ctx.Err() != nil) {
 					failed[i] = fmt.Errorf("apply %s: %w", itemOf(o), err)
 					if errors.Is(err, errdefs.ErrUnavailable) {
@@ -104,18 +107,6 @@ func (c *Client) applyAll(ctx context.Context, project string, objects []*unstru
 		}
 	}
 	return errors.Join(failed...)
-}
-
-func plainObjects(objects []Object) (plain []*unstructured.Unstructured, items []item, err error) {
-	for _, o := range objects {
-		u, err := plainObject(o)
-		if err != nil {
-			return nil, nil, fmt.Errorf("make %s: %w", o.GetName(), err)
-		}
-		plain = append(plain, u)
-		items = append(items, itemOf(u))
-	}
-	return plain, items, nil
 }
 
 // apply applies one object; with force it takes fields from whoever has set them. What cannot become it is removed first, see anew. One of
@@ -160,11 +151,11 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 // rehearse says what would keep objects from being applied, as the cluster says it; it writes nothing. Of what has to be made anew it says
 // only whether that is another's: a cluster rehearses no removal.
 func (c *Client) rehearse(ctx context.Context, project string, objects []Object) error {
-	plain, _, err := plainObjects(objects)
-	if err != nil {
-		return err
-	}
-	for _, o := range plain {
+	for _, one := range objects {
+		o, err := plainObject(one)
+		if err != nil {
+			return fmt.Errorf("make %s: %w", itemOf(one), err)
+		}
 		r, err := c.resource(o.GroupVersionKind())
 		var there *unstructured.Unstructured
 		if err == nil {

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"trellis/compose"
 	"trellis/engine"
@@ -45,7 +44,7 @@ func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOp
 	var how metav1.DeleteOptions
 	if opt.Now {
 		now := int64(0)
-		list, err := e.client.list(ctx, pods, project)
+		list, err := e.client.podsOf(ctx, project, "")
 		if err != nil {
 			return fail(err)
 		}
@@ -121,13 +120,10 @@ func (c *Client) podsGone(ctx context.Context, project, component string, patien
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		list, err := c.list(ctx, pods, project)
+		list, err := c.podsOf(ctx, project, component)
 		if err != nil {
 			return err
 		}
-		list = slices.DeleteFunc(list, func(o unstructured.Unstructured) bool {
-			return component != "" && o.GetLabels()[labelComponent] != component
-		})
 		if len(list) == 0 {
 			return nil
 		}

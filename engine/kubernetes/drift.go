@@ -29,7 +29,6 @@ type drifting struct {
 	project   compose.Project
 	names     names
 	overrides map[string]state.Override
-	objects   []*unstructured.Unstructured
 	found     []stray
 }
 
@@ -76,9 +75,6 @@ func (e *Engine) compare(ctx context.Context, project string) (*drifting, error)
 	if err != nil {
 		return nil, err
 	}
-	if d.objects, _, err = plainObjects(objects); err != nil {
-		return nil, err
-	}
 	for name, o := range d.overrides {
 		d.overridden(d.project.Services[name], name, o)
 	}
@@ -115,17 +111,19 @@ func (d *drifting) overridden(svc compose.Service, name string, o state.Override
 
 // look compares every object with what it was made as.
 func (d *drifting) look(ctx context.Context, c *Client, objects []Object) error {
-	found := make([][]stray, len(d.objects))
+	found := make([][]stray, len(objects))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(compareAtOnce)
-	for i, want := range d.objects {
-		service := serviceOf(objects[i])
-		g.Go(func() (err error) {
-			found[i], err = d.strays(ctx, c, service, want)
-			if err != nil {
-				err = fmt.Errorf("compare %s: %w", itemOf(want), err)
+	for i, o := range objects {
+		g.Go(func() error {
+			want, err := plainObject(o)
+			if err == nil {
+				found[i], err = d.strays(ctx, c, serviceOf(o), want)
 			}
-			return err
+			if err != nil {
+				return fmt.Errorf("compare %s: %w", itemOf(o), err)
+			}
+			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -283,11 +281,7 @@ func (e *Engine) restore(ctx context.Context, project string, found []stray) err
 		return err
 	}
 	for _, o := range objects {
-		want, err := plainObject(o)
-		if err != nil {
-			return err
-		}
-		of := itemOf(want)
+		of := itemOf(o)
 		strayed, wished := false, false
 		var pointers []string
 		for _, s := range found {
@@ -299,6 +293,10 @@ func (e *Engine) restore(ctx context.Context, project string, found []stray) err
 		}
 		if !strayed && !wished {
 			continue
+		}
+		want, err := plainObject(o)
+		if err != nil {
+			return fmt.Errorf("bring back %s: %w", of, err)
 		}
 		if err := e.client.takeOut(ctx, want, pointers); err != nil {
 			return fmt.Errorf("bring back %s: %w", of, err)

@@ -28,8 +28,8 @@ type item struct {
 	Name    string `json:"name"`
 }
 
-func itemOf(o *unstructured.Unstructured) item {
-	kind := o.GroupVersionKind()
+func itemOf(o Object) item {
+	kind := o.GetObjectKind().GroupVersionKind()
 	return item{kind.Group, kind.Version, kind.Kind, o.GetName()}
 }
 

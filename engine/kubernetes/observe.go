@@ -3,61 +3,19 @@ package kubernetes
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	batchv1 "k8s.io/api/batch/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"trellis/engine"
-	"trellis/errdefs"
 )
-
-var scalerKind = autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler")
-
-// typed makes of an object one of the types that Render and Read know; any other kind stays as it is.
-func typed(o *unstructured.Unstructured) (Object, error) {
-	var one Object
-	switch o.GroupVersionKind() {
-	case appsv1.SchemeGroupVersion.WithKind("Deployment"):
-		one = &appsv1.Deployment{}
-	case appsv1.SchemeGroupVersion.WithKind("StatefulSet"):
-		one = &appsv1.StatefulSet{}
-	case appsv1.SchemeGroupVersion.WithKind("DaemonSet"):
-		one = &appsv1.DaemonSet{}
-	case batchv1.SchemeGroupVersion.WithKind("Job"):
-		one = &batchv1.Job{}
-	case corev1.SchemeGroupVersion.WithKind("Service"):
-		one = &corev1.Service{}
-	case scalerKind:
-		one = &autoscalingv2.HorizontalPodAutoscaler{}
-	case coordinationv1.SchemeGroupVersion.WithKind("Lease"):
-		one = &coordinationv1.Lease{}
-	case gatewayKind:
-		one = &gatewayv1.Gateway{}
-	case httpRouteKind:
-		one = &gatewayv1.HTTPRoute{}
-	case grpcRouteKind:
-		one = &gatewayv1.GRPCRoute{}
-	default:
-		return o, nil
-	}
-	return one, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, one)
-}
 
 // live reads what is there of a project: the objects of every kind of its inventory, and its pods.
 func (c *Client) live(ctx context.Context, project string) (Live, error) {
@@ -88,16 +46,8 @@ func (c *Client) liveOf(ctx context.Context, project string, items []item) (Live
 			if err != nil {
 				return err
 			}
-			for _, o := range list {
-				if !ours[itemOf(&o).object()] {
-					continue // Trellis' own, or made by hand with its labels
-				}
-				one, err := typed(&o)
-				if err != nil {
-					return fmt.Errorf("read %s: %w", itemOf(&o), err)
-				}
-				lists[n] = append(lists[n], one)
-			}
+			// The others are Trellis' own, or made by hand with its labels.
+			lists[n] = slices.DeleteFunc(list, func(o Object) bool { return !ours[itemOf(o).object()] })
 			return nil
 		})
 	}
@@ -114,26 +64,6 @@ func (c *Client) liveOf(ctx context.Context, project string, items []item) (Live
 
 // listsAtOnce are how many kinds are asked for at a time: while the server writes one list, another is read.
 const listsAtOnce = 4
-
-// list returns the objects of a kind that Trellis made for a project: none where the cluster has no such kind any more, for with the
-// definition of a kind goes all that there was of it.
-func (c *Client) list(ctx context.Context, kind schema.GroupVersionKind, project string) ([]unstructured.Unstructured, error) {
-	r, err := c.resource(kind)
-	if errors.Is(err, errdefs.ErrUnsupported) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	list, err := r.List(ctx, selectProject(project))
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", kind.Kind, c.explain(err))
-	}
-	return list.Items, nil
-}
 
 // lastLines are how many lines of a failed instance are kept.
 const lastLines = 50

@@ -7,23 +7,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 )
 
 var pods = corev1.SchemeGroupVersion.WithKind("Pod")
 
 // pods returns the pods of a namespace that a selector of labels finds. Which kinds the cluster has is not asked for that.
-func (c *Client) pods(ctx context.Context, namespace, selector string) ([]corev1.Pod, error) {
-	list, err := c.dynamic.Resource(corev1.SchemeGroupVersion.WithResource("pods")).Namespace(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+func (c *Client) pods(ctx context.Context, namespace, selector string) (all []corev1.Pod, err error) {
+	at := corev1.SchemeGroupVersion.WithResource("pods")
+	err = c.each(ctx, at, pods, namespace, selector, func(o Object) { all = append(all, *o.(*corev1.Pod)) })
 	if err != nil {
 		return nil, fmt.Errorf("list pods: %w", c.explain(err))
-	}
-	all := make([]corev1.Pod, len(list.Items))
-	for i, o := range list.Items {
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &all[i]); err != nil {
-			return nil, fmt.Errorf("read pod %s: %w", o.GetName(), err)
-		}
 	}
 	return all, nil
 }
