@@ -112,6 +112,10 @@ func (f *files[T]) file(hour int64, now time.Time) (*file, error) {
 		return one, nil
 	}
 	f.closeIdle(now)
+	// Their late rows may still come, their pages are read again then: the new file takes the memory that they had.
+	for _, other := range f.open {
+		_, _ = other.db.Exec("PRAGMA shrink_memory")
+	}
 	one, err := f.openFile(k, now)
 	if err != nil {
 		return nil, err

@@ -46,8 +46,38 @@ func TestHoursLeaveNothingBehind(t *testing.T) {
 	}
 }
 
+// BenchmarkNextFile is how much memory it takes that the next hour's file is open before the last one is closed.
+func BenchmarkNextFile(b *testing.B) {
+	rows, text := make([]item, 2000), strings.Repeat("x", 150)
+	more := 0.0
+	for b.Loop() {
+		var passed atomic.Int64
+		start := time.Now().Truncate(time.Hour)
+		cfg := config(b.TempDir())
+		cfg.Now = func() time.Time { return start.Add(time.Duration(passed.Load())) }
+		s, stop := run(b, cfg)
+		hour := func() float64 {
+			for range 10 {
+				for i := range rows {
+					rows[i] = item{cfg.Now(), text}
+				}
+				s.Add(rows)
+				flush(b, s)
+			}
+			debug.FreeOSMemory()
+			_, memory := held(b)
+			return memory
+		}
+		before := hour()
+		passed.Add(int64(time.Hour))
+		more = max(more, hour()-before)
+		stop()
+	}
+	b.ReportMetric(more, "MB")
+}
+
 // held returns how many files this process has open, and the MB of its memory that are in no file.
-func held(t *testing.T) (files int, memory float64) {
+func held(t testing.TB) (files int, memory float64) {
 	t.Helper()
 	open, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -28,7 +28,7 @@ func config(dir string) Config[item] {
 }
 
 // run runs a store until the test ends, or stop is called.
-func run(t *testing.T, cfg Config[item]) (s *Store[item], stop func()) {
+func run(t testing.TB, cfg Config[item]) (s *Store[item], stop func()) {
 	t.Helper()
 	s = New(cfg)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -39,7 +39,7 @@ func run(t *testing.T, cfg Config[item]) (s *Store[item], stop func()) {
 	return s, stop
 }
 
-func flush(t *testing.T, s *Store[item]) {
+func flush(t testing.TB, s *Store[item]) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
