@@ -317,6 +317,34 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
+// BenchmarkEvents reads the last events of one service, as a page of the console does, where ten services have written ten thousand.
+func BenchmarkEvents(b *testing.B) {
+	s, err := Open(filepath.Join(b.TempDir(), "state.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	var all []Event
+	for i := range 10_000 {
+		all = append(all, Event{Time: time.Now(), Service: fmt.Sprint("s", i%10), Kind: "instance.started", Message: strings.Repeat("started ", 20)})
+	}
+	if err := s.Append(b.Context(), all...); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		n := 0
+		for _, err := range s.Events(b.Context(), EventFilter{Service: "s3", Limit: 200}) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			n++
+		}
+		if n != 200 {
+			b.Fatal(n)
+		}
+	}
+}
+
 func BenchmarkPut(b *testing.B) {
 	s, err := Open(filepath.Join(b.TempDir(), "state.db"))
 	if err != nil {
