@@ -101,6 +101,30 @@ async function everything(page) {
 	await look(page, "go-back");
 	await tab.keyboard.press("Escape");
 	if (await tab.getByRole("dialog").count()) finding(page.mode, "Escape does not close the question");
+	await notServed(page);
+}
+
+// notServed looks at what a gateway of a cluster's own leaves out, which it makes the control plane say.
+async function notServed(page) {
+	const tab = await page.context.newPage();
+	await tab.addInitScript(() => {
+		const reason = "no controller has taken the gateway: is one installed for class missing?";
+		const unserved = [{ service: "web", route: "school.example.org/*", source: "compose.yaml:12:9", reason }, { route: "https", reason: "the gateway does not open it: no certificate" }];
+		const real = globalThis.fetch;
+		globalThis.fetch = async (path, init) => {
+			const answer = await real(path, init);
+			if (path !== "live") return answer;
+			const told = new TransformStream({ transform: (text, to) => to.enqueue(text.replace(/"control_plane":/, `"unserved":${JSON.stringify(unserved)},$&`)) });
+			return new Response(answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(told).pipeThrough(new TextEncoderStream()), answer);
+		};
+	});
+	await tab.goto(address.replace(/#.*/, "") + "#/");
+	await tab.getByText("school.example.org/*").waitFor();
+	await look({ ...page, tab }, "not-served");
+	await tab.getByRole("link", { name: "catalog", exact: true }).click();
+	await tab.getByText("no certificate").waitFor();
+	if (await tab.getByText("school.example.org/*").count()) finding(page.mode, "catalog shows what is not served of web");
+	await tab.close();
 }
 
 // stranger has no key.

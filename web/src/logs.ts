@@ -40,6 +40,12 @@ export class Ring {
     return this.lines;
   }
 
+  /** newest is the time of the newest line that was added, shown or not; "" before the first one. */
+  newest(): string {
+    const shown = this.lines.at(-1);
+    return this.fresh.reduce((last, line) => (!last || line.at >= last.at ? line : last), shown)?.time ?? "";
+  }
+
   /** changed tells who looks, at most ten times a second however fast lines come. */
   private changed() {
     if (this.due) return;
@@ -118,8 +124,8 @@ export function useLogs(query: Query): Ring {
           if (err instanceof Refused && err.status !== 0) return;
         }
         // It goes on where it stopped.
-        const last = mine.all().at(-1);
-        if (last) asked = JSON.stringify({ ...(JSON.parse(text) as object), tail: undefined, since: new Date(Date.parse(last.time) + 1).toISOString() });
+        const last = mine.newest();
+        if (last) asked = JSON.stringify({ ...(JSON.parse(text) as object), tail: undefined, since: justAfter(last) });
         await new Promise((wake) => setTimeout(wake, pause));
       }
     })();
@@ -128,6 +134,14 @@ export function useLogs(query: Query): Ring {
   }, [text]);
   useSyncExternalStore(ring.subscribe, () => ring.version);
   return ring;
+}
+
+/** justAfter is a nanosecond after a time as the API writes it: a Date would take away what is less than a millisecond. */
+function justAfter(time: string): string {
+  const [, seconds, fraction = "", zone] = /^([^.]*?)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)$/.exec(time) ?? [];
+  const nanoseconds = fraction.padEnd(9, "0").slice(0, 9);
+  if (!seconds || nanoseconds === "999999999") return new Date(Date.parse(time) + 1).toISOString();
+  return `${seconds}.${String(Number(nanoseconds) + 1).padStart(9, "0")}${zone}`;
 }
 
 /** levelOf reads the level that a line names itself, by the words that loggers use. */

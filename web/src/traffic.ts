@@ -25,7 +25,7 @@ export function series(steps: TrafficStep[], of: (step: TrafficStep) => Flow | u
   const out: Series = { times: [], rate: [], failed: [], p50: [], p99: [] };
   for (const step of steps) {
     const flow = of(step);
-    const seconds = step.seconds > 0 && step.seconds < 60 ? step.seconds : 2;
+    const seconds = step.seconds > 0 ? step.seconds : 2;
     out.times.push(Date.parse(step.time) / 1000);
     out.rate.push(flow ? flow.requests / seconds : 0);
     out.failed.push(flow ? flow.failed / seconds : 0);

@@ -13,6 +13,15 @@ export interface Status {
   gateway: { http: string | null; https: string | null };
   prometheus: string | null;
   otlp: { grpc: string | null; http: string | null };
+  unserved?: Unserved[];
+}
+
+/** Unserved is a route that nobody reaches by a gateway of the cluster's own; without a route it is all of them. */
+export interface Unserved {
+  service?: string;
+  route?: string;
+  source?: string;
+  reason: string;
 }
 
 export interface Service {

@@ -8,6 +8,7 @@ import { href } from "../route";
 import { summary, useServiceTraffic } from "../traffic";
 import type { Config, Flow, Service } from "../types";
 import { Empty, State, Title, urgency } from "../ui";
+import { NotServed } from "./unserved";
 
 export function Overview() {
   const { status, traffic } = useLive();
@@ -30,6 +31,7 @@ export function Overview() {
         <div><dt>Errors, last 30 s</dt><dd className={all.failed > 0 ? "bad" : ""}>{all.errors === null ? "no requests" : percent(all.errors)}</dd></div>
         {status.gateway.http && <div><dt>Gateway</dt><dd><a href={status.gateway.http} rel="noreferrer" target="_blank">{status.gateway.http.replace("http://", "")}</a></dd></div>}
       </dl>
+      <NotServed />
       {services.length === 0 ? (
         <Empty title="Nothing runs."><p>Type <code>trellis up -d</code> in the project's folder.</p></Empty>
       ) : (

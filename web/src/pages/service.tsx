@@ -16,6 +16,7 @@ import { Rollouts, useDeployments } from "./deployments";
 import { EventList } from "./events";
 import { labelled, plain, useRange } from "./metrics";
 import { TraceList, useTraces } from "./traces";
+import { NotServed } from "./unserved";
 
 const tabs = [
   ["", "Instances"], ["metrics", "Metrics"], ["logs", "Logs"], ["traces", "Traces"], ["why", "Why"], ["rollouts", "Rollouts"], ["scaling", "Scaling"], ["events", "Events"], ["configuration", "Configuration"],
@@ -68,6 +69,7 @@ function Head({ service: s }: { service: Service }) {
         <div><dt>Revision</dt><dd>{s.revision ? <a href={href(["deployments"], { revision: String(s.revision) })}>{s.revision}</a> : "–"}</dd></div>
       </dl>
       {s.reason && <p className="notice">{s.reason}</p>}
+      <NotServed service={s.name} />
       {s.last_log && s.last_log.length > 0 && (
         <details className="last-log"><summary>Last lines of the instance that failed</summary><pre tabIndex={0}>{s.last_log.join("\n")}</pre></details>
       )}
