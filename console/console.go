@@ -76,6 +76,7 @@ type console struct {
 	cfg      Config
 	files    map[string]*asset
 	sessions sessions
+	tickets  tickets
 }
 
 // policy is what a page of the console may do: load its own files, ask its own origin, and nothing else.

@@ -197,6 +197,18 @@ func TestWrongKeysLetNobodyIn(t *testing.T) {
 	}
 }
 
+func TestTicketInPlaceOfTheKey(t *testing.T) {
+	b := signedIn(t, &recorded{})
+	b.cookie, b.page = "", ""
+	body := `{"key":"` + console.Ticket(key) + `"}`
+	if resp := b.send(t, "POST", "/session", body); resp.StatusCode != 200 || len(resp.Cookies()) != 1 {
+		t.Errorf("%s, cookies %v", resp.Status, resp.Cookies())
+	}
+	if resp := b.send(t, "POST", "/session", body); resp.StatusCode != 401 || len(resp.Cookies()) > 0 {
+		t.Errorf("a second time: %s, cookies %v", resp.Status, resp.Cookies())
+	}
+}
+
 func TestSigningOutEndsTheCookie(t *testing.T) {
 	resp := signedIn(t, &recorded{}).send(t, "DELETE", "/session", "")
 	if c := resp.Cookies(); resp.StatusCode != 204 || len(c) != 1 || c[0].MaxAge >= 0 {

@@ -2,14 +2,17 @@ package console
 
 import (
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -38,6 +41,41 @@ func (s sessions) valid(purpose, proof string, now time.Time) bool {
 	return hmac.Equal([]byte(proof), []byte(s.proof(purpose, time.Unix(ends, 0))))
 }
 
+// ticketLife is how long a ticket lets a browser in: it has to start within that time.
+const ticketLife = time.Minute
+
+// Ticket returns what lets one browser in where key would, once, within a minute: it may stand where others on the machine can read it, as
+// the arguments of a process that opens a browser do.
+func Ticket(key string) string {
+	nonce := rand.Text()
+	return nonce + "." + sessions{[]byte(key)}.proof("ticket "+nonce, time.Now().Add(ticketLife))
+}
+
+// tickets are those that were used and would still be valid, by when they end. The zero value is none.
+type tickets struct {
+	mu   sync.Mutex
+	used map[string]time.Time
+}
+
+// take says whether a ticket is valid, and makes it no more so.
+func (t *tickets) take(s sessions, ticket string, now time.Time) bool {
+	nonce, proof, _ := strings.Cut(ticket, ".")
+	if !s.valid("ticket "+nonce, proof, now) {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.used, func(_ string, ends time.Time) bool { return now.After(ends) })
+	if _, again := t.used[nonce]; again {
+		return false
+	}
+	if t.used == nil {
+		t.used = map[string]time.Time{}
+	}
+	t.used[nonce] = now.Add(ticketLife)
+	return true
+}
+
 // cookieName differs by port, because the consoles of several projects share the cookies of a host.
 func cookieName(host string) string {
 	_, port, err := net.SplitHostPort(host)
@@ -60,13 +98,14 @@ func (c *console) admitted(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// signIn trades the key for the two proofs.
+// signIn trades the key, or a ticket, for the two proofs.
 func (c *console) signIn(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Key string `json:"key"`
 	}
-	if json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&in) != nil ||
-		subtle.ConstantTimeCompare([]byte(strings.TrimSpace(in.Key)), []byte(c.cfg.Key)) != 1 {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&in)
+	key := strings.TrimSpace(in.Key)
+	if err != nil || subtle.ConstantTimeCompare([]byte(key), []byte(c.cfg.Key)) != 1 && !c.tickets.take(c.sessions, key, time.Now()) {
 		refuse(w, http.StatusUnauthorized, "this is not the console's key; `trellis console` prints it")
 		return
 	}

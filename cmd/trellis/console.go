@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"trellis/api"
+	"trellis/console"
 )
 
 func (p *program) consoleCommand() *cobra.Command {
@@ -54,7 +55,7 @@ func (p *program) showDoor(ctx context.Context, door api.Door, open, asJSON bool
 	}
 	address := door.URL + "/#key=" + door.Key
 	if open {
-		if err := browse(ctx, address); err != nil {
+		if err := browse(ctx, door.URL+"/#key="+console.Ticket(door.Key)); err != nil {
 			return withHint(err, "open %s yourself", address)
 		}
 	}
