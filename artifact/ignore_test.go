@@ -60,6 +60,16 @@ func TestSourceTree(t *testing.T) {
 			},
 			want: []string{"a/b/y", "docs/deep/a.txt", "keep.log", "sub/bin/app"},
 		},
+		"settings in a gitignore": {
+			files: map[string]string{
+				".gitignore": ".env*\nout/\n", ".env.local": "", "sub/.env": "", "sub/.env.production.local": "", ".envrc": "", "out/.env": "", "x": "",
+			},
+			want: []string{".env.local", "sub/.env", "sub/.env.production.local", "x"},
+		},
+		"settings in a dockerignore": {
+			files: map[string]string{".dockerignore": "**/.env*\n", ".env.local": "", "sub/.env": "", "x": ""},
+			want:  []string{"x"},
+		},
 		"nested gitignore": {
 			files: map[string]string{
 				".gitignore": "*.o\n", "sub/.gitignore": "!special.o\n/local\n",
