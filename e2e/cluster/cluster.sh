@@ -118,27 +118,27 @@ other() {
 	[ "$1" -ge 2 ] && [ "$1" -le "$(count)" ] || die "node $1 is none that can be missed: there are $(count), and the first one has the API server"
 }
 
-# cut and join change what the node's own kernel passes on: at its neighbours the cable stays as it is, as it does where a
+# cut_node and join_node change what the node's own kernel passes on: at its neighbours the cable stays as it is, as it does where a
 # switch is in between.
-cut() {
+cut_node() {
 	other "${1-}"
 	on "$1" iptables -t raw -I PREROUTING -i eth0 -j DROP
 	on "$1" iptables -t mangle -I POSTROUTING -o eth0 -j DROP
 }
 
-join() {
+join_node() {
 	other "${1-}"
 	on "$1" iptables -t mangle -D POSTROUTING -o eth0 -j DROP
 	on "$1" iptables -t raw -D PREROUTING -i eth0 -j DROP
 }
 
 kill_node() {
-	cut "$1" # nobody hears that it ends
+	cut_node "$1" # nobody hears that it ends
 	# shellcheck disable=SC2016
 	inside sh -c 'kill -KILL "$(cat "/mnt/node$1/pid")" && rm "/mnt/node$1/pid"' sh "$1"
 }
 
-boot() {
+boot_node() {
 	other "${1-}"
 	[ ! -e "$run/node$1/pid" ] || die "node $1 runs"
 	inside sh -c 'cd /mnt && exec ./boot.sh "$@"' sh "$(cat "$run/number")" "$1" "$(count)" 9>&-
@@ -289,8 +289,8 @@ run)
 	flock -u 9
 	KUBECONFIG=$run/kubeconfig CLUSTER_SH=$here/cluster.sh CLUSTER_NODE=198.18.$(cat "$run/number").2 CLUSTER_NODES=$(count) CLUSTER_PID=$(first) PATH=$bin:$PATH "$@" 9>&-
 	;;
-load | nodes | cut | join | boot) "$command" "$@" ;;
-kill) kill_node "${1-}" ;;
+load | nodes) "$command" "$@" ;;
+cut | join | kill | boot) "${command}_node" "${1-}" ;;
 enter) inside "${@:-bash}" ;;
 *) die "$(sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0")" ;;
 esac
