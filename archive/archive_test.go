@@ -8,12 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -195,6 +197,30 @@ func TestStreamsAndWhatIsLeftOut(t *testing.T) {
 	}
 	if !bytes.Equal(got, dump) {
 		t.Error("the stream came back as something else")
+	}
+}
+
+// TestAStreamThatBreaksOff: only a reader's own end is the end of what it has. A connection that broke off ends with an
+// io.EOF in its error too, and what came until then is no dump.
+func TestAStreamThatBreaksOff(t *testing.T) {
+	for name, broken := range map[string]error{
+		"in the middle of a frame": io.ErrUnexpectedEOF,
+		"wrapped":                  fmt.Errorf("unreachable: %w", io.ErrUnexpectedEOF),
+		"between two frames":       fmt.Errorf("unreachable: %w", io.EOF),
+	} {
+		for at, size := range map[string]int{"nothing": 0, "part": 17, "a piece": pieceSize, "more": pieceSize + 17} {
+			t.Run(name+" after "+at, func(t *testing.T) {
+				w, err := NewWriter(io.Discard, head)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer w.Close(true)
+				r := io.MultiReader(bytes.NewReader(make([]byte, size)), iotest.ErrReader(broken))
+				if err := w.Stream("dump", r, head.Created); !errors.Is(err, broken) {
+					t.Errorf("saved as if it were whole: %v", err)
+				}
+			})
+		}
 	}
 }
 

@@ -135,14 +135,15 @@ func (a *Writer) Folder(name string, mode uint32, at time.Time) error {
 	return a.put(Member{Name: name, Kind: Dir, Mode: mode, Modified: at}, nil)
 }
 
-// Stream writes what r gives, of a length that nobody knows before, as a directory of numbered pieces.
+// Stream writes what r gives, of a length that nobody knows before, as a directory of numbered pieces. It ends with io.EOF;
+// any other error of r is Stream's.
 func (a *Writer) Stream(name string, r io.Reader, at time.Time) error {
 	if err := a.Folder(name, 0o700, at); err != nil {
 		return err
 	}
 	piece := make([]byte, pieceSize)
 	for i := 0; ; i++ {
-		n, err := io.ReadFull(r, piece)
+		n, err := fill(piece, r)
 		if n > 0 {
 			m := Member{Name: fmt.Sprintf("%s/%08d", name, i), Kind: File, Mode: 0o600, Modified: at, Size: int64(n)}
 			if err := a.put(m, bytes.NewReader(piece[:n])); err != nil {
@@ -150,12 +151,22 @@ func (a *Writer) Stream(name string, r io.Reader, at time.Time) error {
 			}
 		}
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		case err == io.EOF: // itself: one that is wrapped is of a connection that broke off
 			return nil
 		case err != nil:
 			return fmt.Errorf("save %s: %w", name, err)
 		}
 	}
+}
+
+// fill reads until p is full or r has nothing more. Unlike io.ReadFull it tells a reader's end from one that broke off.
+func fill(p []byte, r io.Reader) (n int, err error) {
+	for n < len(p) && err == nil {
+		var more int
+		more, err = r.Read(p[n:])
+		n += more
+	}
+	return n, err
 }
 
 const pieceSize = 4 << 20
