@@ -26,18 +26,20 @@ func TestLineWithoutEnd(t *testing.T) {
 	for name, step := range map[string]int{"frames": 1, "one write": frames} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			l := &lines{to: &out, stream: "stdout"}
-			frame := []byte("2026-01-02T03:04:05.000000006Z " + strings.Repeat("é", size/2))
+			l := &lines{to: &out, stream: "stdout", framed: step == 1}
+			piece := []byte("2026-01-02T03:04:05.000000006Z " + strings.Repeat("é", size/2))
 			for range frames / step {
-				if _, err := l.Write(bytes.Repeat(frame, step)); err != nil {
+				if _, err := l.Write(bytes.Repeat(piece, step)); err != nil {
 					t.Fatal(err)
 				}
 				if cap(l.rest) > 2*maxLine {
 					t.Fatalf("%d bytes are held", cap(l.rest))
 				}
 			}
-			if _, err := l.Write([]byte("\n2026-01-02T03:04:05.000000007Z next\n")); err != nil {
-				t.Fatal(err)
+			for _, end := range []string{"2026-01-02T03:04:05.000000006Z \n", "2026-01-02T03:04:05.000000007Z next\n"} {
+				if _, err := io.WriteString(l, end); err != nil {
+					t.Fatal(err)
+				}
 			}
 			all, last := 0, driver.LogLine{}
 			for dec := json.NewDecoder(&out); ; {
@@ -58,6 +60,14 @@ func TestLineWithoutEnd(t *testing.T) {
 			}
 		})
 	}
+}
+
+// frame is a piece of output as the engine sends it.
+func frame(kind stdcopy.StdType, text string) []byte {
+	head := make([]byte, 8)
+	head[0] = byte(kind)
+	binary.BigEndian.PutUint32(head[4:], uint32(len(text)))
+	return append(head, text...)
 }
 
 // TestHookThatTalks: of what a hook says no more is kept than is told.
@@ -82,12 +92,8 @@ func TestHookThatTalks(t *testing.T) {
 			defer conn.Close()
 			b := bufio.NewWriter(conn)
 			b.WriteString("HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
-			text := []byte(strings.Repeat("talk", 8<<10))
+			text := frame(stdcopy.Stderr, strings.Repeat("talk", 8<<10))
 			for n := 0; n < said; n += len(text) {
-				head := make([]byte, 8)
-				head[0] = byte(stdcopy.Stderr)
-				binary.BigEndian.PutUint32(head[4:], uint32(len(text)))
-				b.Write(head)
 				b.Write(text)
 			}
 			b.Flush()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -17,7 +18,7 @@ import (
 	kinds "trellis/errdefs"
 )
 
-// Logs implements driver.Driver. A line of more than 16 KiB comes in pieces: this is how the engine keeps it.
+// Logs implements driver.Driver. A line of more than 16 KiB is put together again: the engine keeps it in pieces.
 func (d *Driver) Logs(ctx context.Context, id driver.ID, opt driver.LogOptions) (io.ReadCloser, error) {
 	fail := func(err error) (io.ReadCloser, error) { return nil, fmt.Errorf("logs of %s: %w", id, kind(err)) }
 	found, err := d.engine.api.ContainerInspect(ctx, containerName(id), client.ContainerInspectOptions{})
@@ -47,14 +48,18 @@ func (d *Driver) Logs(ctx context.Context, id driver.ID, opt driver.LogOptions) 
 	}
 	r, w := io.Pipe()
 	go func() {
-		out, errs := &lines{to: w, stream: "stdout"}, &lines{to: w, stream: "stderr"}
+		tty := found.Container.Config.Tty
+		out, errs := &lines{to: w, stream: "stdout", framed: !tty}, &lines{to: w, stream: "stderr", framed: !tty}
 		var err error
-		if found.Container.Config.Tty {
+		if tty {
 			_, err = io.Copy(out, logs)
 		} else {
 			_, err = stdcopy.StdCopy(out, errs, logs)
 		}
 		logs.Close()
+		if err == nil {
+			err = errors.Join(out.end(), errs.end())
+		}
 		w.CloseWithError(err) // nil: the end
 	}()
 	return &logReader{r, logs}, nil
@@ -75,27 +80,33 @@ func (r *logReader) Close() error {
 // maxLine is where a line is cut that does not end, in bytes: who draws a progress bar may never end one.
 const maxLine = 64 << 10
 
+// pieceSize is how much of a line the engine keeps at once, in bytes.
+const pieceSize = 16 << 10
+
 // lines turns the engine's "TIME TEXT" lines into LogLines.
 type lines struct {
 	to     io.Writer
 	stream string
+	framed bool      // each Write is a piece of a line: without a terminal the engine says where one begins
 	rest   []byte    // of a line that has not ended, at most maxLine
-	at     time.Time // of the piece before
+	piece  int       // length of the text of the piece before, where they are framed
+	at     time.Time // of the line before, or a part of it
 }
 
 // Write implements io.Writer.
 func (l *lines) Write(p []byte) (int, error) {
-	for rest := p; len(rest) > 0; {
-		line, after, ended := bytes.Cut(rest, []byte{'\n'})
-		if len(l.rest) > 0 && len(l.rest)+len(line) > maxLine { // what follows begins with a time of its own
-			if err := l.give(l.rest); err != nil {
-				return 0, err
-			}
-			l.rest = l.rest[:0]
+	rest := p
+	if l.framed {
+		var err error
+		if rest, err = l.follow(p); err != nil {
+			return 0, err
 		}
-		if len(line) > maxLine {
-			cut := maxLine
-			for cut > maxLine-utf8.UTFMax && !utf8.RuneStart(line[cut]) {
+	}
+	for len(rest) > 0 {
+		line, after, ended := bytes.Cut(rest, []byte{'\n'})
+		if room := maxLine - len(l.rest); len(line) > room {
+			cut := room
+			for cut > max(0, room-utf8.UTFMax) && !utf8.RuneStart(line[cut]) {
 				cut--
 			}
 			line, after, ended = line[:cut], rest[cut:], true
@@ -112,7 +123,32 @@ func (l *lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// give hands on a line, or a piece of one. A piece without a time has that of the one before.
+// follow returns what of a piece is to be read: one that goes on where the one before was full is text alone. After one that was
+// not, the program had ended, and what begins is a line of its next run.
+func (l *lines) follow(p []byte) ([]byte, error) {
+	_, text, _ := bytes.Cut(p, []byte{' '})
+	full := l.piece == pieceSize
+	l.piece = len(text)
+	switch {
+	case len(l.rest) == 0:
+		return p, nil
+	case full:
+		return text, nil
+	}
+	return p, l.end()
+}
+
+// end hands on a line that was never ended: nothing follows it.
+func (l *lines) end() error {
+	if len(l.rest) == 0 {
+		return nil
+	}
+	err := l.give(l.rest)
+	l.rest = l.rest[:0]
+	return err
+}
+
+// give hands on a line, or a part of one. A part without a time has that of the one before.
 func (l *lines) give(line []byte) error {
 	said := lineOf(l.stream, line)
 	if said.Time.IsZero() {
