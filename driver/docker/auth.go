@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -22,12 +24,15 @@ const hubKey = "https://index.docker.io/v1/"
 
 // dockerConfig is the part of the docker command's config.json that says who one is.
 type dockerConfig struct {
-	Auths map[string]struct {
-		Auth          string `json:"auth"`
-		IdentityToken string `json:"identitytoken"`
-	} `json:"auths"`
-	Store   string            `json:"credsStore"`
-	Helpers map[string]string `json:"credHelpers"`
+	Auths   map[string]dockerAuth `json:"auths"`
+	Store   string                `json:"credsStore"`
+	Helpers map[string]string     `json:"credHelpers"`
+}
+
+// dockerAuth is an entry of it, under the name of a registry.
+type dockerAuth struct {
+	Auth          string `json:"auth"`
+	IdentityToken string `json:"identitytoken"`
 }
 
 // registryAuth returns the header that proves to the registry of an image who asks, as `docker login` has left it; ""
@@ -81,19 +86,31 @@ func (c dockerConfig) credentials(key string) (registry.AuthConfig, bool, error)
 	if helper != "" {
 		return fromHelper(helper, key)
 	}
-	for name, a := range c.Auths {
-		if hostOf(name) != hostOf(key) {
-			continue
-		}
-		auth := registry.AuthConfig{ServerAddress: key, IdentityToken: a.IdentityToken}
-		plain, err := base64.StdEncoding.DecodeString(a.Auth)
-		if err != nil {
-			return auth, false, fmt.Errorf("read the credentials of %s: %w", name, err)
-		}
-		auth.Username, auth.Password, _ = strings.Cut(strings.TrimRight(string(plain), "\x00"), ":")
-		return auth, auth.Username != "" || auth.IdentityToken != "", nil
+	name, a, found := c.entry(key)
+	if !found {
+		return registry.AuthConfig{}, false, nil
 	}
-	return registry.AuthConfig{}, false, nil
+	auth := registry.AuthConfig{ServerAddress: key, IdentityToken: a.IdentityToken}
+	plain, err := base64.StdEncoding.DecodeString(a.Auth)
+	if err != nil {
+		return auth, false, fmt.Errorf("read the credentials of %s: %w", name, err)
+	}
+	auth.Username, auth.Password, _ = strings.Cut(strings.TrimRight(string(plain), "\x00"), ":")
+	return auth, auth.Username != "" || auth.IdentityToken != "", nil
+}
+
+// entry finds the file's own entry of a registry: the one of that very name, because docker login keeps tokens beside it, under names
+// of the same host; else the first one of the host.
+func (c dockerConfig) entry(key string) (name string, a dockerAuth, found bool) {
+	if a, found = c.Auths[key]; found {
+		return key, a, true
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Auths)) {
+		if hostOf(name) == hostOf(key) {
+			return name, c.Auths[name], true
+		}
+	}
+	return "", a, false
 }
 
 // hostOf is the registry that an entry is about: some have a scheme and a path.

@@ -3,6 +3,7 @@ package docker
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -121,6 +122,23 @@ func TestCredentials(t *testing.T) {
 		auth, found, err := c.credentials(key)
 		if err != nil || auth.Username != want || found != (want != "") {
 			t.Errorf("%s: %q, %v, %v", image, auth.Username, found, err)
+		}
+	}
+}
+
+// TestCredentialsBesideTokens: docker login in a browser keeps its tokens under names of the same host. They are no credentials.
+func TestCredentialsBesideTokens(t *testing.T) {
+	entry := func(text string) dockerAuth { return dockerAuth{Auth: base64.StdEncoding.EncodeToString([]byte(text))} }
+	c := dockerConfig{Auths: map[string]dockerAuth{
+		hubKey: entry("anna:secret"), hubKey + "access-token": entry("anna:access"), hubKey + "refresh-token": entry("anna:refresh"),
+		"registry.example.org": entry("bob:pw"), "https://registry.example.org/team": entry("eve:pw"),
+	}}
+	for range 50 { // a map has no order
+		for key, want := range map[string][2]string{hubKey: {"anna", "secret"}, "registry.example.org": {"bob", "pw"}} {
+			auth, found, err := c.credentials(key)
+			if got := [2]string{auth.Username, auth.Password}; err != nil || !found || got != want {
+				t.Fatalf("%s: %q, %v, %v, want %q", key, got, found, err, want)
+			}
 		}
 	}
 }
