@@ -101,6 +101,12 @@ func (d *Driver) makeHolder(ctx context.Context, spec driver.Spec) (string, map[
 		return "", nil, err
 	}
 	made, err := d.engine.api.ContainerCreate(ctx, opt)
+	if isNotFound(err) { // an image that no container has is gone after `docker system prune --all`
+		if opt.Config.Image, err = d.pauseImageAnew(ctx); err != nil {
+			return "", nil, err
+		}
+		made, err = d.engine.api.ContainerCreate(ctx, opt)
+	}
 	if err != nil {
 		return "", nil, fmt.Errorf("make the network: %w", kind(err))
 	}

@@ -52,6 +52,14 @@ func (d *Driver) pauseImage(ctx context.Context) (string, error) {
 	return name, nil
 }
 
+// pauseImageAnew is pauseImage where what is known of the image may be true no more.
+func (d *Driver) pauseImageAnew(ctx context.Context) (string, error) {
+	d.mu.Lock()
+	d.pause = ""
+	d.mu.Unlock()
+	return d.pauseImage(ctx)
+}
+
 // static refuses a program that needs more than itself.
 func static(content []byte) error {
 	f, err := elf.NewFile(bytes.NewReader(content))
