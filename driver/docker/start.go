@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -79,9 +80,12 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec) error {
 	return d.launch(ctx, spec, id, r)
 }
 
-// giveUp removes the network of an instance that could not be made: nobody knows the instance, so nobody would. What fails
-// here is found by List later.
+// giveUp removes the network of an instance that could not be made, and its secrets and configs: nobody knows the instance, so
+// nobody would. What fails here of the network is found by List later.
 func (d *Driver) giveUp(ctx context.Context, id driver.ID) {
+	if err := os.RemoveAll(d.filesDir(id)); err != nil {
+		d.log.Warn("the files of an instance that could not be made could not be removed", "instance", id, "err", err)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if err := d.removeHolder(ctx, networkName(id)); err != nil {
