@@ -40,7 +40,7 @@ func (e *Engine) build(ctx context.Context, name string, svc compose.Service, op
 	}
 	said := &tail{to: opt.Output}
 	err := e.runBuild(ctx, b, ask, opt, said)
-	if err != nil && ask.Version == build.BuilderBuildKit && strings.Contains(err.Error(), "session") {
+	if err != nil && ask.Version == build.BuilderBuildKit && lacksSession(err) {
 		// Without a client of its own beside it BuildKit cannot do everything that the older builder can.
 		ask.Version = build.BuilderV1
 		err = e.runBuild(ctx, b, ask, opt, said)
@@ -49,6 +49,13 @@ func (e *Engine) build(ctx context.Context, name string, svc compose.Service, op
 		return fmt.Errorf("%w\n%s", err, said)
 	}
 	return err
+}
+
+// lacksSession says whether BuildKit has asked its client for something, by what it says then. A build that fails on its own account
+// tells its commands, which may speak of sessions too.
+func lacksSession(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "no active session") || strings.Contains(text, "without session")
 }
 
 // builder is BuildKit where the engine prefers it, and the builder before it elsewhere; DOCKER_BUILDKIT overrules it, as
