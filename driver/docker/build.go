@@ -106,7 +106,10 @@ func contextOf(b *compose.Build, ignore []string) (io.ReadCloser, string, error)
 	} else if !info.IsDir() {
 		return nil, "", fmt.Errorf("build context %s: %w: not a directory", b.Context, kinds.ErrInvalid)
 	}
-	p := packing{root: b.Context, ignore: ignore}
+	p := packing{root: withoutLinks(b.Context)}
+	for _, dir := range ignore {
+		p.ignore = append(p.ignore, withoutLinks(dir))
+	}
 	name := firstOf(b.Dockerfile, "Dockerfile")
 	if b.DockerfileInline != "" {
 		p.dockerfile, name = []byte(b.DockerfileInline), inlineName
@@ -133,6 +136,15 @@ func contextOf(b *compose.Build, ignore []string) (io.ReadCloser, string, error)
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(p.write(w)) }()
 	return r, name, nil
+}
+
+// withoutLinks is a path without links in it, where it leads somewhere: a folder is the same one by whatever name, and a walk does not begin
+// at a link.
+func withoutLinks(path string) string {
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		return to
+	}
+	return path
 }
 
 // inlineName is the name in the context of a Dockerfile that is not there itself.

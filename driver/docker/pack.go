@@ -17,10 +17,10 @@ import (
 
 // packing writes the context of a build as a tar archive.
 type packing struct {
-	root       string
-	keep       string // the Dockerfile, which is sent even where it is ignored
-	dockerfile []byte // one that is not in the context
-	ignore     []string
+	root       string   // no link
+	keep       string   // the Dockerfile, which is sent even where it is ignored
+	dockerfile []byte   // one that is not in the context
+	ignore     []string // without links
 	ignored    *patternmatcher.PatternMatcher
 }
 

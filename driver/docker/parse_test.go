@@ -86,12 +86,18 @@ func TestBuildContext(t *testing.T) {
 			all = append(all, h.Name)
 		}
 	}
-	dockerfile, got := names(compose.Build{Context: root})
-	want := []string{".dockerignore", "Dockerfile", "docs/", "docs/keep.md", "main.go"}
-	if d := cmp.Diff(want, got); d != "" || dockerfile != "Dockerfile" {
-		t.Errorf("Dockerfile %q, -want +got:\n%s", dockerfile, d)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(root, link); err != nil {
+		t.Fatal(err)
 	}
-	if dockerfile, got = names(compose.Build{Context: root, DockerfileInline: "FROM scratch"}); dockerfile != inlineName || !slices.Contains(got, inlineName) {
+	for _, from := range []string{root, root + "/", link} {
+		dockerfile, got := names(compose.Build{Context: from})
+		want := []string{".dockerignore", "Dockerfile", "docs/", "docs/keep.md", "main.go"}
+		if d := cmp.Diff(want, got); d != "" || dockerfile != "Dockerfile" {
+			t.Errorf("%s: Dockerfile %q, -want +got:\n%s", from, dockerfile, d)
+		}
+	}
+	if dockerfile, got := names(compose.Build{Context: root, DockerfileInline: "FROM scratch"}); dockerfile != inlineName || !slices.Contains(got, inlineName) {
 		t.Errorf("inline: %q, %q", dockerfile, got)
 	}
 	if _, _, err := contextOf(&compose.Build{Context: filepath.Join(root, "nothing")}, nil); err == nil {
