@@ -141,7 +141,8 @@ func (d *Driver) Capabilities() driver.Capabilities {
 	}
 }
 
-// Run waits until ctx is done. Instances go on; nothing of this driver runs but inside its calls.
+// Run waits until ctx is done. Instances go on; nothing of this driver runs but inside its calls, and the greeting of an engine that
+// hangs.
 func (d *Driver) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return d.engine.Close()
@@ -176,8 +177,10 @@ type Engine struct {
 	api  *client.Client
 	host string
 
-	mu      sync.Mutex
-	prefers build.BuilderVersion // as it said last
+	mu       sync.Mutex
+	prefers  build.BuilderVersion // as it said last
+	greeted  bool                 // it has answered once
+	greeting *greeting            // under way; nil: none
 }
 
 // Open returns the engine at host; "" is DOCKER_HOST, or else what the docker command's current context says, or else
@@ -208,6 +211,42 @@ func (e *Engine) Ping(ctx context.Context) error {
 	defer e.mu.Unlock()
 	e.prefers = said.BuilderVersion
 	return nil
+}
+
+// greeting is a first question to an engine.
+type greeting struct {
+	done chan struct{}
+	err  error // once done is closed
+}
+
+// greet waits until the engine has answered once, but no longer than ctx. The client asks for the version of the API before its first
+// call, whoever calls first, and everybody else waits for that whatever their own time: behind a call without a bound for as long as
+// the engine hangs. One greeting is under way at a time; it may outlive the call, until the engine answers or ends.
+func (e *Engine) greet(ctx context.Context) error {
+	e.mu.Lock()
+	if e.greeted {
+		e.mu.Unlock()
+		return nil
+	}
+	g := e.greeting
+	if g == nil {
+		g = &greeting{done: make(chan struct{})}
+		e.greeting = g
+		go func() {
+			defer close(g.done)
+			_, g.err = e.api.Ping(context.WithoutCancel(ctx), client.PingOptions{NegotiateAPIVersion: true})
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.greeted, e.greeting = g.err == nil, nil
+		}()
+	}
+	e.mu.Unlock()
+	select {
+	case <-g.done:
+		return g.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // unreachable says that an engine does not answer.

@@ -33,6 +33,9 @@ func (d *Driver) List(ctx context.Context, project string) ([]driver.Instance, e
 	if !d.used() {
 		return nil, nil
 	}
+	if err := d.engine.greet(ctx); err != nil {
+		return nil, fmt.Errorf("list the containers of %s: %w", project, d.engine.unanswered(ctx, err))
+	}
 	found, err := d.engine.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: d.mine(project)})
 	if err != nil {
 		return nil, fmt.Errorf("list the containers of %s: %w", project, d.engine.unanswered(ctx, err))
