@@ -247,13 +247,14 @@ func (v *JWT) remember(token string, c *Caller, generation uint64) {
 	if v.keysAt != generation {
 		v.keysAt, v.verified, v.older = generation, map[string]*Caller{}, nil
 	}
-	v.keep(strings.Clone(token), c)
+	v.keep(token, c)
 }
 
-// keep notes a verified token; of many the ones not seen for longest go first. v.mu is held.
+// keep notes a verified token; of many the ones not seen for longest go first. v.mu is held. The token's bytes are its caller's, who
+// may read the next request into them: another token would stand for c then.
 func (v *JWT) keep(token string, c *Caller) {
 	if len(v.verified) >= maxVerified {
 		v.older, v.verified = v.verified, make(map[string]*Caller, maxVerified)
 	}
-	v.verified[token] = c
+	v.verified[strings.Clone(token)] = c
 }
