@@ -53,6 +53,35 @@ func registryAuth(image string) (string, error) {
 	return authconfig.Encode(auth)
 }
 
+// allCredentials returns the credentials of every registry that somebody has logged in to, by its name: what a Dockerfile begins with may
+// be anywhere. Those that cannot be had are left out; whoever needs them is told by the registry.
+func allCredentials() map[string]registry.AuthConfig {
+	config, err := readConfig()
+	if err != nil {
+		return nil
+	}
+	all := map[string]registry.AuthConfig{}
+	for _, key := range config.registries() {
+		if auth, found, err := config.credentials(key); err == nil && found {
+			all[key] = auth
+		}
+	}
+	return all
+}
+
+// registries are the names under which there may be credentials: of the file itself, of helpers, and of the store for all.
+func (c dockerConfig) registries() []string {
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(c.Auths)), maps.Keys(c.Helpers))
+	if c.Store != "" {
+		var known map[string]string // the user by registry
+		if out, err := exec.Command("docker-credential-"+c.Store, "list").Output(); err == nil && json.Unmarshal(out, &known) == nil {
+			keys = slices.AppendSeq(keys, maps.Keys(known))
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
 func registryKey(image string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {

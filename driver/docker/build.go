@@ -30,7 +30,7 @@ func (e *Engine) build(ctx context.Context, name string, svc compose.Service, op
 	ask := client.ImageBuildOptions{
 		Tags: append([]string{name}, b.Tags...), BuildArgs: map[string]*string{}, Labels: b.Labels, CacheFrom: b.CacheFrom, Target: b.Target,
 		NoCache: b.NoCache || opt.Force, PullParent: b.Pull || opt.Pull, NetworkMode: b.Network, Remove: true, ForceRemove: true,
-		Version: e.builder(),
+		Version: e.builder(), AuthConfigs: allCredentials(),
 	}
 	for k, v := range b.Args {
 		ask.BuildArgs[k] = &v
@@ -41,7 +41,7 @@ func (e *Engine) build(ctx context.Context, name string, svc compose.Service, op
 	said := &tail{to: opt.Output}
 	err := e.runBuild(ctx, b, ask, opt, said)
 	if err != nil && ask.Version == build.BuilderBuildKit && lacksSession(err) {
-		// Without a client of its own beside it BuildKit cannot do everything that the older builder can.
+		// Without a client of its own beside it BuildKit cannot do everything that the older builder can, nor prove who asks to a registry.
 		ask.Version = build.BuilderV1
 		err = e.runBuild(ctx, b, ask, opt, said)
 	}

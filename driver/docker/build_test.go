@@ -1,15 +1,19 @@
 package docker
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/moby/moby/api/types/registry"
 
 	"trellis/compose"
 )
@@ -54,5 +58,52 @@ func TestBuilderBefore(t *testing.T) {
 				t.Errorf("asked builders %q, want %q", asked, want)
 			}
 		})
+	}
+}
+
+// TestBuildWithCredentials: a Dockerfile may begin with an image of any registry that somebody has logged in to, by whatever keeps that.
+func TestBuildWithCredentials(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("Dockerfile", "FROM registry.example.org/base", 0o600)
+	write("config.json", `{"auths": {"registry.example.org": {"auth": "`+base64.StdEncoding.EncodeToString([]byte("anna:secret"))+`"}, "broken.example.org": {"auth": "?"}},
+		"credHelpers": {"helped.example.org": "it", "unknown.example.org": "it", "other.example.org": "missing"}}`, 0o600)
+	write("docker-credential-it", "#!/bin/sh\nread -r name\n[ \"$name\" = helped.example.org ] && echo '{\"Username\": \"bob\", \"Secret\": \"pw\"}'\n", 0o700)
+	t.Setenv("DOCKER_CONFIG", dir)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	var got map[string]registry.AuthConfig
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/build") {
+			text, _ := base64.URLEncoding.DecodeString(r.Header.Get("X-Registry-Config"))
+			_ = json.Unmarshal(text, &got)
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+	}))
+	defer api.Close()
+	e, err := Open("tcp://" + api.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if err := e.build(t.Context(), "shop-web", compose.Service{Build: &compose.Build{Context: dir}}, ImageOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]registry.AuthConfig{
+		"registry.example.org": {ServerAddress: "registry.example.org", Username: "anna", Password: "secret"},
+		"helped.example.org":   {ServerAddress: "helped.example.org", Username: "bob", Password: "pw"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("credentials %v, want %v", got, want)
+	}
+	write("config.json", `{"credsStore": "all"}`, 0o600)
+	write("docker-credential-all", "#!/bin/sh\nif [ \"$1\" = list ]; then echo '{\"stored.example.org\": \"eve\"}'; else echo '{\"Username\": \"eve\", \"Secret\": \"pw\"}'; fi\n", 0o700)
+	stored := map[string]registry.AuthConfig{"stored.example.org": {ServerAddress: "stored.example.org", Username: "eve", Password: "pw"}}
+	if got := allCredentials(); !reflect.DeepEqual(got, stored) {
+		t.Errorf("credentials of the store %v, want %v", got, stored)
 	}
 }
