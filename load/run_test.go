@@ -390,6 +390,23 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// The time that a long request may take to be written is not that of what follows on its connection.
+func TestShortRequestsBehindALongOne(t *testing.T) {
+	s := serve(t, answering(ok("hello")))
+	report := run(t, load.Config{
+		URL: s.url, Rate: 20, Duration: 4 * time.Second, Connections: 1, Timeout: patience,
+		BodyFunc: func(seq uint64) []byte {
+			if seq == 0 {
+				return make([]byte, 100_000)
+			}
+			return []byte("short")
+		},
+	})
+	if report.Completed != 80 || report.Lost() != 0 || s.accepted() != 1 {
+		t.Errorf("%d connections, report: %+v", s.accepted(), report)
+	}
+}
+
 // A server that refuses a long body answers and closes without having read it.
 func TestEarlyAnswerCounts(t *testing.T) {
 	s := serve(t, func(_ int, c *net.TCPConn, r *bufio.Reader) {

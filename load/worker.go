@@ -171,7 +171,11 @@ func (w *worker) send(flight context.Context) Kind {
 		_ = w.conn.SetWriteDeadline(w.run.epoch.Add(w.deadline))
 	}
 	w.sent, w.sentAt = true, w.run.since()
-	if _, err := w.conn.Write(w.out); isTimeout(err) {
+	_, err = w.conn.Write(w.out)
+	if len(w.out) > small {
+		_ = w.conn.SetWriteDeadline(time.Time{}) // what follows on the connection is written without one, also by the pacer
+	}
+	if isTimeout(err) {
 		return Timeout
 	}
 	return "" // a server may answer before it has read all, and close: then the answer counts and not the failed write
