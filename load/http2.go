@@ -84,6 +84,10 @@ func (x *stream) do(ctx context.Context, s *start, r *Result) {
 		return
 	}
 	defer response.Body.Close()
+	if response.StatusCode < 200 || response.StatusCode > 999 { // net/http reads any number here
+		r.Kind = BadResponse
+		return
+	}
 	sink := io.Discard
 	var tap *capture
 	if s.visit != nil {
@@ -108,11 +112,14 @@ func (x *stream) do(ctx context.Context, s *start, r *Result) {
 	switch {
 	case x.run.cfg.GRPC != nil && r.Status == http.StatusOK:
 		r.Kind = grpcKind(response, a)
-		if r.Kind == Truncated {
+		if r.Kind == Truncated || r.Kind == BadResponse {
 			r.Status = 0
 		}
 	default:
 		r.Kind = a.kind()
+		if x.run.cfg.GRPC != nil && r.Kind == "" { // no call is answered by a 404, or by a page to sign in
+			r.Kind = UnexpectedStatus
+		}
 	}
 	if s.visit != nil {
 		r.Kind = s.visit.judge(r.Status, r.Kind)

@@ -1,6 +1,7 @@
 package load_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/http2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -128,6 +130,28 @@ func TestFailuresOverHTTP2(t *testing.T) {
 			t.Errorf("report: %+v", report)
 		}
 	})
+	t.Run("a status of no protocol", func(t *testing.T) {
+		s := serve(t, func(_ int, c *net.TCPConn, r *bufio.Reader) {
+			_, _ = r.Discard(len(http2.ClientPreface))
+			framer := http2.NewFramer(c, r)
+			_ = framer.WriteSettings()
+			for {
+				f, err := framer.ReadFrame()
+				if err != nil {
+					return
+				}
+				if f, ok := f.(*http2.HeadersFrame); ok {
+					status := []string{"1000", "-1", "20"}[int(f.StreamID)/2%3]
+					block := append([]byte{0x08, byte(len(status))}, status...) // :status with a literal value, RFC 7541, 6.2.2
+					_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: f.StreamID, BlockFragment: block, EndHeaders: true, EndStream: true})
+				}
+			}
+		})
+		report := run(t, load.Config{URL: s.url, HTTP2: true, Rate: 100, Duration: 60 * time.Millisecond, Connections: 1})
+		if report.Errors[load.BadResponse] != 6 || report.Completed != 0 {
+			t.Errorf("report: %+v", report)
+		}
+	})
 	t.Run("refused", func(t *testing.T) {
 		report := run(t, load.Config{URL: "http://127.0.0.1:1", HTTP2: true, Rate: 100, Duration: 30 * time.Millisecond})
 		if report.Errors[load.Connect] != 3 {
@@ -235,13 +259,21 @@ func TestGRPC(t *testing.T) {
 
 func TestGRPCThatIsNone(t *testing.T) {
 	url, _, _ := http2Server(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/a.B/404" {
+		switch r.URL.Path {
+		case "/a.B/Absent":
 			w.WriteHeader(404)
+		case "/a.B/Odd":
+			w.Header().Set("Grpc-Status", "odd")
 		}
 	}))
-	report := run(t, load.Config{URL: url, GRPC: &load.GRPCCall{Method: "a.B/C"}, Rate: 100, Duration: 20 * time.Millisecond})
-	if report.Errors[load.Truncated] != 2 {
-		t.Errorf("an answer without a gRPC status: %+v", report)
+	for method, want := range map[string]struct {
+		kind   load.Kind
+		status int
+	}{"a.B/C": {load.Truncated, 0}, "a.B/Odd": {load.BadResponse, 0}, "a.B/Absent": {load.UnexpectedStatus, 404}} {
+		report := run(t, load.Config{URL: url, GRPC: &load.GRPCCall{Method: method}, Rate: 100, Duration: 20 * time.Millisecond})
+		if report.Errors[want.kind] != 2 || report.Failed != 2 || want.status != 0 && report.Status[want.status] != 2 {
+			t.Errorf("%s: want %s, report: %+v", method, want.kind, report)
+		}
 	}
 }
 
