@@ -7,7 +7,9 @@
 package telemetry
 
 import (
+	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -90,39 +92,80 @@ const (
 	StatusError = "error"
 )
 
-// Span is one piece of work within a trace. Attributes follow OpenTelemetry's semantic conventions; their values are
-// strings, bools, int64s, float64s and slices and maps of those.
+// Attributes follow OpenTelemetry's semantic conventions. Their values are strings, bools, int64s, float64s, and slices and maps
+// of those, also once they were JSON: an identifier is not rounded on its way.
+type Attributes map[string]any
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (a *Attributes) UnmarshalJSON(b []byte) error {
+	var all map[string]any
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	if err := dec.Decode(&all); err != nil {
+		return err
+	}
+	for k, v := range all {
+		all[k] = exact(v)
+	}
+	*a = all
+	return nil
+}
+
+// exact makes numbers of JSON's.
+func exact(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		if f, err := v.Float64(); err == nil {
+			return f
+		}
+		return v.String() // larger than any number
+	case []any:
+		for i, one := range v {
+			v[i] = exact(one)
+		}
+	case map[string]any:
+		for k, one := range v {
+			v[k] = exact(one)
+		}
+	}
+	return v
+}
+
+// Span is one piece of work within a trace.
 type Span struct {
-	Trace      TraceID        `json:"trace_id"`
-	ID         SpanID         `json:"span_id"`
-	Parent     SpanID         `json:"parent_id"` // "" of a root
-	Service    string         `json:"service"`
-	Instance   string         `json:"instance,omitempty"`
-	Revision   int64          `json:"revision,omitempty"`
-	Name       string         `json:"name"`
-	Kind       string         `json:"kind"`
-	Start      time.Time      `json:"start"`
-	Duration   time.Duration  `json:"duration_ns"`
-	Status     string         `json:"status"`
-	Message    string         `json:"message,omitempty"` // of Status
-	Scope      string         `json:"scope,omitempty"`   // the instrumentation library
-	Attributes map[string]any `json:"attributes,omitempty"`
-	Events     []SpanEvent    `json:"events,omitempty"`
-	Links      []SpanLink     `json:"links,omitempty"`
+	Trace      TraceID       `json:"trace_id"`
+	ID         SpanID        `json:"span_id"`
+	Parent     SpanID        `json:"parent_id"` // "" of a root
+	Service    string        `json:"service"`
+	Instance   string        `json:"instance,omitempty"`
+	Revision   int64         `json:"revision,omitempty"`
+	Name       string        `json:"name"`
+	Kind       string        `json:"kind"`
+	Start      time.Time     `json:"start"`
+	Duration   time.Duration `json:"duration_ns"`
+	Status     string        `json:"status"`
+	Message    string        `json:"message,omitempty"` // of Status
+	Scope      string        `json:"scope,omitempty"`   // the instrumentation library
+	Attributes Attributes    `json:"attributes,omitempty"`
+	Events     []SpanEvent   `json:"events,omitempty"`
+	Links      []SpanLink    `json:"links,omitempty"`
 }
 
 // SpanEvent is something that happened during a span.
 type SpanEvent struct {
-	Time       time.Time      `json:"time"`
-	Name       string         `json:"name"`
-	Attributes map[string]any `json:"attributes,omitempty"`
+	Time       time.Time  `json:"time"`
+	Name       string     `json:"name"`
+	Attributes Attributes `json:"attributes,omitempty"`
 }
 
 // SpanLink names a span of another trace that this one has to do with.
 type SpanLink struct {
-	Trace      TraceID        `json:"trace_id"`
-	Span       SpanID         `json:"span_id"`
-	Attributes map[string]any `json:"attributes,omitempty"`
+	Trace      TraceID    `json:"trace_id"`
+	Span       SpanID     `json:"span_id"`
+	Attributes Attributes `json:"attributes,omitempty"`
 }
 
 // The severities of a Record, in order.
@@ -166,17 +209,17 @@ const (
 // Record is one log record: a line that an instance wrote (several where they belong together), a record that a program
 // sent over OTLP, or a request that the data plane saw.
 type Record struct {
-	Seq        int64          `json:"seq"` // within the store, later ones are larger; 0 until it is kept
-	Time       time.Time      `json:"time"`
-	Service    string         `json:"service"`
-	Instance   string         `json:"instance,omitempty"`
-	Revision   int64          `json:"revision,omitempty"`
-	Stream     string         `json:"stream"`
-	Severity   string         `json:"severity"` // "" where none was found
-	Body       string         `json:"body"`
-	Trace      TraceID        `json:"trace_id"` // "" none
-	Span       SpanID         `json:"span_id"`
-	Attributes map[string]any `json:"attributes,omitempty"`
+	Seq        int64      `json:"seq"` // within the store, later ones are larger; 0 until it is kept
+	Time       time.Time  `json:"time"`
+	Service    string     `json:"service"`
+	Instance   string     `json:"instance,omitempty"`
+	Revision   int64      `json:"revision,omitempty"`
+	Stream     string     `json:"stream"`
+	Severity   string     `json:"severity"` // "" where none was found
+	Body       string     `json:"body"`
+	Trace      TraceID    `json:"trace_id"` // "" none
+	Span       SpanID     `json:"span_id"`
+	Attributes Attributes `json:"attributes,omitempty"`
 }
 
 // Sample is the value of one series at one moment: a number, or a distribution.

@@ -74,7 +74,7 @@ type rest struct {
 	Revision   int64                 `json:"r,omitempty"`
 	Message    string                `json:"m,omitempty"`
 	Scope      string                `json:"s,omitempty"`
-	Attributes map[string]any        `json:"a,omitempty"`
+	Attributes telemetry.Attributes  `json:"a,omitempty"`
 	Events     []telemetry.SpanEvent `json:"e,omitempty"`
 	Links      []telemetry.SpanLink  `json:"l,omitempty"`
 }
@@ -277,11 +277,17 @@ func hasName(s telemetry.Span, part string) bool {
 func hasAttributes(s telemetry.Span, want map[string]string) bool {
 	for k, v := range want {
 		have, ok := s.Attributes[k]
-		if !ok || fmt.Sprint(have) != v {
+		if !ok || fmt.Sprint(have) != v && !isNumber(have, v) {
 			return false
 		}
 	}
 	return true
+}
+
+// isNumber says whether have is a float that people write as text.
+func isNumber(have any, text string) bool {
+	f, ok := have.(float64)
+	return ok && strconv.FormatFloat(f, 'f', -1, 64) == text
 }
 
 // summary describes a trace by its spans, which are in order of their start.

@@ -34,7 +34,7 @@ func TestTracesAreFound(t *testing.T) {
 		}
 	}
 	root := span(a, 1, 0, "web", "GET /", -10*time.Second, 300*time.Millisecond)
-	root.Attributes = map[string]any{"http.response.status_code": int64(200), CallerAttribute: "", "user": "u1", "url.path": "/lists/4711"}
+	root.Attributes = map[string]any{"http.response.status_code": int64(200), CallerAttribute: "", "user": "u1", "order": int64(1793827364518273645), "paid": 1234567.5, "url.path": "/lists/4711"}
 	child := span(a, 2, 1, "api", "GET /items", -9900*time.Millisecond, 200*time.Millisecond)
 	failed := span(a, 3, 2, "db", "SELECT", -9800*time.Millisecond, 100*time.Millisecond)
 	failed.Status, failed.Message = telemetry.StatusError, "dead lock"
@@ -50,7 +50,6 @@ func TestTracesAreFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root.Attributes["http.response.status_code"] = float64(200) // as JSON has it
 	if diff := cmp.Diff([]telemetry.Span{root, child, failed}, got); diff != "" {
 		t.Error(diff)
 	}
@@ -65,6 +64,7 @@ func TestTracesAreFound(t *testing.T) {
 		{telemetry.TraceFilter{Errors: true}, 1}, {telemetry.TraceFilter{Service: "web", Errors: true}, 0},
 		{telemetry.TraceFilter{MinDuration: 250 * time.Millisecond}, 1}, {telemetry.TraceFilter{MinDuration: time.Second}, 0},
 		{telemetry.TraceFilter{Attributes: map[string]string{"user": "u1"}}, 1}, {telemetry.TraceFilter{Attributes: map[string]string{"user": "u2"}}, 0},
+		{telemetry.TraceFilter{Attributes: map[string]string{"order": "1793827364518273645"}}, 1}, {telemetry.TraceFilter{Attributes: map[string]string{"paid": "1234567.5"}}, 1},
 		{telemetry.TraceFilter{Name: "/items"}, 1}, {telemetry.TraceFilter{Name: "lists/4"}, 1}, {telemetry.TraceFilter{Name: "u1"}, 0},
 		{telemetry.TraceFilter{Since: now.Add(-3 * time.Hour), Limit: 1}, 1},
 	} {
