@@ -22,7 +22,12 @@ func TestParse(t *testing.T) {
 		`{"time":"2026-11-26T20:00:00Z","level":"INFO","msg":"started","port":8080}`:        {Body: "started", Severity: "info", Attributes: map[string]any{"port": int64(8080), "time": "2026-11-26T20:00:00Z"}},
 		`{"severity":"ERROR","message":"no","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}`: {Body: "no", Severity: "error", Trace: trace},
 		`{"level":30,"msg":"pino"}`: {Body: "pino", Severity: "info"},
-		`{not json`:                 {Body: "{not json"},
+		`{"body":"paid=yes","msg":"got a call","message":"m","severity":"warn","level":"x"}`: {
+			Body: "got a call", Severity: "warn", Attributes: map[string]any{"body": "paid=yes", "message": "m", "level": "x"},
+		},
+		`{"dd.trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","trace_id":"","msg":"no trace of its own"}`: {Body: "no trace of its own", Trace: trace},
+		`body="paid=yes" level=info msg="got a call"`:                                                  {Body: "got a call", Severity: "info", Attributes: map[string]any{"body": "paid=yes"}},
+		`{not json`: {Body: "{not json"},
 		`time=2026-11-26T20:00:00Z level=WARN msg="disk is slow" took=12ms`: {Body: "disk is slow", Severity: "warn", Attributes: map[string]any{"took": "12ms", "time": "2026-11-26T20:00:00Z"}},
 		"a=b is no logfmt":                         {Body: "a=b is no logfmt"},
 		"2026/11/26 20:00:00 ERROR cannot connect": {Body: "2026/11/26 20:00:00 ERROR cannot connect", Severity: "error"},

@@ -1,9 +1,12 @@
 package logs
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,16 +115,42 @@ func parseJSON(line string, r *telemetry.Record) bool {
 	if dec.Decode(&fields) != nil || dec.More() || len(fields) == 0 {
 		return false
 	}
-	attributes := map[string]any{}
-	for k, v := range fields {
-		if !take(k, v, r) && len(attributes) < maxFields {
-			attributes[k] = plain(v)
+	place(fields, r)
+	return true
+}
+
+// places are the common names of what has a place of its own in a record. Where a line has several for one place, the first of
+// these takes it.
+var places = []string{
+	"msg", "message", "@message", "body",
+	"level", "lvl", "severity", "severitytext", "severity_text", "loglevel", "log.level", "@level",
+	"trace_id", "traceid", "trace.id", "dd.trace_id",
+	"span_id", "spanid", "span.id",
+	"time", "ts", "timestamp", "@timestamp",
+}
+
+// place puts fields where they belong in r: what has no place of its own, or whose place is taken, is an attribute. known says
+// that something had one.
+func place(fields map[string]any, r *telemetry.Record) (known bool) {
+	rank := func(key string) int {
+		if i := slices.Index(places, strings.ToLower(key)); i >= 0 {
+			return i
+		}
+		return len(places)
+	}
+	keys := slices.SortedFunc(maps.Keys(fields), func(a, b string) int { return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b)) })
+	attributes, done := map[string]any{}, taken{}
+	for _, k := range keys {
+		if done.take(k, fields[k], r) {
+			known = true
+		} else if len(attributes) < maxFields {
+			attributes[k] = plain(fields[k])
 		}
 	}
 	if len(attributes) > 0 {
 		r.Attributes = attributes
 	}
-	return true
+	return known
 }
 
 // plain makes numbers of JSON's.
@@ -148,8 +177,11 @@ func plain(v any) any {
 	return v
 }
 
+// taken says which places of a record have what belongs there.
+type taken struct{ body, severity, trace, span bool }
+
 // take reads one field that has a place of its own in r; it says whether that is so.
-func take(key string, v any, r *telemetry.Record) bool {
+func (t *taken) take(key string, v any, r *telemetry.Record) bool {
 	text := ""
 	switch v := v.(type) {
 	case string:
@@ -160,18 +192,26 @@ func take(key string, v any, r *telemetry.Record) bool {
 		return false
 	}
 	switch strings.ToLower(key) {
-	case "msg", "message", "body", "@message":
-		r.Body = text
-		return true
+	case "msg", "message", "@message", "body":
+		if !t.body {
+			r.Body, t.body = text, true
+			return true
+		}
 	case "level", "lvl", "severity", "severitytext", "severity_text", "loglevel", "log.level", "@level":
-		if s := telemetry.SeverityOf(text); s != "" {
-			r.Severity = s
+		if s := telemetry.SeverityOf(text); s != "" && !t.severity {
+			r.Severity, t.severity = s, true
 			return true
 		}
 	case "trace_id", "traceid", "trace.id", "dd.trace_id":
-		return r.Trace.UnmarshalText([]byte(strings.ToLower(text))) == nil
+		if !t.trace && r.Trace.UnmarshalText([]byte(strings.ToLower(text))) == nil {
+			t.trace = !r.Trace.IsZero()
+			return true
+		}
 	case "span_id", "spanid", "span.id":
-		return r.Span.UnmarshalText([]byte(strings.ToLower(text))) == nil
+		if !t.span && r.Span.UnmarshalText([]byte(strings.ToLower(text))) == nil {
+			t.span = !r.Span.IsZero()
+			return true
+		}
 	case "time", "ts", "timestamp", "@timestamp":
 		if at, err := time.Parse(time.RFC3339Nano, text); err == nil && at.Sub(r.Time).Abs() < time.Minute {
 			return true // whoever read the line has noted a time too, and a program's clock may be anything
@@ -211,25 +251,17 @@ func parseLogfmt(line string, r *telemetry.Record) bool {
 	if !strings.Contains(line, "=") {
 		return false
 	}
-	parsed := *r
-	attributes, known, n := map[string]any{}, false, 0
+	fields, n := map[string]any{}, 0
 	for rest := line; rest != ""; n++ {
 		key, value, next, ok := pair(rest)
 		if !ok || n == maxFields {
 			return false
 		}
-		rest = next
-		if take(key, value, &parsed) {
-			known = true
-		} else {
-			attributes[key] = value
-		}
+		rest, fields[key] = next, value
 	}
-	if !known || n < 2 {
+	parsed := *r
+	if n < 2 || !place(fields, &parsed) {
 		return false
-	}
-	if len(attributes) > 0 {
-		parsed.Attributes = attributes
 	}
 	*r = parsed
 	return true
