@@ -71,9 +71,11 @@ func parse(what string, to []byte, s string) error {
 	if len(s) != 2*len(to) {
 		return fmt.Errorf("%s %q: %w: want %d hex digits", what, s, errdefs.ErrInvalid, 2*len(to))
 	}
-	if _, err := hex.Decode(to, []byte(s)); err != nil {
+	b, err := hex.DecodeString(s) // not into to: what is no ID is no part of one
+	if err != nil {
 		return fmt.Errorf("%s %q: %w: want %d hex digits", what, s, errdefs.ErrInvalid, 2*len(to))
 	}
+	copy(to, b)
 	return nil
 }
 

@@ -26,6 +26,7 @@ func TestParse(t *testing.T) {
 			Body: "got a call", Severity: "warn", Attributes: map[string]any{"body": "paid=yes", "message": "m", "level": "x"},
 		},
 		`{"dd.trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","trace_id":"","msg":"no trace of its own"}`: {Body: "no trace of its own", Trace: trace},
+		`{"msg":"no ID","trace_id":"4bf92f3577b34da6a3ce929d0e0e473z"}`:                                {Body: "no ID", Attributes: map[string]any{"trace_id": "4bf92f3577b34da6a3ce929d0e0e473z"}},
 		`body="paid=yes" level=info msg="got a call"`:                                                  {Body: "got a call", Severity: "info", Attributes: map[string]any{"body": "paid=yes"}},
 		`{not json`: {Body: "{not json"},
 		`time=2026-11-26T20:00:00Z level=WARN msg="disk is slow" took=12ms`: {Body: "disk is slow", Severity: "warn", Attributes: map[string]any{"took": "12ms", "time": "2026-11-26T20:00:00Z"}},
