@@ -13,7 +13,9 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"os"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
@@ -33,6 +35,8 @@ import (
 const (
 	maxBody = 16 << 20 // unpacked
 	workers = 8        // requests that are unpacked at a time
+	// patience is how long the body of a request may take to come: meanwhile it has one of the workers' places.
+	patience = 10 * time.Second
 )
 
 // Config says where what is received goes.
@@ -51,15 +55,17 @@ type Receiver struct {
 	http   *http.ServeMux
 	free   chan struct{}
 	shapes shapes
+
+	patience time.Duration
 }
 
 // New returns a receiver; its ServeHTTP serves HTTP/1.1, and gRPC where the server speaks HTTP/2 with prior knowledge.
 func New(cfg Config) *Receiver {
-	r := &Receiver{cfg: cfg, http: http.NewServeMux(), free: make(chan struct{}, workers), shapes: newShapes()}
+	r := &Receiver{cfg: cfg, http: http.NewServeMux(), free: make(chan struct{}, workers), shapes: newShapes(), patience: patience}
 	r.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxBody), grpc.ForceServerCodecV2(codec{}))
-	r.grpc.RegisterService(service("trace.v1.TraceService", r.traces), nil)
-	r.grpc.RegisterService(service("logs.v1.LogsService", r.logs), nil)
-	r.grpc.RegisterService(service("metrics.v1.MetricsService", r.metrics), nil)
+	r.grpc.RegisterService(r.service("trace.v1.TraceService", r.traces), nil)
+	r.grpc.RegisterService(r.service("logs.v1.LogsService", r.logs), nil)
+	r.grpc.RegisterService(r.service("metrics.v1.MetricsService", r.metrics), nil)
 	r.http.HandleFunc("POST /v1/traces", r.serve(r.traces))
 	r.http.HandleFunc("POST /v1/logs", r.serve(r.logs))
 	r.http.HandleFunc("POST /v1/metrics", r.serve(r.metrics))
@@ -101,6 +107,8 @@ func (r *Receiver) serve(take func(ctx context.Context, body []byte, json bool) 
 		case <-req.Context().Done():
 			return
 		}
+		in := http.NewResponseController(w)
+		_ = in.SetReadDeadline(time.Now().Add(r.patience)) // a writer that knows none is a test's
 		kind, _, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
 		json := kind == "application/json"
 		if err != nil || !json && kind != "application/x-protobuf" {
@@ -110,6 +118,7 @@ func (r *Receiver) serve(take func(ctx context.Context, body []byte, json bool) 
 		body, err := unpack(w, req)
 		var answer message
 		if err == nil {
+			_ = in.SetReadDeadline(time.Time{}) // it would end what is done with the body
 			answer, err = take(req.Context(), body, json)
 		}
 		if err != nil {
@@ -161,7 +170,7 @@ func unpack(w http.ResponseWriter, req *http.Request) ([]byte, error) {
 	case "gzip":
 		z, err := gzip.NewReader(in)
 		if err != nil {
-			return nil, fmt.Errorf("read gzip: %w", err)
+			return nil, unread("gzip", err)
 		}
 		in = z
 	default:
@@ -169,16 +178,24 @@ func unpack(w http.ResponseWriter, req *http.Request) ([]byte, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(in, maxBody+1))
 	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return nil, &refusal{http.StatusRequestEntityTooLarge, "more than 16 MiB: send smaller batches"}
-		}
-		return nil, fmt.Errorf("read body: %w", err)
+		return nil, unread("body", err)
 	}
 	if len(body) > maxBody {
 		return nil, &refusal{http.StatusRequestEntityTooLarge, "more than 16 MiB unpacked: send smaller batches"}
 	}
 	return body, nil
+}
+
+// unread says why a body could not be read.
+func unread(what string, err error) error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return &refusal{http.StatusRequestEntityTooLarge, "more than 16 MiB: send smaller batches"}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &refusal{http.StatusRequestTimeout, "the body took longer than " + patience.String() + " to come: send it at once"}
+	}
+	return fmt.Errorf("read %s: %w", what, err)
 }
 
 // SentAgain says whether a request of so many items, of which a store has dropped some, is refused and will be repeated: nothing
@@ -302,12 +319,19 @@ func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
-// service answers the one method of an OTLP service as serve answers a POST.
-func service(name string, take func(ctx context.Context, body []byte, json bool) (message, error)) *grpc.ServiceDesc {
+// service answers the one method of an OTLP service as serve answers a POST. A call takes its place once it is here as a whole: the
+// calls of a connection share one window, and those that wait would keep what the others wait for from coming.
+func (r *Receiver) service(name string, take func(ctx context.Context, body []byte, json bool) (message, error)) *grpc.ServiceDesc {
 	export := func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		var body []byte
 		if err := decode(&body); err != nil {
 			return nil, err
+		}
+		select {
+		case r.free <- struct{}{}:
+			defer func() { <-r.free }()
+		case <-ctx.Done():
+			return nil, status.FromContextError(ctx.Err()).Err()
 		}
 		answer, err := take(ctx, body, false)
 		return answer, rpc(err)

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,7 +63,11 @@ func (s *sink) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 
 func serve(t *testing.T, s *sink) (address string) {
 	t.Helper()
-	r := New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)})
+	return serveWith(t, New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)}))
+}
+
+func serveWith(t *testing.T, r *Receiver) (address string) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -235,6 +240,81 @@ func TestWhatCannotBeTakenIsSaid(t *testing.T) {
 	resp := ptraceotlp.NewExportResponse()
 	if err := resp.UnmarshalProto(w.Body.Bytes()); err != nil || w.Code != http.StatusOK || resp.PartialSuccess().RejectedSpans() != 1 {
 		t.Errorf("dropped for good: %d, %v, %d rejected", w.Code, err, resp.PartialSuccess().RejectedSpans())
+	}
+}
+
+// TestSendersThatStall has more senders stop in the middle of a request than are taken care of at a time.
+func TestSendersThatStall(t *testing.T) {
+	s := &sink{}
+	r := New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)})
+	r.patience = 200 * time.Millisecond
+	address := serveWith(t, r)
+	var stalled net.Conn
+	for range 2 * workers {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: 100\r\n\r\nhalf"); err != nil {
+			t.Fatal(err)
+		}
+		stalled = c
+	}
+	for len(r.free) < workers {
+		time.Sleep(time.Millisecond)
+	}
+	body, _ := traces().MarshalProto()
+	client := &http.Client{Timeout: 20 * time.Second}
+	defer client.CloseIdleConnections()
+	resp, err := client.Post("http://"+address+"/v1/traces", "application/x-protobuf", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("a sender that does not stall: %s", resp.Status)
+	}
+	_ = stalled.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if told, err := io.ReadAll(stalled); err != nil || !strings.HasPrefix(string(told), "HTTP/1.1 408 ") {
+		t.Errorf("a sender that stalls: %.80q, %v", told, err)
+	}
+}
+
+// slow counts the calls that are in it at a time.
+type slow struct {
+	sink
+	now, most atomic.Int64
+}
+
+func (s *slow) AddSpans(spans []telemetry.Span) (int, string) {
+	n := s.now.Add(1)
+	defer s.now.Add(-1)
+	for most := s.most.Load(); n > most && !s.most.CompareAndSwap(most, n); most = s.most.Load() {
+	}
+	time.Sleep(20 * time.Millisecond)
+	return s.sink.AddSpans(spans)
+}
+
+func TestRequestsAtATime(t *testing.T) {
+	s := &slow{}
+	address := serveWith(t, New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)}))
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var all sync.WaitGroup
+	for range 4 * workers {
+		all.Go(func() {
+			if _, err := ptraceotlp.NewGRPCClient(conn).Export(t.Context(), traces()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if most := s.most.Load(); most > workers || len(s.spans) != 4*workers {
+		t.Errorf("%d at a time, %d spans", most, len(s.spans))
 	}
 }
 
