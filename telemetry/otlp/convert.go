@@ -3,6 +3,7 @@ package otlp
 import (
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -204,7 +205,8 @@ func value(v pcommon.Value, depth int) any {
 	return cut(v.AsString(), maxValue)
 }
 
-// cut shortens a text at the begin of a character.
+// cut shortens a text at the begin of a character. It is a copy: a part would keep the whole of a request in memory, of which
+// the queue that it waits in counts the part.
 func cut(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -212,5 +214,5 @@ func cut(s string, n int) string {
 	for n > 0 && s[n]&0xc0 == 0x80 {
 		n--
 	}
-	return s[:n]
+	return strings.Clone(s[:n])
 }

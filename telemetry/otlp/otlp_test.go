@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
@@ -315,6 +317,26 @@ func TestRequestsAtATime(t *testing.T) {
 	all.Wait()
 	if most := s.most.Load(); most > workers || len(s.spans) != 4*workers {
 		t.Errorf("%d at a time, %d spans", most, len(s.spans))
+	}
+}
+
+// TestWhatIsCutIsNotKeptWhole measures what the first part of a long text keeps in memory while it waits to be written.
+func TestWhatIsCutIsNotKeptWhole(t *testing.T) {
+	inUse := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := inUse()
+	var kept []telemetry.Record
+	for range 16 {
+		l := plog.NewLogs()
+		l.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty().Body().SetStr(strings.Repeat("x", 4<<20))
+		kept = append(kept, recordsOf(l)...)
+	}
+	if more := int64(inUse()) - int64(before); more > 16<<20 {
+		t.Errorf("%d MiB for %d texts of %d bytes", more>>20, len(kept), len(kept[0].Body))
 	}
 }
 
