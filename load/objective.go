@@ -46,7 +46,7 @@ var measures = []string{"p50", "p90", "p95", "p99", "p99.9", "max", "rate", "com
 // What was not measured, such as the latency of nothing, misses its objective. The error is of kind errdefs.ErrInvalid.
 func ParseObjectives(s string) ([]Objective, error) {
 	var all []Objective
-	for _, item := range strings.Split(s, ",") {
+	for _, item := range splitObjectives(s) {
 		o, err := parseObjective(strings.TrimSpace(item))
 		if err != nil {
 			return nil, fmt.Errorf("objective %q: %v: %w", strings.TrimSpace(item), err, errdefs.ErrInvalid)
@@ -54,6 +54,26 @@ func ParseObjectives(s string) ([]Objective, error) {
 		all = append(all, o)
 	}
 	return all, nil
+}
+
+// splitObjectives splits at commas that are not within the name of a step, which ends at the bracket that is compared.
+func splitObjectives(s string) []string {
+	var items []string
+	start := 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '[':
+			for end := i + 1; end < len(s); end++ {
+				if rest := strings.TrimSpace(s[end+1:]); s[end] == ']' && rest != "" && strings.ContainsRune("<>=", rune(rest[0])) {
+					i = end
+					break
+				}
+			}
+		case ',':
+			items, start = append(items, s[start:i]), i+1
+		}
+	}
+	return append(items, s[start:])
 }
 
 func parseObjective(s string) (Objective, error) {
