@@ -45,7 +45,7 @@ func (r *run) take(now time.Duration) (start, bool) {
 		at := r.next
 		r.next, r.more = r.cfg.Pacer.Next()
 		if v := r.visits.open(at); v != nil { // one too many
-			r.missed = Result{Seq: r.seq, Visit: v.number, Intended: at, Done: now, Kind: Missed}
+			r.missed = Result{Seq: r.seq, Request: v.step().index, Visit: v.number, Intended: at, Done: now, Kind: Missed}
 			r.seq++
 			r.record(&r.missed)
 		}

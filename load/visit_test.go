@@ -310,6 +310,18 @@ func TestTooManyVisitsAtOnceAreMissed(t *testing.T) {
 	}
 }
 
+// A visit that is missed is missed at its own first step, and one without any is none of too many.
+func TestMissedVisitsCountAtTheirFirstStep(t *testing.T) {
+	s := serve(t, answering(ok("hello")))
+	report := visits(t, load.Config{
+		URL: s.url, Rate: 1000, Duration: 50 * time.Millisecond, Visits: 5,
+		Scenario: scenario(t, `{variables: {lucky: ["", "yes"]}, steps: [{path: /never, when: lucky, chance: 0%}, {path: /, when: lucky}, {path: /, when: lucky, think: 200ms}]}`),
+	})
+	if report.Steps[0].Missed != 0 || report.Steps[1].Missed != report.Missed || report.Missed == 0 || report.Visits.Missed != report.Missed {
+		t.Errorf("steps: %+v, visits: %+v", report.Steps, report.Visits)
+	}
+}
+
 func TestCancelGivesVisitsUp(t *testing.T) {
 	s := serve(t, answering(ok("hello")))
 	ctx, cancel := context.WithCancel(t.Context())

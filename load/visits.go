@@ -33,15 +33,16 @@ func newVisits(cfg Config, target *url.URL) *visits {
 func (v *visits) open(at time.Duration) (missed *visit) {
 	next := v.journey.visit(v.number, at)
 	v.number++
+	if next.next == len(next.plan) { // nothing to do
+		v.counts.Started++
+		v.counts.Completed++
+		return nil
+	}
 	if v.active >= v.limit {
 		v.counts.Missed++
 		return next
 	}
 	v.counts.Started++
-	if next.next == len(next.plan) { // nothing to do
-		v.counts.Completed++
-		return nil
-	}
 	v.active++
 	heap.Push(&v.waiting, next)
 	return nil
