@@ -190,8 +190,9 @@ func (s *Scaler) ask(t Target, window time.Duration, load float64, have Have) we
 	w := weighed{target: t, aim: s.cfg.aim(t), window: window, load: load}
 	// A load of exactly n replicas' worth asks for n, whatever the last bit of the division says.
 	w.replicas = int(min(math.Ceil(load/w.aim-1e-9), most))
-	if near := load / (w.aim * float64(max(have.Ready, 1))); t.Metric == CPU && math.Abs(near-1) <= tolerance {
-		w.replicas = have.Ready
+	ready := max(have.Ready, 1)
+	if near := load / (w.aim * float64(ready)); t.Metric == CPU && math.Abs(near-1) <= tolerance {
+		w.replicas = ready
 	}
 	return w
 }

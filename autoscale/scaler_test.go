@@ -178,6 +178,14 @@ func TestCPUNearItsTargetIsLeftAlone(t *testing.T) {
 }
 
 // TestCPUIsReadSeldom: what is read every two seconds is no rise of the load within one of them, however short the window is.
+// A service of which nothing is ready just now may still work at what it is to do.
+func TestCPUOfOneThatIsNotReady(t *testing.T) {
+	w := newWorld(t, autoscale.Config{Min: 0, Max: 12, Targets: []autoscale.Target{{Metric: autoscale.CPU, Value: 0.8}}}, 1)
+	w.ready, w.starts = 0, time.Hour
+	w.run(5*time.Minute, 0, 0, 0.8)
+	w.expect(1)
+}
+
 func TestCPUIsReadSeldom(t *testing.T) {
 	w := newWorld(t, autoscale.Config{Min: 1, Max: 20, StableWindow: 10 * time.Second, PanicWindow: time.Second, Targets: on(autoscale.CPU, 0.5)}, 3)
 	for n := range 4 * 60 * 5 {
