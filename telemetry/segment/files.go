@@ -82,7 +82,9 @@ func (f *files[T]) writeHour(hour int64, rows []*T, now time.Time) error {
 		return err
 	}
 	if err := f.insert(one, rows); err != nil && damaged(err) {
-		f.aside(one)
+		if err := f.aside(one); err != nil {
+			return err
+		}
 		return f.writeHour(hour, rows, now)
 	} else if err != nil {
 		// Whatever is wrong with this file, the next batch begins with a fresh connection.
@@ -134,7 +136,9 @@ func (f *files[T]) openFile(k key, now time.Time) (*file, error) {
 	if _, err := db.Exec(f.cfg.Schema); err != nil {
 		_ = db.Close()
 		if damaged(err) {
-			f.aside(&file{key: k, db: db})
+			if err := f.aside(&file{key: k, db: db}); err != nil {
+				return nil, err
+			}
 			return f.openFile(k, now)
 		}
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -279,27 +283,31 @@ func damaged(err error) bool {
 }
 
 // aside takes a damaged file out of the store: what is in it cannot be read, and the next write begins another. Of those that
-// were moved aside the newest is kept.
-func (f *files[T]) aside(one *file) {
+// were moved aside the newest is kept. An error is that the file is still there.
+func (f *files[T]) aside(one *file) error {
 	f.close(one)
 	path := one.path(f.cfg.Dir, f.cfg.Name)
-	f.cfg.Log.Error("a file of telemetry is damaged and was moved aside", "file", path)
 	for _, suffix := range []string{"-wal", "-shm"} {
 		_ = os.Remove(path + suffix)
 	}
-	if os.Rename(path, path+asideSuffix) != nil {
-		_ = os.Remove(path)
-		return
+	if err := os.Rename(path, path+asideSuffix); err != nil {
+		if os.Remove(path) != nil {
+			return fmt.Errorf("move the damaged %s aside: %w", one.name(f.cfg.Name), err)
+		}
+		f.cfg.Log.Error("a file of telemetry was damaged and is removed", "file", path)
+		return nil
 	}
+	f.cfg.Log.Error("a file of telemetry is damaged and was moved aside", "file", path)
 	list, err := f.list()
 	if err != nil {
-		return // the cap holds for it too
+		return nil // the cap holds for it too
 	}
 	for _, l := range list {
 		if l.key != one.key {
 			_ = os.Remove(l.path(f.cfg.Dir, f.cfg.Name) + asideSuffix)
 		}
 	}
+	return nil
 }
 
 func (f *files[T]) closeIdle(now time.Time) {
