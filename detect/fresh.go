@@ -180,7 +180,7 @@ func (t *tree) fromFile(file string, r *Report) []candidate {
 	if m := eachCommand.FindStringSubmatch(text); m != nil && t.isDir(path.Join(context, "cmd")) {
 		var all []candidate
 		for _, e := range t.list(path.Join(context, "cmd")) {
-			if pkg := path.Join(context, "cmd", e.Name()); e.IsDir() && t.isMain(pkg) && t.listens(pkg) {
+			if pkg := path.Join(context, "cmd", e.Name()); e.IsDir() && t.isMain(pkg) && t.another() && t.listens(pkg) {
 				all = append(all, one(serviceName(e.Name()), map[string]string{m[1]: e.Name()}))
 			}
 		}

@@ -332,29 +332,45 @@ func (t *tree) goSources(pkg string) []string {
 	var files []string
 	seen, queue := map[string]bool{pkg: true}, []string{pkg}
 	for len(queue) > 0 && len(files) < maxEntries {
-		dir := queue[0]
+		p := once(t, "package of "+root, queue[0], func() goPackage { return t.goPackage(queue[0], root, name) })
 		queue = queue[1:]
-		for _, e := range t.list(dir) {
-			file := path.Join(dir, e.Name())
-			if !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
-				continue
-			}
-			text, ok := t.read(file)
-			if !ok {
-				continue
-			}
-			files = append(files, file)
-			parsed, err := parser.ParseFile(token.NewFileSet(), "", text, parser.ImportsOnly)
-			if err != nil || name == "" {
-				continue
-			}
-			for _, imp := range parsed.Imports {
-				p := strings.Trim(imp.Path.Value, "\"`")
-				if inner := path.Join(root, relative(p, name)); below(p, name) && !seen[inner] {
-					seen[inner], queue = true, append(queue, inner)
-				}
+		files = append(files, p.files...)
+		for _, inner := range p.imports {
+			if !seen[inner] {
+				seen[inner], queue = true, append(queue, inner)
 			}
 		}
 	}
 	return files
+}
+
+// goPackage is a folder of Go code: its files, and the folders of its module that they import.
+type goPackage struct{ files, imports []string }
+
+func (t *tree) goPackage(dir, root, name string) (p goPackage) {
+	seen := map[string]bool{}
+	for _, e := range t.list(dir) {
+		file := path.Join(dir, e.Name())
+		if !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, ok := t.read(file)
+		if !ok {
+			continue
+		}
+		p.files = append(p.files, file)
+		parsed, err := parser.ParseFile(token.NewFileSet(), "", text, parser.ImportsOnly)
+		if err != nil || name == "" {
+			continue
+		}
+		for _, imp := range parsed.Imports {
+			from := strings.Trim(imp.Path.Value, "\"`")
+			if inner := path.Join(root, relative(from, name)); below(from, name) && !seen[inner] {
+				if seen[inner] = true; t.isDir(inner) {
+					p.imports = append(p.imports, inner)
+				}
+			}
+		}
+	}
+	return p
 }

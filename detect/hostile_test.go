@@ -27,9 +27,22 @@ func TestHostileTrees(t *testing.T) {
 	for i := range 60 {
 		fan += fmt.Sprintf("FROM x AS s%d\nCOPY --from=s%d /a /a\nCOPY --from=s%d /a /a\n", i+1, i, i)
 	}
+	programs, shared := files("go.mod", "module m"), "package a\n"
+	for i := range 4000 {
+		programs[fmt.Sprintf("cmd/c%d/main.go", i)] = &fstest.MapFile{Data: []byte("package main\nimport \"m/a\"")}
+		shared += fmt.Sprintf("import \"m/x%d\"\n", i)
+	}
+	programs["a/a.go"] = &fstest.MapFile{Data: []byte(shared + strings.Repeat("mux.HandleFunc(\"/a\", f)\n", maxFileBytes/2/24))}
+	services := files("a.js", "app.listen(8080)")
+	for i := range 100 {
+		services[fmt.Sprintf("s%d.Dockerfile", i)] = &fstest.MapFile{Data: []byte("FROM node\nWORKDIR /x\nCOPY . .\nCMD [\"node\", \"a.js\"]")}
+	}
+	for i := range 15 {
+		services[fmt.Sprintf("b%d.js", i)] = &fstest.MapFile{Data: []byte(strings.Repeat("app.get('/a', f)\n", maxFileBytes/20))}
+	}
 	big := strings.Repeat("mux.HandleFunc(\"/a\", f)\n", maxFileBytes/24)
 	for name, fsys := range map[string]fstest.MapFS{
-		"deep": deep, "wide": wide, "many stages": files("Dockerfile", stages+"CMD [\"/a\"]\n"), "many Dockerfiles": dockers,
+		"deep": deep, "wide": wide, "many stages": files("Dockerfile", stages+"CMD [\"/a\"]\n"), "many Dockerfiles": dockers, "many programs": programs, "many services": services,
 		"binary":         files("Dockerfile", "FROM x\x00\nCMD x", "go.mod", "\xff\xfe", "package.json", "\x00"),
 		"large":          files("go.mod", "module m", "main.go", "package main\n"+big[:maxFileBytes-100], "Procfile", strings.Repeat("a: b\n", 1000)),
 		"too large":      files("Dockerfile", strings.Repeat("#", maxFileBytes+1)),

@@ -134,12 +134,9 @@ func (t *tree) code(f facts, others []string, fn func(file, text string)) {
 func (t *tree) portInCode(f facts, others []string) port {
 	var found []port
 	t.code(f, others, func(file, text string) {
-		for _, re := range listening[f.language] {
-			for _, m := range re.FindAllStringSubmatchIndex(text, 16) {
-				n := portNumber(text[m[2]:m[3]])
-				if n > 0 && !slices.ContainsFunc(found, func(p port) bool { return p.number == n }) {
-					found = append(found, port{n, "the code listens on it, " + place(file, lineAt(text, m[2]))})
-				}
+		for _, p := range once(t, "ports in "+f.language, file, func() []port { return portsIn(f.language, file, text) }) {
+			if !slices.ContainsFunc(found, func(other port) bool { return other.number == p.number }) {
+				found = append(found, p)
 			}
 		}
 	})
@@ -147,4 +144,16 @@ func (t *tree) portInCode(f facts, others []string) port {
 		return found[0]
 	}
 	return port{}
+}
+
+// portsIn finds the ports that a file listens on.
+func portsIn(language, file, text string) (found []port) {
+	for _, re := range listening[language] {
+		for _, m := range re.FindAllStringSubmatchIndex(text, 16) {
+			if n := portNumber(text[m[2]:m[3]]); n > 0 {
+				found = append(found, port{n, "the code listens on it, " + place(file, lineAt(text, m[2]))})
+			}
+		}
+	}
+	return found
 }

@@ -127,22 +127,42 @@ var prefixed = regexp.MustCompile(`StripPrefix\(|\.(?:Group|Route|Mount|PathPref
 
 // healthPath returns the path of a component that tells of its health, and where it stands in its code.
 func (t *tree) healthPath(f facts, others []string) (string, string) {
-	best, rank, where := "", len(healthNames), ""
+	best := health{rank: len(healthNames)}
 	t.code(f, others, func(file, text string) {
-		if prefixed.MatchString(text) {
-			return
-		}
-		for _, re := range registering[f.language] {
-			for _, m := range re.FindAllStringSubmatchIndex(text, 32) {
-				p := text[m[2]:m[3]]
-				n := slices.Index(healthNames, path.Base(p))
-				if n >= 0 && (n < rank || n == rank && len(p) < len(best)) && !commented(text, m[0]) {
-					best, rank, where = p, n, place(file, lineAt(text, m[0]))
-				}
-			}
+		h := once(t, "health in "+f.language, file, func() health { return healthIn(f.language, file, text) })
+		if h.path != "" && h.tellsMore(best) {
+			best = h
 		}
 	})
-	return best, where
+	return best.path, best.where
+}
+
+// health is a path that code answers; rank is where its name stands in healthNames.
+type health struct {
+	path, where string
+	rank        int
+}
+
+func (h health) tellsMore(o health) bool {
+	return h.rank < o.rank || h.rank == o.rank && len(h.path) < len(o.path)
+}
+
+// healthIn returns the path of a file that tells most of health; none is "".
+func healthIn(language, file, text string) health {
+	best := health{rank: len(healthNames)}
+	if prefixed.MatchString(text) {
+		return best
+	}
+	for _, re := range registering[language] {
+		for _, m := range re.FindAllStringSubmatchIndex(text, 32) {
+			h := health{path: text[m[2]:m[3]]}
+			if h.rank = slices.Index(healthNames, path.Base(h.path)); h.rank >= 0 && h.tellsMore(best) && !commented(text, m[0]) {
+				h.where = place(file, lineAt(text, m[0]))
+				best = h
+			}
+		}
+	}
+	return best
 }
 
 // commented says that an offset is behind a comment sign in its line.

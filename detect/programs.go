@@ -15,7 +15,7 @@ import (
 // listens says that a Go program surely serves something.
 func (t *tree) listens(pkg string) bool {
 	for _, file := range t.goSources(pkg) {
-		if text, ok := t.read(file); ok && listeningGo.MatchString(text) {
+		if once(t, "listens", file, func() bool { text, _ := t.read(file); return listeningGo.MatchString(text) }) {
 			return true
 		}
 	}
@@ -37,6 +37,9 @@ func (t *tree) fromModule(dir string, r *Report) []candidate {
 		at := path.Join(dir, pkg)
 		if !t.isMain(at) {
 			continue
+		}
+		if !t.another() {
+			break
 		}
 		if !t.listens(at) {
 			r.note("", "%s is left out: it is not seen to listen on a port; add it as a service if it runs for long", at)
@@ -255,6 +258,8 @@ func (t *tree) speaksHTTP(f facts) bool {
 	if re == nil {
 		return found
 	}
-	t.code(f, nil, func(_, text string) { found = found || re.MatchString(text) })
+	t.code(f, nil, func(file, text string) {
+		found = found || once(t, "HTTP in "+f.language, file, func() bool { return re.MatchString(text) })
+	})
 	return found
 }

@@ -26,10 +26,31 @@ type tree struct {
 	bytes   int64
 	cut     bool              // a limit was reached
 	texts   map[string]string // what was read
+	// What was found in files: programs share most of theirs, and each is looked through once.
+	seen     map[string]any
+	programs int // of Go modules, that were looked at
 }
 
 func newTree(ctx context.Context, fsys fs.FS) *tree {
-	return &tree{ctx: ctx, fsys: fsys, texts: map[string]string{}}
+	return &tree{ctx: ctx, fsys: fsys, texts: map[string]string{}, seen: map[string]any{}}
+}
+
+// once returns what look finds in a file or folder, which is asked for what once.
+func once[V any](t *tree, what, name string, look func() V) V {
+	key := what + ":" + name
+	if found, ok := t.seen[key].(V); ok {
+		return found
+	}
+	found := look()
+	t.seen[key] = found
+	return found
+}
+
+// another says whether one more program is looked at.
+func (t *tree) another() bool {
+	t.programs++
+	t.cut = t.cut || t.programs > maxMarkers
+	return t.programs <= maxMarkers
 }
 
 func (t *tree) warn(r *Report) {
