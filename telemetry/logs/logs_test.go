@@ -112,6 +112,10 @@ func TestSecretsAreTakenOut(t *testing.T) {
 	if diff := cmp.Diff(want, a); diff != "" {
 		t.Error(diff)
 	}
+	span := telemetry.Span{Name: "s3cr3t-value", Message: "s3cr3t-value", Events: []telemetry.SpanEvent{{Name: "login with s3cr3t-value"}}}
+	if r.Span(&span); span.Name != Redacted || span.Message != Redacted || span.Events[0].Name != "login with "+Redacted {
+		t.Errorf("%+v", span)
+	}
 }
 
 func store(t *testing.T) *Store {

@@ -126,6 +126,7 @@ func (r *Redactor) Span(s *telemetry.Span) {
 	s.Name, s.Message = r.Text(s.Name), r.Text(s.Message)
 	r.Attributes(s.Attributes)
 	for i := range s.Events {
+		s.Events[i].Name = r.Text(s.Events[i].Name)
 		r.Attributes(s.Events[i].Attributes)
 	}
 	for i := range s.Links {
