@@ -141,14 +141,15 @@ func (s *Store) federate(w http.ResponseWriter, r *http.Request) {
 
 // exposition adds the lines of one series to found.
 func exposition(found map[string]string, one promql.Sample) {
-	name := one.Metric.Get(model.MetricNameLabel)
+	legal := func(name string) string { return model.EscapeName(name, model.UnderscoreEscaping) } // of the text format, which has no others
+	name := legal(one.Metric.Get(model.MetricNameLabel))
 	line := func(name string, v float64) {
 		var b strings.Builder
 		b.WriteString(name)
 		sep := "{"
 		one.Metric.Range(func(l labels.Label) {
 			if l.Name != model.MetricNameLabel {
-				b.WriteString(sep + l.Name + "=" + escaped(l.Value))
+				b.WriteString(sep + legal(l.Name) + "=" + escaped(l.Value))
 				sep = ","
 			}
 		})

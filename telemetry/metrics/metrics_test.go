@@ -194,7 +194,9 @@ func TestTooManySeriesAreRefused(t *testing.T) {
 func TestTheAPIAnswers(t *testing.T) {
 	s, stop := opened(t, Config{})
 	defer stop()
-	_ = s.Append(t.Context(), 1, []telemetry.Sample{sample("a_total", time.Now(), 7, "service", "web", "odd", "a\"b\n")})
+	_ = s.Append(t.Context(), 1, []telemetry.Sample{
+		sample("a_total", time.Now(), 7, "service", "web", "odd", "a\"b\n"), sample("http.calls", time.Now(), 8, "http.method", "GET"),
+	})
 	for path, want := range map[string]string{
 		"/api/v1/query?query=a_total":                     `"7"`,
 		"/api/v1/labels":                                  `"odd"`,
@@ -208,6 +210,7 @@ func TestTheAPIAnswers(t *testing.T) {
 		"/api/v1/status/tsdb":                             `"headStats"`,
 		"/api/v1/format_query?query=sum(a)by(b)":          `sum by`,
 		"/federate?match[]=" + url.QueryEscape("a_total"): `a_total{odd="a\"b\n",service="web"} 7 `,
+		"/federate?match[]=" + url.QueryEscape(`{__name__=~"http.+"}`): "http_calls{http_method=\"GET\"} 8 ", // as every reader of the format knows names
 	} {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
