@@ -142,7 +142,8 @@ func (n *Notifier) deliver(ctx context.Context) {
 	}
 }
 
-// due returns the oldest notification that may be sent now. One that the receiver has refused holds back those of its group only.
+// due returns the notification that may be sent now and was tried least, the oldest of several. One that the receiver has refused
+// holds back those of its group only, and so does one that it fails at: whether it is away for the others too is seen by them.
 func (n *Notifier) due(now time.Time) (one notification, to, format string, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -154,15 +155,12 @@ func (n *Notifier) due(now time.Time) (one notification, to, format string, ok b
 	}
 	held := map[string]bool{}
 	for _, w := range n.kept.Waiting {
-		if held[w.Group] {
-			continue
-		}
-		if !now.Before(w.next) {
-			return w, n.url, n.format, true
+		if !held[w.Group] && !now.Before(w.next) && (!ok || w.tries < one.tries) {
+			one, ok = w, true
 		}
 		held[w.Group] = true
 	}
-	return one, "", "", false
+	return one, n.url, n.format, ok
 }
 
 // delivered notes what became of a notification; again says that the receiver was away, else an error is its refusal.
@@ -174,6 +172,11 @@ func (n *Notifier) delivered(one notification, again bool, err error, now time.T
 		return
 	}
 	o := &n.outbox
+	if err == nil && o.away > 0 { // it is back
+		for i := range n.kept.Waiting {
+			n.kept.Waiting[i].next = time.Time{}
+		}
+	}
 	if again {
 		o.away++
 		o.next = now.Add(pause(o.away))

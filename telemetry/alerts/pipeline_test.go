@@ -163,6 +163,27 @@ func TestARefusalHoldsBackItsOwnServiceOnly(t *testing.T) {
 	})
 }
 
+// TestAFaultOfTheReceiverHoldsBackNobodyElse: a receiver that fails at one notification is not away for the others.
+func TestAFaultOfTheReceiverHoldsBackNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &listener{answer: func(service string) int {
+			if service == "odd" {
+				return http.StatusInternalServerError
+			}
+			return http.StatusOK
+		}}
+		n := live(t, filepath.Join(t.TempDir(), "alerts.json"), to)
+		defer n.end()
+		n.fires("A", "odd", Page)
+		n.fires("B", "web", Page)
+		time.Sleep(2 * retryMax)
+		want(t, to, "firing B")
+		n.fires("C", "api", Page)
+		time.Sleep(2 * retryMax)
+		want(t, to, "firing C")
+	})
+}
+
 func TestAReceiverIsTriedForADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		to := &listener{answer: away}
