@@ -37,7 +37,7 @@ func TestHostileTrees(t *testing.T) {
 	for i := range 100 {
 		services[fmt.Sprintf("s%d.Dockerfile", i)] = &fstest.MapFile{Data: []byte("FROM node\nWORKDIR /x\nCOPY . .\nCMD [\"node\", \"a.js\"]")}
 	}
-	for i := range 15 {
+	for i := range 5 {
 		services[fmt.Sprintf("b%d.js", i)] = &fstest.MapFile{Data: []byte(strings.Repeat("app.get('/a', f)\n", maxFileBytes/20))}
 	}
 	big := strings.Repeat("mux.HandleFunc(\"/a\", f)\n", maxFileBytes/24)
@@ -47,6 +47,7 @@ func TestHostileTrees(t *testing.T) {
 		"large":          files("go.mod", "module m", "main.go", "package main\n"+big[:maxFileBytes-100], "Procfile", strings.Repeat("a: b\n", 1000)),
 		"too large":      files("Dockerfile", strings.Repeat("#", maxFileBytes+1)),
 		"no line ends":   files("Dockerfile", "FROM x\nRUN "+strings.Repeat("a && ", 100_000)+"\nCMD [\"/x\"]"),
+		"long words":     files("Dockerfile", "FROM x\nRUN go "+strings.Repeat("x", maxFileBytes/2)+"\nENV A="+strings.Repeat("x", maxFileBytes/4)+"\nCMD [\"/x\"]", "Procfile", "web: "+strings.Repeat("x", maxFileBytes/2)),
 		"continued":      files("Dockerfile", "FROM x\nRUN a"+strings.Repeat(" \\\n", 200_000)),
 		"heredocs":       files("Dockerfile", "FROM x\nRUN <<A <<B <<C\nnever closed\n"),
 		"a long heredoc": files("Dockerfile", "FROM x\nRUN <<A\n"+strings.Repeat("\n", 1_000_000)),

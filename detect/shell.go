@@ -9,8 +9,15 @@ import (
 	"github.com/mattn/go-shellwords"
 )
 
+// maxCommand is how many bytes of a command are taken apart: the parser's time grows with the square of a word's length, and takes
+// minutes for what some images have, a file in base64.
+const maxCommand = 4096
+
 // words takes a simple command apart as a shell does, variables left as they are.
 func words(text string) (list []string, err error) {
+	if len(text) > maxCommand {
+		return nil, fmt.Errorf("%d bytes are too long for a command", len(text))
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("not understood: %v", r)
