@@ -470,6 +470,28 @@ func TestNetworkNamespace(t *testing.T) {
 	}
 }
 
+// TestThreadsComeBack: no thread of the holder stays in a namespace that it has listened in, which would live as long as the
+// holder does. What /proc/self shows is the first one, which cannot end.
+func TestThreadsComeBack(t *testing.T) {
+	own := func() string {
+		link, err := os.Readlink("/proc/self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return link
+	}
+	before := own()
+	path, _ := namespace(t)
+	for n := range 200 {
+		if err := inNamespace(path, func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if now := own(); now != before {
+			t.Fatalf("after %d times the first thread is in %s, and it was in %s", n+1, now, before)
+		}
+	}
+}
+
 func fifo(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
