@@ -292,7 +292,7 @@ func (s *supervisor) keepNamespaces() {
 // is what tells the kernel to kill the program.
 func (s *supervisor) parent(result chan<- error) {
 	runtime.LockOSThread()
-	pid, err := s.spawn(nil)
+	pid, err := s.spawn()
 	if pid > 0 {
 		if p, e := Identify(pid); e == nil {
 			s.run.Program = p
@@ -313,17 +313,30 @@ func (s *supervisor) parent(result chan<- error) {
 	s.reap(pid)
 }
 
-// spawn starts the second stage for the program, or for a hook, and returns when it has become it.
-func (s *supervisor) spawn(beside *Hook) (int, error) {
-	req := Request{Version: Version, Dir: s.dir, Run: s.run.Run, Parent: os.Getpid(), Beside: beside, Join: s.joins(beside)}
-	var request, failure *os.File
-	pid, err := s.fork(req, s.write, &request, &failure)
-	if err != nil {
-		return pid, err
+// spawn starts the second stage for the program and returns when it has become it.
+func (s *supervisor) spawn() (int, error) {
+	pid, failure, err := s.secondStage(nil)
+	if err == nil {
+		err = readFailure(failure)
 	}
-	request.Close()
+	return pid, err
+}
+
+// secondStage starts it for the program, or for a hook; readFailure waits until it has become it. With a pid it has to
+// be waited for whatever the error.
+func (s *supervisor) secondStage(beside *Hook) (pid int, failure *os.File, err error) {
+	req := Request{Version: Version, Dir: s.dir, Run: s.run.Run, Parent: os.Getpid(), Beside: beside, Join: s.joins(beside)}
+	var request *os.File
+	if pid, err = s.fork(req, s.write, &request, &failure); err == nil {
+		request.Close()
+	}
+	return pid, failure, err
+}
+
+// readFailure is ReadFailure of a pipe that nobody needs afterwards.
+func readFailure(failure *os.File) error {
 	defer failure.Close()
-	return pid, ReadFailure(failure)
+	return ReadFailure(failure)
 }
 
 // fork starts the second stage and gives it its request. What it says comes out of failure; more can be told it through

@@ -235,11 +235,14 @@ func (s *supervisor) hook(h Hook, limit time.Duration) error {
 			begun <- started{err: ErrGone}
 			return
 		}
-		pid, err := s.spawn(&h)
+		pid, failure, err := s.secondStage(&h)
 		if pid > 0 {
 			s.waits[pid] = status
 		}
-		s.mu.Unlock()
+		s.mu.Unlock() // what it becomes may take for ever, and the end of the program may not
+		if err == nil {
+			err = readFailure(failure)
+		}
 		begun <- started{pid, err}
 		if pid > 0 {
 			<-gone
