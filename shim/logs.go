@@ -2,12 +2,14 @@ package shim
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 	"unicode/utf8"
 )
@@ -72,7 +74,8 @@ func (o *output) say(format string, args ...any) {
 	o.flush()
 }
 
-// copy writes what r has as lines of stream, until r ends or its deadline passes.
+// copy writes what r has as lines of stream, until r ends or its deadline passes. What it has then is written too: a slow disk
+// may have taken all the time that there was for a program's last words.
 func (o *output) copy(r io.Reader, stream string) {
 	buf := make([]byte, maxLine)
 	have := 0
@@ -80,6 +83,11 @@ func (o *output) copy(r io.Reader, stream string) {
 		n, err := r.Read(buf[have:])
 		if n > 0 {
 			have = o.lines(buf[:have+n], stream)
+		}
+		if pipe, ok := r.(*os.File); ok && errors.Is(err, os.ErrDeadlineExceeded) {
+			if r, err = restOf(pipe); err == nil {
+				continue
+			}
 		}
 		if err != nil {
 			break
@@ -91,6 +99,34 @@ func (o *output) copy(r io.Reader, stream string) {
 		o.line(time.Now(), stream, buf[:have])
 		o.flush()
 	}
+}
+
+// rest reads what is in a pipe and waits for nothing.
+type rest struct {
+	pipe syscall.RawConn
+	left int // to be read at most: whoever goes on writing could keep it for ever
+}
+
+// maxPipe is what a pipe holds at most, unless the machine allows more: fs.pipe-max-size.
+const maxPipe = 1 << 20
+
+func restOf(pipe *os.File) (*rest, error) {
+	raw, err := pipe.SyscallConn()
+	return &rest{pipe: raw, left: maxPipe}, err
+}
+
+// Read implements io.Reader.
+func (r *rest) Read(p []byte) (n int, err error) {
+	failed := r.pipe.Control(func(fd uintptr) {
+		for n, err = syscall.Read(int(fd), p[:min(len(p), r.left)]); errors.Is(err, syscall.EINTR); {
+			n, err = syscall.Read(int(fd), p[:min(len(p), r.left)])
+		}
+	})
+	if err = errors.Join(failed, err); err != nil || n < 1 { // nothing is there just now, or nobody writes any more
+		return 0, io.EOF
+	}
+	r.left -= n
+	return n, nil
 }
 
 // lines writes the whole lines of b, moves the rest to its beginning and returns how much that is.

@@ -174,6 +174,56 @@ func TestAFullDiskLosesLinesAndSaysSo(t *testing.T) {
 	}
 }
 
+// TestLastWords: what a program has written before its end is kept, also where the disk is so slow that the time for those who
+// still have the pipe is over by then. Whoever goes on writing is not listened to for ever.
+func TestLastWords(t *testing.T) {
+	for name, goesOn := range map[string]bool{"of the program": false, "of a stranger": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			o, err := openOutput(dir, LogLimit{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			defer w.Close() // somebody else has it
+			line := []byte(strings.Repeat("x", 4095) + "\n")
+			for range 15 {
+				if _, err := w.Write(line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if goesOn {
+				go func() {
+					for err := error(nil); err == nil; {
+						_, err = w.Write(line)
+					}
+				}()
+			}
+			if err := r.SetReadDeadline(time.Now().Add(-time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan bool)
+			go func() {
+				o.copy(r, "stderr")
+				close(done)
+			}()
+			select {
+			case <-done:
+			case <-time.After(20 * time.Second):
+				t.Fatal("it does not end")
+			}
+			o.close()
+			if n := len(readLog(t, filepath.Join(dir, LogFile))); n < 15 {
+				t.Errorf("%d lines of the last 15 were kept", n)
+			}
+		})
+	}
+}
+
 // TestALogThatCannotBeOpened: the new file of a rotation has to wait, for a free descriptor or an inode. What is written
 // meanwhile is lost, what comes after is not.
 func TestALogThatCannotBeOpened(t *testing.T) {
