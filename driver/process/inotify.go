@@ -29,19 +29,20 @@ type change struct {
 
 func newInotify() (*inotify, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if errors.Is(err, unix.EMFILE) {
+		return nil, errInstances
+	}
 	if err != nil {
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
 	return &inotify{file: os.NewFile(uintptr(fd), "inotify"), buf: make([]byte, 16<<10)}, nil
 }
 
-// errWatches is what the kernel calls no space on the device.
-var errWatches = errors.New("this user watches as many files as may be: raise fs.inotify.max_user_watches (sysctl)")
-
-func (n *inotify) add(path string, mask uint32) error {
-	_, err := n.watch(path, mask)
-	return err
-}
+// errWatches is what the kernel calls no space on the device, and errInstances one meaning of its too many open files.
+var (
+	errWatches   = errors.New("this user watches as many files as may be: raise fs.inotify.max_user_watches (sysctl)")
+	errInstances = errors.New("this user has as many inotify instances as may be, or this process as many files open: raise fs.inotify.max_user_instances (sysctl), or its limit of files")
+)
 
 // watch begins to watch a directory and returns its number.
 func (n *inotify) watch(path string, mask uint32) (int32, error) {
@@ -94,12 +95,11 @@ func parseChange(b []byte) (change, []byte) {
 	return c, b[size:]
 }
 
-// wait waits for any event, and takes what has come.
-func (n *inotify) wait(deadline time.Time) error {
-	n.at = nil
-	_, _, err := n.next(deadline)
-	n.at = nil
-	return err
+// unwatch ends the watch of a directory, which may be gone.
+func (n *inotify) unwatch(number int32) {
+	if raw, err := n.file.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.InotifyRmWatch(int(fd), uint32(number)) })
+	}
 }
 
 func (n *inotify) close() { n.file.Close() }

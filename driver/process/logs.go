@@ -16,8 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"trellis/driver"
 	"trellis/errdefs"
 	"trellis/shim"
@@ -44,12 +42,7 @@ func (d *Driver) logs(ctx context.Context, id driver.ID, opt driver.LogOptions) 
 	}
 	l := &logReader{d: d, dir: dir, opt: opt, done: make(chan struct{})}
 	if opt.Follow {
-		if l.wake, err = newInotify(); err != nil {
-			return nil, err
-		}
-		err = l.wake.add(dir, unix.IN_MODIFY|unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_CLOSE_WRITE|unix.IN_DELETE_SELF)
-		if err != nil {
-			l.wake.close()
+		if l.wake, l.leave, err = d.wakes.follow(dir); err != nil {
 			return nil, err
 		}
 	}
@@ -63,10 +56,13 @@ func (d *Driver) logs(ctx context.Context, id driver.ID, opt driver.LogOptions) 
 
 // logReader reads the files of one instance from the oldest to the newest, and on.
 type logReader struct {
-	d    *Driver
-	dir  string
-	opt  driver.LogOptions
-	wake *inotify
+	d     *Driver
+	dir   string
+	opt   driver.LogOptions
+	wake  <-chan struct{} // with Follow: there may be more to read
+	leave func()          // with Follow: wakes no more
+
+	reading sync.Mutex // held by who reads the files, or closes them
 
 	files []*os.File // still to be read, oldest first; the last one is or was the newest
 	from  int64      // where in files[0] to begin
@@ -198,6 +194,9 @@ func lastLines(f *os.File, n int) (from int64, lines int, err error) {
 
 // Read gives whole lines. With Follow it waits for more until the instance has exited.
 func (l *logReader) Read(p []byte) (int, error) {
+	defer l.release()
+	l.reading.Lock()
+	defer l.reading.Unlock()
 	for len(l.out) == 0 {
 		select {
 		case <-l.done:
@@ -294,13 +293,13 @@ func (l *logReader) wait() error {
 		}
 		return io.EOF
 	}
-	if err := l.wake.wait(time.Now().Add(time.Second)); err != nil {
-		select {
-		case <-l.done:
-			return l.cause
-		default:
-			return err
-		}
+	again := time.NewTimer(time.Second)
+	defer again.Stop()
+	select {
+	case <-l.wake:
+	case <-again.C:
+	case <-l.done:
+		return l.cause
 	}
 	return nil
 }
@@ -342,6 +341,9 @@ func (l *logReader) rotated() (bool, error) {
 // Close ends the reader, also one that waits in Read.
 func (l *logReader) Close() error {
 	l.end(os.ErrClosed)
+	if l.unwatch != nil {
+		l.unwatch()
+	}
 	return nil
 }
 
@@ -349,11 +351,23 @@ func (l *logReader) end(cause error) {
 	l.once.Do(func() {
 		l.cause = cause
 		close(l.done)
-		if l.wake != nil {
-			l.wake.close()
+		if l.leave != nil {
+			l.leave()
 		}
-		if l.unwatch != nil {
-			l.unwatch()
-		}
+		l.release()
 	})
+}
+
+// release closes the files of a reader that has ended. Where one is being read, that Read does it when it returns.
+func (l *logReader) release() {
+	select {
+	case <-l.done:
+	default:
+		return
+	}
+	if l.reading.TryLock() {
+		closeAll(l.files)
+		l.files, l.in = nil, nil
+		l.reading.Unlock()
+	}
 }

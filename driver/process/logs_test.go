@@ -3,11 +3,14 @@
 package process_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,4 +119,84 @@ func TestFollowedLogIsCut(t *testing.T) {
 		}
 	}
 	t.Error("nothing was heard of 50 batches, half of what was there before")
+}
+
+// openFiles counts this process's descriptors of what the name begins with.
+func openFiles(t *testing.T, prefix string) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		if name, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(name, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestFollowersShareOneInotify: the kernel gives a user 128, and the output of every instance is followed. All hear what is
+// written, and none leaves a file open behind.
+func TestFollowersShareOneInotify(t *testing.T) {
+	const inotify = "anon_inode:inotify"
+	before := openFiles(t, inotify)
+	b := newBatches(t, driver.LogLimits{})
+	ctx, cancel := contextFor(30 * time.Second)
+	defer cancel()
+	all := []io.ReadCloser{b.read}
+	for range 20 {
+		r, err := b.d.Logs(ctx, "drivertest/web-1-0000000a", driver.LogOptions{Follow: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	if n := openFiles(t, inotify) - before; n != 1 {
+		t.Errorf("%d inotify instances for %d who follow, want 1", n, len(all))
+	}
+	for n := range 3 {
+		b.write(n)
+		for i, r := range all {
+			if b.hear(n, json.NewDecoder(r)) != 10 {
+				t.Errorf("follower %d did not hear all of batch %d", i, n)
+			}
+		}
+	}
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := all[0].Read(make([]byte, 1))
+		waiting <- err
+	}()
+	for _, r := range all[1:] {
+		r.Close()
+	}
+	if n := openFiles(t, filepath.Join(b.dir, shim.LogFile)); n != 1 {
+		t.Errorf("%d files are open for one who follows", n)
+	}
+	b.write(3)
+	if err := <-waiting; err != nil {
+		t.Errorf("who is left when all others have left: %v", err)
+	}
+	all[0].Close()
+	if n := openFiles(t, filepath.Join(b.dir, shim.LogFile)) + openFiles(t, inotify) - before; n != 0 {
+		t.Errorf("%d files are open for nobody", n)
+	}
+}
+
+// TestLogsOfACancelledCall: a call whose context has ended already gives a reader that has ended.
+func TestLogsOfACancelledCall(t *testing.T) {
+	b := newBatches(t, driver.LogLimits{})
+	ctx, cancel := contextFor(30 * time.Second)
+	cancel()
+	for range 20 {
+		r, err := b.d.Logs(ctx, "drivertest/web-1-0000000a", driver.LogOptions{Follow: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(r); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		r.Close()
+	}
 }

@@ -28,6 +28,7 @@ type Driver struct {
 	groups  hierarchy
 	lacks   []string
 	sockets sockets
+	wakes   wakes
 	making  sync.Mutex                  // of volumes
 	strays  func(record) []shim.Process // what lives of an instance without a shim
 
