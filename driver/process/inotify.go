@@ -64,9 +64,13 @@ func (n *inotify) watch(path string, mask uint32) (int32, error) {
 	return int32(wd), err
 }
 
-// next returns the next event; ok is false when none came before the deadline.
+// next returns the next event; ok is false when none came before the deadline. One that is there comes whatever the deadline:
+// Go does not even look where it has passed.
 func (n *inotify) next(deadline time.Time) (c change, ok bool, err error) {
 	for len(n.at) < unix.SizeofInotifyEvent {
+		if soon := time.Now().Add(time.Millisecond); !deadline.IsZero() && deadline.Before(soon) {
+			deadline = soon
+		}
 		if err := n.file.SetReadDeadline(deadline); err != nil {
 			return c, false, err
 		}

@@ -3,9 +3,37 @@
 package process
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// TestEventsComeBeforeLooks: what has happened is told of also where looks at sockets are overdue, as they are while many
+// instances start: no end of an instance waits for all of them to listen.
+func TestEventsComeBeforeLooks(t *testing.T) {
+	events, err := newInotify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.close()
+	dir := t.TempDir()
+	if _, err := events.watch(dir, unix.IN_CREATE); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "exit.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overdue := time.Now().Add(-time.Second)
+	if c, ok, err := events.next(overdue); !ok || err != nil || c.name != "exit.json" {
+		t.Errorf("%+v, %v, %v", c, ok, err)
+	}
+	if c, ok, err := events.next(overdue); ok || err != nil {
+		t.Errorf("nothing has happened: %+v, %v", c, err)
+	}
+}
 
 // TestNextPause: a young instance is looked at often, an old one hardly, and one that settled least.
 func TestNextPause(t *testing.T) {
