@@ -40,7 +40,8 @@ func TestBesideDocker(t *testing.T) {
 const aloneVariable = "PROCESS_TEST_ALONE"
 
 // TestDockerThatComesLater: an engine that is started beside instances does not cut them off. It runs where nobody else is,
-// with what an engine leaves on a machine in the place of one.
+// with what an engine leaves on a machine in the place of one. What the engine's own containers need stays when the last
+// instance has gone: it found forwarding switched on, and would have switched it on itself.
 func TestDockerThatComesLater(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a network of one's own needs root")
@@ -69,6 +70,8 @@ func TestDockerThatComesLater(t *testing.T) {
 	}
 	must(unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
 	must(unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
+	const forwarding = "/proc/sys/net/ipv4/ip_forward"
+	must(os.WriteFile(forwarding, []byte("0"), 0))
 	iptables := func(args ...string) string {
 		out, err := exec.Command("iptables", append([]string{"-w"}, args...)...).CombinedOutput()
 		if err != nil {
@@ -84,11 +87,28 @@ func TestDockerThatComesLater(t *testing.T) {
 		_ = w.d.Run(ctx)
 	}()
 	defer func() { cancel(); <-over }()
-	w.start(w.spec("web", "sleep", "1000"))
+	spec := w.spec("web", "sleep", "1000")
+	w.start(spec)
 	must(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}))
 	iptables("-N", "DOCKER-USER")
 	await(t, "what instances send is let through", func() bool {
 		rules := iptables("-S", "DOCKER-USER")
 		return strings.Contains(rules, "-s 198.18.0.0/15 -j ACCEPT") && strings.Contains(rules, "-d 198.18.0.0/15 -j ACCEPT")
 	})
+	w.stop(spec.ID, 0)
+	must(w.d.Remove(context.Background(), spec.ID))
+	if now, err := os.ReadFile(forwarding); err != nil || strings.TrimSpace(string(now)) != "1" {
+		t.Errorf("IP forwarding is %q beside an engine: %v", now, err)
+	}
+	if rules := iptables("-S", "DOCKER-USER"); strings.Contains(rules, "198.18.0.0/15") {
+		t.Errorf("rules for instances are left:\n%s", rules)
+	}
+	must(netlink.LinkDel(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}))
+	must(os.WriteFile(forwarding, []byte("0"), 0))
+	w.start(spec)
+	w.stop(spec.ID, 0)
+	must(w.d.Remove(context.Background(), spec.ID))
+	if now, err := os.ReadFile(forwarding); err != nil || strings.TrimSpace(string(now)) != "0" {
+		t.Errorf("IP forwarding is %q after the last instance, where nobody else is: %v", now, err)
+	}
 }

@@ -109,10 +109,11 @@ func openForwarding(log *slog.Logger) error {
 	return nil
 }
 
-// closeWay undoes openWay after the last instance of the machine.
+// closeWay undoes openWay after the last instance of the machine. Forwarding stays on where a Docker engine has come meanwhile: it
+// found it on, and its containers need it.
 func closeWay() error {
 	leaveDocker()
-	if err := os.Remove(forwardMark()); err == nil {
+	if err := os.Remove(forwardMark()); err == nil && bridgeIndex() == 0 {
 		if err := os.WriteFile(forwardIP, []byte("0"), 0); err != nil {
 			return fmt.Errorf("switch IP forwarding off: %w", err)
 		}
