@@ -238,6 +238,15 @@ func (d *Driver) remove(ctx context.Context, id driver.ID) error {
 		}
 		d.reap()
 	}
+	// Another shim may have been started for it just now, by a Trellis that has ended: its run has no record yet.
+	lock, running, err := d.take(ctx, dir)
+	if err != nil {
+		return err
+	}
+	if running {
+		return fmt.Errorf("%w: it was started again", errdefs.ErrConflict)
+	}
+	defer unix.Close(lock)
 	return d.forget(r)
 }
 

@@ -3,10 +3,13 @@
 package process_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"trellis/driver"
 	"trellis/shim"
@@ -49,5 +52,36 @@ func inTheWay(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRemoveWhileAShimStarts: an instance that is being started again, by a Trellis that has ended meanwhile, is not taken away
+// from under its shim, whose run has no record yet: its program would live on unknown.
+func TestRemoveWhileAShimStarts(t *testing.T) {
+	w := newWorld(t, true)
+	spec := w.spec("web", "true")
+	w.start(spec)
+	w.awaitState(spec.ID, driver.Exited)
+	dir := filepath.Join(w.cfg.StateDir, "instances", "web-1-0000000a")
+	var lock int
+	await(t, "the end of the shim", func() (free bool) {
+		var err error
+		lock, err = shim.Lock(dir)
+		return err == nil
+	})
+	short, cancel := contextFor(100 * time.Millisecond)
+	defer cancel()
+	if err := w.d.Remove(short, spec.ID); err == nil {
+		t.Error("it was removed")
+	}
+	if _, err := os.Stat(filepath.Join(dir, shim.SpecFile)); err != nil {
+		t.Errorf("its record: %v", err)
+	}
+	unix.Close(lock)
+	if err := w.d.Remove(t.Context(), spec.ID); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory: %v", err)
 	}
 }
