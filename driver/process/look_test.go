@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"trellis/driver"
 )
 
 // TestEventsComeBeforeLooks: what has happened is told of also where looks at sockets are overdue, as they are while many
@@ -63,5 +65,48 @@ func TestNextPause(t *testing.T) {
 		if got := settled(c.r, c.listening); got != c.want {
 			t.Errorf("ports %+v, listening %v: %v", c.r.own, c.listening, got)
 		}
+	}
+}
+
+// TestRescanForgetsWhatIsGone: where the kernel has lost events, an instance that was removed meanwhile is told of once, and not
+// looked at for ever.
+func TestRescanForgetsWhatIsGone(t *testing.T) {
+	dir := t.TempDir()
+	d, err := New(Config{Project: "shop", StateDir: dir, RuntimeDir: dir, Shim: []string{"/bin/false"}, Unprivileged: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := newInotify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer events.close()
+	told := 0
+	w := &watcher{d: d, project: "shop", changed: func(driver.ID) { told++ }, events: events, dirs: map[string]*watched{}, numbers: map[int32]string{}}
+	there, gone := filepath.Join(d.root, "web-1-a"), filepath.Join(d.root, "web-2-a")
+	for _, dir := range []string{there, gone} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.begin(); err != nil {
+		t.Fatal(err)
+	}
+	w.dirs[gone].id, w.dirs[gone].running = "shop/web-2-a", true
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.begin(); err != nil { // as after an overflow
+		t.Fatal(err)
+	}
+	for range 5 {
+		w.dirs[there].look = time.Time{}
+		if x := w.dirs[gone]; x != nil {
+			x.look = time.Time{}
+		}
+		w.lookAtSockets()
+	}
+	if len(w.dirs) != 1 || len(w.numbers) != 1 || told != 1 {
+		t.Errorf("%d directories, %d watches, told %d times; want 1 of each", len(w.dirs), len(w.numbers), told)
 	}
 }

@@ -125,8 +125,10 @@ func (w *watcher) run(ctx context.Context) error {
 
 var errRescan = errors.New("look at everything again")
 
-// begin watches the directory of instances and every instance in it.
+// begin watches the directory of instances and every instance in it, and forgets what is not there any more: nobody may have told
+// of that.
 func (w *watcher) begin() error {
+	clear(w.numbers)
 	if err := os.MkdirAll(w.d.root, 0o700); err != nil {
 		return err
 	}
@@ -143,7 +145,22 @@ func (w *watcher) begin() error {
 			return err
 		}
 	}
+	have := w.watchedDirs()
+	for dir := range w.dirs {
+		if !slices.Contains(have, dir) {
+			w.forget(dir)
+		}
+	}
 	return nil
+}
+
+// forget takes a directory that is gone off the list, and tells.
+func (w *watcher) forget(dir string) {
+	x := w.dirs[dir]
+	delete(w.dirs, dir)
+	if x != nil && x.id != "" && !x.foreign {
+		w.changed(x.id)
+	}
 }
 
 // add begins to watch an instance directory and looks at what happened in it before. One that cannot be watched is an
@@ -246,13 +263,9 @@ func (w *watcher) handle(c change) error {
 	}
 	switch {
 	case c.mask&(unix.IN_DELETE_SELF|unix.IN_IGNORED) != 0:
-		x := w.dirs[dir]
 		delete(w.numbers, c.watch)
-		if x != nil && !slices.Contains(w.watchedDirs(), dir) {
-			delete(w.dirs, dir)
-			if x.id != "" && !x.foreign {
-				w.changed(x.id)
-			}
+		if !slices.Contains(w.watchedDirs(), dir) {
+			w.forget(dir)
 		}
 	case c.mask&unix.IN_MOVED_TO != 0 && (c.name == shim.SpecFile || c.name == shim.RunningFile || c.name == shim.ExitFile),
 		c.mask&unix.IN_CLOSE_WRITE != 0 && c.name == shim.LockFile:
