@@ -85,7 +85,7 @@ func (o *output) copy(r io.Reader, stream string) {
 			have = o.lines(buf[:have+n], stream)
 		}
 		if pipe, ok := r.(*os.File); ok && errors.Is(err, os.ErrDeadlineExceeded) {
-			if r, err = restOf(pipe); err == nil {
+			if r, err = Rest(pipe); err == nil {
 				continue
 			}
 		}
@@ -101,7 +101,7 @@ func (o *output) copy(r io.Reader, stream string) {
 	}
 }
 
-// rest reads what is in a pipe and waits for nothing.
+// rest is what a pipe has.
 type rest struct {
 	pipe syscall.RawConn
 	left int // to be read at most: whoever goes on writing could keep it for ever
@@ -110,9 +110,13 @@ type rest struct {
 // maxPipe is what a pipe holds at most, unless the machine allows more: fs.pipe-max-size.
 const maxPipe = 1 << 20
 
-func restOf(pipe *os.File) (*rest, error) {
+// Rest reads what is in a pipe just now, whatever its deadline, and waits for nothing.
+func Rest(pipe *os.File) (io.Reader, error) {
 	raw, err := pipe.SyscallConn()
-	return &rest{pipe: raw, left: maxPipe}, err
+	if err != nil {
+		return nil, err
+	}
+	return &rest{pipe: raw, left: maxPipe}, nil
 }
 
 // Read implements io.Reader.

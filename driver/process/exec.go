@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -63,14 +64,12 @@ func (d *Driver) exec(ctx context.Context, id driver.ID, cmd driver.Command) (in
 	c := exec.CommandContext(ctx, d.cfg.Shim[0], append(slices.Clone(d.cfg.Shim[1:]), "exec")...)
 	c.Env = []string{"GOMAXPROCS=1", "GOGC=off"}
 	c.Dir = "/"
-	c.WaitDelay = time.Second // a child that keeps the pipes open does not keep the caller
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	c.Cancel = func() error { return killSession(c.Process.Pid) }
 	if cmd.TTY {
 		failure, err = runTTY(c, req, cmd)
 	} else {
-		c.Stdin, c.Stdout, c.Stderr = cmd.Stdin, cmd.Stdout, cmd.Stderr
-		failure, err = run(c, req, nil)
+		failure, err = runPipes(ctx, c, req, cmd)
 	}
 	var f shim.Failure
 	if errors.As(failure, &f) {
@@ -128,6 +127,108 @@ func run(c *exec.Cmd, req shim.Request, started func()) (failure, ended error) {
 		failure = shim.ReadFailure(failureR)
 	}
 	return failure, c.Wait()
+}
+
+// streams are pipes between a command and its caller. Those of os/exec would have it wait for the caller's input to end, and take
+// away what a slow caller has not yet read.
+type streams struct {
+	theirs  []*os.File // the command's ends
+	readers []*os.File
+	copied  sync.WaitGroup
+}
+
+// to returns what the command writes to for w to get it.
+func (s *streams) to(w io.Writer) (io.Writer, error) {
+	if w == nil {
+		return nil, nil
+	}
+	r, theirs, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.theirs, s.readers = append(s.theirs, theirs), append(s.readers, r)
+	s.copied.Go(func() {
+		defer r.Close()
+		if _, err := io.Copy(w, r); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		if rest, err := shim.Rest(r); err == nil {
+			_, _ = io.Copy(w, rest)
+		}
+	})
+	return theirs, nil
+}
+
+// begun lets go of what is the command's alone.
+func (s *streams) begun() {
+	for _, f := range s.theirs {
+		f.Close()
+	}
+	s.theirs = nil
+}
+
+// drain returns when the caller has all that the command wrote. What goes on in the background keeps it no longer than
+// backgroundLimit, and a caller that has left neither.
+func (s *streams) drain(ctx context.Context) {
+	for _, r := range s.readers {
+		_ = r.SetReadDeadline(time.Now().Add(backgroundLimit))
+	}
+	all := make(chan struct{})
+	go func() {
+		s.copied.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+		return
+	case <-ctx.Done():
+	}
+	select {
+	case <-all:
+	case <-time.After(backgroundLimit):
+	}
+}
+
+// backgroundLimit is how long something that a command leaves behind with its output may keep the caller.
+const backgroundLimit = time.Second
+
+// runPipes is run with pipes between the command and the caller.
+func runPipes(ctx context.Context, c *exec.Cmd, req shim.Request, cmd driver.Command) (failure, ended error) {
+	var s streams
+	defer s.drain(ctx)
+	defer s.begun() // where it was not started
+	var err error
+	if c.Stdout, err = s.to(cmd.Stdout); err != nil {
+		return err, nil
+	}
+	if c.Stderr = c.Stdout; !same(cmd.Stderr, cmd.Stdout) { // one writer is never called by two at once
+		if c.Stderr, err = s.to(cmd.Stderr); err != nil {
+			return err, nil
+		}
+	}
+	if cmd.Stdin == nil {
+		return run(c, req, s.begun)
+	}
+	theirs, in, err := os.Pipe()
+	if err != nil {
+		return err, nil
+	}
+	defer in.Close()
+	s.theirs, c.Stdin = append(s.theirs, theirs), theirs
+	return run(c, req, func() {
+		s.begun()
+		// It ends with the command, or when the caller's input does: a read of it cannot be broken off.
+		go func() {
+			_, _ = io.Copy(in, cmd.Stdin)
+			in.Close()
+		}()
+	})
+}
+
+// same says whether two writers are one.
+func same(a, b io.Writer) bool {
+	defer func() { _ = recover() }() // of a type that cannot be compared
+	return a == b
 }
 
 // runTTY is run with a terminal between the command and the caller.
