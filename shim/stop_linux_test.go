@@ -89,7 +89,7 @@ func TestAHookThatDoesNotStart(t *testing.T) {
 	seen := make(chan bool)
 	go func() {
 		s.mu.Lock() // as who sees the end of the program does
-		s.mu.Unlock()
+		defer s.mu.Unlock()
 		close(seen)
 	}()
 	select {
