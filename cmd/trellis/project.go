@@ -34,11 +34,18 @@ func (p *program) load(ctx context.Context) (loaded, error) {
 const commandGarbage = 400
 
 // shortLived has garbage be collected less often: a command that reads a project is over soon. BenchmarkGarbage has the gain.
-var shortLived = sync.OnceFunc(func() {
+var shortLived = sync.OnceFunc(func() { collect(commandGarbage) })
+
+// manyObjects has garbage be collected as Go does by itself again: what a cluster says of hundreds of services is read over and over, and
+// five times as much as is used of it at a time would be hundreds of MB.
+var manyObjects = sync.OnceFunc(func() { collect(100) })
+
+// collect says how much garbage there may be, in percent of what is used, unless the user has said so.
+func collect(percent int) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(commandGarbage)
+		debug.SetGCPercent(percent)
 	}
-})
+}
 
 // loadAs is load with another environment than that of the flags, "" for none.
 func (p *program) loadAs(ctx context.Context, environment string) (loaded, error) {
@@ -69,6 +76,9 @@ func (p *program) loadAs(ctx context.Context, environment string) (loaded, error
 	l.Files, l.Copy, l.Environment = project.Files, opt.Copy, environment
 	if _, l.Cluster, err = target(project, p.flags, environment); err != nil {
 		return loaded{}, err
+	}
+	if l.Cluster != nil {
+		manyObjects()
 	}
 	return loaded{project, warnings, l}, nil
 }
