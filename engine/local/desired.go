@@ -187,9 +187,20 @@ func (d *desired) generation() int64 {
 }
 
 // former finds the template of an instance that an earlier revision asked for, nil where it cannot be found: it is
-// needed to start the instance again while its replacement is not ready.
+// needed to start the instance again while its replacement is not ready. What was asked of it last is in the revision
+// before this one, or where that was another passing one, in that which it was started by.
 func (e *Engine) former(ctx context.Context, d *desired, inst driver.Instance) *template {
-	rev, err := e.cfg.Store.Get(ctx, inst.Revision)
+	for _, number := range []int64{d.rev.Number - 1, inst.Revision} {
+		if t := e.formerIn(ctx, d, inst, number); t != nil {
+			return t
+		}
+	}
+	return nil
+}
+
+// formerIn returns the template of an instance as a revision has it, nil where it has none that makes this instance.
+func (e *Engine) formerIn(ctx context.Context, d *desired, inst driver.Instance, number int64) *template {
+	rev, err := e.cfg.Store.Get(ctx, number)
 	if err != nil {
 		return nil
 	}

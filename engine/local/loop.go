@@ -240,12 +240,15 @@ func (l *loop) endSteps() {
 func (l *loop) findFormer(d *desired, list []driver.Instance) {
 	for _, inst := range list {
 		svc := d.services[inst.Service]
-		if svc == nil || svc.hash == inst.Hash {
+		if svc == nil {
 			continue
 		}
 		l.mu.Lock()
 		m := l.memory.instances[inst.ID]
-		search := m != nil && !m.formerDone
+		if m != nil && svc.hash == inst.Hash {
+			m.formerDone = false // once it is not wanted any more, its definition may be another
+		}
+		search := m != nil && !m.formerDone && svc.hash != inst.Hash
 		l.mu.Unlock()
 		if !search {
 			continue

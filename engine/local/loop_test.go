@@ -31,9 +31,10 @@ type bench struct {
 	plane *fakePlane
 	// lateLists is how much older than its arrival what the driver lists is.
 	lateLists time.Duration
-	drivers   map[string]driver.Driver // nil: the world's
-	load      *fakeLoad                // nil: nothing is measured
-	deaf      atomic.Pointer[string]   // the address of an instance that answers no probe; nil: none
+	drivers   map[string]driver.Driver                      // nil: the world's
+	load      *fakeLoad                                     // nil: nothing is measured
+	deaf      atomic.Pointer[string]                        // the address of an instance that answers no probe; nil: none
+	answers   func(s probe.Spec, host string) *probe.Result // what an instance answers instead of the world; nil: as the world
 	eng       *Engine
 	stop      context.CancelFunc
 	done      chan error
@@ -98,6 +99,11 @@ func (b *bench) run() {
 func (b *bench) probe(ctx context.Context, s probe.Spec, host string, port int, exec probe.Executor) probe.Result {
 	if deaf := b.deaf.Load(); deaf != nil && *deaf == net.JoinHostPort(host, strconv.Itoa(port)) {
 		return probe.Result{Message: "it does not answer", Time: time.Now()}
+	}
+	if b.answers != nil {
+		if r := b.answers(s, host); r != nil {
+			return *r
+		}
 	}
 	return b.world.Probe(ctx, s, host, port, exec)
 }

@@ -65,6 +65,7 @@ type known struct {
 	former     *template      // its definition, where it is not the one that is wanted
 	formerDone bool           // looked for
 	probing    context.CancelFunc
+	asked      probe.Spec        // what probing asks
 	listens    chan struct{}     // closed when it listens where it is asked; nil: told already
 	hosts      map[string]string // as last set
 	hostsOf    *desired          // that they were compared with
@@ -118,7 +119,7 @@ func (l *loop) observe(d *desired, name string, inst driver.Instance, before map
 		for _, port := range inst.Listening {
 			l.memory.learn(inst, port)
 		}
-		if inst.State == driver.Running && svc.probe.Kind == probe.None {
+		if spec, ok := probeOf(svc, inst, m); ok && inst.State == driver.Running && spec.Kind == probe.None {
 			l.listening(svc, inst, m, now)
 		}
 	}

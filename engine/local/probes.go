@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,25 +33,48 @@ func (l *loop) probeAll(d *desired, list []driver.Instance) {
 		if m == nil {
 			continue
 		}
-		wanted := svc != nil && svc.probe.Kind != probe.None && inst.State == driver.Running && inst.Host != "" && m.hook == 0 && !isOnce(inst.ID)
-		switch {
-		case !wanted:
+		wanted := svc != nil && inst.State == driver.Running && inst.Host != "" && m.hook == 0 && !isOnce(inst.ID)
+		spec := probe.Spec{}
+		if wanted {
+			known := false
+			if spec, known = probeOf(svc, inst, m); !known {
+				continue
+			}
+			wanted = spec.Kind != probe.None
+		}
+		if !wanted || m.probing != nil && !reflect.DeepEqual(m.asked, spec) {
 			m.stopProbing()
-		case m.probing == nil:
+		}
+		if !wanted {
+			continue
+		}
+		if m.probing == nil {
 			ctx, cancel := context.WithCancel(l.ctx)
-			m.probing, m.listens = cancel, make(chan struct{})
+			m.probing, m.listens, m.asked, m.fails = cancel, make(chan struct{}), spec, 0
 			p := prober{
-				loop: l, spec: svc.probe, id: inst.ID, known: m, run: m.run, host: inst.Host,
-				port: actualPort(inst, svc.probe.Port), listens: m.listens,
-				jitter: jitter(svc.probe.Interval, string(inst.ID), 0) / 2, drv: l.cfg.Drivers[m.driver],
+				loop: l, spec: spec, id: inst.ID, known: m, run: m.run, host: inst.Host,
+				port: actualPort(inst, spec.Port), listens: m.listens,
+				jitter: jitter(spec.Interval, string(inst.ID), 0) / 2, drv: l.cfg.Drivers[m.driver],
 			}
 			l.tasks.Go(func() { p.ask(ctx) })
 		}
-		if wanted && m.listens != nil && slices.Contains(inst.Listening, actualPort(inst, svc.probe.Port)) {
+		if m.listens != nil && slices.Contains(inst.Listening, actualPort(inst, spec.Port)) {
 			close(m.listens)
 			m.listens = nil
 		}
 	}
+}
+
+// probeOf returns what an instance of a service is asked: what the file says now where it is as wanted, else what its own
+// definition says, because what is asked of its successor may be nothing that it answers. false: that is yet to be found.
+func probeOf(svc *service, inst driver.Instance, m *known) (probe.Spec, bool) {
+	switch {
+	case inst.Hash == svc.hash:
+		return svc.probe, true
+	case m.former != nil:
+		return m.former.probe, true
+	}
+	return svc.probe, m.formerDone
 }
 
 // actualPort returns the port that an instance really listens on for one of the file.

@@ -16,6 +16,7 @@ import (
 	"trellis/driver"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/probe"
 )
 
 // template is everything about the instances of a service that does not depend on the slot. Its spec holds refs and
@@ -24,6 +25,7 @@ type template struct {
 	spec    driver.Spec
 	process bool
 	hooks   []hookTemplate
+	probe   probe.Spec // no part of the hash: another one replaces nobody
 }
 
 type hookTemplate struct {
@@ -33,7 +35,7 @@ type hookTemplate struct {
 
 // templateOf builds the template of a service.
 func templateOf(p compose.Project, svc compose.Service) (template, error) {
-	t := template{process: svc.Trellis.Process != nil}
+	t := template{process: svc.Trellis.Process != nil, probe: engine.Probe(svc)}
 	spec := driver.Spec{
 		Project: p.Name, Service: svc.Name, Image: svc.Image, Env: envOf(svc.Environment), Dir: svc.WorkingDir,
 		User: svc.User, GroupAdd: svc.GroupAdd, Hostname: svc.Hostname, Init: svc.Init, ReadOnly: svc.ReadOnly,
