@@ -298,7 +298,7 @@ func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
 		s.ready, s.hung, s.drainSince, s.idle = false, false, time.Time{}, false
 	}
 	svc := d.services[inst.Service]
-	s.startable = svc != nil && svc.hash == inst.Hash || m.former != nil
+	s.startable = svc != nil && svc.hash == inst.Hash || m.former != nil || !m.formerDone // what was not looked for yet is not gone
 	if !s.wasReady {
 		s.started = latest(s.started, e.memory.back[m.driver]) // while it was away nobody knew
 	}

@@ -484,3 +484,36 @@ func goesBackAtOnce(t *testing.T, cause error) {
 		}
 	})
 }
+
+// TestALoopThatComesLaterKeepsWhatAPausedRolloutHas: an old instance that crashed while no loop was there is started again
+// from its own definition, and not replaced by what the rollout failed with.
+func TestALoopThatComesLaterKeepsWhatAPausedRolloutHas(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 3)))
+		b.settled(state.Healthy)
+		b.world.Choose("web", func(spec driver.Spec, _ int) fake.Script {
+			return fake.Script{NeverReady: slices.Contains(spec.Env, "COLOR=green")}
+		})
+		b.apply(project(server("web", 3, env("COLOR", "green"), onFailure(compose.OnFailurePause))))
+		b.until("paused", func() bool { return b.rollout("web").Phase == state.Paused })
+		var olds []driver.ID
+		for _, i := range b.service("web").Instances {
+			if i.Revision == 1 {
+				olds = append(olds, full(projectName, i.ID))
+			}
+		}
+		b.kill()
+		b.world.Crash(olds[len(olds)-1], 1, "")
+		b.run()
+		b.until("three serve again", func() bool { return b.plane.serving("web") == 3 })
+		var now []driver.ID
+		for _, i := range b.service("web").Instances {
+			if i.Revision == 1 {
+				now = append(now, full(projectName, i.ID))
+			}
+		}
+		if !slices.Equal(now, olds) || len(b.service("web").Instances) != 4 {
+			t.Errorf("old ones %q, want %q: %s", now, olds, b.words())
+		}
+	})
+}
