@@ -46,7 +46,7 @@ func (row revisionRow) decode() (Revision, error) {
 	return rev, nil
 }
 
-func (s *store) Put(ctx context.Context, rev Revision, after int64) (Revision, error) {
+func (s *store) Put(ctx context.Context, rev Revision, after int64, overrides ...Override) (Revision, error) {
 	rev.Number = after + 1
 	if rev.Outcome == "" {
 		rev.Outcome = Pending
@@ -70,9 +70,16 @@ func (s *store) Put(ctx context.Context, rev Revision, after int64) (Revision, e
 		if _, err := tx.ExecContext(ctx, "UPDATE revisions SET outcome = ? WHERE outcome = 'pending'", Superseded); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, "INSERT INTO revisions (number, body, outcome, healthy_at) VALUES (?, ?, ?, ?)",
-			row.number, row.body, row.outcome, row.healthyAt)
-		return err
+		if _, err := tx.ExecContext(ctx, "INSERT INTO revisions (number, body, outcome, healthy_at) VALUES (?, ?, ?, ?)",
+			row.number, row.body, row.outcome, row.healthyAt); err != nil {
+			return err
+		}
+		for _, o := range overrides {
+			if err := writeOverride(ctx, tx, o); err != nil {
+				return fmt.Errorf("override of %s: %w", o.Service, err)
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return Revision{}, err

@@ -79,9 +79,10 @@ type EventFilter struct {
 
 // Store keeps one project. It is safe for concurrent use.
 type Store interface {
-	// Put appends rev as number after+1 and returns it with its number; Pending revisions before it become Superseded.
-	// The newest number is not after: ErrConflict.
-	Put(ctx context.Context, rev Revision, after int64) (Revision, error)
+	// Put appends rev as number after+1 and returns it with its number; Pending revisions before it become Superseded. What
+	// it leaves of overrides is written with it, as by SetOverride: both or nothing. The newest number is not after:
+	// ErrConflict.
+	Put(ctx context.Context, rev Revision, after int64, overrides ...Override) (Revision, error)
 	// Latest returns the newest revision. None: ErrNotFound.
 	Latest(ctx context.Context) (Revision, error)
 	// Get returns a revision. None of that number: ErrNotFound.

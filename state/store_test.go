@@ -20,26 +20,27 @@ import (
 // the same data again.
 func testStore(t *testing.T, open func(t *testing.T) (s Store, reopen func() Store)) {
 	tests := map[string]func(t *testing.T, s Store, reopen func() Store){
-		"an empty store has nothing":                        testEmpty,
-		"revisions are numbered from 1 without gaps":        testNumbers,
-		"put compares and sets":                             testCompareAndSet,
-		"of concurrent puts one wins":                       testConcurrentPuts,
-		"a put supersedes pending revisions only":           testSupersede,
-		"settle writes an outcome once":                     testSettle,
-		"a revision survives the round trip":                testRoundTrip,
-		"put returns what is read back":                     testPutReturnsStored,
-		"the last healthy revision is found":                testLastHealthy,
-		"rollouts are compared and set":                     testRollouts,
-		"overrides are set, ordered and removed":            testOverrides,
-		"events come in order and are filtered":             testEvents,
-		"events read more than a page":                      testEventPages,
-		"a reader of events may write and may stop":         testEventsWhileWriting,
-		"concurrent appends keep each batch together":       testConcurrentAppends,
-		"values are kept, replaced and removed":             testValues,
-		"everything is there after a reopen":                testReopen,
-		"a cancelled context fails and changes nothing":     testCancelled,
-		"what cannot be written as JSON is refused":         testInvalid,
-		"a closed store fails and can be closed once again": testClosed,
+		"an empty store has nothing":                         testEmpty,
+		"revisions are numbered from 1 without gaps":         testNumbers,
+		"put compares and sets":                              testCompareAndSet,
+		"of concurrent puts one wins":                        testConcurrentPuts,
+		"a put supersedes pending revisions only":            testSupersede,
+		"settle writes an outcome once":                      testSettle,
+		"a revision survives the round trip":                 testRoundTrip,
+		"put returns what is read back":                      testPutReturnsStored,
+		"the last healthy revision is found":                 testLastHealthy,
+		"rollouts are compared and set":                      testRollouts,
+		"overrides are set, ordered and removed":             testOverrides,
+		"a revision and what it leaves of overrides are one": testPutWithOverrides,
+		"events come in order and are filtered":              testEvents,
+		"events read more than a page":                       testEventPages,
+		"a reader of events may write and may stop":          testEventsWhileWriting,
+		"concurrent appends keep each batch together":        testConcurrentAppends,
+		"values are kept, replaced and removed":              testValues,
+		"everything is there after a reopen":                 testReopen,
+		"a cancelled context fails and changes nothing":      testCancelled,
+		"what cannot be written as JSON is refused":          testInvalid,
+		"a closed store fails and can be closed once again":  testClosed,
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -315,6 +316,41 @@ func testOverrides(t *testing.T, s Store, reopen func() Store) {
 		t.Errorf("after removing db: %v, %v", got, err)
 	}
 	is(t, "override of no service", s.SetOverride(ctx, Override{Stopped: true}), errdefs.ErrInvalid)
+}
+
+// testPutWithOverrides: what a revision leaves of overrides is there with it, and not without it.
+func testPutWithOverrides(t *testing.T, s Store, reopen func() Store) {
+	ctx, three := t.Context(), 3
+	mustPut(t, s, Revision{}, 0)
+	for _, o := range []Override{{Service: "api", Replicas: &three, Stopped: true}, {Service: "web", Stopped: true}} {
+		if err := s.SetOverride(ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := s.Overrides(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := []Override{{Service: "api", Replicas: &three}, {Service: "web"}}
+	_, err = s.Put(ctx, Revision{}, 0, left...)
+	is(t, "Put after another one", err, errdefs.ErrConflict)
+	_, err = s.Put(ctx, Revision{}, 1, Override{Service: "api"}, Override{Stopped: true})
+	is(t, "an override of nobody", err, errdefs.ErrInvalid)
+	now, err := s.Overrides(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "after those that failed", now, before)
+	if rev, err := s.Latest(ctx); err != nil || rev.Number != 1 {
+		t.Errorf("the newest revision is %d, %v", rev.Number, err)
+	}
+	if _, err := s.Put(ctx, Revision{}, 1, left...); err != nil {
+		t.Fatal(err)
+	}
+	if now, err = reopen().Overrides(ctx); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "afterwards", now, left[:1])
 }
 
 func testEvents(t *testing.T, s Store, _ func() Store) {

@@ -37,22 +37,23 @@ func (s *store) Overrides(ctx context.Context) ([]Override, error) {
 }
 
 func (s *store) SetOverride(ctx context.Context, o Override) error {
-	op := "write override of " + o.Service
+	return s.update(ctx, "write override of "+o.Service, func(tx *sql.Tx) error { return writeOverride(ctx, tx, o) })
+}
+
+func writeOverride(ctx context.Context, tx *sql.Tx, o Override) error {
 	if o.Service == "" {
-		return fmt.Errorf("%s: %w: it names no service", op, errdefs.ErrInvalid)
+		return fmt.Errorf("%w: it names no service", errdefs.ErrInvalid)
+	}
+	if o == (Override{Service: o.Service}) {
+		_, err := tx.ExecContext(ctx, "DELETE FROM overrides WHERE service = ?", o.Service)
+		return err
 	}
 	body, err := json.Marshal(o)
 	if err != nil {
-		return fmt.Errorf("%s: %w: %w", op, errdefs.ErrInvalid, err)
+		return fmt.Errorf("%w: %w", errdefs.ErrInvalid, err)
 	}
-	return s.update(ctx, op, func(tx *sql.Tx) error {
-		if o == (Override{Service: o.Service}) {
-			_, err := tx.ExecContext(ctx, "DELETE FROM overrides WHERE service = ?", o.Service)
-			return err
-		}
-		_, err := tx.ExecContext(ctx, "REPLACE INTO overrides (service, body) VALUES (?, ?)", o.Service, string(body))
-		return err
-	})
+	_, err = tx.ExecContext(ctx, "REPLACE INTO overrides (service, body) VALUES (?, ?)", o.Service, string(body))
+	return err
 }
 
 func (s *store) Value(ctx context.Context, name string, v any) error {

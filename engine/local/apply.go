@@ -43,31 +43,25 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 		rev.AppliedAt = time.Now()
 	}
 	defer e.touch() // also where it is not known whether the store took it
-	if rev, err = e.cfg.Store.Put(ctx, rev, after); err != nil {
+	if rev, err = e.cfg.Store.Put(ctx, rev, after, d.remaining(rev.Project)...); err != nil {
 		return fail(err)
 	}
 	// From here on it is what is wanted, whether or not the caller still waits.
-	ctx = context.WithoutCancel(ctx)
-	e.overtake(ctx, d, rev.Number)
+	e.overtake(context.WithoutCancel(ctx), d, rev.Number)
 	e.record(event{kind: "revision.applied", reason: rev.Cause, message: "applied", revision: rev.Number, actor: rev.Actor})
-	if err := e.clearOverrides(ctx, d, rev.Project); err != nil {
-		return fail(err)
-	}
 	return rev, nil
 }
 
-// clearOverrides removes the wishes that an apply ends.
-func (e *Engine) clearOverrides(ctx context.Context, before *desired, p compose.Project) error {
-	if before == nil {
+// remaining is what an apply of p leaves of the wishes beside the file.
+func (d *desired) remaining(p compose.Project) []state.Override {
+	if d == nil {
 		return nil
 	}
-	for _, o := range before.overrides {
-		left := engine.Remaining(o, engine.ServiceOf(&before.rev.Project, o.Service), engine.ServiceOf(&p, o.Service))
-		if err := e.cfg.Store.SetOverride(ctx, left); err != nil {
-			return err
-		}
+	var all []state.Override
+	for _, o := range d.overrides {
+		all = append(all, engine.Remaining(o, engine.ServiceOf(&d.rev.Project, o.Service), engine.ServiceOf(&p, o.Service)))
 	}
-	return nil
+	return all
 }
 
 // touch makes the loop read what is wanted anew.

@@ -113,13 +113,13 @@ func (l *loop) goBack(d *desired, reason string, now time.Time) error {
 	rev, err := l.cfg.Store.Put(l.ctx, state.Revision{
 		Project: goal.Project, Commit: goal.Commit, AppliedAt: now, Actor: "trellis", Undoes: d.rev.Number,
 		Cause: fmt.Sprintf("automatic rollback to %d", goal.Number),
-	}, d.rev.Number)
+	}, d.rev.Number, fresh.remaining(goal.Project)...)
 	if err != nil {
 		return fmt.Errorf("go back to revision %d: %w", goal.Number, err)
 	}
 	l.overtake(l.ctx, fresh, rev.Number)
 	l.record(event{kind: "revision.applied", reason: rev.Cause, message: reason, revision: rev.Number})
-	return l.clearOverrides(l.ctx, fresh, goal.Project)
+	return nil
 }
 
 // Instruct implements engine.Engine.

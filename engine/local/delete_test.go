@@ -94,12 +94,42 @@ type leaver struct {
 	leave context.CancelFunc
 }
 
-func (s *leaver) Put(ctx context.Context, rev state.Revision, after int64) (state.Revision, error) {
-	rev, err := s.Store.Put(ctx, rev, after)
+func (s *leaver) Put(ctx context.Context, rev state.Revision, after int64, overrides ...state.Override) (state.Revision, error) {
+	rev, err := s.Store.Put(ctx, rev, after, overrides...)
 	if s.leave != nil {
 		s.leave()
 	}
 	return rev, err
+}
+
+// deaf is a store in which nobody can write an override by itself, as after the end of a process that had just put a revision.
+type deaf struct{ state.Store }
+
+func (s *deaf) SetOverride(context.Context, state.Override) error { return errors.New("nobody is there any more") }
+
+// TestWhatAnApplyEndsEndsWithItsRevision: a control plane that ends the moment after leaves no service stopped that was to be
+// started.
+func TestWhatAnApplyEndsEndsWithItsRevision(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 1)))
+		b.settled(state.Healthy)
+		if err := b.eng.Override(b.Context(), projectName, state.Override{Service: "web", Stopped: true}); err != nil {
+			t.Fatal(err)
+		}
+		b.until("stopped", func() bool { return b.service("web").Ready == 0 })
+		b.kill()
+		store := b.store
+		b.store = &deaf{store}
+		b.run()
+		_, _ = b.eng.Apply(b.Context(), state.Revision{Project: project(server("web", 1)), Cause: "up", Actor: "me@here"}, "")
+		b.kill()
+		b.store = store
+		b.run()
+		b.settled(state.Healthy)
+		if svc := b.service("web"); svc.Ready != 1 {
+			t.Errorf("revision 2 is in force, and web is %s", svc.State)
+		}
+	})
 }
 
 // What the store has taken is carried out, also when whoever asked for it is gone the moment after.
