@@ -64,6 +64,17 @@ func (d *desired) remaining(p compose.Project) []state.Override {
 	return all
 }
 
+// kept is what remains of the wishes beside the file where the engine goes back to p by itself: what was stopped since the
+// apply stays stopped, because nobody asked for it to be started.
+func (d *desired) kept(p compose.Project) []state.Override {
+	all := d.remaining(p)
+	for i, o := range d.overrides {
+		_, there := p.Services[o.Service]
+		all[i].Stopped = o.Stopped && there
+	}
+	return all
+}
+
 // touch makes the loop read what is wanted anew.
 func (e *Engine) touch() {
 	e.mu.Lock()

@@ -517,3 +517,24 @@ func TestALoopThatComesLaterKeepsWhatAPausedRolloutHas(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatWasStoppedStaysStoppedWhenARevisionGoesBack: nobody asked for it to be started.
+func TestWhatWasStoppedStaysStoppedWhenARevisionGoesBack(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 2), server("batch", 1)))
+		b.settled(state.Healthy)
+		b.world.Choose("web", func(spec driver.Spec, _ int) fake.Script {
+			return fake.Script{NeverReady: slices.Contains(spec.Env, "COLOR=green")}
+		})
+		b.apply(project(server("web", 2, env("COLOR", "green")), server("batch", 1)))
+		if err := b.eng.Override(b.Context(), projectName, state.Override{Service: "batch", Stopped: true}); err != nil {
+			t.Fatal(err)
+		}
+		b.until("it is back", func() bool { return b.observe().Revision == 3 })
+		b.settled(state.Healthy)
+		time.Sleep(time.Minute)
+		if svc := b.service("batch"); svc.State != engine.ServiceStopped || svc.Want != 0 {
+			t.Errorf("batch is %s, and %d are wanted", svc.State, svc.Want)
+		}
+	})
+}
