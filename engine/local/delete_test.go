@@ -105,7 +105,9 @@ func (s *leaver) Put(ctx context.Context, rev state.Revision, after int64, overr
 // deaf is a store in which nobody can write an override by itself, as after the end of a process that had just put a revision.
 type deaf struct{ state.Store }
 
-func (s *deaf) SetOverride(context.Context, state.Override) error { return errors.New("nobody is there any more") }
+func (s *deaf) SetOverride(context.Context, state.Override) error {
+	return errors.New("nobody is there any more")
+}
 
 // TestWhatAnApplyEndsEndsWithItsRevision: a control plane that ends the moment after leaves no service stopped that was to be
 // started.

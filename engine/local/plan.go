@@ -2,6 +2,7 @@ package local
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -284,6 +285,10 @@ func (p *planner) service(s *servicePlan) {
 	if s.unknown != "" {
 		s.waits = s.unknown
 		return
+	}
+	if r := s.rollout; r != nil && r.Phase == state.TakenBack { // also where nothing of it is to run now
+		s.hold = true
+		p.out.back = fmt.Sprintf("%s: %s", w.name, r.Reason)
 	}
 	if w.stopped || w.replicas == 0 {
 		p.halt(s)

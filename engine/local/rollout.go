@@ -41,9 +41,6 @@ func (p *planner) guide(s *servicePlan) {
 			s.hold, s.beginning = true, true // until it is written down
 			p.write(p.begin(s, from))
 		}
-	case r.Phase == state.TakenBack:
-		s.hold = true
-		p.out.back = fmt.Sprintf("%s: %s", s.want.name, r.Reason)
 	case r.Phase == state.Paused:
 		s.hold = true
 	case s.guarded():

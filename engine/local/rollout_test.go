@@ -538,3 +538,47 @@ func TestWhatWasStoppedStaysStoppedWhenARevisionGoesBack(t *testing.T) {
 		}
 	})
 }
+
+// TestAbortOfWhatDoesNotRun: a rollout that is aborted goes back, also where its service was stopped or sleeps meanwhile.
+func TestAbortOfWhatDoesNotRun(t *testing.T) {
+	asleep := func(s *compose.Service) {
+		s.Deploy.Trellis.Autoscale = &compose.Autoscale{Min: 0, Max: 3, Target: map[string]float64{"concurrency": 10}}
+	}
+	for name, c := range map[string]struct {
+		file func(*compose.Service)
+		halt func(b *bench) error
+	}{
+		"stopped": {func(*compose.Service) {}, func(b *bench) error {
+			return b.eng.Override(b.Context(), projectName, state.Override{Service: "web", Stopped: true})
+		}},
+		"asleep": {asleep, func(b *bench) error {
+			defer b.eng.touch()
+			return b.store.SetValue(b.Context(), valueScaled, map[string]scaled{"web": {Replicas: 0, Reason: "nothing came"}})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(b *bench) {
+				b.apply(project(server("web", 1, c.file)))
+				b.settled(state.Healthy)
+				b.world.Script("web", fake.Script{NeverReady: true})
+				b.apply(project(server("web", 1, c.file, env("COLOR", "green"), onFailure(compose.OnFailurePause))))
+				b.until("paused", func() bool { return b.rollout("web").Phase == state.Paused })
+				if err := c.halt(b); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				if err := b.eng.Instruct(b.Context(), projectName, "web", engine.Abort, "me@here"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				b.settled(state.Healthy)
+				if rev, err := b.store.Latest(b.Context()); err != nil || rev.Undoes != 2 || rev.Project.Services["web"].Environment["COLOR"] != "" {
+					t.Errorf("revision %d undoes %d, %v", rev.Number, rev.Undoes, err)
+				}
+				if svc := b.service("web"); svc.State != engine.ServiceStopped || svc.Want != 0 {
+					t.Errorf("it is %s, and %d are wanted", svc.State, svc.Want)
+				}
+			})
+		})
+	}
+}
