@@ -89,8 +89,11 @@ func (l *loop) keep(list []driver.Instance) {
 			continue
 		}
 		k := kept{Failures: m.failures, Exit: m.told}
+		since := m.readySince.Round(0) // without the monotonic clock, as it is read back
 		if m.ready || inst.State == driver.Exited {
-			k.ReadySince = m.readySince.Round(0) // without the monotonic clock, as it is read back
+			k.ReadySince = since
+		} else {
+			k.WasReady = since
 		}
 		if k != (kept{}) {
 			k.Run = inst.Restarts + 1

@@ -385,3 +385,25 @@ func TestNextLoopAdopts(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatHangsIsFoundByTheNextLoop: that an instance was ready once, and only then what it does not answer counts, is known
+// to a loop that takes over while it is out of rotation.
+func TestWhatHangsIsFoundByTheNextLoop(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 1)))
+		b.settled(state.Healthy)
+		id := b.instance("web", 1)
+		b.world.Hang(id)
+		b.until("out of rotation", func() bool { return b.service("web").Ready == 0 })
+		b.kill()
+		b.run()
+		b.until("it is taken over", func() bool { return len(b.service("web").Instances) == 1 })
+		if b.service("web").Ready != 0 {
+			t.Error("it is in rotation again")
+		}
+		time.Sleep(time.Minute)
+		if svc := b.service("web"); svc.Ready != 1 || svc.Instances[0].Restarts != 1 {
+			t.Errorf("a minute later: %s", b.words())
+		}
+	})
+}

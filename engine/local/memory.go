@@ -81,6 +81,7 @@ type run struct {
 type kept struct {
 	Run        int       `json:"run,omitempty"` // from 1; 0 in what an earlier version kept
 	ReadySince time.Time `json:"ready_since,omitzero"`
+	WasReady   time.Time `json:"was_ready,omitzero"` // ReadySince of a run that goes on and is not ready any more
 	Failures   int       `json:"failures,omitempty"`
 	Exit       time.Time `json:"exit,omitzero"` // of the last run whose end was counted and told
 }
@@ -149,6 +150,9 @@ func (l *loop) adopt(name string, inst driver.Instance, before map[driver.ID]kep
 	}
 	if !k.ReadySince.IsZero() {
 		m.wasReady, m.readySince = true, k.ReadySince
+	}
+	if !k.WasReady.IsZero() && k.Run == inst.Restarts+1 {
+		m.wasReady, m.readySince = true, k.WasReady
 	}
 	return m
 }
