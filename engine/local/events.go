@@ -3,11 +3,13 @@ package local
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"sync"
 	"time"
 
 	"trellis/driver"
+	"trellis/errdefs"
 	"trellis/state"
 )
 
@@ -36,6 +38,9 @@ type recorder struct {
 
 // maxPending bounds the events that wait for a disk that does not take them; older ones are given up first.
 const maxPending = 10000
+
+// flushRetryMax is the longest pause until a disk that took nothing is tried again; it doubles from retryAfter.
+const flushRetryMax = 10 * time.Second
 
 // record queues an event.
 func (e *Engine) record(ev event) {
@@ -111,38 +116,72 @@ func (l *loop) keep(list []driver.Instance) {
 
 // recordAll writes what is queued until stop is closed and the queue is empty.
 func (e *Engine) recordAll(stop <-chan struct{}) {
+	var again <-chan time.Time
+	pause := retryAfter
 	for {
 		select {
 		case <-e.records.due:
-			e.flush(context.Background())
+			if again != nil {
+				continue // not with every event that comes meanwhile
+			}
+		case <-again:
+			again = nil
 		case <-stop:
 			ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
 			e.flush(ctx)
 			cancel()
 			return
 		}
+		if e.flush(context.Background()) {
+			pause = retryAfter
+			continue
+		}
+		again = time.After(pause)
+		pause = min(2*pause, flushRetryMax)
 	}
 }
 
-func (e *Engine) flush(ctx context.Context) {
+// flush writes what is queued, and says whether all of it is written. What the disk does not take stays queued.
+func (e *Engine) flush(ctx context.Context) bool {
 	r := &e.records
 	r.mu.Lock()
 	events, kept, listed := r.events, r.kept, r.listed
 	r.events, r.kept, r.listed = nil, nil, ""
 	r.mu.Unlock()
+	all := true
 	if len(events) > 0 {
 		if err := e.cfg.Store.Append(ctx, events...); err != nil {
+			all = false
 			e.log.Error("events could not be written", "count", len(events), "err", err)
+			if !errors.Is(err, errdefs.ErrInvalid) { // that would never be taken
+				r.mu.Lock()
+				r.events = append(events, r.events...)
+				r.events = r.events[max(0, len(r.events)-maxPending):]
+				r.mu.Unlock()
+			}
 		}
 	}
 	if kept != nil {
 		if err := e.cfg.Store.SetValue(ctx, valueKept, kept); err != nil {
+			all = false
 			e.log.Error("what is known of instances could not be written", "err", err)
+			r.mu.Lock()
+			if r.kept == nil { // else there is something newer
+				r.kept = kept
+			}
+			r.mu.Unlock()
 		}
 	}
 	if listed != "" {
 		if err := e.cfg.Store.SetValue(ctx, valueListed, json.RawMessage(listed)); err != nil {
+			all = false
 			e.log.Error("what drivers listed could not be written", "err", err)
+			r.mu.Lock()
+			if r.listed == "" {
+				r.listed = listed
+			}
+			r.mu.Unlock()
 		}
 	}
+	return all
 }
