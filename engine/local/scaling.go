@@ -13,6 +13,7 @@ import (
 	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/errdefs"
 	"trellis/proxy"
 )
 
@@ -211,41 +212,68 @@ func (o *scalingService) observe(now time.Time) {
 }
 
 // readCPU adds what the instances of services have used that are scaled by it, from when each was first read. Where one
-// cannot be read, none counts: what is missing must not look like idleness.
+// cannot be read, none counts: what is missing must not look like idleness. A driver that does not answer keeps nobody waiting
+// who is scaled by something else.
 func (s *scaling) readCPU(ctx context.Context, now time.Time) {
 	running := s.e.running()
+	for name, o := range s.byCPU() {
+		used, err := s.e.cpuOf(ctx, running[name])
+		if err != nil {
+			continue
+		}
+		limit := s.e.limitOf(name)
+		s.mu.Lock()
+		o.used(used, limit, now)
+		s.mu.Unlock()
+	}
+}
+
+// byCPU returns the services that are scaled by what they use.
+func (s *scaling) byCPU() map[string]*scalingService {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	all := map[string]*scalingService{}
 	for name, o := range s.services {
-		if !slices.ContainsFunc(o.cfg.Targets, func(t autoscale.Target) bool { return t.Metric == autoscale.CPU }) {
-			continue
+		if slices.ContainsFunc(o.cfg.Targets, func(t autoscale.Target) bool { return t.Metric == autoscale.CPU }) {
+			all[name] = o
 		}
-		used, known := map[driver.ID]time.Duration{}, true
-		for _, r := range running[name] {
-			u, err := s.e.cfg.Drivers[r.driver].Stats(ctx, r.id)
-			if err != nil {
-				known = false
-				break
-			}
-			used[r.id] = u.CPU
-		}
-		if !known {
-			continue
-		}
-		for id, cpu := range used {
-			before, known := o.cpu[id]
-			if !known {
-				continue // what it used before is no load of this moment
-			}
-			grown := cpu - before
-			if grown < 0 {
-				grown = cpu // started anew
-			}
-			o.totals.CPUSeconds += grown.Seconds() / s.e.limitOf(name)
-		}
-		o.cpu, o.cpuAt = used, now
-		o.observe(now)
 	}
+	return all
+}
+
+// cpuOf reads what instances have used so far.
+func (e *Engine) cpuOf(ctx context.Context, running []runningInstance) (map[driver.ID]time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, listLimit)
+	defer cancel()
+	used := make(map[driver.ID]time.Duration, len(running))
+	for _, r := range running {
+		if e.isAway(r.driver) {
+			return nil, fmt.Errorf("usage of %s: %w: its driver does not answer", r.id, errdefs.ErrUnavailable)
+		}
+		u, err := e.cfg.Drivers[r.driver].Stats(ctx, r.id)
+		if err != nil {
+			return nil, err
+		}
+		used[r.id] = u.CPU
+	}
+	return used, nil
+}
+
+// used takes over what was read of all instances.
+func (o *scalingService) used(all map[driver.ID]time.Duration, limit float64, now time.Time) {
+	for id, cpu := range all {
+		before, known := o.cpu[id]
+		if !known {
+			continue // what it used before is no load of this moment
+		}
+		grown := cpu - before
+		if grown < 0 {
+			grown = cpu // started anew
+		}
+		o.totals.CPUSeconds += grown.Seconds() / limit
+	}
+	o.cpu, o.cpuAt = all, now
+	o.observe(now)
 }
 
 // decide asks every scaler, writes down what has changed and has the loop carry it out.

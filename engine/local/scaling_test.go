@@ -6,7 +6,9 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"trellis/compose"
@@ -344,5 +346,42 @@ func TestScaleByHandIsRefusedWhereTheLoadDecides(t *testing.T) {
 		if s := b.service("web"); s.Want != 0 || s.State != engine.ServiceStopped || b.plane.serving("web") > 0 {
 			t.Errorf("what was stopped by hand is %s, want %d", s.State, s.Want)
 		}
+	})
+}
+
+// hangingStats is a driver that does not say what instances use.
+type hangingStats struct {
+	driver.Driver
+	hangs atomic.Bool
+}
+
+func (d *hangingStats) Stats(ctx context.Context, id driver.ID) (driver.Usage, error) {
+	if d.hangs.Load() {
+		<-ctx.Done()
+		return driver.Usage{}, ctx.Err()
+	}
+	return d.Driver.Stats(ctx, id)
+}
+
+// TestADriverThatHangsKeepsNobodyAsleep: who is scaled by what it uses waits for its driver, and nobody with it.
+func TestADriverThatHangsKeepsNobodyAsleep(t *testing.T) {
+	bubbleUnder(t, webLoad, func(b *bench) {
+		synctest.Wait()
+		b.kill()
+		hanging := &hangingStats{Driver: b.world.Driver()}
+		b.drivers = map[string]driver.Driver{"fake": hanging}
+		b.run()
+		by := func(low int, metric string, target float64) func(*compose.Service) {
+			return func(s *compose.Service) {
+				s.Deploy.Trellis.Autoscale = &compose.Autoscale{Min: low, Max: 3, Target: map[string]float64{metric: target}}
+			}
+		}
+		b.apply(project(server("web", 0, by(0, "concurrency", 10)), server("maths", 1, by(1, "cpu", 0.5))))
+		b.until("web sleeps", func() bool { return b.service("web").Want == 0 && b.service("maths").Ready == 1 })
+		time.Sleep(10 * time.Second)
+		hanging.hangs.Store(true)
+		time.Sleep(3 * time.Second)
+		b.load.set(1, 1)
+		b.wants(1, time.Second)
 	})
 }
