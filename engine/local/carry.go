@@ -152,39 +152,23 @@ func (e *Engine) Instruct(ctx context.Context, project, service, action, actor s
 	}
 	defer e.touch()
 	for _, r := range open {
-		next, err := instruct(r, action, actor, time.Now())
-		if err != nil {
-			return err
-		}
-		if _, err := e.cfg.Store.SetRollout(ctx, next); err != nil {
+		next := func(r state.Rollout) (state.Rollout, error) { return instruct(r, action, actor, time.Now()) }
+		if err := e.change(ctx, r, next); err != nil {
 			return fail(err)
 		}
-		e.tellRollout(next)
 	}
 	return nil
 }
 
-// overtake ends the open rollouts of a revision that another one has replaced. Where that fails they only look open:
-// nobody plans with those of an earlier revision.
-func (e *Engine) overtake(ctx context.Context, d *desired, by int64) {
-	if d == nil {
-		return
-	}
-	for _, r := range d.rollouts {
-		if err := e.end(ctx, r, fmt.Sprintf("revision %d came in between", by)); err != nil {
-			e.log.Warn("rollout could not be ended", "service", r.Service, "err", err)
+// change writes a rollout as next makes it of how it is, also where the loop writes down meanwhile what was measured of it.
+func (e *Engine) change(ctx context.Context, r state.Rollout, next func(state.Rollout) (state.Rollout, error)) error {
+	for {
+		changed, err := next(r)
+		if err != nil {
+			return err
 		}
-	}
-}
-
-// end makes an open rollout overtaken, also where it is written down meanwhile what was measured of it.
-func (e *Engine) end(ctx context.Context, r state.Rollout, reason string) error {
-	for !r.Over() {
-		now, next := time.Now(), r
-		next.Phase, next.Ended, next.Reason = state.Overtaken, &now, reason
-		_, err := e.cfg.Store.SetRollout(ctx, next)
-		if err == nil {
-			e.tellRollout(next)
+		if _, err = e.cfg.Store.SetRollout(ctx, changed); err == nil {
+			e.tellRollout(changed)
 			return nil
 		}
 		if !errors.Is(err, errdefs.ErrConflict) {
@@ -200,8 +184,38 @@ func (e *Engine) end(ctx context.Context, r state.Rollout, reason string) error 
 		}
 		r = all[at]
 	}
-	return nil
 }
+
+// overtake ends the open rollouts of a revision that another one has replaced. Where that fails they only look open:
+// nobody plans with those of an earlier revision.
+func (e *Engine) overtake(ctx context.Context, d *desired, by int64) {
+	if d == nil {
+		return
+	}
+	for _, r := range d.rollouts {
+		if err := e.end(ctx, r, fmt.Sprintf("revision %d came in between", by)); err != nil {
+			e.log.Warn("rollout could not be ended", "service", r.Service, "err", err)
+		}
+	}
+}
+
+// end makes an open rollout overtaken.
+func (e *Engine) end(ctx context.Context, r state.Rollout, reason string) error {
+	err := e.change(ctx, r, func(r state.Rollout) (state.Rollout, error) {
+		if r.Over() {
+			return r, errOver
+		}
+		now := time.Now()
+		r.Phase, r.Ended, r.Reason = state.Overtaken, &now, reason
+		return r, nil
+	})
+	if errors.Is(err, errOver) {
+		return nil
+	}
+	return err
+}
+
+var errOver = errors.New("it is over")
 
 // loadRollouts reads the rollouts of the wanted revision and of the one that it undoes, and finds what a failed one goes
 // back to.

@@ -1,12 +1,14 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -360,4 +362,54 @@ func TestEditsAreSeenSoon(t *testing.T) {
 		b.settled(state.Healthy)
 		b.checkExactly(t, map[string]int{"web": 2})
 	})
+}
+
+// measuredMeanwhile is a store in which the loop writes what was measured just before somebody else writes.
+type measuredMeanwhile struct {
+	state.Store
+	due atomic.Bool
+}
+
+func (s *measuredMeanwhile) SetRollout(ctx context.Context, r state.Rollout) (state.Rollout, error) {
+	if s.due.CompareAndSwap(true, false) {
+		all, err := s.Store.Rollouts(ctx, r.Revision)
+		if err != nil {
+			return r, err
+		}
+		for _, one := range all {
+			one.Ledger.Requests += 100
+			if _, err := s.Store.SetRollout(ctx, one); err != nil {
+				return r, err
+			}
+		}
+	}
+	return s.Store.SetRollout(ctx, r)
+}
+
+// TestWhatIsAskedOfARolloutHoldsWhateverIsMeasured: neither a promotion nor an abort fails because the loop has just written.
+func TestWhatIsAskedOfARolloutHoldsWhateverIsMeasured(t *testing.T) {
+	for action, phase := range map[string]string{engine.Promote: state.Rolling, engine.Abort: state.TakenBack} {
+		t.Run(action, func(t *testing.T) {
+			bubble(t, func(b *bench) {
+				synctest.Wait()
+				b.kill()
+				store := &measuredMeanwhile{Store: b.store}
+				b.store = store
+				b.run()
+				b.green(fake.Script{NeverReady: true})
+				b.apply(project(server("web", 2)))
+				b.settled(state.Healthy)
+				b.apply(project(server("web", 2, env("COLOR", "green"), onFailure(compose.OnFailurePause))))
+				b.until("paused", func() bool { return b.rollout("web").Phase == state.Paused })
+				store.due.Store(true)
+				if err := b.eng.Instruct(b.Context(), projectName, "web", action, "me@here"); err != nil {
+					t.Fatal(err)
+				}
+				all, err := b.store.Rollouts(b.Context(), 2)
+				if err != nil || len(all) != 1 || all[0].Phase != phase || all[0].Actor != "me@here" || all[0].Ledger.Requests < 100 {
+					t.Errorf("%+v, %v", all, err)
+				}
+			})
+		})
+	}
 }
