@@ -246,26 +246,35 @@ func (l *loop) remove(st step, name string) error {
 func (l *loop) setHosts(d *desired, c census) {
 	for _, inst := range c.list {
 		svc, m := d.services[inst.Service], l.memory.instances[inst.ID]
-		if svc == nil || m == nil || inst.State != driver.Running || m.busy != "" || c.isAway(inst.ID) {
+		if svc == nil || m == nil || inst.State != driver.Running || m.busy != "" || c.isAway(inst.ID) || m.hostsOf == d || m.naming {
 			continue
 		}
 		setter, ok := l.cfg.Drivers[m.driver].(HostSetter)
 		if !ok {
 			continue
 		}
-		if m.hostsOf == d {
-			continue
-		}
-		m.hostsOf = d
 		hosts := svc.hosts
 		if maps.Equal(hosts, m.hosts) {
+			m.hostsOf = d
 			continue
 		}
-		m.hosts = hosts
+		m.naming = true // one at a time, or older names could replace newer ones
 		l.tasks.Go(func() {
-			if err := setter.SetHosts(inst.ID, hosts); err != nil && l.ctx.Err() == nil {
+			err := setter.SetHosts(inst.ID, hosts)
+			again := err != nil && !errors.Is(err, errdefs.ErrInvalid) && !errors.Is(err, errdefs.ErrUnsupported)
+			if err != nil && l.ctx.Err() == nil {
 				l.log.Warn("names could not be set", "service", inst.Service, "instance", string(inst.ID), "err", err)
 			}
+			if again {
+				l.sleep(retryAfter)
+			}
+			l.mu.Lock()
+			m.naming = false
+			if !again {
+				m.hosts = hosts
+			}
+			l.mu.Unlock()
+			l.poke()
 		})
 	}
 }

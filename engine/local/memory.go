@@ -68,7 +68,8 @@ type known struct {
 	asked      probe.Spec        // what probing asks
 	listens    chan struct{}     // closed when it listens where it is asked; nil: told already
 	hosts      map[string]string // as last set
-	hostsOf    *desired          // that they were compared with
+	hostsOf    *desired          // that they were found equal to
+	naming     bool              // they are being set
 }
 
 // run tells the runs of an instance apart.
