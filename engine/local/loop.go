@@ -275,6 +275,7 @@ func (l *loop) takeOver(d *desired, c census, now time.Time) {
 			delete(l.memory.instances, id)
 		}
 	}
+	l.memory.forget(now)
 	for _, a := range c.away {
 		if !a.known {
 			return // what it is going to list is yet to be adopted

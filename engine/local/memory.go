@@ -15,18 +15,18 @@ type memory struct {
 	progress  map[string]time.Time
 	hooksDone map[string]string
 	refused   map[driver.ID]refusal
-	listened  map[string][]int     // ports that instances of a service were seen to listen on
-	lastLog   map[string][]string  // of the instance of a service that failed last
-	windows   map[string]*window   // of open rollouts, by service
-	once      map[driver.ID]bool   // one-off instances in which a command runs
-	back      map[string]time.Time // when a driver that was away answered again
-	revision  int64                // that progress is measured for
+	listened  map[string]*openPorts // that instances of a service were seen to listen on
+	lastLog   map[string][]string   // of the instance of a service that failed last
+	windows   map[string]*window    // of open rollouts, by service
+	once      map[driver.ID]bool    // one-off instances in which a command runs
+	back      map[string]time.Time  // when a driver that was away answered again
+	revision  int64                 // that progress is measured for
 }
 
 func newMemory() memory {
 	return memory{
 		instances: map[driver.ID]*known{}, progress: map[string]time.Time{}, hooksDone: map[string]string{},
-		refused: map[driver.ID]refusal{}, listened: map[string][]int{}, lastLog: map[string][]string{},
+		refused: map[driver.ID]refusal{}, listened: map[string]*openPorts{}, lastLog: map[string][]string{},
 		once: map[driver.ID]bool{}, windows: map[string]*window{}, back: map[string]time.Time{},
 	}
 }
@@ -119,7 +119,7 @@ func (l *loop) observe(d *desired, name string, inst driver.Instance, before map
 	}
 	if svc != nil {
 		for _, port := range inst.Listening {
-			l.memory.learn(inst, port)
+			l.memory.learn(inst, port, now)
 		}
 		if spec, ok := probeOf(svc, inst, m); ok && inst.State == driver.Running && spec.Kind == probe.None {
 			l.listening(svc, inst, m, now)
@@ -180,15 +180,46 @@ func (m *known) stopProbing() {
 	}
 }
 
+// openPorts are those that instances of a service were seen to listen on, with when that was last.
+type openPorts struct {
+	seen    map[int]time.Time
+	changes int // how often one came or went
+}
+
+// listenedLife is how long a port is served under the name of its service after an instance listened on it last: a program
+// that takes any free one for itself has another in each run.
+const listenedLife = 10 * time.Minute
+
 // learn remembers a port that a service was seen to listen on, in the file's terms.
-func (m *memory) learn(inst driver.Instance, port int) {
+func (m *memory) learn(inst driver.Instance, port int, now time.Time) {
 	for target, actual := range inst.PortMap {
 		if actual == port {
 			port = target
 		}
 	}
-	if !slices.Contains(m.listened[inst.Service], port) {
-		m.listened[inst.Service] = append(m.listened[inst.Service], port)
+	p := m.listened[inst.Service]
+	if p == nil {
+		p = &openPorts{seen: map[int]time.Time{}}
+		m.listened[inst.Service] = p
+	}
+	if p.seen[port].IsZero() {
+		p.changes++
+	}
+	p.seen[port] = now
+}
+
+// forget forgets ports on which nothing has listened for long, of services that have an instance in rotation: of one that is down
+// nobody knows yet.
+func (m *memory) forget(now time.Time) {
+	for _, k := range m.instances {
+		if p := m.listened[k.service]; p != nil && k.ready {
+			for port, last := range p.seen {
+				if now.Sub(last) > listenedLife {
+					delete(p.seen, port)
+					p.changes++
+				}
+			}
+		}
 	}
 }
 

@@ -178,7 +178,10 @@ func (e *Engine) inputs(list []driver.Instance) []input {
 		listed[inst.ID] = true
 		in := input{
 			id: inst.ID, host: inst.Host, running: inst.State != driver.Exited, routed: len(inst.Listening) > 0,
-			listens: len(e.memory.listened[inst.Service]), revision: inst.Revision, netns: inst.Netns,
+			revision: inst.Revision, netns: inst.Netns,
+		}
+		if p := e.memory.listened[inst.Service]; p != nil {
+			in.listens = p.changes
 		}
 		if len(inst.PortMap) > 0 {
 			in.mapped = fmt.Sprint(inst.PortMap) // sorted
@@ -268,9 +271,11 @@ func (d *desired) namesFor(caller *service, onHost map[string]bool) map[string]s
 // listen on.
 func (m *memory) namePorts(name string, s *service) []int {
 	all := slices.Clone(s.ports)
-	for _, port := range m.listened[name] {
-		if !slices.Contains(all, port) {
-			all = append(all, port)
+	if p := m.listened[name]; p != nil {
+		for port := range p.seen {
+			if !slices.Contains(all, port) {
+				all = append(all, port)
+			}
 		}
 	}
 	slices.Sort(all)
