@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -220,6 +221,8 @@ func (e *Engine) refresh(ctx context.Context) (*desired, error) {
 		for _, m := range e.memory.instances {
 			m.failures = 0 // whoever applies asks for another try, now
 		}
+		maps.DeleteFunc(e.memory.refused, func(_ driver.ID, r refusal) bool { return r.revision < d.rev.Number }) // as the planner takes them
+		maps.DeleteFunc(e.memory.lastLog, func(name string, _ []string) bool { return d.services[name] == nil })
 	}
 	e.desired = d
 	return d, nil

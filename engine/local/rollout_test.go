@@ -582,3 +582,27 @@ func TestAbortOfWhatDoesNotRun(t *testing.T) {
 		})
 	}
 }
+
+// TestRefusedStartsAreForgotten: what a driver refused to start says nothing of a later revision, and is not kept beyond it.
+func TestRefusedStartsAreForgotten(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 2)))
+		b.settled(state.Healthy)
+		b.world.Fault(func(op string, _ driver.ID) error {
+			if op == "start" {
+				return fmt.Errorf("%w: no such image", errdefs.ErrNotFound)
+			}
+			return nil
+		})
+		for i := range 20 {
+			b.apply(project(server("web", 2, env("N", fmt.Sprint(i)))))
+			b.until("it goes back", func() bool { return b.observe().Revision == 2*int64(i)+3 })
+			b.settled(state.Healthy)
+		}
+		b.eng.mu.Lock()
+		defer b.eng.mu.Unlock()
+		if n := len(b.eng.memory.refused); n > 0 {
+			t.Errorf("%d refused starts are remembered", n)
+		}
+	})
+}
