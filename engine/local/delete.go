@@ -93,6 +93,12 @@ func (e *Engine) gone(ctx context.Context, d *desired, opt engine.DeleteOptions)
 		case <-tick.C:
 		}
 	}
+	// Whoever applies from here on waits: what is forgotten and removed now is not what its instances begin with.
+	e.writes.Lock()
+	defer e.writes.Unlock()
+	if err := e.stillDeleting(ctx); err != nil {
+		return err
+	}
 	if err := e.cfg.Store.SetValue(ctx, valueHooks, nil); err != nil {
 		return fmt.Errorf("forget hooks: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"trellis/compose"
 	"trellis/driver"
@@ -73,6 +74,55 @@ func TestDeleteRemovesVolumesOfEverySlot(t *testing.T) {
 		left, want := sortedKeys(k.volumes), []string{"shop_web-2-notes", "shop_webs-1-0badc0de", "theirs"}
 		if !slices.Equal(left, want) {
 			t.Errorf("left are %q, not %q", left, want)
+		}
+	})
+}
+
+// hurried is a store to which somebody comes the moment that a deleted project is gone.
+type hurried struct {
+	state.Store
+	comes func()
+}
+
+func (s *hurried) SetValue(ctx context.Context, name string, v any) error {
+	if name == valueHooks && v == nil && s.comes != nil {
+		s.comes()
+	}
+	return s.Store.SetValue(ctx, name, v)
+}
+
+// TestVolumesOfALaterApplyStay: who applies when everything has just been stopped keeps the volumes that its instances mount.
+func TestVolumesOfALaterApplyStay(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.kill()
+		k := &keeper{Driver: b.driver(), volumes: map[string]bool{}}
+		b.drivers = map[string]driver.Driver{"fake": k}
+		store := &hurried{Store: b.store}
+		b.store = store
+		b.run()
+		p := project(server("web", 1, func(s *compose.Service) {
+			s.Volumes = []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}
+		}))
+		p.Volumes["data"] = compose.Volume{}
+		b.apply(p)
+		b.settled(state.Healthy)
+		var applying sync.WaitGroup
+		store.comes = func() {
+			if !b.eng.writes.TryLock() {
+				applying.Go(func() { b.apply(p) }) // it has to wait, which no fake time can be spent on
+				return
+			}
+			b.eng.writes.Unlock()
+			b.apply(p)
+			time.Sleep(time.Second)
+		}
+		if err := b.eng.Delete(b.Context(), projectName, engine.DeleteOptions{Volumes: true}); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+		applying.Wait()
+		b.settled(state.Healthy)
+		if b.service("web").Ready != 1 || !k.volumes["shop_data"] {
+			t.Errorf("web runs, and the volumes are %v", k.volumes)
 		}
 	})
 }
