@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -304,11 +303,11 @@ func tail(ctx context.Context, drv driver.Driver, id driver.ID) []string {
 	}
 	defer r.Close()
 	var lines []string
-	for s := bufio.NewScanner(r); s.Scan(); {
+	for from := json.NewDecoder(r); ; {
 		var line driver.LogLine
-		if json.Unmarshal(s.Bytes(), &line) == nil {
-			lines = append(lines, line.Text)
+		if from.Decode(&line) != nil {
+			return lines
 		}
+		lines = append(lines, line.Text)
 	}
-	return lines
 }

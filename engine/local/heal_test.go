@@ -1,6 +1,9 @@
 package local
 
 import (
+	"context"
+	"encoding/json"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -406,4 +409,28 @@ func TestWhatHangsIsFoundByTheNextLoop(t *testing.T) {
 			t.Errorf("a minute later: %s", b.words())
 		}
 	})
+}
+
+// wordy is a driver whose instances have written what it is.
+type wordy struct {
+	driver.Driver
+	lines []string
+}
+
+func (w wordy) Logs(context.Context, driver.ID, driver.LogOptions) (io.ReadCloser, error) {
+	var b strings.Builder
+	for _, text := range w.lines {
+		if err := json.NewEncoder(&b).Encode(driver.LogLine{Text: text}); err != nil {
+			return nil, err
+		}
+	}
+	return io.NopCloser(strings.NewReader(b.String())), nil
+}
+
+// TestLastLinesAfterALongOne: what a program says last is kept, however long a line before it is.
+func TestLastLinesAfterALongOne(t *testing.T) {
+	said := []string{"begin", strings.Repeat("x", 64<<10), "panic: why"}
+	if got := tail(t.Context(), wordy{lines: said}, "web-1"); !slices.Equal(got, said) {
+		t.Errorf("%d lines are kept of %d", len(got), len(said))
+	}
 }
