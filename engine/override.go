@@ -9,13 +9,13 @@ import (
 )
 
 // Remaining returns what is left of a wish beside the file when a service is applied as now after it was as before, nil
-// where it was not there or is no more. Stop ends always, scale where the file's own number changed, and everything of a
-// service that is gone.
-func Remaining(o state.Override, before, now *compose.Service) state.Override {
+// where it was not there or is no more. Stop ends unless the engine goes back to that by itself, since nobody asked for a start
+// then; scale ends where the file's own number changed, and everything of a service that is gone.
+func Remaining(o state.Override, before, now *compose.Service, back bool) state.Override {
 	if now == nil {
 		return state.Override{Service: o.Service}
 	}
-	o.Stopped = false
+	o.Stopped = o.Stopped && back
 	if before != nil && Replicas(*before) != Replicas(*now) {
 		o.Replicas = nil
 	}

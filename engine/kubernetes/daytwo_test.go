@@ -76,6 +76,20 @@ func TestOverride(t *testing.T) {
 	if n, _ := deployment(); n != 3 {
 		t.Errorf("a number in the file does not end the wish for another one: %d", n)
 	}
+	if err := e.Override(t.Context(), "shop", state.Override{Service: "web", Stopped: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		rev  state.Revision
+		want int64
+	}{{state.Revision{Project: p, Undoes: 3, Actor: "trellis"}, 0}, {state.Revision{Project: p, Cause: "up", Actor: "me"}, 3}} {
+		if _, err := e.Apply(t.Context(), step.rev, ""); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := deployment(); n != step.want {
+			t.Errorf("what was stopped has %d replicas after %q, want %d", n, step.rev.Actor, step.want)
+		}
+	}
 	if err := e.Override(t.Context(), "shop", state.Override{Service: "nobody"}); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("a service that is not there: %v", err)
 	}

@@ -135,7 +135,7 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	if len(all) > 0 {
 		before = &all[0].Project
 	}
-	overrides, ended := remaining(overrides, before, rev.Project)
+	overrides, ended := remaining(overrides, before, rev.Project, rev.Undoes > 0)
 	one := record{Revision: rev, contents: e.kept(rev.Project, all)}
 	if live, err = e.begin(ctx, one, live, g); err != nil {
 		return fail(err)

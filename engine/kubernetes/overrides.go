@@ -57,11 +57,11 @@ func (c *Client) setOverride(ctx context.Context, project string, o state.Overri
 	return c.setNote(ctx, project, overridePrefix+o.Service, text)
 }
 
-// remaining are the wishes that outlive an apply of p after before, and the ones that it ends.
-func remaining(all map[string]state.Override, before *compose.Project, p compose.Project) (left map[string]state.Override, ended []state.Override) {
+// remaining are the wishes that outlive an apply of p after before, or with back the engine's own way back to p, and the ones that it ends.
+func remaining(all map[string]state.Override, before *compose.Project, p compose.Project, back bool) (left map[string]state.Override, ended []state.Override) {
 	left = map[string]state.Override{}
 	for name, o := range all {
-		left[name] = engine.Remaining(o, engine.ServiceOf(before, name), engine.ServiceOf(&p, name))
+		left[name] = engine.Remaining(o, engine.ServiceOf(before, name), engine.ServiceOf(&p, name), back)
 		if left[name] != o {
 			ended = append(ended, left[name])
 		}

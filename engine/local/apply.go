@@ -43,7 +43,7 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 		rev.AppliedAt = time.Now()
 	}
 	defer e.touch() // also where it is not known whether the store took it
-	if rev, err = e.cfg.Store.Put(ctx, rev, after, d.remaining(rev.Project)...); err != nil {
+	if rev, err = e.cfg.Store.Put(ctx, rev, after, d.remaining(rev.Project, false)...); err != nil {
 		return fail(err)
 	}
 	// From here on it is what is wanted, whether or not the caller still waits.
@@ -52,25 +52,15 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	return rev, nil
 }
 
-// remaining is what an apply of p leaves of the wishes beside the file.
-func (d *desired) remaining(p compose.Project) []state.Override {
+// remaining is what an apply of p leaves of the wishes beside the file, or with back what the engine does where it goes back to p by
+// itself.
+func (d *desired) remaining(p compose.Project, back bool) []state.Override {
 	if d == nil {
 		return nil
 	}
 	var all []state.Override
 	for _, o := range d.overrides {
-		all = append(all, engine.Remaining(o, engine.ServiceOf(&d.rev.Project, o.Service), engine.ServiceOf(&p, o.Service)))
-	}
-	return all
-}
-
-// kept is what remains of the wishes beside the file where the engine goes back to p by itself: what was stopped since the
-// apply stays stopped, because nobody asked for it to be started.
-func (d *desired) kept(p compose.Project) []state.Override {
-	all := d.remaining(p)
-	for i, o := range d.overrides {
-		_, there := p.Services[o.Service]
-		all[i].Stopped = o.Stopped && there
+		all = append(all, engine.Remaining(o, engine.ServiceOf(&d.rev.Project, o.Service), engine.ServiceOf(&p, o.Service), back))
 	}
 	return all
 }

@@ -113,7 +113,7 @@ func (l *loop) goBack(d *desired, reason string, now time.Time) error {
 	rev, err := l.cfg.Store.Put(l.ctx, state.Revision{
 		Project: goal.Project, Commit: goal.Commit, AppliedAt: now, Actor: "trellis", Undoes: d.rev.Number,
 		Cause: fmt.Sprintf("automatic rollback to %d", goal.Number),
-	}, d.rev.Number, fresh.kept(goal.Project)...)
+	}, d.rev.Number, fresh.remaining(goal.Project, true)...)
 	if err != nil {
 		return fmt.Errorf("go back to revision %d: %w", goal.Number, err)
 	}
