@@ -69,7 +69,7 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 	for i, port := range s.Ports {
 		for j, r := range port.Trellis.Routes {
 			if port.Protocol == "udp" {
-				l.errorPath(indexPath(at+".ports", i), "a route needs a tcp port: requests are HTTP")
+				l.errorPath(indexPath(at+".ports", l.portIndex(s.Name, port, i)), "a route needs a tcp port: requests are HTTP")
 			}
 			l.checkRoute(p, r, l.routePath(s.Name, port, i, j))
 		}
@@ -78,23 +78,43 @@ func (l *loading) checkTrellis(p Project, s Service, at string) {
 
 // routePath returns where a route of a port stands, in the port itself or in one that was joined to it.
 func (l *loading) routePath(service string, p Port, i, j int) string {
-	list := l.root.at("services", service, "ports")
-	at := JoinPath("services", service) + ".ports"
-	if list != nil {
-		for k, m := range list.items {
-			routes := m.at("x-trellis", "routes")
-			same := portKey(m) == modelPortKey(p) ||
-				m.at("published") == nil && m.at("target").text() == strconv.Itoa(p.Target) && (m.at("protocol") == nil || m.at("protocol").text() == p.Protocol)
-			if routes == nil || !same {
-				continue
-			}
-			if j < len(routes.items) {
-				return indexPath(indexPath(at, k)+".x-trellis.routes", j)
-			}
-			j -= len(routes.items)
+	list, at := l.root.at("services", service, "ports"), JoinPath("services", service)+".ports"
+	for _, k := range l.partsOf(service, p) {
+		routes := list.items[k].at("x-trellis", "routes")
+		if routes == nil {
+			continue
 		}
+		if j < len(routes.items) {
+			return indexPath(indexPath(at, k)+".x-trellis.routes", j)
+		}
+		j -= len(routes.items)
 	}
 	return indexPath(indexPath(at, i)+".x-trellis.routes", j)
+}
+
+// portPath returns where a key of a port's x-trellis stands, in the port itself or in the last one that was joined to it and has it.
+func (l *loading) portPath(service string, p Port, i int, key string) string {
+	list := l.root.at("services", service, "ports")
+	i = l.portIndex(service, p, i)
+	for _, k := range l.partsOf(service, p) {
+		if list.items[k].at("x-trellis", key) != nil {
+			i = k
+		}
+	}
+	return indexPath(JoinPath("services", service)+".ports", i) + ".x-trellis." + key
+}
+
+// partsOf returns where in the files' list the ports stand that a port is made of: itself, and those that were joined to it.
+func (l *loading) partsOf(service string, p Port) []int {
+	l.portMarks(service)
+	joined := p
+	joined.Published, joined.HostIP = "", ""
+	all := l.portParts[service]
+	parts := all[modelPortKey(p)]
+	if key := modelPortKey(joined); key != modelPortKey(p) && len(all[key]) > 0 {
+		parts = slices.Sorted(slices.Values(slices.Concat(parts, all[key])))
+	}
+	return parts
 }
 
 // The formats of alerts.

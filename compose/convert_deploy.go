@@ -105,14 +105,16 @@ func (l *loading) portMarks(service string) map[string]*mark {
 	if marks, ok := l.portsOf[service]; ok {
 		return marks
 	}
-	marks := map[string]*mark{}
+	marks, parts := map[string]*mark{}, map[string][]int{}
 	if list := l.root.at("services", service, "ports"); list != nil {
 		for i, m := range list.items {
-			marks[portKey(m)] = m
+			key := markedPortKey(m)
+			marks[key] = m
+			parts[key] = append(parts[key], i)
 			l.portAt[m] = i
 		}
 	}
-	l.portsOf[service] = marks
+	l.portsOf[service], l.portParts[service] = marks, parts
 	return marks
 }
 
@@ -122,6 +124,19 @@ func modelPortKey(p Port) string {
 		host = "0.0.0.0"
 	}
 	return host + ":" + p.Published + ":" + strconv.Itoa(p.Target) + "/" + p.Protocol
+}
+
+// markedPortKey is modelPortKey of a port as the files write it: TCP is tcp, and what is empty is as if it was not there.
+func markedPortKey(m *mark) string {
+	if m.kind != mappingMark {
+		return m.text()
+	}
+	p := Port{HostIP: m.at("host_ip").text(), Published: m.at("published").text(), Protocol: strings.ToLower(m.at("protocol").text())}
+	if p.Protocol == "" {
+		p.Protocol = "tcp"
+	}
+	p.Target, _ = strconv.Atoi(m.at("target").text()) // what is no number is an error elsewhere
+	return modelPortKey(p)
 }
 
 // joinPorts joins a port of an override that names only its target to the one port below it with the same target and
@@ -184,5 +199,9 @@ func joined(base, over Port, m *mark) Port {
 		base.Mode = over.Mode
 	}
 	base.Trellis.Routes = append(slices.Clone(base.Trellis.Routes), over.Trellis.Routes...)
+	base.Trellis.ProxyProtocol = append(slices.Clone(base.Trellis.ProxyProtocol), over.Trellis.ProxyProtocol...)
+	if over.Trellis.TLS != "" {
+		base.Trellis.TLS = over.Trellis.TLS
+	}
 	return base
 }

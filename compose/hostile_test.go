@@ -117,6 +117,8 @@ func TestHostileFiles(t *testing.T) {
 		"unset variables":    {map[string]string{"compose.yaml": fmt.Sprintf(service, unset(400<<10))}, ""},
 		"huge integers":      {map[string]string{"compose.yaml": "services: {a: {image: x, mem_limit: 99999999999999999999999, deploy: {replicas: 1e400}}}"}, ""},
 		"huge range":         {map[string]string{"compose.yaml": "services: {a: {image: x, ports: [\"1-65535:1-65535\", \"1-65535:1-65535/udp\"]}}"}, ""},
+		"many ports":         {map[string]string{"compose.yaml": "services: {a: {image: x, ports: [\"1-9999:1-9999\"]}}"}, ""},
+		"many routes":        {map[string]string{"compose.yaml": routes(8000)}, ""},
 		"huge address":       {map[string]string{"compose.yaml": "services: {a: {image: x, volumes: [\"" + strings.Repeat(":", 100000) + "\"]}}"}, ""},
 		"many errors":        {map[string]string{"compose.yaml": "services:\n" + manyServices(10_000, "{build: 5}")}, "more than 1000 errors"},
 		"nulls":              {map[string]string{"compose.yaml": "services:\n  a:\n  b: {image: , build: , deploy: , ports: [ , ~], volumes: [~], depends_on: {a: ~}, networks: {x: ~}, healthcheck: ~}\nnetworks: ~\nvolumes: {a: ~}\nsecrets: {a: ~}"}, ""},
@@ -184,6 +186,16 @@ func manyKeys(n int) string {
 		fmt.Fprintf(&b, "  k%d: v\n", i)
 	}
 	return b.String()
+}
+
+// routes are so many ports of a service, each with a route.
+func routes(n int) string {
+	var b strings.Builder
+	b.WriteString("x-trellis: {gateway: {policy: {auth: none}}}\nservices: {web: {image: x, ports: [")
+	for i := range n {
+		fmt.Fprintf(&b, "{target: %d, x-trellis: {routes: [{path: /a}]}},", i+1)
+	}
+	return b.String() + "]}}\n"
 }
 
 // longLists are documents with as many different values in one list.

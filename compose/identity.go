@@ -33,11 +33,12 @@ func (s Service) HasIdentity() bool { return s.Trellis.Identity || s.MutualAnywh
 func (l *loading) checkIdentity(s Service, at string) {
 	l.checkTLSWord(s.Trellis.TLS, at+".x-trellis.tls")
 	for i, port := range s.Ports {
-		l.checkBalancers(port.Trellis.ProxyProtocol, indexPath(at+".ports", i)+".x-trellis.proxy_protocol")
+		balancers := l.portPath(s.Name, port, i, "proxy_protocol")
+		l.checkBalancers(port.Trellis.ProxyProtocol, balancers)
 		if len(port.Trellis.ProxyProtocol) > 0 && (port.Protocol == "udp" || port.Published == "" && len(port.Trellis.Routes) > 0) {
-			l.errorPath(indexPath(at+".ports", i)+".x-trellis.proxy_protocol", "needs a published tcp port; x-trellis.gateway has a proxy_protocol of its own")
+			l.errorPath(balancers, "needs a published tcp port; x-trellis.gateway has a proxy_protocol of its own")
 		}
-		where := indexPath(at+".ports", i) + ".x-trellis.tls"
+		where := l.portPath(s.Name, port, i, "tls")
 		l.checkTLSWord(port.Trellis.TLS, where)
 		if port.Trellis.TLS == TLSMutual && port.Protocol == "udp" {
 			l.errorPath(where, "TLS needs a tcp port")

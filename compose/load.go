@@ -83,6 +83,8 @@ type loading struct {
 	ports    map[*mark]PortExtension
 	portsOf  map[string]map[string]*mark // marks of ports by service and key
 	portAt   map[*mark]int               // and their index
+	// portParts are the indexes of a service's ports by key: several are joined.
+	portParts map[string]map[string][]int
 }
 
 func newLoading(opt Options) (*loading, error) {
@@ -90,7 +92,7 @@ func newLoading(opt Options) (*loading, error) {
 		opt: opt, parsed: map[string][]*yaml.Node{}, broken: map[string]bool{}, contents: map[string][]byte{},
 		bad: map[place]bool{}, early: -1, bases: map[string]*mark{}, validated: map[string]bool{}, cycles: map[string]bool{}, unset: map[string]bool{},
 		services: map[string]ServiceExtension{}, deploys: map[string]DeployExtension{}, ports: map[*mark]PortExtension{},
-		portsOf: map[string]map[string]*mark{}, portAt: map[*mark]int{},
+		portsOf: map[string]map[string]*mark{}, portAt: map[*mark]int{}, portParts: map[string]map[string][]int{},
 	}
 	s, err := discover(opt)
 	if err != nil {

@@ -1,0 +1,66 @@
+package compose
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestPortsKeepTheirExtension: however the files write a port, and in however many of them, its x-trellis is its own.
+func TestPortsKeepTheirExtension(t *testing.T) {
+	const begin = "x-trellis: {gateway: {policy: {auth: none}}}\nservices: {web: {image: x, ports: ["
+	for name, c := range map[string]struct {
+		base, over string
+		want       []PortExtension
+	}{
+		"a protocol in capitals":  {base: "{target: 80, protocol: TCP, x-trellis: {tls: mutual, routes: [{path: /a}]}}", want: []PortExtension{{TLS: TLSMutual, Routes: []Route{{Path: "/a"}}}}},
+		"a protocol that is none": {base: "{target: 80, protocol: \"${P:-}\", x-trellis: {tls: mutual}}", want: []PortExtension{{TLS: TLSMutual}}},
+		"a published port that is none": {base: "{target: 80, published: \"\", x-trellis: {routes: [{path: /a}]}}",
+			want: []PortExtension{{Routes: []Route{{Path: "/a"}}}}},
+		"a port that names only its target": {
+			base: "{target: 80, published: 8080, x-trellis: {proxy_protocol: [10.0.0.1], routes: [{path: /a}]}}",
+			over: "{target: 80, x-trellis: {tls: mutual, proxy_protocol: [10.0.0.2], routes: [{path: /b}]}}",
+			want: []PortExtension{{TLS: TLSMutual, ProxyProtocol: []string{"10.0.0.1", "10.0.0.2"}, Routes: []Route{{Path: "/a"}, {Path: "/b"}}}}},
+		"one that says nothing of tls": {
+			base: "{target: 80, published: 8080, x-trellis: {tls: mutual}}", over: "{target: 80, app_protocol: http}",
+			want: []PortExtension{{TLS: TLSMutual}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := map[string]string{"compose.yaml": begin + c.base + "]}}\n"}
+			if c.over != "" {
+				files["compose.override.yaml"] = "services: {web: {ports: [" + c.over + "]}}\n"
+			}
+			p, _, err := Load(context.Background(), Options{WorkingDir: write(t, files), Environ: []string{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []PortExtension
+			for _, port := range p.Services["web"].Ports {
+				got = append(got, port.Trellis)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestPlacesOfPorts: what is wrong with a port is said where it stands, also where others were joined to one before it.
+func TestPlacesOfPorts(t *testing.T) {
+	dir := write(t, map[string]string{
+		"a.yaml": "services:\n  web:\n    image: x\n    ports:\n      - 8080:80\n",
+		"b.yaml": "services:\n  web:\n    ports:\n      - target: 80\n        x-trellis: {tls: mutal, proxy_protocol: [here]}\n",
+		"c.yaml": "services:\n  web:\n    ports:\n      - target: 53\n        published: 53\n        protocol: udp\n        x-trellis: {tls: mutual}\n",
+	})
+	_, _, err := Load(context.Background(), Options{WorkingDir: dir, Files: []string{"a.yaml", "b.yaml", "c.yaml"}, Environ: []string{}})
+	const want = `b.yaml:5:26: services.web.ports[1].x-trellis.tls: "mutal" is not known; did you mean mutual?
+b.yaml:5:50: services.web.ports[1].x-trellis.proxy_protocol[0]: "here" is not an address: write one such as 10.0.0.7, or 10.0.0.0/24 for many
+c.yaml:7:26: services.web.ports[2].x-trellis.tls: TLS needs a tcp port`
+	if err == nil {
+		t.Fatal("loaded")
+	}
+	if diff := cmp.Diff(want, err.Error()); diff != "" {
+		t.Error(diff)
+	}
+}
