@@ -20,6 +20,7 @@ const (
 	replaced   = "command entrypoint healthcheck.test"
 	sequences  = "dns dns_opt dns_search env_file label_file tmpfs"
 	nameLists  = "depends_on networks models"
+	commands   = "x-trellis.process.command x-trellis.backup x-trellis.backup.command x-trellis.backup.restore" // replaced where both are lists
 	uniqueList = "cap_add cap_drop dns dns_opt dns_search links profiles tmpfs build.tags expose env_file"
 )
 
@@ -255,7 +256,7 @@ func (l *loading) merge(base, over *mark, path []string) *mark {
 	base, over = normal(base, path), normal(over, path)
 	below, service := rule(path)
 	switch {
-	case service && among(replaced, below):
+	case service && (among(replaced, below) || among(commands, below) && base.kind == listMark && over.kind == listMark):
 		return over
 	case over.kind == scalarMark && over.value == nil:
 		return base
