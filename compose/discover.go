@@ -117,8 +117,12 @@ func variables(environ []string) environment {
 
 // defaultEnv returns the files that variables are read from.
 func (s *settings) defaultEnv(opt Options, dir string) []string {
+	given := opt.EnvFiles
+	if list := s.env["COMPOSE_ENV_FILES"]; len(given) == 0 && list != "" {
+		given = strings.Split(list, ",")
+	}
 	var files []string
-	for _, f := range opt.EnvFiles {
+	for _, f := range given {
 		files = append(files, absolute(f, s.cwd))
 	}
 	if len(files) > 0 {

@@ -18,7 +18,7 @@ type Options struct {
 	ProjectDirectory string   // "": where the first file is
 	Name             string   // "": COMPOSE_PROJECT_NAME, name: of the files, or the directory's
 	Profiles         []string // nil: COMPOSE_PROFILES
-	EnvFiles         []string // nil: .env of the project directory
+	EnvFiles         []string // nil: COMPOSE_ENV_FILES, or .env of the project directory
 	Environ          []string // KEY=value; nil: os.Environ()
 	Environment      string   // adds compose.NAME.yaml and makes the project's name end in -NAME
 	Copy             string   // makes the project's name end in -NAME, after that of the environment
