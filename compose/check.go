@@ -2,7 +2,6 @@ package compose
 
 import (
 	"fmt"
-	"net"
 	"path"
 	"slices"
 	"sort"
@@ -284,9 +283,6 @@ func (l *loading) checkPorts(s Service, at string) {
 		}
 		if p.Mode != "" && p.Mode != "ingress" && p.Mode != "host" {
 			l.errorPath(where, "the mode %s is not known: it may be ingress or host", quoted(p.Mode))
-		}
-		if p.HostIP != "" && net.ParseIP(p.HostIP) == nil {
-			l.errorPath(where, "%s is not an IP address", quoted(p.HostIP))
 		}
 		if p.Published != "" {
 			if lo, hi, ok := portRange(p.Published); !ok {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -47,6 +48,9 @@ func (l *loading) checkMarks() {
 func (l *loading) checkService(m *mark, path string) {
 	if ports := m.at("ports"); ports != nil {
 		for i, item := range ports.items {
+			if ip := item.at("host_ip"); ip != nil && ip.kind == scalarMark && net.ParseIP(ip.text()) == nil {
+				l.errorMark(ip, indexPath(path+".ports", i)+".host_ip", "%s is not an IP address: write one, or leave host_ip out for all of this machine's", quoted(ip.text()))
+			}
 			if item.kind == scalarMark && !item.reset {
 				if n := rangeSize(item.text()); n > maxPorts || len(ports.items)+n > maxPorts {
 					l.errorMark(item, indexPath(path+".ports", i), "makes more than %d ports of the service: name those that are used", maxPorts)

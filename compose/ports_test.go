@@ -64,3 +64,28 @@ c.yaml:7:26: services.web.ports[2].x-trellis.tls: TLS needs a tcp port`
 		t.Error(diff)
 	}
 }
+
+// TestPlacesOfAddresses: an address that is none is told of where it stands, each of several, and beside what else is wrong.
+func TestPlacesOfAddresses(t *testing.T) {
+	dir := write(t, map[string]string{"compose.yaml": `services:
+  web:
+    image: x
+    ports:
+      - 8080:80
+      - {target: 81, published: 8081, host_ip: localhost}
+      - target: 82
+        published: 8082
+        host_ip: "${BIND:-}"
+  api: {image: x, ports: [{target: 99999, host_ip: "::1"}]}
+`})
+	_, _, err := Load(context.Background(), Options{WorkingDir: dir, Environ: []string{}})
+	const want = `compose.yaml:6:48: services.web.ports[1].host_ip: "localhost" is not an IP address: write one, or leave host_ip out for all of this machine's
+compose.yaml:9:18: services.web.ports[2].host_ip: "" is not an IP address: write one, or leave host_ip out for all of this machine's
+compose.yaml:10:27: services.api.ports[0]: the target port is 99999: it must be from 1 to 65535`
+	if err == nil {
+		t.Fatal("loaded")
+	}
+	if diff := cmp.Diff(want, err.Error()); diff != "" {
+		t.Error(diff)
+	}
+}
