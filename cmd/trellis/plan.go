@@ -50,6 +50,9 @@ project will be, as changes of an empty one.`,
 	format := formatFlag(cmd.Flags(), "markdown")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
+		if err := mayBePlan(out); err != nil {
+			return err
+		}
 		l, err := p.read(ctx)
 		if err != nil {
 			return err

@@ -56,6 +56,15 @@ type seal struct {
 	Digest []byte `json:"digest,omitempty"` // none: there were no contents
 }
 
+// mayBePlan fails where a plan would take the place of something else than a file: of /dev/null, say, for the whole machine.
+func mayBePlan(path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return withHint(plain{fmt.Errorf("write plan %s: it is not a regular file: %w", path, errdefs.ErrInvalid)},
+			"name a file that is new or may be replaced; --format json prints what would change")
+	}
+	return nil
+}
+
 func (p *program) savePlan(ctx context.Context, path string, ready prepared, plan api.Plan, live bool) error {
 	file := planFile{
 		Format: planFormat, Version: planVersion, MadeAt: p.now().UTC().Truncate(time.Second), Actor: p.actor(),
