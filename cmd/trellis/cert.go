@@ -35,6 +35,8 @@ issued, and rotate has a new root take its place.`,
   trellis cert untrust
   trellis cert services  who has which identity until when
   trellis cert rotate`,
+		Args: noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.certShowCommand(), p.certTrustCommand(true), p.certTrustCommand(false), p.certServicesCommand(), p.certRotateCommand())
 	return cmd

@@ -30,12 +30,7 @@ changed it meanwhile.`,
   trellis export grafana out      a dashboard for Grafana
   trellis export terraform out    a root for each environment, as Terraform code`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return usageError{fmt.Sprintf("export %s: it is not known%s", args[0], didYouMean(args[0], []string{"compose", "kubernetes", "grafana", "terraform"})), cmd.CommandPath()}
-		},
+		Args: noSuchCommand,
 	}
 	cmd.AddCommand(p.exportComposeCommand(), p.exportKubernetesCommand(), p.exportGrafanaCommand(), p.exportTerraformCommand())
 	return cmd

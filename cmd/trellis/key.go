@@ -26,6 +26,8 @@ shown once, when it is made. A change is in force after the next 'trellis up'.`,
 		Example: `  trellis key create acme --scope orders:read --expires 90d
   trellis key list
   trellis key revoke 3k5x9q2m7abc`,
+		Args: noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	scheme := cmd.PersistentFlags().String("auth", "", "the scheme of x-trellis.auth that is meant, where the file has several with API keys")
 	cmd.AddCommand(p.keyCreateCommand(scheme), p.keyListCommand(scheme), p.keyRevokeCommand(scheme))

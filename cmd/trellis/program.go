@@ -69,7 +69,7 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
   trellis up -d       after a change: only what changed is rolled, under traffic
   trellis rollback    go back to the revision before
   trellis down        stop and remove everything but the volumes`,
-		Args:              p.noSuchCommand,
+		Args:              noSuchCommand,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -118,8 +118,8 @@ probed, behind a gateway, deployed without losing a request. No daemon, no accou
 	return root
 }
 
-// noSuchCommand is root's check of its arguments: it only ever sees those that name no command.
-func (p *program) noSuchCommand(cmd *cobra.Command, args []string) error {
+// noSuchCommand checks the arguments of a command that does nothing itself: it only ever sees those that name none of its commands.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
@@ -129,7 +129,8 @@ func (p *program) noSuchCommand(cmd *cobra.Command, args []string) error {
 			names = append(names, c.Name())
 		}
 	}
-	return usageError{fmt.Sprintf("unknown command %q%s", args[0], didYouMean(args[0], names)), "trellis"}
+	name := strings.TrimPrefix(cmd.CommandPath()+" "+args[0], cmd.Root().Name()+" ")
+	return usageError{fmt.Sprintf("unknown command %q%s", name, didYouMean(args[0], names)), cmd.CommandPath()}
 }
 
 // getenv returns the last value of an environment variable, "" where it is not set.

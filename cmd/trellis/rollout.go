@@ -24,7 +24,7 @@ started beside the old ones, watched, and promoted or taken back by what they do
 		Example: `  trellis rollout status     how the present ones stand, and why the last one failed
   trellis rollout promote    stop watching and replace the rest, also where it is paused
   trellis rollout abort      go back to the revision before`,
-		Args: arguments(0, 0),
+		Args: noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.rolloutStatusCommand(),
