@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -141,6 +142,33 @@ func TestLoadCutShort(t *testing.T) {
 	}
 }
 
+// TestNohup: a program that was started with nohup outlives its terminal.
+func TestNohup(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+	}))
+	defer target.Close()
+	out, cmd := started(t, t.TempDir(), exec.Command("sh", "-c", `trap "" HUP; exec "$0" "$@"`, os.Args[0], "load", target.URL, "--for", "10m"))
+	select {
+	case <-asked:
+	case <-time.After(60 * time.Second):
+		t.Fatalf("nothing was sent:\n%s", out)
+	}
+	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} { // of two that wait the lower one is delivered first
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = cmd.Wait()
+	if text := "stopped by terminated"; !strings.Contains(out.String(), text) {
+		t.Errorf("no %q in\n%s", text, out)
+	}
+}
+
 // output is what a running program has written so far.
 type output struct {
 	mu sync.Mutex
@@ -162,8 +190,16 @@ func (o *output) String() string {
 // child starts this program with the fake control plane of dir; it is killed at the end of the test.
 func child(t *testing.T, dir string, args ...string) (*output, *exec.Cmd) {
 	t.Helper()
+	return started(t, dir, exec.Command(os.Args[0], args...))
+}
+
+// started starts a command that is, or becomes, this program.
+func started(t *testing.T, dir string, cmd *exec.Cmd) (*output, *exec.Cmd) {
+	t.Helper()
+	if signal.Ignored(syscall.SIGHUP) { // the tests run with nohup themselves, which is not meant for what they start
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	out := &output{}
-	cmd := exec.Command(os.Args[0], args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), childEnv+"=1", "WORK="+dir, "USER=kim", "TZ=UTC")
 	cmd.Stdout, cmd.Stderr = out, out
