@@ -93,6 +93,10 @@ func TestHostileFiles(t *testing.T) {
 			}
 			return fmt.Sprintf("include: [%da.yaml, %db.yaml]\nservices: {s%d: {image: x}}\n", i+1, i+1, i)
 		}), "included"},
+		"include the same": {map[string]string{"compose.yaml": "include:\n" + strings.Repeat("  - big.yaml\n", 1000) + "services: {web: {image: x}}\n",
+			"big.yaml": "x-a: [" + strings.Repeat("1, ", 90_000) + "]\nservices: {a: {image: x}}\n"}, "as often as they are included"},
+		"extends the same": {map[string]string{"compose.yaml": "services:\n" + manyServices(1000, "{extends: {file: big.yaml, service: base}}"),
+			"big.yaml": "services: {base: {image: x, environment: [" + listOf(1000) + "]}}\n"}, "taken over by extends"},
 		"include chain":      {chain(400), ""},
 		"include device":     {map[string]string{"compose.yaml": "include: [/dev/zero]\nservices: {web: {image: x}}"}, "not a regular file"},
 		"env_file device":    {map[string]string{"compose.yaml": "services: {web: {image: x, env_file: /dev/zero}}"}, "not a regular file"},
@@ -196,6 +200,14 @@ func routes(n int) string {
 		fmt.Fprintf(&b, "{target: %d, x-trellis: {routes: [{path: /a}]}},", i+1)
 	}
 	return b.String() + "]}}\n"
+}
+
+func listOf(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "V%d=v, ", i)
+	}
+	return b.String()
 }
 
 // longLists are documents with as many different values in one list.

@@ -230,6 +230,9 @@ func (l *loading) extended(services *mark, section, name, file string, stack []s
 	if e == nil || s.kind != mappingMark {
 		return s
 	}
+	if l.tooMany {
+		return s
+	}
 	path := JoinPath(JoinPath(section, name), "extends")
 	own := s.with("extends", nil)
 	here := file + "#" + name
@@ -269,6 +272,13 @@ func (l *loading) extended(services *mark, section, name, file string, stack []s
 		return s
 	}
 	base := l.extended(services, section, ref, file, stack)
+	if l.taken += base.size(); l.taken > maxExtended {
+		if !l.tooMany {
+			l.errorMark(e, path, "more than %d values are taken over by extends: it is refused", maxExtended)
+		}
+		l.tooMany = true
+		return s
+	}
 	return l.merge(l.settle(base, []string{section, name}), own, []string{section, name})
 }
 

@@ -68,6 +68,9 @@ type loading struct {
 	expandedTooFar bool
 	unset          map[string]bool
 
+	built, taken int  // values: of documents, and those taken over by extends
+	tooMany      bool // of either
+
 	compared         int // values, by merging lists
 	comparedTooOften bool
 
@@ -136,7 +139,7 @@ func (l *loading) load(ctx context.Context) Project {
 	l.extensions(l.root)
 	l.checkMarks()
 	l.checkForms()
-	if ctx.Err() != nil || l.expandedTooFar || l.moreErrors {
+	if ctx.Err() != nil || l.expandedTooFar || l.tooMany || l.moreErrors {
 		return Project{}
 	}
 	resolved := l.resolve(ctx)

@@ -160,6 +160,9 @@ func (b *builder) fail(n *yaml.Node, path, format string, args ...any) {
 
 // build returns the mark of a document, nil for an empty one or one that was refused.
 func (l *loading) build(doc *yaml.Node, src *source) *mark {
+	if l.tooMany {
+		return nil
+	}
 	b := &builder{l: l, src: src, open: map[*yaml.Node]bool{}}
 	n := doc
 	if n.Kind == yaml.DocumentNode {
@@ -176,6 +179,13 @@ func (l *loading) build(doc *yaml.Node, src *source) *mark {
 		return nil
 	}
 	m := b.node(n, "", 0)
+	if l.built += b.nodes; l.built > maxBuilt {
+		b.full = true
+		if !l.tooMany {
+			b.fail(n, "", "the files have more than %d values together, counted as often as they are included: they are refused", maxBuilt)
+		}
+		l.tooMany = true
+	}
 	if b.full {
 		return nil
 	}

@@ -15,17 +15,19 @@ import (
 // What a project may take. A file that asks for more is refused with the limit in the message; real projects stay far
 // below (the largest of 200 public ones that were looked at: 96 KiB, 2,900 nodes, depth 9).
 const (
-	maxFileSize   = 4 << 20  // bytes of one file, environment files and contents of secrets and configs included
-	maxTotalSize  = 32 << 20 // bytes of all Compose files together
-	maxFiles      = 256      // Compose files of a project
-	maxIncludes   = 1024     // times that a file is included or extended
-	maxScalarSize = 1 << 20  // bytes of one value
-	maxNodes      = 100_000  // values of one document, aliases counted as often as they are used
-	maxDepth      = 64       // mappings and lists within each other
-	maxPorts      = 10_000   // ports of one list, ranges taken apart
-	maxExpansion  = 16 << 20 // bytes that variables add to one project
-	maxCompared   = 20 << 20 // values that are compared to merge lists, such as 3,000 with 3,000
-	maxErrors     = 1000     // that are told of: each is compared with those before
+	maxFileSize   = 4 << 20   // bytes of one file, environment files and contents of secrets and configs included
+	maxTotalSize  = 32 << 20  // bytes of all Compose files together
+	maxFiles      = 256       // Compose files of a project
+	maxIncludes   = 1024      // times that a file is included or extended
+	maxScalarSize = 1 << 20   // bytes of one value
+	maxNodes      = 100_000   // values of one document, aliases counted as often as they are used
+	maxBuilt      = 1_000_000 // values of all documents, counted as often as they are included
+	maxExtended   = 250_000   // values that services take over by extends, together
+	maxDepth      = 64        // mappings and lists within each other
+	maxPorts      = 10_000    // ports of one list, ranges taken apart
+	maxExpansion  = 16 << 20  // bytes that variables add to one project
+	maxCompared   = 20 << 20  // values that are compared to merge lists, such as 3,000 with 3,000
+	maxErrors     = 1000      // that are told of: each is compared with those before
 )
 
 // source is one Compose file as it is read from one directory.
