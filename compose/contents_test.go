@@ -60,6 +60,22 @@ configs: {c: {environment: TOKEN}}
 	}
 }
 
+// TestErrorsQuoteNoVariables: what is wrong with a file of variables is said without what stands in it.
+func TestErrorsQuoteNoVariables(t *testing.T) {
+	for _, line := range []string{"A='hunter2", "A=\"hunter2", "A hunter2=1", "hunter2'=1", "A=\"${hunter2\"", "A=${B:?}hunter2", "hunter2\"x=1", "A='x\nhunter2"} {
+		for name, files := range map[string]map[string]string{
+			".env":     {"compose.yaml": one, ".env": line},
+			"env_file": {"compose.yaml": "services: {web: {image: x, env_file: v.env}}\n", "v.env": line},
+			"include":  {"compose.yaml": "include: [{path: c.yaml, env_file: v.env}]\n" + one, "c.yaml": one, "v.env": line},
+		} {
+			_, _, err := Load(context.Background(), Options{WorkingDir: write(t, files), Environ: []string{}})
+			if err == nil || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%q as %s: the error is %v", line, name, err)
+			}
+		}
+	}
+}
+
 func TestContentsThatCannotBeRead(t *testing.T) {
 	dir := write(t, map[string]string{"compose.yaml": `
 services: {web: {image: x}}

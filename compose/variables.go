@@ -119,7 +119,7 @@ func maskLine(err error) error {
 	return errors.New(quotedRest.ReplaceAllString(text, "..."))
 }
 
-var quotedRest = regexp.MustCompile(`".*`)
+var quotedRest = regexp.MustCompile(`(?:"|\bvalue ').*`)
 
 // variableDefault is the begin of a use that says what counts where the variable is not set, be it nothing.
 var variableDefault = regexp.MustCompile(`(?i)\$\{([_a-z][_a-z0-9]*):?[-+?]`)
