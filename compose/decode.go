@@ -180,9 +180,17 @@ func (l *loading) decodeStruct(m *mark, path string, target reflect.Value) {
 	}
 }
 
-// decodeProbe reads the short forms: tcp: 5432, grpc: true.
+// decodeProbe reads the short forms: tcp: 5432, grpc: true. What a variable stands for is text, and meant as what it looks like.
 func (l *loading) decodeProbe(m *mark, path, key string, p *Probe) {
-	switch v := m.value.(type) {
+	value := m.value
+	if text, ok := value.(string); ok && m.variable {
+		if n, err := strconv.Atoi(text); err == nil {
+			value = n
+		} else if text == "true" || text == "false" {
+			value = text == "true"
+		}
+	}
+	switch v := value.(type) {
 	case int:
 		if key == "tcp" {
 			p.TCP = true
