@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
+	"github.com/compose-spec/compose-go/v2/format"
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
@@ -60,6 +61,7 @@ func (l *loading) checkService(m *mark, path string) {
 			}
 		}
 	}
+	l.checkShortForms(m, path)
 	for _, key := range []string{"env_file", "label_file"} {
 		list := m.at(key)
 		if list == nil {
@@ -71,6 +73,43 @@ func (l *loading) checkService(m *mark, path string) {
 		}
 		for i, item := range items {
 			l.checkEnvFile(item, indexPath(path+"."+key, i))
+		}
+	}
+}
+
+// checkShortForms checks values that compose-go takes apart and, where it cannot, does not say where they stand.
+func (l *loading) checkShortForms(m *mark, path string) {
+	for _, form := range []struct {
+		key, want string
+		fault     func(text string) error
+	}{
+		{"volumes", "a mount: %v; write [SOURCE:]TARGET[:OPTIONS], such as data:/var/lib/data:ro", func(text string) error {
+			_, err := format.ParseVolume(text)
+			return err
+		}},
+		{"devices", "a device: %v; write SOURCE[:TARGET[:rwm]], or source, target and permissions each by itself", func(text string) error {
+			if strings.Count(text, ":") > 2 {
+				return errors.New("it has too many colons")
+			}
+			return nil
+		}},
+		{"extra_hosts", "a host: %v; write NAME=ADDRESS", func(text string) error {
+			_, err := types.NewHostsList([]string{text})
+			return err
+		}},
+	} {
+		list := m.at(form.key)
+		if list == nil || list.kind != listMark {
+			continue
+		}
+		for i, item := range list.items {
+			if item.kind != scalarMark || item.reset {
+				continue
+			}
+			if err := form.fault(item.text()); err != nil {
+				text := strings.TrimPrefix(strings.TrimSuffix(err.Error(), ": "+item.text()), "invalid spec: "+item.text()+": ")
+				l.errorMark(item, indexPath(path+"."+form.key, i), "%s is not "+form.want, quoted(item.text()), text)
+			}
 		}
 	}
 }
