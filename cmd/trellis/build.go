@@ -34,7 +34,7 @@ the Docker engine. The end of a build's output is shown when it fails.`,
 			if err != nil {
 				return err
 			}
-			if err := known(names, l.project.ServiceNames()); err != nil {
+			if err := active(names, l.project); err != nil {
 				return err
 			}
 			if !quiet {

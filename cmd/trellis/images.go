@@ -206,7 +206,7 @@ The next 'up' starts new instances of what has changed.`,
 			if err != nil {
 				return err
 			}
-			if err := known(names, l.project.ServiceNames()); err != nil {
+			if err := active(names, l.project); err != nil {
 				return err
 			}
 			var pulled []string

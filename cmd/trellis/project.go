@@ -277,6 +277,17 @@ func known(names []string, services []string) error {
 	return nil
 }
 
+// active is known for the services of a file: of one that is there and left out it says what brings it in.
+func active(names []string, p compose.Project) error {
+	for _, name := range names {
+		if slices.Contains(p.DisabledServices, name) {
+			err := fmt.Errorf("no profile of service %q is active: %w", name, errdefs.ErrInvalid)
+			return withHint(plain{err}, "activate one of those that its 'profiles' in the file names, with --profile NAME or in COMPOSE_PROFILES")
+		}
+	}
+	return known(names, p.ServiceNames())
+}
+
 // plain shows an error without the name of its kind at the end.
 type plain struct{ error }
 

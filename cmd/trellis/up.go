@@ -87,7 +87,7 @@ func (p *program) up(ctx context.Context, names []string, f upFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := known(names, l.project.ServiceNames()); err != nil {
+	if err := active(names, l.project); err != nil {
 		return err
 	}
 	on := onLocal
