@@ -32,6 +32,7 @@ func TestMoment(t *testing.T) {
 	for text, want := range map[string]time.Time{
 		"":                          {},
 		"90s":                       now.Add(-90 * time.Second),
+		"7d":                        now.Add(-7 * 24 * time.Hour),
 		"2026-11-23T10:00:00Z":      now.Add(-2 * time.Hour),
 		"2026-11-23T10:00:00+02:00": now.Add(-4 * time.Hour),
 	} {
