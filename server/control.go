@@ -401,6 +401,10 @@ func (c *control) withRefs(req api.ApplyRequest, keep func([]byte) (string, erro
 func (c *control) deploy(ctx context.Context, rev state.Revision, base engine.StateID, noWait bool) (state.Revision, error) {
 	for {
 		c.deploying.Lock()
+		if c.stopping.Load() { // what it began nobody would look after
+			c.deploying.Unlock()
+			return state.Revision{}, fmt.Errorf("deploy %s: %w: it was taken down meanwhile, and its control plane ends; run `trellis up` again", c.location.Project, errdefs.ErrConflict)
+		}
 		next := c.changed.next()
 		busy, err := c.underWay(ctx)
 		if err == nil && (busy == nil || continues(rev, *busy)) {
