@@ -130,7 +130,7 @@ func (w *inquiry) restart() (api.Explanation, bool) {
 		x.Kind, x.Cause = "config-error", "it could not be run: "+end.Message
 	case end.Reason == "signal":
 		x.Cause = end.Message + ", which Trellis did not send"
-	case from >= 0 && !ready && !applied.Time.IsZero() && w.ranBefore(end.Revision, at):
+	case from >= 0 && !ready && !applied.Time.IsZero() && !w.becameHealthy(end.Revision, at) && w.ranBefore(end.Revision, at):
 		x.Kind, x.Cause = w.blame(end.Revision, "ends before it is ready ("+end.Message+")")
 		x.Chain = slices.Insert(x.Chain, 0, evidence(applied))
 	case spoke:
@@ -208,6 +208,13 @@ func configures(path string) bool {
 		}
 	}
 	return false
+}
+
+// becameHealthy says whether a revision had become healthy before an event: whatever ends since then, the version ran.
+func (w *inquiry) becameHealthy(revision int64, at int) bool {
+	return slices.ContainsFunc(w.events[:at], func(e state.Event) bool {
+		return e.Kind == "revision."+state.Healthy && e.Revision == revision
+	})
 }
 
 // ranBefore says whether an instance of an earlier revision of the service was ready before an event.
@@ -364,7 +371,9 @@ func (w *inquiry) certificate() (api.Explanation, bool) {
 		if left <= 0 {
 			x.Title = fmt.Sprintf("the certificate of %s has ended", c.name)
 		}
-		failed, at := w.last(len(w.events), func(e state.Event) bool { return e.Kind == "certificate.failed" })
+		failed, at := w.last(len(w.events), func(e state.Event) bool {
+			return e.Kind == "certificate.failed" && e.Reason == c.source && (c.source == certificateLocal || namesHost(e.Message, c.name))
+		})
 		switch {
 		case c.source == certificateFile:
 			x.Cause = "the file names it, so that nobody renews it but you: put a new one in its secret and deploy"
@@ -375,6 +384,11 @@ func (w *inquiry) certificate() (api.Explanation, bool) {
 		return x, true
 	}
 	return api.Explanation{}, false
+}
+
+// namesHost says whether a text names a host, and not one below it.
+func namesHost(text, host string) bool {
+	return slices.ContainsFunc(strings.Fields(text), func(word string) bool { return strings.TrimRight(word, ".,:;") == host })
 }
 
 // Where the disk is called full: as the alert DiskAlmostFull does.

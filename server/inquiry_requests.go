@@ -42,7 +42,7 @@ func (w *inquiry) requests(found []api.Explanation) (api.Explanation, bool) {
 	}
 	x.Chain = w.symptoms(x.Title, failing, slow)
 	switch {
-	case w.blameDependency(&x, failing), w.blameInstances(&x, found), w.blameSelf(&x, failing), w.blameDeploy(&x, failing):
+	case (failing || slow) && w.blameDependency(&x, failing), w.blameInstances(&x, found), w.blameSelf(&x, failing), w.blameDeploy(&x, failing):
 	default:
 		x.Title += "; what is measured does not say why"
 	}

@@ -71,6 +71,15 @@ func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
 			w.happened(20, "instance.started", "web-1", "start", "", 3)
 			w.happened(10, "instance.exited", "web-1", "crashed", "exited with code 2", 3)
 		}, "bad-version", "revision 3 ends before it is ready (exited with code 2)", "restart"},
+		"a version that ran, and ends at once when it is started again": {func(w *inquiry) {
+			w.deployed(7200, "services.web.image")
+			w.happened(7190, "instance.started", "web-2", "start", "", 3)
+			w.happened(7180, "instance.ready", "web-2", "probe", "", 0)
+			w.happened(7170, "revision.healthy", "", "up", "every service is as wanted", 3)
+			w.happened(20, "instance.started", "web-1", "restart", "", 3)
+			w.happened(10, "instance.exited", "web-1", "crashed", "exited with code 2", 3)
+			w.speaks("no connection to the database")
+		}, "crash", "exited with code 2: no connection to the database", "restart"},
 		"bad version, taken back": {func(w *inquiry) {
 			w.deployed(30, "services.web.x-trellis.process.artifact")
 			w.happened(10, "revision.rolled-back", "", "up", "web failed more requests than before", 3)
@@ -120,6 +129,13 @@ func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
 			w.calls[way{"*", "web"}] = callNow{rate: 10, retries: 6, p99: 0.05}
 			w.measured.broken = map[string]float64{"web-1": 0.01, "web-2": 0.6}
 		}, "retry-storm", "web-2 (60 %) cut requests off, so that 6 a second are tried again", "slow"},
+		"retry storm of a service that is fast, as what it calls is": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, retries: 6, p99: 0.006}
+			w.calls[way{"web", "api"}] = callNow{rate: 10, p99: 0.004}
+		}, "retry-storm", "instances of web take requests and do not answer them", "slow"},
+		"requests that wait, and are answered fast then, as is what is called": {func(w *inquiry) {
+			w.calls[way{"*", "web"}] = callNow{rate: 10, held: 4, p99: 0.03}
+		}, "overload", "4.0 requests a second wait", "slow"},
 		"overload": {func(w *inquiry) {
 			w.calls[way{"*", "web"}] = callNow{rate: 10, held: 4, p99: 2, failed: 3}
 		}, "overload", "4.0 requests a second wait because all 2 instances are busy", "errors"},
@@ -163,6 +179,16 @@ func TestTheFirstCauseIsNamedOrSaidToBeUnknown(t *testing.T) {
 			w.certificates = []certificate{{name: "shop.localhost", source: certificateLocal, notBefore: w.now.Add(-23 * time.Hour), notAfter: w.now.Add(time.Hour)}}
 			w.happened(60, "certificate.failed", "", "local", "root.key: no such file", 3)
 		}, "certificate", "could not be renewed: root.key: no such file", "certificate"},
+		"a certificate, while another one could not be had": {func(w *inquiry) {
+			w.certificates = []certificate{{name: "shop.example.org", source: certificateACME, notBefore: w.now.Add(-80 * 24 * time.Hour), notAfter: w.now.Add(10 * 24 * time.Hour)}}
+			w.happened(3600, "certificate.failed", "", certificateACME, "no certificate for shop.example.org: rate limited; asked again at 12:00:00 UTC", 3)
+			w.happened(60, "certificate.failed", "", certificateACME, "no certificate for api.shop.example.org: no such name; asked again at 12:00:00 UTC", 3)
+			w.happened(50, "certificate.failed", "", certificateLocal, "root.key: no such file", 3)
+		}, "certificate", "no certificate for shop.example.org: rate limited", "certificate"},
+		"a certificate of which only others' failures are known": {func(w *inquiry) {
+			w.certificates = []certificate{{name: "shop.example.org", source: certificateACME, notBefore: w.now.Add(-80 * 24 * time.Hour), notAfter: w.now.Add(10 * 24 * time.Hour)}}
+			w.happened(60, "certificate.failed", "", certificateACME, "no certificate for api.shop.example.org: no such name; asked again at 12:00:00 UTC", 3)
+		}, "certificate", "nothing says why", "certificate"},
 		"routes that the cluster's gateway does not serve": {func(w *inquiry) {
 			w.unserved = []engine.Unserved{{Service: "web", Route: "/api/*", Reason: "no such filter (UnsupportedValue)"}}
 		}, "gateway", "no such filter (UnsupportedValue)", "failure"},
