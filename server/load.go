@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -43,6 +44,7 @@ func (l *loads) take(d proxy.Demands, now time.Time) {
 		}
 		s := l.services[name][d.Source]
 		if s == nil {
+			forgetSilent(l.services[name], now) // nobody need ever ask for the load
 			s = &loadSource{first: now}
 			l.services[name][d.Source] = s
 		}
@@ -53,6 +55,11 @@ func (l *loads) take(d proxy.Demands, now time.Time) {
 	}
 }
 
+// forgetSilent removes data planes that have said nothing for a while.
+func forgetSilent(sources map[string]*loadSource, now time.Time) {
+	maps.DeleteFunc(sources, func(_ string, s *loadSource) bool { return now.Sub(s.last) > loadFresh })
+}
+
 // tell returns the load of each service that is known, and forgets data planes that say nothing any more.
 func (l *loads) tell(now time.Time) map[string]kubernetes.Load {
 	l.mu.Lock()
@@ -61,11 +68,8 @@ func (l *loads) tell(now time.Time) map[string]kubernetes.Load {
 	for name, sources := range l.services {
 		var sum kubernetes.Load
 		known := false
-		for source, s := range sources {
-			if now.Sub(s.last) > loadFresh {
-				delete(sources, source)
-				continue
-			}
+		forgetSilent(sources, now)
+		for _, s := range sources {
 			concurrency, ok := s.meter.Average(autoscale.Concurrency, now, loadWindow, loadFresh)
 			rps, also := s.meter.Average(autoscale.RPS, now, loadWindow, loadFresh)
 			if !ok || !also || s.last.Sub(s.first) < loadSettled {

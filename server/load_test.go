@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -47,5 +48,19 @@ func TestLoadIsThatOfAllDataPlanes(t *testing.T) {
 	}
 	if load, ok := tell(50); ok {
 		t.Errorf("when none tells any more: %+v; want nothing, which is not 0", load)
+	}
+}
+
+// TestLoadForgetsDataPlanesThatNobodyAsksFor: where no autoscaler asks for the load, what was heard of pods that are gone goes too.
+func TestLoadForgetsDataPlanesThatNobodyAsksFor(t *testing.T) {
+	l, begun := &loads{}, time.Unix(1000, 0)
+	for pod := range 100 {
+		for second := range 10 {
+			at := begun.Add(time.Duration(pod)*time.Minute + time.Duration(second)*time.Second)
+			l.take(proxy.Demands{Source: fmt.Sprint("pod-", pod), Services: map[string]proxy.Demand{"web": {Requests: uint64(10 * second)}}}, at)
+		}
+	}
+	if n := len(l.services["web"]); n != 1 {
+		t.Errorf("%d data planes are remembered, one is there", n)
 	}
 }
