@@ -58,6 +58,9 @@ func (c *chronicle) watch(ctx context.Context) error {
 					return err
 				}
 			}
+			if len(happened) > 0 {
+				c.changed.wake() // who follows events may have looked before there were these
+			}
 			before = after
 		}
 		select {
@@ -145,6 +148,7 @@ func (c *chronicle) listen(ctx context.Context) error {
 			if err := c.store.Append(ctx, fresh...); err != nil {
 				return err
 			}
+			c.changed.wake() // who follows events: nothing else of the cluster need change with them
 		}
 		maps.DeleteFunc(told, func(_ identity, at time.Time) bool { return time.Since(at) > 2*keptByCluster })
 		select {

@@ -14,6 +14,7 @@ import (
 
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/errdefs"
 	"trellis/state"
 )
 
@@ -71,6 +72,9 @@ func (w *written) Append(_ context.Context, all ...state.Event) error {
 	return nil
 }
 
+func (w *written) Value(context.Context, string, any) error    { return errdefs.ErrNotFound }
+func (w *written) SetValue(context.Context, string, any) error { return nil }
+
 func (w *written) Events(_ context.Context, f state.EventFilter) iter.Seq2[state.Event, error] {
 	return func(yield func(state.Event, error) bool) {
 		for _, e := range w.all {
@@ -97,7 +101,7 @@ func TestChronicleGoesByNobodysClock(t *testing.T) {
 			{"instance.waiting", 40 * time.Second, 10 * time.Minute, 0},
 			{"instance.crashed", time.Hour, 0, 0}, // the next control plane is there by then
 		}
-		c := &chronicle{store: kept, project: "shop", events: func(_ context.Context, f state.EventFilter, _ bool, fn func(state.Event) error) error {
+		c := &chronicle{store: kept, project: "shop", changed: &broadcast{}, events: func(_ context.Context, f state.EventFilter, _ bool, fn func(state.Event) error) error {
 			for _, e := range comes {
 				at := began.Add(e.after + e.ahead)
 				if time.Since(began) < e.after+e.late || at.Before(f.Since) {
@@ -167,5 +171,45 @@ func TestDataPlaneTellsWhoHasTheKey(t *testing.T) {
 		if f.key.Store(c.key); ask(c.authorization) != c.want {
 			t.Errorf("asked with %q: not answered with %d", c.authorization, c.want)
 		}
+	}
+}
+
+// TestWhoFollowsHearsOfWhatWasWrittenDown at once, and not with the next change of something else.
+func TestWhoFollowsHearsOfWhatWasWrittenDown(t *testing.T) {
+	for name, part := range map[string]func(*chronicle, context.Context) error{
+		"the cluster's events": (*chronicle).listen, "the instances": (*chronicle).watch,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began, store := time.Now(), &written{}
+				c := &chronicle{store: store, project: "shop", changed: &broadcast{}}
+				c.events = func(_ context.Context, _ state.EventFilter, _ bool, fn func(state.Event) error) error {
+					return fn(state.Event{Time: began, Kind: "instance.waiting", Service: "web"})
+				}
+				c.observe = func(context.Context) (engine.State, error) {
+					time.Sleep(time.Second) // whoever follows has looked by then
+					return engine.State{Services: []engine.Service{{Name: "web", Instances: []engine.Instance{{ID: "web-1", Ready: true}}}}}, nil
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				var heard []string
+				followed := make(chan error, 1)
+				go func() {
+					followed <- eventsIn(ctx, store, c.changed, state.EventFilter{}, true, func(e state.Event) error {
+						heard = append(heard, e.Kind)
+						cancel()
+						return nil
+					})
+				}()
+				synctest.Wait()
+				if err := part(c, ctx); err != nil {
+					t.Error(err)
+				}
+				<-followed
+				if len(heard) != 1 {
+					t.Errorf("heard %q", heard)
+				}
+			})
+		})
 	}
 }
