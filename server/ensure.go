@@ -20,6 +20,9 @@ import (
 
 // Connect returns the running control plane of a project. None is running: ErrNotFound.
 func Connect(ctx context.Context, l Location) (api.Control, io.Closer, error) {
+	if err := ours(filepath.Dir(l.RuntimeDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("reach the control plane of %s: %w", l.Project, err)
+	}
 	client, err := holder.Dial(ctx, l.holderSocket())
 	if err != nil {
 		return nil, nil, fmt.Errorf("project %s does not run here: %w; start it with `trellis up`", l.Project, errdefs.ErrNotFound)

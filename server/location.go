@@ -108,6 +108,9 @@ func (l Location) prepare() error {
 	}
 	l.Origins = origins(l.WorkingDir)
 	l.Authority, _ = AuthorityDir() // without a home there is none, which is said where one is needed
+	if err := private(filepath.Dir(l.RuntimeDir)); err != nil {
+		return err
+	}
 	if err := private(l.RuntimeDir); err != nil {
 		return err
 	}
@@ -143,6 +146,11 @@ func private(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", dir, err)
 	}
+	return ours(dir)
+}
+
+// ours refuses what is no directory, and one that belongs to somebody else.
+func ours(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return err
@@ -151,7 +159,8 @@ func private(dir string) error {
 		return fmt.Errorf("use %s: %w: not a directory", dir, errdefs.ErrInvalid)
 	}
 	if owner, ok := ownerOf(info); ok && owner != os.Geteuid() {
-		return fmt.Errorf("use %s: %w: it belongs to user %d; remove it, or choose another folder with --state", dir, errdefs.ErrConflict, owner)
+		return fmt.Errorf("use %s: %w: it belongs to user %d; have it removed, or choose another folder: for state with --state, for sockets with XDG_RUNTIME_DIR",
+			dir, errdefs.ErrConflict, owner)
 	}
 	return nil
 }
