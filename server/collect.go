@@ -262,6 +262,8 @@ func (g *gathering) call(c proxy.Call, plane string, example *telemetry.Exemplar
 }
 
 func callsOf(ctx context.Context, of planes, address string) (proxy.Calls, error) {
+	ctx, cancel := context.WithTimeout(ctx, planeAnswers)
+	defer cancel()
 	var c proxy.Calls
 	resp, err := of.ask(ctx, address, "/calls")
 	if err != nil {

@@ -278,6 +278,22 @@ type Running struct {
 	Down   bool        // it does not run
 }
 
+// projectAnswers is how long a control plane may take to answer whoever looks at all of them.
+const projectAnswers = 3 * time.Second
+
+// statusWithin returns what a control plane says, nil where it does not answer in time.
+func statusWithin(ctx context.Context, l Location, patience time.Duration) *api.Status {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	client := api.NewClient(l.apiSocket())
+	defer client.Close()
+	status, err := client.Status(ctx)
+	if err != nil {
+		return nil
+	}
+	return &status
+}
+
 // Projects returns every project that runs on this machine as this user, in order of name; with down also those that do
 // not run and whose state exists.
 func Projects(ctx context.Context, down bool) ([]Running, error) {
@@ -292,11 +308,7 @@ func Projects(ctx context.Context, down bool) ([]Running, error) {
 			continue
 		}
 		r := Running{Location: l}
-		client := api.NewClient(l.apiSocket())
-		if status, err := client.Status(ctx); err == nil {
-			r.Status = &status
-		}
-		_ = client.Close()
+		r.Status = statusWithin(ctx, l, projectAnswers)
 		all = append(all, r)
 		runs[l.StateDir] = true
 	}

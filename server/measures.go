@@ -102,7 +102,12 @@ func followPlane[T any](ctx context.Context, of planes, address, path string, fn
 	}
 }
 
+// planeAnswers is how long a data plane may take to say how it stands: one that is stopped, or hangs, takes connections and answers none.
+const planeAnswers = 2 * time.Second
+
 func statusOf(ctx context.Context, socket string) (proxy.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, planeAnswers)
+	defer cancel()
 	var s proxy.Status
 	resp, err := askPlane(ctx, socket, "/status")
 	if err != nil {

@@ -333,21 +333,27 @@ func (p *plane) InUse(ctx context.Context) (map[string]int, uint64, error) {
 	return sum, version, nil
 }
 
-// statuses asks every data plane of the project.
+// statuses asks every data plane of the project. Of one that is there and does not answer nothing is known, which is an error beside what
+// the others say.
 func (p *plane) statuses(ctx context.Context) ([]proxy.Status, error) {
 	sockets, err := p.location.dataPlanes()
 	if err != nil {
 		return nil, err
 	}
 	var all []proxy.Status
+	var failed error
 	for _, socket := range sockets {
-		if s, err := statusOf(ctx, socket); err == nil {
+		s, err := statusOf(ctx, socket)
+		switch {
+		case err == nil:
 			all = append(all, s)
-		} else if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case errors.Is(err, context.DeadlineExceeded):
+			failed = fmt.Errorf("ask the data plane at %s: %w: no answer within %s", socket, errdefs.ErrUnavailable, planeAnswers)
 		}
 	}
-	return all, nil
+	return all, failed
 }
 
 // describe fills in what the holder and the data plane know: pids, the gateway's address, ports as bound, traffic.
@@ -370,10 +376,7 @@ func (p *plane) describe(ctx context.Context, s *api.Status) {
 		p.bindPorts(&s.Services[i])
 	}
 	p.mu.Unlock()
-	statuses, err := p.statuses(ctx)
-	if err != nil {
-		return
-	}
+	statuses, _ := p.statuses(ctx) // of those that answer
 	for _, one := range statuses {
 		if one.PID == s.Proxy.PID {
 			s.Traffic = one.Counters
