@@ -111,7 +111,7 @@ func (p page) text(t *testing.T) string {
 		}
 		switch {
 		case strings.HasSuffix(name, "import.tf"):
-			fmt.Fprintf(&b, "\n## Import\n\nThe ID is `FILE[,OVERRIDE...][?KEY=VALUE&...]` with the keys `context`, `engine`, `env_file`, `environment`, `name`, `namespace`, `profile`, `project_directory` and `state_dir`, each as the attribute of that name. Variables are not part of it: until the first apply, `configuration` has values of `secret_variables` in clear where they do not look like secrets.\n\n```terraform\n%s```\n", text)
+			fmt.Fprintf(&b, "\n## Import\n\nThe ID is `FILE[,OVERRIDE...][?KEY=VALUE&...]` with the keys `context`, `engine`, `env_file`, `environment`, `name`, `namespace`, `profile`, `project_directory` and `state_dir`, each as the attribute of that name. A comma, a question mark and a percent sign in a file's name are `%%2C`, `%%3F` and `%%25`. Variables are not part of it: until the first apply, `configuration` has values of `secret_variables` in clear where they do not look like secrets.\n\n```terraform\n%s```\n", text)
 		case strings.HasSuffix(name, ".sh"):
 			fmt.Fprintf(&b, "\n```shell\n%s```\n", text)
 		default:

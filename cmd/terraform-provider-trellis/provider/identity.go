@@ -56,8 +56,11 @@ func (m projectModel) known() bool {
 	return true
 }
 
+// A file whose name has in it what parts an id is written as in a URL. Another percent sign may stand as it is.
+var escapeFile, unescapeFile = strings.NewReplacer("%", "%25", ",", "%2C", "?", "%3F"), strings.NewReplacer("%25", "%", "%2C", ",", "%2c", ",", "%3F", "?", "%3f", "?")
+
 // idOf writes down how a project is found: FILE[,OVERRIDE...][?KEY=VALUE&...], of which the values are escaped as in a
-// URL.
+// URL, and a file's commas, question marks and percent signs.
 func idOf(p cli.Project) string {
 	q := url.Values{}
 	add := func(key string, values ...string) {
@@ -76,7 +79,11 @@ func idOf(p cli.Project) string {
 	add("context", p.Context)
 	add("namespace", p.Namespace)
 	add("state_dir", p.StateDir)
-	id := strings.Join(p.Files, ",")
+	var files []string
+	for _, file := range p.Files {
+		files = append(files, escapeFile.Replace(file))
+	}
+	id := strings.Join(files, ",")
 	if len(q) > 0 {
 		id += "?" + q.Encode()
 	}
@@ -97,8 +104,11 @@ func projectOf(id string) (cli.Project, error) {
 		}
 	}
 	p := cli.Project{
-		Files: strings.Split(files, ","), Name: q.Get("name"), Environment: q.Get("environment"), Profiles: q["profile"], EnvFiles: q["env_file"],
+		Name: q.Get("name"), Environment: q.Get("environment"), Profiles: q["profile"], EnvFiles: q["env_file"],
 		Directory: q.Get("project_directory"), Engine: q.Get("engine"), Context: q.Get("context"), Namespace: q.Get("namespace"), StateDir: q.Get("state_dir"),
+	}
+	for file := range strings.SplitSeq(files, ",") {
+		p.Files = append(p.Files, unescapeFile.Replace(file))
 	}
 	if slices.Contains(p.Files, "") {
 		return cli.Project{}, fmt.Errorf("id %q: it names no Compose file: want FILE[,OVERRIDE...][?KEY=VALUE&...]", id)

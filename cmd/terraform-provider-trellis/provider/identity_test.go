@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,5 +72,27 @@ func TestWhyItFailed(t *testing.T) {
 				t.Errorf("another error: %v", diags[1])
 			}
 		})
+	}
+}
+
+// TestAnIDFindsTheSameProject, whatever the names of its files have in them; one that was written by hand may have a percent sign as it is.
+func TestAnIDFindsTheSameProject(t *testing.T) {
+	for id, want := range map[string]cli.Project{
+		"compose.yaml":                       {Files: []string{"compose.yaml"}},
+		"compose.yaml,more.yaml":             {Files: []string{"compose.yaml", "more.yaml"}},
+		"a%2Cb.yaml,what%3F.yaml?name=shop":  {Files: []string{"a,b.yaml", "what?.yaml"}, Name: "shop"},
+		"100%25.yaml,%252C.yaml":             {Files: []string{"100%.yaml", "%2C.yaml"}},
+		"compose.yaml?profile=a%26b%2Cc":     {Files: []string{"compose.yaml"}, Profiles: []string{"a&b,c"}},
+		"compose.yaml?project_directory=a+b": {Files: []string{"compose.yaml"}, Directory: "a b"},
+	} {
+		if got := idOf(want); got != id {
+			t.Errorf("the id of %+v is %q, want %q", want, got, id)
+		}
+		if got, err := projectOf(id); err != nil || idOf(got) != id || !slices.Equal(got.Files, want.Files) || !slices.Equal(got.Profiles, want.Profiles) {
+			t.Errorf("%q is %+v (%v), want %+v", id, got, err, want)
+		}
+	}
+	if got, err := projectOf("a%20b,100%.yaml"); err != nil || !slices.Equal(got.Files, []string{"a%20b", "100%.yaml"}) {
+		t.Errorf("by hand: %+v, %v", got, err)
 	}
 }
