@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,12 +25,15 @@ func configurationOf(changes []cli.Change) configuration {
 	return c
 }
 
+// plainKey is a key that stands in a path as it is; Trellis quotes the others.
+var plainKey = regexp.MustCompile(`^[A-Za-z0-9_/@$*+:,=~-]+$`)
+
 // put writes the values of a structure at and below a path, which is written as Trellis writes it.
 func (c configuration) put(path string, v any) {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, value := range v {
-			if strings.ContainsAny(key, ".[]\"") {
+			if !plainKey.MatchString(key) {
 				key = strconv.Quote(key)
 			}
 			c.put(path+"."+key, value)

@@ -120,3 +120,16 @@ func FuzzID(f *testing.F) {
 		}
 	})
 }
+
+// TestDriftIsWhereItIsWanted: a key is written in one way, so that what is there stands in the place of what is wanted and not beside it.
+func TestDriftIsWhereItIsWanted(t *testing.T) {
+	for key, path := range map[string]string{
+		"com.example/a": `services.web.labels."com.example/a"`, "a b": `services.web.labels."a b"`, "é": `services.web.labels."é"`, "a/b=c": "services.web.labels.a/b=c",
+	} {
+		got := configurationOf([]cli.Change{{Path: "services.web", Action: "add", To: map[string]any{"labels": map[string]any{key: "wanted"}}}})
+		got.drifted([]cli.Drift{{Change: cli.Change{Path: path, From: "wanted", To: "there"}}})
+		if diff := cmp.Diff(configuration{path: "there"}, got); diff != "" {
+			t.Errorf("%s: %s", key, diff)
+		}
+	}
+}
