@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
+	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/state"
@@ -94,6 +96,13 @@ func (s *sight) learnSecrets(ctx context.Context) error {
 // learn adds a revision's secrets, and the variables whose name says that they are one. A secret that cannot be read now keeps
 // none of the others away, and is looked for again.
 func (s *sight) learn(rev state.Revision) (err error) {
+	add := func(value string) {
+		// The password of a database may be its name: it hides nothing to take that out, and every mention of the service would go.
+		name := strings.TrimSpace(value)
+		if _, service := rev.Project.Services[name]; !service && name != rev.Project.Name {
+			s.secrets.values[value] = true
+		}
+	}
 	for name, v := range rev.Project.Secrets {
 		if v.Ref == "" {
 			continue
@@ -102,15 +111,29 @@ func (s *sight) learn(rev state.Revision) (err error) {
 		if rerr != nil && !errors.Is(rerr, errdefs.ErrNotFound) {
 			err = errors.Join(err, fmt.Errorf("read secret %s: %w", name, rerr))
 		}
-		s.secrets.values[string(b)] = true
+		add(string(b))
 	}
 	for _, svc := range rev.Project.Services {
-		for name, v := range svc.Environment {
-			if engine.LooksSecret(name) {
-				s.secrets.values[v] = true
+		for _, environment := range environmentsOf(svc) {
+			for name, v := range environment {
+				if engine.LooksSecret(name) {
+					add(v)
+				}
 			}
 		}
 	}
 	s.secrets.known[rev.Number] = err == nil
 	return err
+}
+
+// environmentsOf are the variables of a service and of its hooks, whose output is kept as the service's is.
+func environmentsOf(svc compose.Service) []map[string]string {
+	all := []map[string]string{svc.Environment}
+	for _, step := range svc.PreStart {
+		all = append(all, step.Environment)
+	}
+	for _, hook := range slices.Concat(svc.PostStart, svc.PreStop) {
+		all = append(all, hook.Environment)
+	}
+	return all
 }

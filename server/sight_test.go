@@ -95,3 +95,47 @@ func TestNoRevisionsSecretIsKept(t *testing.T) {
 		}
 	}
 }
+
+// composed is a project of one revision.
+type composed struct {
+	subject
+	project compose.Project
+}
+
+func (composed) observe(context.Context) (engine.State, error) { return engine.State{}, nil }
+func (composed) content(ref string) ([]byte, error)            { return []byte(ref), nil }
+func (c composed) latest(context.Context) (state.Revision, error) {
+	return state.Revision{Number: 1, Project: c.project}, nil
+}
+
+// TestWhatIsTakenOut: a hook's secrets too, whose output is kept as well; and no name of the file itself, though it is somebody's password:
+// it would hide nothing, and every mention of the service would go.
+func TestWhatIsTakenOut(t *testing.T) {
+	secret := func(value string) compose.Hook {
+		return compose.Hook{Environment: map[string]string{"ADMIN_PASSWORD": value}}
+	}
+	s := newSight(watching{subject: composed{project: compose.Project{
+		Name:    "evergreen",
+		Secrets: map[string]compose.FileValue{"project": {Ref: "evergreen\n"}},
+		Services: map[string]compose.Service{
+			"postgres": {Environment: map[string]string{"POSTGRES_PASSWORD": "postgres"}},
+			"web": {
+				Environment: map[string]string{"KEY_PREFIX": "catalog", "DB_PASSWORD": "hunter2"}, PreStart: []compose.PreStart{{Hook: secret("before-it")}},
+				PostStart: []compose.Hook{secret("after-it")}, PreStop: []compose.Hook{secret("at-the-end")},
+			},
+			"catalog": {},
+		},
+	}}, project: "evergreen", dir: t.TempDir(), changed: &broadcast{}}, slog.New(slog.DiscardHandler))
+	if err := s.learnSecrets(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const said = "evergreen: catalog reads postgresql://postgres:5432"
+	record := []telemetry.Record{{Body: said + ", hunter2 before-it after-it at-the-end", Attributes: map[string]any{"server.address": "postgres"}}}
+	s.cleanRecords(record)
+	if want := said + strings.Repeat(" [redacted]", 4); strings.ReplaceAll(record[0].Body, ",", "") != want {
+		t.Errorf("kept is %q, want %q", record[0].Body, want)
+	}
+	if to := record[0].Attributes["server.address"]; to != "postgres" {
+		t.Errorf("called was %q", to)
+	}
+}
