@@ -325,3 +325,39 @@ func TestDiffOfANameWithADot(t *testing.T) {
 		t.Errorf("changes %+v", changes)
 	}
 }
+
+// TestWhatAPlanHides: the value of a secret, also where it follows a flag; and not the path of a file, nor whether something is on.
+func TestWhatAPlanHides(t *testing.T) {
+	shown := func(change func(*compose.Service)) string {
+		from, to := two(), two()
+		web := to.Services["web"]
+		web.Environment = maps.Clone(web.Environment)
+		change(&web)
+		to.Services["web"] = web
+		text, err := json.Marshal(engine.Diff(to, engine.State{Desired: &from}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	for name, c := range map[string]struct {
+		change       func(*compose.Service)
+		hidden, seen string
+	}{
+		"a flag and its value": {func(s *compose.Service) { s.Command = []string{"redis-server", "--requirepass", "hunter3"} }, "hunter3", "--requirepass"},
+		"another flag":         {func(s *compose.Service) { s.Command = []string{"app", "--db.password", "hunter3", "--port", "80"} }, "hunter3", `"80"`},
+		"flags without values": {func(s *compose.Service) { s.Command = []string{"app", "--password", "--verbose"} }, "hunter3", "--verbose"},
+		"a flag in a shell's line": {func(s *compose.Service) {
+			s.Command = []string{"sh", "-c", "exec redis-server --requirepass hunter3 --port 80"}
+		}, "hunter3", "--port 80"},
+		"a variable":         {func(s *compose.Service) { s.Environment["API_TOKEN"] = "hunter3" }, "hunter3", "API_TOKEN"},
+		"the path of a file": {func(s *compose.Service) { s.Environment["DB_PASSWORD_FILE"] = "/run/secrets/db" }, "hunter3", "/run/secrets/db"},
+		"whether something is on": {func(s *compose.Service) {
+			s.Environment["AUTH_ENABLED"], s.Environment["PRIVATE_MODE"] = "true", "true"
+		}, "***", "true"},
+	} {
+		if text := shown(c.change); strings.Contains(text, c.hidden) || !strings.Contains(text, c.seen) {
+			t.Errorf("%s: %s\nwant %q to be seen and %q not", name, text, c.seen, c.hidden)
+		}
+	}
+}

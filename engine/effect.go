@@ -121,10 +121,16 @@ func under(path, prefix string) bool {
 
 const mask = "***"
 
+// secretFlag is the name of a flag whose value, in the next word, is a secret.
+const secretFlag = `--?[a-z0-9._-]*(?:requirepass|passw(?:or)?d|passphrase|secret|token|api[_-]?key)`
+
 var (
 	secretName = regexp.MustCompile(`(?i)passw(or)?d|passphrase|secret|token|credential|private|api[_-]?key|(^|[_-])(pass|pwd|key|auth|dsn|salt)($|[_-])`)
 	secretArg  = regexp.MustCompile(`(?i)((?:password|passwd|secret|token|api[_-]?key)[=:]\s*)("[^"]*"|'[^']*'|[^\s&"']+)`)
-	userInfo   = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@`)
+	// flagged is what a flag of that name is followed by.
+	flagged   = regexp.MustCompile(`(?i)((?:^|\s)` + secretFlag + `\s+)("[^"]*"|'[^']*'|[^\s"'-][^\s"']*)`)
+	flagAlone = regexp.MustCompile(`(?i)^` + secretFlag + `$`)
+	userInfo  = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@`)
 )
 
 // LooksSecret says whether a variable's name says that its value is a secret. The path of a file is none.
@@ -153,10 +159,15 @@ func maskValue(parent, key string, v any) any {
 		out := make([]any, len(v))
 		for i, e := range v {
 			out[i] = maskValue(parent, key, e)
+			if text, ok := e.(string); ok && i > 0 && text != "" && text[0] != '-' {
+				if flag, ok := v[i-1].(string); ok && flagAlone.MatchString(flag) {
+					out[i] = mask
+				}
+			}
 		}
 		return out
 	case string:
-		if v != "" && slices.Contains(freeNames, parent) && secretName.MatchString(key) {
+		if v != "" && v != "true" && v != "false" && slices.Contains(freeNames, parent) && LooksSecret(key) {
 			return mask
 		}
 		return maskText(v)
@@ -169,7 +180,7 @@ func maskText(text string) string {
 	if strings.Contains(text, "://") {
 		text = userInfo.ReplaceAllStringFunc(text, hideUser)
 	}
-	return secretArg.ReplaceAllString(text, "${1}"+mask)
+	return secretArg.ReplaceAllString(flagged.ReplaceAllString(text, "${1}"+mask), "${1}"+mask)
 }
 
 func hideUser(prefix string) string {
