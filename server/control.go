@@ -267,10 +267,14 @@ func (c *control) Down(ctx context.Context, opt engine.DeleteOptions) error {
 		c.deploying.Lock()
 		defer c.deploying.Unlock()
 	}
-	return c.takeDown(ctx, opt)
+	if err := c.takeDown(ctx, opt); err != nil {
+		return err
+	}
+	c.stop()
+	return nil
 }
 
-// takeDown is Down for who sees to it that nobody deploys meanwhile.
+// takeDown removes what there is of the project, for who sees to it that nobody deploys meanwhile and that the control plane ends then.
 func (c *control) takeDown(ctx context.Context, opt engine.DeleteOptions) error {
 	if err := c.engine.Delete(ctx, c.location.Project, opt); err != nil {
 		return err
@@ -286,8 +290,7 @@ func (c *control) takeDown(ctx context.Context, opt engine.DeleteOptions) error 
 			return fmt.Errorf("give up the ports of %s: %w", c.location.Project, err)
 		}
 	}
-	c.stop()
-	return nil
+	return c.store.SetValue(ctx, expiringValue, nil)
 }
 
 // giveUp settles a revision that was still on its way when the project was taken down: nobody deploys it any more.

@@ -57,17 +57,42 @@ func (c *control) expireOnce(ctx context.Context, now time.Time) (time.Duration,
 	if left := ends.Sub(now); left > 0 {
 		return min(left, expirePause), nil
 	}
-	if s, err := c.observe(ctx); err != nil || s.Desired == nil { // it is down already
+	latest, err := c.store.Latest(ctx)
+	if err != nil {
 		return expirePause, err
 	}
-	err = c.store.Append(ctx, state.Event{
+	var begun int64
+	if err := c.store.Value(ctx, expiringValue, &begun); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+		return expirePause, err
+	}
+	if begun != latest.Number {
+		if s, err := c.observe(ctx); err != nil || s.Desired == nil { // it is down already
+			return expirePause, err
+		}
+		if err := c.beginExpiry(ctx, latest.Number, *ends, now); err != nil {
+			return expirePause, fmt.Errorf("write down that the time is over: %w", err)
+		}
+	}
+	if err := c.takeDown(ctx, engine.DeleteOptions{Volumes: true}); err != nil {
+		return expirePause, err
+	}
+	c.stop()
+	return expirePause, nil
+}
+
+// expiringValue is where the store keeps the revision that is being taken down because its time is over, until all of it is gone: what
+// could not be done at once, or before somebody ended the control plane, is done later.
+const expiringValue = "expiring revision"
+
+// beginExpiry writes down that the time of a revision is over, once.
+func (c *control) beginExpiry(ctx context.Context, number int64, ends, now time.Time) error {
+	if err := c.store.SetValue(ctx, expiringValue, number); err != nil {
+		return err
+	}
+	return c.store.Append(ctx, state.Event{
 		Time: now, Actor: "trellis", Project: c.location.Project, Kind: "project.expired", Reason: "ttl",
 		Message: fmt.Sprintf("its time was over at %s: it is taken down, and its volumes are deleted", ends.Local().Format(time.DateTime)),
 	})
-	if err != nil {
-		return expirePause, fmt.Errorf("write down that the time is over: %w", err)
-	}
-	return expirePause, c.takeDown(ctx, engine.DeleteOptions{Volumes: true})
 }
 
 // ends returns when the newest deploy is over, nil for never.
