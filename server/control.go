@@ -248,7 +248,7 @@ func (c *control) Override(ctx context.Context, req api.OverrideRequest) error {
 
 // overridden is what holds for a service after a request, o what held before.
 func overridden(o state.Override, req api.OverrideRequest) state.Override {
-	o.Service = req.Service
+	o.Service, o.Actor = req.Service, req.Actor
 	if req.Replicas != nil {
 		o.Replicas = req.Replicas
 	}

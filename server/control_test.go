@@ -12,6 +12,15 @@ import (
 	"trellis/state"
 )
 
+// TestOverridesSayWhoAsks, for the event that tells of it; that of an earlier wish is not theirs.
+func TestOverridesSayWhoAsks(t *testing.T) {
+	stop := true
+	got := overridden(state.Override{Service: "web", Restart: 2, Actor: "ann@desk"}, api.OverrideRequest{Service: "web", Stopped: &stop, Restart: true, Actor: "kim@desk"})
+	if want := (state.Override{Service: "web", Restart: 3, Stopped: true, Actor: "kim@desk"}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
 // TestNothingIsDeployedAfterTheEnd: who deploys while a project is taken down is refused, and not taken by a control plane that ends with
 // what it has just started.
 func TestNothingIsDeployedAfterTheEnd(t *testing.T) {

@@ -53,6 +53,8 @@ type Override struct {
 	Replicas *int   `json:"replicas,omitempty"` // scale; an apply that changes deploy.replicas clears it
 	Restart  int64  `json:"restart,omitempty"`  // generation; higher: every instance is replaced
 	Stopped  bool   `json:"stopped,omitempty"`  // stop; up and start clear it
+	// Actor asks for it, for the event that tells of it. It is not kept.
+	Actor string `json:"-"`
 }
 
 // Event is one thing that happened. Events are never changed.

@@ -74,6 +74,8 @@ func remaining(all map[string]state.Override, before *compose.Project, p compose
 // again ends first: both would do the same work.
 func (e *Engine) Override(ctx context.Context, project string, o state.Override) error {
 	fail := func(err error) error { return fmt.Errorf("override %s: %w", o.Service, err) }
+	actor := o.Actor
+	o.Actor = ""
 	e.writes.Lock()
 	defer e.writes.Unlock()
 	all, live, s, err := e.look(ctx, project)
@@ -112,7 +114,7 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if err := e.client.put(ctx, project, now, true); err != nil {
 		return fail(err)
 	}
-	e.tell(ctx, kindOverride, o.Service, engine.Wish(o), "")
+	e.tell(ctx, kindOverride, o.Service, engine.Wish(o), actor)
 	return nil
 }
 

@@ -136,6 +136,8 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if err := e.checkProject(project); err != nil {
 		return fail(err)
 	}
+	actor := o.Actor
+	o.Actor = ""
 	e.writes.Lock()
 	defer e.writes.Unlock()
 	d, err := e.load(ctx)
@@ -156,6 +158,6 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if err := e.cfg.Store.SetOverride(ctx, o); err != nil {
 		return fail(err)
 	}
-	e.record(event{kind: "service.override", service: o.Service, reason: "asked", message: engine.Wish(o), revision: d.rev.Number})
+	e.record(event{kind: "service.override", service: o.Service, reason: "asked", message: engine.Wish(o), revision: d.rev.Number, actor: actor})
 	return nil
 }

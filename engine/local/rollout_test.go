@@ -246,6 +246,38 @@ func TestOverrides(t *testing.T) {
 	})
 }
 
+// TestOverridesAreToldWithWhoAsked, also one that leaves nothing to remember; what is wanted is the same, whoever asked.
+func TestOverridesAreToldWithWhoAsked(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.apply(project(server("web", 1)))
+		b.settled(state.Healthy)
+		begin := b.observe().ID
+		for _, stopped := range []bool{true, false} {
+			if err := b.eng.Override(b.Context(), projectName, state.Override{Service: "web", Stopped: stopped, Actor: "kim@desk"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if left, err := b.store.Overrides(b.Context()); err != nil || len(left) > 0 || b.observe().ID != begin {
+			t.Errorf("left are %+v (%v), want nothing", left, err)
+		}
+		time.Sleep(time.Minute)
+		told := 0
+		for e, err := range b.store.Events(b.Context(), state.EventFilter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Kind == "service.override" {
+				if told++; e.Actor != "kim@desk" {
+					t.Errorf("asked for by %q", e.Actor)
+				}
+			}
+		}
+		if told != 2 {
+			t.Errorf("told of %d", told)
+		}
+	})
+}
+
 func TestStopWhileStarting(t *testing.T) {
 	bubble(t, func(b *bench) {
 		b.world.Script("web", fake.Script{StartAfter: 5 * time.Second})
