@@ -49,6 +49,12 @@ func BenchmarkStepOfLoad(b *testing.B) {
 	floor := time.Since(began)
 	var until []time.Duration
 	for range b.N {
+		eventually(b, 5*time.Minute, "one replica", func() string {
+			if n := serviceOf(b, p.ps(), "web").Ready; n != 1 {
+				return fmt.Sprint(n, " are ready")
+			}
+			return ""
+		})
 		seconds := make([]second, lead+length)
 		ready := make([]int, lead+length)
 		ctx, cancel := context.WithCancel(context.Background())
