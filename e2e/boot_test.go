@@ -4,11 +4,13 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -90,6 +92,23 @@ func everyProcess(t *testing.T, p *project) []int {
 	return all
 }
 
+// childrenFirst orders processes so that none comes before those that it has started.
+func childrenFirst(all []int) []int {
+	parents := map[int]int{}
+	for _, pid := range all {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {
+			parents[pid], _ = strconv.Atoi(strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))[1])
+		}
+	}
+	depth := func(pid int) (n int) {
+		for ; parents[pid] != 0; pid = parents[pid] {
+			n++
+		}
+		return n
+	}
+	return slices.SortedFunc(slices.Values(all), func(a, b int) int { return cmp.Compare(depth(b), depth(a)) })
+}
+
 // crash ends every process of the project at once and takes away what a restart of the machine takes away.
 func (p *project) crash() {
 	t := p.t.(*testing.T)
@@ -104,7 +123,9 @@ func (p *project) end(all []int) {
 	for _, pid := range all {
 		_ = unix.Kill(pid, unix.SIGSTOP) // so that none of them sees another one end
 	}
-	for _, pid := range all {
+	// Who ends before its children has the kernel go on with those that are stopped: they would have no job control (setpgid(2)). A control
+	// plane that sees its holder end starts another one.
+	for _, pid := range childrenFirst(all) {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 	eventually(t, 10*time.Second, "all of it ended", func() string {
