@@ -75,6 +75,9 @@ func service(w workload, pods []corev1.Pod) engine.Service {
 		looping = looping || loops
 		s.Reason = cmp.Or(s.Reason, why)
 	}
+	if newest >= s.Want && s.Want > 0 {
+		w.failed = w.failed && w.kind != "Deployment" // a controller that is slow has not looked at its pods again since it gave up
+	}
 	w.current = w.current && newest >= s.Want // what is ready beside a new pod that is not is the one that it replaces
 	s.State = stateOf(w, s, looping)
 	if s.State == engine.ServiceHealthy || s.State == engine.ServiceStopped || s.State == engine.ServiceCompleted {

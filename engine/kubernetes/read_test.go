@@ -135,6 +135,7 @@ func TestTroubleInComposeTerms(t *testing.T) {
 		"no image":       {waiting("ImagePullBackOff", "not found"), false, engine.ServiceStarting, engine.InstancePending, "its image i cannot be had: not found"},
 		"not created":    {waiting("CreateContainerConfigError", "no user"), false, engine.ServiceStarting, engine.InstancePending, "its container cannot be started: no user"},
 		"given up":       {waiting("ImagePullBackOff", "not found"), true, engine.ServiceFailed, engine.InstancePending, "its image i cannot be had: not found"},
+		"given up early": {nil, true, engine.ServiceHealthy, engine.InstanceReady, ""},
 		"unschedulable":  {unschedulable, false, engine.ServiceStarting, engine.InstancePending, "no node takes it: too little memory"},
 		"out of memory": {func(p *corev1.Pod) {
 			waiting("CrashLoopBackOff", "")(p)
