@@ -64,6 +64,7 @@ type Object interface {
 type Live struct {
 	Objects []Object
 	Pods    []corev1.Pod
+	At      time.Time // when it said so; zero: nobody knows
 }
 
 // objectsOf returns those of one type, in their order.

@@ -77,3 +77,56 @@ func TestLate(t *testing.T) {
 		older(2 * whole)
 	}
 }
+
+// TestDeploymentIsNotGivenUpEarly: where a cluster says that a Deployment makes no progress, its pods have their whole time from when they
+// run, however long their image took to come; what does not come at all has failed.
+func TestDeploymentIsNotGivenUpEarly(t *testing.T) {
+	one := record{Revision: state.Revision{Number: 2, Project: compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Image: "web:2"}}}}}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{
+		Labels: map[string]string{labelProject: "shop", labelService: "web"}, Annotations: map[string]string{annotationRevision: "2"},
+	}}
+	given := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Labels: template.Labels}, Spec: appsv1.DeploymentSpec{Template: template},
+		Status: appsv1.DeploymentStatus{Conditions: []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse, Reason: "ProgressDeadlineExceeded"}}},
+	}
+	waits := func(reason string) corev1.ContainerState {
+		return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}
+	}
+	runs := func(since time.Duration) corev1.ContainerState {
+		return corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Now().Add(-since))}}
+	}
+	for name, c := range map[string]struct {
+		age    time.Duration
+		node   string
+		state  corev1.ContainerState
+		change func(*corev1.Pod)
+		fails  bool
+	}{
+		"its image is pulled":          {3 * time.Minute, "n1", waits("ContainerCreating"), nil, false},
+		"what comes before it runs":    {3 * time.Minute, "n1", waits("PodInitializing"), nil, false},
+		"the kubelet has said nothing": {3 * time.Minute, "n1", corev1.ContainerState{}, func(p *corev1.Pod) { p.Status.ContainerStatuses = nil }, false},
+		"it has just begun":            {3 * time.Minute, "n1", runs(time.Second), nil, false},
+		"it had its time":              {3 * time.Minute, "n1", runs(progressSeconds*time.Second + time.Second), nil, true},
+		"it is made for too long":      {making + time.Second, "n1", waits("ContainerCreating"), nil, true},
+		"there is no image":            {3 * time.Minute, "n1", waits("ImagePullBackOff"), nil, true},
+		"no node takes it":             {3 * time.Minute, "", corev1.ContainerState{}, func(p *corev1.Pod) { p.Status.ContainerStatuses = nil }, true},
+		"it is of an earlier revision": {3 * time.Minute, "n1", runs(time.Second), func(p *corev1.Pod) { p.Annotations = map[string]string{annotationRevision: "1"} }, true},
+	} {
+		pod := corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{
+				Name: "web-1", Labels: template.Labels, Annotations: template.Annotations, CreationTimestamp: metav1.NewTime(time.Now().Add(-c.age)),
+			},
+			Spec:   corev1.PodSpec{NodeName: c.node},
+			Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "web", State: c.state}}},
+		}
+		if c.change != nil {
+			c.change(&pod)
+		}
+		w := watching(nil)
+		w.stuck, w.late = map[string]time.Time{}, map[string]lateness{}
+		live := Live{Objects: []Object{given}, Pods: []corev1.Pod{pod}, At: time.Now()}
+		if service, why := w.failure([]record{one}, Read(one.Revision, live), live); (service != "") != c.fails {
+			t.Errorf("%s: %q fails, %q", name, service, why)
+		}
+	}
+}

@@ -37,7 +37,7 @@ func (c *Client) liveOf(ctx context.Context, project string, items []item) (Live
 		}
 	}
 	lists := make([][]Object, len(asked))
-	var out Live
+	out := Live{At: time.Now()}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(listsAtOnce)
 	for n, kind := range asked {

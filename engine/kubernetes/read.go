@@ -9,11 +9,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"trellis/compose"
 	"trellis/engine"
 	"trellis/state"
 )
@@ -32,6 +34,9 @@ func Read(rev state.Revision, live Live) engine.State {
 	}
 	open := opening(live.Objects)
 	for _, w := range workloadsOf(live.Objects) {
+		if w.failed && w.kind == "Deployment" && underWay(pods[w.service], w.revision, rev.Project.Services[w.service], live.At) {
+			w.failed = false
+		}
 		svc := service(w, pods[w.service])
 		svc.Autoscale = autoscaleOf(w, live.Objects)
 		svc.Ports = append(svc.Ports, openPorts(rev.Project.Services[w.service], open[w.service])...)
@@ -84,6 +89,31 @@ func service(w workload, pods []corev1.Pod) engine.Service {
 		s.Reason = ""
 	}
 	return s
+}
+
+// making is how long a pod may be made at most, its image pulled for one: Kubernetes' own default for the progress of a Deployment.
+const making = 10 * time.Minute
+
+// beingMade are the reasons for which a container waits whose pod the kubelet is at work on.
+var beingMade = []string{"ContainerCreating", "PodInitializing"}
+
+// underWay says whether pods of a service's revision are still being made, or have run for less time than they have to become ready. The time
+// of a Deployment, whose cluster says then that it makes no progress, begins before that.
+func underWay(pods []corev1.Pod, revision int64, svc compose.Service, at time.Time) bool {
+	limit := time.Duration(patience(svc)+minReady(svc)) * time.Second
+	return !at.IsZero() && slices.ContainsFunc(pods, func(pod corev1.Pod) bool {
+		if revisionOf(pod.ObjectMeta) != revision || pod.DeletionTimestamp != nil || pod.Spec.NodeName == "" {
+			return false
+		}
+		c := programStatus(&pod)
+		switch {
+		case c == nil, c.State.Waiting != nil && slices.Contains(beingMade, c.State.Waiting.Reason):
+			return at.Sub(pod.CreationTimestamp.Time) < making
+		case c.State.Running != nil && !c.Ready:
+			return at.Sub(c.State.Running.StartedAt.Time) < limit
+		}
+		return false
+	})
 }
 
 // stateOf says how a service is doing. One whose newest template is not yet looked at is not yet healthy.
