@@ -55,7 +55,7 @@ func empty(kind schema.GroupVersionKind) Object {
 // typed makes of an object one of the types that Render and Read know; any other kind stays as it is.
 func typed(o *unstructured.Unstructured) (Object, error) {
 	one := empty(o.GroupVersionKind())
-	if _, any := one.(*unstructured.Unstructured); any {
+	if _, loose := one.(*unstructured.Unstructured); loose {
 		return o, nil
 	}
 	return one, runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, one)
@@ -151,7 +151,7 @@ func readList(from *json.Decoder, kind schema.GroupVersionKind, take func(Object
 // readItem reads one object of a list, which does not repeat of what kind it is.
 func readItem(from *json.Decoder, kind schema.GroupVersionKind) (Object, error) {
 	one := empty(kind)
-	if o, any := one.(*unstructured.Unstructured); any {
+	if o, loose := one.(*unstructured.Unstructured); loose {
 		var text json.RawMessage
 		if err := from.Decode(&text); err != nil {
 			return nil, err
