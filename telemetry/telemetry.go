@@ -107,14 +107,15 @@ func (a *Attributes) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	for k, v := range all {
-		all[k] = exact(v)
+		all[k] = Exact(v)
 	}
 	*a = all
 	return nil
 }
 
-// exact makes numbers of JSON's.
-func exact(v any) any {
+// Exact makes of what JSON was decoded to with its numbers as text what Attributes hold; slices and maps are changed in place. A number
+// beyond all others stays text.
+func Exact(v any) any {
 	switch v := v.(type) {
 	case json.Number:
 		if n, err := v.Int64(); err == nil {
@@ -123,14 +124,14 @@ func exact(v any) any {
 		if f, err := v.Float64(); err == nil {
 			return f
 		}
-		return v.String() // larger than any number
+		return v.String()
 	case []any:
 		for i, one := range v {
-			v[i] = exact(one)
+			v[i] = Exact(one)
 		}
 	case map[string]any:
 		for k, one := range v {
-			v[k] = exact(one)
+			v[k] = Exact(one)
 		}
 	}
 	return v

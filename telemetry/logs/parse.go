@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -144,37 +143,13 @@ func place(fields map[string]any, r *telemetry.Record) (known bool) {
 		if done.take(k, fields[k], r) {
 			known = true
 		} else if len(attributes) < maxFields {
-			attributes[k] = plain(fields[k])
+			attributes[k] = telemetry.Exact(fields[k])
 		}
 	}
 	if len(attributes) > 0 {
 		r.Attributes = attributes
 	}
 	return known
-}
-
-// plain makes numbers of JSON's.
-func plain(v any) any {
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		f, err := v.Float64()
-		if err != nil || math.IsInf(f, 0) {
-			return v.String()
-		}
-		return f
-	case map[string]any:
-		for k, one := range v {
-			v[k] = plain(one)
-		}
-	case []any:
-		for i, one := range v {
-			v[i] = plain(one)
-		}
-	}
-	return v
 }
 
 // taken says which places of a record have what belongs there.
