@@ -140,7 +140,7 @@ func TestBackIsFinished(t *testing.T) {
 
 // TestWorseInstancesLeaveTheirOutput: of a version that does worse is kept what its newest instance has written.
 func TestWorseInstancesLeaveTheirOutput(t *testing.T) {
-	c := clientOf(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.URL.Path) }))
+	c := clientOf(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "2026-01-02T03:04:05Z", r.URL.Path) }))
 	pod := func(name, service string, revision, age int) corev1.Pod {
 		p := corev1.Pod{}
 		p.Name, p.CreationTimestamp = name, metav1.NewTime(time.Unix(1e9, 0).Add(-time.Duration(age)*time.Second))

@@ -24,15 +24,17 @@ import (
 // tail returns the last lines of a pod's container: of the run that ended last, where there was one.
 func (c *Client) tail(ctx context.Context, pod *corev1.Pod, previous bool) []string {
 	if previous {
-		if lines := c.lastOf(ctx, pod, logsOf{previous: true}); len(lines) > 0 && !strings.HasPrefix(lines[0], "unable to retrieve container logs") { // a kubelet's answer when they are gone
+		if lines := c.lastOf(ctx, pod, logsOf{previous: true}); len(lines) > 0 {
 			return lines
 		}
 	}
 	return c.lastOf(ctx, pod, logsOf{})
 }
 
+// lastOf returns the last lines of one container. A kubelet that has no output any more writes why in its place: what the program wrote has
+// its time.
 func (c *Client) lastOf(ctx context.Context, pod *corev1.Pod, which logsOf) []string {
-	which.tail, which.container = lastLines, cmp.Or(which.container, program(pod).Name)
+	which.tail, which.times, which.container = lastLines, true, cmp.Or(which.container, program(pod).Name)
 	ctx, cancel := context.WithTimeout(ctx, c.silence)
 	defer cancel()
 	r, err := c.output(ctx, pod.Name, which)
@@ -42,7 +44,10 @@ func (c *Client) lastOf(ctx context.Context, pod *corev1.Pod, which logsOf) []st
 	defer r.Close()
 	var lines []string
 	for s := scan(r); s.Scan() && len(lines) < lastLines; {
-		lines = append(lines, s.Text())
+		at, text, _ := strings.Cut(s.Text(), " ")
+		if _, err := time.Parse(time.RFC3339Nano, at); err == nil {
+			lines = append(lines, text)
+		}
 	}
 	return lines
 }

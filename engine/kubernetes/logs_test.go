@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -51,5 +52,26 @@ func TestALostNodeHoldsNobody(t *testing.T) {
 	defer r.Close()
 	if b, err := io.ReadAll(r); string(b) != "late\n" || err != nil {
 		t.Errorf("a follower got %q, %v", b, err)
+	}
+}
+
+// TestAKubeletsWordsAreNoOutput: a kubelet that has the output of the run before no more writes why where that would be.
+func TestAKubeletsWordsAreNoOutput(t *testing.T) {
+	for _, words := range []string{
+		`failed to try resolving symlinks in path "/var/log/pods/shop_web/web/1.log": lstat /var/log/pods/shop_web/web/1.log: no such file or directory`,
+		`unable to retrieve container logs for containerd://4fa6`,
+	} {
+		c := clientOf(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Get("previous") != "" {
+				fmt.Fprint(w, words)
+				return
+			}
+			fmt.Fprint(w, "2026-01-02T03:04:05.678Z about to exit with 3\n2026-01-02T03:04:05.679Z \n")
+		}))
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "web"}}}}
+		pod.Name = "web-1"
+		if got, want := c.tail(t.Context(), pod, true), []string{"about to exit with 3", ""}; !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

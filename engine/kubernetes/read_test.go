@@ -201,7 +201,7 @@ func TestWhatKeepsAReplicaFromStarting(t *testing.T) {
 					return false
 				}
 				w.Header().Set("Content-Type", "text/plain")
-				fmt.Fprintln(w, "output of", r.URL.Query().Get("container"))
+				fmt.Fprintln(w, "2026-01-02T03:04:05.6Z output of", r.URL.Query().Get("container"))
 				return true
 			}
 			state := engine.State{Services: []engine.Service{{Name: "web", State: engine.ServiceStarting, Instances: []engine.Instance{}}}}
