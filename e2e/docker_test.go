@@ -10,16 +10,22 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// dockerProject is a project whose folder has what its images are built from. The test is skipped where there is no
+// dockerNames counts the projects in the engine, which has them by their names. None begins with another one.
+var dockerNames atomic.Int32
+
+func dockerName() string { return fmt.Sprintf("kiosk%02d", dockerNames.Add(1)) }
+
+// dockerProject is a project of a name whose folder has what its images are built from. The test is skipped where there is no
 // engine and DRIVERS does not name docker.
-func dockerProject(t testing.TB, files map[string]string) *project {
+func dockerProject(t testing.TB, name string, files map[string]string) *project {
 	t.Helper()
 	needsDocker(t)
-	leavesNothingInDocker(t, "kiosk")
+	leavesNothingInDocker(t, name)
 	p := newProject(t, files)
 	p.imageFiles(".")
 	return p
@@ -50,22 +56,21 @@ func dockerImage(t testing.TB, name string) string {
 	return name
 }
 
-// TestDocker runs its tests one after the other, beside those of processes: they have one project in one engine.
+// TestDocker runs its tests in one engine, side by side and beside those of processes.
 func TestDocker(t *testing.T) {
 	t.Parallel()
-	t.Run("plain file", dockerPlainFile)
-	t.Run("image behind the same name", dockerImageBehindTheSameName)
-	t.Run("tag that moved", dockerTagThatMoved)
-	t.Run("and processes together", dockerAndProcessesTogether)
-	t.Run("through published ports", dockerThroughPublishedPorts)
-	t.Run("calls are the list", dockerCalls)
-	t.Run("without an engine", dockerWithoutAnEngine)
-	t.Run("limits", dockerLimits)
-	t.Run("drift", dockerDrift)
-	t.Run("agrees with other engines", dockerAgrees)
-	t.Run("volumes of every slot", dockerVolumesOfEverySlot)
-	t.Run("second checkout", dockerSecondCheckout)
-	t.Run("takes over from docker compose", dockerTakesOverFromDockerCompose)
+	for name, test := range map[string]func(*testing.T){
+		"plain file": dockerPlainFile, "image behind the same name": dockerImageBehindTheSameName, "tag that moved": dockerTagThatMoved,
+		"and processes together": dockerAndProcessesTogether, "through published ports": dockerThroughPublishedPorts, "calls are the list": dockerCalls,
+		"without an engine": dockerWithoutAnEngine, "limits": dockerLimits, "drift": dockerDrift, "agrees with other engines": dockerAgrees,
+		"volumes of every slot": dockerVolumesOfEverySlot, "second checkout": dockerSecondCheckout,
+		"takes over from docker compose": dockerTakesOverFromDockerCompose,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
+	}
 }
 
 func needsDocker(t testing.TB) {
@@ -119,8 +124,8 @@ func leftInDocker(t testing.TB, project string) map[string][]string {
 }
 
 // plainShop is a Compose file as anybody has it: nothing of Trellis in it.
-func plainShop(port int, version string) string {
-	return fmt.Sprintf(`name: kiosk
+func plainShop(name string, port int, version string) string {
+	return fmt.Sprintf(`name: %s
 services:
   web:
     build: .
@@ -136,19 +141,20 @@ services:
     expose: ["80"]
 volumes:
   data:
-`, port, version)
+`, name, port, version)
 }
 
 // dockerCalls: who calls is known of containers too.
 func dockerCalls(t *testing.T) {
-	callsAreTheList(t, dockerProject(t, nil), "build: .", "")
+	name := dockerName()
+	callsAreTheList(t, dockerProject(t, name, nil), name, "build: .", "")
 }
 
 // dockerPlainFile: a Compose file without a word of Trellis runs, is redeployed and killed under load, survives its
 // control plane, and leaves nothing but its volumes.
 func dockerPlainFile(t *testing.T) {
-	port := freePort(t)
-	p := dockerProject(t, map[string]string{"compose.yaml": plainShop(port, "v0"), "ledger/.keep": ""})
+	name, port := dockerName(), freePort(t)
+	p := dockerProject(t, name, map[string]string{"compose.yaml": plainShop(name, port, "v0"), "ledger/.keep": ""})
 	if out := p.run("check"); strings.Contains(out, "has no effect") {
 		t.Errorf("check says of a plain file:\n%s", out)
 	}
@@ -161,7 +167,7 @@ func dockerPlainFile(t *testing.T) {
 	}
 	tr := underLoad(t, url(port), 150, func() {
 		for i := 1; i <= 3; i++ {
-			p.write("compose.yaml", plainShop(port, fmt.Sprint("v", i)))
+			p.write("compose.yaml", plainShop(name, port, fmt.Sprint("v", i)))
 			p.run("up", "-d")
 		}
 	})
@@ -201,8 +207,8 @@ func dockerPlainFile(t *testing.T) {
 	}
 
 	p.run("down")
-	left := leftInDocker(t, "kiosk")
-	if len(left["container"])+len(left["network"]) > 0 || !slices.Equal(left["volume"], []string{"kiosk_data"}) {
+	left := leftInDocker(t, name)
+	if len(left["container"])+len(left["network"]) > 0 || !slices.Equal(left["volume"], []string{name + "_data"}) {
 		t.Errorf("down left %v, want the volume alone", left)
 	}
 }
@@ -210,8 +216,8 @@ func dockerPlainFile(t *testing.T) {
 // dockerImageBehindTheSameName: what was built anew is a new revision although no line of the file changed, and a
 // rollback brings the image back.
 func dockerImageBehindTheSameName(t *testing.T) {
-	port := freePort(t)
-	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf("name: kiosk\nservices:\n  web:\n    build: .\n    ports: [\"%d:80\"]\n", port)})
+	name, port := dockerName(), freePort(t)
+	p := dockerProject(t, name, map[string]string{"compose.yaml": fmt.Sprintf("name: %s\nservices:\n  web:\n    build: .\n    ports: [\"%d:80\"]\n", name, port)})
 	p.dockerfile("one")
 	p.run("up", "-d")
 	p.dockerfile("two")
@@ -240,10 +246,10 @@ func (p *project) dockerfile(version string) {
 // dockerTagThatMoved: what runs is the image that the tag named when it was deployed, also after a crash and in a rollback.
 func dockerTagThatMoved(t *testing.T) {
 	longAlone(t)
-	port := freePort(t)
+	name, port := dockerName(), freePort(t)
 	t.Cleanup(func() { _ = exec.Command("docker", "image", "rm", "-f", "kiosk-two", "kiosk-moving").Run() })
-	p := dockerProject(t, map[string]string{"compose.yaml": fmt.Sprintf(
-		"name: kiosk\nservices:\n  web:\n    image: kiosk-moving\n    pull_policy: never\n    ports: [\"%d:80\"]\n", port)})
+	p := dockerProject(t, name, map[string]string{"compose.yaml": fmt.Sprintf(
+		"name: %s\nservices:\n  web:\n    image: kiosk-moving\n    pull_policy: never\n    ports: [\"%d:80\"]\n", name, port)})
 	for _, v := range []string{"one", "two"} {
 		p.dockerfile(v)
 		docker(t, "build", "-q", "-t", "kiosk-"+v, p.dir)
@@ -280,8 +286,8 @@ func dockerTagThatMoved(t *testing.T) {
 // dockerAndProcessesTogether: containers and processes of one project reach each other by name, and secrets, configs
 // and one-off commands are there.
 func dockerAndProcessesTogether(t *testing.T) {
-	port, other := freePort(t), freePort(t)
-	p := dockerProject(t, map[string]string{"token": "sesame", "compose.yaml": fmt.Sprintf(`name: kiosk
+	name, port, other := dockerName(), freePort(t), freePort(t)
+	p := dockerProject(t, name, map[string]string{"token": "sesame", "compose.yaml": fmt.Sprintf(`name: %s
 services:
   web:
     build: .
@@ -299,7 +305,7 @@ secrets:
   token: {file: ./token}
 configs:
   motd: {content: "good day"}
-`, port, other, built.app)})
+`, name, port, other, built.app)})
 	p.run("up", "-d")
 	for from, want := range map[string]string{url(port) + "/fetch?url=http://tool/": "process", url(other) + "/fetch?url=http://web/": "container"} {
 		if got := get(t, from); !strings.Contains(got, fmt.Sprintf(`"version":%q`, want)) {
@@ -318,7 +324,7 @@ configs:
 		p.run("up", "-d")
 	})
 	tr.NoneLost(t)
-	if left := leftInDocker(t, "kiosk"); len(left["container"]) > 0 {
+	if left := leftInDocker(t, name); len(left["container"]) > 0 {
 		t.Errorf("containers are left of what is a process now: %v", left["container"])
 	}
 	out, err := p.try("up", "-d", "--driver", "docker")
@@ -338,8 +344,8 @@ func (p *project) read(name string) []byte {
 
 // dockerThroughPublishedPorts: where containers cannot be reached at their addresses everything but the mesh works.
 func dockerThroughPublishedPorts(t *testing.T) {
-	port := freePort(t)
-	p := dockerProject(t, map[string]string{"compose.yaml": plainShop(port, "v1"), "ledger/.keep": ""})
+	name, port := dockerName(), freePort(t)
+	p := dockerProject(t, name, map[string]string{"compose.yaml": plainShop(name, port, "v1"), "ledger/.keep": ""})
 	p.env = append(p.env, "TRELLIS_DOCKER_PUBLISHED=1")
 	if out := p.run("check"); !strings.Contains(out, "published on 127.0.0.1") {
 		t.Errorf("check does not say how containers are reached:\n%s", out)
@@ -349,7 +355,7 @@ func dockerThroughPublishedPorts(t *testing.T) {
 		t.Errorf("web does not reach api by name: %s", got)
 	}
 	tr := underLoad(t, url(port), 100, func() {
-		p.write("compose.yaml", plainShop(port, "v2"))
+		p.write("compose.yaml", plainShop(name, port, "v2"))
 		p.run("up", "-d")
 	})
 	tr.NoneLost(t)
@@ -357,7 +363,7 @@ func dockerThroughPublishedPorts(t *testing.T) {
 
 // dockerWithoutAnEngine: one error with what to do, and nothing is begun.
 func dockerWithoutAnEngine(t *testing.T) {
-	p := newProject(t, map[string]string{"compose.yaml": plainShop(freePort(t), "v1")})
+	p := newProject(t, map[string]string{"compose.yaml": plainShop(dockerName(), freePort(t), "v1")})
 	p.env = append(p.env, "DOCKER_HOST=unix:///nonexistent/docker.sock")
 	p.run("check")
 	out, err := p.try("up", "-d")
@@ -380,7 +386,8 @@ type inspected struct {
 
 // dockerLimits: what the file bounds the engine bounds, and an instance that used up its memory is said to have.
 func dockerLimits(t *testing.T) {
-	p := dockerProject(t, map[string]string{"compose.yaml": `name: kiosk
+	name := dockerName()
+	p := dockerProject(t, name, map[string]string{"compose.yaml": "name: " + name + `
 services:
   web:
     build: .
@@ -399,11 +406,11 @@ services:
 // dockerSecondCheckout has two checkouts of one project: the names of containers and volumes are the machine's, so that the
 // second one has to be a copy.
 func dockerSecondCheckout(t *testing.T) {
-	port := freePort(t)
-	files := map[string]string{"compose.yaml": plainShop(port, "first"), "ledger/.keep": ""}
-	first, second := dockerProject(t, files), newProject(t, files)
+	name, port := dockerName(), freePort(t)
+	files := map[string]string{"compose.yaml": plainShop(name, port, "first"), "ledger/.keep": ""}
+	first, second := dockerProject(t, name, files), newProject(t, files)
 	second.imageFiles(".")
-	second.write("compose.yaml", plainShop(port, "second"))
+	second.write("compose.yaml", plainShop(name, port, "second"))
 	first.run("up", "-d")
 	out, err := second.try("up", "-d")
 	if err == nil || !strings.Contains(out, "has containers from "+first.dir) || !strings.Contains(out, "--copy NAME") {

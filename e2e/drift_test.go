@@ -212,8 +212,8 @@ func memoryLimit(pid int) string {
 
 // dockerDrift: what docker itself can change of a running container.
 func dockerDrift(t *testing.T) {
-	port := freePort(t)
-	p := dockerProject(t, map[string]string{"password": "hunter2", "compose.yaml": fmt.Sprintf(`name: kiosk
+	name, port := dockerName(), freePort(t)
+	p := dockerProject(t, name, map[string]string{"password": "hunter2", "compose.yaml": fmt.Sprintf(`name: %s
 services:
   web:
     build: .
@@ -223,7 +223,7 @@ services:
     networks: [front, back]
 secrets: {password: {file: password}}
 networks: {front: {}, back: {}}
-`, port)})
+`, name, port)})
 	p.run("up", "-d")
 	p.wantDrift()
 	web := slotOf(t, p, 1)
@@ -242,8 +242,8 @@ networks: {front: {}, back: {}}
 	change("services.web.cpu_shares", "update", "--cpu-shares", "512", web.Container)
 	change("services.web.cpuset", "update", "--cpuset-cpus", "0", web.Container)
 	change("services.web.restart", "update", "--restart", "always", web.Container)
-	holder := "kiosk-" + string(web.ID) + ".net"
-	change("services.web.networks.back", "network", "disconnect", "kiosk_back", holder)
+	holder := name + "-" + string(web.ID) + ".net"
+	change("services.web.networks.back", "network", "disconnect", name+"_back", holder)
 	const elsewhere = "e2e-elsewhere" // not the engine's own bridge, which another engine beside it may have removed
 	docker(t, "network", "create", elsewhere)
 	t.Cleanup(func() { _ = exec.Command("docker", "network", "rm", elsewhere).Run() })

@@ -222,15 +222,15 @@ func lastLine(out string) string {
 // TestCallsAreTheList: of processes; TestDocker has it of containers.
 func TestCallsAreTheList(t *testing.T) {
 	t.Parallel()
-	callsAreTheList(t, newProject(t, nil), "image: testapp", "process: {command: ["+built.app+"]}, ")
+	callsAreTheList(t, newProject(t, nil), "kiosk", "image: testapp", "process: {command: ["+built.app+"]}, ")
 }
 
 // callsAreTheList: with the first calls of a project, what is not listed is refused in words and with an event, and
 // what is listed goes on, under load and while the list changes. Program and trellis are what makes testapp of a service.
-func callsAreTheList(t *testing.T, p *project, program, trellis string) {
+func callsAreTheList(t *testing.T, p *project, name, program, trellis string) {
 	port := freePort(t)
 	file := func(calls string) string {
-		return fmt.Sprintf(`name: kiosk
+		return fmt.Sprintf(`name: %[5]s
 services:
   web:
     %[2]s
@@ -246,7 +246,7 @@ services:
     expose: ["80", "5432"]
     environment: {POSTGRES: "5432"}
     x-trellis: {%[3]sprobe: {http: /healthz}}
-`, port, program, trellis, calls)
+`, port, program, trellis, calls, name)
 	}
 	p.write("compose.yaml", file(""))
 	p.run("up", "-d")

@@ -27,7 +27,7 @@ func composeCommand(t testing.TB, dir string, args ...string) {
 // dockerTakesOverFromDockerCompose: a project that docker compose runs becomes ours, with what it had written, and
 // goes back.
 func dockerTakesOverFromDockerCompose(t *testing.T) {
-	port, data := freePort(t), freePort(t)
+	name, port, data := dockerName(), freePort(t), freePort(t)
 	file := func(version string) string {
 		return fmt.Sprintf(`version: "3.8"
 services:
@@ -45,10 +45,10 @@ volumes:
   kept:
 `, port, version, data, version)
 	}
-	p := dockerProject(t, map[string]string{"compose.yaml": file("theirs")})
-	p.flags = []string{"-p", "kiosk"}
-	composeCommand(t, p.dir, "-p", "kiosk", "-f", "compose.yaml", "up", "-d")
-	t.Cleanup(func() { composeCommand(t, p.dir, "-p", "kiosk", "-f", "compose.yaml", "down", "-v") })
+	p := dockerProject(t, name, map[string]string{"compose.yaml": file("theirs")})
+	p.flags = []string{"-p", name}
+	composeCommand(t, p.dir, "-p", name, "-f", "compose.yaml", "up", "-d")
+	t.Cleanup(func() { composeCommand(t, p.dir, "-p", name, "-f", "compose.yaml", "down", "-v") })
 	post := func() {
 		t.Helper()
 		req, _ := http.NewRequest("POST", url(data)+"/ledger", strings.NewReader("{}"))
@@ -73,7 +73,7 @@ volumes:
 
 	p.write("compose.yaml", file("ours"))
 	out, err := p.try("up", "-d")
-	if err == nil || !strings.Contains(out, "--yes") || !strings.Contains(out, "kiosk_kept") {
+	if err == nil || !strings.Contains(out, "--yes") || !strings.Contains(out, name+"_kept") {
 		t.Errorf("without --yes and a terminal it has to refuse and say what it would do: %v\n%s", err, out)
 	}
 	if v := version(t, port); v != "theirs" {
@@ -89,7 +89,7 @@ volumes:
 	if after := get(t, url(data)+"/file?path=/data/ledger"); after != before || after == "" {
 		t.Errorf("what was written before: %q, now %q", before, after)
 	}
-	if left := docker(t, "ps", "-aq", "--filter", "label=com.docker.compose.project=kiosk"); left != "" {
+	if left := docker(t, "ps", "-aq", "--filter", "label=com.docker.compose.project="+name); left != "" {
 		t.Errorf("containers of docker compose are left: %s", left)
 	}
 	if out := p.run("up", "-d", "--yes"); strings.Contains(out, "docker compose") {
@@ -98,7 +98,7 @@ volumes:
 	post() // as ours
 
 	p.run("down")
-	composeCommand(t, p.dir, "-p", "kiosk", "-f", "compose.yaml", "up", "-d")
+	composeCommand(t, p.dir, "-p", name, "-f", "compose.yaml", "up", "-d")
 	eventually(t, 20e9, "docker compose serves again", func() string {
 		got, err := fetch(url(data) + "/file?path=/data/ledger")
 		if err != nil || len(got) <= len(before) {
