@@ -256,7 +256,7 @@ func startHolder(ctx context.Context, l Location) (*holder.Client, error) {
 // happened to start them first is kept.
 func environment() []string {
 	var env []string
-	for _, key := range append([]string{"XDG_RUNTIME_DIR", withoutEnv, "GOTRACEBACK", "GORACE", "GOCOVERDIR"}, Inherited()...) {
+	for _, key := range append([]string{"XDG_RUNTIME_DIR", withoutEnv, "GOTRACEBACK", "GODEBUG", "GORACE", "GOCOVERDIR"}, Inherited()...) {
 		if v, ok := os.LookupEnv(key); ok {
 			env = append(env, key+"="+v)
 		}

@@ -215,8 +215,8 @@ func (s *controlPlane) reviveHolder() error {
 	return client.Close()
 }
 
-// serveAPI serves the API on its unix socket, and beside it what Go's own tools know of the process (/debug/pprof): who may use
-// the socket may do anything to the project.
+// serveAPI serves the API on its unix socket, and beside it what Go's own tools know of the process (/debug/pprof; by whom memory was taken
+// only where GODEBUG has a memprofilerate): who may use the socket may do anything to the project.
 func (s *controlPlane) serveAPI(ctx context.Context) error {
 	socket := s.location.apiSocket()
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
