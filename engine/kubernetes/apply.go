@@ -42,7 +42,8 @@ func stage(kind string) int {
 }
 
 // put makes objects those of a project: applied stage by stage, server-side, and never by force; then what an earlier put has
-// made and these are not is removed, unless more are to follow. It may be repeated at any point.
+// made and these are not is removed, unless more are to follow: all but the claims for volumes of the file, which are what going back finds
+// again, and what Delete finds by their labels. It may be repeated at any point.
 // Another hand has a field: ErrConflict that names it and the field; nothing is removed then. All that can go wrong is
 // said at once.
 func (c *Client) put(ctx context.Context, project string, objects []Object, more bool) error {
@@ -58,6 +59,7 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 		return fmt.Errorf("write the inventory of %s: %w", project, err)
 	}
 	leaving := without(before, items)
+	leaving = without(leaving, slices.DeleteFunc(claims(leaving), func(i item) bool { return i.Name == controlName(project) }))
 	if !more {
 		// An autoscaler that goes must not decide once more when its number has been taken back.
 		scalers := slices.DeleteFunc(slices.Clone(leaving), func(i item) bool { return i.Kind != "HorizontalPodAutoscaler" })

@@ -63,6 +63,28 @@ func TestPutPrunes(t *testing.T) {
 	}
 }
 
+// TestPutKeepsData: a service that leaves, or mounts its volume no more, leaves its data behind, as on one machine: a revision that fails
+// finds it again, and who wants it gone says so. What the control plane has measured is no such data.
+func TestPutKeepsData(t *testing.T) {
+	s, c := cluster(t)
+	claim := func(name string) Object { return object(persistentVolumeClaims, name, labelsOf("shop")) }
+	if err := c.put(t.Context(), "shop", []Object{deploymentNamed("web"), claim("data"), claim(controlName("shop"))}, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.put(t.Context(), "shop", []Object{deploymentNamed("web")}, false); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"configmaps/trellis-shop", "deployments/web", "persistentvolumeclaims/data"}, s.names()); d != "" {
+		t.Errorf("objects (-want +got):\n%s", d)
+	}
+	if err := quiet(c).Delete(t.Context(), "shop", engine.DeleteOptions{}); err != nil || !slices.Contains(s.names(), "persistentvolumeclaims/data") {
+		t.Errorf("taken down: %v, left %v", err, s.names())
+	}
+	if err := quiet(c).Delete(t.Context(), "shop", engine.DeleteOptions{Volumes: true}); err != nil || slices.Contains(s.names(), "persistentvolumeclaims/data") {
+		t.Errorf("taken down with its volumes: %v, left %v", err, s.names())
+	}
+}
+
 // TestCutShort: an apply that ends at any of its requests is made good by the next one.
 func TestCutShort(t *testing.T) {
 	objects := []Object{deploymentNamed("api"), deploymentNamed("web")}

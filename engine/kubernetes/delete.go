@@ -77,27 +77,41 @@ func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOp
 	return nil
 }
 
-// unnamed finds the claims that StatefulSets had made for their pods: they outlive these, and no inventory has them. Who may not look has
-// none where no revision that is kept had a volume without a name: the role that such a project needs does not say more.
+// unnamed finds the claims that no inventory has: those that StatefulSets had made for their pods, which outlive these, and those for
+// volumes that a later revision did not mount any more. What the newest one calls external is not the project's to remove. Who may not look
+// has none where no revision that is kept had a volume without a name: the role that such a project needs does not say more.
 func (e *Engine) unnamed(ctx context.Context, project string) (all []item, err error) {
 	r, err := e.client.resource(persistentVolumeClaims)
 	if err != nil {
 		return nil, err
 	}
+	kept, herr := e.client.history(ctx, project)
 	list, err := r.List(ctx, selectProject(project))
-	if apierrors.IsForbidden(err) {
-		kept, herr := e.client.history(ctx, project)
-		if herr == nil && !slices.ContainsFunc(kept, func(r record) bool { return hasUnnamed(r.Project) }) {
-			return nil, nil
-		}
+	if apierrors.IsForbidden(err) && herr == nil && !slices.ContainsFunc(kept, func(r record) bool { return hasUnnamed(r.Project) }) {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list the claims for volumes without a name: %w", e.client.explain(err))
 	}
+	if herr != nil {
+		return nil, herr
+	}
 	for _, claim := range list.Items {
-		all = append(all, itemOf(&claim))
+		if len(kept) == 0 || !hasExternal(kept[0].Project, claim.GetName()) {
+			all = append(all, itemOf(&claim))
+		}
 	}
 	return all, nil
+}
+
+// hasExternal says whether a project has the volume of that claim from somebody else.
+func hasExternal(p compose.Project, claim string) bool {
+	for key, v := range p.Volumes {
+		if v.External && externalVolume(v, key) == claim {
+			return true
+		}
+	}
+	return false
 }
 
 func hasUnnamed(p compose.Project) bool {

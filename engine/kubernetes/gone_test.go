@@ -143,3 +143,26 @@ func TestVolumesWithoutAName(t *testing.T) {
 		})
 	}
 }
+
+// TestVolumeOfSomebodyElse: a volume that was the project's, and that its newest revision calls external, stays.
+func TestVolumeOfSomebodyElse(t *testing.T) {
+	s, client := cluster(t)
+	s.more = map[string]map[string]string{"apps/v1": {"deployments": "Deployment", "statefulsets": "StatefulSet"}}
+	e := quiet(client)
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{
+		"db": {Name: "db", Image: "db:1", Volumes: []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}},
+	}, Volumes: map[string]compose.Volume{"data": {}}}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+		t.Fatal(err)
+	}
+	p.Volumes = map[string]compose.Volume{"data": {External: true}}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Delete(t.Context(), "shop", engine.DeleteOptions{Volumes: true}); err != nil {
+		t.Fatal(err)
+	}
+	if left := s.names(); !slices.Contains(left, "persistentvolumeclaims/data") {
+		t.Errorf("left: %v", left)
+	}
+}

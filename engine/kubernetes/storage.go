@@ -140,7 +140,7 @@ func (r *renderer) projectVolume(key string) corev1.VolumeSource {
 		return source
 	}
 	if v.External {
-		return claimed(cleaned(cmp.Or(v.Name, key), maxName), false)
+		return claimed(externalVolume(v, key), false)
 	}
 	name := r.volumeName(key)
 	if !r.rendered["volumes/"+name] {
@@ -162,6 +162,11 @@ func (r *renderer) projectVolume(key string) corev1.VolumeSource {
 		}
 	}
 	return claimed(name, false)
+}
+
+// externalVolume is the name of the claim for a volume that is somebody else's.
+func externalVolume(v compose.Volume, key string) string {
+	return cleaned(cmp.Or(v.Name, key), maxName)
 }
 
 // volumeName is that of the claim for a volume of the project; two keys never share one.
