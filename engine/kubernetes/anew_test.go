@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ func removals(s *apiServer) *[]string {
 		}
 		var opt metav1.DeleteOptions
 		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		if err := json.Unmarshal(body, &opt); err != nil || opt.Preconditions == nil || opt.Preconditions.UID == nil {
 			all = append(all, fmt.Sprintf("%v: %s", err, body))
 			return false

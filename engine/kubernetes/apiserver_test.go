@@ -16,7 +16,9 @@ import (
 	"sync"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 )
 
@@ -175,8 +177,27 @@ func (s *apiServer) object(w http.ResponseWriter, r *http.Request, path string) 
 		}
 	case r.Method == http.MethodDelete:
 		delete(s.objects, path)
+		var how metav1.DeleteOptions
+		_ = json.Unmarshal(body, &how)
+		s.collect((&unstructured.Unstructured{Object: there}).GetUID(), how.PropagationPolicy != nil && *how.PropagationPolicy == metav1.DeletePropagationOrphan)
 	}
 	_ = json.NewEncoder(w).Encode(there)
+}
+
+// collect removes what the object of that uid owned alone, or with orphaned leaves it without an owner.
+func (s *apiServer) collect(owner types.UID, orphaned bool) {
+	for path, fields := range s.objects {
+		one := &unstructured.Unstructured{Object: fields}
+		left := slices.DeleteFunc(one.GetOwnerReferences(), func(ref metav1.OwnerReference) bool { return ref.UID == owner })
+		switch {
+		case owner == "" || len(left) == len(one.GetOwnerReferences()):
+		case orphaned || len(left) > 0:
+			one.SetOwnerReferences(left)
+		default:
+			delete(s.objects, path)
+			s.collect(one.GetUID(), false)
+		}
+	}
 }
 
 // unchanging says what an apply may not change of an object, "" for nothing. A Service keeps its address, also that it has none.

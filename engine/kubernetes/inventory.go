@@ -219,7 +219,8 @@ func withoutEmpty(fields map[string]any) {
 }
 
 // prune deletes items, of which only those that still carry the label of Trellis and of the project are touched, and
-// waits until they are gone, for at most patience: with all that depends on them where opt does not say otherwise.
+// waits until they are gone, for at most patience: with all that depends on them where opt does not say otherwise. What the time to live
+// owns does not go with that, which would take along what is to stay: volumes.
 func (c *Client) prune(ctx context.Context, project string, items []item, opt metav1.DeleteOptions, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -244,6 +245,9 @@ func (c *Client) prune(ctx context.Context, project string, items []item, opt me
 		}
 		uid := o.GetUID()
 		one := opt
+		if i.object() == lifetimeItem(project) {
+			one.PropagationPolicy = pointer(metav1.DeletePropagationOrphan)
+		}
 		one.Preconditions = &metav1.Preconditions{UID: &uid}
 		if err := r.Delete(ctx, i.Name, one); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("remove %s: %w", i, c.explain(err))

@@ -107,8 +107,12 @@ func (e *Engine) begin(ctx context.Context, one record, live Live, g ground) (Li
 
 // timed says whether what was applied has a time to live.
 func timed(items []item, project string) bool {
-	name := lifetimeName(project)
-	return slices.ContainsFunc(items, func(i item) bool { return i.Kind == "Job" && i.Group == "batch" && i.Name == name })
+	return slices.ContainsFunc(items, lifetimeItem(project).same)
+}
+
+// lifetimeItem is the Job that stands for the time to live of a project, whatever its version.
+func lifetimeItem(project string) item {
+	return item{Group: "batch", Kind: "Job", Name: lifetimeName(project)}
 }
 
 // over says that the time of what was applied is over: the cluster has removed it, or is about to.

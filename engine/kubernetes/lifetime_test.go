@@ -8,8 +8,11 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"trellis/compose"
+	"trellis/engine"
+	"trellis/state"
 )
 
 // TestVolumesWithoutANameEnd with the time to live of what has them, and otherwise stay.
@@ -77,5 +80,46 @@ func TestLifetime(t *testing.T) {
 	items := []item{{"batch", "v1", "Job", there.Name}}
 	if over(items, Live{}, "shop") == nil || over(items, Live{Objects: []Object{there}}, "shop") != nil || over(nil, Live{}, "shop") != nil {
 		t.Error("when it is over is not known")
+	}
+}
+
+// TestVolumesOutliveADown also where the project has a time to live, which owns them: until that is over, or they are asked for. So they
+// do where a later revision lives for ever.
+func TestVolumesOutliveADown(t *testing.T) {
+	ttl := compose.Duration(time.Hour)
+	p := compose.Project{Name: "shop", Environment: "preview", Services: map[string]compose.Service{
+		"db": {Name: "db", Image: "db:1", Volumes: []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}},
+	}, Volumes: map[string]compose.Volume{"data": {}}}
+	p.Trellis.Environments = map[string]compose.EnvironmentRef{"preview": {TTL: &ttl}}
+	const claim = "persistentvolumeclaims/data"
+	for name, end := range map[string]func(*Engine) error{
+		"taken down": func(e *Engine) error { return e.Delete(t.Context(), "shop", engine.DeleteOptions{}) },
+		"for ever": func(e *Engine) error {
+			p := p
+			p.Environment, p.Services = "", map[string]compose.Service{"web": {Name: "web", Image: "web:1"}}
+			_, err := e.Apply(t.Context(), state.Revision{Project: p}, "")
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, client := cluster(t)
+			s.more = map[string]map[string]string{"apps/v1": {"deployments": "Deployment", "statefulsets": "StatefulSet"}}
+			e := quiet(client)
+			if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+				t.Fatal(err)
+			}
+			if owners := (&unstructured.Unstructured{Object: s.objects["/api/v1/namespaces/shop/"+claim]}).GetOwnerReferences(); len(owners) != 1 {
+				t.Fatalf("owned by %v", owners)
+			}
+			if err := end(e); err != nil {
+				t.Fatal(err)
+			}
+			if left := s.names(); !slices.Contains(left, claim) || slices.Contains(left, "statefulsets/db") || slices.Contains(left, "jobs/"+lifetimeName("shop")) {
+				t.Errorf("left: %v", left)
+			}
+			if err := e.Delete(t.Context(), "shop", engine.DeleteOptions{Volumes: true}); err != nil || slices.Contains(s.names(), claim) {
+				t.Errorf("taken down with its volumes: %v, left %v", err, s.names())
+			}
+		})
 	}
 }
