@@ -175,6 +175,8 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w: %s answers: %s", errdefs.ErrUnavailable, c.Server, messageOf(err))
 	case errors.As(err, &address):
 		return fmt.Errorf("%w: no answer from the API server %s of context %q: %w", errdefs.ErrUnavailable, c.Server, c.Context, address.Err)
+	case strings.Contains(err.Error(), "when reading response body"): // client-go's words, for which it has no type
+		return fmt.Errorf("%w: the answer of the API server %s of context %q was cut short: %w", errdefs.ErrUnavailable, c.Server, c.Context, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: no answer from the API server %s of context %q in time", errdefs.ErrUnavailable, c.Server, c.Context)
 	}

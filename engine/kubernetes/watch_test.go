@@ -319,6 +319,41 @@ func TestNobodyIsTakenBackOver(t *testing.T) {
 	}
 }
 
+// TestAnswerThatIsCutShort: an API server that goes away in the middle of an answer has refused nothing. The revision has not failed, and is
+// carried on.
+func TestAnswerThatIsCutShort(t *testing.T) {
+	s, client := cluster(t)
+	e := quiet(client)
+	cut := false
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if cut || r.Method != http.MethodPatch || !strings.HasSuffix(r.URL.Path, "/deployments/api") {
+			return false
+		}
+		cut = true
+		w.Header().Set("Content-Length", "1000")
+		_, _ = w.Write([]byte(`{"kind": "Deploy`))
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: version("1")}, ""); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("got %v, want ErrUnavailable", err)
+	}
+	all, err := e.History(t.Context(), 0)
+	if err != nil || len(all) != 1 || all[0].Outcome != state.Pending {
+		t.Fatalf("%v, %d revisions, the newest is %s", err, len(all), all[0].Outcome)
+	}
+	w := watching(e)
+	for range 2 {
+		s.well()
+		if err := w.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err = e.History(t.Context(), 0); err != nil || all[0].Outcome != state.Healthy {
+		t.Errorf("carried on: %v, it is %s", err, all[0].Outcome)
+	}
+}
+
 // TestWhatCannotBeCarriedOutIsSaid, also where it is something of the revision that is not there any more; a project that does not run is
 // no trouble.
 func TestWhatCannotBeCarriedOutIsSaid(t *testing.T) {
