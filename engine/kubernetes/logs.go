@@ -160,17 +160,19 @@ func (c closer) Close() error {
 	return errors.Join(c.PipeReader.Close(), c.from.Close())
 }
 
-// translate copies lines from r to w until one of them ends.
+// translate copies lines from r to w until one of them ends. What has no time, the rest of a long line for one, is of the time of what came
+// before it.
 func translate(r io.Reader, w io.Writer, since time.Time) error {
 	encoder := json.NewEncoder(w)
 	lines := scan(r)
+	last := since
 	for lines.Scan() {
-		at, text, _ := strings.Cut(lines.Text(), " ")
-		line := driver.LogLine{Stream: "stdout", Text: text}
-		var err error
-		if line.Time, err = time.Parse(time.RFC3339Nano, at); err != nil {
-			line.Text = lines.Text()
-		} else if line.Time.Before(since) {
+		line := driver.LogLine{Time: last, Stream: "stdout", Text: lines.Text()}
+		at, text, _ := strings.Cut(line.Text, " ")
+		if written, err := time.Parse(time.RFC3339Nano, at); err == nil {
+			line.Time, line.Text = written, text
+		}
+		if last = line.Time; last.Before(since) {
 			continue
 		}
 		if err := encoder.Encode(line); err != nil {
@@ -180,9 +182,19 @@ func translate(r io.Reader, w io.Writer, since time.Time) error {
 	return lines.Err()
 }
 
-// scan reads lines of at most 1 MiB; the cluster cuts longer ones itself.
+// longLine is how much of a line is read at a time.
+const longLine = 1 << 20
+
+// scan reads lines. A longer one than longLine comes in parts: a runtime writes it down in pieces, and a kubelet joins them however many.
 func scan(r io.Reader) *bufio.Scanner {
 	s := bufio.NewScanner(r)
-	s.Buffer(nil, 1<<20)
+	s.Buffer(nil, longLine)
+	s.Split(func(data []byte, ended bool) (int, []byte, error) {
+		n, line, err := bufio.ScanLines(data, ended)
+		if n == 0 && len(data) >= longLine {
+			return len(data), data, err
+		}
+		return n, line, err
+	})
 	return s
 }

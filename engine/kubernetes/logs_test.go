@@ -1,16 +1,19 @@
 package kubernetes
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"trellis/driver"
 	"trellis/errdefs"
 )
 
@@ -73,5 +76,33 @@ func TestAKubeletsWordsAreNoOutput(t *testing.T) {
 		if got, want := c.tail(t.Context(), pod, true), []string{"about to exit with 3", ""}; !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// TestALongLineEndsNoOutput: it comes in parts of its time, and what follows it comes too, also where it began before what is asked for.
+func TestALongLineEndsNoOutput(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	lines := []string{"first", strings.Repeat("x", 5*longLine/2), "", "last"}
+	var text strings.Builder
+	for i, line := range lines {
+		fmt.Fprintf(&text, "%s %s\n", at.Add(time.Duration(i)*time.Second).Format(time.RFC3339Nano), line)
+	}
+	for from := range lines {
+		r := linesOf(io.NopCloser(strings.NewReader(text.String())), at.Add(time.Duration(from)*time.Second))
+		got := make([]string, len(lines))
+		dec := json.NewDecoder(r)
+		for {
+			var line driver.LogLine
+			if err := dec.Decode(&line); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatalf("from line %d: %v", from, err)
+			}
+			got[line.Time.Sub(at)/time.Second] += line.Text
+		}
+		if want := append(make([]string, from), lines[from:]...); !slices.Equal(got, want) {
+			t.Errorf("from line %d: lines of %d, %d, %d and %d bytes", from, len(got[0]), len(got[1]), len(got[2]), len(got[3]))
+		}
+		_ = r.Close()
 	}
 }
