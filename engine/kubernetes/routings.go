@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"trellis/compose"
 )
 
@@ -21,7 +23,9 @@ type routing struct {
 	hosts  []string // as the Gateway API writes them; none: all
 	grpc   bool     // it is a GRPCRoute, and else an HTTPRoute
 	object Object   // nil where it is closed
-	closed string   // why there is no object
+	closed string   // why there is no object, or one that leads nowhere
+	asks   bool     // who calls, which closes it
+	wall   bool     // its object leads nowhere: another route that is open would have its requests
 }
 
 // place is where the file has the route.
@@ -34,7 +38,8 @@ func (r *renderer) close(x *routing, path, format string, args ...any) {
 }
 
 // decideRoutes says what becomes of the routes where a gateway of the cluster has them, for routes. One that asks who calls is not
-// rendered: without the question it would be open.
+// rendered: without the question it would be open. Where what is left out would go the way of another route that asks nobody, a gateway
+// is told that it leads nowhere.
 func (r *renderer) decideRoutes() {
 	if r.fronted() || !r.routed() {
 		return
@@ -54,12 +59,44 @@ func (r *renderer) decideRoutes() {
 			}
 		}
 	}
+	for i := range r.routings {
+		x := &r.routings[i]
+		x.wall = x.asks && slices.ContainsFunc(r.routings, func(o routing) bool {
+			return o.closed == "" && meet(x.hosts, o.hosts) && widens(o.route.Path, x.route.Path)
+		})
+	}
 	r.sortProtocols()
 	for i := range r.routings {
-		if x := &r.routings[i]; x.closed == "" {
+		switch x := &r.routings[i]; {
+		case x.closed == "":
 			x.object = r.route(x)
+		case x.wall:
+			x.object = r.walled(*x)
 		}
 	}
+}
+
+// widens says whether requests that are meant for the path of one route may match that of another, wider one.
+func widens(wide, narrow string) bool {
+	wide, narrow = cmp.Or(wide, "/*"), cmp.Or(narrow, "/*")
+	if wide == narrow || strings.Contains(wide+narrow, "{") {
+		return true
+	}
+	prefix, wild := strings.CutSuffix(wide, "/*")
+	return wild && strings.HasPrefix(strings.TrimSuffix(narrow, "/*")+"/", prefix+"/")
+}
+
+// walled renders a route that is closed as one without anywhere to lead, which a gateway answers with an error.
+func (r *renderer) walled(x routing) Object {
+	notes := len(r.notes)
+	matches, ok := r.matches(&x)
+	if !ok { // then by its path alone: rather too much than too little is closed
+		matches = []gatewayv1.HTTPRouteMatch{{Path: r.pathMatch(x)}}
+	}
+	r.notes = r.notes[:notes] // of how it would match all is said: it is closed
+	o := r.httpRoute(x.svc, x.name, r.section(), x.hosts)
+	o.Spec.Rules = []gatewayv1.HTTPRouteRule{{Matches: matches}}
+	return o
 }
 
 // routeNames gives the objects of routes their names: the first of a service has that of the service, which no other route has.
@@ -99,9 +136,8 @@ func (r *renderer) admit(x *routing) {
 		return
 	}
 	if auth := cmp.Or(x.route.Auth, x.policy.Auth); auth != "none" {
-		x.closed = fmt.Sprintf("it asks who calls (auth: %s), which the cluster's gateway does not", auth)
+		x.closed, x.asks = fmt.Sprintf("it asks who calls (auth: %s), which the cluster's gateway does not", auth), true
 		r.note(x.path, "has no effect: %s; it stays closed", x.closed)
-		return
 	}
 	asked, place := []string{x.route.Host}, func(int) string { return x.path + ".host" }
 	if x.route.Host == "" {
@@ -120,6 +156,8 @@ func (r *renderer) admit(x *routing) {
 		}
 	}
 	switch {
+	case len(asked) > 0 && len(x.hosts) == 0 && x.asks: // no gateway gets a request for it
+		x.asks = false
 	case len(asked) > 0 && len(x.hosts) == 0: // it would be open for all
 		r.close(x, x.path, "it has no host that the Gateway API knows")
 	case len(x.hosts) > maxHosts:
@@ -142,7 +180,7 @@ func (r *renderer) sortProtocols() {
 		changed = false
 		for i := range r.routings {
 			x := &r.routings[i]
-			if x.grpc && slices.ContainsFunc(r.routings, func(o routing) bool { return o.closed == "" && !o.grpc && meet(x.hosts, o.hosts) }) {
+			if x.grpc && slices.ContainsFunc(r.routings, func(o routing) bool { return (o.closed == "" || o.wall) && !o.grpc && meet(x.hosts, o.hosts) }) {
 				x.grpc, changed = false, true
 			}
 		}
@@ -174,7 +212,7 @@ func (r *renderer) partOf(service string) []int {
 		}
 	}
 	for _, x := range r.routings {
-		if x.object == nil || x.route.Redirect != nil {
+		if x.object == nil || x.wall || x.route.Redirect != nil {
 			continue
 		}
 		for _, s := range x.route.Split {

@@ -77,6 +77,7 @@ func TestOneKindOfRouteAHost(t *testing.T) {
 		{"HTTP has a wildcard", []string{`{path: "/a.B/*", host: b.example.org}`}, `{host: "*.example.org"}`, []string{"HTTPRoute beside *.example.org", "HTTPRoute web b.example.org"}},
 		{"gRPC has a wildcard", []string{`{path: "/a.B/*", host: "*.example.org"}`}, `{host: c.b.example.org}`, []string{"HTTPRoute beside c.b.example.org", "HTTPRoute web *.example.org"}},
 		{"one leads to the next", []string{`{path: "/a.B/*", host: b.example.org}`, `{path: "/a.B/*", host: "*.example.org"}`, `{path: "/"}`}, `{host: d.org}`, []string{"HTTPRoute beside d.org", "HTTPRoute web b.example.org", "HTTPRoute web-2 *.example.org", "HTTPRoute web-3"}},
+		{"a closed one would be open", []string{`{path: "/*"}`, `{path: "/a.B/*", auth: staff}`}, "", []string{"HTTPRoute web", "HTTPRoute web-2"}},
 		{"a closed one is none", []string{`{path: "/a.B/*"}`}, `{auth: staff}`, []string{"GRPCRoute web"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -86,6 +87,50 @@ func TestOneKindOfRouteAHost(t *testing.T) {
 			}
 			objects, _ := routesOf(t, file+"secrets: {keys: {environment: PATH}}\n")
 			if d := cmp.Diff(test.want, kindsOf(objects)); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// TestClosedStaysClosed: a route that asks who calls is closed also where another one that asks nobody would have its requests, by the same
+// methods alone, and nobody else's are kept from anybody.
+func TestClosedStaysClosed(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		routes []string
+		want   []string // what leads nowhere
+	}{
+		{"below an open one", []string{`{path: "/*"}`, `{path: "/staff/*", auth: staff}`}, []string{"/staff"}},
+		{"one path of it", []string{`{path: "/staff/keys", auth: staff}`, `{path: "/staff/*"}`}, []string{"/staff/keys"}},
+		{"some of its methods", []string{`{path: "/*"}`, `{path: "/staff/*", methods: [PUT, PURGE], auth: staff}`}, []string{"PUT /staff"}},
+		{"a method that no gateway knows", []string{`{path: "/*"}`, `{path: "/staff/*", methods: [PURGE], auth: staff}`}, []string{"/staff"}},
+		{"with a parameter", []string{`{path: "/*"}`, `{path: "/staff/{id}", auth: staff}`}, []string{"^/staff/[^/]+$"}},
+		{"under a host of the open one's", []string{`{path: "/*", host: "*.example.org"}`, `{path: "/staff/*", host: a.example.org, auth: staff}`}, []string{"/staff"}},
+		{"beside it", []string{`{path: "/shop/*"}`, `{path: "/staff/*", auth: staff}`, `{path: "/staffing"}`}, nil},
+		{"around it", []string{`{path: "/shop/*"}`, `{path: "/*", auth: staff}`}, nil},
+		{"under another host", []string{`{path: "/*", host: b.example.org}`, `{path: "/staff/*", host: a.example.org, auth: staff}`}, nil},
+		{"under none that a gateway knows", []string{`{path: "/*"}`, `{path: "/staff/*", host: my_shop, auth: staff}`}, nil},
+		{"both closed", []string{`{path: "/*", auth: staff}`, `{path: "/staff/*", auth: staff}`}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			file := routesFile("}, auth: {staff: {api_keys: {secret: keys}}", "http", test.routes...)
+			objects, _ := routesOf(t, file+"secrets: {keys: {environment: PATH}}\n")
+			var got []string
+			for _, route := range objectsOf[*gatewayv1.HTTPRoute](objects) {
+				for _, rule := range route.Spec.Rules {
+					for _, m := range rule.Matches {
+						if len(rule.BackendRefs) == 0 {
+							method := ""
+							if m.Method != nil {
+								method = string(*m.Method) + " "
+							}
+							got = append(got, method+*m.Path.Value)
+						}
+					}
+				}
+			}
+			if d := cmp.Diff(test.want, got); d != "" {
 				t.Errorf("(-want +got):\n%s", d)
 			}
 		})

@@ -104,9 +104,10 @@ func TestUnserved(t *testing.T) {
 			o.calls.Status.Parents = parent(&o.calls.Generation)
 			for _, r := range objectsOf[*gatewayv1.HTTPRoute](all) {
 				r.Status.Parents = parent(&r.Generation)
-				if r.Name == "web" {
+				switch r.Name {
+				case "web":
 					o.web = r
-				} else {
+				case "shop-https":
 					o.tls = r
 				}
 			}
