@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -24,6 +25,9 @@ const fieldManager = "trellis"
 
 // prunePatience is how long an apply waits for what it removed to be gone.
 const prunePatience = 2 * time.Minute
+
+// tidyPatience is the same for what is not in the way of anything.
+const tidyPatience = 10 * time.Second
 
 // applying is how many objects are applied at a time: a request waits on the server's disk, not on its processor.
 const applying = 8
@@ -43,7 +47,7 @@ func stage(kind string) int {
 
 // put makes objects those of a project: applied stage by stage, server-side, and never by force; then what an earlier put has
 // made and these are not is removed, unless more are to follow: all but the claims for volumes of the file, which are what going back finds
-// again, and what Delete finds by their labels. It may be repeated at any point.
+// again, and what Delete finds by their labels, and what pods still have, see leftOver. It may be repeated at any point.
 // Another hand has a field: ErrConflict that names it and the field; nothing is removed then. All that can go wrong is
 // said at once.
 func (c *Client) put(ctx context.Context, project string, objects []Object, more bool) error {
@@ -60,7 +64,12 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 	}
 	leaving := without(before, items)
 	leaving = without(leaving, slices.DeleteFunc(claims(leaving), func(i item) bool { return i.Name == controlName(project) }))
+	var used []item
 	if !more {
+		if used, err = c.usedOf(ctx, project, leaving, objects); err != nil {
+			return err
+		}
+		leaving = without(leaving, used)
 		// An autoscaler that goes must not decide once more when its number has been taken back.
 		scalers := slices.DeleteFunc(slices.Clone(leaving), func(i item) bool { return i.Kind != "HorizontalPodAutoscaler" })
 		if err := c.prune(ctx, project, scalers, metav1.DeleteOptions{}, prunePatience); err != nil {
@@ -76,7 +85,76 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 	if err := c.prune(ctx, project, leaving, metav1.DeleteOptions{}, prunePatience); err != nil {
 		return err
 	}
-	return c.setInventory(ctx, project, union(items, nil))
+	return c.setInventory(ctx, project, union(items, used))
+}
+
+// usedOf returns the ConfigMaps and Secrets of leaving that pods have whose workloads are among objects. They go on until new ones serve in
+// their place, and for good where these never do: who loses a node meanwhile, or is scaled, gets more of them.
+func (c *Client) usedOf(ctx context.Context, project string, leaving []item, objects []Object) ([]item, error) {
+	used := slices.DeleteFunc(slices.Clone(leaving), func(i item) bool { return !holdsContent(i) })
+	if len(used) == 0 {
+		return nil, nil
+	}
+	list, err := c.podsOf(ctx, project, "")
+	if err != nil {
+		return nil, err
+	}
+	stays := map[string]bool{} // by the service's name in the cluster
+	for _, o := range objects {
+		if slices.Contains(workloads, itemOf(o).Kind) {
+			stays[InCluster(o)] = true
+		}
+	}
+	has := map[item]bool{}
+	for _, pod := range list {
+		if stays[InCluster(&pod)] && pod.DeletionTimestamp == nil && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed {
+			for _, i := range contentsIn(pod.Spec) {
+				has[i] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(used, func(i item) bool { return !has[i.object()] }), nil
+}
+
+// leftOver returns what a put of objects has left to pods, and none of them has any more.
+func (c *Client) leftOver(ctx context.Context, project string, objects []Object) ([]item, error) {
+	var items []item
+	for _, o := range objects {
+		items = append(items, itemOf(o))
+	}
+	before, err := c.inventory(ctx, project)
+	if err != nil {
+		return nil, err
+	}
+	left := slices.DeleteFunc(without(before, items), func(i item) bool { return !holdsContent(i) })
+	used, err := c.usedOf(ctx, project, left, objects)
+	return without(left, used), err
+}
+
+// holdsContent says whether an item is one of which pods have variables and files.
+func holdsContent(i item) bool {
+	return i.Group == "" && (i.Kind == "ConfigMap" || i.Kind == "Secret")
+}
+
+// contentsIn are the ConfigMaps and Secrets that a pod of Trellis' making has: variables and files.
+func contentsIn(pod corev1.PodSpec) (all []item) {
+	add := func(kind, name string) { all = append(all, item{Kind: kind, Name: name}) }
+	for _, v := range pod.Volumes {
+		if v.ConfigMap != nil {
+			add("ConfigMap", v.ConfigMap.Name)
+		}
+		if v.Secret != nil {
+			add("Secret", v.Secret.SecretName)
+		}
+	}
+	for _, c := range slices.Concat(pod.InitContainers, pod.Containers) {
+		for _, v := range c.Env {
+			if v.ValueFrom != nil && v.ValueFrom.SecretKeyRef != nil {
+				add("Secret", v.ValueFrom.SecretKeyRef.Name)
+			}
+		}
+	}
+	return all
 }
 
 // applyAll applies objects. What goes wrong with any is said of all, in their order. Where the server is away it ends at once: the

@@ -16,6 +16,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"trellis/compose"
 	"trellis/engine"
@@ -82,6 +83,71 @@ func TestPutKeepsData(t *testing.T) {
 	}
 	if err := quiet(c).Delete(t.Context(), "shop", engine.DeleteOptions{Volumes: true}); err != nil || slices.Contains(s.names(), "persistentvolumeclaims/data") {
 		t.Errorf("taken down with its volumes: %v, left %v", err, s.names())
+	}
+}
+
+// TestPutKeepsWhatPodsHave: what is replaced goes on until what is new serves in its place, and more of it may have to be started meanwhile:
+// its variables and files are there until nothing has them. Those of a service that leaves are not kept.
+func TestPutKeepsWhatPodsHave(t *testing.T) {
+	s, client := cluster(t)
+	e := quiet(client)
+	apply := func(password string, services ...string) {
+		t.Helper()
+		p := compose.Project{Name: "shop", Services: map[string]compose.Service{}, Secrets: map[string]compose.FileValue{"key": {}}}
+		for _, name := range services {
+			p.Services[name] = compose.Service{Image: "web:1", Environment: map[string]string{"PASSWORD": name + password}, Secrets: []compose.FileMount{{Source: "key"}}}
+		}
+		p, err := e.Keep(t.Context(), p, map[string][]byte{"secrets/key": []byte(password)}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	contents := func() (all []string) {
+		for _, name := range s.names() {
+			if strings.HasPrefix(name, "secrets/") && !strings.HasPrefix(name, "secrets/trellis-") {
+				all = append(all, name)
+			}
+		}
+		return all
+	}
+	run := func(name string) { // as it is wanted now
+		spec, _, _ := unstructured.NestedMap(s.objects["/apis/apps/v1/namespaces/shop/deployments/"+name], "spec", "template")
+		s.objects["/api/v1/namespaces/shop/pods/"+name] = map[string]any{"apiVersion": "v1", "kind": "Pod", "metadata": spec["metadata"], "spec": spec["spec"]}
+		spec["metadata"].(map[string]any)["name"] = name
+	}
+	apply("1", "web", "old")
+	run("web")
+	run("old")
+	before := contents()
+	apply("2", "web")
+	rolling := contents()
+	if len(before) != 3 || len(rolling) != 4 {
+		t.Errorf("first %v, then %v", before, rolling)
+	}
+	for _, name := range before {
+		if slices.Contains(rolling, name) == strings.HasPrefix(name, "secrets/old-") {
+			t.Errorf("%s: left are %v", name, rolling)
+		}
+	}
+	run("web")
+	s.well()
+	for w := watching(e); ; {
+		if err := w.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		all, err := e.History(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all[0].Outcome != state.Pending {
+			break
+		}
+	}
+	if left := contents(); len(left) != 2 {
+		t.Errorf("when no pod has them any more: %v", left)
 	}
 }
 

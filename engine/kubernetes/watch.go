@@ -12,6 +12,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"trellis/compose"
@@ -209,8 +210,34 @@ func (w *watcher) step(ctx context.Context) error {
 	if len(waits) > 0 || watching || !there(one.Project, s) {
 		return nil
 	}
+	if err := w.tidy(ctx, one, live); err != nil {
+		e.log.WarnContext(ctx, "what an earlier revision had is not removed yet: the next deploy does so", "project", e.project, "err", err)
+	}
 	one.rollouts = ended(one.rollouts, state.Promoted, "", time.Now())
 	return e.client.settle(ctx, one, state.Healthy)
+}
+
+// tidy removes what only the instances had that a revision has replaced. Whoever deploys meanwhile may want some of that again: they find
+// it noted as after an apply that they have overtaken.
+func (w *watcher) tidy(ctx context.Context, one record, live Live) error {
+	e := w.engine
+	e.writes.Lock()
+	defer e.writes.Unlock()
+	objects, err := e.render(ctx, one, live)
+	if err != nil {
+		return err
+	}
+	left, err := e.client.leftOver(ctx, e.project, objects)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	// A revision is written down before what it has is in the inventory: what was there is of none after this one.
+	if all, err := e.client.history(ctx, e.project); err != nil || len(all) == 0 || all[0].goal() != one.goal() {
+		return err
+	}
+	err = e.client.prune(ctx, e.project, left, metav1.DeleteOptions{}, tidyPatience)
+	_, cerr := e.confess(ctx, one.Number)
+	return errors.Join(err, cerr)
 }
 
 // leftBack says whether nobody brings back what was before a revision that was taken back: whoever takes one back does so at once.
