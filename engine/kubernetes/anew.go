@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -67,33 +69,22 @@ func fulfils(want, have any) bool {
 
 // anew removes there, which can never become o, and makes o in its place where that has to be begun from what was there: an autoscaler's
 // number of pods. It returns what is there then, nil for nothing. The pods and claims of a StatefulSet stay: the new one takes them over,
-// and replaces the pods one after the other. Where it claims one more volume for each of them all of them end first: it can give that to
-// none that runs, and would not get as far as replacing it.
+// and replaces the pods one after the other, see clearWay.
 func (c *Client) anew(ctx context.Context, r dynamic.ResourceInterface, project string, o, there *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	fail := func(err error) (*unstructured.Unstructured, error) { return nil, fmt.Errorf("make it anew: %w", err) }
 	var how metav1.DeleteOptions
-	var ending []item
 	if o.GetKind() == "StatefulSet" {
 		how.PropagationPolicy = pointer(metav1.DeletePropagationOrphan)
-		list, err := c.podsOf(ctx, project, "")
-		if err != nil {
-			return fail(err)
-		}
-		for _, pod := range list {
-			if owner := metav1.GetControllerOf(&pod); owner != nil && owner.UID == there.GetUID() && claimsMore(o, there) {
-				ending = append(ending, itemOf(&pod))
-			}
-		}
 	}
 	if err := c.prune(ctx, project, []item{itemOf(o)}, how, removePatience); err != nil {
-		return fail(err)
-	}
-	if err := c.prune(ctx, project, ending, metav1.DeleteOptions{}, removePatience); err != nil {
 		return fail(err)
 	}
 	now, had, _ := unstructured.NestedInt64(there.Object, "spec", "replicas")
 	if _, has, _ := unstructured.NestedInt64(o.Object, "spec", "replicas"); has || !had {
 		return nil, nil
+	}
+	if err := c.clearWay(ctx, project, o); err != nil {
+		return fail(err)
 	}
 	first := o.DeepCopy()
 	if err := unstructured.SetNestedField(first.Object, now, "spec", "replicas"); err != nil {
@@ -103,11 +94,29 @@ func (c *Client) anew(ctx context.Context, r dynamic.ResourceInterface, project 
 	return made, c.refusal(err)
 }
 
-// claimsMore says whether a StatefulSet claims a volume that it did not claim before.
-func claimsMore(want, have *unstructured.Unstructured) bool {
-	name := func(t any) any { return t.(map[string]any)["name"] }
-	were := claimTemplates(have)
-	return slices.ContainsFunc(claimTemplates(want), func(w any) bool {
-		return !slices.ContainsFunc(were, func(h any) bool { return name(w) == name(h) })
-	})
+// clearWay ends the pods that a StatefulSet which is about to be made would take over, and that lack a volume which it claims for each of
+// them: it can give that to none that runs, and would not get as far as replacing it. They are what it left that was there before, by anew,
+// which may have been cut short.
+func (c *Client) clearWay(ctx context.Context, project string, o *unstructured.Unstructured) error {
+	claims := claimTemplates(o)
+	if o.GetKind() != "StatefulSet" || len(claims) == 0 {
+		return nil
+	}
+	list, err := c.podsOf(ctx, project, "")
+	if err != nil {
+		return err
+	}
+	var ending []item
+	for _, pod := range list {
+		number, its := strings.CutPrefix(pod.Name, o.GetName()+"-")
+		if _, err := strconv.ParseUint(number, 10, 31); !its || err != nil || metav1.GetControllerOf(&pod) != nil {
+			continue
+		}
+		if slices.ContainsFunc(claims, func(t any) bool {
+			return !slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == t.(map[string]any)["name"] })
+		}) {
+			ending = append(ending, itemOf(&pod))
+		}
+	}
+	return c.prune(ctx, project, ending, metav1.DeleteOptions{}, removePatience)
 }

@@ -77,6 +77,7 @@ func TestWhatNoApplyChanges(t *testing.T) {
 			of := []any{map[string]any{"kind": "StatefulSet", "name": "db", "controller": true, "uid": string((&unstructured.Unstructured{Object: set}).GetUID())}}
 			pod := object(pods, "db-0", map[string]string{labelProject: "shop", labelManagedBy: managedBy, labelService: "db"})
 			pod.Object["metadata"].(map[string]any)["ownerReferences"] = of
+			pod.Object["spec"] = map[string]any{"volumes": volumesOf(set)}
 			s.objects["/api/v1/namespaces/shop/pods/db-0"] = pod.Object
 			s.objects["/api/v1/namespaces/shop/pods/other"] = object(pods, "other", pod.GetLabels()).Object
 		}
@@ -96,6 +97,52 @@ func TestWhatNoApplyChanges(t *testing.T) {
 		if address != step.address || governs != step.governs || len(claims) != step.claims || s.objects[service+governs] == nil {
 			t.Errorf("%s: Service api is at %q, the StatefulSet of %q with %d claims", step.what, address, governs, len(claims))
 		}
+	}
+}
+
+// volumesOf are those that a pod of a StatefulSet has by its claims.
+func volumesOf(set map[string]any) (all []any) {
+	for _, t := range claimTemplates(&unstructured.Unstructured{Object: set}) {
+		all = append(all, map[string]any{"name": t.(map[string]any)["name"]})
+	}
+	return all
+}
+
+// TestAnewIsCutShort: a StatefulSet that claims one more volume is made by the next apply, too, with no pod in its way, where the one before
+// ended once the older StatefulSet was gone.
+func TestAnewIsCutShort(t *testing.T) {
+	const set, pod = "/apis/apps/v1/namespaces/shop/statefulsets/db", "/api/v1/namespaces/shop/pods/db-0"
+	s, client := cluster(t)
+	s.more = map[string]map[string]string{"apps/v1": {"deployments": "Deployment", "statefulsets": "StatefulSet"}}
+	e := quiet(client)
+	apply := func(targets ...string) error {
+		db := compose.Service{Name: "db", Image: "db:1"}
+		for _, target := range targets {
+			db.Volumes = append(db.Volumes, compose.Mount{Type: compose.MountVolume, Target: target})
+		}
+		_, err := e.Apply(t.Context(), state.Revision{Project: compose.Project{Name: "shop", Services: map[string]compose.Service{"db": db}}}, "")
+		return err
+	}
+	if err := apply("/data"); err != nil {
+		t.Fatal(err)
+	}
+	one := object(pods, "db-0", map[string]string{labelProject: "shop", labelManagedBy: managedBy, labelService: "db"})
+	one.SetOwnerReferences([]metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", Controller: pointer(true), UID: (&unstructured.Unstructured{Object: s.objects[set]}).GetUID()}})
+	one.Object["spec"] = map[string]any{"volumes": volumesOf(s.objects[set])}
+	s.objects[pod] = one.Object
+	s.before = func(w http.ResponseWriter, _ *http.Request) bool {
+		away := s.objects[set] == nil
+		if away {
+			answer(w, http.StatusServiceUnavailable, "ServiceUnavailable", "down")
+		}
+		return away
+	}
+	if err := apply("/data", "/cache"); err == nil || s.objects[set] != nil || s.objects[pod] == nil {
+		t.Fatalf("not cut short: %v", err)
+	}
+	s.before = nil
+	if err := apply("/data", "/cache"); err != nil || s.objects[set] == nil || s.objects[pod] != nil {
+		t.Errorf("%v; a pod without the second volume is there: %v", err, s.objects[pod] != nil)
 	}
 }
 

@@ -205,10 +205,13 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 			return err
 		}
 	}
-	if there != nil {
-		if err := c.handOver(ctx, r, o, there); err != nil {
-			return err
-		}
+	if there == nil {
+		err = c.clearWay(ctx, project, o)
+	} else {
+		err = c.handOver(ctx, r, o, there)
+	}
+	if err != nil {
+		return err
 	}
 	for try := 0; ; try++ {
 		_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, Force: force})
