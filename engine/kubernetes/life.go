@@ -87,15 +87,17 @@ func probed(s probe.Spec) *corev1.Probe {
 	return p
 }
 
-// lifecycle renders the hooks, and the wait before the stop signal in which nothing new is sent to the pod any more.
-func (r *renderer) lifecycle(svc compose.Service) *corev1.Lifecycle {
+// lifecycle renders the hooks, and the wait before the stop signal, in seconds, in which nothing new is sent to the pod any more.
+func (r *renderer) lifecycle(svc compose.Service, wait int) *corev1.Lifecycle {
 	l := &corev1.Lifecycle{}
 	if len(svc.PostStart) > 0 {
 		l.PostStart = &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: hookCommand(svc.PostStart, 0)}}
 	}
-	l.PreStop = &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: unrouteSeconds}}
-	if len(svc.PreStop) > 0 {
-		l.PreStop = &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: hookCommand(svc.PreStop, unrouteSeconds)}}
+	switch {
+	case len(svc.PreStop) > 0:
+		l.PreStop = &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: hookCommand(svc.PreStop, wait)}}
+	case wait > 0:
+		l.PreStop = &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: int64(wait)}}
 	}
 	if svc.StopSignal != "" {
 		switch signal, ok := signalOf(svc.StopSignal); {

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
+
 	"trellis/compose"
 )
 
@@ -48,6 +50,24 @@ func TestWhoIsKilledByAProbe(t *testing.T) {
 		}
 		if startup != test.startup || live != test.live || c.ReadinessProbe.FailureThreshold != 5 {
 			t.Errorf("%s: it is killed before its start after %d failures, want %d, after it after %d, want %d", name, startup, test.startup, live, test.live)
+		}
+	}
+}
+
+// TestStopOfAJob: nothing takes a part of the time that a Job has to end. No cluster takes a wait that is longer than that.
+func TestStopOfAJob(t *testing.T) {
+	soon := compose.Duration(2 * time.Second)
+	hook := []compose.Hook{{Command: []string{"note"}}}
+	for name, svc := range map[string]compose.Service{
+		"a Job":         {Restart: "no", PostStart: hook},
+		"and its hooks": {Restart: "no", PostStart: hook, PreStop: hook},
+	} {
+		svc.Image, svc.StopGracePeriod = "job:1", &soon
+		objects := renderAs(t, compose.Project{Name: "shop", Services: map[string]compose.Service{"job": svc}}, nil, 1)
+		valid(t, objects)
+		pod := objectsOf[*batchv1.Job](objects)[0].Spec.Template.Spec
+		if stop := pod.Containers[0].Lifecycle.PreStop; stop != nil && (stop.Sleep != nil || len(stop.Exec.Command) != 1) || *pod.TerminationGracePeriodSeconds != 2 {
+			t.Errorf("%s: of %d s it is %+v", name, *pod.TerminationGracePeriodSeconds, stop)
 		}
 	}
 }

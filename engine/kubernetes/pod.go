@@ -67,9 +67,9 @@ func (r *renderer) container(svc compose.Service, k kind) corev1.Container {
 	}
 	if k != job {
 		r.probes(svc, &c)
-		c.Lifecycle = r.lifecycle(svc)
+		c.Lifecycle = r.lifecycle(svc, unrouteSeconds)
 	} else if len(svc.PreStop)+len(svc.PostStart) > 0 {
-		c.Lifecycle = r.lifecycle(svc)
+		c.Lifecycle = r.lifecycle(svc, 0) // nobody sends it requests
 	}
 	for _, p := range ports(svc) {
 		one := corev1.ContainerPort{Name: p.name, ContainerPort: p.number, Protocol: p.protocol}

@@ -117,6 +117,11 @@ func validPorts(wrong func(string, ...any), s *corev1.Service) {
 // for it.
 func validPod(wrong func(string, ...any), t corev1.PodTemplateSpec, claimed map[string]bool, objects []Object) {
 	has := func(want func(Object) bool) bool { return slices.ContainsFunc(objects, want) }
+	for _, c := range t.Spec.Containers {
+		if l, grace := c.Lifecycle, t.Spec.TerminationGracePeriodSeconds; l != nil && l.PreStop != nil && l.PreStop.Sleep != nil && l.PreStop.Sleep.Seconds > *grace {
+			wrong("%s waits for %d of %d s before it is asked to end", c.Name, l.PreStop.Sleep.Seconds, *grace)
+		}
+	}
 	for _, e := range metavalidation.ValidateLabels(t.Labels, field.NewPath("pod", "labels")) {
 		wrong("%v", e)
 	}
