@@ -71,6 +71,9 @@ func readFolder(root string) (Folder, error) {
 		content, err := os.ReadFile(root)
 		return Folder{File: true, Files: map[string]File{"": {content, info.Mode()&0o111 != 0}}}, err
 	}
+	if root, err = filepath.EvalSymlinks(root); err != nil { // which a walk does not follow
+		return Folder{}, err
+	}
 	files, size := map[string]File{}, int64(0)
 	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
