@@ -49,11 +49,38 @@ func (e *Engine) ReachControl(ctx context.Context) (*Tunnel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach the control plane of %s: %w", e.project, err)
 	}
-	t, err := e.client.tunnel(pod)
+	t, err := e.client.tunnelWithin(ctx, pod)
 	if err != nil {
 		return nil, fmt.Errorf("reach the control plane of %s: %w", e.project, e.client.explain(err))
 	}
 	return t, nil
+}
+
+// tunnelWithin is tunnel for as long as ctx lasts, and no longer than for what the API server says at once. client-go waits for its answer
+// whatever becomes of who asked.
+func (c *Client) tunnelWithin(ctx context.Context, pod string) (*Tunnel, error) {
+	ctx, cancel := context.WithTimeout(ctx, answersWithin)
+	defer cancel()
+	type opened struct {
+		tunnel *Tunnel
+		err    error
+	}
+	answer := make(chan opened, 1)
+	go func() {
+		t, err := c.tunnel(pod)
+		answer <- opened{t, err}
+	}()
+	select {
+	case a := <-answer:
+		return a.tunnel, a.err
+	case <-ctx.Done():
+	}
+	go func() {
+		if a := <-answer; a.err == nil {
+			_ = a.tunnel.Close() // nobody waits for it any more
+		}
+	}()
+	return nil, ctx.Err()
 }
 
 // controlPod returns the name of the control plane's pod, which serves.

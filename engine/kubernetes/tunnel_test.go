@@ -1,9 +1,11 @@
 package kubernetes
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -204,6 +206,33 @@ func TestATunnelIsClosed(t *testing.T) {
 	case <-closed:
 	case <-time.After(10 * time.Second):
 		t.Error("the connection under it is open")
+	}
+}
+
+// TestATunnelThatIsNotOpened: whoever asks for one does not wait for longer than they want for an API server that says nothing.
+func TestATunnelThatIsNotOpened(t *testing.T) {
+	asked, silent := make(chan struct{}), make(chan struct{})
+	c := clientOf(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(asked)
+		<-silent
+	}))
+	defer close(silent)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.tunnelWithin(ctx, "control")
+		ended <- err
+	}()
+	<-asked
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it is still waited for")
 	}
 }
 
