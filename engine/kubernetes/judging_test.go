@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -157,4 +158,78 @@ func TestWorseInstancesLeaveTheirOutput(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
+}
+
+// TestLongLastWordsKeepNobodyFromGoingBack: they are in the Secret of their revision, which takes no more than 1 MiB, with the project and what
+// it refers to. As many of the last lines are kept as there is room for.
+func TestLongLastWordsKeepNobodyFromGoingBack(t *testing.T) {
+	noise := make([]byte, maxRevision-8<<10) // which no compression makes smaller
+	if _, err := rand.Read(noise); err != nil {
+		t.Fatal(err)
+	}
+	lines := func(n, size int) (all []string) {
+		for i := range n {
+			all = append(all, fmt.Sprintf("%d %s", i, strings.Repeat("é", size)))
+		}
+		return all
+	}
+	for name, c := range map[string]struct {
+		content []byte
+		log     []string
+		kept    int // at least
+	}{
+		"as they come":       {[]byte("short"), lines(lastLines, 100), lastLines},
+		"long lines":         {[]byte("short"), lines(lastLines, 16<<10), 1},
+		"one line":           {[]byte("short"), lines(1, 512<<10), 1},
+		"beside a large one": {noise, lines(lastLines, 100), 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, client := cluster(t)
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				large := r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/secrets/trellis-") && held(s.objects[r.URL.Path])+r.ContentLength*3/4 > 1<<20
+				if large {
+					answer(w, http.StatusUnprocessableEntity, "Invalid", "data: Too long: may not be more than 1048576 bytes")
+				}
+				return large
+			}
+			e := quiet(client)
+			for _, outcome := range []string{state.Healthy, ""} {
+				p, err := e.Keep(t.Context(), compose.Project{Name: "shop", Services: map[string]compose.Service{"web": {Name: "web", Image: "web:1" + outcome}},
+					Secrets: map[string]compose.FileValue{"key": {}}}, map[string][]byte{"secrets/key": c.content}, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+					t.Fatal(err)
+				}
+				if all, err := client.history(t.Context(), "shop"); err != nil {
+					t.Fatal(err)
+				} else if outcome == "" {
+					err = e.goBack(t.Context(), all, state.Rollout{Service: "web", Reason: "crashes", Failure: &state.Failure{Log: c.log}}, "trellis")
+					if err != nil {
+						t.Fatal(err)
+					}
+				} else if err := client.settle(t.Context(), all[0], outcome); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all, err := client.history(t.Context(), "shop")
+			if err != nil || len(all) != 3 || all[0].Undoes != 2 {
+				t.Fatalf("%v, %d revisions", err, len(all))
+			}
+			kept := all[1].rollouts[0].Failure.Log
+			if len(kept) < c.kept || !strings.HasPrefix(c.log[len(c.log)-1], kept[len(kept)-1]) {
+				t.Errorf("%d lines are kept", len(kept))
+			}
+		})
+	}
+}
+
+// held is how many bytes a Secret holds.
+func held(secret map[string]any) (n int64) {
+	data, _ := secret["data"].(map[string]any)
+	for _, value := range data {
+		n += int64(len(fmt.Sprint(value)) * 3 / 4)
+	}
+	return n
 }

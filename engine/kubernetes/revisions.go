@@ -16,6 +16,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,6 +43,8 @@ const (
 	keptRevisions = 10
 	// maxRevision is what a Secret may hold, less what the API adds to it.
 	maxRevision = 1<<20 - 16<<10
+	// maxRollouts is what of that rollouts may take at most: all revisions are read again and again.
+	maxRollouts = 64 << 10
 )
 
 var secrets = corev1.SchemeGroupVersion.WithKind("Secret")
@@ -62,6 +65,7 @@ type record struct {
 	state.Revision
 	rollouts []state.Rollout
 	contents map[string][]byte // by ref
+	size     int               // what of it never changes, in its Secret
 
 	settledAt    time.Time // zero: not settled
 	settledAfter string    // settled.After
@@ -132,6 +136,9 @@ func recordOf(o *unstructured.Unstructured) (one record, err error) {
 		if len(b) == 0 && key != keyRevision {
 			continue
 		}
+		if key == keyRevision || key == keyContents {
+			one.size += len(b)
+		}
 		if err := read(b); err != nil {
 			return one, fmt.Errorf("%s: %w", key, err)
 		}
@@ -191,9 +198,7 @@ func (c *Client) settle(ctx context.Context, one record, outcome string) error {
 	}
 	data := map[string]any{keySettled: how}
 	if len(one.rollouts) > 0 {
-		if data[keyRollouts], err = json.Marshal(one.rollouts); err != nil {
-			return err
-		}
+		data[keyRollouts] = fitting(one.rollouts, min(maxRollouts, 1<<20-1<<10-one.size))
 	}
 	patch, err := json.Marshal(map[string]any{"data": data})
 	if err != nil {
@@ -205,6 +210,28 @@ func (c *Client) settle(ctx context.Context, one record, outcome string) error {
 	}
 	_, err = r.Patch(ctx, revisionName(one.Project.Name, one.Number), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 	return c.explain(err)
+}
+
+// fitting returns rollouts as they are kept, in so many bytes: with fewer of the last lines of what failed, where these are long. That it did
+// is what the way back depends on.
+func fitting(all []state.Rollout, room int) []byte {
+	all = slices.Clone(all)
+	for {
+		text := mustJSON(all)
+		i := slices.IndexFunc(all, func(r state.Rollout) bool { return r.Failure != nil && len(r.Failure.Log) > 0 })
+		if len(text) <= room || i < 0 {
+			return text
+		}
+		why := *all[i].Failure
+		if n := len(why.Log); n > 1 {
+			why.Log = why.Log[(n+1)/2:]
+		} else if line := why.Log[0]; len(line) > 1 {
+			why.Log = []string{strings.ToValidUTF8(line[:len(line)/2], "")}
+		} else {
+			why.Log = nil
+		}
+		all[i].Failure = &why
+	}
 }
 
 // forgetOld removes the revisions that nobody goes back to any more.
