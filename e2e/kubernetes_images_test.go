@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -58,10 +59,15 @@ services:
     deploy: {replicas: 2}
 `
 
+// registryOfTheNode is held by the one test that has it: two folders of images would be one registry to whoever pulls.
+var registryOfTheNode sync.Mutex
+
 // onTheNode has the commands of a project run in the node's network, as on a machine that is the node of its own cluster, with a
-// registry of their own.
+// registry of their own until the test's end.
 func (c *testCluster) onTheNode(t *testing.T, p *project) (state string) {
 	t.Helper()
+	registryOfTheNode.Lock()
+	t.Cleanup(registryOfTheNode.Unlock)
 	pid := os.Getenv("CLUSTER_PID")
 	if pid == "" {
 		t.Fatal("nothing says which process's network the node's is: run it with e2e/cluster/cluster.sh run")
