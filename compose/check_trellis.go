@@ -117,6 +117,9 @@ func (l *loading) partsOf(service string, p Port) []int {
 	return parts
 }
 
+// What a cluster may have besides Kubernetes, as an environment says it.
+const PrometheusOperator = "prometheus-operator"
+
 // The formats of alerts.
 const (
 	FormatAlertmanager = "alertmanager"
@@ -391,8 +394,13 @@ func (l *loading) checkGateway(p Project) {
 		l.checkScheme(p, a, JoinPath("x-trellis.auth", name))
 	}
 	for name, e := range p.Trellis.Environments {
-		if e.On != "" && e.On != "local" && e.On != "kubernetes" {
-			l.errorPath(JoinPath("x-trellis.environments", name)+".on", "%s is not known%s", quoted(e.On), didYouMean(e.On, []string{"local", "kubernetes"}))
+		for key, of := range map[string]struct {
+			word  string
+			known []string
+		}{"on": {e.On, []string{"local", "kubernetes"}}, "monitoring": {e.Monitoring, []string{PrometheusOperator}}} {
+			if of.word != "" && !slices.Contains(of.known, of.word) {
+				l.errorPath(JoinPath("x-trellis.environments", name)+"."+key, "%s is not known%s", quoted(of.word), didYouMean(of.word, of.known))
+			}
 		}
 		if e.TTL != nil && *e.TTL <= 0 {
 			l.errorPath(JoinPath("x-trellis.environments", name)+".ttl", "is no time to live: write 72h, say, or leave it out")

@@ -208,6 +208,9 @@ type EnvironmentRef struct {
 	Namespace string `json:"namespace,omitempty"`
 	// GatewayClass is the class of the cluster's Gateway API whose gateway has the routes.
 	GatewayClass string `json:"gateway_class,omitempty"`
+	// Monitoring is what in the cluster looks at metrics besides Trellis: prometheus-operator gets a PodMonitor for all that exposes
+	// some, and a PrometheusRule of objectives and alerts. Unset: nothing.
+	Monitoring string `json:"monitoring,omitempty"`
 	// TTL is how long a deploy lives: then the project is taken down and its volumes are deleted, unless it was deployed
 	// anew. Unset: until it is taken down.
 	TTL *Duration `json:"ttl,omitempty"`

@@ -52,6 +52,9 @@ func (d *differ) effect(c Change) string {
 	case "networks":
 		return EffectNone
 	}
+	if name, key, ok := strings.Cut(strings.TrimPrefix(rest, "environments."), "."); ok && name == d.want.Environment && key == "monitoring" {
+		return EffectInPlace
+	}
 	for _, later := range []string{"environments", "load", "alerts"} {
 		if under(rest, later) {
 			return EffectNone

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -41,7 +40,7 @@ func (s *sight) followRules(ctx context.Context) error {
 			return err
 		}
 		if err == nil && rev.Number != seen {
-			if err := s.metrics.SetRules(rulesObjective, alerts.OfObjectives(objectivesOf(rev.Project))); err != nil {
+			if err := s.metrics.SetRules(rulesObjective, alerts.OfObjectives(alerts.Objectives(rev.Project))); err != nil {
 				return err
 			}
 			if err := s.setRuleFiles(rev.Project); err != nil {
@@ -143,33 +142,6 @@ func (s *sight) setRuleFiles(p compose.Project) error {
 	return s.metrics.SetRules(rulesFiles, all)
 }
 
-// objectivesOf returns what the services of a project promise.
-func objectivesOf(p compose.Project) []alerts.Objective {
-	var all []alerts.Objective
-	for _, name := range p.ServiceNames() {
-		o := p.Services[name].Trellis.Objective
-		if o == nil {
-			continue
-		}
-		if share := float64(o.Availability); share > 0 && share < 1 {
-			all = append(all, alerts.Objective{Service: name, Name: "availability " + percent(share), Target: share})
-		}
-		for _, p := range slices.Sorted(maps.Keys(o.Latency)) {
-			digits := strings.TrimPrefix(p, "p") // "999" is 99.9 %
-			n, err := strconv.ParseFloat("0."+digits, 64)
-			limit := time.Duration(o.Latency[p])
-			if err == nil && n > 0 && n < 1 && limit > 0 {
-				all = append(all, alerts.Objective{Service: name, Name: p + " " + limit.String(), Target: n, Latency: limit})
-			}
-		}
-	}
-	return all
-}
-
-func percent(share float64) string {
-	return strconv.FormatFloat(math.Round(share*1e7)/1e5, 'f', -1, 64) + "%"
-}
-
 // Alerts implements api.Seer.
 func (s *sight) Alerts(ctx context.Context) (api.Alerts, error) {
 	out := api.Alerts{Alerts: []api.Alert{}, Silences: []api.Silence{}, Budgets: []api.Budget{}}
@@ -253,7 +225,7 @@ func (s *sight) budgets(ctx context.Context, now time.Time) ([]api.Budget, error
 		return all, err
 	}
 	window := measuredWindow(s.metrics.Health(), now)
-	for _, o := range objectivesOf(p) {
+	for _, o := range alerts.Objectives(p) {
 		b := api.Budget{Service: o.Service, Objective: o.Name, Target: o.Target, Window: spanText(window)}
 		bad, err := s.number(ctx, o.Bad(fmt.Sprintf("%ds", int(window.Seconds()))), now)
 		if err != nil {

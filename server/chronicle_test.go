@@ -150,7 +150,7 @@ func TestCPUTimesAddUp(t *testing.T) {
 // TestDataPlaneTellsWhoHasTheKey what it has measured, and nobody else: every pod of a cluster may ask it.
 func TestDataPlaneTellsWhoHasTheKey(t *testing.T) {
 	f := &clusterFeed{log: slog.New(slog.DiscardHandler)}
-	handler := f.keyed(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	handler := keyed(f.planeKey, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	ask := func(authorization string) int {
 		r, w := httptest.NewRequest(http.MethodGet, "/spans", nil), httptest.NewRecorder()
 		if authorization != "" {

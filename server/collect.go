@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,7 +102,8 @@ func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 	if usage, err := s.of.usage(ctx); err == nil { // without it the rest is no less true
 		g.usage(st, usage)
 	}
-	spoken := s.calls(ctx, g)
+	c := &gathering{at: g.at, started: g.started} // what the data planes tell they tell everybody
+	spoken := s.calls(ctx, c)
 	s.metrics.SetTargets(s.targets.find(ctx, st, spoken))
 	if err := s.ends.add(ctx, s.of.happened, g, st); err != nil {
 		return nil, err
@@ -113,7 +115,10 @@ func (s *sight) round(ctx context.Context) ([]telemetry.Sample, error) {
 	g.health("logs", s.logs.Health())
 	g.health("forward", s.forward.Health())
 	g.health("remote write", s.metrics.RemoteHealth())
-	return g.samples, nil
+	if s.tells {
+		s.told.Store(g)
+	}
+	return slices.Concat(c.samples, g.samples), nil
 }
 
 // state adds what the engine observes.
@@ -217,29 +222,36 @@ func (s *sight) calls(ctx context.Context, g *gathering) (spoken map[string]bool
 		if err != nil {
 			continue // it is about to end, or has just begun
 		}
-		plane := c.Boot[:min(len(c.Boot), 8)]
 		s.lostSpans.note(s, c)
-		g.add("trellis_proxy_faults_total", float64(c.Faults), "proxy", plane)
-		for _, f := range c.InFlight {
-			g.add("trellis_requests_in_flight", float64(f.Count), "service", f.Service, "instance", f.Instance, "revision", revisionLabel(f.Revision), "caller", f.Caller, "route", f.Route, "proxy", plane)
-		}
-		for name, n := range c.Services {
-			g.add("trellis_requests_held_total", float64(n.Held), "service", name, "proxy", plane)
-			g.add("trellis_connections_total", float64(n.Connections), "service", name, "proxy", plane)
-			if len(n.ColdStarts) > 0 {
-				g.add("trellis_cold_start_seconds", 0, "service", name, "proxy", plane).Distribution = n.ColdStarts.Distribution()
-			}
-		}
-		for _, r := range c.Retries {
-			one := g.add("trellis_retries_total", float64(r.Count), "service", r.Service, "revision", revisionLabel(r.Revision), "caller", r.Caller, "route", r.Route, "proxy", plane)
-			g.began(one, r.Since)
-		}
+		g.plane(c, s.examples.take)
 		for _, call := range c.Calls {
-			g.call(call, plane, s.examples.take(call))
 			spoken[call.Service] = true
 		}
 	}
 	return spoken
+}
+
+// plane adds what one data plane has counted; example returns an example of a call that was not given before, nil where there is none.
+func (g *gathering) plane(c proxy.Calls, example func(proxy.Call) *telemetry.Exemplar) {
+	plane := c.Boot[:min(len(c.Boot), 8)]
+	g.add("trellis_proxy_faults_total", float64(c.Faults), "proxy", plane)
+	for _, f := range c.InFlight {
+		g.add("trellis_requests_in_flight", float64(f.Count), "service", f.Service, "instance", f.Instance, "revision", revisionLabel(f.Revision), "caller", f.Caller, "route", f.Route, "proxy", plane)
+	}
+	for name, n := range c.Services {
+		g.add("trellis_requests_held_total", float64(n.Held), "service", name, "proxy", plane)
+		g.add("trellis_connections_total", float64(n.Connections), "service", name, "proxy", plane)
+		if len(n.ColdStarts) > 0 {
+			g.add("trellis_cold_start_seconds", 0, "service", name, "proxy", plane).Distribution = n.ColdStarts.Distribution()
+		}
+	}
+	for _, r := range c.Retries {
+		one := g.add("trellis_retries_total", float64(r.Count), "service", r.Service, "revision", revisionLabel(r.Revision), "caller", r.Caller, "route", r.Route, "proxy", plane)
+		g.began(one, r.Since)
+	}
+	for _, call := range c.Calls {
+		g.call(call, plane, example(call))
+	}
 }
 
 // call adds one way that requests went.

@@ -57,6 +57,12 @@ func ServeInCluster(ctx context.Context, project, namespace string, log *slog.Lo
 		}
 		c.tellLoad(w, r)
 	})
+	mux.Handle("GET "+kubernetes.ExposedPath, keyed(func() string {
+		if c := serves.Load(); c != nil {
+			return c.scrapeKey()
+		}
+		return ""
+	}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serves.Load().exposeTold(w, r) })))
 	asked := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = asked.Serve(health) }()
 	defer asked.Close()
@@ -123,7 +129,7 @@ func newInCluster(client *kubernetes.Client, project, dir, image string, log *sl
 	c.chronicle = &chronicle{store: store, project: project, observe: c.observe, events: e.Events, changed: changed}
 	c.sight = newSight(watching{
 		subject: c, project: project, dir: l.StateDir, engine: e, planes: c.pods, traffic: &traffic{}, changed: changed, listen: listenInPod,
-		receive: notFromPages,
+		receive: notFromPages, tells: true,
 	}, log)
 	return c, nil
 }

@@ -54,6 +54,8 @@ type sight struct {
 	ends             ends
 	examples         examples
 	targets          targets
+	tells            bool                      // told is kept
+	told             atomic.Pointer[gathering] // the newest round, without what the data planes tell
 	notifier         *alerts.Notifier
 	forward          *otlp.Forwarder
 }
@@ -74,13 +76,15 @@ type watching struct {
 	listen func(context.Context, proxy.Listener) (net.Listener, error)
 	// receive keeps those out who may not send telemetry.
 	receive func(http.Handler) http.Handler
+	// tells says that somebody may ask for what was written down last.
+	tells bool
 }
 
 func newSight(w watching, log *slog.Logger) *sight {
 	dir := telemetryDir(w.dir)
 	s := &sight{
 		of: w.subject, project: w.project, dir: w.dir, engine: w.engine, planes: w.planes, traffic: w.traffic, changed: w.changed, listen: w.listen,
-		log: log, started: time.Now(),
+		tells: w.tells, log: log, started: time.Now(),
 		traces: traces.New(traces.Config{Dir: filepath.Join(dir, "traces"), Log: log}),
 		logs:   logs.New(logs.Config{Dir: filepath.Join(dir, "logs"), Log: log}),
 	}

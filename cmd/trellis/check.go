@@ -9,7 +9,6 @@ import (
 
 	"trellis/compose"
 	"trellis/driver/process"
-	"trellis/engine/kubernetes"
 	"trellis/errdefs"
 )
 
@@ -99,7 +98,7 @@ func (p *program) warnings(l loaded, engine string) ([]compose.Diagnostic, error
 	if engine != compose.TargetKubernetes {
 		return diagnose(l, engine), nil
 	}
-	opt, err := p.clusterOptions(l.project, kubernetesFlags{publish: &choice{value: kubernetes.PublishLoadBalancer}})
+	opt, err := p.clusterOptions(l.project, newKubernetesFlags())
 	if broken := (compose.Diagnostics{}); errors.As(err, &broken) {
 		return append(inCluster(l, opt), broken...), nil // a content that is not here: an apply would need it
 	}

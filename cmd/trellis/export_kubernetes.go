@@ -42,13 +42,22 @@ type kubernetesFlags struct {
 	registry                          string // "": nothing is built
 	pullSecrets                       []string
 	publish                           *choice
+	monitoring                        *choice
+}
+
+// newKubernetesFlags are those that nobody has given.
+func newKubernetesFlags() kubernetesFlags {
+	return kubernetesFlags{
+		publish: &choice{
+			value:   kubernetes.PublishLoadBalancer,
+			allowed: []string{kubernetes.PublishLoadBalancer, kubernetes.PublishNodePort, kubernetes.PublishNone},
+		},
+		monitoring: &choice{allowed: []string{compose.PrometheusOperator}},
+	}
 }
 
 func (p *program) exportKubernetesCommand() *cobra.Command {
-	f := kubernetesFlags{publish: &choice{
-		value:   kubernetes.PublishLoadBalancer,
-		allowed: []string{kubernetes.PublishLoadBalancer, kubernetes.PublishNodePort, kubernetes.PublishNone},
-	}}
+	f := newKubernetesFlags()
 	cmd := &cobra.Command{
 		Use:   "kubernetes [DIR]",
 		Short: "Write the project as Kubernetes objects, with a kustomization",
@@ -103,7 +112,8 @@ data planes measure. An administrator installs it once. Its image is TRELLIS_IMA
 	flags.BoolVar(&f.withoutSecrets, "without-secrets", false, "leave the contents of secrets out: the namespace has to have them")
 	flags.StringVar(&f.registry, "registry", "", "build, and push images to `HOST[:PORT][/PREFIX]`")
 	flags.Var(f.publish, "publish", "how published ports are opened: load-balancer, node-port or none")
-	flags.StringVar(&f.gatewayClass, "gateway-class", "", "the `CLASS` of the Gateway that routes are mounted on")
+	flags.StringVar(&f.gatewayClass, "gateway-class", "", "the `CLASS` of the Gateway that routes are mounted on; the environment's")
+	flags.Var(f.monitoring, "monitoring", "what of the cluster scrapes metrics: prometheus-operator; the environment's")
 	flags.StringVar(&f.storageClass, "storage-class", "", "the `CLASS` of volumes; the cluster's default")
 	flags.StringVar(&f.priorityClass, "priority-class", "", "the `CLASS` of pods; the cluster's default")
 	flags.StringSliceVar(&f.pullSecrets, "pull-secret", nil, "a `SECRET` of the namespace that a registry asks for (repeatable)")
@@ -227,7 +237,7 @@ func (p *program) clusterOptions(project compose.Project, f kubernetesFlags) (ku
 	return kubernetes.Options{
 		Namespace:  cmp.Or(p.flags.namespace, project.Trellis.Environments[project.Environment].Namespace, kubernetes.NamespaceOf(project.Name)),
 		Standalone: true, Folders: folders, Contents: contents, Publish: f.publish.value, GatewayClass: f.gatewayClass,
-		StorageClass: f.storageClass, PriorityClass: f.priorityClass, PullSecrets: f.pullSecrets,
+		Monitoring: f.monitoring.value, StorageClass: f.storageClass, PriorityClass: f.priorityClass, PullSecrets: f.pullSecrets,
 		Gates: kubernetes.Gates{Wait: f.waitImage, Ask: f.kubectlImage}, Version: apiversion.MustParseGeneric(kubernetes.ExportedFor),
 	}, broken
 }
@@ -236,7 +246,7 @@ func (p *program) clusterOptions(project compose.Project, f kubernetesFlags) (ku
 // the files say. built are the services whose images are made here, and trellis is the image of
 // Trellis that is made here too, if any.
 func (p *program) toCluster(l loaded, built []string, trellis string) (contents map[string][]byte, warnings []compose.Diagnostic, err error) {
-	opt, err := p.clusterOptions(l.project, kubernetesFlags{publish: &choice{value: kubernetes.PublishLoadBalancer}})
+	opt, err := p.clusterOptions(l.project, newKubernetesFlags())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -314,6 +324,8 @@ func fileOf(o kubernetes.Object) string {
 		return "volumes.yaml"
 	case "ConfigMap":
 		return "configs.yaml"
+	case "PrometheusRule":
+		return "monitoring.yaml"
 	default:
 		return "gateway.yaml"
 	}

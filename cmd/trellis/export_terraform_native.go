@@ -27,7 +27,7 @@ func (p *program) nativeRoot(name, environment string, l loaded) (terraform.Root
 	}
 	asWritten := l
 	l.project = withoutValues(&root, l.project)
-	opt, err := p.clusterOptions(l.project, kubernetesFlags{publish: &choice{value: kubernetes.PublishLoadBalancer}})
+	opt, err := p.clusterOptions(l.project, newKubernetesFlags())
 	if err != nil {
 		return root, err
 	}

@@ -76,13 +76,17 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 			return err
 		}
 	}
-	if err := c.applyAll(ctx, project, objects); err != nil {
+	now, later := withRoleLast(objects, leaving)
+	if err := c.applyAll(ctx, project, now); err != nil {
 		return err
 	}
 	if more {
 		return nil
 	}
 	if err := c.prune(ctx, project, leaving, metav1.DeleteOptions{}, prunePatience); err != nil {
+		return err
+	}
+	if err := c.applyAll(ctx, project, later); err != nil {
 		return err
 	}
 	return c.setInventory(ctx, project, union(items, used))
@@ -155,6 +159,25 @@ func contentsIn(pod corev1.PodSpec) (all []item) {
 		}
 	}
 	return all
+}
+
+// withRoleLast sets apart what is applied last: where something of a foreigner's is to go, the Role of the control plane, which says no more that
+// it may be removed. It may be the control plane that removes it.
+func withRoleLast(objects []Object, leaving []item) (now, later []Object) {
+	if !slices.ContainsFunc(leaving, func(i item) bool {
+		_, foreign := foreignOf(i.kind().GroupKind())
+		return foreign
+	}) {
+		return objects, nil
+	}
+	for _, o := range objects {
+		if o.GetObjectKind().GroupVersionKind().Kind == "Role" && o.GetLabels()[labelComponent] == controlPlane {
+			later = append(later, o)
+		} else {
+			now = append(now, o)
+		}
+	}
+	return now, later
 }
 
 // applyAll applies objects. What goes wrong with any is said of all, in their order. Where the server is away it ends at once: the

@@ -45,17 +45,20 @@ func (r *renderer) checkWatch() {
 		return
 	}
 	const why = "has no effect: only a control plane in the cluster watches, and there is none"
-	for path, set := range map[string]bool{"x-trellis.alerts": r.p.Trellis.Alerts != nil, "x-trellis.forward": r.p.Trellis.Forward != nil} {
-		if set {
-			r.note(path, why)
-		}
+	if r.p.Trellis.Forward != nil {
+		r.note("x-trellis.forward", why)
+	}
+	if r.p.Trellis.Alerts != nil && r.monitored() {
+		r.note("x-trellis.alerts", "is changed: the cluster's Prometheus evaluates the rules that it names, and its Alertmanager says where alerts go")
+	} else if r.p.Trellis.Alerts != nil {
+		r.note("x-trellis.alerts", why)
 	}
 	for _, name := range r.p.ServiceNames() {
 		svc := r.p.Services[name]
 		if svc.Trellis.Objective != nil {
 			r.note(at(svc, "x-trellis.objective"), why)
 		}
-		if svc.Trellis.Metrics != nil {
+		if svc.Trellis.Metrics != nil && !r.monitored() {
 			r.note(at(svc, "x-trellis.metrics"), "is changed: its port is opened, and nothing in the cluster asks it but what you have there")
 		}
 	}

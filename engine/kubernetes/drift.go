@@ -234,7 +234,7 @@ func (d *drifting) gone(service string, of item, why string) stray {
 		Kind:   engine.DriftGone, Service: service, Reason: fmt.Sprintf("%s %s", of, why),
 	}
 	if service == "" {
-		one.Path = "x-trellis.gateway"
+		one.Path = d.ofProject(of)
 	}
 	return stray{Drift: one, object: of}
 }

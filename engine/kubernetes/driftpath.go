@@ -68,8 +68,18 @@ func attributeAt(svc compose.Service, container, kind, path string) attribute {
 		return attribute{"deploy.x-trellis.autoscale.max", true, asIs}
 	case kind == "HorizontalPodAutoscaler":
 		return attribute{path: "deploy.x-trellis.autoscale"}
+	case kind == podMonitorKind.Kind:
+		return attribute{path: "x-trellis.metrics"}
 	}
 	return attribute{}
+}
+
+// ofProject is what an object that is no service's is in a Compose file.
+func (d *drifting) ofProject(of item) string {
+	if f, ok := foreignOf(of.kind().GroupKind()); ok {
+		return compose.JoinPath("x-trellis.environments", d.project.Environment) + "." + f.key
+	}
+	return "x-trellis.gateway"
 }
 
 // podAttribute is the attribute of a field of a pod.
@@ -172,7 +182,7 @@ func (d *drifting) driftAt(service string, of item, path string, want, have any,
 		Reason: fmt.Sprintf("%s of %s was %s by %s", strings.TrimPrefix(path, "."), of, verb, owner),
 	}
 	if service == "" {
-		one.Path = "x-trellis.gateway"
+		one.Path, at = d.ofProject(of), attribute{}
 	}
 	if at.path != "" {
 		one.Path += "." + at.path

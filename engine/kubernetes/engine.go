@@ -53,9 +53,13 @@ func (e *Engine) Capabilities() engine.Capabilities { return engine.Capabilities
 // Keep returns p with the Ref of every secret, config and bind mount that goes along set, and keeps the contents (by
 // "secrets/NAME", "configs/NAME", and as FolderContents names them) for an Apply of it. With look nothing is written: where the cluster has no key yet the refs are made
 // with none, which differ from those of anything that is there. Either way a namespace that is about to go, or has a project that a cluster cannot tell
-// from this one, is an ErrConflict, and a cluster that is too old for any project an ErrUnsupported.
+// from this one, is an ErrConflict, and a cluster that is too old for any project, or has not what the environment says that it has, an
+// ErrUnsupported.
 func (e *Engine) Keep(ctx context.Context, p compose.Project, contents map[string][]byte, look bool) (compose.Project, error) {
 	if _, err := e.version(); err != nil {
+		return p, err
+	}
+	if err := e.client.foreignIn(p); err != nil {
 		return p, err
 	}
 	var err error
@@ -93,6 +97,9 @@ func (e *Engine) Apply(ctx context.Context, rev state.Revision, base engine.Stat
 	e.writes.Lock()
 	defer e.writes.Unlock()
 	if _, err := e.version(); err != nil {
+		return fail(err)
+	}
+	if err := e.client.foreignIn(rev.Project); err != nil {
 		return fail(err)
 	}
 	if err := e.client.ensureNamespace(ctx, e.project); err != nil {

@@ -116,6 +116,8 @@ type Options struct {
 	Publish string
 	// GatewayClass names the class of the Gateway that routes are mounted on; "" renders no routes.
 	GatewayClass string
+	// Monitoring says what in the cluster looks at metrics besides Trellis; "" is what the environment says.
+	Monitoring string
 	// StorageClass is the class of volumes; "" is the cluster's default.
 	StorageClass string
 	// VolumeSize is the size of volumes in bytes; 0 is 1 GiB.

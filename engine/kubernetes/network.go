@@ -216,6 +216,7 @@ func (r *renderer) ingress(svc compose.Service, callers []string) *networkingv1.
 	if len(open) > 0 {
 		p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{Ports: open})
 	}
+	p.Spec.Ingress = append(p.Spec.Ingress, r.scraped(svc)...)
 	return p
 }
 

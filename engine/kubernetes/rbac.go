@@ -16,11 +16,12 @@ var resources = map[string]string{
 	"ConfigMap": "configmaps", "CronJob": "cronjobs", "DaemonSet": "daemonsets", "Deployment": "deployments", "GRPCRoute": "grpcroutes",
 	"Gateway": "gateways", "HTTPRoute": "httproutes", "HorizontalPodAutoscaler": "horizontalpodautoscalers", "Job": "jobs", "Lease": "leases",
 	"NetworkPolicy": "networkpolicies", "PersistentVolumeClaim": "persistentvolumeclaims", "PodDisruptionBudget": "poddisruptionbudgets",
-	"Role": "roles", "RoleBinding": "rolebindings", "Secret": "secrets", "Service": "services", "ServiceAccount": "serviceaccounts",
+	"PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules", "Role": "roles", "RoleBinding": "rolebindings", "Secret": "secrets", "Service": "services", "ServiceAccount": "serviceaccounts",
 	"StatefulSet": "statefulsets",
 }
 
-// everyKind are the resources of the kinds that Render makes, by their API group.
+// everyKind are the resources of the kinds that Render makes for any project, by their API group: of a foreigner's only those that a project
+// has are given, or whoever deploys could not give them in clusters that have none.
 var everyKind = map[string][]string{
 	"":                          {"configmaps", "persistentvolumeclaims", "secrets", "serviceaccounts", "services"},
 	"apps":                      {"daemonsets", "deployments", "statefulsets"},

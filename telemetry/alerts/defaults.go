@@ -7,8 +7,11 @@ import (
 	"trellis/telemetry"
 )
 
-// Drifted is the name of the default alert about drift.
-const Drifted = "Drifted"
+// The names of the default alerts about drift, and about a driver that does not answer.
+const (
+	Drifted    = "Drifted"
+	DriverAway = "DriverAway"
+)
 
 const driftedSummary = "%s differs from its revision in %s places: trellis drift"
 
@@ -54,7 +57,7 @@ func Defaults() []telemetry.RuleGroup {
 			"{{ $labels.service }} has failed and is not started again"),
 		rule("ServiceDown", Page, `trellis_replicas_ready == 0 and trellis_replicas_wanted > 0 unless on (service) trellis_service_state{state="completed"}`, 15*time.Second,
 			"no instance of {{ $labels.service }} is ready"),
-		rule("DriverAway", Page, `sum by (driver) (trellis_service_unknown) > 0`, 15*time.Second,
+		rule(DriverAway, Page, `sum by (driver) (trellis_service_unknown) > 0`, 15*time.Second,
 			"{{ $labels.driver }} does not answer: it is not known what runs of {{ $value }} of the services, and nothing of them is healed: trellis ps"),
 		rule("InstanceUnready", Ticket, `trellis_replicas_ready > 0 and trellis_replicas_ready < trellis_replicas_wanted`, 2*time.Minute,
 			"{{ $labels.service }} has {{ $value }} instances ready, fewer than it should"),

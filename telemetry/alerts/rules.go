@@ -4,10 +4,14 @@ package alerts
 
 import (
 	"fmt"
+	"maps"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"trellis/compose"
 	"trellis/telemetry"
 )
 
@@ -39,6 +43,33 @@ type Objective struct {
 	Target  float64 // above 0, below 1
 	// Latency is what a good request's answer takes at most; 0: it is one that does not fail.
 	Latency time.Duration
+}
+
+// Objectives returns what the services of a project promise.
+func Objectives(p compose.Project) []Objective {
+	var all []Objective
+	for _, name := range p.ServiceNames() {
+		o := p.Services[name].Trellis.Objective
+		if o == nil {
+			continue
+		}
+		if share := float64(o.Availability); share > 0 && share < 1 {
+			all = append(all, Objective{Service: name, Name: "availability " + percent(share), Target: share})
+		}
+		for _, p := range slices.Sorted(maps.Keys(o.Latency)) {
+			digits := strings.TrimPrefix(p, "p") // "999" is 99.9 %
+			n, err := strconv.ParseFloat("0."+digits, 64)
+			limit := time.Duration(o.Latency[p])
+			if err == nil && n > 0 && n < 1 && limit > 0 {
+				all = append(all, Objective{Service: name, Name: p + " " + limit.String(), Target: n, Latency: limit})
+			}
+		}
+	}
+	return all
+}
+
+func percent(share float64) string {
+	return strconv.FormatFloat(math.Round(share*1e7)/1e5, 'f', -1, 64) + "%"
 }
 
 // Bad returns the share of bad requests over a window, in PromQL.
