@@ -52,8 +52,13 @@ func (d *differ) effect(c Change) string {
 	case "networks":
 		return EffectNone
 	}
-	if name, key, ok := strings.Cut(strings.TrimPrefix(rest, "environments."), "."); ok && name == d.want.Environment && key == "monitoring" {
-		return EffectInPlace
+	if name, key, ok := strings.Cut(strings.TrimPrefix(rest, "environments."), "."); ok && name == d.want.Environment {
+		switch key {
+		case "monitoring":
+			return EffectInPlace
+		case "mesh":
+			return EffectRollout
+		}
 	}
 	for _, later := range []string{"environments", "load", "alerts"} {
 		if under(rest, later) {

@@ -42,7 +42,7 @@ type kubernetesFlags struct {
 	registry                          string // "": nothing is built
 	pullSecrets                       []string
 	publish                           *choice
-	monitoring                        *choice
+	mesh, monitoring                  *choice
 }
 
 // newKubernetesFlags are those that nobody has given.
@@ -52,6 +52,7 @@ func newKubernetesFlags() kubernetesFlags {
 			value:   kubernetes.PublishLoadBalancer,
 			allowed: []string{kubernetes.PublishLoadBalancer, kubernetes.PublishNodePort, kubernetes.PublishNone},
 		},
+		mesh:       &choice{allowed: []string{compose.Istio}},
 		monitoring: &choice{allowed: []string{compose.PrometheusOperator}},
 	}
 }
@@ -113,6 +114,7 @@ data planes measure. An administrator installs it once. Its image is TRELLIS_IMA
 	flags.StringVar(&f.registry, "registry", "", "build, and push images to `HOST[:PORT][/PREFIX]`")
 	flags.Var(f.publish, "publish", "how published ports are opened: load-balancer, node-port or none")
 	flags.StringVar(&f.gatewayClass, "gateway-class", "", "the `CLASS` of the Gateway that routes are mounted on; the environment's")
+	flags.Var(f.mesh, "mesh", "the mesh that pods are put into: istio; the environment's")
 	flags.Var(f.monitoring, "monitoring", "what of the cluster scrapes metrics: prometheus-operator; the environment's")
 	flags.StringVar(&f.storageClass, "storage-class", "", "the `CLASS` of volumes; the cluster's default")
 	flags.StringVar(&f.priorityClass, "priority-class", "", "the `CLASS` of pods; the cluster's default")
@@ -237,7 +239,7 @@ func (p *program) clusterOptions(project compose.Project, f kubernetesFlags) (ku
 	return kubernetes.Options{
 		Namespace:  cmp.Or(p.flags.namespace, project.Trellis.Environments[project.Environment].Namespace, kubernetes.NamespaceOf(project.Name)),
 		Standalone: true, Folders: folders, Contents: contents, Publish: f.publish.value, GatewayClass: f.gatewayClass,
-		Monitoring: f.monitoring.value, StorageClass: f.storageClass, PriorityClass: f.priorityClass, PullSecrets: f.pullSecrets,
+		Mesh: f.mesh.value, Monitoring: f.monitoring.value, StorageClass: f.storageClass, PriorityClass: f.priorityClass, PullSecrets: f.pullSecrets,
 		Gates: kubernetes.Gates{Wait: f.waitImage, Ask: f.kubectlImage}, Version: apiversion.MustParseGeneric(kubernetes.ExportedFor),
 	}, broken
 }

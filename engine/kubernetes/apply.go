@@ -70,9 +70,10 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 			return err
 		}
 		leaving = without(leaving, used)
-		// An autoscaler that goes must not decide once more when its number has been taken back.
-		scalers := slices.DeleteFunc(slices.Clone(leaving), func(i item) bool { return i.Kind != "HorizontalPodAutoscaler" })
-		if err := c.prune(ctx, project, scalers, metav1.DeleteOptions{}, prunePatience); err != nil {
+		// An autoscaler that goes must not decide once more when its number has been taken back, and a mesh must not ask those who they are that
+		// leave it.
+		first := slices.DeleteFunc(slices.Clone(leaving), func(i item) bool { return i.Kind != "HorizontalPodAutoscaler" && !isForeign(i) })
+		if err := c.prune(ctx, project, first, metav1.DeleteOptions{}, prunePatience); err != nil {
 			return err
 		}
 	}
@@ -161,13 +162,15 @@ func contentsIn(pod corev1.PodSpec) (all []item) {
 	return all
 }
 
+func isForeign(i item) bool {
+	_, foreign := foreignOf(i.kind().GroupKind())
+	return foreign
+}
+
 // withRoleLast sets apart what is applied last: where something of a foreigner's is to go, the Role of the control plane, which says no more that
 // it may be removed. It may be the control plane that removes it.
 func withRoleLast(objects []Object, leaving []item) (now, later []Object) {
-	if !slices.ContainsFunc(leaving, func(i item) bool {
-		_, foreign := foreignOf(i.kind().GroupKind())
-		return foreign
-	}) {
+	if !slices.ContainsFunc(leaving, isForeign) {
 		return objects, nil
 	}
 	for _, o := range objects {

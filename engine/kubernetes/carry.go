@@ -34,6 +34,9 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 	if e.awaitsPlane(ctx, objects, live) {
 		waits[dataPlane] = "to serve"
 	}
+	if outsiders(one.Project, Mesh(one.Project), podsIn(live)) {
+		waits["mesh"] = "for pods from before it to be replaced" // then it is said who may call whom
+	}
 	// Two that prepare the same service, each in its own way, must not do so at once.
 	if err = e.client.prune(ctx, e.project, stillPreparing(objects, live), metav1.DeleteOptions{}, removePatience); err == nil {
 		err = e.client.put(ctx, e.project, now, len(waits) > 0)

@@ -107,7 +107,7 @@ func (r *renderer) control() {
 			// Its volume is one pod's, and its files one process'.
 			Strategy:             appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType},
 			RevisionHistoryLimit: new(int32), ProgressDeadlineSeconds: pointer(int32(progressSeconds)),
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: meta.Labels}, Spec: r.controlPod()},
+			Template: corev1.PodTemplateSpec{ObjectMeta: r.ownMember(meta.Labels, []int32{HealthPort}), Spec: r.controlPod()},
 		},
 	})
 	r.driftWatch()

@@ -68,6 +68,8 @@ func attributeAt(svc compose.Service, container, kind, path string) attribute {
 		return attribute{"deploy.x-trellis.autoscale.max", true, asIs}
 	case kind == "HorizontalPodAutoscaler":
 		return attribute{path: "deploy.x-trellis.autoscale"}
+	case kind == istioPolicyKind.Kind:
+		return attribute{path: "x-trellis.calls"}
 	case kind == podMonitorKind.Kind:
 		return attribute{path: "x-trellis.metrics"}
 	}

@@ -41,7 +41,8 @@ func (r *renderer) driftWatch() {
 			Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(driftWatchMemory)},
 		},
 	}
-	pod := r.ownPod(name, c)
+	pod, podMeta := r.ownPod(name, c), metav1.ObjectMeta{Labels: map[string]string{labelComponent: driftWatch}}
+	r.memberOf(&podMeta, false) // it asks the API server, and whoever takes alerts
 	pod.RestartPolicy = corev1.RestartPolicyNever
 	role, binding := r.ownRole(meta)
 	r.add(r.ownAccount(meta), role, binding,
@@ -52,7 +53,7 @@ func (r *renderer) driftWatch() {
 				SuccessfulJobsHistoryLimit: pointer(int32(1)), FailedJobsHistoryLimit: pointer(int32(1)),
 				JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{
 					BackoffLimit: new(int32), ActiveDeadlineSeconds: pointer(int64(driftSeconds)),
-					Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{labelComponent: driftWatch}}, Spec: pod},
+					Template: corev1.PodTemplateSpec{ObjectMeta: podMeta, Spec: pod},
 				}},
 			},
 		})

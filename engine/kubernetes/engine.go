@@ -216,14 +216,19 @@ func (e *Engine) renderWith(one record, live Live, overrides map[string]state.Ov
 	if err != nil {
 		return nil, err
 	}
-	there := slices.Clone(live.Objects)
-	for i := range live.Pods {
-		there = append(there, &live.Pods[i])
-	}
-	return Render(one.Project, there, Options{
+	return Render(one.Project, slices.Concat(live.Objects, podsIn(live)), Options{
 		Namespace: e.client.Namespace, Revision: one.Number, AppliedAt: one.AppliedAt, Contents: contents, Folders: folders, Overrides: overrides,
 		Image: g.image, Direct: !planeServes(live.Objects), Durable: g.durable, Metered: g.metered, Version: g.version, Key: planeKey(g.key),
 	})
+}
+
+// podsIn are the pods of a project as objects.
+func podsIn(live Live) []Object {
+	all := make([]Object, 0, len(live.Pods))
+	for i := range live.Pods {
+		all = append(all, &live.Pods[i])
+	}
+	return all
 }
 
 // look returns the revisions, what is there, and what that means. Nothing was ever applied, or all of it was removed:

@@ -27,6 +27,7 @@ type foreign struct {
 // foreigners are all that there are.
 func foreigners() []foreign {
 	return []foreign{
+		{"mesh", compose.Istio, "Istio", []schema.GroupVersionKind{peerKind, istioPolicyKind, destinationKind}},
 		{"monitoring", compose.PrometheusOperator, "the Prometheus Operator", []schema.GroupVersionKind{podMonitorKind, prometheusRuleKind}},
 	}
 }
@@ -36,7 +37,7 @@ func Monitoring(p compose.Project) string { return p.Trellis.Environments[p.Envi
 
 // said is what the environment of a project says for the key of a foreigner.
 func (f foreign) said(p compose.Project) bool {
-	return f.word == map[string]string{"monitoring": Monitoring(p)}[f.key]
+	return f.word == map[string]string{"mesh": Mesh(p), "monitoring": Monitoring(p)}[f.key]
 }
 
 // monitored says whether the Prometheus Operator looks at the project: as whoever renders says, else the environment.

@@ -116,6 +116,8 @@ type Options struct {
 	Publish string
 	// GatewayClass names the class of the Gateway that routes are mounted on; "" renders no routes.
 	GatewayClass string
+	// Mesh says which mesh of the cluster the project is a part of; "" is what the environment says.
+	Mesh string
 	// Monitoring says what in the cluster looks at metrics besides Trellis; "" is what the environment says.
 	Monitoring string
 	// StorageClass is the class of volumes; "" is the cluster's default.

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -150,20 +151,19 @@ func (r *renderer) monitor(svc compose.Service) {
 		r.note(at(svc, "x-trellis.metrics"), "has no effect: nobody reaches %s, which has network_mode none", svc.Name)
 		return
 	}
-	path := m.Path
-	if path == "" {
-		path = ExposedPath
-	}
 	fixed := func(label, value string) relabeling { return relabeling{Target: label, Value: value} }
 	r.add(made(podMonitorKind, r.meta(svc, r.names.of[svc.Name]), podMonitor{
 		Selector: metav1.LabelSelector{MatchLabels: r.selector(svc.Name)},
-		Endpoints: []podEndpoint{{Port: port.name, Path: path, Interval: scrapeServices, Relabel: []relabeling{
+		Endpoints: []podEndpoint{{Port: port.name, Path: exposedBy(svc), Interval: scrapeServices, Relabel: []relabeling{
 			fixed(LabelProject, r.p.Name), fixed("job", svc.Name), fixed("service", svc.Name),
 			{Source: []string{"__meta_kubernetes_pod_name"}, Target: "instance"},
 			{Source: []string{"__meta_kubernetes_pod_annotation_trellis_dev_revision"}, Target: "revision"},
 		}}},
 	}))
 }
+
+// exposedBy is the path under which a service exposes metrics.
+func exposedBy(svc compose.Service) string { return cmp.Or(svc.Trellis.Metrics.Path, ExposedPath) }
 
 // metricsPort is the port at which a service exposes metrics, as Trellis itself looks for it: the one that the file names, else the first.
 func metricsPort(svc compose.Service) (port, bool) {

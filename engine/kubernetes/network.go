@@ -235,6 +235,7 @@ func (r *renderer) egress(svc compose.Service, closed bool, suffix string, pods 
 		{To: []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{labelProject: labelValue(r.p.Name)}}}}},
 		{Ports: dns},
 	}
+	p.Spec.Egress = append(p.Spec.Egress, r.toMesh()...)
 	return p
 }
 

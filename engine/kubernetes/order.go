@@ -67,6 +67,7 @@ func (r *renderer) steps(svc compose.Service, t *corev1.PodTemplateSpec, c corev
 	labels := maps.Clone(t.Labels)
 	maps.Copy(labels, r.preparing(svc.Name)) // no Service leads to it
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod}
+	r.memberOf(&template.ObjectMeta, joins(svc))
 	r.hold(svc, &template, false)
 	name := r.names.of[svc.Name] + "-" + short(string(mustJSON(template)))
 	r.jobs[svc.Name+"/"+preparation] = name

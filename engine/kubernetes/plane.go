@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"maps"
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -113,9 +114,21 @@ func (r *renderer) planeDeployment(certificates []string) *appsv1.Deployment {
 				Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &one, MaxUnavailable: &none},
 			},
 			RevisionHistoryLimit: new(int32), ProgressDeadlineSeconds: pointer(int32(progressSeconds)),
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: meta.Labels}, Spec: r.planePod(certificates)},
+			Template: corev1.PodTemplateSpec{ObjectMeta: r.ownMember(meta.Labels, r.ownOutside()), Spec: r.planePod(certificates)},
 		},
 	}
+}
+
+// ownMember is the meta of pods of Trellis itself, which are in the mesh, but for ports at which who is not comes to them.
+func (r *renderer) ownMember(labels map[string]string, past []int32) metav1.ObjectMeta {
+	m := metav1.ObjectMeta{Labels: maps.Clone(labels)}
+	r.memberOf(&m, true)
+	if in, ok := meshNamed(r.inMesh()); ok {
+		for key, value := range in.bypass(listed(past)) {
+			m.Annotations = with(m.Annotations, key, value)
+		}
+	}
+	return m
 }
 
 // noticesSilence is the environment of Trellis' own pods in which an API server that says nothing any more is noticed within ten seconds,

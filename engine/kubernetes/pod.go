@@ -36,6 +36,7 @@ func (r *renderer) podTemplate(svc compose.Service, k kind) (corev1.PodTemplateS
 	}
 	t.Annotations = r.annotated(nil, svc.Labels, at(svc, "labels"))
 	t.Annotations = r.called(r.annotated(t.Annotations, svc.Annotations, at(svc, "annotations")), svc)
+	r.memberOf(&t.ObjectMeta, joins(svc))
 	t.Spec.TerminationGracePeriodSeconds = pointer(int64(seconds(svc.StopGracePeriod.Or(defaultGrace))))
 	if k != job {
 		*t.Spec.TerminationGracePeriodSeconds += unrouteSeconds

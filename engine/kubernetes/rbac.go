@@ -13,10 +13,11 @@ import (
 
 // resources are the names by which the API asks for the kinds that Render makes.
 var resources = map[string]string{
-	"ConfigMap": "configmaps", "CronJob": "cronjobs", "DaemonSet": "daemonsets", "Deployment": "deployments", "GRPCRoute": "grpcroutes",
+	"AuthorizationPolicy": "authorizationpolicies", "ConfigMap": "configmaps", "CronJob": "cronjobs", "DaemonSet": "daemonsets", "Deployment": "deployments",
+	"DestinationRule": "destinationrules", "GRPCRoute": "grpcroutes",
 	"Gateway": "gateways", "HTTPRoute": "httproutes", "HorizontalPodAutoscaler": "horizontalpodautoscalers", "Job": "jobs", "Lease": "leases",
 	"NetworkPolicy": "networkpolicies", "PersistentVolumeClaim": "persistentvolumeclaims", "PodDisruptionBudget": "poddisruptionbudgets",
-	"PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules", "Role": "roles", "RoleBinding": "rolebindings", "Secret": "secrets", "Service": "services", "ServiceAccount": "serviceaccounts",
+	"PeerAuthentication": "peerauthentications", "PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules", "Role": "roles", "RoleBinding": "rolebindings", "Secret": "secrets", "Service": "services", "ServiceAccount": "serviceaccounts",
 	"StatefulSet": "statefulsets",
 }
 

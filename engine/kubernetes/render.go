@@ -136,6 +136,7 @@ func (r *renderer) project() {
 		r.service(r.p.Services[name])
 	}
 	r.policies()
+	r.membership()
 	r.monitoring()
 	r.control()
 	r.lifetime()
