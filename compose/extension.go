@@ -208,7 +208,7 @@ type EnvironmentRef struct {
 	Namespace string `json:"namespace,omitempty"`
 	// GatewayClass is the class of the cluster's Gateway API whose gateway has the routes.
 	GatewayClass string `json:"gateway_class,omitempty"`
-	// Mesh is the mesh of the cluster that the project's pods are put into: istio. It proves who calls, and lets in who may, as calls has it.
+	// Mesh is the mesh of the cluster that the project's pods are put into: istio or linkerd. It proves who calls, and lets in who may, as calls has it.
 	// Unset: none.
 	Mesh string `json:"mesh,omitempty"`
 	// Monitoring is what in the cluster looks at metrics besides Trellis: prometheus-operator gets a PodMonitor for all that exposes

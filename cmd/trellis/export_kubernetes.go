@@ -52,7 +52,7 @@ func newKubernetesFlags() kubernetesFlags {
 			value:   kubernetes.PublishLoadBalancer,
 			allowed: []string{kubernetes.PublishLoadBalancer, kubernetes.PublishNodePort, kubernetes.PublishNone},
 		},
-		mesh:       &choice{allowed: []string{compose.Istio}},
+		mesh:       &choice{allowed: []string{compose.Istio, compose.Linkerd}},
 		monitoring: &choice{allowed: []string{compose.PrometheusOperator}},
 	}
 }
@@ -114,7 +114,7 @@ data planes measure. An administrator installs it once. Its image is TRELLIS_IMA
 	flags.StringVar(&f.registry, "registry", "", "build, and push images to `HOST[:PORT][/PREFIX]`")
 	flags.Var(f.publish, "publish", "how published ports are opened: load-balancer, node-port or none")
 	flags.StringVar(&f.gatewayClass, "gateway-class", "", "the `CLASS` of the Gateway that routes are mounted on; the environment's")
-	flags.Var(f.mesh, "mesh", "the mesh that pods are put into: istio; the environment's")
+	flags.Var(f.mesh, "mesh", "the mesh that pods are put into: istio or linkerd; the environment's")
 	flags.Var(f.monitoring, "monitoring", "what of the cluster scrapes metrics: prometheus-operator; the environment's")
 	flags.StringVar(&f.storageClass, "storage-class", "", "the `CLASS` of volumes; the cluster's default")
 	flags.StringVar(&f.priorityClass, "priority-class", "", "the `CLASS` of pods; the cluster's default")
@@ -328,6 +328,8 @@ func fileOf(o kubernetes.Object) string {
 		return "configs.yaml"
 	case "PrometheusRule":
 		return "monitoring.yaml"
+	case "NetworkAuthentication":
+		return "mesh.yaml"
 	default:
 		return "gateway.yaml"
 	}

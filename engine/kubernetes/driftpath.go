@@ -68,7 +68,7 @@ func attributeAt(svc compose.Service, container, kind, path string) attribute {
 		return attribute{"deploy.x-trellis.autoscale.max", true, asIs}
 	case kind == "HorizontalPodAutoscaler":
 		return attribute{path: "deploy.x-trellis.autoscale"}
-	case kind == istioPolicyKind.Kind:
+	case kind == istioPolicyKind.Kind, kind == meshTLSKind.Kind:
 		return attribute{path: "x-trellis.calls"}
 	case kind == podMonitorKind.Kind:
 		return attribute{path: "x-trellis.metrics"}

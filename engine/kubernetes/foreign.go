@@ -28,6 +28,7 @@ type foreign struct {
 func foreigners() []foreign {
 	return []foreign{
 		{"mesh", compose.Istio, "Istio", []schema.GroupVersionKind{peerKind, istioPolicyKind, destinationKind}},
+		{"mesh", compose.Linkerd, "Linkerd", []schema.GroupVersionKind{serverKind, linkerdPolicyKind, meshTLSKind, anyNetworkKind, linkerdRouteKind}},
 		{"monitoring", compose.PrometheusOperator, "the Prometheus Operator", []schema.GroupVersionKind{podMonitorKind, prometheusRuleKind}},
 	}
 }

@@ -46,6 +46,7 @@ func TestForeignGolden(t *testing.T) {
 	for name, set := range map[string]func(*Options){
 		"monitored": func(o *Options) { o.Monitoring = compose.PrometheusOperator },
 		"istio":     func(o *Options) { o.Mesh = compose.Istio },
+		"linkerd":   func(o *Options) { o.Mesh = compose.Linkerd },
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, with := beside(t, set)
@@ -97,6 +98,9 @@ func TestRoleOfForeigners(t *testing.T) {
 		"the Prometheus Operator": {func(o *Options) { o.Monitoring = compose.PrometheusOperator }, []string{"monitoring.coreos.com podmonitors,prometheusrules"}},
 		"Istio": {func(o *Options) { o.Mesh = compose.Istio }, []string{
 			"networking.istio.io destinationrules", "security.istio.io authorizationpolicies,peerauthentications",
+		}},
+		"Linkerd": {func(o *Options) { o.Mesh = compose.Linkerd }, []string{
+			"policy.linkerd.io authorizationpolicies,httproutes,meshtlsauthentications,networkauthentications,servers",
 		}},
 	} {
 		with := opt

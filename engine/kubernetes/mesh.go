@@ -54,8 +54,11 @@ type mesh struct {
 
 // meshNamed returns a mesh, as an environment calls it.
 func meshNamed(word string) (m mesh, ok bool) {
-	if word == compose.Istio {
+	switch word {
+	case compose.Istio:
 		return istioMesh(), true
+	case compose.Linkerd:
+		return linkerdMesh(), true
 	}
 	return mesh{}, false
 }

@@ -98,13 +98,41 @@ func byIstio(t *testing.T, objects []Object, namespace string) map[string]reache
 	return all
 }
 
+// byLinkerd reads it out of what Linkerd is told.
+func byLinkerd(t *testing.T, objects []Object, _ string) map[string]reaches {
+	all := map[string]reaches{}
+	for name, spec := range specsOf[meshTLS](t, objects, "MeshTLSAuthentication") {
+		one := reaches{}
+		for _, ref := range spec.Identities {
+			one.callers = append(one.callers, ref.Name)
+		}
+		slices.Sort(one.callers)
+		all[name] = one
+	}
+	policies := specsOf[linkerdPolicy](t, objects, "AuthorizationPolicy")
+	for name, server := range specsOf[linkerdServer](t, objects, "Server") {
+		whose := server.Pods.MatchLabels[labelService]
+		p, asked := policies[name]
+		switch of := all[whose]; {
+		case server.Access == letAll:
+			of.open = append(of.open, server.Port)
+			all[whose] = of
+		case server.Pods.MatchLabels[labelComponent] == dataPlane && asked:
+			t.Errorf("somebody is let in at %s", name)
+		case whose != "" && server.Access == letNobody && (!asked || p.Target.Name != name || p.Required[0].Name != whose):
+			t.Errorf("%s: who is named is not let in: %+v", name, p)
+		}
+	}
+	return all
+}
+
 // TestMeshMeansWhatThePoliciesMean: in every project the mesh lets in who the cluster's network does, and opens no port that this does not open;
 // what it opens is taken without TLS, and nothing else is.
 func TestMeshMeansWhatThePoliciesMean(t *testing.T) {
 	files := append(projects(t), "testdata/foreign/compose.yaml")
 	limited := 0
 	for _, file := range files {
-		for mesh, read := range map[string]func(*testing.T, []Object, string) map[string]reaches{compose.Istio: byIstio} {
+		for mesh, read := range map[string]func(*testing.T, []Object, string) map[string]reaches{compose.Istio: byIstio, compose.Linkerd: byLinkerd} {
 			t.Run(mesh+" "+filepath.Base(filepath.Dir(file))+"/"+filepath.Base(file), func(t *testing.T) {
 				p := loaded(t, file)
 				opt := full(t, p)
@@ -376,5 +404,68 @@ services: {web: {image: "web:1", expose: ["8080"]}}
 			t.Errorf("%s, and applied whole: %v (%q); want %s", mode, done, applied, want)
 		}
 		delete(s.objects, at)
+	}
+}
+
+// TestWhomLinkerdLetsIn at a port: those who are named where the file names somebody, else all that is in the mesh; everybody where the file opens it to
+// the outside, and while pods run that are not in the mesh.
+func TestWhomLinkerdLetsIn(t *testing.T) {
+	const text = `
+name: shop
+services:
+  web: {image: "web:1", ports: ["80:8080"], x-trellis: {calls: %s, metrics: {port: 9100}, probe: {http: /, port: 8080}}}
+  db: {image: "db:1", expose: ["3306", "53/udp"], x-trellis: {probe: {grpc: true, port: 3306}}}
+  bare: {image: "bare:1"}
+`
+	outsider := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web-1", Labels: map[string]string{labelProject: "shop", labelService: "web"}}}
+	for name, c := range map[string]struct {
+		calls string
+		live  []Object
+		set   func(*Options)
+		want  string
+	}{
+		"somebody is named": {"[db]", nil, func(*Options) {}, "db-3306 deny opaque, shop-control-plane-4318 deny, shop-data-plane-20000 deny, shop-data-plane-20003 deny, web-8080 deny, web-9100 deny"},
+		"nobody is":         {"[]", nil, func(*Options) {}, "db-3306 all-authenticated opaque, shop-control-plane-4318 all-authenticated, shop-data-plane-20000 all-authenticated, shop-data-plane-20003 all-authenticated, web-8080 all-authenticated, web-9100 all-authenticated"},
+		"moving in":         {"[db]", []Object{outsider}, func(*Options) {}, "db-3306 all-unauthenticated opaque, shop-control-plane-4318 all-unauthenticated, shop-data-plane-20000 all-unauthenticated, shop-data-plane-20003 all-unauthenticated, web-8080 all-unauthenticated, web-9100 all-unauthenticated"},
+		"exported, and seen": {"[db]", nil, func(o *Options) {
+			o.Standalone, o.Revision, o.Monitoring = true, 0, compose.PrometheusOperator
+		}, "db-3306 deny opaque, web-8080 all-unauthenticated, web-9100 all-unauthenticated"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := loaded(t, written(t, fmt.Sprintf(text, c.calls)))
+			opt := Options{Namespace: "ns", Revision: 1, Image: planeImage, Mesh: compose.Linkerd}
+			c.set(&opt)
+			objects, err := Render(p, c.live, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all []string
+			for name, s := range specsOf[linkerdServer](t, objects, "Server") {
+				all = append(all, strings.TrimSpace(strings.TrimPrefix(name, "trellis-")+" "+s.Access+" "+s.Protocol))
+			}
+			slices.Sort(all)
+			if got := strings.Join(all, ", "); got != c.want {
+				t.Errorf("%s\nwant %s", got, c.want)
+			}
+			policies := specsOf[linkerdPolicy](t, objects, "AuthorizationPolicy")
+			if health := policies["db-3306-health"]; health.Target.Kind != "HTTPRoute" || health.Required[0].Name != "shop-everybody" {
+				t.Errorf("a kubelet may not ask how db is: %+v", health)
+			}
+			said := map[string]string{}
+			for _, n := range Notes(p, opt) {
+				said[n.Path] += n.Message
+			}
+			if named := strings.Contains(said["services.bare.x-trellis.calls"], "add expose"); named != (c.calls != "[]") {
+				t.Errorf("said of a service without ports: %q", said["services.bare.x-trellis.calls"])
+			}
+		})
+	}
+	p := loaded(t, written(t, `{name: shop, services: {web: {image: "web:1", expose: ["80"]}, job: {image: "job:1", expose: ["80"], restart: "no"}}}`))
+	said := map[string]bool{}
+	for _, n := range Notes(p, Options{Mesh: compose.Linkerd}) {
+		said[n.Path] = strings.Contains(n.Message, "ready before it listens")
+	}
+	if !said["services.web.x-trellis.probe"] || said["services.job.x-trellis.probe"] {
+		t.Errorf("of a probe that says nothing behind a proxy: %v", said)
 	}
 }

@@ -16,8 +16,8 @@ var resources = map[string]string{
 	"AuthorizationPolicy": "authorizationpolicies", "ConfigMap": "configmaps", "CronJob": "cronjobs", "DaemonSet": "daemonsets", "Deployment": "deployments",
 	"DestinationRule": "destinationrules", "GRPCRoute": "grpcroutes",
 	"Gateway": "gateways", "HTTPRoute": "httproutes", "HorizontalPodAutoscaler": "horizontalpodautoscalers", "Job": "jobs", "Lease": "leases",
-	"NetworkPolicy": "networkpolicies", "PersistentVolumeClaim": "persistentvolumeclaims", "PodDisruptionBudget": "poddisruptionbudgets",
-	"PeerAuthentication": "peerauthentications", "PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules", "Role": "roles", "RoleBinding": "rolebindings", "Secret": "secrets", "Service": "services", "ServiceAccount": "serviceaccounts",
+	"MeshTLSAuthentication": "meshtlsauthentications", "NetworkAuthentication": "networkauthentications", "NetworkPolicy": "networkpolicies", "PersistentVolumeClaim": "persistentvolumeclaims", "PodDisruptionBudget": "poddisruptionbudgets",
+	"PeerAuthentication": "peerauthentications", "PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules", "Role": "roles", "RoleBinding": "rolebindings", "Secret": "secrets", "Server": "servers", "Service": "services", "ServiceAccount": "serviceaccounts",
 	"StatefulSet": "statefulsets",
 }
 
