@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Fetches the definitions of what a cluster may have besides Kubernetes, for the tests that apply objects of it: nothing of it runs.
+#   e2e/cluster/foreign.sh DIR && FOREIGN_CRDS=DIR e2e/cluster/cluster.sh run ...
+# What cannot be had from here is left out, and its tests are skipped.
+set -euo pipefail
+to=$(realpath -m "${1:?the DIR to write to}")
+mkdir -p "$to"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+go mod init scratch >/dev/null 2>&1
+
+# module prints where a version of a module is, nothing where it cannot be had.
+module() { go mod download -json "$1" 2>/dev/null | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
+
+# documents writes files of YAML one after the other.
+documents() {
+	for f in "$@"; do
+		echo ---
+		cat "$f"
+	done
+}
+
+if dir=$(module github.com/prometheus-operator/prometheus-operator@v0.93.0) && [ -n "$dir" ]; then
+	documents "$dir"/example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml >"$to/prometheus-operator.yaml"
+fi
+if dir=$(module istio.io/api@v1.32.0) && [ -n "$dir" ]; then
+	cp "$dir/kubernetes/customresourcedefinitions.gen.yaml" "$to/istio.yaml"
+	chmod u+w "$to/istio.yaml"
+fi
+# Linkerd's versions are no versions of a Go module.
+linkerd=https://raw.githubusercontent.com/linkerd/linkerd2/b24cd4059/charts/linkerd-crds/templates/policy
+for f in authorization-policy httproute meshtls-authentication network-authentication server; do
+	if ! curl -sfL "$linkerd/$f.yaml" | sed '/{{/d' >"$scratch/$f.yaml"; then
+		rm -f "$scratch"/*.yaml
+		break
+	fi
+done
+if compgen -G "$scratch/*.yaml" >/dev/null; then
+	documents "$scratch"/*.yaml >"$to/linkerd.yaml"
+fi
+ls "$to"
