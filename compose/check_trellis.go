@@ -121,6 +121,7 @@ func (l *loading) partsOf(service string, p Port) []int {
 const (
 	Istio              = "istio"
 	Linkerd            = "linkerd"
+	KEDA               = "keda"
 	PrometheusOperator = "prometheus-operator"
 )
 
@@ -401,7 +402,7 @@ func (l *loading) checkGateway(p Project) {
 		for key, of := range map[string]struct {
 			word  string
 			known []string
-		}{"on": {e.On, []string{"local", "kubernetes"}}, "mesh": {e.Mesh, []string{Istio, Linkerd}}, "monitoring": {e.Monitoring, []string{PrometheusOperator}}} {
+		}{"on": {e.On, []string{"local", "kubernetes"}}, "autoscaler": {e.Autoscaler, []string{KEDA}}, "mesh": {e.Mesh, []string{Istio, Linkerd}}, "monitoring": {e.Monitoring, []string{PrometheusOperator}}} {
 			if of.word != "" && !slices.Contains(of.known, of.word) {
 				l.errorPath(JoinPath("x-trellis.environments", name)+"."+key, "%s is not known%s", quoted(of.word), didYouMean(of.word, of.known))
 			}

@@ -214,6 +214,8 @@ type EnvironmentRef struct {
 	// Monitoring is what in the cluster looks at metrics besides Trellis: prometheus-operator gets a PodMonitor for all that exposes
 	// some, and a PrometheusRule of objectives and alerts. Unset: nothing.
 	Monitoring string `json:"monitoring,omitempty"`
+	// Autoscaler is what of the cluster scales services that have autoscale: keda. Unset: Kubernetes itself.
+	Autoscaler string `json:"autoscaler,omitempty"`
 	// TTL is how long a deploy lives: then the project is taken down and its volumes are deleted, unless it was deployed
 	// anew. Unset: until it is taken down.
 	TTL *Duration `json:"ttl,omitempty"`

@@ -216,6 +216,7 @@ func trellisRows() []row {
 		left("x-trellis.environments.*.context", "it says where in a cluster, and this machine runs the project"),
 		left("x-trellis.environments.*.namespace", "it says where in a cluster, and this machine runs the project"),
 		left("x-trellis.environments.*.gateway_class", "the local engine has a gateway of its own"),
+		left("x-trellis.environments.*.autoscaler", "on one machine Trellis itself scales"),
 		left("x-trellis.environments.*.mesh", "on one machine Trellis itself says who may call whom, by the namespace that calls"),
 		left("x-trellis.environments.*.monitoring", "no operator of a cluster sees this machine: trellis metrics and trellis alerts ask Trellis' own store"),
 		carried("x-trellis.load.**"),

@@ -24,7 +24,7 @@ func (c *testCluster) definitions(of string) bool {
 	return true
 }
 
-// TestKubernetesForeign: the API server takes, by their own definitions, the objects of a project in a cluster that has the Prometheus Operator and a
+// TestKubernetesForeign: the API server takes, by their own definitions, the objects of a project in a cluster that has the Prometheus Operator, KEDA and a
 // mesh; what somebody does to them is drift, is brought back, and they go when the file no longer says so. Nothing of theirs runs.
 func TestKubernetesForeign(t *testing.T) {
 	if os.Getenv("FOREIGN_CRDS") == "" {
@@ -44,6 +44,11 @@ func foreignLife(t *testing.T, mesh, policy, reader string) {
 	if !c.definitions("prometheus-operator") || !c.definitions(mesh) {
 		t.Skipf("the definitions of %s are not there", mesh)
 	}
+	besides := ", monitoring: prometheus-operator, mesh: " + mesh
+	keda := c.definitions("keda")
+	if keda {
+		besides += ", autoscaler: keda"
+	}
 	name := "e2e-" + mesh
 	p := c.project(name)
 	p.flags = []string{"--environment", "live"}
@@ -57,6 +62,7 @@ services:
     image: %[2]s
     environment: {PORT: "8080"}
     ports: [{target: 8080, app_protocol: http, x-trellis: {routes: [{path: "/*"}]}}]
+    deploy: {resources: {limits: {cpus: "0.5"}}, x-trellis: {autoscale: {min: 1, max: 2, target: {concurrency: 20, cpu: 0.7}}}}
     x-trellis: {probe: {http: /healthz}, calls: [api], metrics: {path: /metrics}, objective: {availability: 99.9%%, latency: {p99: 250ms}}}
   api:
     image: %[2]s
@@ -65,7 +71,7 @@ services:
     x-trellis: {probe: {http: /healthz}}
 `, name, c.image, besides)
 	}
-	p.write("compose.yaml", file(", monitoring: prometheus-operator, mesh: "+mesh))
+	p.write("compose.yaml", file(besides))
 	for _, args := range [][]string{{}, {"--mesh", mesh}} {
 		dir := t.TempDir()
 		export := exec.Command(p.trellis, append([]string{"export", "kubernetes", dir, "-f", "../engine/kubernetes/testdata/foreign/compose.yaml", "--namespace", "default", "--monitoring", "prometheus-operator"}, args...)...)
@@ -82,6 +88,9 @@ services:
 	}
 	rules := "prometheusrules.monitoring.coreos.com/trellis-" + name + "-live" // as the project is called in its environment
 	objects := []string{"podmonitors.monitoring.coreos.com/web", "podmonitors.monitoring.coreos.com/trellis-" + name + "-live-data-plane", rules, policy, reader}
+	if keda {
+		objects = append(objects, "scaledobjects.keda.sh/web")
+	}
 	for _, object := range objects {
 		if !there(object) {
 			t.Errorf("%s is not there", object)
@@ -117,7 +126,7 @@ services:
 			t.Errorf("%s is still there", object)
 		}
 	}
-	p.write("compose.yaml", file(", monitoring: prometheus-operator, mesh: "+mesh))
+	p.write("compose.yaml", file(besides))
 	p.run("up", "--yes", "--timeout", "180s")
 	p.run("down", "--yes")
 	for _, object := range objects {

@@ -54,7 +54,7 @@ func (d *differ) effect(c Change) string {
 	}
 	if name, key, ok := strings.Cut(strings.TrimPrefix(rest, "environments."), "."); ok && name == d.want.Environment {
 		switch key {
-		case "monitoring":
+		case "monitoring", "autoscaler":
 			return EffectInPlace
 		case "mesh":
 			return EffectRollout

@@ -42,7 +42,7 @@ type kubernetesFlags struct {
 	registry                          string // "": nothing is built
 	pullSecrets                       []string
 	publish                           *choice
-	mesh, monitoring                  *choice
+	mesh, monitoring, autoscaler      *choice
 }
 
 // newKubernetesFlags are those that nobody has given.
@@ -54,6 +54,7 @@ func newKubernetesFlags() kubernetesFlags {
 		},
 		mesh:       &choice{allowed: []string{compose.Istio, compose.Linkerd}},
 		monitoring: &choice{allowed: []string{compose.PrometheusOperator}},
+		autoscaler: &choice{allowed: []string{compose.KEDA}},
 	}
 }
 
@@ -116,6 +117,7 @@ data planes measure. An administrator installs it once. Its image is TRELLIS_IMA
 	flags.StringVar(&f.gatewayClass, "gateway-class", "", "the `CLASS` of the Gateway that routes are mounted on; the environment's")
 	flags.Var(f.mesh, "mesh", "the mesh that pods are put into: istio or linkerd; the environment's")
 	flags.Var(f.monitoring, "monitoring", "what of the cluster scrapes metrics: prometheus-operator; the environment's")
+	flags.Var(f.autoscaler, "autoscaler", "what of the cluster scales services: keda; the environment's")
 	flags.StringVar(&f.storageClass, "storage-class", "", "the `CLASS` of volumes; the cluster's default")
 	flags.StringVar(&f.priorityClass, "priority-class", "", "the `CLASS` of pods; the cluster's default")
 	flags.StringSliceVar(&f.pullSecrets, "pull-secret", nil, "a `SECRET` of the namespace that a registry asks for (repeatable)")
@@ -239,7 +241,7 @@ func (p *program) clusterOptions(project compose.Project, f kubernetesFlags) (ku
 	return kubernetes.Options{
 		Namespace:  cmp.Or(p.flags.namespace, project.Trellis.Environments[project.Environment].Namespace, kubernetes.NamespaceOf(project.Name)),
 		Standalone: true, Folders: folders, Contents: contents, Publish: f.publish.value, GatewayClass: f.gatewayClass,
-		Mesh: f.mesh.value, Monitoring: f.monitoring.value, StorageClass: f.storageClass, PriorityClass: f.priorityClass, PullSecrets: f.pullSecrets,
+		Mesh: f.mesh.value, Monitoring: f.monitoring.value, Autoscaler: f.autoscaler.value, StorageClass: f.storageClass, PriorityClass: f.priorityClass, PullSecrets: f.pullSecrets,
 		Gates: kubernetes.Gates{Wait: f.waitImage, Ask: f.kubectlImage}, Version: apiversion.MustParseGeneric(kubernetes.ExportedFor),
 	}, broken
 }

@@ -28,6 +28,9 @@ if dir=$(module istio.io/api@v1.32.0) && [ -n "$dir" ]; then
 	cp "$dir/kubernetes/customresourcedefinitions.gen.yaml" "$to/istio.yaml"
 	chmod u+w "$to/istio.yaml"
 fi
+if dir=$(module github.com/kedacore/keda/v2@v2.21.0) && [ -n "$dir" ]; then
+	documents "$dir/config/crd/bases/keda.sh_scaledobjects.yaml" >"$to/keda.yaml"
+fi
 # Linkerd's versions are no versions of a Go module.
 linkerd=https://raw.githubusercontent.com/linkerd/linkerd2/b24cd4059/charts/linkerd-crds/templates/policy
 for f in authorization-policy httproute meshtls-authentication network-authentication server; do

@@ -39,7 +39,7 @@ func stage(kind string) int {
 		return 0
 	case "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob":
 		return 2
-	case "HorizontalPodAutoscaler", "PodDisruptionBudget":
+	case "HorizontalPodAutoscaler", "PodDisruptionBudget", "ScaledObject":
 		return 3
 	}
 	return 1

@@ -94,10 +94,10 @@ func (r *renderer) control() {
 	if r.opt.Durable {
 		r.add(r.controlClaim(meta))
 	}
-	service := r.clusterIP(compose.Service{}, r.telemetry, []corev1.ServicePort{
+	service := r.clusterIP(compose.Service{}, r.telemetry, append([]corev1.ServicePort{
 		{Name: "otlp-grpc", Port: 4317, TargetPort: intstr.FromInt32(OTLPPort), Protocol: corev1.ProtocolTCP},
 		{Name: "otlp-http", Port: OTLPPort, TargetPort: intstr.FromInt32(OTLPPort), Protocol: corev1.ProtocolTCP},
-	})
+	}, r.askedByKEDA()...))
 	service.Labels = with(service.Labels, labelComponent, controlPlane)
 	service.Spec.Selector = r.controlSelector()
 	r.add(service, &appsv1.Deployment{

@@ -66,7 +66,11 @@ func attributeAt(svc compose.Service, container, kind, path string) attribute {
 		return attribute{"deploy.x-trellis.autoscale.min", true, asIs}
 	case kind == "HorizontalPodAutoscaler" && path == ".spec.maxReplicas":
 		return attribute{"deploy.x-trellis.autoscale.max", true, asIs}
-	case kind == "HorizontalPodAutoscaler":
+	case kind == scaledKind.Kind && path == ".spec.minReplicaCount":
+		return attribute{"deploy.x-trellis.autoscale.min", true, asIs}
+	case kind == scaledKind.Kind && path == ".spec.maxReplicaCount":
+		return attribute{"deploy.x-trellis.autoscale.max", true, asIs}
+	case kind == "HorizontalPodAutoscaler", kind == scaledKind.Kind:
 		return attribute{path: "deploy.x-trellis.autoscale"}
 	case kind == istioPolicyKind.Kind, kind == meshTLSKind.Kind:
 		return attribute{path: "x-trellis.calls"}

@@ -29,6 +29,7 @@ func foreigners() []foreign {
 	return []foreign{
 		{"mesh", compose.Istio, "Istio", []schema.GroupVersionKind{peerKind, istioPolicyKind, destinationKind}},
 		{"mesh", compose.Linkerd, "Linkerd", []schema.GroupVersionKind{serverKind, linkerdPolicyKind, meshTLSKind, anyNetworkKind, linkerdRouteKind}},
+		{"autoscaler", compose.KEDA, "KEDA", []schema.GroupVersionKind{scaledKind}},
 		{"monitoring", compose.PrometheusOperator, "the Prometheus Operator", []schema.GroupVersionKind{podMonitorKind, prometheusRuleKind}},
 	}
 }
@@ -38,7 +39,7 @@ func Monitoring(p compose.Project) string { return p.Trellis.Environments[p.Envi
 
 // said is what the environment of a project says for the key of a foreigner.
 func (f foreign) said(p compose.Project) bool {
-	return f.word == map[string]string{"mesh": Mesh(p), "monitoring": Monitoring(p)}[f.key]
+	return f.word == map[string]string{"mesh": Mesh(p), "monitoring": Monitoring(p), "autoscaler": Autoscaler(p)}[f.key]
 }
 
 // monitored says whether the Prometheus Operator looks at the project: as whoever renders says, else the environment.

@@ -52,7 +52,7 @@ func (e *Engine) noteGround(ctx context.Context, p compose.Project, g ground) er
 	if g.image != "" && !g.durable {
 		e.log.WarnContext(ctx, "the cluster has no storage class that is its default: what the control plane there measures and hears goes with its pod", "project", e.project)
 	}
-	if g.image != "" && !g.metered && slices.ContainsFunc(p.ServiceNames(), func(name string) bool { return byRequests(p.Services[name]) }) {
+	if g.image != "" && !g.metered && Autoscaler(p) == "" && slices.ContainsFunc(p.ServiceNames(), func(name string) bool { return byRequests(p.Services[name]) }) {
 		e.log.WarnContext(ctx, "nothing is scaled by requests: the cluster has no metrics API of Trellis, or it does not answer; an administrator installs it once for all projects, then repeat",
 			"project", e.project, "with", InstallMetrics)
 	}

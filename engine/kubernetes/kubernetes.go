@@ -120,6 +120,8 @@ type Options struct {
 	Mesh string
 	// Monitoring says what in the cluster looks at metrics besides Trellis; "" is what the environment says.
 	Monitoring string
+	// Autoscaler says what of the cluster scales services; "" is what the environment says.
+	Autoscaler string
 	// StorageClass is the class of volumes; "" is the cluster's default.
 	StorageClass string
 	// VolumeSize is the size of volumes in bytes; 0 is 1 GiB.

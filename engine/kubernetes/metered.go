@@ -17,7 +17,7 @@ func (e *Engine) metered(p compose.Project, image string, live Live) (bool, erro
 	for _, svc := range p.Services {
 		wanted = wanted || byRequests(svc)
 	}
-	if image == "" || !wanted {
+	if image == "" || !wanted || Autoscaler(p) != "" {
 		return false, nil
 	}
 	list, err := e.client.kinds.resources(MetricsVersion)

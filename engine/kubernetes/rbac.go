@@ -17,7 +17,7 @@ var resources = map[string]string{
 	"DestinationRule": "destinationrules", "GRPCRoute": "grpcroutes",
 	"Gateway": "gateways", "HTTPRoute": "httproutes", "HorizontalPodAutoscaler": "horizontalpodautoscalers", "Job": "jobs", "Lease": "leases",
 	"MeshTLSAuthentication": "meshtlsauthentications", "NetworkAuthentication": "networkauthentications", "NetworkPolicy": "networkpolicies", "PersistentVolumeClaim": "persistentvolumeclaims", "PodDisruptionBudget": "poddisruptionbudgets",
-	"PeerAuthentication": "peerauthentications", "PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules", "Role": "roles", "RoleBinding": "rolebindings", "Secret": "secrets", "Server": "servers", "Service": "services", "ServiceAccount": "serviceaccounts",
+	"PeerAuthentication": "peerauthentications", "PodMonitor": "podmonitors", "PrometheusRule": "prometheusrules", "Role": "roles", "RoleBinding": "rolebindings", "ScaledObject": "scaledobjects", "Secret": "secrets", "Server": "servers", "Service": "services", "ServiceAccount": "serviceaccounts",
 	"StatefulSet": "statefulsets",
 }
 

@@ -40,7 +40,7 @@ func (r *renderer) targets(svc compose.Service) (all []autoscale.Target) {
 		return nil
 	}
 	for _, m := range []autoscale.Metric{autoscale.Concurrency, autoscale.RPS, autoscale.CPU} {
-		known := r.controlled() && r.opt.Metered && r.throughPlane(svc)
+		known := r.controlled() && r.metered() && r.throughPlane(svc)
 		if m == autoscale.CPU {
 			known = svc.Deploy.Resources.Limits.CPUs > 0
 		}
@@ -76,7 +76,9 @@ func byRequests(svc compose.Service) bool {
 func (r *renderer) scaling(svc compose.Service, k kind) {
 	if a := svc.Deploy.Trellis.Autoscale; a != nil {
 		r.checkScaling(svc, *a)
-		if r.autoscaled(svc) {
+		if r.autoscaled(svc) && r.byKEDA() {
+			r.add(r.scaledObject(svc, k, *a))
+		} else if r.autoscaled(svc) {
 			r.add(r.autoscaler(svc, k, *a))
 		}
 	}
@@ -110,7 +112,7 @@ func (r *renderer) checkScaling(svc compose.Service, a compose.Autoscale) {
 		return
 	}
 	for _, key := range []string{"concurrency", "rps"} {
-		if _, ok := a.Target[key]; !ok || r.opt.Metered && possible {
+		if _, ok := a.Target[key]; !ok || r.metered() && possible {
 			continue
 		}
 		if possible {
@@ -186,7 +188,7 @@ func autoscaleOf(w workload, all []Object) *engine.Autoscale {
 		}
 		return a
 	}
-	return nil
+	return scaledOf(w, all)
 }
 
 // scaledWhy says in one sentence why an autoscaler has decided as it did, "" as long as it has not.
