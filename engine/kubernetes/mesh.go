@@ -184,7 +184,7 @@ func outsiders(p compose.Project, in string, live []Object) bool {
 	return slices.ContainsFunc(objectsOf[*corev1.Pod](live), func(pod *corev1.Pod) bool {
 		svc, known := p.Services[serviceOf(pod)]
 		own := slices.Contains([]string{dataPlane, controlPlane}, pod.Labels[labelComponent])
-		if !own && (!known || !joins(svc)) || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		if !own && (!known || !joins(svc)) || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || forsaken(*pod) {
 			return false
 		}
 		for key, value := range m.labels(true) {

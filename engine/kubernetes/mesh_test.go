@@ -287,6 +287,9 @@ func TestMovingIntoAMesh(t *testing.T) {
 		return one
 	}
 	in := map[string]string{istioInject: "true"}
+	lost := pod("db", "", corev1.PodRunning, nil).(*corev1.Pod)
+	lost.Spec.NodeName = "gone"
+	lost.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}, {Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}
 	for name, c := range map[string]struct {
 		live   []Object
 		moving bool
@@ -295,6 +298,7 @@ func TestMovingIntoAMesh(t *testing.T) {
 		"all are in it":           {[]Object{pod("web", "", corev1.PodRunning, in), pod("", dataPlane, corev1.PodRunning, in)}, false},
 		"a service is not":        {[]Object{pod("web", "", corev1.PodRunning, in), pod("db", "", corev1.PodRunning, nil)}, true},
 		"the data plane is not":   {[]Object{pod("web", "", corev1.PodRunning, in), pod("", dataPlane, corev1.PodRunning, nil)}, true},
+		"on a node that is lost":  {[]Object{lost}, false},
 		"what has ended does not": {[]Object{pod("migrate", "", corev1.PodSucceeded, nil)}, false},
 		"what is not the file's":  {[]Object{pod("gone", "", corev1.PodRunning, nil), pod("", driftWatch, corev1.PodRunning, nil)}, false},
 	} {
