@@ -32,7 +32,7 @@ const (
 
 const (
 	linkerdInject = "linkerd.io/inject"
-	// The former says since Linkerd 2.19 what the latter said before.
+	// The former says in versions of since May 2026 what the latter said before, and does still.
 	linkerdNative     = "config.linkerd.io/proxy-enable-native-sidecar"
 	linkerdNativeWas  = "config.alpha.linkerd.io/proxy-enable-native-sidecar"
 	linkerdSkip       = "config.linkerd.io/skip-inbound-ports"
