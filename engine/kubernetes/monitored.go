@@ -210,7 +210,7 @@ func (r *renderer) ruleGroups() (out []ruleGroup) {
 	}
 	all = append(all, r.ruleFiles()...)
 	for _, g := range all {
-		to := ruleGroup{Name: g.Name, Interval: lasting(g.Interval), Offset: lasting(g.Offset), Limit: g.Limit}
+		to := ruleGroup{Name: g.Name, Interval: period(g.Interval), Offset: period(g.Offset), Limit: g.Limit}
 		if to.Interval == "" {
 			to.Interval = evaluateRules
 		}
@@ -223,7 +223,7 @@ func (r *renderer) ruleGroups() (out []ruleGroup) {
 			labels := r.ofProject()
 			maps.Copy(labels, one.Labels)
 			to.Rules = append(to.Rules, rule{
-				Record: one.Record, Alert: one.Alert, Expr: expr, For: lasting(one.For), KeepFor: lasting(one.KeepFor), Labels: labels, Annotations: one.Annotations,
+				Record: one.Record, Alert: one.Alert, Expr: expr, For: period(one.For), KeepFor: period(one.KeepFor), Labels: labels, Annotations: one.Annotations,
 			})
 		}
 		out = append(out, to)
@@ -255,8 +255,8 @@ func (r *renderer) ruleFiles() (all []telemetry.RuleGroup) {
 	return all
 }
 
-// lasting is a duration as Prometheus writes it, "" for none.
-func lasting(d time.Duration) string {
+// period is a duration as Prometheus writes it, "" for none.
+func period(d time.Duration) string {
 	if d <= 0 {
 		return ""
 	}
