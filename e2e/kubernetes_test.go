@@ -332,6 +332,35 @@ services:
 	}
 }
 
+// TestKubernetesChangesKind: a service has data of its own, then none, and then runs on every node, which is another kind of workload each
+// time: nothing is lost, and of the one before nothing is left.
+func TestKubernetesChangesKind(t *testing.T) {
+	c := reachCluster(t)
+	t.Parallel()
+	const name = "e2e-kind"
+	p := c.project(name)
+	own := c.shop(name, "", "    volumes: [/cache]\n")
+	none := c.shop(name, "", "")
+	everywhere := strings.Replace(none, "deploy: {replicas: 2}", "deploy: {mode: global}", 1)
+	p.write("compose.yaml", own)
+	p.run("up", "--yes", "--timeout", "120s")
+	url := c.door(name, "web")
+	for _, step := range []struct{ file, want string }{
+		{none, "deployment.apps/web"}, {everywhere, "daemonset.apps/web"}, {own, "statefulset.apps/web"},
+	} {
+		c.underLoad(url, func() {
+			p.write("compose.yaml", step.file)
+			p.run("up", "--yes", "--timeout", "120s")
+			eventually(t, 60*time.Second, "only "+step.want+" is left", func() string {
+				if left := c.kubectl("", "get", "deployments,statefulsets,daemonsets", "-n", name, "-o", "name"); left != step.want {
+					return left
+				}
+				return ""
+			})
+		})
+	}
+}
+
 // TestKubernetesTells of what keeps a project from running there, in words.
 func TestKubernetesTells(t *testing.T) {
 	c := reachCluster(t)

@@ -231,7 +231,7 @@ func (c cluster) Plan(ctx context.Context, req api.ApplyRequest) (api.Plan, erro
 	if err != nil {
 		return api.Plan{}, err
 	}
-	plan := api.Plan{Base: have.ID, Changes: engine.Diff(want, have)}
+	plan := api.Plan{Base: have.ID, Changes: c.engine.Diff(ctx, want, have)}
 	if len(plan.Changes) == 0 {
 		plan.Again, err = c.engine.Behind(ctx)
 	}

@@ -47,7 +47,8 @@ func stage(kind string) int {
 
 // put makes objects those of a project: applied stage by stage, server-side, and never by force; then what an earlier put has
 // made and these are not is removed, unless more are to follow: all but the claims for volumes of the file, which are what going back finds
-// again, and what Delete finds by their labels, and what pods still have, see leftOver. It may be repeated at any point.
+// again, and what Delete finds by their labels, what pods still have, see leftOver, and the workload of a service that gets one of another
+// kind, see dismiss. It may be repeated at any point.
 // Another hand has a field: ErrConflict that names it and the field; nothing is removed then. All that can go wrong is
 // said at once.
 func (c *Client) put(ctx context.Context, project string, objects []Object, more bool) error {
@@ -59,16 +60,21 @@ func (c *Client) put(ctx context.Context, project string, objects []Object, more
 	if err != nil {
 		return err
 	}
+	before = marked(without(before, items), items)
 	if err := c.setInventory(ctx, project, union(before, items)); err != nil {
 		return fmt.Errorf("write the inventory of %s: %w", project, err)
 	}
-	leaving := without(before, items)
-	leaving = without(leaving, slices.DeleteFunc(claims(leaving), func(i item) bool { return i.Name == controlName(project) }))
+	leaving := without(before, slices.DeleteFunc(claims(before), func(i item) bool { return i.Name == controlName(project) }))
 	var used []item
 	if !more {
 		if used, err = c.usedOf(ctx, project, leaving, objects); err != nil {
 			return err
 		}
+		stay, err := c.present(ctx, project, outgoing(leaving, items))
+		if err != nil {
+			return err
+		}
+		used = append(used, stay...)
 		leaving = without(leaving, used)
 		// An autoscaler that goes must not decide once more when its number has been taken back, and a mesh must not ask those who they are that
 		// leave it.
@@ -226,14 +232,23 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 	if err != nil {
 		return err
 	}
+	if there != nil && there.GetDeletionTimestamp() != nil && slices.Contains(lasting, o.GetKind()) { // it ends all the same
+		if err := c.over(ctx, there); err != nil {
+			return err
+		}
+		there = nil
+	}
 	if there != nil && len(frozen(o, there)) > 0 {
 		if there, err = c.anew(ctx, r, project, o, there); err != nil {
 			return err
 		}
 	}
 	if there == nil {
-		err = c.clearWay(ctx, project, o)
-	} else {
+		if err = c.clearWay(ctx, project, o); err == nil {
+			there, err = c.begunAs(ctx, r, project, o)
+		}
+	}
+	if err == nil && there != nil {
 		err = c.handOver(ctx, r, o, there)
 	}
 	if err != nil {

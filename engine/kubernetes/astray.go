@@ -63,7 +63,7 @@ func (w *watcher) putRight(ctx context.Context, all []record, live Live, now tim
 func comparedIn(newest record, live Live) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, newest.Number, newest.mark)
-	for _, w := range workloadsOf(live.Objects) {
+	for _, w := range live.workloads() {
 		fmt.Fprintln(&b, w.service, w.uid, w.revision, w.hash)
 	}
 	return b.String()

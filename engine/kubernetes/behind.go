@@ -38,7 +38,7 @@ func (e *Engine) behind(ctx context.Context, all []record, live Live) (why strin
 		return "", nil
 	}
 	made := map[int64]map[string]string{} // hashes of pods, by revision and service; nil: they cannot be told
-	for _, w := range workloadsOf(live.Objects) {
+	for _, w := range live.workloads() {
 		i := slices.IndexFunc(all, func(r record) bool { return r.Number == w.revision })
 		if i <= 0 {
 			continue // of the newest, or of one that is not kept any more

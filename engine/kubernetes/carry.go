@@ -39,6 +39,9 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 	}
 	// Two that prepare the same service, each in its own way, must not do so at once.
 	if err = e.client.prune(ctx, e.project, stillPreparing(objects, live), metav1.DeleteOptions{}, removePatience); err == nil {
+		err = e.makeWay(ctx, one.Project, now, live)
+	}
+	if err == nil {
 		err = e.client.put(ctx, e.project, now, len(waits) > 0)
 	}
 	if disturbed, derr := e.confess(ctx, one.Number); disturbed {

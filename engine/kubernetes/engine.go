@@ -216,7 +216,7 @@ func (e *Engine) renderWith(one record, live Live, overrides map[string]state.Ov
 	if err != nil {
 		return nil, err
 	}
-	return Render(one.Project, slices.Concat(live.Objects, podsIn(live)), Options{
+	return Render(one.Project, slices.Concat(live.Objects, live.Leaving, podsIn(live)), Options{
 		Namespace: e.client.Namespace, Revision: one.Number, AppliedAt: one.AppliedAt, Contents: contents, Folders: folders, Overrides: overrides,
 		Image: g.image, Direct: !planeServes(live.Objects), Durable: g.durable, Metered: g.metered, Version: g.version, Key: planeKey(g.key),
 	})

@@ -170,7 +170,7 @@ type owners struct {
 }
 
 func newOwners(live Live) owners {
-	of := owners{pods: map[string]corev1.Pod{}, workloads: workloadsOf(live.Objects)}
+	of := owners{pods: map[string]corev1.Pod{}, workloads: live.workloads()}
 	for _, pod := range live.Pods {
 		of.pods[pod.Name] = pod
 	}

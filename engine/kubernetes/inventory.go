@@ -26,11 +26,12 @@ type item struct {
 	Version string `json:"version"`
 	Kind    string `json:"kind"`
 	Name    string `json:"name"`
+	Leaving bool   `json:"leaving,omitempty"` // a workload that serves until one of another kind does in its place
 }
 
 func itemOf(o Object) item {
 	kind := o.GetObjectKind().GroupVersionKind()
-	return item{kind.Group, kind.Version, kind.Kind, o.GetName()}
+	return item{Group: kind.Group, Version: kind.Version, Kind: kind.Kind, Name: o.GetName()}
 }
 
 func (i item) String() string { return i.Kind + " " + i.Name }
@@ -224,6 +225,20 @@ func withoutEmpty(fields map[string]any) {
 func (c *Client) prune(ctx context.Context, project string, items []item, opt metav1.DeleteOptions, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	waiting, err := c.remove(ctx, project, items, opt)
+	if err != nil {
+		return err
+	}
+	for i, uid := range waiting {
+		if err := c.gone(ctx, i, uid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove is prune that does not wait. It returns what was there, by its UID.
+func (c *Client) remove(ctx context.Context, project string, items []item, opt metav1.DeleteOptions) (map[item]types.UID, error) {
 	if opt.PropagationPolicy == nil {
 		opt.PropagationPolicy = pointer(metav1.DeletePropagationForeground)
 	}
@@ -234,14 +249,14 @@ func (c *Client) prune(ctx context.Context, project string, items []item, opt me
 			continue // with the definition of its kind it has gone, too
 		}
 		if err != nil {
-			return fmt.Errorf("remove %s: %w", i, err)
+			return nil, fmt.Errorf("remove %s: %w", i, err)
 		}
 		o, err := r.Get(ctx, i.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) || err == nil && !ours(o, project) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("remove %s: %w", i, c.explain(err))
+			return nil, fmt.Errorf("remove %s: %w", i, c.explain(err))
 		}
 		uid := o.GetUID()
 		one := opt
@@ -250,16 +265,11 @@ func (c *Client) prune(ctx context.Context, project string, items []item, opt me
 		}
 		one.Preconditions = &metav1.Preconditions{UID: &uid}
 		if err := r.Delete(ctx, i.Name, one); err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("remove %s: %w", i, c.explain(err))
+			return nil, fmt.Errorf("remove %s: %w", i, c.explain(err))
 		}
 		waiting[i] = uid
 	}
-	for i, uid := range waiting {
-		if err := c.gone(ctx, i, uid); err != nil {
-			return err
-		}
-	}
-	return nil
+	return waiting, nil
 }
 
 // gone waits until an object is no more.

@@ -63,6 +63,7 @@ type Object interface {
 // Live is what a cluster says of a project's objects.
 type Live struct {
 	Objects []Object
+	Leaving []Object // workloads that serve until one of another kind does in their place, see dismiss
 	Pods    []corev1.Pod
 	At      time.Time // when it said so; zero: nobody knows
 }

@@ -77,7 +77,7 @@ func TestLifetime(t *testing.T) {
 	if _, job := render(p, 0); job != nil {
 		t.Error("what is exported has one")
 	}
-	items := []item{{"batch", "v1", "Job", there.Name}}
+	items := []item{{Group: "batch", Version: "v1", Kind: "Job", Name: there.Name}}
 	if over(items, Live{}, "shop") == nil || over(items, Live{Objects: []Object{there}}, "shop") != nil || over(nil, Live{}, "shop") != nil {
 		t.Error("when it is over is not known")
 	}

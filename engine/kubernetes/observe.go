@@ -58,7 +58,7 @@ func (c *Client) liveOf(ctx context.Context, project string, items []item) (Live
 	if err := g.Wait(); err != nil {
 		return Live{}, err
 	}
-	out.Objects = slices.Concat(lists...)
+	out.Objects, out.Leaving = withoutLeaving(slices.Concat(lists...), items)
 	return out, nil
 }
 
@@ -119,7 +119,7 @@ func worstOf(all []corev1.Pod, service string) *corev1.Pod {
 // refusals say why services have no pods at all, by service; those whose pods nothing refuses are left out.
 func refusals(live Live) map[string]string {
 	all := map[string]string{}
-	for _, w := range workloadsOf(live.Objects) {
+	for _, w := range live.workloads() {
 		if w.refused != "" {
 			all[w.service] = "its pods are refused: " + w.refused
 		}

@@ -111,6 +111,9 @@ func (e *Engine) Override(ctx context.Context, project string, o state.Override)
 	if err := e.client.prune(ctx, project, replaced(live, now), metav1.DeleteOptions{}, removePatience); err != nil {
 		return fail(err)
 	}
+	if err := e.makeWay(ctx, rev.Project, now, live); err != nil {
+		return fail(err)
+	}
 	if err := e.client.put(ctx, project, now, true); err != nil {
 		return fail(err)
 	}

@@ -33,7 +33,7 @@ func Read(rev state.Revision, live Live) engine.State {
 		pods[name] = append(pods[name], pod)
 	}
 	open := opening(live.Objects)
-	for _, w := range workloadsOf(live.Objects) {
+	for _, w := range live.workloads() {
 		if w.failed && w.kind == "Deployment" && underWay(pods[w.service], w.revision, rev.Project.Services[w.service], live.At) {
 			w.failed = false
 		}
@@ -51,7 +51,7 @@ func Read(rev state.Revision, live Live) engine.State {
 func stateID(rev state.Revision, live Live) engine.StateID {
 	h := sha256.New()
 	fmt.Fprintln(h, rev.Number)
-	for _, w := range workloadsOf(live.Objects) {
+	for _, w := range live.workloads() {
 		fmt.Fprintln(h, w.kind, w.name, w.uid, w.generation)
 	}
 	return engine.StateID(hex.EncodeToString(h.Sum(nil)[:8]))
@@ -71,7 +71,7 @@ func service(w workload, pods []corev1.Pod) engine.Service {
 		}
 		if one.Ready {
 			s.Ready++
-			if one.Revision == w.revision {
+			if one.Revision == w.revision && madeBy(&pod, w.kind) {
 				newest++
 			}
 		}

@@ -17,7 +17,7 @@ import (
 // begun are the rollouts that an apply of rev begins: of the services whose pods are others than before.
 func begun(objects []Object, live Live, rev state.Revision) []state.Rollout {
 	from := map[string]int64{}
-	for _, w := range workloadsOf(live.Objects) {
+	for _, w := range live.workloads() {
 		from[w.service] = w.revision
 	}
 	var all []state.Rollout

@@ -127,7 +127,6 @@ func (r *renderer) checkScaling(svc compose.Service, a compose.Autoscale) {
 }
 
 func (r *renderer) autoscaler(svc compose.Service, k kind, a compose.Autoscale) *autoscalingv2.HorizontalPodAutoscaler {
-	kinds := map[kind]string{deployment: "Deployment", statefulSet: "StatefulSet"}
 	var metrics []autoscalingv2.MetricSpec
 	for _, t := range r.targets(svc) {
 		metrics = append(metrics, r.metric(svc, t))
@@ -135,7 +134,7 @@ func (r *renderer) autoscaler(svc compose.Service, k kind, a compose.Autoscale) 
 	return &autoscalingv2.HorizontalPodAutoscaler{
 		TypeMeta: metav1.TypeMeta{APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler"}, ObjectMeta: r.meta(svc, r.names.of[svc.Name]),
 		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
-			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: kinds[k], Name: r.names.of[svc.Name]},
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: k.String(), Name: r.names.of[svc.Name]},
 			MinReplicas:    pointer(max(1, clamp(a.Min))), MaxReplicas: max(1, clamp(a.Max)), Metrics: metrics,
 			Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{
 				StabilizationWindowSeconds: pointer(min(3600, seconds(a.DownDelay.Or(downDelay*1e9)))),

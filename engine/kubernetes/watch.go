@@ -207,8 +207,8 @@ func (w *watcher) step(ctx context.Context) error {
 			return e.goBack(ctx, all, e.worseOf(ctx, one, live, worse, how), "trellis")
 		}
 	}
-	if len(waits) > 0 || watching || !there(one.Project, s) {
-		return nil
+	if standing, err := w.dismiss(ctx, one, live); err != nil || standing || len(waits) > 0 || watching || !there(one.Project, s) {
+		return err
 	}
 	if err := w.tidy(ctx, one, live); err != nil {
 		e.log.WarnContext(ctx, "what an earlier revision had is not removed yet: the next deploy does so", "project", e.project, "err", err)
@@ -231,11 +231,19 @@ func (w *watcher) tidy(ctx context.Context, one record, live Live) error {
 	if err != nil || len(left) == 0 {
 		return err
 	}
+	return w.unlessOvertaken(ctx, one, func() error {
+		return e.client.prune(ctx, e.project, left, metav1.DeleteOptions{}, tidyPatience)
+	})
+}
+
+// unlessOvertaken removes what a revision no longer has, where that is still the newest one.
+func (w *watcher) unlessOvertaken(ctx context.Context, one record, remove func() error) error {
+	e := w.engine
 	// A revision is written down before what it has is in the inventory: what was there is of none after this one.
 	if all, err := e.client.history(ctx, e.project); err != nil || len(all) == 0 || all[0].goal() != one.goal() {
 		return err
 	}
-	err = e.client.prune(ctx, e.project, left, metav1.DeleteOptions{}, tidyPatience)
+	err := remove()
 	_, cerr := e.confess(ctx, one.Number)
 	return errors.Join(err, cerr)
 }
@@ -317,11 +325,20 @@ type lateness struct {
 
 // isLate says whether the pods of a StatefulSet that replace those of an earlier revision run for longer than limit without becoming ready,
 // which is what a Deployment gets: of that the cluster itself says that it takes too long. The first ones of a service have all the time
-// that they need: they make their data, and there is nothing to go back to.
+// that they need: they make their data, and there is nothing to go back to. Beside a workload of another kind that serves meanwhile those of
+// a DaemonSet have as long, and what no node takes is late as well: there is no room for both.
 func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Time) (limit time.Duration, late bool) {
+	beside := slices.ContainsFunc(live.Leaving, func(o Object) bool { return serviceOf(o) == svc.Name })
 	replaces := slices.ContainsFunc(one.rollouts, func(r state.Rollout) bool { return r.Service == svc.Name && !r.Over() }) &&
-		slices.ContainsFunc(objectsOf[*appsv1.StatefulSet](live.Objects), func(o *appsv1.StatefulSet) bool { return serviceOf(o) == svc.Name })
+		slices.ContainsFunc(live.Objects, func(o Object) bool {
+			return serviceOf(o) == svc.Name && (statefulSet.made(o) || beside && daemonSet.made(o))
+		})
 	ready, waiting := 0, 0
+	for _, pod := range live.Pods {
+		if beside && serviceOf(&pod) == svc.Name && revisionOf(pod.ObjectMeta) == one.Number && pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil {
+			waiting++
+		}
+	}
 	for _, in := range svc.Instances {
 		switch {
 		case in.Revision != one.Number:

@@ -39,6 +39,9 @@ const (
 	job
 )
 
+// String is a kind as the API calls it.
+func (k kind) String() string { return [...]string{"Deployment", "StatefulSet", "DaemonSet", "Job"}[k] }
+
 // kindOf says what runs a service: a Job what is awaited to complete or never started again, a DaemonSet what runs once a
 // node, a StatefulSet what owns a volume that two pods must not write, a Deployment anything else.
 func (r *renderer) kindOf(svc compose.Service) kind {
@@ -140,7 +143,7 @@ func (r *renderer) checkRestart(svc compose.Service, k kind) {
 }
 
 // stamp marks a pod template with its hash, and with the revision that asked for it: that of a live one, or of a pod that
-// still runs, if that is the same. So who goes back from a revision that failed keeps the pods that were well all along. It
+// still runs, if that is the same and of the same kind. So who goes back from a revision that failed keeps the pods that were well all along. It
 // returns the hash.
 func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service, k kind) string {
 	if follows := r.follows(svc); follows != "" {
@@ -159,7 +162,7 @@ func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service, k kind)
 	revision := strconv.FormatInt(r.opt.Revision, 10)
 	for _, o := range r.live {
 		was := templateOf(o)
-		if was != nil && serviceOf(o) == svc.Name && was.Annotations[annotationHash] == hash && was.Annotations[annotationRevision] != "" {
+		if was != nil && k.made(o) && serviceOf(o) == svc.Name && was.Annotations[annotationHash] == hash && was.Annotations[annotationRevision] != "" {
 			revision = was.Annotations[annotationRevision]
 		}
 	}
@@ -168,6 +171,25 @@ func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service, k kind)
 		t.Annotations = with(t.Annotations, annotationRestart, strconv.FormatInt(restarts, 10))
 	}
 	return hash
+}
+
+// made says whether an object is a workload of that kind, or a pod of one.
+func (k kind) made(o Object) bool {
+	is := job
+	switch o := o.(type) {
+	case *corev1.Pod:
+		return madeBy(o, k.String())
+	case *appsv1.Deployment:
+		is = deployment
+	case *appsv1.StatefulSet:
+		is = statefulSet
+	case *appsv1.DaemonSet:
+		is = daemonSet
+	case *batchv1.Job:
+	default:
+		return false
+	}
+	return is == k
 }
 
 // follows returns what changes when a service does that svc is started again with, "" for none.
