@@ -31,15 +31,11 @@ fi
 if dir=$(module github.com/kedacore/keda/v2@v2.21.0) && [ -n "$dir" ]; then
 	documents "$dir/config/crd/bases/keda.sh_scaledobjects.yaml" >"$to/keda.yaml"
 fi
-# Linkerd's versions are no versions of a Go module.
-linkerd=https://raw.githubusercontent.com/linkerd/linkerd2/b24cd4059/charts/linkerd-crds/templates/policy
-for f in authorization-policy httproute meshtls-authentication network-authentication server; do
-	if ! curl -sfL "$linkerd/$f.yaml" | sed '/{{/d' >"$scratch/$f.yaml"; then
-		rm -f "$scratch"/*.yaml
-		break
-	fi
-done
-if compgen -G "$scratch/*.yaml" >/dev/null; then
-	documents "$scratch"/*.yaml >"$to/linkerd.yaml"
+# Linkerd's releases are no versions of a Go module.
+if dir=$(module github.com/linkerd/linkerd2@b24cd4059) && [ -n "$dir" ]; then
+	for f in "$dir"/charts/linkerd-crds/templates/policy/{authorization-policy,httproute,meshtls-authentication,network-authentication,server}.yaml; do
+		echo ---
+		sed '/{{/d' "$f"
+	done >"$to/linkerd.yaml"
 fi
 ls "$to"
