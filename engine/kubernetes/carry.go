@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"trellis/errdefs"
@@ -36,6 +37,9 @@ func (e *Engine) carryOut(ctx context.Context, one record, objects []Object, liv
 	}
 	if outsiders(one.Project, Mesh(one.Project), podsIn(live)) {
 		waits["mesh"] = "for pods from before it to be replaced" // then it is said who may call whom
+	}
+	if turning(objects, live.Objects) && len(objectsOf[*networkingv1.NetworkPolicy](objects)) > 0 {
+		waits["names"] = "to lead past the data plane" // then it is closed but for its doors
 	}
 	// Two that prepare the same service, each in its own way, must not do so at once.
 	if err = e.client.prune(ctx, e.project, stillPreparing(objects, live), metav1.DeleteOptions{}, removePatience); err == nil {

@@ -317,3 +317,43 @@ func TestLateApplyLeadsPastTheDataPlane(t *testing.T) {
 		}
 	}
 }
+
+// TestClosedOnceNamesLeadPast: a project that first says who may reach whom has its data plane closed but for its doors once no name leads
+// there any more, and is applied whole by then.
+func TestClosedOnceNamesLeadPast(t *testing.T) {
+	s, w, _ := controlled(t)
+	e := w.engine
+	all, _, _, err := e.look(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := all[0].Project
+	p.Services = maps.Clone(p.Services)
+	p.Services["web"] = calling(p.Services["web"], "api")
+	serves := func() { // which an apply here forgets
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.objects["/apis/apps/v1/namespaces/shop/deployments/"+planeName("shop")]["status"] = map[string]any{"availableReplicas": int64(2)}
+	}
+	serves()
+	rev, err := e.Apply(t.Context(), state.Revision{Project: p}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, closed := range []bool{false, true} {
+		applied, err := e.client.note(t.Context(), "shop", appliedKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		_, is := s.objects["/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/"+planeName("shop")]
+		s.mu.Unlock()
+		if whole := applied == fmt.Sprint(rev.Number); is != closed || whole != closed {
+			t.Errorf("after %d looks: closed %v, applied %q, whole %v; want %v", i, is, applied, whole, closed)
+		}
+		serves()
+		if err := w.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

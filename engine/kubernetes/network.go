@@ -106,6 +106,49 @@ func (r *renderer) policies() {
 			}
 		}
 	}
+	if r.limited && r.planned() && !turning(r.out, r.live) {
+		r.add(r.doorsOnly())
+	}
+}
+
+// doorsOnly lets nobody reach a port of the data plane that no Service leads to: each leads to a service, and whom the data plane
+// calls for the policy of that could not tell.
+func (r *renderer) doorsOnly() *networkingv1.NetworkPolicy {
+	open := []networkingv1.NetworkPolicyPort{{Protocol: pointer(corev1.ProtocolTCP), Port: pointer(intstr.FromInt32(HealthPort))}}
+	for _, s := range objectsOf[*corev1.Service](r.out) {
+		if !leadsToPlane(s) {
+			continue
+		}
+		for _, p := range s.Spec.Ports {
+			one := networkingv1.NetworkPolicyPort{Protocol: pointer(p.Protocol), Port: pointer(p.TargetPort)}
+			if !slices.ContainsFunc(open, func(o networkingv1.NetworkPolicyPort) bool {
+				return *o.Protocol == *one.Protocol && *o.Port == *one.Port
+			}) {
+				open = append(open, one)
+			}
+		}
+	}
+	return &networkingv1.NetworkPolicy{
+		TypeMeta: metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"}, ObjectMeta: r.planeMeta(),
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchLabels: r.planeSelector()}, PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
+			Ingress: []networkingv1.NetworkPolicyIngressRule{{Ports: open}},
+		},
+	}
+}
+
+func leadsToPlane(s *corev1.Service) bool { return s.Spec.Selector[labelComponent] == dataPlane }
+
+// turning says whether a Service of live leads to the data plane that is to lead past it: until it does its port stays open.
+func turning(objects, live []Object) bool {
+	for _, now := range objectsOf[*corev1.Service](live) {
+		if leadsToPlane(now) && slices.ContainsFunc(objectsOf[*corev1.Service](objects), func(s *corev1.Service) bool {
+			return s.Name == now.Name && !leadsToPlane(s)
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // calls says whether a service of the project says whom it calls.

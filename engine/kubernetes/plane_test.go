@@ -118,11 +118,66 @@ func TestNamesLeadWhereTheyMay(t *testing.T) {
 				t.Errorf("web's published port leads to %q, want %q", got, c.public)
 			}
 			for _, policy := range objectsOf[*networkingv1.NetworkPolicy](objects) {
-				if name == "with calls" && !strings.Contains(string(mustJSON(policy.Spec.Ingress)), dataPlane) {
+				if own := policy.Name == planeName(p.Name); name == "with calls" && !own && !strings.Contains(string(mustJSON(policy.Spec.Ingress)), dataPlane) {
 					t.Errorf("the gateway does not reach %s", policy.Name)
 				}
 			}
 		})
+	}
+}
+
+// TestOnlyDoorsAreOpen: where not everyone may reach everyone nobody reaches a service by way of its port at the data plane. As long as names
+// lead there that is left open, and the revision waits for them to lead past it.
+func TestOnlyDoorsAreOpen(t *testing.T) {
+	p, opt := front(t)
+	before, err := Render(p, nil, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := func(objects []Object) (open []string) {
+		for _, policy := range objectsOf[*networkingv1.NetworkPolicy](objects) {
+			if policy.Name != planeName(p.Name) {
+				continue
+			}
+			if d := cmp.Diff(map[string]string{labelProject: "front", labelComponent: dataPlane}, policy.Spec.PodSelector.MatchLabels); d != "" {
+				t.Errorf("it is about other pods (-want +got):\n%s", d)
+			}
+			for _, rule := range policy.Spec.Ingress {
+				for _, port := range rule.Ports {
+					open = append(open, fmt.Sprint(port.Port.IntVal, "/", *port.Protocol))
+				}
+			}
+		}
+		return open
+	}
+	if open := own(before); open != nil {
+		t.Errorf("where everyone may reach everyone there is a policy for %v", open)
+	}
+	p.Services["web"] = calling(p.Services["web"], "api")
+	for name, c := range map[string]struct {
+		live    []Object
+		turning bool
+	}{"from the start": {nil, false}, "while names lead to it": {before, true}} {
+		objects, err := Render(p, c.live, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"19000/TCP", "19080/TCP", "19443/TCP"}
+		for _, s := range serviceNamed(t, objects, "web-public").Spec.Ports {
+			want = append(want, fmt.Sprint(s.TargetPort.IntVal, "/", s.Protocol))
+		}
+		if c.turning {
+			want = nil
+		}
+		if d := cmp.Diff(want, own(objects)); d != "" {
+			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+		if got := turning(objects, c.live); got != c.turning {
+			t.Errorf("%s: turning %v", name, got)
+		}
+		if again, err := Render(p, objects, opt); err != nil || len(own(again)) < 3 {
+			t.Errorf("%s, once names lead past it: %v, %v", name, own(again), err)
+		}
 	}
 }
 
