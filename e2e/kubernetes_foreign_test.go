@@ -105,7 +105,7 @@ services:
 	c.kubectl("", "delete", policy, rules, "-n", name)
 	eventually(t, 60*time.Second, "drift is told", func() string {
 		out, _ := p.try("drift")
-		if !strings.Contains(out, "services.web") || !strings.Contains(out, "x-trellis.environments.live.monitoring") {
+		if !strings.Contains(out, "services.web") || !strings.Contains(out, "live.monitoring") {
 			return out
 		}
 		return ""
@@ -117,7 +117,7 @@ services:
 		}
 	}
 	p.write("compose.yaml", file(""))
-	if out := p.run("plan"); !strings.Contains(out, "x-trellis.environments.live.mesh") {
+	if out := p.run("plan"); !strings.Contains(out, "live.mesh") {
 		t.Errorf("the plan does not say that the mesh is left:\n%s", out)
 	}
 	p.run("up", "--yes", "--timeout", "180s")
