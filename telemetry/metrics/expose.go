@@ -17,7 +17,7 @@ import (
 // one alone; any other has only how many values there were, and their sum. Of labels, which whoever scrapes has a value of its own for,
 // one that a sample has not is said to be empty, so that it stays away.
 func Expose(w http.ResponseWriter, r *http.Request, samples []telemetry.Sample, labels ...string) {
-	format := expfmt.Negotiate(r.Header)
+	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultAcceptedFormats()...)
 	w.Header().Set("Content-Type", string(format))
 	enc := expfmt.NewEncoder(w, format)
 	for _, f := range families(samples, labels) {
