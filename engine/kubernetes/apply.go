@@ -52,10 +52,7 @@ func stage(kind string) int {
 // Another hand has a field: ErrConflict that names it and the field; nothing is removed then. All that can go wrong is
 // said at once.
 func (c *Client) put(ctx context.Context, project string, objects []Object, more bool) error {
-	var items []item
-	for _, o := range objects {
-		items = append(items, itemOf(o))
-	}
+	items := itemsOf(objects)
 	before, err := c.inventory(ctx, project)
 	if err != nil {
 		return err
@@ -129,15 +126,11 @@ func (c *Client) usedOf(ctx context.Context, project string, leaving []item, obj
 
 // leftOver returns what a put of objects has left to pods, and none of them has any more.
 func (c *Client) leftOver(ctx context.Context, project string, objects []Object) ([]item, error) {
-	var items []item
-	for _, o := range objects {
-		items = append(items, itemOf(o))
-	}
 	before, err := c.inventory(ctx, project)
 	if err != nil {
 		return nil, err
 	}
-	left := slices.DeleteFunc(without(before, items), func(i item) bool { return !holdsContent(i) })
+	left := slices.DeleteFunc(without(before, itemsOf(objects)), func(i item) bool { return !holdsContent(i) })
 	used, err := c.usedOf(ctx, project, left, objects)
 	return without(left, used), err
 }

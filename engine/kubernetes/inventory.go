@@ -34,6 +34,14 @@ func itemOf(o Object) item {
 	return item{Group: kind.Group, Version: kind.Version, Kind: kind.Kind, Name: o.GetName()}
 }
 
+func itemsOf(objects []Object) []item {
+	all := make([]item, 0, len(objects))
+	for _, o := range objects {
+		all = append(all, itemOf(o))
+	}
+	return all
+}
+
 func (i item) String() string { return i.Kind + " " + i.Name }
 
 func (i item) kind() schema.GroupVersionKind {
