@@ -26,7 +26,8 @@ test: ## install what the tests need, then lint, every test with -race, and the 
 	scripts/test.sh
 
 test-kubernetes: ## all tests in a real Kubernetes, built and started for it (half an hour; the first time 20 minutes more)
-	ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 ./e2e -run Kubernetes
+	e2e/cluster/foreign.sh bin/foreign
+	FOREIGN_CRDS=$(CURDIR)/bin/foreign ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 40m -parallel 4 ./e2e -run Kubernetes
 
 test-nodes: ## what a project survives in a real Kubernetes of two nodes, one of which dies
 	NODES=2 ENGINES=kubernetes e2e/cluster/cluster.sh run $(GO) test -tags e2e -count=1 -timeout 20m -v ./e2e -run 'KubernetesNodeDies|KubernetesDataOnADeadNode'

@@ -12,23 +12,19 @@ import (
 	"time"
 )
 
-// definitions gives the cluster what somebody's kinds are, and returns false where e2e/cluster/foreign.sh has not fetched them.
-func (c *testCluster) definitions(of string) bool {
+// definitions gives the cluster what somebody's kinds are, as e2e/cluster/foreign.sh has fetched them.
+func (c *testCluster) definitions(of string) {
 	c.t.Helper()
 	file := filepath.Join(os.Getenv("FOREIGN_CRDS"), of+".yaml")
-	if _, err := os.Stat(file); err != nil || os.Getenv("FOREIGN_CRDS") == "" {
-		return false
-	}
 	c.kubectl("", "apply", "--server-side", "--force-conflicts", "-f", file)
 	c.kubectl("", "wait", "--for=condition=Established", "--timeout=60s", "-f", file)
-	return true
 }
 
 // TestKubernetesForeign: the API server takes, by their own definitions, the objects of a project in a cluster that has the Prometheus Operator, KEDA and a
 // mesh; what somebody does to them is drift, is brought back, and they go when the file no longer says so. Nothing of theirs runs.
 func TestKubernetesForeign(t *testing.T) {
 	if os.Getenv("FOREIGN_CRDS") == "" {
-		t.Skip("it takes the definitions of others: e2e/cluster/foreign.sh DIR fetches them, and FOREIGN_CRDS=DIR names them")
+		t.Skip("it takes the definitions of others, which 'make test-kubernetes' fetches; FOREIGN_CRDS names their folder")
 	}
 	for mesh, c := range map[string]struct{ policy, reader string }{
 		"istio":   {"authorizationpolicies.security.istio.io/web", "peerauthentications.security.istio.io/web"},
@@ -41,14 +37,13 @@ func TestKubernetesForeign(t *testing.T) {
 func foreignLife(t *testing.T, mesh, policy, reader string) {
 	c := reachCluster(t)
 	c.dataPlane()
-	if !c.definitions("prometheus-operator") || !c.definitions(mesh) {
-		t.Skipf("the definitions of %s are not there", mesh)
+	if _, err := os.Stat(filepath.Join(os.Getenv("FOREIGN_CRDS"), mesh+".yaml")); err != nil && mesh == "linkerd" {
+		t.Skip("Linkerd's definitions are no Go module, and cannot be had everywhere")
 	}
-	besides := ", monitoring: prometheus-operator, mesh: " + mesh
-	keda := c.definitions("keda")
-	if keda {
-		besides += ", autoscaler: keda"
+	for _, of := range []string{"prometheus-operator", "keda", mesh} {
+		c.definitions(of)
 	}
+	besides := ", monitoring: prometheus-operator, autoscaler: keda, mesh: " + mesh
 	name := "e2e-" + mesh
 	p := c.project(name)
 	p.flags = []string{"--environment", "live"}
@@ -87,10 +82,7 @@ services:
 		return exec.Command("kubectl", "get", object, "-n", name).Run() == nil
 	}
 	rules := "prometheusrules.monitoring.coreos.com/trellis-" + name + "-live" // as the project is called in its environment
-	objects := []string{"podmonitors.monitoring.coreos.com/web", "podmonitors.monitoring.coreos.com/trellis-" + name + "-live-data-plane", rules, policy, reader}
-	if keda {
-		objects = append(objects, "scaledobjects.keda.sh/web")
-	}
+	objects := []string{"podmonitors.monitoring.coreos.com/web", "podmonitors.monitoring.coreos.com/trellis-" + name + "-live-data-plane", rules, policy, reader, "scaledobjects.keda.sh/web"}
 	for _, object := range objects {
 		if !there(object) {
 			t.Errorf("%s is not there", object)
