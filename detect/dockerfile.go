@@ -4,8 +4,9 @@ import (
 	"encoding/json"
 	"maps"
 	"path"
-	"regexp"
 	"strings"
+
+	"trellis/lazyregexp"
 )
 
 // dockerfile is a Dockerfile as far as it says what runs. Instructions that it does not need are read and left alone.
@@ -39,9 +40,9 @@ const (
 )
 
 var (
-	directive = regexp.MustCompile(`(?i)^#\s*escape\s*=\s*(\S)\s*$`)
-	heredoc   = regexp.MustCompile(`<<-?["']?([A-Za-z_][A-Za-z0-9_]*)["']?`)
-	reference = regexp.MustCompile(`\$(\{([A-Za-z_][A-Za-z0-9_]*)(?::([-+])([^}]*))?\}|([A-Za-z_][A-Za-z0-9_]*))`)
+	directive = lazyregexp.New(`(?i)^#\s*escape\s*=\s*(\S)\s*$`)
+	heredoc   = lazyregexp.New(`<<-?["']?([A-Za-z_][A-Za-z0-9_]*)["']?`)
+	reference = lazyregexp.New(`\$(\{([A-Za-z_][A-Za-z0-9_]*)(?::([-+])([^}]*))?\}|([A-Za-z_][A-Za-z0-9_]*))`)
 )
 
 // parseDockerfile reads a Dockerfile. What is no instruction is passed over: the image's builder will complain.

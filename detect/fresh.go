@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"trellis/compose"
 	"trellis/compose/edit"
+	"trellis/lazyregexp"
 )
 
 // candidate is a service of a project without a Compose file.
@@ -95,7 +95,7 @@ const maxMarkers = 300
 // markers are the files that tell of services.
 type markers struct{ docker, modules, packages, python []string }
 
-var otherwise = regexp.MustCompile(`(?i)(^|[.-])(dev|devel|development|test|tests|ci|debug|local|lint|base|e2e|builder)($|[.-])`)
+var otherwise = lazyregexp.New(`(?i)(^|[.-])(dev|devel|development|test|tests|ci|debug|local|lint|base|e2e|builder)($|[.-])`)
 
 func (t *tree) markers() markers {
 	var m markers
@@ -126,7 +126,7 @@ func (t *tree) markers() markers {
 	return m
 }
 
-var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
+var notInNames = lazyregexp.New(`[^a-z0-9]+`)
 
 // serviceName makes a name for a service.
 func serviceName(text string) string {
@@ -149,7 +149,7 @@ func nameOf(dir, root string) string {
 // generic are folders whose name says nothing of what is in them.
 var generic = []string{"src", "app", "code", "source", "docker", "build", "deploy", "deployment", "package", "scripts", "container", "containers"}
 
-var eachCommand = regexp.MustCompile(`cmd/\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?`)
+var eachCommand = lazyregexp.New(`cmd/\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?`)
 
 // fromFile makes services of a Dockerfile: one, or one for each program where an argument says which.
 func (t *tree) fromFile(file string, r *Report) []candidate {
@@ -227,7 +227,7 @@ func (t *tree) contextOf(d *dockerfile, dir string) (string, bool) {
 	return "", false
 }
 
-var procfileLine = regexp.MustCompile(`^([A-Za-z0-9_-]+):\s*(\S.*)$`)
+var procfileLine = lazyregexp.New(`^([A-Za-z0-9_-]+):\s*(\S.*)$`)
 
 // fromProcfile makes a service of every line of a Procfile, built like the one in the same folder.
 func (t *tree) fromProcfile(others []candidate, r *Report) []candidate {

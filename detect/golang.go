@@ -5,9 +5,10 @@ import (
 	"go/parser"
 	"go/token"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+
+	"trellis/lazyregexp"
 )
 
 // goFromImage finds the go build that makes the program a component starts, or says why it is not found.
@@ -294,7 +295,7 @@ func (t *tree) goRun(c component, img image, s started, f *facts) string {
 	return t.goProcess(c, image{workdir: img.workdir}, path.Join(c.context, dir), b, one, f)
 }
 
-var packageMain = regexp.MustCompile(`(?m)^package main\b`)
+var packageMain = lazyregexp.New(`(?m)^package main\b`)
 
 // isMain says that a folder holds a Go program.
 func (t *tree) isMain(dir string) bool {
@@ -308,7 +309,7 @@ func (t *tree) isMain(dir string) bool {
 	return false
 }
 
-var moduleLine = regexp.MustCompile(`(?m)^module\s+"?([^\s"]+)`)
+var moduleLine = lazyregexp.New(`(?m)^module\s+"?([^\s"]+)`)
 
 // module returns the folder and path of the module that a folder belongs to.
 func (t *tree) module(dir string) (root, name string, ok bool) {

@@ -2,12 +2,12 @@ package detect
 
 import (
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"trellis/compose"
+	"trellis/lazyregexp"
 )
 
 func portNumber(text string) int {
@@ -71,7 +71,7 @@ func (t *tree) portOf(c component, f facts) port {
 	return t.portInCode(f, c.others)
 }
 
-var commandPort = regexp.MustCompile(`(?:^| )(?:--port[ =]|-p |--bind[ =]\S*:|-b \S*:|--listen[ =]\S*:|--http[ =]\S*:|--addr[ =]\S*:|-addr[ =]\S*:|-port[ =]|runserver \S*?:?)([0-9]{2,5})(?: |$)`)
+var commandPort = lazyregexp.New(`(?:^| )(?:--port[ =]|-p |--bind[ =]\S*:|-b \S*:|--listen[ =]\S*:|--http[ =]\S*:|--addr[ =]\S*:|-addr[ =]\S*:|-port[ =]|runserver \S*?:?)([0-9]{2,5})(?: |$)`)
 
 func portOfCommand(argv []string) int {
 	if m := commandPort.FindStringSubmatch(strings.Join(argv, " ")); m != nil {
@@ -81,24 +81,24 @@ func portOfCommand(argv []string) int {
 }
 
 // listening are the ways in which code names the port it listens on, by language.
-var listening = map[string][]*regexp.Regexp{
+var listening = map[string][]*lazyregexp.Regexp{
 	"go": {
-		regexp.MustCompile(`ListenAndServe(?:TLS)?\(\s*"[^":]*:([0-9]+)"`),
-		regexp.MustCompile(`\bAddr:\s*"[^":]*:([0-9]+)"`),
-		regexp.MustCompile(`net\.Listen\(\s*"tcp[46]?",\s*"[^":]*:([0-9]+)"`),
-		regexp.MustCompile(`\.(?:Run|Start|Listen)\(\s*"[^":]*:([0-9]+)"`),
-		regexp.MustCompile(`(?i)\b(?:flag\.String|cmp\.Or|getenv|envOr|env|getEnv)\([^)\n]*(?:addr|port|listen)[^)\n]*\)?,\s*"(?:[^":]*:)?([0-9]{2,5})"`),
-		regexp.MustCompile(`Getenv\("PORT"\)(?:[^\n]*\n){1,4}?[^\n]*"(?:[^":\n]*:)?([0-9]{2,5})"`),
+		lazyregexp.New(`ListenAndServe(?:TLS)?\(\s*"[^":]*:([0-9]+)"`),
+		lazyregexp.New(`\bAddr:\s*"[^":]*:([0-9]+)"`),
+		lazyregexp.New(`net\.Listen\(\s*"tcp[46]?",\s*"[^":]*:([0-9]+)"`),
+		lazyregexp.New(`\.(?:Run|Start|Listen)\(\s*"[^":]*:([0-9]+)"`),
+		lazyregexp.New(`(?i)\b(?:flag\.String|cmp\.Or|getenv|envOr|env|getEnv)\([^)\n]*(?:addr|port|listen)[^)\n]*\)?,\s*"(?:[^":]*:)?([0-9]{2,5})"`),
+		lazyregexp.New(`Getenv\("PORT"\)(?:[^\n]*\n){1,4}?[^\n]*"(?:[^":\n]*:)?([0-9]{2,5})"`),
 	},
 	"node": {
-		regexp.MustCompile(`process\.env\.[A-Z_]*PORT\s*(?:\|\||\?\?)\s*['"]?([0-9]{2,5})`),
-		regexp.MustCompile(`\.listen\(\s*([0-9]{2,5})\b`),
-		regexp.MustCompile(`(?i)\bport\s*[:=]\s*['"]?([0-9]{2,5})\b`),
+		lazyregexp.New(`process\.env\.[A-Z_]*PORT\s*(?:\|\||\?\?)\s*['"]?([0-9]{2,5})`),
+		lazyregexp.New(`\.listen\(\s*([0-9]{2,5})\b`),
+		lazyregexp.New(`(?i)\bport\s*[:=]\s*['"]?([0-9]{2,5})\b`),
 	},
 	"python": {
-		regexp.MustCompile(`(?:\.run|serve|run_simple|TCPServer|HTTPServer)\([^\n]*?(?:port\s*=\s*|,\s*)([0-9]{2,5})\b`),
-		regexp.MustCompile(`environ(?:\.get\(|\[)\s*['"]PORT['"],\s*['"]?([0-9]{2,5})`),
-		regexp.MustCompile(`(?:HTTPServer|TCPServer)\(\(\s*['"][^'"]*['"],\s*([0-9]{2,5})\s*\)`),
+		lazyregexp.New(`(?:\.run|serve|run_simple|TCPServer|HTTPServer)\([^\n]*?(?:port\s*=\s*|,\s*)([0-9]{2,5})\b`),
+		lazyregexp.New(`environ(?:\.get\(|\[)\s*['"]PORT['"],\s*['"]?([0-9]{2,5})`),
+		lazyregexp.New(`(?:HTTPServer|TCPServer)\(\(\s*['"][^'"]*['"],\s*([0-9]{2,5})\s*\)`),
 	},
 }
 

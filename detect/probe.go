@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"trellis/compose"
+	"trellis/lazyregexp"
 )
 
 // probeOf finds out how a component is asked whether it is ready: as its health check asks over HTTP, else at a path
@@ -67,7 +67,7 @@ func (t *tree) probeOf(c component, f facts, r *Report) probe {
 	return probe{port: f.port.number, reason: f.port.reason + "; no health path is seen in the code"}
 }
 
-var httpCommand = regexp.MustCompile(`^(?:curl|wget)((?: +-{1,2}[A-Za-z-]+(?:[ =][0-9]+| +-|[ =]/dev/null)?)*) +['"]?((?:https?://)?[^-\s'"|;&][^\s'"|;&]+)['"]?((?: +-{1,2}[A-Za-z-]+(?: +[0-9]+| +/dev/null)?)*) *(?:>/dev/null)?(?: *2>&1)? *(?:\|\| *(?:exit 1|false|kill 1))?$`)
+var httpCommand = lazyregexp.New(`^(?:curl|wget)((?: +-{1,2}[A-Za-z-]+(?:[ =][0-9]+| +-|[ =]/dev/null)?)*) +['"]?((?:https?://)?[^-\s'"|;&][^\s'"|;&]+)['"]?((?: +-{1,2}[A-Za-z-]+(?: +[0-9]+| +/dev/null)?)*) *(?:>/dev/null)?(?: *2>&1)? *(?:\|\| *(?:exit 1|false|kill 1))?$`)
 
 // httpTest reads a health check that is one GET of the service itself.
 func httpTest(test []string, name string) (probe, bool) {
@@ -106,24 +106,24 @@ const healthPath = `(/(?:[A-Za-z0-9_.-]+/)*(?:readyz|ready|readiness|healthz|hea
 
 // registering are the ways in which code says that it answers a path, by language. Only those at the top of a server
 // count: what a group or router answers has a prefix that is written elsewhere.
-var registering = map[string][]*regexp.Regexp{
+var registering = map[string][]*lazyregexp.Regexp{
 	"go": {
-		regexp.MustCompile(`\.(?:HandleFunc|Handle)\(\s*"(?:GET )?` + healthPath + `(?:\{\$\})?"`),
-		regexp.MustCompile(`\b(?:r|e|app|router|mux|engine|server|srv)\.(?:GET|Get)\(\s*"` + healthPath + `"`),
+		lazyregexp.New(`\.(?:HandleFunc|Handle)\(\s*"(?:GET )?` + healthPath + `(?:\{\$\})?"`),
+		lazyregexp.New(`\b(?:r|e|app|router|mux|engine|server|srv)\.(?:GET|Get)\(\s*"` + healthPath + `"`),
 	},
 	"node": {
-		regexp.MustCompile("\\b(?:app|server|fastify)\\.(?:get|all|use)\\(\\s*['\"`]" + healthPath + "['\"`]"),
-		regexp.MustCompile("\\b(?:req|request)\\.url\\s*={2,3}\\s*['\"`]" + healthPath + "['\"`]"),
-		regexp.MustCompile("\\bpathname\\s*={2,3}\\s*['\"`]" + healthPath + "['\"`]"),
+		lazyregexp.New("\\b(?:app|server|fastify)\\.(?:get|all|use)\\(\\s*['\"`]" + healthPath + "['\"`]"),
+		lazyregexp.New("\\b(?:req|request)\\.url\\s*={2,3}\\s*['\"`]" + healthPath + "['\"`]"),
+		lazyregexp.New("\\bpathname\\s*={2,3}\\s*['\"`]" + healthPath + "['\"`]"),
 	},
 	"python": {
-		regexp.MustCompile(`@app\.(?:route|get)\(\s*['"]` + healthPath + `['"]`),
-		regexp.MustCompile(`self\.path\s*==\s*['"]` + healthPath + `['"]`),
+		lazyregexp.New(`@app\.(?:route|get)\(\s*['"]` + healthPath + `['"]`),
+		lazyregexp.New(`self\.path\s*==\s*['"]` + healthPath + `['"]`),
 	},
 }
 
 // prefixed says that code mounts routes below a prefix, so that a path in it may not be the whole one.
-var prefixed = regexp.MustCompile(`StripPrefix\(|\.(?:Group|Route|Mount|PathPrefix)\(|Blueprint\(|APIRouter\(|express\.Router\(`)
+var prefixed = lazyregexp.New(`StripPrefix\(|\.(?:Group|Route|Mount|PathPrefix)\(|Blueprint\(|APIRouter\(|express\.Router\(`)
 
 // healthPath returns the path of a component that tells of its health, and where it stands in its code.
 func (t *tree) healthPath(f facts, others []string) (string, string) {

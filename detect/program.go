@@ -2,9 +2,10 @@ package detect
 
 import (
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+
+	"trellis/lazyregexp"
 )
 
 // started is what a component starts: argv, or a line for a shell.
@@ -49,8 +50,8 @@ func (t *tree) fromDockerfile(c component, f *facts, r *Report) {
 }
 
 var (
-	numbers = regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
-	signals = regexp.MustCompile(`^(SIG[A-Z0-9+]+|[0-9]+)$`)
+	numbers = lazyregexp.New(`^[0-9]+(:[0-9]+)?$`)
+	signals = lazyregexp.New(`^(SIG[A-Z0-9+]+|[0-9]+)$`)
 )
 
 // settings are what an image says of how its program runs, and a process has to be told.
@@ -144,7 +145,7 @@ func withoutPort(vars map[string]string) map[string]string {
 	return out
 }
 
-var oneCommand = regexp.MustCompile("[|&;<>()`\n]")
+var oneCommand = lazyregexp.New("[|&;<>()`\n]")
 
 // shellLine keeps a line that takes a shell for its variables alone.
 func shellLine(s started, line string) (started, string) {

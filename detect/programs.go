@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"trellis/compose/edit"
+	"trellis/lazyregexp"
 )
 
 // Programs of a project that has neither Compose file nor Dockerfile.
@@ -22,7 +23,7 @@ func (t *tree) listens(pkg string) bool {
 	return false
 }
 
-var listeningGo = regexp.MustCompile(`\.ListenAndServe(?:TLS)?\(|\bnet\.Listen\(|\.Listen\(ctx|gin\.(?:Default|New)\(|echo\.New\(|fiber\.New\(`)
+var listeningGo = lazyregexp.New(`\.ListenAndServe(?:TLS)?\(|\bnet\.Listen\(|\.Listen\(ctx|gin\.(?:Default|New)\(|echo\.New\(|fiber\.New\(`)
 
 // fromModule makes services of the programs of a Go module.
 func (t *tree) fromModule(dir string, r *Report) []candidate {
@@ -139,9 +140,9 @@ func (t *tree) pythonInstall(dir string) string {
 }
 
 var (
-	settingsModule = regexp.MustCompile(`DJANGO_SETTINGS_MODULE['"],\s*['"]([A-Za-z0-9_]+)\.settings`)
-	webApp         = regexp.MustCompile(`(?m)^(\w+)(?:\s*:\s*\w+)?\s*=\s*(Flask|FastAPI)\(`)
-	mainRuns       = regexp.MustCompile(`(?s)__name__ == ['"]__main__['"]:.*?(?:\.run\(|serve_forever\(|asyncio\.run\()`)
+	settingsModule = lazyregexp.New(`DJANGO_SETTINGS_MODULE['"],\s*['"]([A-Za-z0-9_]+)\.settings`)
+	webApp         = lazyregexp.New(`(?m)^(\w+)(?:\s*:\s*\w+)?\s*=\s*(Flask|FastAPI)\(`)
+	mainRuns       = lazyregexp.New(`(?s)__name__ == ['"]__main__['"]:.*?(?:\.run\(|serve_forever\(|asyncio\.run\()`)
 )
 
 // fromPython makes a service of a Python program where it is sure how one is started.
@@ -194,8 +195,8 @@ func (t *tree) fromPython(dir string, r *Report) []candidate {
 }
 
 var (
-	goVersion   = regexp.MustCompile(`(?m)^go ([0-9]+\.[0-9]+)`)
-	nodeVersion = regexp.MustCompile(`[0-9]+`)
+	goVersion   = lazyregexp.New(`(?m)^go ([0-9]+\.[0-9]+)`)
+	nodeVersion = lazyregexp.New(`[0-9]+`)
 )
 
 // inlineFor is a Dockerfile for a process, so that docker compose runs the same; "" where its language is not known.
@@ -242,10 +243,10 @@ func (t *tree) inlineFor(f facts) string {
 	return ""
 }
 
-var httpServers = map[string]*regexp.Regexp{
-	"go":     regexp.MustCompile(`\bhttp\.(?:ListenAndServe|Server\{|Serve\()|gin\.(?:Default|New)\(|echo\.New\(|fiber\.New\(|chi\.NewRouter\(`),
-	"node":   regexp.MustCompile(`\bexpress\(|createServer\(|[fF]astify\(|new Koa\(|next start|new Hono\(`),
-	"python": regexp.MustCompile(`\bFlask\(|FastAPI\(|http\.server|django|HTTPServer|aiohttp|Starlette\(`),
+var httpServers = map[string]*lazyregexp.Regexp{
+	"go":     lazyregexp.New(`\bhttp\.(?:ListenAndServe|Server\{|Serve\()|gin\.(?:Default|New)\(|echo\.New\(|fiber\.New\(|chi\.NewRouter\(`),
+	"node":   lazyregexp.New(`\bexpress\(|createServer\(|[fF]astify\(|new Koa\(|next start|new Hono\(`),
+	"python": lazyregexp.New(`\bFlask\(|FastAPI\(|http\.server|django|HTTPServer|aiohttp|Starlette\(`),
 }
 
 // speaksHTTP says that the code of a component surely serves HTTP.

@@ -3,9 +3,10 @@ package detect
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+
+	"trellis/lazyregexp"
 )
 
 // packages is where a process has its Python packages: a folder that can be moved, as a virtual environment cannot.
@@ -96,7 +97,7 @@ func absolute(p, dir string) string {
 	return path.Join(dir, p)
 }
 
-var pythonName = regexp.MustCompile(`^python[0-9.]*$`)
+var pythonName = lazyregexp.New(`^python[0-9.]*$`)
 
 // pythonProcess makes a process of a command in a folder of Python code.
 func (t *tree) pythonProcess(c component, dir, build string, s started, f *facts) string {

@@ -2,12 +2,12 @@ package detect
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"trellis/compose"
 	"trellis/compose/edit"
+	"trellis/lazyregexp"
 )
 
 // startingMemory is the ceiling for a service of which nothing says how much it needs.
@@ -15,11 +15,11 @@ const startingMemory = "512M"
 
 var memorySettings = []struct {
 	name  string
-	value *regexp.Regexp
+	value *lazyregexp.Regexp
 	bytes int64 // of the unit where the text has none
 }{
-	{"NODE_OPTIONS", regexp.MustCompile(`--max[-_]old[-_]space[-_]size=([0-9]+)()`), 1 << 20},
-	{"GOMEMLIMIT", regexp.MustCompile(`^([0-9]+)(KiB|MiB|GiB)?`), 1},
+	{"NODE_OPTIONS", lazyregexp.New(`--max[-_]old[-_]space[-_]size=([0-9]+)()`), 1 << 20},
+	{"GOMEMLIMIT", lazyregexp.New(`^([0-9]+)(KiB|MiB|GiB)?`), 1},
 }
 
 // memoryOf returns a limit for a component's memory: what its settings ask for with a third on top, else a ceiling to

@@ -3,10 +3,11 @@ package detect
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"strings"
 
 	"github.com/mattn/go-shellwords"
+
+	"trellis/lazyregexp"
 )
 
 // maxCommand is how many bytes of a command are taken apart: the parser's time grows with the square of a word's length, and takes
@@ -39,7 +40,7 @@ type simple struct {
 	dir   string // where it runs
 }
 
-var assignment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
+var assignment = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*=`)
 
 // simples returns the simple commands of a script that are run in any case, with cd followed. What it does not
 // understand is left out.
@@ -110,7 +111,7 @@ func plainWords(line string) ([]string, bool) {
 	return list, true
 }
 
-var needsNoQuotes = regexp.MustCompile(`^[A-Za-z0-9_./=,:@%+-]+$`)
+var needsNoQuotes = lazyregexp.New(`^[A-Za-z0-9_./=,:@%+-]+$`)
 
 // quote writes a word for a shell.
 func quote(word string) string {

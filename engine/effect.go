@@ -2,12 +2,12 @@ package engine
 
 import (
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"trellis/compose"
+	"trellis/lazyregexp"
 )
 
 // The attributes of a service whose change replaces no instance. Everything else is part of what an instance is.
@@ -31,9 +31,9 @@ var (
 		"other.memswap_limit", "other.devices",
 	}
 	// unread are attributes inside of lists that no instance gets to know.
-	unread = regexp.MustCompile(`^(volumes\[\d+\]\.(nocopy|propagation)|(post_start|pre_stop)\[\d+\]\.privileged)$`)
+	unread = lazyregexp.New(`^(volumes\[\d+\]\.(nocopy|propagation)|(post_start|pre_stop)\[\d+\]\.privileged)$`)
 	// ofPort are the attributes of a published port that the data plane alone carries out.
-	ofPort = regexp.MustCompile(`^ports\[\d+\]\.(name|published|host_ip|app_protocol|mode|x-trellis.*)$`)
+	ofPort = lazyregexp.New(`^ports\[\d+\]\.(name|published|host_ip|app_protocol|mode|x-trellis.*)$`)
 )
 
 // effect says what carrying a change out does to what runs.
@@ -133,12 +133,12 @@ const mask = "***"
 const secretFlag = `--?[a-z0-9._-]*(?:requirepass|passw(?:or)?d|passphrase|secret|token|api[_-]?key)`
 
 var (
-	secretName = regexp.MustCompile(`(?i)passw(or)?d|passphrase|secret|token|credential|private|api[_-]?key|(^|[_-])(pass|pwd|key|auth|dsn|salt)($|[_-])`)
-	secretArg  = regexp.MustCompile(`(?i)((?:password|passwd|secret|token|api[_-]?key)[=:]\s*)("[^"]*"|'[^']*'|[^\s&"']+)`)
+	secretName = lazyregexp.New(`(?i)passw(or)?d|passphrase|secret|token|credential|private|api[_-]?key|(^|[_-])(pass|pwd|key|auth|dsn|salt)($|[_-])`)
+	secretArg  = lazyregexp.New(`(?i)((?:password|passwd|secret|token|api[_-]?key)[=:]\s*)("[^"]*"|'[^']*'|[^\s&"']+)`)
 	// flagged is what a flag of that name is followed by.
-	flagged   = regexp.MustCompile(`(?i)((?:^|\s)` + secretFlag + `\s+)("[^"]*"|'[^']*'|[^\s"'-][^\s"']*)`)
-	flagAlone = regexp.MustCompile(`(?i)^` + secretFlag + `$`)
-	userInfo  = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@`)
+	flagged   = lazyregexp.New(`(?i)((?:^|\s)` + secretFlag + `\s+)("[^"]*"|'[^']*'|[^\s"'-][^\s"']*)`)
+	flagAlone = lazyregexp.New(`(?i)^` + secretFlag + `$`)
+	userInfo  = lazyregexp.New(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@`)
 )
 
 // LooksSecret says whether a variable's name says that its value is a secret. The path of a file is none.

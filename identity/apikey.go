@@ -7,12 +7,12 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"trellis/errdefs"
+	"trellis/lazyregexp"
 )
 
 // A key is "trk_ID_SECRET": the prefix makes one found that was published by mistake, the id finds its line, and the
@@ -24,8 +24,8 @@ import (
 const keyPrefix = "trk_"
 
 var (
-	keyID    = regexp.MustCompile(`^[a-z0-9]{8,32}$`)
-	keyWords = regexp.MustCompile(`^[A-Za-z0-9._:/@+-]{1,128}$`)
+	keyID    = lazyregexp.New(`^[a-z0-9]{8,32}$`)
+	keyWords = lazyregexp.New(`^[A-Za-z0-9._:/@+-]{1,128}$`)
 )
 
 // APIKey is a key as it is kept.

@@ -4,12 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/xhit/go-str2duration/v2"
+
+	"trellis/lazyregexp"
 )
 
 // text is a text of a scenario in which {name} stands for a value of the visit, and {{name}} for {name} itself. Braces
@@ -23,8 +24,8 @@ type text struct {
 type part struct{ literal, name string }
 
 var (
-	placeholder = regexp.MustCompile(`\{\{[A-Za-z_][A-Za-z0-9_]*\}\}|\{[A-Za-z_][A-Za-z0-9_]*\}`)
-	valueName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	placeholder = lazyregexp.New(`\{\{[A-Za-z_][A-Za-z0-9_]*\}\}|\{[A-Za-z_][A-Za-z0-9_]*\}`)
+	valueName   = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
 // UnmarshalText takes the text apart.

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +17,7 @@ import (
 
 	"trellis/archive"
 	"trellis/errdefs"
+	"trellis/lazyregexp"
 	"trellis/state"
 )
 
@@ -141,9 +141,9 @@ func room(dir string) (archive.Limits, error) {
 }
 
 var (
-	hexName    = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	pieceName  = regexp.MustCompile(`^[0-9]{8}$`)
-	volumeName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	hexName    = lazyregexp.New(`^[0-9a-f]{64}$`)
+	pieceName  = lazyregexp.New(`^[0-9]{8}$`)
+	volumeName = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 )
 
 // layout is the archive.Rule of a backup: nothing but its parts is in it. Owners are kept in volumes.

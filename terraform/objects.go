@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"trellis/lazyregexp"
 )
 
 // Object is one object of a cluster, as a resource of Terraform's own provider for Kubernetes.
@@ -178,7 +180,7 @@ func value(b *strings.Builder, v any) {
 	}
 }
 
-var plainKey = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
+var plainKey = lazyregexp.New(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
 // quotedKey writes the key of an object: bare where it can be.
 func quotedKey(key string) string {
@@ -198,7 +200,7 @@ func identifier(text string) string {
 	}, text)
 }
 
-var madeName = regexp.MustCompile(`-[0-9a-f]{10}$`)
+var madeName = lazyregexp.New(`-[0-9a-f]{10}$`)
 
 // Address returns the address of the resource of an object, the same for every content that it may have. taken are those
 // that are given out, and it is added to them.

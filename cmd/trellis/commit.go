@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
-	"regexp"
 	"strings"
 	"time"
 
 	"trellis/errdefs"
+	"trellis/lazyregexp"
 	"trellis/state"
 )
 
@@ -59,4 +59,4 @@ func branchName(ctx context.Context, dir, environment string, environ []string) 
 }
 
 // notInNames is what a branch may have in its name and a project may not.
-var notInNames = regexp.MustCompile(`[^a-z0-9_-]+`)
+var notInNames = lazyregexp.New(`[^a-z0-9_-]+`)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/lazyregexp"
 )
 
 func (p *program) diffCommand() *cobra.Command {
@@ -96,7 +96,7 @@ func writeDiff(w io.Writer, s style, view diffView) error {
 	return err
 }
 
-var revisionName = regexp.MustCompile(`^r?[0-9]+$`)
+var revisionName = lazyregexp.New(`^r?[0-9]+$`)
 
 // side returns one side of a comparison: a revision by its number, or an environment.
 func (p *program) side(ctx context.Context, name string) (compose.Project, error) {

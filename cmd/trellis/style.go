@@ -3,12 +3,13 @@ package main
 import (
 	"io"
 	"os"
-	"regexp"
 	"strings"
 	"unicode"
 
 	"golang.org/x/term"
 	"golang.org/x/text/width"
+
+	"trellis/lazyregexp"
 )
 
 // style says how text may look where it is written to. Its zero value is plain text.
@@ -117,10 +118,10 @@ func pad(text string, n int) string {
 }
 
 // sequences are what moves a terminal's cursor, colours its text or sets its title.
-var sequences = regexp.MustCompile(`\x1b(\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])`)
+var sequences = lazyregexp.New(`\x1b(\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])`)
 
 // colours are the sequences that colour text and do nothing else.
-var colours = regexp.MustCompile(`\x1b\[[0-9;:]*m`)
+var colours = lazyregexp.New(`\x1b\[[0-9;:]*m`)
 
 // coloured makes what a program wrote safe for a terminal: what colours it stays, and ends with it; what moves the cursor, sets the title,
 // or has the terminal do anything else does not.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 
 	"trellis/driver"
 	"trellis/errdefs"
+	"trellis/lazyregexp"
 )
 
 // The labels by which containers are found again.
@@ -82,7 +82,7 @@ func portsOf(label string) []int {
 }
 
 // nameForm is what the engine allows in the name of a container.
-var nameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+var nameForm = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
 // check refuses a spec that can never work.
 func check(spec driver.Spec) error {

@@ -6,13 +6,13 @@ import (
 	"io"
 	"maps"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"trellis/driver"
 	"trellis/errdefs"
+	"trellis/lazyregexp"
 )
 
 // Driver is a driver.Driver on a World. Drivers on one world see the same instances.
@@ -25,7 +25,7 @@ func (d *Driver) Capabilities() driver.Capabilities {
 }
 
 var (
-	validID     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	validID     = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 	validSignal = []string{"", "SIGTERM", "SIGINT", "SIGQUIT", "SIGKILL"}
 )
 

@@ -2,7 +2,6 @@ package kubernetes
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -10,6 +9,7 @@ import (
 
 	"trellis/compose"
 	"trellis/engine"
+	"trellis/lazyregexp"
 )
 
 const (
@@ -25,8 +25,8 @@ type attribute struct {
 }
 
 var (
-	ofContainer = regexp.MustCompile(`^\.spec\.template\.spec\.containers\[name="([^"]+)"\](.*)$`)
-	ofVariable  = regexp.MustCompile(`^\.env\[name="([^"]+)"\](.*)$`)
+	ofContainer = lazyregexp.New(`^\.spec\.template\.spec\.containers\[name="([^"]+)"\](.*)$`)
+	ofVariable  = lazyregexp.New(`^\.env\[name="([^"]+)"\](.*)$`)
 )
 
 func asIs(v any) any { return v }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"trellis/lazyregexp"
 	"trellis/state"
 )
 
@@ -178,7 +178,7 @@ func newOwners(live Live) owners {
 }
 
 // derived is what a workload adds to its name for what it makes: pods, and replica sets and their pods.
-var derived = regexp.MustCompile(`^-([a-z0-9]{8,10}(-[a-z0-9]{5})?|[a-z0-9]{5}|[0-9]+)$`)
+var derived = lazyregexp.New(`^-([a-z0-9]{8,10}(-[a-z0-9]{5})?|[a-z0-9]{5}|[0-9]+)$`)
 
 // service returns whose service an object is, "" where it is none's. Of two workloads whose names begin the object's it is of the longer
 // one: api-proxy is no pod of api.

@@ -15,6 +15,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"trellis/compose"
+	"trellis/lazyregexp"
 )
 
 // methods are those that a match of the Gateway API knows.
@@ -66,7 +67,7 @@ func (r *renderer) matches(x *routing) ([]gatewayv1.HTTPRouteMatch, bool) {
 const maxFields = 16
 
 // plainPath are the paths that the Gateway API takes as they are.
-var plainPath = regexp.MustCompile(`^[-A-Za-z0-9/._~!$&'()*+,;=:@%]+$`)
+var plainPath = lazyregexp.New(`^[-A-Za-z0-9/._~!$&'()*+,;=:@%]+$`)
 
 // pathMatch is a route's path: exact, a prefix, or with parameters as a regular expression. Some gateways hold that against the
 // whole path and some against any part of it: it says itself where it begins and ends.
@@ -280,7 +281,7 @@ func (r *renderer) splits(x routing, rule gatewayv1.HTTPRouteRule) []gatewayv1.H
 	return all
 }
 
-var grpcName = regexp.MustCompile(`^[A-Za-z_][A-Za-z_0-9.]*$`)
+var grpcName = lazyregexp.New(`^[A-Za-z_][A-Za-z_0-9.]*$`)
 
 // callsGRPC says whether a route is what a GRPCRoute can say: calls of all of gRPC, of one service or one method, as they are.
 func (r *renderer) callsGRPC(x *routing) bool {

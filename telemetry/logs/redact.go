@@ -1,10 +1,10 @@
 package logs
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
+	"trellis/lazyregexp"
 	"trellis/telemetry"
 )
 
@@ -23,23 +23,23 @@ type Redactor struct {
 
 type form struct {
 	hint string // in lower case; without it in the text the expression is not tried
-	re   *regexp.Regexp
+	re   *lazyregexp.Regexp
 	with string
 }
 
 // NewRedactor returns a redactor of these values, whole and line by line, and of the common forms.
 func NewRedactor(values []string) *Redactor {
 	r := &Redactor{forms: []form{
-		{"bearer ", regexp.MustCompile(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}" + Redacted},
-		{"basic ", regexp.MustCompile(`(?i)(authorization["']?\s*[:=]\s*["']?basic\s+)[A-Za-z0-9+/=]{6,}`), "${1}" + Redacted},
-		{"eyj", regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`), Redacted},
-		{"://", regexp.MustCompile(`(\w+://[^\s:/@]*:)[^\s@/]+(@)`), "${1}" + Redacted + "${2}"},
-		{"passw", regexp.MustCompile(`(?i)(passw(?:or)?d["']?\s*[:=]\s*["']?)[^\s"'&,;]{3,}`), "${1}" + Redacted},
-		{"secret", regexp.MustCompile(`(?i)(secret["']?\s*[:=]\s*["']?)[^\s"'&,;]{6,}`), "${1}" + Redacted},
-		{"token", regexp.MustCompile(`(?i)(token["']?\s*[:=]\s*["']?)[^\s"'&,;]{8,}`), "${1}" + Redacted},
-		{"key", regexp.MustCompile(`(?i)(api[_-]?key["']?\s*[:=]\s*["']?)[^\s"'&,;]{8,}`), "${1}" + Redacted},
-		{"akia", regexp.MustCompile(`\bAKIA[0-9A-Z]{16}\b`), Redacted},
-		{"private key", regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)`), Redacted},
+		{"bearer ", lazyregexp.New(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}" + Redacted},
+		{"basic ", lazyregexp.New(`(?i)(authorization["']?\s*[:=]\s*["']?basic\s+)[A-Za-z0-9+/=]{6,}`), "${1}" + Redacted},
+		{"eyj", lazyregexp.New(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*`), Redacted},
+		{"://", lazyregexp.New(`(\w+://[^\s:/@]*:)[^\s@/]+(@)`), "${1}" + Redacted + "${2}"},
+		{"passw", lazyregexp.New(`(?i)(passw(?:or)?d["']?\s*[:=]\s*["']?)[^\s"'&,;]{3,}`), "${1}" + Redacted},
+		{"secret", lazyregexp.New(`(?i)(secret["']?\s*[:=]\s*["']?)[^\s"'&,;]{6,}`), "${1}" + Redacted},
+		{"token", lazyregexp.New(`(?i)(token["']?\s*[:=]\s*["']?)[^\s"'&,;]{8,}`), "${1}" + Redacted},
+		{"key", lazyregexp.New(`(?i)(api[_-]?key["']?\s*[:=]\s*["']?)[^\s"'&,;]{8,}`), "${1}" + Redacted},
+		{"akia", lazyregexp.New(`\bAKIA[0-9A-Z]{16}\b`), Redacted},
+		{"private key", lazyregexp.New(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)`), Redacted},
 	}}
 	var all []string
 	for _, v := range values {

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"sync"
@@ -21,6 +20,7 @@ import (
 
 	"trellis/compose"
 	"trellis/errdefs"
+	"trellis/lazyregexp"
 	"trellis/telemetry"
 )
 
@@ -94,8 +94,8 @@ func ParseRules(content []byte) ([]telemetry.RuleGroup, error) {
 
 // How rulefmt and its YAML reader begin an error.
 var (
-	rulePlace = regexp.MustCompile(`^(\d+):(\d+): `)
-	yamlPlace = regexp.MustCompile(`^(?s:yaml: (?:unmarshal errors:\s+)?)line (\d+): `)
+	rulePlace = lazyregexp.New(`^(\d+):(\d+): `)
+	yamlPlace = lazyregexp.New(`^(?s:yaml: (?:unmarshal errors:\s+)?)line (\d+): `)
 )
 
 func placed(err error) compose.Diagnostic {
