@@ -322,7 +322,15 @@ func visitLoad() (rate float64, length time.Duration) {
 	return 5, 20 * time.Second
 }
 
+// besideOthers has the test run beside others, but for the full rate, which takes the whole machine.
+func besideOthers(t *testing.T) {
+	if !fullVisits() {
+		t.Parallel()
+	}
+}
+
 func TestEvergreenBearsItsVisitsWhileServicesAreKilled(t *testing.T) {
+	besideOthers(t)
 	e := newEvergreen(t)
 	e.run("up", "-d", "--yes")
 	pages := e.pages()
@@ -348,6 +356,7 @@ func TestEvergreenBearsItsVisitsWhileServicesAreKilled(t *testing.T) {
 }
 
 func TestTheMonolithBearsTheSameVisits(t *testing.T) {
+	besideOthers(t)
 	e := newMonolith(t)
 	e.run("up", "-d", "--yes")
 	rate, length := visitLoad()

@@ -154,7 +154,7 @@ func serviceOf(t testing.TB, s api.Status, name string) engine.Service {
 func eventually(t testing.TB, within time.Duration, what string, ok func() string) {
 	t.Helper()
 	deadline := time.Now().Add(within)
-	for pause := 20 * time.Millisecond; ; pause = min(pause*3/2, 300*time.Millisecond) {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		why := ok()
 		if why == "" {
 			return
