@@ -109,7 +109,10 @@ func (c *testCluster) cutOff(namespace string) (join func()) {
 		done`, addresses, do))
 	}
 	each("-I")
-	return func() { each("-D") }
+	return func() {
+		c.inside(`[ "$(iptables -t raw -nvxL | awk '$3 == "DROP" {n += $1} END {print n}')" -gt 0 ] || { echo "nothing was dropped"; exit 1; }`)
+		each("-D")
+	}
 }
 
 // killProgram kills the test's program in a pod, as a defect of its own would.
