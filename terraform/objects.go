@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -200,12 +199,15 @@ func identifier(text string) string {
 	}, text)
 }
 
-var madeName = lazyregexp.New(`-[0-9a-f]{10}$`)
+var (
+	madeName = lazyregexp.New(`-[0-9a-f]{10}$`)
+	newWord  = lazyregexp.New(`([a-z0-9])([A-Z])`)
+)
 
 // Address returns the address of the resource of an object, the same for every content that it may have. taken are those
 // that are given out, and it is added to them.
 func Address(kind, name string, taken map[string]bool) string {
-	base := strings.ToLower(regexp.MustCompile(`([a-z0-9])([A-Z])`).ReplaceAllString(kind, "${1}_${2}")) + "_" + identifier(madeName.ReplaceAllString(name, ""))
+	base := strings.ToLower(newWord.ReplaceAllString(kind, "${1}_${2}")) + "_" + identifier(madeName.ReplaceAllString(name, ""))
 	address := base
 	for i := 2; taken[address]; i++ {
 		address = fmt.Sprintf("%s_%d", base, i)
