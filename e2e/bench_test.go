@@ -149,6 +149,30 @@ func BenchmarkUp(b *testing.B) {
 	}
 }
 
+// BenchmarkCommand is what a command takes of a processor, its own and the kernel's time for it. "version" does nothing but start.
+func BenchmarkCommand(b *testing.B) {
+	const times = 40
+	p := newProject(b, map[string]string{"compose.yaml": farm(freePorts(b, 3))})
+	p.run("up", "-d")
+	took := map[string]time.Duration{}
+	commands := []string{"version", "config", "ps"}
+	for range b.N * times {
+		for _, name := range commands {
+			cmd := exec.Command(p.trellis, name)
+			cmd.Dir = p.dir
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Fatalf("trellis %s: %v\n%s", name, err, out)
+			}
+			took[name] += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		}
+	}
+	for _, name := range commands {
+		b.ReportMetric(ms(took[name])/float64(b.N*times), name+"-ms")
+	}
+	b.ReportMetric(float64(took["ps"])/float64(took["version"]), "ps-of-version")
+	b.ReportMetric(0, "ns/op")
+}
+
 // supervise is a supervisor that only starts its program again, until stop is called.
 func supervise(b *testing.B, port int) (stop func()) {
 	b.Helper()
