@@ -140,9 +140,9 @@ func (p *clusterProject) Observe() (engine.State, error) {
 
 var errDead = errors.New("it does not run")
 
-// kill kills the first process of every container called name in a pod, as the kernel does where memory is short.
-func (p *clusterProject) kill(pod, name string) error {
-	id := p.c.kubectl("", "get", "pod", pod, "-n", p.name, "-o", `jsonpath={.status.containerStatuses[?(@.name=="`+name+`")].containerID}`)
+// kill kills the first process of the container called name in a pod, as the kernel does where memory is short.
+func (c *testCluster) kill(namespace, pod, name string) error {
+	id := c.kubectl("", "get", "pod", pod, "-n", namespace, "-o", `jsonpath={.status.containerStatuses[?(@.name=="`+name+`")].containerID}`)
 	_, id, ok := strings.Cut(id, "://")
 	if !ok {
 		return fmt.Errorf("%s has no container %s", pod, name)
@@ -161,7 +161,7 @@ func (p *clusterProject) kill(pod, name string) error {
 
 func (p *clusterProject) Crash(id engine.InstanceID) error {
 	service, _, _ := strings.Cut(string(id), "-")
-	return p.kill(string(id), service)
+	return p.c.kill(p.name, string(id), service)
 }
 
 // Interrupt kills the command that carries something out, and both pods' data planes: there is nothing else of Trellis' own.
@@ -173,7 +173,7 @@ func (p *clusterProject) Interrupt() error {
 	p.mu.Unlock()
 	selector := []string{"get", "pods", "-n", p.name, "-l", "app.kubernetes.io/component=data-plane"}
 	for pod := range strings.FieldsSeq(p.c.kubectl("", append(selector, "-o", "jsonpath={.items[*].metadata.name}")...)) {
-		if err := p.kill(pod, "data-plane"); err != nil && !errors.Is(err, errDead) { // of the kill before: it waits to be started again
+		if err := p.c.kill(p.name, pod, "data-plane"); err != nil && !errors.Is(err, errDead) { // of the kill before: it waits to be started again
 			return err
 		}
 	}

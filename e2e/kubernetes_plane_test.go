@@ -115,10 +115,13 @@ func (c *testCluster) cutOff(namespace string) (join func()) {
 	}
 }
 
-// killProgram kills the test's program in a pod, as a defect of its own would.
-func (c *testCluster) killProgram(pod string) {
+// crash kills the program of one pod of a service.
+func (c *testCluster) crash(namespace, service string) {
 	c.t.Helper()
-	c.inside("for p in $(pgrep -x testapp); do if grep -qz ^HOSTNAME=" + pod + "$ /proc/$p/environ; then kill -KILL $p; exit; fi; done; exit 1")
+	pod, _, _ := strings.Cut(c.pods(namespace, service), "\n")
+	if err := c.kill(namespace, strings.TrimPrefix(pod, "pod/"), service); err != nil {
+		c.t.Error(err)
+	}
 }
 
 // planeShop is a project of two services behind the data plane: web, which the gateway leads to, and api, which is called by name.
@@ -211,10 +214,9 @@ func TestKubernetesDataPlane(t *testing.T) {
 			return ""
 		})
 		join := c.cutOff(name)
-		pods := strings.Fields(c.pods(name, "web"))
-		c.killProgram(strings.TrimPrefix(pods[len(pods)-1], "pod/"))
+		defer join()
+		c.crash(name, "web")
 		time.Sleep(4 * time.Second)
-		join()
 	})
 }
 

@@ -193,7 +193,7 @@ services:
 		})
 	})
 	t.Run("why", func(t *testing.T) {
-		c.inside("for p in $(pgrep -x testapp); do if grep -qz VERSION=the-api /proc/$p/environ; then kill -KILL $p; break; fi; done")
+		c.crash(name, "api")
 		eventually(t, 60*time.Second, "why names the end", func() string {
 			out := p.run("why", "api")
 			if !strings.Contains(out, "killed by signal 9") {
