@@ -40,6 +40,8 @@ func newScene(t *testing.T) *scene {
 		s.env = nil
 		if out, _ := s.typed("down", "--now", "--volumes", "--yes"); s.runs() {
 			t.Errorf("still there after down: %s", out)
+		} else if left := s.registered(); left != "" {
+			t.Errorf("%s is left after down: %s", left, out)
 		}
 		_ = os.RemoveAll(dir)
 	})
@@ -50,6 +52,19 @@ func newScene(t *testing.T) *scene {
 func (s *scene) runs() bool {
 	out, _ := exec.Command("pgrep", "-f", filepath.Join(s.dir, ".trellis")).Output()
 	return len(out) > 0
+}
+
+// registered returns the runtime directory of the scene's project, "" where there is none.
+func (s *scene) registered() string {
+	for _, pattern := range []string{"/run/trellis/*/project.json", "/tmp/trellis-65534/*/project.json"} {
+		names, _ := filepath.Glob(pattern)
+		for _, name := range names {
+			if b, err := os.ReadFile(name); err == nil && strings.Contains(string(b), s.dir+`"`) {
+				return filepath.Dir(name)
+			}
+		}
+	}
+	return ""
 }
 
 func (s *scene) file(name, content string) {
@@ -123,6 +138,27 @@ func (s *scene) up() {
 // inState changes the project's state file with SQL while nothing runs.
 func (s *scene) inState(statement string) {
 	s.t.Helper()
+	db := s.state()
+	defer db.Close()
+	if _, err := db.Exec(statement); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// stateVersion is the version of the schema that the project's state file has.
+func (s *scene) stateVersion() (version int) {
+	s.t.Helper()
+	db := s.state()
+	defer db.Close()
+	if err := db.QueryRow("PRAGMA user_version").Scan(&version); err != nil {
+		s.t.Fatal(err)
+	}
+	return version
+}
+
+// state opens the project's state file, which the caller closes.
+func (s *scene) state() *sql.DB {
+	s.t.Helper()
 	files, _ := filepath.Glob(filepath.Join(s.dir, ".trellis", "*", "state.db"))
 	if len(files) != 1 {
 		s.t.Fatalf("state files: %v", files)
@@ -131,8 +167,5 @@ func (s *scene) inState(statement string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer db.Close()
-	if _, err := db.Exec(statement); err != nil {
-		s.t.Fatal(err)
-	}
+	return db
 }

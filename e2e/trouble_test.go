@@ -159,8 +159,9 @@ func troubleCases() map[string]func(*scene) (string, int) {
 			s.service(sleeps)
 			s.up()
 			s.typed("down")
+			version := s.stateVersion()
 			s.inState("PRAGMA user_version = 99")
-			defer s.inState("PRAGMA user_version = 1") // for down
+			defer s.inState(fmt.Sprintf("PRAGMA user_version = %d", version)) // for down
 			return s.typed(up...)
 		},
 		"damaged state": damaged,

@@ -213,7 +213,9 @@ func begin(ctx context.Context, l Location) (client *holder.Client, ran bool, er
 			return nil, false, err
 		}
 	}
-	client, err = startHolder(ctx, l)
+	if client, err = startHolder(ctx, l); err != nil && !ran {
+		l.withdraw()
+	}
 	return client, ran, err
 }
 

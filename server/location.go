@@ -127,6 +127,14 @@ func (l Location) prepare() error {
 	return nil
 }
 
+// withdraw undoes in the runtime directory what prepare did for a start that came to nothing. Where something else lies in it, as of
+// instances that outlived everything, all of it stays.
+func (l Location) withdraw() {
+	if left, err := os.ReadDir(l.RuntimeDir); err == nil && len(left) == 1 && left[0].Name() == filepath.Base(l.registration()) {
+		_ = os.RemoveAll(l.RuntimeDir)
+	}
+}
+
 // ignored keeps the state beside the file out of version control.
 func ignored(l Location) error {
 	if parent := filepath.Dir(l.StateDir); filepath.Base(parent) == ".trellis" {
