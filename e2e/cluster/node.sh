@@ -40,9 +40,15 @@ groups=trellis-k$n
 for at in /sys/fs/cgroup /sys/fs/cgroup/*; do
 	if [ -e "$at/cgroup.procs" ]; then mkdir -p "$at/$groups"; fi
 done
+# A node is a machine of its own. Here all of its pods would together get as much of the processors as one program of the
+# tests beside them: they get what eight do.
+share() { if [ -e "$1" ]; then echo "$2" >"$1"; fi; }
+share "/sys/fs/cgroup/cpu/${groups%%/*}/cpu.shares" 8192
+share "/sys/fs/cgroup/${groups%%/*}/cpu.weight" 800
 
+# start runs a program in a session of its own: kernels give each session as much as the next.
 start() {
-	"$@" >"log/$1.log" 2>&1 </dev/null &
+	setsid "$@" >"log/$1.log" 2>&1 </dev/null &
 }
 
 # wait_for SECONDS COMMAND...: until it succeeds.
