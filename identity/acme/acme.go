@@ -195,7 +195,11 @@ func (c *Client) Renew(ctx context.Context, name string, now time.Time, impatien
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	if err := c.obtain(ctx, name, have, now); err != nil {
+	old := have
+	if s.Issuer == "" { // perhaps another authority's, which this one refuses to have replaced
+		old = nil
+	}
+	if err := c.obtain(ctx, name, old, now); err != nil {
 		if errors.Is(context.Cause(ctx), context.Canceled) {
 			return false, context.Canceled
 		}

@@ -306,6 +306,33 @@ func TestSuggestedRenewal(t *testing.T) {
 	w.renew(w.client(), "shop.example.org", now.Add(7*time.Hour), true)
 }
 
+// TestAccountLost: with an account of its own a certificate is renewed that another one had ordered, as with a certificate of
+// which nobody knows any more who issued it. An authority refuses an order that says what it replaces there.
+func TestAccountLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 24*time.Hour, "shop.example.org")
+	now := time.Now()
+	w.renew(w.client(), "shop.example.org", now, true)
+	accounts, err := filepath.Glob(filepath.Join(w.cfg.Dir, "account-*.json"))
+	if err != nil || len(accounts) != 1 {
+		t.Fatalf("accounts: %v, %v", accounts, err)
+	}
+	if err := os.Remove(accounts[0]); err != nil {
+		t.Fatal(err)
+	}
+	w.renew(w.client(), "shop.example.org", now.Add(17*time.Hour), true)
+
+	first := w.cfg
+	other := acmetest.Start(t, 1, port(t, w.secure), 24*time.Hour)
+	w.cfg.Directory, w.cfg.Client = other.Directory, other.Client
+	w.renew(w.client(), "shop.example.org", now.Add(17*time.Hour), true)
+	w.cfg = first
+	if err := os.Remove(filepath.Join(w.cfg.Dir, "shop.example.org.json")); err != nil {
+		t.Fatal(err)
+	}
+	w.renew(w.client(), "shop.example.org", now.Add(18*time.Hour), true)
+}
+
 // TestDamage: files that were damaged cost another order, never a certificate that does not fit.
 func TestDamage(t *testing.T) {
 	t.Parallel()

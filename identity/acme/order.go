@@ -23,16 +23,19 @@ import (
 	"trellis/identity"
 )
 
-// obtain asks for a certificate and keeps it. old is the one that it replaces, nil for none.
+// obtain asks for a certificate and keeps it. old is the one of this authority that it replaces, nil for none.
 func (c *Client) obtain(ctx context.Context, name string, old *x509.Certificate, now time.Time) error {
-	account, err := c.account(ctx, false)
+	account, made, err := c.account(ctx, false)
 	if err != nil {
 		return err
+	}
+	if made {
+		old = nil // another account's, and an authority has each replace its own alone
 	}
 	chain, key, err := c.order(ctx, account, name, old)
 	var problem rfc8555.Problem
 	if errors.As(err, &problem) && problem.Type == rfc8555.ProblemTypeAccountDoesNotExist {
-		if account, err = c.account(ctx, true); err == nil {
+		if account, _, err = c.account(ctx, true); err == nil {
 			chain, key, err = c.order(ctx, account, name, nil)
 		}
 	}
@@ -99,24 +102,24 @@ type kept struct {
 }
 
 // account returns the account, made when there is none yet. anew says that the authority does not know it any more.
-func (c *Client) account(ctx context.Context, anew bool) (rfc8555.Account, error) {
+func (c *Client) account(ctx context.Context, anew bool) (a rfc8555.Account, made bool, err error) {
 	sum := sha256.Sum256([]byte(c.cfg.Directory))
 	file := filepath.Join(c.cfg.Dir, "account-"+hex.EncodeToString(sum[:6])+".json")
 	var contact []string
 	if c.cfg.Email != "" {
 		contact = []string{"mailto:" + c.cfg.Email}
 	}
-	a, err := readAccount(file)
+	a, err = readAccount(file)
 	switch {
 	case err != nil:
-		return rfc8555.Account{}, err
+		return rfc8555.Account{}, false, err
 	case a.PrivateKey == nil:
 		if a.PrivateKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-			return rfc8555.Account{}, fmt.Errorf("make an account: %w", err)
+			return rfc8555.Account{}, false, fmt.Errorf("make an account: %w", err)
 		}
 		anew = true
 	case !anew && equal(a.Contact, contact):
-		return a, nil
+		return a, false, nil
 	}
 	a.Contact = contact
 	if anew {
@@ -127,9 +130,9 @@ func (c *Client) account(ctx context.Context, anew bool) (rfc8555.Account, error
 		a.Location = at
 	}
 	if err != nil {
-		return rfc8555.Account{}, fmt.Errorf("make an account: %w", err)
+		return rfc8555.Account{}, false, fmt.Errorf("make an account: %w", err)
 	}
-	return a, c.keepAccount(file, a)
+	return a, anew, c.keepAccount(file, a)
 }
 
 func equal(have, want []string) bool {
