@@ -31,6 +31,7 @@ func main() {
 		}
 		return
 	}
+	diary("begins")
 	if file := os.Getenv("DEAF"); file != "" { // heeds no SIGTERM, nor does its child
 		deaf(file)
 	}
@@ -39,6 +40,7 @@ func main() {
 		log.Printf("about to exit with %s", code)
 		time.Sleep(delay)
 		n, _ := strconv.Atoi(code)
+		diary("ends")
 		os.Exit(n)
 	}
 	for os.Getenv("LEAK") != "" { // files, until it gets no more
@@ -80,6 +82,7 @@ func main() {
 	if port := os.Getenv("POSTGRES"); port != "" {
 		go servePostgres(port)
 	}
+	diary("listens")
 	log.Printf("testapp %s listens on %s", app.version, port)
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
@@ -89,6 +92,15 @@ func main() {
 		_ = note(file, "SIGTERM")
 	}
 	log.Print("testapp ended")
+}
+
+// diary appends "VERSION WORD" to the file DIARY, of which instances that share it tell in which order they did what.
+func diary(word string) {
+	if file := os.Getenv("DIARY"); file != "" {
+		if err := note(file, os.Getenv("VERSION")+" "+word); err != nil {
+			log.Print(err)
+		}
+	}
 }
 
 // note appends a word to a file.
