@@ -45,10 +45,11 @@ func (s sessions) valid(purpose, proof string, now time.Time) bool {
 const ticketLife = time.Minute
 
 // Ticket returns what lets one browser in where key would, once, within a minute: it may stand where others on the machine can read it, as
-// the arguments of a process that opens a browser do.
+// the arguments of a process that opens a browser do. It is "NONCE-EXPIRY-MAC": the page takes for a key what has only the characters
+// that a key has, and a proof's dot is none of them.
 func Ticket(key string) string {
 	nonce := rand.Text()
-	return nonce + "." + sessions{[]byte(key)}.proof("ticket "+nonce, time.Now().Add(ticketLife))
+	return nonce + "-" + strings.Replace(sessions{[]byte(key)}.proof("ticket "+nonce, time.Now().Add(ticketLife)), ".", "-", 1)
 }
 
 // tickets are those that were used and would still be valid, by when they end. The zero value is none.
@@ -59,8 +60,8 @@ type tickets struct {
 
 // take says whether a ticket is valid, and makes it no more so.
 func (t *tickets) take(s sessions, ticket string, now time.Time) bool {
-	nonce, proof, _ := strings.Cut(ticket, ".")
-	if !s.valid("ticket "+nonce, proof, now) {
+	nonce, proof, _ := strings.Cut(ticket, "-")
+	if !s.valid("ticket "+nonce, strings.Replace(proof, "-", ".", 1), now) {
 		return false
 	}
 	t.mu.Lock()

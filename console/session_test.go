@@ -1,6 +1,8 @@
 package console
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -32,8 +34,27 @@ func TestTicketLetsInOnce(t *testing.T) {
 		}
 	}
 	fourth := sessions{s.key}.proof("ticket n", now.Add(3*ticketLife))
-	used.take(s, "n."+fourth, now.Add(2*ticketLife))
+	used.take(s, "n-"+strings.Replace(fourth, ".", "-", 1), now.Add(2*ticketLife))
 	if len(used.used) != 1 {
 		t.Errorf("%d tickets are remembered that are over", len(used.used)-1)
+	}
+}
+
+// TestThePageTakesATicket: what the browser is opened with is what the page looks for behind the #, so that nobody has to type it.
+func TestThePageTakesATicket(t *testing.T) {
+	source, err := os.ReadFile("../web/src/session.ts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	looks := regexp.MustCompile(`/(\^#key=.*\$)/\.exec\(location\.hash\)`).FindSubmatch(source)
+	if looks == nil {
+		t.Fatal("the page does not look for a key behind the # as it did")
+	}
+	key := strings.Repeat("K", 52)
+	for what, given := range map[string]string{"the key": key, "a ticket": Ticket(key)} {
+		found := regexp.MustCompile(string(looks[1])).FindStringSubmatch("#key=" + given)
+		if found == nil || found[1] != given {
+			t.Errorf("%s %q: the page finds %q", what, given, found)
+		}
 	}
 }
