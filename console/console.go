@@ -139,6 +139,10 @@ func (c *console) act(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "the instruction cannot be read: "+err.Error())
 		return
 	}
+	if instruction == nil { // null is decoded to no map at all
+		refuse(w, http.StatusBadRequest, "an instruction is a JSON object")
+		return
+	}
 	instruction["actor"] = c.cfg.Actor
 	body, err := json.Marshal(instruction)
 	if err != nil {

@@ -186,6 +186,19 @@ func TestWhatChangesSomething(t *testing.T) {
 	}
 }
 
+func TestWhatIsNoInstruction(t *testing.T) {
+	api := &recorded{}
+	b := signedIn(t, api)
+	for _, body := range []string{"", "null", "7", `"web"`, `[{"service":"web"}]`, `{"service":`, `{"service":"` + strings.Repeat("x", 64<<10) + `"}`} {
+		if resp := b.send(t, "POST", "/v1/override", body); resp.StatusCode != 400 {
+			t.Errorf("%.40q: answered %s, want 400", body, resp.Status)
+		}
+	}
+	if len(api.paths) > 0 {
+		t.Errorf("the API was asked %v", api.paths)
+	}
+}
+
 func TestWrongKeysLetNobodyIn(t *testing.T) {
 	for _, body := range []string{`{"key":""}`, `{"key":"x"}`, `{"key":"` + key[:37] + `"}`, `{"key":"` + key + `A"}`, `[]`, ``, `{`, strings.Repeat(`{"key":`, 20000)} {
 		b := signedIn(t, &recorded{})
