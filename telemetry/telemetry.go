@@ -11,6 +11,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -251,6 +253,15 @@ type Exemplar struct {
 // Distribution is how often values were seen.
 type Distribution struct {
 	Counts map[float64]uint64 // by value; what is close together is counted together
+}
+
+// Sum is the sum of the values. It is added up in their order: the last digits of a sum depend on the order, and one that fell by them
+// between two rounds would be taken for a counter that began anew, and be counted a second time as a whole.
+func (d *Distribution) Sum() (sum float64) {
+	for _, v := range slices.Sorted(maps.Keys(d.Counts)) {
+		sum += v * float64(d.Counts[v])
+	}
+	return sum
 }
 
 // Rule is an alerting rule, or where Record is set a recording rule, in PromQL.

@@ -136,11 +136,10 @@ const (
 
 // native makes a native histogram of a distribution.
 func native(d *telemetry.Distribution) *histogram.Histogram {
-	h := &histogram.Histogram{Schema: nativeSchema, ZeroThreshold: zeroThreshold}
+	h := &histogram.Histogram{Schema: nativeSchema, ZeroThreshold: zeroThreshold, Sum: d.Sum()}
 	buckets := map[int]uint64{}
 	for v, n := range d.Counts {
 		h.Count += n
-		h.Sum += v * float64(n)
 		if v <= zeroThreshold {
 			h.ZeroCount += n
 			continue

@@ -209,10 +209,8 @@ func writeDistribution(point pmetric.ExponentialHistogramDataPoint, d *telemetry
 	point.SetScale(histogramScale)
 	buckets := map[int]uint64{}
 	var count uint64
-	sum := 0.0
 	for v, n := range d.Counts {
 		count += n
-		sum += v * float64(n)
 		if v <= 0 {
 			point.SetZeroCount(point.ZeroCount() + n)
 			continue
@@ -220,7 +218,7 @@ func writeDistribution(point pmetric.ExponentialHistogramDataPoint, d *telemetry
 		buckets[int(math.Ceil(math.Log2(v)*(1<<histogramScale)))-1] += n
 	}
 	point.SetCount(count)
-	point.SetSum(sum)
+	point.SetSum(d.Sum())
 	if len(buckets) == 0 {
 		return
 	}

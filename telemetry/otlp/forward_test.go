@@ -112,6 +112,25 @@ func TestWhatIsForwardedArrivesAsItWas(t *testing.T) {
 	}
 }
 
+// TestAForwardedSumOnlyGrows: the same distribution has the same sum each time, to the last digit.
+func TestAForwardedSumOnlyGrows(t *testing.T) {
+	counts := map[float64]uint64{}
+	for i := range 300 {
+		counts[0.001+0.0137*float64(i)] = uint64(1000 + 7*i)
+	}
+	first := 0.0
+	for round := range 100 {
+		point := pmetric.NewExponentialHistogramDataPoint()
+		writeDistribution(point, &telemetry.Distribution{Counts: counts})
+		if round == 0 {
+			first = point.Sum()
+		}
+		if point.Sum() != first {
+			t.Fatalf("round %d: the sum went from %v to %v", round, first, point.Sum())
+		}
+	}
+}
+
 // TestAnOutageOfTheReceiverLosesNothing: what it could not take is sent again, in order, with the header that it wants.
 func TestAnOutageOfTheReceiverLosesNothing(t *testing.T) {
 	var down atomic.Int64
