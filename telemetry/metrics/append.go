@@ -94,7 +94,10 @@ func (s *Store) appendOne(app storage.AppenderV2, refs map[string]*series, round
 		if one.histo {
 			zero = &histogram.Histogram{Schema: nativeSchema, ZeroThreshold: zeroThreshold}
 		}
-		one.ref, _ = app.Append(0, one.labels, 0, sample.Created.UnixMilli(), 0, zero, nil, storage.AppendV2Options{})
+		var err error
+		if one.ref, err = app.Append(0, one.labels, 0, sample.Created.UnixMilli(), 0, zero, nil, storage.AppendV2Options{}); errors.Is(err, errSeriesLimit) {
+			return false
+		}
 	}
 	opts := storage.AppendV2Options{}
 	if e := sample.Exemplar; e != nil {
@@ -105,8 +108,7 @@ func (s *Store) appendOne(app storage.AppenderV2, refs map[string]*series, round
 	ref, err := app.Append(one.ref, one.labels, 0, at, sample.Value, h, nil, opts)
 	_, err = (*storage.AppendPartialError)(nil).Handle(err) // an exemplar that is too old is no loss
 	switch {
-	case errors.Is(err, errSeriesLimit):
-		s.lose(telemetry.LossLimit, 1)
+	case errors.Is(err, errSeriesLimit): // the limiter counts it
 		return false
 	case err != nil:
 		s.lose(telemetry.LossInvalid, 1)
@@ -163,7 +165,7 @@ func native(d *telemetry.Distribution) *histogram.Histogram {
 // that floods the store must not hide itself, nor anything else that goes wrong.
 const reserved = 5
 
-// limiter refuses samples of new series when there are max. It stands before everything that writes.
+// limiter refuses samples of new series when there are max, and counts them as lost. It stands before everything that writes.
 type limiter struct {
 	s   *Store
 	max int
@@ -182,14 +184,18 @@ type limited struct {
 	s       *Store
 	max     uint64
 	tracker storage.AppenderV2 // of what is sent on: it only counts, and sees to it that there are connections enough
+
+	taken, refused int // samples
 }
 
 func (l *limited) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AppendV2Options) (storage.SeriesRef, error) {
 	if ref == 0 && l.s.db.Head().NumSeries() >= l.max && !l.known(ls) {
+		l.refused++
 		return 0, errSeriesLimit
 	}
 	got, err := l.AppenderV2.Append(ref, ls, st, t, v, h, fh, opts)
 	if err == nil {
+		l.taken++
 		_, _ = l.tracker.Append(0, ls, st, t, v, h, fh, opts)
 	}
 	return got, err
@@ -206,11 +212,24 @@ func (l *limited) AppendExemplars(ref storage.SeriesRef, ls labels.Labels, exemp
 
 // Commit implements storage.AppenderTransaction.
 func (l *limited) Commit() error {
+	if l.refused > 0 {
+		l.s.lose(telemetry.LossLimit, l.refused)
+	}
 	if err := l.AppenderV2.Commit(); err != nil {
 		_ = l.tracker.Rollback()
 		return err
 	}
 	return l.tracker.Commit()
+}
+
+// Rollback implements storage.AppenderTransaction. Whoever takes a refusal for that of a whole request, as the receivers of OTLP and
+// remote write do, loses with the samples that were refused those beside them.
+func (l *limited) Rollback() error {
+	if l.refused > 0 {
+		l.s.lose(telemetry.LossLimit, l.refused+l.taken)
+	}
+	_ = l.tracker.Rollback()
+	return l.AppenderV2.Rollback()
 }
 
 // known says whether the head has the series already.

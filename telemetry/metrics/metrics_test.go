@@ -183,11 +183,65 @@ func TestTooManySeriesAreRefused(t *testing.T) {
 	if err := s.Append(t.Context(), 1, own); err != nil {
 		t.Fatal(err)
 	}
-	if h := s.Health(); h.Lost[telemetry.LossLimit] != 10 || h.Accepted != 20 {
+	if h := s.Health(); h.Lost[telemetry.LossLimit] != 900+10 || h.Accepted != 20 {
 		t.Errorf("%+v", h)
 	}
 	if got := only(t, s, "count(bomb)", now); got != 100 {
 		t.Errorf("%v series of the bomb", got)
+	}
+}
+
+// TestWhatASeriesLimitCostsIsCounted: by whatever way samples come, those that are beyond the limit are seen to be lost, and so are those
+// that were refused with them.
+func TestWhatASeriesLimitCostsIsCounted(t *testing.T) {
+	exposed := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, "bomb{id=\"%d\"} 1\n", i)
+		}
+		return b.String()
+	}
+	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, exposed(60)) }))
+	defer target.Close()
+	s, stop := opened(t, Config{MaxSeries: 50, Scrape: 100 * time.Millisecond})
+	defer stop()
+	s.SetTargets([]Target{{Service: "web", Instance: "web-1", Address: strings.TrimPrefix(target.URL, "http://"), Path: "/"}})
+	deadline := time.Now().Add(10 * time.Second)
+	for s.Health().Lost[telemetry.LossLimit] < 10 {
+		if time.Now().After(deadline) {
+			t.Fatalf("scraped: %+v", s.Health())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.SetTargets(nil)
+
+	// The scrapes end some time after that, and lose nothing more.
+	before := s.Health().Lost[telemetry.LossLimit]
+	for same := 0; same < 5; same++ {
+		time.Sleep(200 * time.Millisecond)
+		if now := s.Health().Lost[telemetry.LossLimit]; now != before {
+			before, same = now, 0
+		}
+		if time.Now().After(deadline.Add(20 * time.Second)) {
+			t.Fatal("the target is scraped still")
+		}
+	}
+	app := limiter{s, s.cfg.MaxSeries}.AppenderV2(t.Context())
+	at := time.Now().UnixMilli()
+	for i, known := range []bool{true, true, false} {
+		l := labels.FromStrings("__name__", "bomb", "id", fmt.Sprint(i), "instance", "web-1", "job", "web", "revision", "0", "service", "web")
+		if !known {
+			l = labels.FromStrings("__name__", "new")
+		}
+		if _, err := app.Append(0, l, 0, at, 1, nil, nil, storage.AppendV2Options{}); (err == nil) != known {
+			t.Fatalf("series %d: %v", i, err)
+		}
+	}
+	if err := app.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Health().Lost[telemetry.LossLimit]; got != before+3 {
+		t.Errorf("%d more were lost with the request, want 3", got-before)
 	}
 }
 
