@@ -59,7 +59,7 @@ func (s *Scaler) Decide(now time.Time, have Have) Decision {
 			Replicas: s.bound(have.Want), Held: true, Panic: !s.panicSince.IsZero(),
 			Reason: fmt.Sprintf("no measurement of %s in the last %s: stays at %d", unknown[0], s.panicWindow(unknown[0]), s.bound(have.Want)),
 		}
-		s.keepOne(&d, now)
+		s.keepOne(&d, now, have)
 		s.wish(now, d.Replicas) // a lower one has to last from when it is known
 		return d
 	}
@@ -89,10 +89,16 @@ func (s *Scaler) alarm(now time.Time, over bool) {
 
 // keepOne raises a decision for none as long as anything has arrived or was in flight within the stable window, whatever the
 // targets are: short requests are hardly ever seen in flight, streams arrive once, and a service of which nothing runs uses no CPU.
-func (s *Scaler) keepOne(d *Decision, now time.Time) {
+// While that is not known the last of those that are wanted stays too: who calls is nothing that CPU could tell.
+func (s *Scaler) keepOne(d *Decision, now time.Time, have Have) {
 	for _, m := range []Metric{RPS, Concurrency} {
-		if load, known := s.series.average(m, now, s.cfg.StableWindow, s.cfg.PanicWindow); d.Replicas == 0 && known && load > 0 {
+		load, known := s.series.average(m, now, s.cfg.StableWindow, s.cfg.PanicWindow)
+		switch {
+		case d.Replicas > 0:
+		case known && load > 0:
 			d.Replicas, d.Reason = 1, d.Reason+"; one is kept while anybody calls"
+		case !known && have.Want > 0:
+			d.Replicas, d.Reason = 1, d.Reason+"; one is kept while it is not known whether anybody calls"
 		}
 	}
 }
@@ -109,7 +115,7 @@ func (s *Scaler) limit(d *Decision, now time.Time, have Have, unknown []Metric) 
 	if len(unknown) > 0 && d.Replicas < have.Want {
 		d.Replicas, d.Reason = have.Want, d.Reason+fmt.Sprintf("; not fewer while %s is not known", unknown[0])
 	}
-	s.keepOne(d, now)
+	s.keepOne(d, now, have)
 	s.wish(now, d.Replicas)
 	wished := s.wishes[0].replicas
 	if now.Sub(s.begun) < s.cfg.DownDelay {

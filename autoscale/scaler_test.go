@@ -309,6 +309,25 @@ func TestTheLastReplicaStaysWhileAnybodyCalls(t *testing.T) {
 	}
 }
 
+// TestTheLastReplicaStaysWhileNobodyKnowsWhoCalls: what is measured of CPU says nothing of streams that are open, nor of who comes.
+func TestTheLastReplicaStaysWhileNobodyKnowsWhoCalls(t *testing.T) {
+	w := newWorld(t, autoscale.Config{Min: 0, Max: 5, Targets: on(autoscale.CPU, 0.5)}, 1)
+	w.run(5*time.Minute, 1, 0, 0) // a stream
+	w.expect(1, "one is kept while anybody calls")
+	before := w.totals
+	w.totals.Requests, w.totals.BusySeconds = math.NaN(), math.NaN()
+	w.run(10*time.Minute, 1, 0, 0)
+	w.expect(1, "not known whether anybody calls")
+	w.totals.Requests, w.totals.BusySeconds = before.Requests, before.BusySeconds
+	w.run(5*time.Minute, 1, 0, 0)
+	w.expect(1, "one is kept while anybody calls")
+	w.run(2*time.Minute, 0, 0, 0)
+	w.expect(0)
+	w.totals.Requests, w.totals.BusySeconds = math.NaN(), math.NaN()
+	w.run(5*time.Minute, 0, 0, 0)
+	w.expect(0)
+}
+
 func TestCountersThatBeginAnew(t *testing.T) {
 	w := newWorld(t, autoscale.Config{Min: 1, Max: 100, Targets: on(autoscale.RPS, 10)}, 1)
 	for range 20 { // the data plane is started anew again and again
