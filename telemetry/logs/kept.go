@@ -32,7 +32,7 @@ func (k *Kept) Repeats(clean func(*telemetry.Record)) func(line string, like tel
 	var stream string
 	var rest []string // the lines to come of the record whose first was read
 	return func(line string, like telemetry.Record) bool {
-		line = strings.TrimRight(line, "\r\n")
+		line = readable(strings.TrimRight(line, "\r\n"))
 		if len(rest) > 0 {
 			next := telemetry.Record{Body: line}
 			clean(&next)

@@ -4,10 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -76,6 +78,45 @@ end`, "\n")
 	}
 }
 
+// TestRecordsAreText: programs write other encodings than UTF-8, and escapes of no character at all. What is made of it is text in all its
+// parts, and read once more it is known as what is kept.
+func TestRecordsAreText(t *testing.T) {
+	var all []telemetry.Record
+	j := NewJoiner(func(r telemetry.Record) { all = append(all, r) })
+	at := time.Unix(1_700_000_000, 0)
+	lines := []string{
+		"caf\xe9", "level=info msg=caf\xe9 place=caf\xe9 caf\xe9=1", `level=info msg="caf\xe9"`, "{\"level\":\"info\",\"msg\":\"caf\xe9\"}", "Exception: caf\xe9", "  at caf\xe9",
+	}
+	for _, line := range lines {
+		j.Add(line, telemetry.Record{Time: at, Stream: telemetry.StreamStdout})
+	}
+	j.Flush()
+	if len(all) != 5 {
+		t.Fatalf("%d records: %v", len(all), all)
+	}
+	for _, r := range all {
+		texts := []string{r.Body}
+		for k, v := range r.Attributes {
+			texts = append(texts, k, fmt.Sprint(v))
+		}
+		for _, text := range texts {
+			if !utf8.ValidString(text) || !strings.Contains(text+r.Body, "caf\ufffd") {
+				t.Errorf("%q of %q", text, r.Body)
+			}
+		}
+	}
+	var k Kept
+	for _, r := range all {
+		k.Add(r)
+	}
+	repeats := k.Repeats(func(*telemetry.Record) {})
+	for _, line := range lines {
+		if !repeats(line, telemetry.Record{Time: at, Stream: telemetry.StreamStdout}) {
+			t.Errorf("%q is not known", line)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{`{"msg":1}`, `a="b\"c" level=info`, "\xff{", `level=`, `{"a":[{"b":1e999}]}`} {
 		f.Add(s)
@@ -83,6 +124,9 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		var r telemetry.Record
 		Parse(s, &r)
+		if !utf8.ValidString(r.Body) {
+			t.Errorf("%q", r.Body)
+		}
 		NewRedactor([]string{"hunter2hunter2"}).Record(&r)
 	})
 }

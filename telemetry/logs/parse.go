@@ -34,7 +34,7 @@ func NewJoiner(emit func(telemetry.Record)) *Joiner { return &Joiner{emit: emit}
 
 // Add takes the next line. like says when, by whom and on which stream it was written.
 func (j *Joiner) Add(line string, like telemetry.Record) {
-	line = strings.TrimRight(line, "\r\n")
+	line = readable(strings.TrimRight(line, "\r\n"))
 	if j.lines > 0 && like.Stream == j.held.Stream && j.lines < maxJoined && len(j.held.Body) < maxJoinedText && j.continues(line) {
 		j.held.Body += "\n" + line
 		j.lines++
@@ -95,7 +95,8 @@ func errorName(line string) bool {
 // Parse reads one line into r, whose fields say what is known without it: a JSON object, logfmt, or text. Message, level
 // and trace are found under the names that are common for them; the rest of the fields become attributes.
 func Parse(line string, r *telemetry.Record) {
-	r.Body = strings.ToValidUTF8(strings.TrimRight(line, "\r\n"), "�")
+	line = readable(strings.TrimRight(line, "\r\n"))
+	r.Body = line
 	if len(line) > maxParsed {
 		r.Severity = textSeverity(line[:1024])
 		return
@@ -106,6 +107,10 @@ func Parse(line string, r *telemetry.Record) {
 	}
 	r.Severity = textSeverity(r.Body)
 }
+
+// readable is a text in UTF-8, whatever a program wrote. Elsewhere a text that is none may cost more than itself: protobuf's readers refuse
+// the whole message that it stands in.
+func readable(s string) string { return strings.ToValidUTF8(s, "�") }
 
 func parseJSON(line string, r *telemetry.Record) bool {
 	fields := map[string]any{}
@@ -262,6 +267,7 @@ func pair(s string) (key, value, rest string, ok bool) {
 			if _, err := fmt.Sscanf(s[:j+1], "%q", &value); err != nil {
 				value = s[1:j]
 			}
+			value = readable(value) // what "\xff" says is no text
 			return key, value, strings.TrimLeft(s[j+1:], " "), j+1 == len(s) || s[j+1] == ' '
 		}
 	}
