@@ -205,14 +205,14 @@ func value(v pcommon.Value, depth int) any {
 	return cut(v.AsString(), maxValue)
 }
 
-// cut shortens a text at the begin of a character. It is a copy: a part would keep the whole of a request in memory, of which
-// the queue that it waits in counts the part.
+// cut shortens a text at the begin of a character, and makes UTF-8 of what is none: the message that it is forwarded in would be refused
+// as a whole. A part is a copy, for it would keep the whole of a request in memory, of which the queue that it waits in counts the part.
 func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
+	if len(s) > n {
+		for n > 0 && s[n]&0xc0 == 0x80 {
+			n--
+		}
+		s = strings.Clone(s[:n])
 	}
-	for n > 0 && s[n]&0xc0 == 0x80 {
-		n--
-	}
-	return strings.Clone(s[:n])
+	return strings.ToValidUTF8(s, "\ufffd")
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
@@ -351,4 +352,40 @@ func FuzzTraces(f *testing.F) {
 		_, _ = r.traces(t.Context(), body, json)
 		_, _ = r.logs(t.Context(), body, json)
 	})
+}
+
+// TestWhatIsReceivedIsText: the library takes any bytes for a text, and readers of protobuf refuse a message with one that is no UTF-8,
+// also where the rest of it is another program's.
+func TestWhatIsReceivedIsText(t *testing.T) {
+	const odd = "caf\xe9"
+	l := plog.NewLogs()
+	rl := l.ResourceLogs().AppendEmpty()
+	rl.Resource().Attributes().PutStr("service.name", odd)
+	rl.Resource().Attributes().PutStr("at", odd)
+	one := rl.ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+	one.Body().SetStr(odd + strings.Repeat("x", maxBodyText))
+	one.Attributes().PutStr(odd, "key")
+	one.Attributes().PutEmptySlice("list").AppendEmpty().SetStr(odd)
+	request := plogotlp.NewExportRequestFromLogs(l)
+	body, err := request.MarshalProto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := plogotlp.NewExportRequest()
+	if err := read.UnmarshalProto(body); err != nil {
+		t.Fatal(err)
+	}
+	records := recordsOf(read.Logs())
+	if len(records) != 1 {
+		t.Fatalf("%d records", len(records))
+	}
+	r := records[0]
+	r.Body = r.Body[:8]
+	want := telemetry.Record{
+		Time: r.Time, Service: "caf\ufffd", Stream: telemetry.StreamOTLP, Body: "caf\ufffdxx",
+		Attributes: map[string]any{"at": "caf\ufffd", "caf\ufffd": "key", "list": []any{"caf\ufffd"}},
+	}
+	if d := cmp.Diff(want, r); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
 }
