@@ -140,12 +140,19 @@ func (s *Store) Trace(ctx context.Context, id telemetry.TraceID) ([]telemetry.Sp
 	return found[id], nil
 }
 
-// spansOf returns the spans of traces, in order of their start.
+// maxSpans is how many spans of one trace are returned at most: one that a program never ends would be all of the store, in memory.
+const maxSpans = 10_000
+
+// spansOf returns the spans of traces, in order of their start; of more than maxSpans of one those of the newest files.
 func (s *Store) spansOf(ctx context.Context, ids []telemetry.TraceID, from, to time.Time) (map[telemetry.TraceID][]telemetry.Span, error) {
 	found := map[telemetry.TraceID][]telemetry.Span{}
 	err := s.Each(ctx, from, to, func(db *sql.DB) (bool, error) {
 		for _, id := range ids {
-			rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM rows WHERE trace = ? LIMIT 10000", id[:])
+			left := maxSpans - len(found[id])
+			if left == 0 {
+				continue
+			}
+			rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM rows WHERE trace = ? LIMIT ?", id[:], left)
 			if err != nil {
 				return false, err
 			}

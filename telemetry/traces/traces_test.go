@@ -119,3 +119,32 @@ func TestAGraphOfTooManySpansRestsOnTheNewest(t *testing.T) {
 		t.Errorf("%d calls since %v of now", edges[0].Calls, since.Sub(now))
 	}
 }
+
+// TestATraceThatNeverEnds: what is returned of one is bounded, however many hours it goes on.
+func TestATraceThatNeverEnds(t *testing.T) {
+	s := store(t)
+	now := time.Now().UTC()
+	id := telemetry.TraceID{1}
+	for hour := range 3 {
+		var some []telemetry.Span
+		for i := range 4500 {
+			some = append(some, telemetry.Span{
+				Trace: id, ID: telemetry.SpanID{byte(hour), byte(i >> 8), byte(i), 1}, Service: "worker", Name: "poll",
+				Start: now.Add(-time.Duration(hour) * time.Hour), Duration: time.Millisecond,
+			})
+		}
+		if n, why := s.AddSpans(some); n > 0 {
+			t.Fatalf("dropped %d: %s", n, why)
+		}
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Trace(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != maxSpans || !got[len(got)-1].Start.Equal(now) || !got[len(got)-4501].Start.Equal(now.Add(-time.Hour)) {
+		t.Errorf("%d spans from %s to %s: want the newest %d", len(got), got[0].Start, got[len(got)-1].Start, maxSpans)
+	}
+}
