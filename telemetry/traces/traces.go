@@ -378,12 +378,16 @@ func (g *graph) begin(ctx context.Context, db *sql.DB, from, to int64) (int64, e
 	return from, nil
 }
 
+// add counts the calls of one file: those that the data plane recorded, and those that spans tell of by their parents. A call has one
+// parent, whatever IDs a program gives to how many spans, and however often it has sent them.
 func (g *graph) add(ctx context.Context, db *sql.DB, from, to int64) error {
 	rows, err := db.QueryContext(ctx, `SELECT caller AS by, service AS of, status, length(took) AS digits, substr(took, 1, 3) AS lead, count(*)
 		FROM rows WHERE start >= ? AND start <= ? AND caller IS NOT NULL GROUP BY by, of, status, digits, lead
-		UNION ALL SELECT p.service AS by, c.service AS of, c.status, length(c.took) AS digits, substr(c.took, 1, 3) AS lead, count(*)
-		FROM rows c CROSS JOIN rows p ON p.trace = c.trace AND p.span = c.parent
-		WHERE c.start >= ? AND c.start <= ? AND c.caller IS NULL AND p.service <> c.service GROUP BY by, of, c.status, digits, lead`,
+		UNION ALL SELECT by, of, status, digits, lead, count(*) FROM (
+			SELECT (SELECT p.service FROM rows p WHERE p.trace = c.trace AND p.span = c.parent LIMIT 1) AS by,
+			c.service AS of, c.status, length(c.took) AS digits, substr(c.took, 1, 3) AS lead
+			FROM rows c WHERE c.start >= ? AND c.start <= ? AND c.caller IS NULL AND c.parent IS NOT NULL
+		) WHERE by <> of GROUP BY by, of, status, digits, lead`,
 		from, to, from, to)
 	if err != nil {
 		return err

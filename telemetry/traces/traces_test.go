@@ -148,3 +148,26 @@ func TestATraceThatNeverEnds(t *testing.T) {
 		t.Errorf("%d spans from %s to %s: want the newest %d", len(got), got[0].Start, got[len(got)-1].Start, maxSpans)
 	}
 }
+
+// TestACallHasOneParent: a program that gives one ID to many spans, or sends them more than once, makes no more calls of them, and the
+// question takes no longer.
+func TestACallHasOneParent(t *testing.T) {
+	s := store(t)
+	now := time.Now().UTC()
+	var all []telemetry.Span
+	for range 500 {
+		all = append(all, telemetry.Span{Trace: telemetry.TraceID{1}, ID: telemetry.SpanID{1}, Service: "web", Name: "ask", Start: now, Duration: time.Millisecond})
+		all = append(all, telemetry.Span{Trace: telemetry.TraceID{1}, ID: telemetry.SpanID{2}, Parent: telemetry.SpanID{1}, Service: "api", Name: "answer", Start: now, Duration: time.Millisecond})
+	}
+	if n, why := s.AddSpans(all); n > 0 {
+		t.Fatalf("dropped %d: %s", n, why)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	edges, _, err := s.Graph(t.Context(), now.Add(-time.Minute), now.Add(time.Minute))
+	want := []telemetry.Edge{{Caller: "web", Callee: "api", Calls: 500, P50: time.Millisecond, P99: time.Millisecond}}
+	if diff := cmp.Diff(want, edges); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
