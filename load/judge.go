@@ -22,13 +22,25 @@ func (v *visit) listen() *capture {
 			v.tap.all = true
 		}
 	}
+	if v.tap.all && v.tap.body == nil {
+		v.tap.body, _ = v.of.bodies.Get().([]byte)
+	}
 	v.tap.reset()
 	return &v.tap
+}
+
+// letGo leaves the memory that the answer's body is in to other visits: one that thinks has no use for it, and thousands may.
+func (v *visit) letGo() {
+	if v.tap.body != nil {
+		v.of.bodies.Put(v.tap.body)
+		v.tap.body = nil
+	}
 }
 
 // judge looks at a whole answer: its cookies and values are kept, and kind is what it counts as; otherwise is what it is
 // without a scenario.
 func (v *visit) judge(status int, otherwise Kind) Kind {
+	defer v.letGo()
 	s := v.step()
 	v.keepCookies()
 	expected := status < 400

@@ -12,6 +12,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -41,7 +42,8 @@ type journey struct {
 	base     *url.URL
 	headers  [][]field // by step
 	seed     uint64
-	key      bool // every request gets an IdempotencyHeader
+	key      bool      // every request gets an IdempotencyHeader
+	bodies   sync.Pool // of []byte: what answers are kept in while they are looked at
 }
 
 // field is a header line; its text may need values.

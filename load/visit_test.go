@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -345,6 +346,46 @@ func TestCancelGivesVisitsUp(t *testing.T) {
 	var text bytes.Buffer
 	if err := report.WriteText(&text); err != nil || !strings.Contains(text.String(), "given up") {
 		t.Errorf("text %q, error %v", text.String(), err)
+	}
+}
+
+// TestVisitsThatThinkHoldNoBodies: what a visit costs while it waits are its values, and not the pages that it has looked at.
+func TestVisitsThatThinkHoldNoBodies(t *testing.T) {
+	const count, size = 300, 256 << 10
+	page := append(bytes.Repeat([]byte("x"), size), " id=7;"...)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(page) }))
+	defer server.Close()
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC() // twice: what was put by for the next is kept over the first
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var answered atomic.Int64
+	before, held := heap(), int64(0)
+	cfg := load.Config{
+		URL: server.URL, Rate: 1000, Duration: count * time.Millisecond, Connections: 4, Scenario: scenario(t, `
+steps:
+  - {path: /, contains: id=7, save: {id: {regexp: "id=(.);"}}}
+  - {path: "/{id}", think: 1h}
+`),
+		OnResult: func(*load.Result) { answered.Add(1) },
+		OnProgress: func(p load.Progress) {
+			if answered.Load() == count {
+				held = heap() - before
+				cancel()
+			}
+		},
+	}
+	report, err := load.Run(ctx, cfg)
+	if err != nil || report.Completed != count || report.Visits.Abandoned != count {
+		t.Fatalf("%v, %d answers, %+v", err, report.Completed, report.Visits)
+	}
+	if held > count*size/4 {
+		t.Errorf("%d visits that wait hold %d KiB each", count, held/count>>10)
 	}
 }
 
