@@ -1,6 +1,9 @@
 package load
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Pacer is a schedule: the intended starts of a run, in order. It is used by one run and by one goroutine at a time.
 type Pacer interface {
@@ -16,11 +19,12 @@ type constant struct {
 }
 
 // Constant is rate starts per second, evenly spaced, the first at once, for as long as length. Each start is computed
-// from its number, so that rounding does not add up.
+// from its number, so that rounding does not add up, and to the nearest nanosecond: one less would bring the start at the end of length
+// into it.
 func Constant(rate float64, length time.Duration) Pacer { return &constant{rate: rate, length: length} }
 
 func (c *constant) Next() (time.Duration, bool) {
-	at := time.Duration(c.n / c.rate * float64(time.Second))
+	at := time.Duration(math.Round(c.n / c.rate * float64(time.Second)))
 	if at >= c.length {
 		return 0, false
 	}

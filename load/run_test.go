@@ -552,11 +552,12 @@ func TestConstantPacer(t *testing.T) {
 		rate   float64
 		length time.Duration
 		want   int
-	}{{2000, 5 * time.Second, 10000}, {3, time.Second, 3}, {0.5, 10 * time.Second, 5}, {7, 0, 0}, {1e6, 100 * time.Millisecond, 100000}} {
+	}{{2000, 5 * time.Second, 10000}, {3, time.Second, 3}, {0.5, 10 * time.Second, 5}, {7, 0, 0}, {1e6, 100 * time.Millisecond, 100000},
+		{0.55, time.Minute, 33}, {0.07, 5 * time.Minute, 21}, {57.0 / 60, time.Minute, 57}} {
 		p := load.Constant(c.rate, c.length)
 		n, last := 0, time.Duration(-1)
 		for at, more := p.Next(); more; at, more = p.Next() {
-			if at <= last || at >= c.length || at != time.Duration(float64(n)/c.rate*1e9) {
+			if at <= last || at >= c.length || (at-time.Duration(float64(n)/c.rate*1e9)).Abs() > 1 {
 				t.Fatalf("%v/s: start %d at %v after %v", c.rate, n, at, last)
 			}
 			n, last = n+1, at
