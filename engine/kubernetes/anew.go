@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
@@ -38,6 +39,24 @@ func frozen(want, have *unstructured.Unstructured) []place {
 		differ(".spec.volumeClaimTemplates", claims, were, slices.EqualFunc(claims, were, fulfils))
 	}
 	return all
+}
+
+// keepGrown has a claim ask for as much as have does where that is more. Somebody has had the volume grow, as whoever runs out of room does, and a
+// cluster takes nothing back: whoever asked for less would be refused from then on, and no file could say what it is to be.
+func keepGrown(want, have *unstructured.Unstructured) {
+	if want.GroupVersionKind().GroupKind() != persistentVolumeClaims.GroupKind() {
+		return
+	}
+	path := []string{"spec", "resources", "requests", string(corev1.ResourceStorage)}
+	asked := func(o *unstructured.Unstructured) (resource.Quantity, error) {
+		text, _, _ := unstructured.NestedString(o.Object, path...)
+		return resource.ParseQuantity(text)
+	}
+	least, err := asked(want)
+	now, herr := asked(have)
+	if err == nil && herr == nil && now.Cmp(least) > 0 {
+		_ = unstructured.SetNestedField(want.Object, now.String(), path...) // it has been read there
+	}
 }
 
 // claimTemplates are what a StatefulSet claims for each of its pods, as far as somebody asks for it.

@@ -231,6 +231,9 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 		}
 		there = nil
 	}
+	if there != nil {
+		keepGrown(o, there)
+	}
 	if there != nil && len(frozen(o, there)) > 0 {
 		if there, err = c.anew(ctx, r, project, o, there); err != nil {
 			return err
@@ -277,6 +280,9 @@ func (c *Client) rehearse(ctx context.Context, project string, objects []Object)
 		var there *unstructured.Unstructured
 		if err == nil {
 			there, err = c.ourOwn(ctx, r, project, o.GetName())
+		}
+		if there != nil {
+			keepGrown(o, there)
 		}
 		if err == nil && (there == nil || len(frozen(o, there)) == 0) {
 			_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: fieldManager, DryRun: []string{metav1.DryRunAll}})

@@ -1,8 +1,10 @@
 package kubernetes
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -17,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
 	"trellis/compose"
 	"trellis/engine"
@@ -207,6 +210,71 @@ func TestConflictNamesItsOwner(t *testing.T) {
 	want := "apply Deployment web: conflict: spec.replicas is set by kubectl-edit: take it out of there, or write into the file what it is to be"
 	if !errors.Is(err, errdefs.ErrConflict) || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+// TestVolumesThatHaveGrown: a volume that somebody has had grow, because it was full, keeps nobody from deploying, and is no drift: a cluster takes
+// nothing back.
+func TestVolumesThatHaveGrown(t *testing.T) {
+	const claim = "/api/v1/namespaces/shop/persistentvolumeclaims/data"
+	s, c := cluster(t)
+	e := quiet(c)
+	p := compose.Project{Name: "shop", Volumes: map[string]compose.Volume{"data": {}}, Services: map[string]compose.Service{
+		"db": {Name: "db", Image: "db:1", Deploy: compose.Deploy{Mode: "global"}, Volumes: []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}},
+	}}
+	s.more = map[string]map[string]string{"apps/v1": {"daemonsets": "DaemonSet"}}
+	size := func(o map[string]any) string {
+		text, _, _ := unstructured.NestedString(o, "spec", "resources", "requests", "storage")
+		return text
+	}
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPatch || r.URL.Path != claim || s.objects[claim] == nil {
+			return false
+		}
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		var asked map[string]any
+		if err := yaml.Unmarshal(body, &asked); err != nil || size(asked) == size(s.objects[claim]) {
+			return false
+		}
+		if r.URL.Query().Get("force") == "true" {
+			answer(w, http.StatusUnprocessableEntity, "Invalid", "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity")
+			return true
+		}
+		w.WriteHeader(http.StatusConflict)
+		fmt.Fprint(w, `{"kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict", "message": "Apply failed with 1 conflict", "details": {"causes":
+			[{"reason": "FieldManagerConflict", "message": "conflict with \"kubectl-edit\" using v1", "field": ".spec.resources.requests.storage"}]}}`)
+		return true
+	}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := size(s.objects[claim]); got != "1Gi" {
+		t.Fatalf("at first it is of %q", got)
+	}
+	s.objects[claim]["spec"].(map[string]any)["resources"] = map[string]any{"requests": map[string]any{"storage": "10Gi"}}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+		t.Errorf("the next deploy: %v", err)
+	}
+	if got := size(s.objects[claim]); got != "10Gi" {
+		t.Errorf("then it is of %q", got)
+	}
+	all, err := c.history(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.settle(t.Context(), all[0], state.Healthy); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := e.Drift(t.Context(), "shop"); err != nil || len(found) > 0 {
+		t.Errorf("drift: %v, %+v", err, found)
+	}
+	claims := []Object{object(persistentVolumeClaims, "data", labelsOf("shop"))}
+	if err := unstructured.SetNestedField(claims[0].(*unstructured.Unstructured).Object, "1Gi", "spec", "resources", "requests", "storage"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.rehearse(t.Context(), "shop", claims); err != nil {
+		t.Errorf("rehearsed: %v", err)
 	}
 }
 

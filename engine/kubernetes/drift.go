@@ -148,6 +148,7 @@ func (d *drifting) strays(ctx context.Context, c *Client, service string, want *
 	case !ours(have, d.project.Name):
 		return []stray{d.gone(service, of, "is "+whose(have))}, nil
 	}
+	keepGrown(want, have)
 	var found []stray
 	for _, at := range frozen(want, have) { // no dry run gets past these
 		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, "somebody else"), of, ""})
