@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -92,6 +93,38 @@ func TestOverride(t *testing.T) {
 	}
 	if err := e.Override(t.Context(), "shop", state.Override{Service: "nobody"}); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("a service that is not there: %v", err)
+	}
+}
+
+// TestAJobThatRunsOtherwise: no apply changes of a Job whether its pods are started again and how many complete, so where the file does it is
+// another Job, as it is with other pods. How often it may fail a cluster takes as it comes.
+func TestAJobThatRunsOtherwise(t *testing.T) {
+	migrate := func(restart string, replicas int, image string) *batchv1.Job {
+		svc := compose.Service{Name: "migrate", Image: image, Restart: restart, Deploy: compose.Deploy{Replicas: &replicas}}
+		return objectsOf[*batchv1.Job](renderAs(t, compose.Project{Name: "shop", Services: map[string]compose.Service{"migrate": svc}}, nil, 1))[0]
+	}
+	before := migrate("no", 1, "shop:1")
+	for _, c := range []struct {
+		was, is *batchv1.Job
+		same    bool
+	}{
+		{before, migrate("no", 1, "shop:1"), true},
+		{before, migrate("no", 1, "shop:2"), false},
+		{before, migrate("no", 3, "shop:1"), false},
+		{before, migrate("on-failure", 1, "shop:1"), false},
+		{migrate("on-failure", 1, "shop:1"), migrate("on-failure", 2, "shop:1"), false},
+		{migrate("on-failure:2", 1, "shop:1"), migrate("on-failure:5", 1, "shop:1"), true},
+	} {
+		fixed := func(j *batchv1.Job) string {
+			spec := j.DeepCopy().Spec
+			spec.BackoffLimit = nil
+			return string(mustJSON(spec))
+		}
+		if same := c.was.Name == c.is.Name; same != c.same {
+			t.Errorf("same name %v, want %v:\n%s\n%s", same, c.same, fixed(c.was), fixed(c.is))
+		} else if same && fixed(c.was) != fixed(c.is) {
+			t.Errorf("an apply would be refused:\n%s\n%s", fixed(c.was), fixed(c.is))
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -153,7 +154,11 @@ func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service, k kind)
 	if restarts > 0 && k == job { // what has run to its end is run again as another Job
 		t.Annotations = with(t.Annotations, annotationRestart, strconv.FormatInt(restarts, 10))
 	}
-	sum := sha256.Sum256(mustJSON(t))
+	made := mustJSON(t)
+	if policy, completions := runs(svc); k == job && (policy != corev1.RestartPolicyNever || completions != 1) { // which no apply changes of a Job either
+		made = append(made, fmt.Sprint(policy, completions)...)
+	}
+	sum := sha256.Sum256(made)
 	hash := hex.EncodeToString(sum[:8])
 	r.templates[svc.Name] = hash
 	if r.opt.Revision == 0 {
@@ -341,12 +346,12 @@ func holdsHostPort(t corev1.PodTemplateSpec) bool {
 
 // job renders what runs to its end. A Job cannot be changed, so its name says what it is: the same one is not run again.
 func (r *renderer) job(svc compose.Service, t corev1.PodTemplateSpec, hash string) *batchv1.Job {
-	condition, attempts := restart(svc)
-	t.Spec.RestartPolicy = corev1.RestartPolicyNever
+	policy, completions := runs(svc)
+	t.Spec.RestartPolicy = policy
 	limit := int32(0)
-	if condition == "on-failure" || condition == "any" {
-		t.Spec.RestartPolicy, limit = corev1.RestartPolicyOnFailure, math.MaxInt32
-		if attempts != nil {
+	if policy == corev1.RestartPolicyOnFailure {
+		limit = math.MaxInt32
+		if _, attempts := restart(svc); attempts != nil {
 			limit = clamp(*attempts)
 		}
 	}
@@ -359,10 +364,19 @@ func (r *renderer) job(svc compose.Service, t corev1.PodTemplateSpec, hash strin
 	if r.opt.Overrides[svc.Name].Stopped {
 		j.Spec.Suspend = pointer(true)
 	}
-	if n := engine.Replicas(svc); n != 1 {
-		j.Spec.Completions, j.Spec.Parallelism = pointer(clamp(n)), pointer(clamp(n))
+	if completions != 1 {
+		j.Spec.Completions, j.Spec.Parallelism = pointer(completions), pointer(completions)
 	}
 	return j
+}
+
+// runs says how what runs to its end does so: whether a pod that fails is started again, and how many have to complete.
+func runs(svc compose.Service) (policy corev1.RestartPolicy, completions int32) {
+	policy = corev1.RestartPolicyNever
+	if condition, _ := restart(svc); condition == "on-failure" || condition == "any" {
+		policy = corev1.RestartPolicyOnFailure
+	}
+	return policy, clamp(engine.Replicas(svc))
 }
 
 // step is how many pods are replaced at a time.
