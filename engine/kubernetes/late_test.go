@@ -13,7 +13,8 @@ import (
 )
 
 // TestLate: pods of a StatefulSet that replace others, run, and do not become ready have failed after as long as a Deployment's, of which
-// the cluster says so itself; each one that does begins the time anew, and one of an earlier revision is no failure of this one.
+// the cluster says so itself; each one that does begins the time anew, and one of an earlier revision is no failure of this one. Nor does one
+// wait for ever that no node takes.
 func TestLate(t *testing.T) {
 	one := record{rollouts: []state.Rollout{{Revision: 2, Service: "db", From: 1, Phase: state.Rolling}}}
 	one.Revision = state.Revision{Number: 2, Project: compose.Project{Name: "shop", Services: map[string]compose.Service{"db": {Name: "db", Image: "db:2"}}}}
@@ -47,6 +48,8 @@ func TestLate(t *testing.T) {
 			w.late[name] = l
 		}
 	}
+	untaken := pod("db-0", "2", false)
+	untaken.Status = corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "too little memory"}}}
 	const whole = progressSeconds * time.Second
 	for _, step := range []struct {
 		what   string
@@ -62,6 +65,8 @@ func TestLate(t *testing.T) {
 		{"too long", whole, []corev1.Pod{pod("db-0", "2", true), pod("db-1", "2", false)}, "is not ready after 1m0s"},
 		{"it is", 0, []corev1.Pod{pod("db-0", "2", true), pod("db-1", "2", true)}, ""},
 		{"and is not later", 0, []corev1.Pod{pod("db-0", "2", true), pod("db-1", "2", false)}, ""},
+		{"no node takes the next one", 0, []corev1.Pod{untaken}, ""},
+		{"nor in all of its time", whole + time.Second, []corev1.Pod{untaken}, "no node takes it: too little memory"},
 		{"those of before are not", 2 * whole, []corev1.Pod{pod("db-0", "1", false), pod("db-1", "1", false)}, ""},
 	} {
 		older(step.passed)

@@ -217,10 +217,8 @@ func exitOf(t *corev1.ContainerStateTerminated) *engine.ExitStatus {
 
 // trouble says in one sentence what keeps a pod from being ready, and whether it is that it crashes again and again.
 func trouble(pod corev1.Pod) (why string, looping bool) {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
-			return "no node takes it: " + c.Message, false
-		}
+	if why, is := untaken(pod); is {
+		return "no node takes it: " + why, false
 	}
 	if forsaken(pod) {
 		return nodeless(pod), false
@@ -240,6 +238,16 @@ func trouble(pod corev1.Pod) (why string, looping bool) {
 			return fmt.Sprintf("its image %s cannot be had: %s", c.Image, w.Message), false
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
 			return "its container cannot be started: " + w.Message, false
+		}
+	}
+	return "", false
+}
+
+// untaken says whether no node takes a pod, and why.
+func untaken(pod corev1.Pod) (why string, is bool) {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			return c.Message, true
 		}
 	}
 	return "", false

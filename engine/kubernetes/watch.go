@@ -325,8 +325,8 @@ type lateness struct {
 
 // isLate says whether the pods of a StatefulSet that replace those of an earlier revision run for longer than limit without becoming ready,
 // which is what a Deployment gets: of that the cluster itself says that it takes too long. The first ones of a service have all the time
-// that they need: they make their data, and there is nothing to go back to. Beside a workload of another kind that serves meanwhile those of
-// a DaemonSet have as long, and what no node takes is late as well: there is no room for both.
+// that they need: they make their data, and there is nothing to go back to. What no node takes is late as well: the one that it replaces has
+// ended. Beside a workload of another kind that serves meanwhile those of a DaemonSet have as long.
 func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Time) (limit time.Duration, late bool) {
 	beside := slices.ContainsFunc(live.Leaving, func(o Object) bool { return serviceOf(o) == svc.Name })
 	replaces := slices.ContainsFunc(one.rollouts, func(r state.Rollout) bool { return r.Service == svc.Name && !r.Over() }) &&
@@ -335,7 +335,10 @@ func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Tim
 		})
 	ready, waiting := 0, 0
 	for _, pod := range live.Pods {
-		if beside && serviceOf(&pod) == svc.Name && revisionOf(pod.ObjectMeta) == one.Number && pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil {
+		if serviceOf(&pod) != svc.Name || revisionOf(pod.ObjectMeta) != one.Number || pod.DeletionTimestamp != nil {
+			continue
+		}
+		if _, is := untaken(pod); is || beside && pod.Spec.NodeName == "" {
 			waiting++
 		}
 	}
