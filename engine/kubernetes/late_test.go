@@ -83,6 +83,45 @@ func TestLate(t *testing.T) {
 	}
 }
 
+// TestLateOnEachNode: the pods of what runs on each node have as long, and those on a node that is lost say nothing of their revision.
+func TestLateOnEachNode(t *testing.T) {
+	one := record{rollouts: []state.Rollout{{Revision: 2, Service: "agent", From: 1, Phase: state.Rolling}}}
+	one.Revision = state.Revision{Number: 2, Project: compose.Project{Name: "shop", Services: map[string]compose.Service{"agent": {Name: "agent", Image: "agent:2"}}}}
+	labels := map[string]string{labelProject: "shop", labelService: "agent"}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{annotationRevision: "2"}}}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "agent", Labels: labels}, Spec: appsv1.DaemonSetSpec{Template: template}}
+	pod := func(name string, conditions ...corev1.PodCondition) corev1.Pod {
+		return corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels, Annotations: template.Annotations}, Spec: corev1.PodSpec{NodeName: "n1"},
+			Status: corev1.PodStatus{Conditions: conditions, ContainerStatuses: []corev1.ContainerStatus{{
+				Name: "agent", Ready: len(conditions) > 0, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+			}}},
+		}
+	}
+	gone := pod("agent-2", corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionFalse}, corev1.PodCondition{Type: corev1.ContainersReady, Status: corev1.ConditionTrue})
+	for name, c := range map[string]struct {
+		pod  corev1.Pod
+		want string
+	}{
+		"it does not become ready": {pod("agent-1"), "is not ready after 1m0s"},
+		"its node is lost":         {gone, ""},
+	} {
+		w := watching(nil)
+		w.stuck, w.late = map[string]time.Time{}, map[string]lateness{}
+		live, why := Live{Objects: []Object{set}, Pods: []corev1.Pod{c.pod}}, ""
+		for range 2 {
+			_, why = w.failure([]record{one}, Read(one.Revision, live), live)
+			for service, l := range w.late {
+				l.since = l.since.Add(-2 * progressSeconds * time.Second)
+				w.late[service] = l
+			}
+		}
+		if why != c.want {
+			t.Errorf("%s: %q, want %q", name, why, c.want)
+		}
+	}
+}
+
 // TestDeploymentIsNotGivenUpEarly: where a cluster says that a Deployment makes no progress, its pods have their whole time from when they
 // run, however long their image took to come; what does not come at all has failed.
 func TestDeploymentIsNotGivenUpEarly(t *testing.T) {

@@ -323,18 +323,20 @@ type lateness struct {
 	since time.Time
 }
 
-// isLate says whether the pods of a StatefulSet that replace those of an earlier revision run for longer than limit without becoming ready,
-// which is what a Deployment gets: of that the cluster itself says that it takes too long. The first ones of a service have all the time
-// that they need: they make their data, and there is nothing to go back to. What no node takes is late as well: the one that it replaces has
-// ended. Beside a workload of another kind that serves meanwhile those of a DaemonSet have as long.
+// isLate says whether the pods of a StatefulSet or DaemonSet that replace those of an earlier revision run for longer than limit without
+// becoming ready, which is what a Deployment gets: of that the cluster itself says that it takes too long. The first ones of a service have
+// all the time that they need: they make their data, and there is nothing to go back to. What no node takes is late as well: the one that it
+// replaces has ended. That a node is lost is nothing that going back would mend.
 func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Time) (limit time.Duration, late bool) {
 	beside := slices.ContainsFunc(live.Leaving, func(o Object) bool { return serviceOf(o) == svc.Name })
 	replaces := slices.ContainsFunc(one.rollouts, func(r state.Rollout) bool { return r.Service == svc.Name && !r.Over() }) &&
 		slices.ContainsFunc(live.Objects, func(o Object) bool {
-			return serviceOf(o) == svc.Name && (statefulSet.made(o) || beside && daemonSet.made(o))
+			return serviceOf(o) == svc.Name && (statefulSet.made(o) || daemonSet.made(o))
 		})
 	ready, waiting := 0, 0
+	unseen := map[engine.InstanceID]bool{}
 	for _, pod := range live.Pods {
+		unseen[engine.InstanceID(pod.Name)] = forsaken(pod)
 		if serviceOf(&pod) != svc.Name || revisionOf(pod.ObjectMeta) != one.Number || pod.DeletionTimestamp != nil {
 			continue
 		}
@@ -344,7 +346,7 @@ func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Tim
 	}
 	for _, in := range svc.Instances {
 		switch {
-		case in.Revision != one.Number:
+		case in.Revision != one.Number, unseen[in.ID]:
 		case in.Ready:
 			ready++
 		case in.State == engine.InstanceStarting, in.State == engine.InstanceUnready:
