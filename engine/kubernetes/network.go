@@ -33,8 +33,8 @@ func (r *renderer) network(svc compose.Service, spec *corev1.PodSpec) {
 		for _, address := range svc.ExtraHosts[host] {
 			path := compose.JoinPath(at(svc, "extra_hosts"), host)
 			ip, err := netip.ParseAddr(strings.Trim(address, "[]"))
-			if err != nil || ip.Zone() != "" || len(validation.IsDNS1123Subdomain(strings.TrimPrefix(host, "*."))) > 0 {
-				r.note(path, "has no effect: %q is no address that a pod may know by name", address)
+			if err != nil || ip.Zone() != "" || len(validation.IsDNS1123Subdomain(host)) > 0 {
+				r.note(path, "has no effect: no pod knows %q by the name %s: write an address, and a name in small letters that stands for itself", address, host)
 				continue
 			}
 			i := slices.IndexFunc(spec.HostAliases, func(a corev1.HostAlias) bool { return a.IP == ip.String() })

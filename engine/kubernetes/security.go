@@ -52,6 +52,10 @@ func (r *renderer) security(svc compose.Service, spec *corev1.PodSpec, c *corev1
 			r.note(compose.JoinPath(at(svc, "sysctls"), name), "has no effect: most clusters refuse pods that set it; have its administrator allow it, and add it to the pods")
 			continue
 		}
+		if svc.NetworkMode == "host" && strings.HasPrefix(name, "net.") || svc.Ipc == "host" && strings.HasPrefix(name, "kernel.") {
+			r.note(compose.JoinPath(at(svc, "sysctls"), name), "has no effect: %s has that of its node, which no pod sets", svc.Name)
+			continue
+		}
 		pod.Sysctls = append(pod.Sysctls, corev1.Sysctl{Name: name, Value: svc.Sysctls[name]})
 	}
 	r.lowPorts(svc, pod)

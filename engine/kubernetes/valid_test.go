@@ -164,6 +164,18 @@ func validPod(wrong func(string, ...any), t corev1.PodTemplateSpec, claimed map[
 			wrong("address %s has two lists of names", a.IP)
 		}
 		aliases[a.IP] = true
+		for _, name := range a.Hostnames {
+			for _, problem := range validation.IsDNS1123Subdomain(name) {
+				wrong("%s by the name %s: %s", a.IP, name, problem)
+			}
+		}
+	}
+	if s := t.Spec.SecurityContext; s != nil {
+		for _, one := range s.Sysctls {
+			if t.Spec.HostNetwork && strings.HasPrefix(one.Name, "net.") || t.Spec.HostIPC && strings.HasPrefix(one.Name, "kernel.shm") {
+				wrong("sets %s of its node", one.Name)
+			}
+		}
 	}
 	containers := map[string]bool{}
 	for _, c := range slices.Concat(t.Spec.InitContainers, t.Spec.Containers) {
