@@ -124,6 +124,9 @@ func constraint(text string) (corev1.NodeSelectorRequirement, bool) {
 		return corev1.NodeSelectorRequirement{Key: "node-role.kubernetes.io/control-plane", Operator: exists}, true
 	}
 	label, known := nodeLabel(key)
+	if known && label == corev1.LabelArchStable { // which Docker names as machines do, and a cluster as Go does
+		value = cmp.Or(map[string]string{"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i386": "386", "i686": "386"}[strings.ToLower(value)], value)
+	}
 	if !ok || !known || len(validation.IsValidLabelValue(value)) > 0 {
 		return corev1.NodeSelectorRequirement{}, false
 	}
