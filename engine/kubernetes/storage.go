@@ -121,6 +121,9 @@ func (r *renderer) volumeMount(svc compose.Service, v compose.Mount, at string, 
 		return
 	}
 	mount.Name = "volume-" + short(v.Source)
+	if source, readOnly, _ := driven(r.p.Volumes[v.Source].DriverOpts); readOnly && source.NFS == nil {
+		mount.ReadOnly = true // of the kinds of volume only NFS says so itself
+	}
 	if source := r.projectVolume(v.Source); source.PersistentVolumeClaim != nil && !r.p.Volumes[v.Source].External {
 		mount.SubPath = path.Join(volumeRoot, mount.SubPath)
 	}
@@ -136,7 +139,10 @@ func (r *renderer) volumeMount(svc compose.Service, v compose.Mount, at string, 
 // projectVolume is a volume of the project: what its driver mounts, or its claim.
 func (r *renderer) projectVolume(key string) corev1.VolumeSource {
 	v := r.p.Volumes[key]
-	if source, ok := driven(v.DriverOpts); ok {
+	if source, _, ok := driven(v.DriverOpts); ok {
+		if lost := undriven(v.DriverOpts["o"]); len(lost) > 0 {
+			r.note(compose.JoinPath("volumes", key)+".driver_opts.o", "is changed: a pod mounts it as its node does, without %s", strings.Join(lost, ", "))
+		}
 		return source
 	}
 	if v.External {
@@ -214,29 +220,39 @@ func (r *renderer) claim(meta metav1.ObjectMeta, mode corev1.PersistentVolumeAcc
 	return c
 }
 
+// undriven are the options of a mount that a pod cannot ask for.
+func undriven(options string) (all []string) {
+	for _, option := range strings.Split(options, ",") {
+		if key, _, _ := strings.Cut(option, "="); !slices.Contains([]string{"", "addr", "size", "bind", "ro", "rw"}, key) {
+			all = append(all, option)
+		}
+	}
+	return all
+}
+
 // driven reads the options of the driver local where they mount what a pod can mount itself: NFS, memory, a folder of the
-// node.
-func driven(opts map[string]string) (corev1.VolumeSource, bool) {
+// node. readOnly says that nobody may write there.
+func driven(opts map[string]string) (source corev1.VolumeSource, readOnly, ok bool) {
 	options := map[string]string{}
 	for _, option := range strings.Split(opts["o"], ",") {
 		key, value, _ := strings.Cut(option, "=")
 		options[key] = value
 	}
 	_, bind := options["bind"]
-	_, readOnly := options["ro"]
+	_, readOnly = options["ro"]
 	switch kind := opts["type"]; {
 	case (kind == "nfs" || kind == "nfs4") && options["addr"] != "" && strings.HasPrefix(strings.TrimPrefix(opts["device"], ":"), "/"):
-		return corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{Server: options["addr"], Path: strings.TrimPrefix(opts["device"], ":"), ReadOnly: readOnly}}, true
+		return corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{Server: options["addr"], Path: strings.TrimPrefix(opts["device"], ":"), ReadOnly: readOnly}}, readOnly, true
 	case kind == "tmpfs":
 		source := &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}
 		if size, err := units.RAMInBytes(options["size"]); err == nil && size > 0 {
 			source.SizeLimit = resource.NewQuantity(size, resource.BinarySI)
 		}
-		return corev1.VolumeSource{EmptyDir: source}, true
+		return corev1.VolumeSource{EmptyDir: source}, readOnly, true
 	case kind == "none" && bind && path.IsAbs(opts["device"]):
-		return corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path.Clean(opts["device"])}}, true
+		return corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path.Clean(opts["device"])}}, readOnly, true
 	}
-	return corev1.VolumeSource{}, false
+	return corev1.VolumeSource{}, false, false
 }
 
 // files mounts the secrets and configs of a service, each as one file.
