@@ -28,6 +28,9 @@ func (r *renderer) network(svc compose.Service, spec *corev1.PodSpec) {
 		} else {
 			spec.Hostname = svc.Hostname
 		}
+		if r.kindOf(svc) == statefulSet {
+			r.note(at(svc, "hostname"), "is changed: a pod with a volume of its own is called by its number: %s-0", r.names.of[svc.Name])
+		}
 	}
 	for _, host := range slices.Sorted(maps.Keys(svc.ExtraHosts)) {
 		for _, address := range svc.ExtraHosts[host] {

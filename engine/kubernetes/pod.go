@@ -69,8 +69,8 @@ func (r *renderer) container(svc compose.Service, k kind) corev1.Container {
 	if k != job {
 		r.probes(svc, &c)
 		c.Lifecycle = r.lifecycle(svc, unrouteSeconds)
-	} else if len(svc.PreStop)+len(svc.PostStart) > 0 {
-		c.Lifecycle = r.lifecycle(svc, 0) // nobody sends it requests
+	} else if l := r.lifecycle(svc, 0); *l != (corev1.Lifecycle{}) { // nobody sends it requests
+		c.Lifecycle = l
 	}
 	for _, p := range ports(svc) {
 		one := corev1.ContainerPort{Name: p.name, ContainerPort: p.number, Protocol: p.protocol}

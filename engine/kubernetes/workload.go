@@ -138,6 +138,9 @@ func (r *renderer) checkRestart(svc compose.Service, k kind) {
 	case (k == deployment || k == statefulSet) && condition == "on-failure":
 		r.note(path, "is changed: a service that others reach is started again whatever its exit code")
 	}
+	if p := svc.Deploy.RestartPolicy; p != nil && p.MaxAttempts != nil && k != job {
+		r.note(path+".max_attempts", "has no effect: what is to serve is started again however often it ends")
+	}
 	if k == job && svc.Deploy.Replicas != nil && *svc.Deploy.Replicas > 1 {
 		r.note(at(svc, "deploy.replicas"), "is changed: so many pods of the Job have to complete")
 	}
@@ -302,6 +305,15 @@ func patience(svc compose.Service) int32 {
 func clampSeconds(n int64) int32 { return int32(min(n, math.MaxInt32/2)) }
 
 func (r *renderer) statefulSet(svc compose.Service, t corev1.PodTemplateSpec, claims []corev1.PersistentVolumeClaim) *appsv1.StatefulSet {
+	if u := svc.Deploy.UpdateConfig; u != nil {
+		path := at(svc, "deploy.update_config")
+		if u.Order == compose.StartFirst {
+			r.note(path+".order", "is changed: a pod that has a volume of its own is stopped before the next one starts")
+		}
+		if n := engine.Replicas(svc); u.Parallelism != nil && *u.Parallelism != 1 && n > 1 {
+			r.note(path+".parallelism", "has no effect: pods that have volumes of their own are replaced one after the other")
+		}
+	}
 	return &appsv1.StatefulSet{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"},
 		ObjectMeta: r.workloadMeta(svc, r.names.of[svc.Name]),
