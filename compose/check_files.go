@@ -62,6 +62,20 @@ func (l *loading) checkService(m *mark, path string) {
 		}
 	}
 	l.checkShortForms(m, path)
+	l.checkVariableFiles(m, path)
+}
+
+// checkVariableFiles looks at the files that a service has variables and labels from.
+func (l *loading) checkVariableFiles(m *mark, path string) {
+	set := environment{}
+	if own := m.at("environment"); own != nil {
+		for name, value := range normal(own, []string{"services", "", "environment"}).fields {
+			if value.value != nil {
+				set[name] = value.text()
+			}
+		}
+	}
+	read := set.under(nil)
 	for _, key := range []string{"env_file", "label_file"} {
 		list := m.at(key)
 		if list == nil {
@@ -71,8 +85,12 @@ func (l *loading) checkService(m *mark, path string) {
 		if list.kind == listMark {
 			items = list.items
 		}
+		vars, known := read, []environment{l.env, set}
+		if key == "label_file" {
+			vars, known = environment{}, nil
+		}
 		for i, item := range items {
-			l.checkEnvFile(item, indexPath(path+"."+key, i))
+			l.checkEnvFile(item, indexPath(path+"."+key, i), vars, known...)
 		}
 	}
 }
@@ -114,8 +132,8 @@ func (l *loading) checkShortForms(m *mark, path string) {
 	}
 }
 
-// checkEnvFile looks at a file before compose-go reads it.
-func (l *loading) checkEnvFile(item *mark, path string) {
+// checkEnvFile looks at a file before compose-go reads it, and adds its variables to vars. It may use those of known, which win.
+func (l *loading) checkEnvFile(item *mark, path string, vars environment, known ...environment) {
 	file, required := item, true
 	if item.kind == mappingMark {
 		file = item.at("path")
@@ -143,25 +161,31 @@ func (l *loading) checkEnvFile(item *mark, path string) {
 		format := item.at("format").text()
 		if format != "" && format != "raw" {
 			l.errorMark(item, path, "the format %s is not known: it may be raw", quoted(format))
-		} else if err := l.readableVariables(content, format); err != nil {
+		} else if err := readableVariables(content, format, vars, known...); err != nil {
 			l.errorMark(item, path, "%s cannot be read: %v", shorten(where, l.cwd), maskLine(err))
 		}
 	}
 }
 
-// readableVariables reads an environment file as compose-go will, for its errors.
-func (l *loading) readableVariables(content []byte, format string) error {
-	lookup := func(name string) (string, bool) {
-		v, ok := l.env[name]
-		return v, ok
+// readableVariables reads an environment file as compose-go will, for its errors, and adds its variables to vars.
+func readableVariables(content []byte, format string, vars environment, known ...environment) error {
+	all := append(known[:len(known):len(known)], environment{}.under(vars)) // as they are before the file
+	lookup := func(name string) (value string, ok bool) {
+		for _, env := range all {
+			if value, ok = env[name]; ok {
+				break
+			}
+		}
+		return value, ok
 	}
 	if format == "raw" {
-		return rawVariables(bytes.NewReader(content), "", map[string]string{}, lookup)
+		return rawVariables(bytes.NewReader(content), "", vars, lookup)
 	}
-	if err := boundedVariables(content, l.env); err != nil {
+	ok, err := boundedVariables(content, vars, known...)
+	if ok || err != nil {
 		return err
 	}
-	_, err := dotenv.ParseWithLookup(bytes.NewReader(content), lookup)
+	_, err = dotenv.ParseWithLookup(bytes.NewReader(content), lookup)
 	return err
 }
 

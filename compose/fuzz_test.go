@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
 )
 
 // FuzzLoad: any file gives a project that survives its own JSON or errors that name a place, and never a panic, a
@@ -80,6 +83,8 @@ func FuzzEnvFile(f *testing.F) {
 	f.Add("A=1\nB=${A}$A\n")
 	f.Add("A='x\ny'\nexport B=\"${A:-z}\"\n# c\n")
 	f.Add(laughs(30))
+	f.Add("\ufeff# a\n\nA: 1\nB : \"x\\\"\ny $A\"C='$B'\nexport D\nA\nE=a #b\nF=\n=x\n\"")
+	f.Add(escapedLaughs(3) + numberedLaughs(3))
 	f.Fuzz(func(t *testing.T, content string) {
 		if len(content) > 64<<10 {
 			return
@@ -91,6 +96,9 @@ func FuzzEnvFile(f *testing.F) {
 		vars, err := readEnvFiles([]string{file}, environment{"A": "known"})
 		if err != nil {
 			return
+		}
+		if want, err := dotenv.GetEnvFromFile(environment{"A": "known"}, []string{file}); err != nil || !maps.Equal(vars, want) {
+			t.Errorf("it is read as %q, and the library reads %q, %v", vars, want, err)
 		}
 		total := 0
 		for k, v := range vars {

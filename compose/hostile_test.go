@@ -70,23 +70,29 @@ func TestHostileFiles(t *testing.T) {
 		files map[string]string
 		want  string // part of an error
 	}{
-		"alias bomb":         {map[string]string{"compose.yaml": aliases(20, 10)}, "expanded"},
-		"merge bomb":         {map[string]string{"compose.yaml": mergeBomb(24)}, "expanded"},
-		"wide aliases":       {map[string]string{"compose.yaml": aliases(3, 100)}, "expanded"},
-		"10 MB scalar":       {map[string]string{"compose.yaml": fmt.Sprintf(service, strings.Repeat("a", 10<<20))}, "bytes"},
-		"2 MB scalar":        {map[string]string{"compose.yaml": fmt.Sprintf(service, strings.Repeat("a", 2<<20))}, "put it in a file"},
-		"deep flow":          {map[string]string{"compose.yaml": "x-a: " + strings.Repeat("[", 100000)}, "nested"},
-		"deep mixed":         {map[string]string{"compose.yaml": "x-a: " + strings.Repeat("[a, {b: ", 5000)}, ""},
-		"deep block":         {map[string]string{"compose.yaml": "x-a:\n" + deepBlock(2000)}, "nested"},
-		"deep sequence":      {map[string]string{"compose.yaml": "x-a:\n  " + strings.Repeat("- ", 100000) + "a"}, ""},
-		"many keys":          {map[string]string{"compose.yaml": "x-a:\n" + manyKeys(200000)}, "values"},
-		"braces":             {map[string]string{"compose.yaml": fmt.Sprintf(service, `"`+strings.Repeat("${a:-", 50000)+`"`)}, "variables"},
-		"variable growth":    {map[string]string{".env": "A=" + strings.Repeat("x", 1<<20), "compose.yaml": fmt.Sprintf(service, "\""+strings.Repeat("$A", 1000)+"\"")}, "variables"},
-		"variable laughs":    {map[string]string{".env": laughs(40), "compose.yaml": "services: {web: {image: x}}"}, "larger"},
-		"env_file laughs":    {map[string]string{"l.env": laughs(40), "compose.yaml": "services: {web: {image: x, env_file: l.env}}"}, "larger"},
-		"quoted laughs":      {map[string]string{".env": "X=\"\n" + strings.ReplaceAll(laughs(40), "\n", "\n\"\nY=\""), "compose.yaml": "services: {web: {image: x}}"}, ""},
-		"include itself":     {map[string]string{"compose.yaml": "include: [compose.yaml]\nservices: {web: {image: x}}"}, "includes itself"},
-		"include each other": {map[string]string{"compose.yaml": "include: [b.yaml]\nservices: {web: {image: x}}", "b.yaml": "include: [compose.yaml]"}, "includes itself"},
+		"alias bomb":          {map[string]string{"compose.yaml": aliases(20, 10)}, "expanded"},
+		"merge bomb":          {map[string]string{"compose.yaml": mergeBomb(24)}, "expanded"},
+		"wide aliases":        {map[string]string{"compose.yaml": aliases(3, 100)}, "expanded"},
+		"10 MB scalar":        {map[string]string{"compose.yaml": fmt.Sprintf(service, strings.Repeat("a", 10<<20))}, "bytes"},
+		"2 MB scalar":         {map[string]string{"compose.yaml": fmt.Sprintf(service, strings.Repeat("a", 2<<20))}, "put it in a file"},
+		"deep flow":           {map[string]string{"compose.yaml": "x-a: " + strings.Repeat("[", 100000)}, "nested"},
+		"deep mixed":          {map[string]string{"compose.yaml": "x-a: " + strings.Repeat("[a, {b: ", 5000)}, ""},
+		"deep block":          {map[string]string{"compose.yaml": "x-a:\n" + deepBlock(2000)}, "nested"},
+		"deep sequence":       {map[string]string{"compose.yaml": "x-a:\n  " + strings.Repeat("- ", 100000) + "a"}, ""},
+		"many keys":           {map[string]string{"compose.yaml": "x-a:\n" + manyKeys(200000)}, "values"},
+		"braces":              {map[string]string{"compose.yaml": fmt.Sprintf(service, `"`+strings.Repeat("${a:-", 50000)+`"`)}, "variables"},
+		"variable growth":     {map[string]string{".env": "A=" + strings.Repeat("x", 1<<20), "compose.yaml": fmt.Sprintf(service, "\""+strings.Repeat("$A", 1000)+"\"")}, "variables"},
+		"variable laughs":     {map[string]string{".env": laughs(40), "compose.yaml": "services: {web: {image: x}}"}, "larger"},
+		"env_file laughs":     {map[string]string{"l.env": laughs(40), "compose.yaml": "services: {web: {image: x, env_file: l.env}}"}, "larger"},
+		"quoted laughs":       {map[string]string{".env": "X=\"\n" + strings.ReplaceAll(laughs(40), "\n", "\n\"\nY=\""), "compose.yaml": "services: {web: {image: x}}"}, ""},
+		"colon laughs":        {map[string]string{".env": strings.ReplaceAll(laughs(40), "=", ": "), "compose.yaml": "services: {web: {image: x}}"}, "larger"},
+		"escaped laughs":      {map[string]string{".env": escapedLaughs(40), "compose.yaml": "services: {web: {image: x}}"}, "larger"},
+		"numbered laughs":     {map[string]string{".env": numberedLaughs(40), "compose.yaml": "services: {web: {image: x}}"}, "larger"},
+		"laughs over files":   {laughingFiles(40), "larger"},
+		"laughs of a service": {map[string]string{"l.env": "B=" + strings.Repeat("$A", 10_000), "compose.yaml": "services: {web: {image: x, env_file: l.env, environment: {A: " + strings.Repeat("x", 900<<10) + "}}}"}, "larger"},
+		"env_file braces":     {map[string]string{".env": "A=" + strings.Repeat("${a:-", 50000), "compose.yaml": "services: {web: {image: x}}"}, "variables"},
+		"include itself":      {map[string]string{"compose.yaml": "include: [compose.yaml]\nservices: {web: {image: x}}"}, "includes itself"},
+		"include each other":  {map[string]string{"compose.yaml": "include: [b.yaml]\nservices: {web: {image: x}}", "b.yaml": "include: [compose.yaml]"}, "includes itself"},
 		"include doubling": {nested(60, func(i int) string {
 			if i == 59 {
 				return "services: {leaf: {image: x}}\n"
@@ -241,6 +247,38 @@ func laughs(n int) string {
 		fmt.Fprintf(&b, "A%d=${A%d}$A%d\n", i, i-1, i-1)
 	}
 	return b.String()
+}
+
+// escapedLaughs are laughs whose first variable is long: a quote in it ends nothing.
+func escapedLaughs(n int) string {
+	var b strings.Builder
+	b.WriteString("A0=\"\\\"\nX=" + strings.Repeat("x", 1000) + "\"\n")
+	for i := 1; i <= n; i++ {
+		fmt.Fprintf(&b, "A%d=\"\\\"\nX=$A%d$A%d\"\n", i, i-1, i-1)
+	}
+	return b.String()
+}
+
+// numberedLaughs are laughs that write the dollar sign by its number.
+func numberedLaughs(n int) string {
+	var b strings.Builder
+	b.WriteString("A0=" + strings.Repeat("x", 100) + "\n")
+	for i := 1; i <= n; i++ {
+		fmt.Fprintf(&b, `A%d="\0044A%d \0044A%d"`+"\n", i, i-1, i-1)
+	}
+	return b.String()
+}
+
+// laughingFiles are files of variables of one service, each of which doubles a variable of the one before.
+func laughingFiles(n int) map[string]string {
+	files, names := map[string]string{"0.env": "A=" + strings.Repeat("x", 100)}, "0.env"
+	for i := 1; i <= n; i++ {
+		name := fmt.Sprintf("%d.env", i)
+		files[name] = "A=$A$A"
+		names += ", " + name
+	}
+	files["compose.yaml"] = "services: {web: {image: x, env_file: [" + names + "]}}"
+	return files
 }
 
 func chain(n int) map[string]string {

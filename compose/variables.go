@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/template"
@@ -34,8 +35,7 @@ func (l *loading) substitute(text string, src *source, n *yaml.Node, path string
 	if !strings.Contains(text, "$") {
 		return text, false
 	}
-	// The library reads the rest of a value again for every brace in it.
-	if braces := strings.Count(text, "${"); braces > 1000 || braces*len(text) > 8<<20 {
+	if tooManyUses(text) {
 		l.errorAt(src.path, n.Line, n.Column, path, "too many variables in one value of %d bytes: take it apart", len(text))
 		return text, true
 	}
@@ -97,14 +97,20 @@ func (l *loading) warnUnset(text string, src *source, n *yaml.Node, path string)
 // readEnvFiles reads files of variables; known variables may be used in them, and win.
 func readEnvFiles(files []string, known environment) (map[string]string, error) {
 	files = slices.DeleteFunc(slices.Clone(files), func(f string) bool { return f == os.DevNull })
+	read, readable := map[string]string{}, true
 	for _, file := range files {
 		content, err := readLimited(file)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		if err := boundedVariables(content, known); err != nil {
+		ok, err := boundedVariables(content, read, known)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
+		readable = readable && ok
+	}
+	if readable {
+		return read, nil
 	}
 	vars, err := dotenv.GetEnvFromFile(known, files)
 	if err != nil {
@@ -124,40 +130,95 @@ var quotedRest = regexp.MustCompile(`(?:"|\bvalue ').*`)
 // variableDefault is the begin of a use that says what counts where the variable is not set, be it nothing.
 var variableDefault = regexp.MustCompile(`(?i)\$\{([_a-z][_a-z0-9]*):?[-+?]`)
 
-var variableUse = regexp.MustCompile(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`)
-
-// boundedVariables refuses a file whose variables double one another until memory ends. It is an upper bound made
-// before the library reads the file.
-func boundedVariables(content []byte, known environment) error {
-	size := map[string]int{}
-	total, key, open := 0, "", byte(0)
-	for i, line := range strings.Split(string(content), "\n") {
-		value := line
-		if name, rest, ok := strings.Cut(line, "="); ok && open == 0 {
-			key = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(name), "export "))
-			value = strings.TrimSpace(rest)
-			size[key] = 0
-			if value != "" && (value[0] == '"' || value[0] == '\'') {
-				open = value[0]
-				value = value[1:]
-			}
-		}
-		if open != 0 && strings.IndexByte(value, open) >= 0 {
-			open = 0
-		}
-		n := len(value)
-		for _, use := range variableUse.FindAllStringSubmatch(value, -1) {
-			n += size[use[1]] + len(known[use[1]])
-			if n > maxFileSize {
+// boundedVariables reads a file of variables as the library will, and adds them to vars. It refuses one whose variables double one
+// another until memory ends: the library is handed one statement at a time, and no more for the variables it uses than there is room
+// for. Variables of known win over those of the file. Not ok: the library refuses the file, and says why.
+func boundedVariables(content []byte, vars map[string]string, known ...environment) (ok bool, err error) {
+	room, left := maxFileSize, 0 // for the values of the file, and for what one of them uses
+	lookup := func(name string) (value string, ok bool) {
+		for _, env := range append(known[:len(known):len(known)], vars) {
+			if value, ok = env[name]; ok {
 				break
 			}
 		}
-		size[key] += n
-		if total += n; total > maxFileSize {
-			return fmt.Errorf("line %d: the variables become larger than %d bytes", i+1, maxFileSize)
+		if left -= len(value); left < 0 {
+			return "", true
+		}
+		return value, ok
+	}
+	line := 1
+	for rest := strings.TrimPrefix(string(content), "\ufeff"); ; {
+		begin := afterBlanks(rest)
+		if line += strings.Count(rest[:len(rest)-len(begin)], "\n"); begin == "" {
+			return true, nil
+		}
+		var one string
+		one, rest = statement(begin)
+		if tooManyUses(one) {
+			return false, fmt.Errorf("line %d: too many variables in one value of %d bytes: take it apart", line, len(one))
+		}
+		left = room
+		set, err := dotenv.UnmarshalWithLookup(one, lookup)
+		for name, value := range set {
+			vars[name] = value
+			room -= len(value)
+		}
+		if left < 0 || room < 0 {
+			return false, fmt.Errorf("line %d: the variables become larger than %d bytes", line, maxFileSize)
+		}
+		if err != nil {
+			return false, nil
+		}
+		line += strings.Count(one, "\n")
+	}
+}
+
+// tooManyUses says that a value has so many variables that the library, which reads the rest again for every brace in it, would take
+// minutes. In double quotes any character may be written by its number.
+func tooManyUses(value string) bool {
+	braces := strings.Count(value, "${") + strings.Count(value, `$\`) + strings.Count(value, `\0044`)
+	return braces > 1000 || braces*len(value) > 8<<20
+}
+
+// afterBlanks returns the text from its first statement on, without the blank lines and comments before it.
+func afterBlanks(text string) string {
+	for {
+		if text = strings.TrimLeftFunc(text, unicode.IsSpace); !strings.HasPrefix(text, "#") {
+			return text
+		}
+		_, text, _ = strings.Cut(text, "\n")
+	}
+}
+
+// statement takes the first statement off a text that begins with one. Like the library it knows KEY=value, KEY: value and KEY, and
+// values in quotes that go over lines.
+func statement(text string) (first, rest string) {
+	end := strings.IndexAny(text, "=:\n")
+	if end < 0 {
+		return text, ""
+	}
+	if rest = text[end+1:]; text[end] != '\n' {
+		rest = strings.TrimLeft(rest, "\t\v\f\r \u0085\u00a0")
+		if rest != "" && (rest[0] == '"' || rest[0] == '\'') {
+			rest = afterQuotes(rest)
+		} else {
+			_, rest, _ = strings.Cut(rest, "\n")
 		}
 	}
-	return nil
+	return text[:len(text)-len(rest)], rest
+}
+
+// afterQuotes returns what follows the quoted value that a text begins with, "" where the quotes are not closed.
+func afterQuotes(text string) string {
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case text[0]:
+			return text[i+1:]
+		}
+	}
+	return ""
 }
 
 func controlCharacter(s string) string {
