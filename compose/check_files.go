@@ -62,11 +62,17 @@ func (l *loading) checkService(m *mark, path string) {
 		}
 	}
 	l.checkShortForms(m, path)
-	l.checkVariableFiles(m, path)
+	read := l.checkVariableFiles(m, path, environment{})
+	if steps := m.at("pre_start"); steps != nil {
+		for i, step := range steps.items {
+			l.checkVariableFiles(step, indexPath(path+".pre_start", i), read)
+		}
+	}
 }
 
-// checkVariableFiles looks at the files that a service has variables and labels from.
-func (l *loading) checkVariableFiles(m *mark, path string) {
+// checkVariableFiles looks at the files that a service, or a step before its start, has variables and labels from. It returns the
+// variables, with those of before, which a step takes over.
+func (l *loading) checkVariableFiles(m *mark, path string, before environment) environment {
 	set := environment{}
 	if own := m.at("environment"); own != nil {
 		for name, value := range normal(own, []string{"services", "", "environment"}).fields {
@@ -75,7 +81,7 @@ func (l *loading) checkVariableFiles(m *mark, path string) {
 			}
 		}
 	}
-	read := set.under(nil)
+	read := set.under(before)
 	for _, key := range []string{"env_file", "label_file"} {
 		list := m.at(key)
 		if list == nil {
@@ -93,6 +99,7 @@ func (l *loading) checkVariableFiles(m *mark, path string) {
 			l.checkEnvFile(item, indexPath(path+"."+key, i), vars, known...)
 		}
 	}
+	return set.under(read)
 }
 
 // checkShortForms checks values that compose-go takes apart and, where it cannot, does not say where they stand.

@@ -91,6 +91,10 @@ func TestHostileFiles(t *testing.T) {
 		"laughs over files":   {laughingFiles(40), "larger"},
 		"laughs of a service": {map[string]string{"l.env": "B=" + strings.Repeat("$A", 10_000), "compose.yaml": "services: {web: {image: x, env_file: l.env, environment: {A: " + strings.Repeat("x", 900<<10) + "}}}"}, "larger"},
 		"env_file braces":     {map[string]string{".env": "A=" + strings.Repeat("${a:-", 50000), "compose.yaml": "services: {web: {image: x}}"}, "variables"},
+		"step laughs":         {map[string]string{"l.env": laughs(40), "compose.yaml": stepWith("env_file: l.env")}, "larger"},
+		"step device":         {map[string]string{"compose.yaml": stepWith("env_file: /dev/zero")}, "not a regular file"},
+		"step label device":   {map[string]string{"compose.yaml": stepWith("label_file: [/dev/zero]")}, "not a regular file"},
+		"step outside":        {map[string]string{"compose.yaml": stepWith("env_file: [{path: ../../../../../../etc/passwd}]")}, "leads out of the project"},
 		"include itself":      {map[string]string{"compose.yaml": "include: [compose.yaml]\nservices: {web: {image: x}}"}, "includes itself"},
 		"include each other":  {map[string]string{"compose.yaml": "include: [b.yaml]\nservices: {web: {image: x}}", "b.yaml": "include: [compose.yaml]"}, "includes itself"},
 		"include doubling": {nested(60, func(i int) string {
@@ -279,6 +283,11 @@ func laughingFiles(n int) map[string]string {
 	}
 	files["compose.yaml"] = "services: {web: {image: x, env_file: [" + names + "]}}"
 	return files
+}
+
+// stepWith is a project whose service has a step before its start.
+func stepWith(key string) string {
+	return "services: {web: {image: x, pre_start: [{command: [a], " + key + "}]}}"
 }
 
 func chain(n int) map[string]string {

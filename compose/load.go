@@ -292,6 +292,8 @@ func isPath(pattern, value string) bool {
 	}
 	switch pattern {
 	case "services.*.build.context", "services.*.env_file[]", "services.*.env_file[].path", "services.*.label_file[]",
+		"services.*.pre_start[].env_file", "services.*.pre_start[].env_file[]", "services.*.pre_start[].env_file[].path",
+		"services.*.pre_start[].label_file", "services.*.pre_start[].label_file[]",
 		"services.*.develop.watch[].path", "secrets.*.file", "configs.*.file":
 		return true
 	case "services.*.volumes[]", "services.*.volumes[].source":
