@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
@@ -62,12 +63,21 @@ func (l *loading) checkService(m *mark, path string) {
 		}
 	}
 	l.checkShortForms(m, path)
+	if !l.active(m) {
+		return // nobody reads its files
+	}
 	read := l.checkVariableFiles(m, path, environment{})
 	if steps := m.at("pre_start"); steps != nil {
 		for i, step := range steps.items {
 			l.checkVariableFiles(step, indexPath(path+".pre_start", i), read)
 		}
 	}
+}
+
+// active says whether a service runs with the profiles that are asked for.
+func (l *loading) active(m *mark) bool {
+	profiles := texts(m.at("profiles"))
+	return len(profiles) == 0 || slices.ContainsFunc(l.profiles, func(p string) bool { return p == "*" || slices.Contains(profiles, p) })
 }
 
 // checkVariableFiles looks at the files that a service, or a step before its start, has variables and labels from. It returns the

@@ -59,7 +59,9 @@ func TestWhatIsLoaded(t *testing.T) {
 		"copy":                             {files: map[string]string{"compose.yaml": "name: shop\n" + one}, opt: Options{Copy: "a1"}, want: result{"shop-a1", "none", []string{"compose.yaml"}}},
 		"copy of a given":                  {files: map[string]string{"compose.yaml": one}, opt: Options{Name: "n", Copy: "a"}, want: result{"n-a", "none", []string{"compose.yaml"}}},
 		"the project's name is a variable": {files: map[string]string{"compose.yaml": "name: shop\nservices: {web: {image: \"$COMPOSE_PROJECT_NAME\"}}"}, want: result{"shop", "shop", []string{"compose.yaml"}}},
-		"project directory":                {files: map[string]string{"deploy/c.yaml": one, ".env": "IMAGE=top"}, opt: Options{Name: "n", Files: []string{"deploy/c.yaml"}, ProjectDirectory: "."}, want: result{"n", "top", []string{"deploy/c.yaml"}}},
+		"files of a service that is not active": {files: map[string]string{"compose.yaml": "services: {web: {image: none}, dev: {image: x, profiles: [dev], env_file: missing.env, label_file: missing.labels}}"}, opt: Options{Name: "n"},
+			want: result{"n", "none", []string{"compose.yaml"}}},
+		"project directory": {files: map[string]string{"deploy/c.yaml": one, ".env": "IMAGE=top"}, opt: Options{Name: "n", Files: []string{"deploy/c.yaml"}, ProjectDirectory: "."}, want: result{"n", "top", []string{"deploy/c.yaml"}}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -102,6 +104,8 @@ func TestWhatCannotBeLoaded(t *testing.T) {
 		"bad environment":     {map[string]string{"compose.yaml": one}, Options{Environment: "../x"}, "is not the name of an environment"},
 		"bad copy":            {map[string]string{"compose.yaml": one}, Options{Copy: "../x"}, "is not the name of a copy"},
 		"bad name":            {map[string]string{"compose.yaml": one}, Options{Name: "A B"}, "cannot be the project's name"},
+		"file of a profile":   {map[string]string{"compose.yaml": "services: {web: {image: x, profiles: [a, dev], env_file: missing.env}}"}, Options{Profiles: []string{"dev"}}, "missing.env does not exist"},
+		"file of all":         {map[string]string{"compose.yaml": "services: {web: {image: x, profiles: [a], env_file: missing.env}}"}, Options{Profiles: []string{"*"}}, "missing.env does not exist"},
 		"empty":               {map[string]string{"compose.yaml": "# nothing\n"}, Options{}, "is empty"},
 	}
 	for name, test := range tests {
