@@ -171,6 +171,8 @@ func (l *loading) checkAmounts(s Service, at string) {
 	}
 	if n := s.Deploy.Replicas; n != nil && *n < 0 {
 		l.errorPath(firstSet(scale, at+".scale", at+".deploy.replicas"), "is %d: it cannot be negative", *n)
+	} else if n != nil && *n > maxReplicas {
+		l.errorPath(firstSet(scale, at+".scale", at+".deploy.replicas"), "is %d: at most %d are run", *n, maxReplicas)
 	}
 	if n := s.Deploy.Replicas; n != nil && *n > 1 && s.ContainerName != "" {
 		l.errorPath(at+".container_name", "cannot be set with %d replicas, which need names of their own: remove it", *n)

@@ -56,10 +56,12 @@ func badForm(v any, t reflect.Type) string {
 		}
 		return ""
 	case reflect.TypeFor[types.UnitBytes]():
-		if _, err := strconv.ParseInt(text, 10, 64); err == nil {
+		// What YAML takes for a number with a fraction, such as 1e9, compose-go leaves out without a word.
+		_, fraction := v.(float64)
+		if _, err := strconv.ParseInt(text, 10, 64); err == nil && !fraction {
 			return ""
 		}
-		if _, err := units.RAMInBytes(text); err != nil {
+		if n, err := units.RAMInBytes(text); err != nil || n < 0 || fraction {
 			return "a size: write a number with a unit, such as 128M or 2g"
 		}
 		return ""

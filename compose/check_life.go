@@ -31,6 +31,7 @@ func (l *loading) checkLife(s Service, at string) {
 	if s.StopSignal != "" && !isSignal(s.StopSignal) {
 		l.errorPath(at+".stop_signal", "%s is not a signal: write a name such as SIGTERM, or a number", quoted(s.StopSignal))
 	}
+	l.checkNotNegative(s.StopGracePeriod, at+".stop_grace_period")
 	if h := s.Healthcheck; h != nil {
 		l.checkHealthcheck(h, at+".healthcheck")
 	}
@@ -60,6 +61,10 @@ func (l *loading) checkLife(s Service, at string) {
 	if m := s.Deploy.Mode; m != "" && !slices.Contains([]string{"replicated", "global", "replicated-job", "global-job"}, m) {
 		l.errorPath(at+".deploy.mode", "%s is not known%s", quoted(m), didYouMean(m, []string{"replicated", "global"}))
 	}
+	if r := s.Deploy.RestartPolicy; r != nil {
+		l.checkNotNegative(r.Delay, at+".deploy.restart_policy.delay")
+		l.checkNotNegative(r.Window, at+".deploy.restart_policy.window")
+	}
 	if r := s.Deploy.RestartPolicy; r != nil && r.Condition != "" && !slices.Contains([]string{"none", "on-failure", "any"}, r.Condition) {
 		l.errorPath(at+".deploy.restart_policy.condition", "%s is not known%s", quoted(r.Condition), didYouMean(r.Condition, []string{"none", "on-failure", "any"}))
 	}
@@ -76,8 +81,17 @@ func (l *loading) checkUpdate(u *UpdateConfig, at string, actions []string) {
 	if u.FailureAction != "" && !slices.Contains(actions, u.FailureAction) {
 		l.errorPath(at+".failure_action", "%s is not known%s", quoted(u.FailureAction), didYouMean(u.FailureAction, actions))
 	}
+	l.checkNotNegative(u.Delay, at+".delay")
+	l.checkNotNegative(u.Monitor, at+".monitor")
 	if u.MaxFailureRatio < 0 || u.MaxFailureRatio > 1 {
 		l.errorPath(at+".max_failure_ratio", "is %g: it must be from 0 to 1", u.MaxFailureRatio)
+	}
+}
+
+// checkNotNegative checks a duration: one below zero is over before it has begun.
+func (l *loading) checkNotNegative(d *Duration, at string) {
+	if d != nil && *d < 0 {
+		l.errorPath(at, "is %s: it cannot be negative", d)
 	}
 }
 

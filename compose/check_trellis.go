@@ -295,6 +295,9 @@ func (l *loading) checkAutoscale(s Service, a *Autoscale, at string) {
 	if a.Max < 1 {
 		l.errorPath(at, "max must be at least 1")
 	}
+	if a.Max > maxReplicas {
+		l.errorPath(at+".max", "is %d: at most %d are run", a.Max, maxReplicas)
+	}
 	if a.Min < 0 {
 		l.errorPath(at+".min", "is %d: it must be 0 or more", a.Min)
 	}

@@ -25,6 +25,7 @@ const (
 	maxExtended   = 250_000   // values that services take over by extends, together
 	maxDepth      = 64        // mappings and lists within each other
 	maxPorts      = 10_000    // ports of one list, ranges taken apart
+	maxReplicas   = 10_000    // of one service, as 'trellis scale' has it
 	maxExpansion  = 16 << 20  // bytes that variables add to one project
 	maxCompared   = 20 << 20  // values that are compared to merge lists, such as 3,000 with 3,000
 	maxErrors     = 1000      // that are told of: each is compared with those before
