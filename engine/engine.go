@@ -209,7 +209,7 @@ const (
 	EffectInPlace   = "in-place"   // carried out on what runs
 	EffectRollout   = "rollout"    // instances are replaced, start-first
 	EffectStopFirst = "stop-first" // instances are stopped before their replacements start
-	EffectDataLoss  = "data-loss"
+	EffectDataLoss  = "data-loss"  // a volume leaves the project: no service has its data any more, and no apply deletes it
 )
 
 // Change is one difference, in Compose paths. Values that look like secrets are masked in From and To.

@@ -13,7 +13,7 @@ import (
 
 // consequences say in words what an effect means for what runs, in the order in which they matter.
 var consequences = []struct{ effect, words string }{
-	{engine.EffectDataLoss, "data is lost"},
+	{engine.EffectDataLoss, "no service has its data any more, which stays until somebody deletes it"},
 	{engine.EffectStopFirst, "stopped before the replacement starts"},
 	{engine.EffectRollout, "replaced under traffic, without loss"},
 	{engine.EffectInPlace, "carried out on what runs, nothing restarts"},

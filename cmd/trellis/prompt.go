@@ -15,8 +15,8 @@ import (
 	"trellis/engine"
 )
 
-// risks returns what a person has to agree to before a plan is carried out, one sentence each: lost data, removed
-// services, routes that open without auth. before is the project as applied last, nil for none.
+// risks returns what a person has to agree to before a plan is carried out, one sentence each: volumes that
+// are let go, removed services, routes that open without auth. before is the project as applied last, nil for none.
 func risks(changes []engine.Change, before *compose.Project, after compose.Project) []string {
 	var all []string
 	say := func(format string, args ...any) {
@@ -26,7 +26,7 @@ func risks(changes []engine.Change, before *compose.Project, after compose.Proje
 	}
 	for _, c := range changes {
 		if c.Effect == engine.EffectDataLoss {
-			say("loses data: %s", c.Path)
+			say("lets go of %s: no service has its data any more, which stays until somebody deletes it", c.Path)
 		}
 	}
 	for _, c := range changes {

@@ -33,8 +33,8 @@ With -d it returns then. Without, it goes on to show the services' output:
 Ctrl-C stops what this up has started (a second one: at once), and only lets go
 of a project that ran before. A closed terminal never stops anything.
 
-It asks only where the plan loses data, removes a service or opens a route
-without auth; where there is no terminal to ask, exactly these need --yes.
+It asks only where the plan lets go of a volume, removes a service or opens a
+route without auth; where there is no terminal to ask, exactly these need --yes.
 
 A second checkout of the project, or a --copy, runs beside the first: a port that
 the other one has is replaced by one that is free, once, and printed. A checkout

@@ -71,7 +71,7 @@ func (r *project) planUpdate(m *projectModel, before projectModel, plan cli.Plan
 }
 
 // tellWarnings says what a reader of the plan has to know beyond it: why something is done though the files change nothing, what is
-// stopped or lost, and what of the files is not carried out as written.
+// stopped or let go, and what of the files is not carried out as written.
 func tellWarnings(m projectModel, plan cli.Plan, diags *diag.Diagnostics) {
 	if plan.Again != "" {
 		diags.AddAttributeWarning(path.Root("file"), plan.Project+": carried out again", "The files change nothing, but "+plan.Again+".")
@@ -83,8 +83,8 @@ func tellWarnings(m projectModel, plan cli.Plan, diags *diag.Diagnostics) {
 		}
 	}
 	if len(hard) > 0 {
-		diags.AddAttributeWarning(path.Root("file"), plan.Project+": something is stopped or lost",
-			"stop-first: stopped before, or without, something that starts in its place. data-loss: what it holds is gone.\n\n"+strings.Join(hard, "\n"))
+		diags.AddAttributeWarning(path.Root("file"), plan.Project+": something is stopped or let go",
+			"stop-first: stopped before, or without, something that starts in its place. data-loss: no service has its data any more, which stays until somebody deletes it.\n\n"+strings.Join(hard, "\n"))
 	}
 	var notes []string
 	for _, w := range plan.Warnings {

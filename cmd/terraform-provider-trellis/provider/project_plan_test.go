@@ -49,8 +49,10 @@ func TestPlanOfWhatIsCarriedOutAgain(t *testing.T) {
 		empty  bool
 		warns  string
 	}{
-		"as it was applied":    {ran(true), web + "}", true, ""},
-		"carried out again":    {ran(true), web + `, "again": "` + behind + `"}`, false, behind},
+		"as it was applied": {ran(true), web + "}", true, ""},
+		"carried out again": {ran(true), web + `, "again": "` + behind + `"}`, false, behind},
+		"a volume leaves": {ran(true), strings.Replace(web, "[]", `[{"path": "volumes.data", "action": "remove", "effect": "data-loss"}]`, 1) + "}", false,
+			"data-loss: no service has its data any more, which stays until somebody deletes it.\n\nremove volumes.data"},
 		"has not become so":    {ran(false), web + "}", false, ""},
 		"new, and there it is": {projectModel{}, web + `, "again": "` + behind + `"}`, false, behind},
 	} {

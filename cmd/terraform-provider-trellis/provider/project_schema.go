@@ -108,7 +108,7 @@ func (r *project) Schema(ctx context.Context, _ resource.SchemaRequest, resp *re
 			},
 			"effects": schema.MapAttribute{
 				MarkdownDescription: "What the change that Terraform made last does to what runs, by Compose path: `in-place` (nothing restarts), `rollout` (replaced under traffic, without loss), " +
-					"`stop-first` (stopped before the replacement starts) or `data-loss`.",
+					"`stop-first` (stopped before the replacement starts) or `data-loss` (a volume that leaves the project: no service has its data any more, which stays until somebody deletes it).",
 				Computed: true, ElementType: types.StringType,
 			},
 			"timeouts": timeouts.Attributes(ctx, timeouts.Opts{

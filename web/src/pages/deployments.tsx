@@ -122,7 +122,7 @@ const effects: Record<string, string> = {
   "in-place": "carried out on what runs",
   rollout: "instances are replaced",
   "stop-first": "instances stop before their replacements start",
-  "data-loss": "loses data",
+  "data-loss": "no service has its data any more, which stays",
 };
 
 export function Rollouts({ rollouts }: { rollouts: Rollout[] }) {
