@@ -156,6 +156,36 @@ func TestWhatIsSavedComesBack(t *testing.T) {
 	_ = os.Chmod(filepath.Join(to, "volume", "void"), 0o755)
 }
 
+// TestALargeFileEndsWithItsContext: whoever gives up waits for no file.
+func TestALargeFileEndsWithItsContext(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "large"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "large"), 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w, err := NewWriter(giveUp(cancel), head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Tree(ctx, "data", dir); !errors.Is(err, context.Canceled) {
+		t.Errorf("the file is saved whole: %v", err)
+	}
+	if err := w.Close(true); err != nil {
+		t.Error(err)
+	}
+}
+
+// giveUp is called at every write, the first of which is in the middle of a large file.
+type giveUp func()
+
+func (g giveUp) Write(p []byte) (int, error) {
+	g()
+	return len(p), nil
+}
+
 func TestStreamsAndWhatIsLeftOut(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {

@@ -194,7 +194,7 @@ func (a *Writer) Tree(ctx context.Context, name, from string) (leftOut []string,
 		}
 		return nil, a.put(m, nil)
 	case unix.S_IFREG:
-		return nil, a.file(m, from)
+		return nil, a.file(ctx, m, from)
 	}
 	return []string{name}, nil
 }
@@ -224,7 +224,20 @@ func (a *Writer) directory(ctx context.Context, m Member, from string) (leftOut 
 	return leftOut, nil
 }
 
-func (a *Writer) file(m Member, from string) error {
+// until is a reader that fails once a context is done: a file may be larger than anybody waits for.
+type until struct {
+	ctx context.Context // of one read through the file alone
+	io.Reader
+}
+
+func (u until) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.Reader.Read(p)
+}
+
+func (a *Writer) file(ctx context.Context, m Member, from string) error {
 	// Not a link, and not a pipe that it has become since.
 	f, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -240,7 +253,7 @@ func (a *Writer) file(m Member, from string) error {
 	}
 	m = memberOf(m.Name, before)
 	m.Kind, m.Size = File, before.Size
-	if err := a.put(m, f); err != nil {
+	if err := a.put(m, until{ctx, f}); err != nil {
 		return err
 	}
 	if err := unix.Fstat(int(f.Fd()), &after); err != nil {
