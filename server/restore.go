@@ -97,6 +97,10 @@ func restore(ctx context.Context, l Location, file io.ReadSeeker, opt RestoreOpt
 	if err := ignored(l); err != nil {
 		return done, err
 	}
+	// All of that takes minutes, and somebody may have brought the project up meanwhile.
+	if err := vacant(ctx, l, opt.Force); err != nil {
+		return done, err
+	}
 	done.Aside, err = install(staged, l.StateDir)
 	return done, err
 }

@@ -219,6 +219,39 @@ func TestRestoreRefusesAndLeavesNothing(t *testing.T) {
 	}
 }
 
+// meanwhile is a file that somebody does something at the second passage through.
+type meanwhile struct {
+	*bytes.Reader
+	do func()
+}
+
+func (m meanwhile) Seek(offset int64, whence int) (int64, error) {
+	m.do()
+	return m.Reader.Seek(offset, whence)
+}
+
+// TestRestoreMovesNothingThatCameMeanwhile: state that was not there when a restore began is not moved aside unasked.
+func TestRestoreMovesNothingThatCameMeanwhile(t *testing.T) {
+	_, packed := hasData(t)
+	l := place(t)
+	live := filepath.Join(l.StateDir, "state.db")
+	file := meanwhile{bytes.NewReader(packed), func() {
+		if err := errors.Join(os.MkdirAll(l.StateDir, 0o755), os.WriteFile(live, []byte("live"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}}
+	done, err := Restore(context.Background(), l, file, RestoreOptions{})
+	if !errors.Is(err, errdefs.ErrConflict) || done.Aside != "" {
+		t.Errorf("restored, with what was there in %q: %v", done.Aside, err)
+	}
+	if text, err := os.ReadFile(live); string(text) != "live" {
+		t.Errorf("the state is %.20q: %v", text, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(l.StateDir), ".restore-*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 // waiting is a control plane with services of which some run.
 type waiting struct {
 	api.Control
