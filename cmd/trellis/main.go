@@ -46,6 +46,7 @@ func run(p *program) (code int) {
 		os.Exit(errdefs.ExitFailed)
 	}()
 	p.again, p.resized = again, resized
+	p.outlive = func() { signal.Ignore(syscall.SIGPIPE) }
 	err := p.execute(ctx, os.Args[1:])
 	p.report(err)
 	return exitCode(err)

@@ -25,6 +25,7 @@ type program struct {
 
 	again   <-chan struct{}  // closed by the second signal; the first one cancels the context
 	resized <-chan os.Signal // the terminal has another size
+	outlive func()           // has a reader that goes away be an error of what is written to it, and not the end of the program; nil: it is
 
 	flags projectFlags
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"trellis/api"
+	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/state"
@@ -185,6 +187,61 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.b.String()
+}
+
+// TestBackupWhoseReaderIsGone: services that were stopped for a backup are started again, and it has failed.
+func TestBackupWhoseReaderIsGone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "compose.yaml"), []byte("name: shop\nservices: {web: {image: web}}\n"))
+	stateDir := filepath.Join(dir, ".trellis", "shop")
+	if err := os.MkdirAll(filepath.Join(stateDir, "volumes", "shop_data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	web := compose.Service{Name: "web", Volumes: []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}}
+	web.Trellis.Process = &compose.Process{Command: []string{"web"}}
+	store, err := state.Open(filepath.Join(stateDir, "state.db"))
+	if err == nil {
+		_, err = store.Put(t.Context(), state.Revision{Project: compose.Project{Name: "shop", Services: map[string]compose.Service{"web": web}}}, 0)
+	}
+	if err = errors.Join(err, store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := state.OpenContents(filepath.Join(stateDir, "contents")); err != nil {
+		t.Fatal(err)
+	}
+	runs := api.Status{State: engine.State{Project: "shop", Revision: 1, Services: []engine.Service{
+		{Name: "web", Instances: []engine.Instance{{ID: "web-1-a", State: engine.InstanceReady}}},
+	}}}
+	stopped := api.Status{State: engine.State{Project: "shop", Revision: 1, Services: []engine.Service{{Name: "web"}}}}
+	b, err := json.Marshal(world{Running: true, Status: runs, Frames: []api.Status{stopped}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "world.json"), b)
+	gone, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "backup", "--stop", "-")
+	said := &output{}
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, said
+	cmd.Env = append(os.Environ(), childEnv+"=1", "WORK="+dir, "USER=kim", "TZ=UTC")
+	err = cmd.Run()
+	_ = out.Close()
+	if cmd.ProcessState.ExitCode() != errdefs.ExitFailed || !strings.Contains(said.String(), "broken pipe") {
+		t.Errorf("%v: %s", err, said)
+	}
+	calls, _ := os.ReadFile(filepath.Join(dir, "calls"))
+	if !strings.Contains(string(calls), `"stopped":true`) || !strings.Contains(string(calls), `"stopped":false`) {
+		t.Errorf("calls:\n%s", calls)
+	}
+	if left, _ := filepath.Glob(filepath.Join(stateDir, ".backup-*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
 }
 
 // child starts this program with the fake control plane of dir; it is killed at the end of the test.
