@@ -87,7 +87,7 @@ func (l *loading) servicePorts(name string, ports []types.ServicePortConfig) []P
 	marks := l.portMarks(name)
 	var out []Port
 	for _, p := range ports {
-		port := Port{Name: p.Name, Target: int(p.Target), Published: p.Published, HostIP: p.HostIP,
+		port := Port{Name: p.Name, Target: int(p.Target), Published: published(p.Published), HostIP: p.HostIP,
 			Protocol: strings.ToLower(p.Protocol), AppProtocol: p.AppProtocol, Mode: p.Mode}
 		if port.Protocol == "" {
 			port.Protocol = "tcp"
@@ -98,6 +98,14 @@ func (l *loading) servicePorts(name string, ports []types.ServicePortConfig) []P
 		out = append(out, port)
 	}
 	return out
+}
+
+// published is a published port as the model has it: 0 is any free one, as where there is none.
+func published(port string) string {
+	if port == "0" {
+		return ""
+	}
+	return port
 }
 
 // portMarks returns the marks of a service's ports by what makes a port the same one.
@@ -131,7 +139,7 @@ func markedPortKey(m *mark) string {
 	if m.kind != mappingMark {
 		return m.text()
 	}
-	p := Port{HostIP: m.at("host_ip").text(), Published: m.at("published").text(), Protocol: strings.ToLower(m.at("protocol").text())}
+	p := Port{HostIP: m.at("host_ip").text(), Published: published(m.at("published").text()), Protocol: strings.ToLower(m.at("protocol").text())}
 	if p.Protocol == "" {
 		p.Protocol = "tcp"
 	}
@@ -154,7 +162,7 @@ func (l *loading) joinPorts(p Project) {
 		gone := map[int]bool{}
 		for i, port := range s.Ports {
 			m := marks[modelPortKey(port)]
-			if m == nil || m.list == nil || port.Published != "" || port.HostIP != "" {
+			if m == nil || m.list == nil || port.Published != "" || port.HostIP != "" || m.at("published").text() == "0" {
 				continue
 			}
 			var bases []int

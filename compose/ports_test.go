@@ -18,6 +18,10 @@ func TestPortsKeepTheirExtension(t *testing.T) {
 		"a protocol that is none": {base: "{target: 80, protocol: \"${P:-}\", x-trellis: {tls: mutual}}", want: []PortExtension{{TLS: TLSMutual}}},
 		"a published port that is none": {base: "{target: 80, published: \"\", x-trellis: {routes: [{path: /a}]}}",
 			want: []PortExtension{{Routes: []Route{{Path: "/a"}}}}},
+		"any free port": {base: "{target: 80, published: 0, x-trellis: {routes: [{path: /a}]}}, \"0:81\"",
+			want: []PortExtension{{Routes: []Route{{Path: "/a"}}}, {}}},
+		"any free port beside one": {base: "\"8080:80\"", over: "{target: 80, published: 0, x-trellis: {routes: [{path: /a}]}}",
+			want: []PortExtension{{}, {Routes: []Route{{Path: "/a"}}}}},
 		"a port that names only its target": {
 			base: "{target: 80, published: 8080, x-trellis: {proxy_protocol: [10.0.0.1], routes: [{path: /a}]}}",
 			over: "{target: 80, x-trellis: {tls: mutual, proxy_protocol: [10.0.0.2], routes: [{path: /b}]}}",
