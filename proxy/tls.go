@@ -90,7 +90,8 @@ var errNoCertificate = errors.New("no certificate can be read")
 // current returns the configuration for a handshake that begins now.
 func (c *certificates) current(p *Proxy) (*tls.Config, error) {
 	now := time.Now()
-	if now.UnixNano()-c.looked.Load() >= int64(p.lookAgain) || c.conf.Load() == nil {
+	passed := now.UnixNano() - c.looked.Load() // below 0: the clock was set back since
+	if passed >= int64(p.lookAgain) || passed < 0 || c.conf.Load() == nil {
 		c.look(p, now)
 	}
 	if conf := c.conf.Load(); conf != nil {

@@ -227,3 +227,31 @@ func TestExpiredCertificate(t *testing.T) {
 		t.Error("an expired certificate was served")
 	}
 }
+
+// TestCertificatesAfterTheClockWasSetBack: what was looked at by a clock that was ahead is looked at again, and not when that
+// time comes.
+func TestCertificatesAfterTheClockWasSetBack(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	authority, err := identity.OpenAuthority(t.Context(), filepath.Join(dir, "ca"), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &secureRig{rig: &rig{t: t}, authority: authority, files: Certificate{Chain: filepath.Join(dir, "chain"), Key: filepath.Join(dir, "key")}}
+	p := New(Config{})
+	p.lookAgain = time.Millisecond
+	c := &certificates{files: []Certificate{s.files}}
+	shown := func() string {
+		conf, err := c.current(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conf.Certificates[0].Leaf.SerialNumber.String()
+	}
+	s.issue(now, "shop.localhost")
+	first := shown()
+	c.looked.Store(now.Add(365 * 24 * time.Hour).UnixNano())
+	s.issue(now, "shop.localhost", "www.shop.localhost")
+	if shown() == first {
+		t.Error("a new certificate is not looked for before the clock is where it was")
+	}
+}
