@@ -112,7 +112,7 @@ func (c *certificates) look(p *Proxy, now time.Time) {
 	changed := c.conf.Load() == nil
 	for i, f := range c.files {
 		seen := f.fingerprint()
-		if seen == c.read[i].seen || seen == "" && f.Pending {
+		if seen != "" && seen == c.read[i].seen || seen == "" && f.Pending {
 			continue
 		}
 		one, err := f.load(now)

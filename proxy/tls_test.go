@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -253,5 +255,27 @@ func TestCertificatesAfterTheClockWasSetBack(t *testing.T) {
 	s.issue(now, "shop.localhost", "www.shop.localhost")
 	if shown() == first {
 		t.Error("a new certificate is not looked for before the clock is where it was")
+	}
+}
+
+// TestNoCertificateIsSaid: whoever looks why no handshake succeeds finds the file that is not there, once.
+func TestNoCertificateIsSaid(t *testing.T) {
+	var log bytes.Buffer
+	p := New(Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	missing := filepath.Join(t.TempDir(), "missing")
+	for name, c := range map[string]struct {
+		pending bool
+		times   int
+	}{"a file that has to be there": {false, 1}, "one that may come later": {true, 0}} {
+		log.Reset()
+		certs := &certificates{files: []Certificate{{Chain: missing, Key: missing, Pending: c.pending}}}
+		for range 3 {
+			if _, err := certs.current(p); err == nil {
+				t.Errorf("%s: there is a certificate", name)
+			}
+		}
+		if n := strings.Count(log.String(), missing); n != c.times {
+			t.Errorf("%s: said %d times: %s", name, n, log.String())
+		}
 	}
 }
