@@ -92,11 +92,7 @@ func (q *request) appendHead(b []byte) []byte {
 		b = http1.AppendField(b, "traceparent", parent)
 	}
 	if q.outside {
-		b = append(b, "X-Forwarded-For: "...)
-		b = q.client.AppendTo(b)
-		b = append(b, "\r\n"...)
-		b = http1.AppendField(b, "X-Forwarded-Host", q.authority)
-		b = http1.AppendField(b, "X-Forwarded-Proto", q.scheme)
+		b = q.appendForwarded(b)
 	}
 	switch {
 	case q.upgrade != "":
@@ -104,6 +100,25 @@ func (q *request) appendHead(b []byte) []byte {
 		b = http1.AppendField(b, "Upgrade", q.upgrade)
 	case q.trailers:
 		b = append(b, "Connection: TE\r\nTe: trailers\r\n"...)
+	}
+	return b
+}
+
+// appendForwarded appends the fields that say where the request comes from. What its route says counts before what is known here.
+func (q *request) appendForwarded(b []byte) []byte {
+	if !q.vouched.Has("X-Forwarded-For") {
+		b = append(b, "X-Forwarded-For: "...)
+		b = q.client.AppendTo(b)
+		b = append(b, "\r\n"...)
+	}
+	if !q.vouched.Has("X-Forwarded-Host") {
+		b = http1.AppendField(b, "X-Forwarded-Host", q.authority)
+	}
+	if !q.vouched.Has("X-Forwarded-Proto") {
+		b = http1.AppendField(b, "X-Forwarded-Proto", q.scheme)
+	}
+	for i := range q.vouched {
+		b = http1.AppendField(b, q.vouched[i].Name, q.vouched[i].Value)
 	}
 	return b
 }

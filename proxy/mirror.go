@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -62,6 +63,7 @@ func (q *request) detached() *request {
 			c.header.Add(strings.Clone(f.Name), strings.Clone(f.Value))
 		}
 	}
+	c.vouched = slices.Clone(q.vouched) // of texts that outlive q's buffers
 	c.header.Set("X-Trellis-Mirrored", "1")
 	if q.body != nil {
 		c.body = &replay{}

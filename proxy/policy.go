@@ -255,6 +255,10 @@ func (q *request) rewrite(from, to string) {
 // set gives a field one value, in place of whatever the client sent under the name in any spelling.
 func (q *request) set(name, value string) {
 	q.drop(name)
+	if q.outside && forwarding(name) { // else it would go the way of the client's own
+		q.vouched.Add(name, value)
+		return
+	}
 	q.header.Add(name, value)
 }
 
@@ -262,6 +266,7 @@ func (q *request) set(name, value string) {
 func (q *request) drop(name string) {
 	same := func(n string) bool { return sameField(n, name) }
 	removeFields(&q.header, same)
+	removeFields(&q.vouched, same)
 	q.named = slices.DeleteFunc(q.named, same) // else a client's Connection would take ours away
 }
 

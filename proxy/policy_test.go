@@ -214,6 +214,63 @@ func TestForwardAuth(t *testing.T) {
 	}
 }
 
+// TestForwardedByARoute: fields of the family that clients may not send arrive where the gateway itself is told to set them, over
+// both protocols and at the mirror; what a client sends under the same name never does.
+func TestForwardedByARoute(t *testing.T) {
+	t.Parallel()
+	seen := make(chan string, 16)
+	all := func(w http.ResponseWriter, r *http.Request) {
+		var lines []string
+		for k, v := range r.Header {
+			if strings.HasPrefix(strings.ReplaceAll(k, "_", "-"), "X-Forwarded-") {
+				lines = append(lines, fmt.Sprintf("%s=%s", strings.TrimPrefix(k, "X-Forwarded-"), strings.Join(v, "|")))
+			}
+		}
+		slices.Sort(lines)
+		text := fmt.Sprint(r.Proto, " ", lines)
+		if r.Header.Get("X-Trellis-Mirrored") != "" {
+			seen <- text
+		}
+		io.WriteString(w, text)
+	}
+	sso := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("X-Forwarded-User", "ada") })
+	key, text, err := identity.NewAPIKey("ci", nil, time.Now(), time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := serveFunc(t, all)
+	for _, two := range []bool{false, true} {
+		r := newRig(t, Config{})
+		r.snap.Services = []Service{{Name: "sso", Instances: []Instance{instanceAt("sso-1", sso.addr)}}, {Name: "copy", Instances: []Instance{instanceAt("copy-1", b.addr)}}}
+		url := r.policed(b, map[string]Auth{
+			"sso": {Forward: &ForwardAuth{Service: "sso", Port: 80, Path: "/", Headers: []string{"X-Forwarded-User"}}},
+			"key": {APIKeys: &APIKeyAuth{List: key.Line()}, Claims: map[string]string{"X-Forwarded-User": "sub"}},
+		},
+			Route{Path: "/sso", Decision: Decision{Auth: "sso", Mirror: &Mirror{Service: "copy", Port: 80, Share: 1}}}, Route{Path: "/key", Decision: Decision{Auth: "key"}},
+			Route{Path: "/set/*", Decision: Decision{RequestHeaders: &HeaderEdit{Set: map[string]string{"X-Forwarded-Prefix": "/set", "X-Forwarded-Proto": "https"}}}},
+			Route{Path: "/plain"})
+		proto := "HTTP/1.1"
+		if two {
+			r.snap.Services[2].HTTP2, proto = []int{80}, "HTTP/2.0"
+			r.push()
+		}
+		host := strings.TrimPrefix(url, "http://")
+		for path, want := range map[string]string{
+			"/sso": "[For=127.0.0.1 Host=" + host + " Proto=http User=ada]", "/key": "[For=127.0.0.1 Host=" + host + " Proto=http User=ci]",
+			"/set/a": "[For=127.0.0.1 Host=" + host + " Prefix=/set Proto=https]", "/plain": "[For=127.0.0.1 Host=" + host + " Proto=http]",
+		} {
+			res, got := ask(t, "GET", url+path, "", "X-Api-Key", text, "X-Forwarded-User", "root", "X_forwarded_user", "root", "X-Forwarded-Prefix", "/evil",
+				"X-Forwarded-For", "6.6.6.6", "X-Forwarded-Port", "1", "Connection", "X-Forwarded-User, X-Forwarded-Prefix")
+			if res.StatusCode != 200 || got != proto+" "+want {
+				t.Errorf("%s: %d %s, want %s %s", path, res.StatusCode, got, proto, want)
+			}
+		}
+		if got, want := <-seen, "HTTP/1.1 [For=127.0.0.1 Host="+host+" Proto=http User=ada]"; got != want {
+			t.Errorf("mirrored: %s, want %s", got, want)
+		}
+	}
+}
+
 func TestRateLimits(t *testing.T) {
 	key, text, _ := identity.NewAPIKey("acme", nil, time.Now(), time.Time{})
 	other, otherText, _ := identity.NewAPIKey("other", nil, time.Now(), time.Time{})

@@ -38,6 +38,7 @@ type request struct {
 	target    string // path and query: what the upstream gets
 	header    header
 	named     []string // fields that Connection names
+	vouched   header   // fields that say where it comes from, as its route says: the client's own are dropped
 	client    netip.Addr
 	sender    *presence // nil: nobody, for what the data plane sends by itself
 	streamed  bool      // it came over HTTP/2

@@ -102,6 +102,9 @@ func (k *conns) roundTrip2(ctx context.Context, q *request, timeout time.Duratio
 		req.Header["X-Forwarded-For"] = []string{q.client.String()}
 		req.Header["X-Forwarded-Host"] = []string{strings.Clone(q.authority)}
 		req.Header["X-Forwarded-Proto"] = []string{q.scheme}
+		for i := range q.vouched { // in place of these, where it is one of them
+			req.Header.Set(strings.Clone(q.vouched[i].Name), strings.Clone(q.vouched[i].Value))
+		}
 	}
 	if q.trailers {
 		req.Header["Te"] = []string{"trailers"}
