@@ -75,7 +75,7 @@ func OpenDomain(dir, name string, now time.Time) (*Domain, error) {
 		return nil, err
 	}
 	r := d.current(now)
-	if r.issuer == nil || aged(r.issuer, now) {
+	if r.issuer == nil || aged(r.issuer, now) || r.ahead(now) {
 		err = r.renew(d.name, now)
 	}
 	switch {
@@ -163,6 +163,11 @@ func (r *root) take(b []byte) error {
 // aged says whether two thirds of a certificate's life are over.
 func aged(c *x509.Certificate, now time.Time) bool {
 	return !now.Before(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) * 2 / 3))
+}
+
+// ahead says whether the issuer was made by a clock that was set back since: it is good at some time to come, and the root is now.
+func (r *root) ahead(now time.Time) bool {
+	return now.Before(r.issuer.NotBefore) && !now.Before(r.cert.NotBefore)
 }
 
 // usable says why nothing can be issued at a time; nil: it can.

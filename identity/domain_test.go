@@ -116,6 +116,27 @@ func TestSkewedClock(t *testing.T) {
 	}
 }
 
+// TestAClockThatWasAhead: an issuer that a clock a year ahead has made keeps nobody from a certificate when the clock is right
+// again, and one that is behind has no root made.
+func TestAClockThatWasAhead(t *testing.T) {
+	dir, now := filepath.Join(t.TempDir(), "authority"), time.Now()
+	first := openDomain(t, dir, now)
+	openDomain(t, dir, now.Add(366*day))
+	d := openDomain(t, dir, now.Add(time.Hour))
+	web := issue(t, d, "/service/web", now.Add(time.Hour))
+	parse(t, web, now.Add(time.Hour))
+	if !d.Due(issue(t, first, "/service/web", now), "/service/web", nil, now.Add(time.Hour)) {
+		t.Error("what the issuer before has issued is not replaced")
+	}
+	if _, err := identity.OpenDomain(dir, "shop", now.Add(-20*365*day)); err != nil {
+		t.Errorf("by a clock that is behind: %v", err)
+	}
+	if roots := openDomain(t, dir, now.Add(time.Hour)).Roots(now.Add(time.Hour)); len(roots) != 1 {
+		t.Errorf("%d roots", len(roots))
+	}
+	parse(t, issue(t, openDomain(t, dir, now.Add(time.Hour)), "/service/web", now.Add(time.Hour)), now.Add(time.Hour))
+}
+
 // TestADayAsleep: whoever wakes after a day has expired, and is believed again as soon as it is issued anew.
 func TestADayAsleep(t *testing.T) {
 	dir, now := filepath.Join(t.TempDir(), "authority"), time.Now()
