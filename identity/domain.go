@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -104,6 +105,9 @@ func readDomain(dir, name string) (*Domain, error) {
 		}
 		r, err := readRoot(filepath.Join(dir, e.Name()))
 		if err != nil {
+			if _, serr := os.Stat(filepath.Join(dir, e.Name())); errors.Is(serr, fs.ErrNotExist) {
+				return readDomain(dir, name) // it was removed since the list was read, as others have taken its place
+			}
 			return nil, fmt.Errorf("open the identities of %s, in %s: %w: %w", name, filepath.Join(dir, e.Name()), errdefs.ErrInvalid, err)
 		}
 		r.number = n
@@ -205,13 +209,27 @@ func (d *Domain) until(i int) (t time.Time) {
 	return t
 }
 
-// retire removes the roots of which nothing is good any more.
+// leaving begins the name of a root's folder that is being removed.
+const leaving = ".gone-"
+
+// retire removes the roots of which nothing is good any more. Each leaves as a whole, so that who reads meanwhile, or after an end in
+// the middle, finds none that is half there.
 func (d *Domain) retire(now time.Time) error {
 	for len(d.roots) > 1 && !now.Before(d.until(0)) {
-		if err := os.RemoveAll(d.roots[0].dir); err != nil {
+		r := d.roots[0]
+		if err := os.Rename(r.dir, filepath.Join(d.dir, leaving+strconv.Itoa(r.number))); err != nil {
 			return fmt.Errorf("remove a root that was replaced: %w", err)
 		}
 		d.roots = d.roots[1:]
+	}
+	entries, err := os.ReadDir(d.dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), leaving) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(d.dir, e.Name())))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove a root that was replaced: %w", err)
 	}
 	return nil
 }

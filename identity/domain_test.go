@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -232,6 +233,44 @@ func TestRotateAtOnce(t *testing.T) {
 	db := parse(t, issue(t, d, "/service/db", now), now)
 	if err := meet(t, parse(t, before, now), db, "spiffe://shop/service/db", now); !errors.Is(err, identity.ErrRefused) {
 		t.Errorf("a certificate of the old root: %v", err)
+	}
+}
+
+// TestReadWhileARootIsRemoved: whoever reads meanwhile, as 'trellis cert' does, finds no root that is half there; one whose removal
+// broke off is removed later.
+func TestReadWhileARootIsRemoved(t *testing.T) {
+	dir, now := filepath.Join(t.TempDir(), "authority"), time.Now()
+	openDomain(t, dir, now)
+	if err := os.Mkdir(filepath.Join(dir, ".gone-0"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := identity.ReadDomain(dir, "shop"); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 12 {
+		if err := identity.Rotate(dir, "shop", now, true); err != nil {
+			t.Fatal(err)
+		}
+		openDomain(t, dir, now)
+	}
+	close(stop)
+	readers.Wait()
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("%v is left, %v", left, err)
 	}
 }
 
