@@ -137,6 +137,17 @@ func ReadState(dir, name string) (State, error) {
 	return s, nil
 }
 
+// believed is s without times that lie so far ahead that a clock must have been set back since they were written.
+func (s State) believed(now time.Time) State {
+	if s.Next.After(now.Add(longestPause)) {
+		s.Next, s.Waits = time.Time{}, false
+	}
+	if s.AskAgain.After(now.Add(longestPause)) {
+		s.AskAgain = time.Time{}
+	}
+	return s
+}
+
 func (c *Client) write(name string, s State) error {
 	b, err := json.Marshal(s)
 	if err == nil {
@@ -176,6 +187,7 @@ func (c *Client) Renew(ctx context.Context, name string, now time.Time, impatien
 		c.cfg.Log.Warn("begun anew", "err", err)
 		s = State{}
 	}
+	s = s.believed(now)
 	if s.Directory != c.cfg.Directory { // what another one has said is of no account
 		s = State{Directory: c.cfg.Directory, Issuer: s.Issuer}
 		err = c.write(name, s)
@@ -243,5 +255,8 @@ var pauses = [...]time.Duration{15 * time.Minute, time.Hour, 3 * time.Hour, 6 * 
 
 // limitedPause is the least where the authority was asked too often and does not say for how long it wants to be left alone.
 const limitedPause = time.Hour
+
+// longestPause bounds every pause, also one that an authority asks for: a certificate of three months has one left when it is due.
+const longestPause = 7 * 24 * time.Hour
 
 func pauseAfter(failures int) time.Duration { return pauses[min(failures, len(pauses))-1] }

@@ -333,6 +333,53 @@ func TestAccountLost(t *testing.T) {
 	w.renew(w.client(), "shop.example.org", now.Add(18*time.Hour), true)
 }
 
+// TestAClockThatWasAhead: no pause outlives a clock that was set back, nor does one that an authority asks for until the end of days.
+func TestAClockThatWasAhead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 24*time.Hour, "shop.example.org")
+	gone, now := "a"+acmetest.Missing, time.Now()
+	c := w.client()
+	failure := func(at time.Time) (f *acme.Failure) {
+		t.Helper()
+		if _, err := c.Renew(t.Context(), gone, at, false); !errors.As(err, &f) {
+			t.Fatalf("not asked: %v", err)
+		}
+		return f
+	}
+	failure(now.Add(366 * 24 * time.Hour))
+	failure(now)
+	w.ca.Refuse = func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/order-plz") {
+			return false
+		}
+		rw.Header().Set("Content-Type", "application/problem+json")
+		rw.Header().Set("Retry-After", "Fri, 31 Dec 2099 23:59:59 GMT")
+		rw.Header().Set("Replay-Nonce", "none")
+		rw.WriteHeader(http.StatusTooManyRequests)
+		fmt.Fprint(rw, `{"type":"urn:ietf:params:acme:error:rateLimited","status":429,"detail":"later"}`)
+		return true
+	}
+	if f := failure(now.Add(24 * time.Hour)); f.Next.After(now.Add(8 * 24 * time.Hour)) {
+		t.Errorf("asked again at %s", f.Next)
+	}
+	w.ca.Refuse = nil
+
+	w.renew(c, "shop.example.org", now, true)
+	chain, err := os.ReadFile(acme.ChainFile(w.cfg.Dir, "shop.example.org"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ca.SetRenewal(t, string(chain), fmt.Sprintf(`{"suggestedWindow":{"start":%q,"end":%q}}`, now.Add(-2*time.Hour).Format(time.RFC3339), now.Add(-time.Hour).Format(time.RFC3339)))
+	b, err := json.Marshal(acme.State{Directory: w.cfg.Directory, Issuer: w.cfg.Directory, AskAgain: now.Add(366 * 24 * time.Hour)})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(w.cfg.Dir, "shop.example.org.json"), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.renew(c, "shop.example.org", now, true)
+}
+
 // TestDamage: files that were damaged cost another order, never a certificate that does not fit.
 func TestDamage(t *testing.T) {
 	t.Parallel()

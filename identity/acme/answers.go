@@ -126,9 +126,13 @@ func (p *patience) RoundTrip(r *http.Request) (*http.Response, error) {
 		return res, err
 	}
 	text := res.Header.Get("Retry-After")
+	latest := time.Now().Add(longestPause)
 	after, bad := http.ParseTime(text)
 	if seconds, err := strconv.Atoi(text); err == nil && seconds >= 0 {
-		after, bad = time.Now().Add(time.Duration(min(seconds, 7*24*3600))*time.Second), nil
+		after, bad = time.Now().Add(time.Duration(min(seconds, int(longestPause/time.Second)))*time.Second), nil
+	}
+	if after.After(latest) {
+		after = latest
 	}
 	if bad == nil {
 		p.mu.Lock()

@@ -190,6 +190,9 @@ func (c *Client) suggested(ctx context.Context, name string, have *x509.Certific
 		s.Suggested = info.SelectedTime
 		if info.RetryAfter != nil && info.RetryAfter.After(now) {
 			s.AskAgain = *info.RetryAfter
+			if latest := now.Add(longestPause); s.AskAgain.After(latest) {
+				s.AskAgain = latest
+			}
 		}
 	} else {
 		c.cfg.Log.Debug("the authority does not say when to renew", "name", name, "err", err)
