@@ -411,6 +411,33 @@ func TestCORS(t *testing.T) {
 	}
 }
 
+// TestPreflightBesideACatchAll: a browser's question is about the request that follows: another route that takes every method, as the
+// one of a site's pages does, neither gets it nor speaks for that request.
+func TestPreflightBesideACatchAll(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "the program") })
+	r := newRig(t, Config{})
+	pages := func(origin string) Decision { return Decision{CORS: &CORS{Origins: []string{origin}}} }
+	url := r.policed(b, nil,
+		Route{Path: "/api/*", Methods: []string{"GET", "PUT"}, Decision: pages("https://a.example.org")},
+		Route{Path: "/open/*", Methods: []string{"PUT"}, Decision: pages("https://b.example.org")},
+		Route{Path: "/open/*", Decision: pages("https://a.example.org")}, Route{Path: "/*"})
+	for _, c := range []struct{ path, method, origin, says string }{
+		{"/api/x", "PUT", "https://a.example.org", ""}, {"/open/x", "PUT", "https://b.example.org", ""}, {"/open/x", "POST", "https://a.example.org", ""},
+		{"/api/x", "DELETE", "", "the program"}, {"/x", "PUT", "", "the program"},
+	} {
+		for _, origin := range []string{"https://a.example.org", "https://b.example.org"} {
+			res, text := ask(t, "OPTIONS", url+c.path, "", "Origin", origin, "Access-Control-Request-Method", c.method)
+			want := ""
+			if origin == c.origin {
+				want = origin
+			}
+			if got := res.Header.Get("Access-Control-Allow-Origin"); res.StatusCode != 200 || got != want || text != c.says {
+				t.Errorf("%s %s from %s: %d, %q may, %q", c.method, c.path, origin, res.StatusCode, got, text)
+			}
+		}
+	}
+}
+
 func TestCompression(t *testing.T) {
 	text := strings.Repeat("the same again. ", 4000)
 	next := make(chan struct{})

@@ -217,9 +217,10 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	var allow []string
 	if q.path[0] == '/' { // "OPTIONS *" asks about the server as a whole: there is none here
 		r, allow = t.router.match(q.host, q.path, q.method, q.header)
-		if r == nil && preflight(q) { // it is about the method that will follow
-			if r, _ = t.router.match(q.host, q.path, q.header.Get("Access-Control-Request-Method"), q.header); r != nil && (r.policy == nil || r.policy.cors == nil) {
-				r = nil
+		if preflight(q) { // it is about the request that will follow, whoever else takes OPTIONS
+			next, _ := t.router.match(q.host, q.path, q.header.Get("Access-Control-Request-Method"), q.header)
+			if next != nil && next.policy != nil && next.policy.cors != nil {
+				r = next
 			}
 		}
 	}
