@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -210,6 +212,39 @@ func TestForwardAuth(t *testing.T) {
 	for path, cookie := range map[string]string{"/": "session=down", "/gone": "session=good"} {
 		if res, _ := ask(t, "GET", url+path, "", "Cookie", cookie); res.StatusCode != 503 {
 			t.Errorf("%s: %d", path, res.StatusCode)
+		}
+	}
+}
+
+// TestForgedTrailers: what no client may say in the head it does not say behind the body either, over both protocols.
+func TestForgedTrailers(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, r.Proto, " ", r.Trailer)
+	})
+	key, _, err := identity.NewAPIKey("ci", nil, time.Now(), time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, Config{})
+	r.policed(b, map[string]Auth{"key": {APIKeys: &APIKeyAuth{List: key.Line()}, Claims: map[string]string{"X-User": "sub"}}}, Route{Path: "/*"})
+	for _, two := range []bool{false, true} {
+		want := "HTTP/1.1 map[X-Sum:[7]]"
+		if two {
+			r.snap.Services[0].HTTP2, want = []int{80}, "HTTP/2.0 map[X-Sum:[7]]"
+			r.push()
+		}
+		conn, err := net.Dial("tcp", r.sockets["gateway"].Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-User, x_user, X-Trellis-Subject, X-Forwarded-For\r\n\r\n"+
+			"1\r\nx\r\n0\r\nX-Sum: 7\r\nX-User: root\r\nx_user: root\r\nX-Trellis-Subject: root\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
+		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if text := body(t, res, err); text != want {
+			t.Errorf("%s, want %s", text, want)
 		}
 	}
 }
