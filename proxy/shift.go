@@ -14,6 +14,4 @@ type Shift struct {
 // other are no circle. A client that sends it is served where it is.
 const shiftedHeader = "X-Trellis-Shifted"
 
-func (s *Shift) takes(q *request) bool {
-	return rand.Float64() < s.Share && !q.header.Has(shiftedHeader)
-}
+func (s *Shift) takes(shifted bool) bool { return !shifted && rand.Float64() < s.Share }

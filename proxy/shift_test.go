@@ -72,6 +72,23 @@ func TestShift(t *testing.T) {
 	}
 }
 
+// TestShiftIsNoCircle: a gateway that asks who calls takes away what clients may not say, and still sees that a request was shifted.
+func TestShiftIsNoCircle(t *testing.T) {
+	there := serveFunc(t, other)
+	here := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "here ", r.RequestURI) })
+	r := newRig(t, Config{})
+	host, port := hostPort(t, there.addr)
+	r.snap.Services = []Service{{Name: "http://there", Instances: []Instance{{ID: "there", Host: host, Ready: true}}}}
+	r.snap.Shift = &Shift{Service: "http://there", Port: port, Share: 1}
+	gateway := r.policed(here, map[string]Auth{"key": {APIKeys: &APIKeyAuth{}}}, Route{Path: "/*"})
+	if _, text := ask(t, "GET", gateway+"/a", ""); !strings.HasPrefix(text, "there ") {
+		t.Errorf("not shifted: %q", text)
+	}
+	if _, text := ask(t, "GET", gateway+"/a", "", shiftedHeader, "1"); text != "here /a" {
+		t.Errorf("shifted before: %q; it is not to go on in a circle", text)
+	}
+}
+
 func TestShiftOverTLS(t *testing.T) {
 	host, port, ca := serveTLS(t, other)
 	plain := serveFunc(t, other)

@@ -193,6 +193,7 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 		q.believe(trusted)
 	}
 	q.caller, q.from = l.Caller, t.from(l, q.client)
+	shifted := t.shift != nil && q.header.Has(shiftedHeader) // it is among what is taken away
 	if q.outside && t.reserved != nil {
 		q.strip(t.reserved)
 	}
@@ -235,7 +236,7 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	}
 	q.route = r.pattern
 	q.safe = q.safe || r.again
-	if s := t.shift; s != nil && s.takes(q) {
+	if s := t.shift; s != nil && s.takes(shifted) {
 		q.set(shiftedHeader, "1")
 		return destination{svc: t.services[s.Service], port: s.Port, timeout: r.timeout}, nil
 	}
