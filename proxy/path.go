@@ -83,7 +83,7 @@ func decodePath(raw string, i int) (string, bool) {
 			return "", false
 		}
 		switch {
-		case v < 0x20 || v == 0x7f || v == '/' || v == '\\' || v == 0xc0 || v == 0xc1:
+		case v < 0x20 || v == 0x7f || v == '/' || v == '\\' || overlong(v, raw[i+3:]):
 			return "", false
 		case class[v]&unreserved != 0:
 			b = append(b, v)
@@ -101,6 +101,28 @@ func decodePath(raw string, i int) (string, bool) {
 		}
 	}
 	return path, true
+}
+
+// overlong says whether an encoded byte and what follows it begin a UTF-8 sequence that is longer than its character needs: to a lax
+// decoder %e0%80%af is a slash.
+func overlong(v byte, rest string) bool {
+	var least byte // of what may follow
+	switch v {
+	case 0xc0, 0xc1:
+		return true
+	case 0xe0:
+		least = 0xa0
+	case 0xf0:
+		least = 0x90
+	case 0xf8:
+		least = 0x88
+	case 0xfc:
+		least = 0x84
+	default:
+		return false
+	}
+	next, ok := escape(rest, 0)
+	return ok && rest[0] == '%' && 0x80 <= next && next < least
 }
 
 // doubly says whether what follows an encoded percent sign makes it an encoded slash, backslash, dot, percent or
