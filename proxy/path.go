@@ -87,16 +87,14 @@ func decodePath(raw string, i int) (string, bool) {
 			return "", false
 		case class[v]&unreserved != 0:
 			b = append(b, v)
-		case v == '%' && doubly(raw[i+3:]):
-			return "", false
 		default:
 			b = append(b, '%', upperHex(raw[i+1]), upperHex(raw[i+2]))
 		}
 		i += 2
 	}
 	path := string(b)
-	for j := range len(path) {
-		if path[j] == '/' && dubiousSegment(path, j+1) {
+	for j := range len(path) { // only now: what follows an encoded percent sign may have been encoded itself
+		if path[j] == '/' && dubiousSegment(path, j+1) || strings.HasPrefix(path[j:], "%25") && doubly(path[j+3:]) {
 			return "", false
 		}
 	}
