@@ -103,10 +103,16 @@ func (a *corsAnswer) preflight(q *request) *failure {
 	return &failure{status: 200, kind: kindPreflight, header: h, body: []byte{}}
 }
 
+// same says whether all answers allow the same, whoever asks. A cache may give each of them to everybody then, so the one to
+// who names no origin has to say it too (Fetch Standard, "CORS protocol and HTTP caches").
+func (a *corsAnswer) same() bool { return a.any && !a.Credentials }
+
 // origin returns what Access-Control-Allow-Origin is to say, "" for nothing.
 func (a *corsAnswer) origin(q *request) string {
 	o, ok := q.header.Only("Origin")
 	switch {
+	case a.same():
+		return "*"
 	case !ok:
 		return ""
 	case slices.Contains(a.Origins, o):
@@ -122,7 +128,7 @@ func (a *corsAnswer) origin(q *request) string {
 func (a *corsAnswer) allow(q *request, h *header) {
 	h.Del("Access-Control-Allow-Origin")
 	h.Del("Access-Control-Allow-Credentials")
-	if !a.any {
+	if !a.same() {
 		vary(h, "Origin")
 	}
 	o := a.origin(q)

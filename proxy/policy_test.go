@@ -446,6 +446,29 @@ func TestCORS(t *testing.T) {
 	}
 }
 
+// TestCORSAndCaches: a cache that tells answers apart as it is told gives nobody one that forbids what is allowed.
+func TestCORSAndCaches(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {})
+	r := newRig(t, Config{})
+	const a, other = "https://a.example.org", "https://b.example.org"
+	url := r.policed(b, nil,
+		Route{Path: "/any", Decision: Decision{CORS: &CORS{Origins: []string{"*"}}}}, Route{Path: "/both", Decision: Decision{CORS: &CORS{Origins: []string{a, "*"}}}},
+		Route{Path: "/one", Decision: Decision{CORS: &CORS{Origins: []string{a}, Credentials: true}}})
+	for _, c := range []struct{ path, from, may, vary string }{
+		{"/any", "", "*", ""}, {"/any", a, "*", ""}, {"/both", "", "*", ""}, {"/both", a, "*", ""}, {"/both", other, "*", ""},
+		{"/one", "", "", "Origin"}, {"/one", a, a, "Origin"}, {"/one", other, "", "Origin"},
+	} {
+		var fields []string
+		if c.from != "" {
+			fields = []string{"Origin", c.from}
+		}
+		res, _ := ask(t, "GET", url+c.path, "", fields...)
+		if may, vary := res.Header.Get("Access-Control-Allow-Origin"), res.Header.Get("Vary"); may != c.may || vary != c.vary {
+			t.Errorf("%s from %q: %q may, told apart by %q", c.path, c.from, may, vary)
+		}
+	}
+}
+
 // TestPreflightBesideACatchAll: a browser's question is about the request that follows: another route that takes every method, as the
 // one of a site's pages does, neither gets it nor speaks for that request.
 func TestPreflightBesideACatchAll(t *testing.T) {
