@@ -111,8 +111,9 @@ func fileName(name string) string {
 
 // State is what is known of a name's certificate beside the certificate itself.
 type State struct {
-	Directory string    `json:"directory"`        // of the authority that was asked last
-	Issuer    string    `json:"issuer,omitempty"` // directory of the one that issued the certificate; "": unknown
+	Directory string    `json:"directory"`         // of the authority that was asked last
+	Issuer    string    `json:"issuer,omitempty"`  // directory of the one that issued the certificate; "": unknown
+	Account   string    `json:"account,omitempty"` // URL of the one that had ordered it; "": unknown
 	Failures  int       `json:"failures,omitempty"`
 	Error     string    `json:"error,omitempty"`    // of the last attempt; "": it succeeded
 	Next      time.Time `json:"next,omitzero"`      // after a failure: not before this time
@@ -189,7 +190,7 @@ func (c *Client) Renew(ctx context.Context, name string, now time.Time, impatien
 	}
 	s = s.believed(now)
 	if s.Directory != c.cfg.Directory { // what another one has said is of no account
-		s = State{Directory: c.cfg.Directory, Issuer: s.Issuer}
+		s = State{Directory: c.cfg.Directory, Issuer: s.Issuer, Account: s.Account}
 		err = c.write(name, s)
 	}
 	have := c.read(name)
@@ -207,18 +208,15 @@ func (c *Client) Renew(ctx context.Context, name string, now time.Time, impatien
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	old := have
-	if s.Issuer == "" { // perhaps another authority's, which this one refuses to have replaced
-		old = nil
-	}
-	if err := c.obtain(ctx, name, old, now); err != nil {
+	account, err := c.obtain(ctx, name, have, s.Account, now)
+	if err != nil {
 		if errors.Is(context.Cause(ctx), context.Canceled) {
 			return false, context.Canceled
 		}
 		return false, c.fail(name, s, err, now)
 	}
 	c.cfg.Log.Info("certificate issued", "name", name, "authority", c.cfg.Directory)
-	return true, c.write(name, State{Directory: c.cfg.Directory, Issuer: c.cfg.Directory})
+	return true, c.write(name, State{Directory: c.cfg.Directory, Issuer: c.cfg.Directory, Account: account})
 }
 
 // due says whether a certificate is to be renewed.

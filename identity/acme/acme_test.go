@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -320,17 +321,29 @@ func TestAccountLost(t *testing.T) {
 	if err := os.Remove(accounts[0]); err != nil {
 		t.Fatal(err)
 	}
-	w.renew(w.client(), "shop.example.org", now.Add(17*time.Hour), true)
+	due := now.Add(17 * time.Hour)
+	var failed atomic.Bool
+	w.ca.Refuse = func(rw http.ResponseWriter, r *http.Request) bool { // once, when the new account is there
+		refuse := strings.HasPrefix(r.URL.Path, "/order-plz") && failed.CompareAndSwap(false, true)
+		if refuse {
+			http.Error(rw, "out of order", http.StatusForbidden)
+		}
+		return refuse
+	}
+	if _, err := w.client().Renew(t.Context(), "shop.example.org", due, false); err == nil || !failed.Load() {
+		t.Fatalf("renewed: %v", err)
+	}
+	w.renew(w.client(), "shop.example.org", due.Add(time.Hour), true)
 
 	first := w.cfg
 	other := acmetest.Start(t, 1, port(t, w.secure), 24*time.Hour)
 	w.cfg.Directory, w.cfg.Client = other.Directory, other.Client
-	w.renew(w.client(), "shop.example.org", now.Add(17*time.Hour), true)
+	w.renew(w.client(), "shop.example.org", due, true)
 	w.cfg = first
 	if err := os.Remove(filepath.Join(w.cfg.Dir, "shop.example.org.json")); err != nil {
 		t.Fatal(err)
 	}
-	w.renew(w.client(), "shop.example.org", now.Add(18*time.Hour), true)
+	w.renew(w.client(), "shop.example.org", due, true)
 }
 
 // TestAClockThatWasAhead: no pause outlives a clock that was set back, nor does one that an authority asks for until the end of days.

@@ -23,24 +23,25 @@ import (
 	"trellis/identity"
 )
 
-// obtain asks for a certificate and keeps it. old is the one of this authority that it replaces, nil for none.
-func (c *Client) obtain(ctx context.Context, name string, old *x509.Certificate, now time.Time) error {
-	account, made, err := c.account(ctx, false)
+// obtain asks for a certificate and keeps it; it returns the URL of the account that has ordered it. old is the one that it
+// replaces, nil for none, and by the account that had ordered that: an authority has each replace its own alone.
+func (c *Client) obtain(ctx context.Context, name string, old *x509.Certificate, by string, now time.Time) (account string, err error) {
+	a, err := c.account(ctx, false)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if made {
-		old = nil // another account's, and an authority has each replace its own alone
+	if by != a.Location {
+		old = nil
 	}
-	chain, key, err := c.order(ctx, account, name, old)
+	chain, key, err := c.order(ctx, a, name, old)
 	var problem rfc8555.Problem
 	if errors.As(err, &problem) && problem.Type == rfc8555.ProblemTypeAccountDoesNotExist {
-		if account, _, err = c.account(ctx, true); err == nil {
-			chain, key, err = c.order(ctx, account, name, nil)
+		if a, err = c.account(ctx, true); err == nil {
+			chain, key, err = c.order(ctx, a, name, nil)
 		}
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	pair, err := tls.X509KeyPair(chain, key)
 	if err == nil {
@@ -50,16 +51,16 @@ func (c *Client) obtain(ctx context.Context, name string, old *x509.Certificate,
 		err = fmt.Errorf("it ended at %s", pair.Leaf.NotAfter.Format(time.RFC3339))
 	}
 	if err != nil {
-		return fmt.Errorf("what was issued is not usable: %w", err)
+		return "", fmt.Errorf("what was issued is not usable: %w", err)
 	}
 	// A reader between the two finds a pair that does not fit together, keeps the one before, and looks again.
 	if err := identity.WriteFile(KeyFile(c.cfg.Dir, name), key); err != nil {
-		return fmt.Errorf("keep the certificate: %w", err)
+		return "", fmt.Errorf("keep the certificate: %w", err)
 	}
 	if err := identity.WriteFile(ChainFile(c.cfg.Dir, name), chain); err != nil {
-		return fmt.Errorf("keep the certificate: %w", err)
+		return "", fmt.Errorf("keep the certificate: %w", err)
 	}
-	return nil
+	return a.Location, nil
 }
 
 // order is the whole of one order, with a key of its own. It returns chain and key as PEM.
@@ -102,24 +103,24 @@ type kept struct {
 }
 
 // account returns the account, made when there is none yet. anew says that the authority does not know it any more.
-func (c *Client) account(ctx context.Context, anew bool) (a rfc8555.Account, made bool, err error) {
+func (c *Client) account(ctx context.Context, anew bool) (rfc8555.Account, error) {
 	sum := sha256.Sum256([]byte(c.cfg.Directory))
 	file := filepath.Join(c.cfg.Dir, "account-"+hex.EncodeToString(sum[:6])+".json")
 	var contact []string
 	if c.cfg.Email != "" {
 		contact = []string{"mailto:" + c.cfg.Email}
 	}
-	a, err = readAccount(file)
+	a, err := readAccount(file)
 	switch {
 	case err != nil:
-		return rfc8555.Account{}, false, err
+		return rfc8555.Account{}, err
 	case a.PrivateKey == nil:
 		if a.PrivateKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-			return rfc8555.Account{}, false, fmt.Errorf("make an account: %w", err)
+			return rfc8555.Account{}, fmt.Errorf("make an account: %w", err)
 		}
 		anew = true
 	case !anew && equal(a.Contact, contact):
-		return a, false, nil
+		return a, nil
 	}
 	a.Contact = contact
 	if anew {
@@ -130,9 +131,9 @@ func (c *Client) account(ctx context.Context, anew bool) (a rfc8555.Account, mad
 		a.Location = at
 	}
 	if err != nil {
-		return rfc8555.Account{}, false, fmt.Errorf("make an account: %w", err)
+		return rfc8555.Account{}, fmt.Errorf("make an account: %w", err)
 	}
-	return a, anew, c.keepAccount(file, a)
+	return a, c.keepAccount(file, a)
 }
 
 func equal(have, want []string) bool {
