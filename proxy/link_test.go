@@ -356,13 +356,14 @@ func TestDelivery(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		end    func(*net.TCPConn)
-		first  bool // it is written to before its end is read
+		first  []string // what is written before its end is read
 		unused bool
 		got    string // what it reads after its end
 	}{
-		{name: "closed, and then written to", end: func(c *net.TCPConn) { c.Close() }, first: true, unused: true},
+		{name: "closed, and then written to", end: func(c *net.TCPConn) { c.Close() }, first: []string{"request"}, unused: true},
+		{name: "closed, and then written to in parts", end: func(c *net.TCPConn) { c.Close() }, first: []string{"head", "body"}, unused: true},
 		{name: "closed, and its end was seen", end: func(c *net.TCPConn) { c.Close() }, unused: true},
-		{name: "half-closed, reads on", end: func(c *net.TCPConn) { c.CloseWrite() }, first: true, got: "request"},
+		{name: "half-closed, reads on", end: func(c *net.TCPConn) { c.CloseWrite() }, first: []string{"requ", "est"}, got: "request"},
 		{name: "half-closed, and its end was seen", end: func(c *net.TCPConn) { c.CloseWrite() }, unused: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -385,13 +386,15 @@ func TestDelivery(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-ended
-			if c.first {
-				io.WriteString(d, "request")
+			for _, part := range c.first {
+				if _, err := io.WriteString(d, part); err != nil {
+					t.Error(err)
+				}
 			}
 			if _, err := d.Read(make([]byte, 1)); err != io.EOF {
 				t.Fatal(err)
 			}
-			if !c.first {
+			if c.first == nil {
 				if _, err := io.WriteString(d, "request"); err != nil {
 					t.Error(err)
 				}
