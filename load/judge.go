@@ -22,8 +22,11 @@ func (v *visit) listen() *capture {
 			v.tap.all = true
 		}
 	}
-	if v.tap.all && v.tap.body == nil {
-		v.tap.body, _ = v.of.bodies.Get().([]byte)
+	if v.tap.all && v.page == nil {
+		if v.page, _ = v.of.pages.Get().(*[]byte); v.page == nil {
+			v.page = new([]byte)
+		}
+		v.tap.body = *v.page
 	}
 	v.tap.reset()
 	return &v.tap
@@ -31,9 +34,10 @@ func (v *visit) listen() *capture {
 
 // letGo leaves the memory that the answer's body is in to other visits: one that thinks has no use for it, and thousands may.
 func (v *visit) letGo() {
-	if v.tap.body != nil {
-		v.of.bodies.Put(v.tap.body)
-		v.tap.body = nil
+	if v.page != nil {
+		*v.page = v.tap.body
+		v.of.pages.Put(v.page)
+		v.page, v.tap.body = nil, nil
 	}
 }
 

@@ -32,8 +32,9 @@ type visit struct {
 	begun  time.Duration  // intended
 	due    time.Duration  // of the next request
 	tap    capture
-	at     string // URI of the request under way
-	why    string // what was wrong with the step, in words
+	page   *[]byte // what tap's body is in, between listen and judge
+	at     string  // URI of the request under way
+	why    string  // what was wrong with the step, in words
 }
 
 // journey is a scenario against one target: what all visits of a run share.
@@ -43,7 +44,7 @@ type journey struct {
 	headers  [][]field // by step
 	seed     uint64
 	key      bool      // every request gets an IdempotencyHeader
-	bodies   sync.Pool // of []byte: what answers are kept in while they are looked at
+	pages    sync.Pool // of *[]byte: what answers are kept in while they are looked at
 }
 
 // field is a header line; its text may need values.
