@@ -151,7 +151,7 @@ func printable(v string) bool {
 	return true
 }
 
-// reserved are the header fields that say who calls. No client sets them.
+// reserved are the header fields by which schemes say who calls. No client sets them, nor any X-Trellis-*.
 type reserved []string
 
 func (r reserved) has(key string) bool {

@@ -216,6 +216,18 @@ func TestForwardAuth(t *testing.T) {
 	}
 }
 
+// TestForgedWithoutSchemes: where nobody is asked who calls, no client says it either.
+func TestForgedWithoutSchemes(t *testing.T) {
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Header["X-Trellis-Subject"], r.Header["X_trellis_auth"], r.Header["X-Other"])
+	})
+	r := newRig(t, Config{})
+	url := r.policed(b, nil, Route{Path: "/*"})
+	if _, text := ask(t, "GET", url+"/", "", "X-Trellis-Subject", "root", "X_trellis_auth", "key", "X-Other", "kept"); text != "[] [] [kept]" {
+		t.Errorf("it gets %s", text)
+	}
+}
+
 // TestForgedTrailers: what no client may say in the head it does not say behind the body either, over both protocols.
 func TestForgedTrailers(t *testing.T) {
 	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {

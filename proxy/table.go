@@ -16,7 +16,7 @@ type table struct {
 	epoch, version uint64
 	router         *router
 	schemes        map[string]*scheme
-	reserved       reserved // header fields that no client sets; nil: none
+	reserved       reserved // header fields that no client sets, beside those of Trellis
 	services       map[string]*service
 	listeners      map[string]*Listener
 	logged         float64                   // share of the requests
@@ -194,7 +194,7 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	}
 	q.caller, q.from = l.Caller, t.from(l, q.client)
 	shifted := t.shift != nil && q.header.Has(shiftedHeader) // it is among what is taken away
-	if q.outside && t.reserved != nil {
+	if q.outside {
 		q.strip(t.reserved)
 	}
 	if q.outside && len(q.declared) > 0 { // some servers take a trailer's fields for the head's
