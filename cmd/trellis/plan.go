@@ -30,8 +30,8 @@ func (p *program) planCommand() *cobra.Command {
 each with its effect: none, in-place (nothing restarts), rollout (replaced under
 traffic, without loss), stop-first (stopped before the replacement starts) or
 data-loss (a volume leaves the file: no service has its data any more, which stays
-until somebody deletes it). What services run is built, because a changed artefact is a change;
-images are not pulled, unless the plan is kept, and none is pushed.
+until somebody deletes it). What services run is built, because a changed artefact
+is a change; images are not pulled, unless the plan is kept, and none is pushed.
 Values that look like secrets are masked. As Markdown it is made to stand in a pull
 request, with the consequences in words. As JSON with --whole it also has all that the
 project will be, as changes of an empty one.`,
