@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -37,13 +37,14 @@ func (c *control) identify(ctx context.Context) error {
 
 // authorityVersion tells whether the issuers of services' certificates have changed.
 func (l Location) authorityVersion() string {
-	files, err := filepath.Glob(filepath.Join(l.IdentityAuthority(), "*", "issuer.pem"))
+	dir := os.DirFS(l.IdentityAuthority()) // whose own name may look like a pattern
+	files, err := fs.Glob(dir, "*/issuer.pem")
 	if err != nil {
 		return "" // the pattern is none
 	}
 	var b strings.Builder
 	for _, file := range files {
-		if info, err := os.Stat(file); err == nil {
+		if info, err := fs.Stat(dir, file); err == nil {
 			b.WriteString(file + info.ModTime().String() + "\n")
 		}
 	}

@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"trellis/errdefs"
+	"trellis/identity"
 )
 
 // TestRuntimeDirectoryInSomebodyElsesFolder: whoever owns the folder that runtime directories lie in could put one of their own in the
@@ -31,5 +33,20 @@ func TestRuntimeDirectoryInSomebodyElsesFolder(t *testing.T) {
 	}
 	if _, _, err := Connect(t.Context(), l); !errors.Is(err, errdefs.ErrConflict) {
 		t.Errorf("connect: %v, want that it is refused", err)
+	}
+}
+
+// TestAuthorityVersionInAFolderLikeAPattern: a change of the issuers is noticed whatever the project's folder is called.
+func TestAuthorityVersionInAFolderLikeAPattern(t *testing.T) {
+	l := Location{StateDir: filepath.Join(t.TempDir(), "shop [old]", "*")}
+	if _, err := identity.OpenDomain(l.IdentityAuthority(), "shop", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	first := l.authorityVersion()
+	if err := identity.Rotate(l.IdentityAuthority(), "shop", time.Now(), true); err != nil {
+		t.Fatal(err)
+	}
+	if second := l.authorityVersion(); first == "" || second == first {
+		t.Errorf("version %q, and with another issuer %q", first, second)
 	}
 }

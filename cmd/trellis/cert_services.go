@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -129,11 +130,12 @@ func (p *program) writeIdentities(all []issued, roots []identity.RootInfo) error
 // issuedIn reads the certificates below a folder, in order of path.
 func issuedIn(dir string) ([]issued, error) {
 	all := []issued{}
-	folders, err := filepath.Glob(filepath.Join(dir, "service", "*"))
+	folders, err := fs.Glob(os.DirFS(dir), "service/*") // dir's own name may look like a pattern
 	if err != nil {
 		return nil, err
 	}
-	for _, folder := range append(folders, filepath.Join(dir, "gateway")) {
+	for _, folder := range append(folders, "gateway") {
+		folder = filepath.Join(dir, folder)
 		files, err := identity.ReadFiles(folder)
 		if errors.Is(err, errdefs.ErrNotFound) {
 			continue

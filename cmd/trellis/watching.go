@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -369,7 +370,11 @@ func (w *watching) tidy(project compose.Project) {
 			continue
 		}
 		now := w.copyOf(name, process.Artifact)
-		copies, _ := filepath.Glob(filepath.Join(w.loaded.location.Watched(), name+"-*"))
+		watched := w.loaded.location.Watched()
+		copies, _ := fs.Glob(os.DirFS(watched), name+"-*")
+		for i := range copies {
+			copies[i] = filepath.Join(watched, copies[i])
+		}
 		slices.SortFunc(copies, func(a, b string) int { return changedAt(a).Compare(changedAt(b)) })
 		copies = slices.DeleteFunc(copies, func(path string) bool { return path == now || len(filepath.Base(path)) != len(filepath.Base(now)) })
 		for _, old := range copies[:max(len(copies)-1, 0)] {
