@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -557,7 +558,7 @@ func TestConstantPacer(t *testing.T) {
 		p := load.Constant(c.rate, c.length)
 		n, last := 0, time.Duration(-1)
 		for at, more := p.Next(); more; at, more = p.Next() {
-			if at <= last || at >= c.length || (at-time.Duration(float64(n)/c.rate*1e9)).Abs() > 1 {
+			if at <= last || at >= c.length || at != time.Duration(math.Round(float64(n)/c.rate*1e9)) {
 				t.Fatalf("%v/s: start %d at %v after %v", c.rate, n, at, last)
 			}
 			n, last = n+1, at
