@@ -245,30 +245,25 @@ func unset(size int) string {
 
 // laughs are variables that double one another.
 func laughs(n int) string {
-	var b strings.Builder
-	b.WriteString("A0=" + strings.Repeat("x", 100) + "\n")
-	for i := 1; i <= n; i++ {
-		fmt.Fprintf(&b, "A%d=${A%d}$A%d\n", i, i-1, i-1)
-	}
-	return b.String()
+	return doubling(n, "A0="+strings.Repeat("x", 100)+"\n", "A%d=${A%d}$A%d\n")
 }
 
 // escapedLaughs are laughs whose first variable is long: a quote in it ends nothing.
 func escapedLaughs(n int) string {
-	var b strings.Builder
-	b.WriteString("A0=\"\\\"\nX=" + strings.Repeat("x", 1000) + "\"\n")
-	for i := 1; i <= n; i++ {
-		fmt.Fprintf(&b, "A%d=\"\\\"\nX=$A%d$A%d\"\n", i, i-1, i-1)
-	}
-	return b.String()
+	return doubling(n, "A0=\"\\\"\nX="+strings.Repeat("x", 1000)+"\"\n", "A%d=\"\\\"\nX=$A%d$A%d\"\n")
 }
 
 // numberedLaughs are laughs that write the dollar sign by its number.
 func numberedLaughs(n int) string {
+	return doubling(n, "A0="+strings.Repeat("x", 100)+"\n", `A%d="\0044A%d \0044A%d"`+"\n")
+}
+
+// doubling is a first variable and n more, each a line made of its number and twice that of the one before.
+func doubling(n int, first, line string) string {
 	var b strings.Builder
-	b.WriteString("A0=" + strings.Repeat("x", 100) + "\n")
+	b.WriteString(first)
 	for i := 1; i <= n; i++ {
-		fmt.Fprintf(&b, `A%d="\0044A%d \0044A%d"`+"\n", i, i-1, i-1)
+		fmt.Fprintf(&b, line, i, i-1, i-1)
 	}
 	return b.String()
 }

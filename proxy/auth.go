@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -182,9 +183,13 @@ func reservedBy(schemes map[string]*scheme) reserved {
 	return r
 }
 
-// strip takes every field away that says who calls: a client has no business with them.
+// strip takes every field away that says who calls: a client has no business with them. Some servers take a trailer's fields for the
+// head's, where the others that no client sets go away as they are sent on.
 func (q *request) strip(r reserved) {
 	removeFields(&q.header, r.has)
+	if len(q.declared) > 0 {
+		q.declared = slices.DeleteFunc(q.declared, func(name string) bool { return forwarding(name) || r.has(name) })
+	}
 }
 
 // forward asks a service whether the caller may pass. It sees the request's head as the client sent it.

@@ -197,9 +197,6 @@ func (p *Proxy) route(l *Listener, q *request) (destination, *failure) {
 	if q.outside {
 		q.strip(t.reserved)
 	}
-	if q.outside && len(q.declared) > 0 { // some servers take a trailer's fields for the head's
-		q.declared = slices.DeleteFunc(q.declared, func(name string) bool { return forwarding(name) || t.reserved.has(name) })
-	}
 	if l.Service != "" {
 		if t.refuses(l) {
 			return destination{}, &failure{status: 403, kind: kindDenied, detail: p.refused(l)}

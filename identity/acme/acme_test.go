@@ -234,17 +234,7 @@ func TestFailures(t *testing.T) {
 	empty(t, w.answers)
 
 	// The authority wants to be left alone: for as long as it says, whoever is impatient.
-	w.ca.Refuse = func(rw http.ResponseWriter, r *http.Request) bool {
-		if !strings.HasPrefix(r.URL.Path, "/order-plz") {
-			return false
-		}
-		rw.Header().Set("Content-Type", "application/problem+json")
-		rw.Header().Set("Retry-After", "86400")
-		rw.Header().Set("Replay-Nonce", "none")
-		rw.WriteHeader(http.StatusTooManyRequests)
-		fmt.Fprint(rw, `{"type":"urn:ietf:params:acme:error:rateLimited","status":429,"detail":"too many failed authorizations (5) recently"}`)
-		return true
-	}
+	w.ca.Refuse = tooOften("86400")
 	fails(c, now.Add(17*time.Minute), true, 24*time.Hour-17*time.Minute, "asked too often: too many failed authorizations")
 	w.ca.Refuse = nil
 	orders = w.ca.Orders.Load()
@@ -256,6 +246,21 @@ func TestFailures(t *testing.T) {
 	}
 	if s, err := acme.ReadState(w.cfg.Dir, gone); err != nil || s.Failures != 4 || !s.Waits || !strings.Contains(s.Error, "too often") {
 		t.Errorf("state: %+v, %v", s, err)
+	}
+}
+
+// tooOften refuses orders as an authority does that was asked too often, and asked again not before after.
+func tooOften(after string) func(http.ResponseWriter, *http.Request) bool {
+	return func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/order-plz") {
+			return false
+		}
+		rw.Header().Set("Content-Type", "application/problem+json")
+		rw.Header().Set("Retry-After", after)
+		rw.Header().Set("Replay-Nonce", "none")
+		rw.WriteHeader(http.StatusTooManyRequests)
+		fmt.Fprint(rw, `{"type":"urn:ietf:params:acme:error:rateLimited","status":429,"detail":"too many failed authorizations (5) recently"}`)
+		return true
 	}
 }
 
@@ -361,17 +366,7 @@ func TestAClockThatWasAhead(t *testing.T) {
 	}
 	failure(now.Add(366 * 24 * time.Hour))
 	failure(now)
-	w.ca.Refuse = func(rw http.ResponseWriter, r *http.Request) bool {
-		if !strings.HasPrefix(r.URL.Path, "/order-plz") {
-			return false
-		}
-		rw.Header().Set("Content-Type", "application/problem+json")
-		rw.Header().Set("Retry-After", "Fri, 31 Dec 2099 23:59:59 GMT")
-		rw.Header().Set("Replay-Nonce", "none")
-		rw.WriteHeader(http.StatusTooManyRequests)
-		fmt.Fprint(rw, `{"type":"urn:ietf:params:acme:error:rateLimited","status":429,"detail":"later"}`)
-		return true
-	}
+	w.ca.Refuse = tooOften("Fri, 31 Dec 2099 23:59:59 GMT")
 	if f := failure(now.Add(24 * time.Hour)); f.Next.After(now.Add(8 * 24 * time.Hour)) {
 		t.Errorf("asked again at %s", f.Next)
 	}
