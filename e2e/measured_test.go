@@ -125,6 +125,6 @@ services:
 			return ""
 		}
 		by := []string{"service", "instance", "caller", "route"}
-		return fmt.Sprintf("%v, told %v seconds ago", p.asked("trellis_requests_in_flight > 0", by...), p.asked("time() - timestamp(trellis_requests_in_flight > 0)", by...))
+		return fmt.Sprintf("%v, told %v seconds ago", p.asked("trellis_requests_in_flight > 0", by...), p.asked("time() - timestamp(trellis_requests_in_flight)", by...))
 	})
 }

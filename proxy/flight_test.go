@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 	"time"
@@ -116,6 +118,67 @@ func TestInFlightByWay(t *testing.T) {
 	goAway()
 	wg.Wait()
 	eventually(t, "nothing is under way", func() bool { return len(r.flights()) == 0 })
+}
+
+// TestConnectionsMadeInAdvance: what a client connects to before it has a request, or for want of one, is not in flight, starts no service
+// that is scaled to nothing, and takes a request later.
+func TestConnectionsMadeInAdvance(t *testing.T) {
+	t.Parallel()
+	var open sync.Map
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }))
+	s.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			open.Store(c, true)
+		} else {
+			open.Delete(c)
+		}
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	r := newRig(t, Config{})
+	r.snap.Services = []Service{
+		{Name: "app", Instances: []Instance{instanceAt("1", s.Listener.Addr().String())}},
+		{Name: "zero", Hold: 20 * time.Second, Wakes: true},
+	}
+	app := r.listen(Listener{Name: "app", Protocol: Detect, Service: "app", Port: 80, Caller: "web"})
+	zero := r.listen(Listener{Name: "zero", Protocol: Detect, Service: "zero", Port: 80, Caller: "web"})
+	r.push()
+	r.proxy.table.Load().services["zero"].setHint(80, plainHTTP)
+	var conns []net.Conn
+	connect := func(addr string) {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		conns = append(conns, conn)
+	}
+	connect(app)
+	eventually(t, "before anything was said, the instance may speak", func() bool { return r.flights()["web  -> app1 r0"] == 1 })
+	if status, _, kind := get(t, client(t), "http://"+app+"/"); status != 200 {
+		t.Fatal(status, kind)
+	}
+	connect(app)
+	connect(zero)
+	connected := time.Now()
+	eventually(t, "no instance is kept for them", func() bool {
+		kept := len(r.flights())
+		open.Range(func(any, any) bool { kept++; return true })
+		return kept == 0 && time.Since(connected) > 2*speakHTTP
+	})
+	if held := r.proxy.Calls().Services["zero"].Held; held != 0 {
+		t.Errorf("%d waited for a service to start", held)
+	}
+	r.snap.Services[1].Instances = []Instance{instanceAt("2", s.Listener.Addr().String())}
+	r.push()
+	for i, conn := range conns {
+		io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if text := body(t, res, err); text != "hello" {
+			t.Errorf("connection %d: %q", i, text)
+		}
+	}
 }
 
 // TestNothingStaysInFlight: whatever becomes of requests, and of instances under them, in the end there is nothing in flight, and there

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,8 +11,8 @@ const (
 	// speakFirst is how long a client has to speak before the instance is connected to, because it may be the one that
 	// speaks first. Clients that do speak send with the handshake's last packet or right after it.
 	speakFirst = 5 * time.Millisecond
-	// speakHTTP is the same where HTTP was seen before: an idle connection made in advance then costs the instance
-	// nothing, and a server that has begun to speak first is still found.
+	// speakHTTP is the same where HTTP was seen before, and how long the instance has then: an idle connection made in
+	// advance costs it nothing but that, and a server that has begun to speak first is still found.
 	speakHTTP = 3 * time.Second
 )
 
@@ -138,11 +139,14 @@ func (p *Proxy) detect(ctx context.Context, c *clientConn, s *service, port int)
 		c.Close()
 		return
 	}
-	if k == undecided {
+	switch {
+	case k != undecided:
+		p.serveKind(ctx, c, s, port, k)
+	case s.hint(port) == plainHTTP && len(s.lane(port).available.Load().list) == 0: // none is started for who says nothing
+		p.awaitRequest(ctx, c, s, port)
+	default:
 		p.race(ctx, c, s, port)
-		return
 	}
-	p.serveKind(ctx, c, s, port, k)
 }
 
 func (p *Proxy) serveKind(ctx context.Context, c *clientConn, s *service, port int, k kind) {
@@ -175,7 +179,7 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 		ended := false // by the beginning of a drain, or with a link: nothing was said, so another instance will do
 		st := inst.track(func() { up.SetReadDeadline(time.Unix(1, 0)) }, true)
 		p.streams.add(st)
-		first, k, lost := c.raceWith(up)
+		first, k, lost, silent := c.raceWith(up, func() bool { return s.hint(port) == plainHTTP && c.declared() != TCP })
 		p.streams.remove(st)
 		inst.untrack(st)
 		up.SetReadDeadline(time.Time{})
@@ -202,6 +206,10 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 			p.connect(inst, end{c.tcp, c.first}, end{up, first}, false)
 			c.Close()
 			at.leave()
+		case silent:
+			up.Close()
+			at.leave()
+			p.awaitRequest(ctx, c, s, port)
 		case k == undecided: // one of the two has closed
 			up.Close()
 			c.Close()
@@ -215,23 +223,49 @@ func (p *Proxy) race(ctx context.Context, c *clientConn, s *service, port int) {
 	}
 }
 
-// raceWith reads from both ends until one has spoken or closed. lost says that it was the instance that closed. up's read
-// deadline is over then.
-func (c *clientConn) raceWith(up duplex) (first []byte, k kind, lost bool) {
-	c.tcp.SetReadDeadline(time.Time{})
+// awaitRequest waits for a client that made its connection in advance, as long as for the next request of one, and serves
+// it. Nothing is in flight until it has spoken.
+func (p *Proxy) awaitRequest(ctx context.Context, c *clientConn, s *service, port int) {
+	k, err := c.peek(clientIdleTime)
+	if err != nil || k == undecided {
+		c.Close()
+		return
+	}
+	p.serveKind(ctx, c, s, port, k)
+}
+
+// raceWith reads from both ends until one has spoken or closed. lost says that it was the instance that closed. After
+// each time of speakHTTP it asks enough whether it is to end though neither has, which is silent. up's read deadline is
+// over then.
+func (c *clientConn) raceWith(up duplex, enough func() bool) (first []byte, k kind, lost, silent bool) {
 	spoke := make(chan []byte)
+	var over atomic.Bool
 	go func() {
 		buf := make([]byte, 4096)
 		n, _ := up.Read(buf)
+		over.Store(true)
 		c.tcp.SetReadDeadline(time.Unix(1, 0)) // look returns
 		spoke <- buf[:n]
 	}()
-	k, err := c.look()
-	lost = err == nil && k == undecided
+	for {
+		c.tcp.SetReadDeadline(time.Now().Add(speakHTTP))
+		if over.Load() { // it may have set its deadline just before
+			c.tcp.SetReadDeadline(time.Unix(1, 0))
+		}
+		var err error
+		k, err = c.look()
+		lost = err == nil && k == undecided
+		if !lost || over.Load() {
+			break
+		}
+		if silent = enough(); silent {
+			break
+		}
+	}
 	up.SetReadDeadline(time.Unix(1, 0))
 	first = <-spoke
 	c.tcp.SetReadDeadline(time.Time{})
-	return first, k, lost
+	return first, k, lost && !silent, silent && len(first) == 0
 }
 
 // dialTCP connects to an instance of s, where it takes a seat; nil when there is none in time. raw leaves TLS to the client.
