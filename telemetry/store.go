@@ -141,3 +141,7 @@ const (
 	LossInvalid   = "invalid"    // not what it says it is
 	LossLimit     = "limit"      // beyond a limit on series or on a sender's rate
 )
+
+// RefusedHeader names the field of an answer to metrics that were written in part: how many samples were not. They must not be sent
+// again.
+const RefusedHeader = "X-Trellis-Refused-Samples"

@@ -66,7 +66,7 @@ func newHandler(s *Store, to storage.AppendableV2) http.Handler {
 			http.NotFound(w, r)
 			return
 		}
-		router.ServeHTTP(w, r)
+		router.ServeHTTP(inPart(w, r))
 	}), maxBody)
 }
 

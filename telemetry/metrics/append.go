@@ -28,8 +28,17 @@ type series struct {
 	histo  bool
 }
 
-// errSeriesLimit is refused like a sample that is too old: whoever sent it must not send it again.
-var errSeriesLimit = fmt.Errorf("too many series: %w", storage.ErrOutOfBounds)
+// Both are refused like a sample that is too old: whoever sent it must not send it again.
+var (
+	errSeriesLimit = fmt.Errorf("too many series: %w", storage.ErrOutOfBounds)
+	errLabelsSize  = fmt.Errorf("labels of more than %d bytes: %w", maxLabels, storage.ErrOutOfBounds)
+)
+
+// maxLabels bounds names and values of one series' labels together, in bytes: with MaxSeries it bounds what they need of memory.
+const maxLabels = 16 << 10
+
+// counted says that the limiter has counted a sample as lost.
+func counted(err error) bool { return errors.Is(err, errSeriesLimit) || errors.Is(err, errLabelsSize) }
 
 // Append writes samples that belong to one round. Series that the round before had and this one has not are ended, so
 // that a query does not see them for another five minutes. What cannot be written is counted; the error is that of the
@@ -95,7 +104,7 @@ func (s *Store) appendOne(app storage.AppenderV2, refs map[string]*series, round
 			zero = &histogram.Histogram{Schema: nativeSchema, ZeroThreshold: zeroThreshold}
 		}
 		var err error
-		if one.ref, err = app.Append(0, one.labels, 0, sample.Created.UnixMilli(), 0, zero, nil, storage.AppendV2Options{}); errors.Is(err, errSeriesLimit) {
+		if one.ref, err = app.Append(0, one.labels, 0, sample.Created.UnixMilli(), 0, zero, nil, storage.AppendV2Options{}); counted(err) {
 			return false
 		}
 	}
@@ -108,7 +117,7 @@ func (s *Store) appendOne(app storage.AppenderV2, refs map[string]*series, round
 	ref, err := app.Append(one.ref, one.labels, 0, at, sample.Value, h, nil, opts)
 	_, err = (*storage.AppendPartialError)(nil).Handle(err) // an exemplar that is too old is no loss
 	switch {
-	case errors.Is(err, errSeriesLimit): // the limiter counts it
+	case counted(err):
 		return false
 	case err != nil:
 		s.lose(telemetry.LossInvalid, 1)
@@ -165,7 +174,7 @@ func native(d *telemetry.Distribution) *histogram.Histogram {
 // that floods the store must not hide itself, nor anything else that goes wrong.
 const reserved = 5
 
-// limiter refuses samples of new series when there are max, and counts them as lost. It stands before everything that writes.
+// limiter refuses samples of new series when there are max, and of labels beyond maxLabels, and counts them as lost. It stands before everything that writes.
 type limiter struct {
 	s   *Store
 	max int
@@ -175,7 +184,9 @@ type limiter struct {
 func (s *Store) own() limiter { return limiter{s, s.cfg.MaxSeries + s.cfg.MaxSeries/reserved} }
 
 // AppenderV2 implements storage.AppendableV2.
-func (l limiter) AppenderV2(ctx context.Context) storage.AppenderV2 {
+func (l limiter) AppenderV2(ctx context.Context) storage.AppenderV2 { return l.limited(ctx) }
+
+func (l limiter) limited(ctx context.Context) *limited {
 	return &limited{AppenderV2: l.s.db.AppenderV2(ctx), s: l.s, max: uint64(l.max), tracker: l.s.remote.storage.AppenderV2(ctx)}
 }
 
@@ -185,10 +196,14 @@ type limited struct {
 	max     uint64
 	tracker storage.AppenderV2 // of what is sent on: it only counts, and sees to it that there are connections enough
 
-	taken, refused int // samples
+	taken, refused, large int // samples: written, beyond max, of labels that are too large
 }
 
 func (l *limited) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AppendV2Options) (storage.SeriesRef, error) {
+	if ref == 0 && ls.ByteSize() > maxLabels {
+		l.large++
+		return 0, errLabelsSize
+	}
 	if ref == 0 && l.s.db.Head().NumSeries() >= l.max && !l.known(ls) {
 		l.refused++
 		return 0, errSeriesLimit
@@ -212,9 +227,7 @@ func (l *limited) AppendExemplars(ref storage.SeriesRef, ls labels.Labels, exemp
 
 // Commit implements storage.AppenderTransaction.
 func (l *limited) Commit() error {
-	if l.refused > 0 {
-		l.s.lose(telemetry.LossLimit, l.refused)
-	}
+	l.lose()
 	if err := l.AppenderV2.Commit(); err != nil {
 		_ = l.tracker.Rollback()
 		return err
@@ -222,12 +235,25 @@ func (l *limited) Commit() error {
 	return l.tracker.Commit()
 }
 
-// Rollback implements storage.AppenderTransaction. Whoever takes a refusal for that of a whole request, as the receivers of OTLP and
-// remote write do, loses with the samples that were refused those beside them.
+// lose counts what was refused.
+func (l *limited) lose() {
+	if l.refused > 0 {
+		l.s.lose(telemetry.LossLimit, l.refused)
+	}
+	if l.large > 0 {
+		l.s.lose(telemetry.LossTooLarge, l.large)
+	}
+}
+
+// Rollback implements storage.AppenderTransaction. Whoever takes a refusal for that of all, which scrapes do not, loses with the samples
+// that were refused those beside them.
 func (l *limited) Rollback() error {
 	if l.refused > 0 {
-		l.s.lose(telemetry.LossLimit, l.refused+l.taken)
+		l.refused += l.taken
+	} else if l.large > 0 {
+		l.large += l.taken
 	}
+	l.lose()
 	_ = l.tracker.Rollback()
 	return l.AppenderV2.Rollback()
 }

@@ -186,7 +186,7 @@ func (s *Store) start(ctx context.Context) (stop func(), err error) {
 		return nil, err
 	}
 	s.rules.start(ctx, s)
-	s.handler = newHandler(s, limited)
+	s.handler = newHandler(s, receivers{limited})
 	var all sync.WaitGroup
 	all.Go(func() { s.scraper.run(ctx) })
 	all.Go(func() { s.rules.run(ctx, s) })

@@ -14,6 +14,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,7 +44,8 @@ const (
 type Config struct {
 	Spans   telemetry.SpanSink
 	Records telemetry.RecordSink
-	// Metrics takes an ExportMetricsServiceRequest as protobuf by POST, as Prometheus' own receiver does.
+	// Metrics takes an ExportMetricsServiceRequest as protobuf by POST, as Prometheus' own receiver does; telemetry.RefusedHeader says
+	// how much of it was not taken.
 	Metrics http.Handler
 	Log     *slog.Logger
 }
@@ -285,8 +287,12 @@ func (r *Receiver) takeMetrics(ctx context.Context, req pmetricotlp.ExportReques
 	switch {
 	case w.status/100 == 2:
 	case w.status == http.StatusBadRequest: // some of it, which must not be sent again
+		all := req.Metrics().DataPointCount()
+		if n, err := strconv.Atoi(w.header.Get(telemetry.RefusedHeader)); err == nil { // a histogram's point is several samples
+			all = min(all, n)
+		}
 		resp.PartialSuccess().SetErrorMessage(text)
-		resp.PartialSuccess().SetRejectedDataPoints(int64(req.Metrics().DataPointCount()))
+		resp.PartialSuccess().SetRejectedDataPoints(int64(all))
 	default:
 		return resp, &refusal{http.StatusServiceUnavailable, text}
 	}

@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"google.golang.org/grpc"
@@ -243,6 +244,41 @@ func TestWhatCannotBeTakenIsSaid(t *testing.T) {
 	resp := ptraceotlp.NewExportResponse()
 	if err := resp.UnmarshalProto(w.Body.Bytes()); err != nil || w.Code != http.StatusOK || resp.PartialSuccess().RejectedSpans() != 1 {
 		t.Errorf("dropped for good: %d, %v, %d rejected", w.Code, err, resp.PartialSuccess().RejectedSpans())
+	}
+}
+
+// TestPartOfTheMetrics: of metrics that are taken in part it is told how many are not; where the store does not say, all.
+func TestPartOfTheMetrics(t *testing.T) {
+	all := pmetric.NewMetrics()
+	m := all.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
+	m.SetName("a")
+	points := m.SetEmptyGauge().DataPoints()
+	for range 5 {
+		points.AppendEmpty().SetIntValue(1)
+	}
+	body, err := pmetricotlp.NewExportRequestFromMetrics(all).MarshalProto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for says, want := range map[string]int64{"2": 2, "": 5, "70": 5} { // a histogram's buckets are samples too
+		store := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if says != "" {
+				w.Header().Set(telemetry.RefusedHeader, says)
+			}
+			http.Error(w, "too many series", http.StatusBadRequest)
+		})
+		s := &sink{}
+		r := New(Config{Spans: s, Records: s, Metrics: store, Log: slog.New(slog.DiscardHandler)})
+		w, req := httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/v1/metrics", bytes.NewReader(body))
+		req.Header.Set("Content-Type", "application/x-protobuf")
+		r.ServeHTTP(w, req)
+		resp := pmetricotlp.NewExportResponse()
+		if err := resp.UnmarshalProto(w.Body.Bytes()); err != nil || w.Code != http.StatusOK {
+			t.Fatal(w.Code, err)
+		}
+		if got := resp.PartialSuccess(); got.RejectedDataPoints() != want || got.ErrorMessage() != "too many series" {
+			t.Errorf("%q: %d rejected, %q", says, got.RejectedDataPoints(), got.ErrorMessage())
+		}
 	}
 }
 
