@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"trellis/cputime"
 )
 
 // write makes a directory of files, by name.
@@ -145,9 +147,9 @@ func TestHostileFiles(t *testing.T) {
 			dir := write(t, test.files)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			start := cpu(t)
+			start := cputime.Used(t)
 			_, warnings, err := Load(context.Background(), Options{WorkingDir: dir, Environ: []string{}})
-			took := cpu(t) - start
+			took := cputime.Used(t) - start
 			runtime.ReadMemStats(&after)
 			if took > 30*time.Second {
 				t.Errorf("it took %v of a processor", took)
@@ -340,14 +342,4 @@ func TestRepositoryIsTheProject(t *testing.T) {
 	if err != nil || p.Services["web"].Environment["A"] != "1" {
 		t.Errorf("%v %v", p.Services["web"].Environment, err)
 	}
-}
-
-// cpu returns how much of a processor the process has used: on a busy machine the clock says nothing.
-func cpu(t *testing.T) time.Duration {
-	t.Helper()
-	var used syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

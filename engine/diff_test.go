@@ -7,13 +7,13 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"trellis/compose"
+	"trellis/cputime"
 	"trellis/engine"
 )
 
@@ -213,24 +213,14 @@ func BenchmarkDiff(b *testing.B) {
 		for name, color := range map[string]string{"same": "blue", "all": "green"} {
 			from, to := large(n, "blue"), large(n, color)
 			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
-				begin := cpuTime(b)
+				begin := cputime.Used(b)
 				for b.Loop() {
 					engine.Diff(to, engine.State{Desired: &from})
 				}
-				b.ReportMetric(float64((cpuTime(b)-begin).Microseconds())/1000/float64(b.N), "cpu-ms/op")
+				b.ReportMetric(float64((cputime.Used(b)-begin).Microseconds())/1000/float64(b.N), "cpu-ms/op")
 			})
 		}
 	}
-}
-
-// cpuTime is the CPU time that this process has used.
-func cpuTime(tb testing.TB) time.Duration {
-	tb.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		tb.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // TestDiffGrowsEvenly: ten times the services cost about ten times the time, with room for a noisy machine.
@@ -239,9 +229,9 @@ func TestDiffGrowsEvenly(t *testing.T) {
 		from, to := large(n, "blue"), large(n, "green")
 		best := time.Duration(1 << 62)
 		for range 5 {
-			begin := cpuTime(t)
+			begin := cputime.Used(t)
 			engine.Diff(to, engine.State{Desired: &from})
-			best = min(best, cpuTime(t)-begin)
+			best = min(best, cputime.Used(t)-begin)
 		}
 		return best
 	}

@@ -8,10 +8,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
+	"trellis/cputime"
 	"trellis/telemetry"
 )
 
@@ -61,7 +61,7 @@ func perRequest(b *testing.B, addr string, n int) time.Duration {
 	const connections = 16
 	request := []byte("GET /api/courses/12 HTTP/1.1\r\nHost: evergreen.localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
 	var all sync.WaitGroup
-	before := processorTime(b)
+	before := cputime.Used(b)
 	for range connections {
 		all.Go(func() {
 			c, err := net.Dial("tcp", addr)
@@ -94,16 +94,7 @@ func perRequest(b *testing.B, addr string, n int) time.Duration {
 		})
 	}
 	all.Wait()
-	return (processorTime(b) - before) / time.Duration(n)
-}
-
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	return (cputime.Used(b) - before) / time.Duration(n)
 }
 
 func middle(d []time.Duration) time.Duration {

@@ -6,10 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
+	"trellis/cputime"
 	"trellis/telemetry"
 )
 
@@ -35,7 +35,7 @@ func BenchmarkLines(b *testing.B) {
 	now := time.Now()
 	var batch []telemetry.Record
 	joiner := NewJoiner(func(r telemetry.Record) { batch = append(batch, r) })
-	before, began := processorTime(b), time.Now()
+	before, began := cputime.Used(b), time.Now()
 	for i := range n {
 		service := "service-" + strconv.Itoa(i%10)
 		like := telemetry.Record{Time: now.Add(time.Duration(i-n) * (24 * time.Hour / time.Duration(n))), Service: service, Instance: service + "-1", Revision: 3, Stream: telemetry.StreamStdout}
@@ -58,16 +58,16 @@ func BenchmarkLines(b *testing.B) {
 			}
 		}
 	}
-	b.ReportMetric(float64(n)/(processorTime(b)-before).Seconds(), "lines/cpu-s")
+	b.ReportMetric(float64(n)/(cputime.Used(b)-before).Seconds(), "lines/cpu-s")
 	b.ReportMetric(float64(n)/time.Since(began).Seconds(), "lines/s")
 	b.ReportMetric(float64(s.Health().Bytes)/float64(n), "B/line")
 	ask := func(name string, f telemetry.RecordFilter) {
-		began, found := processorTime(b), 0
+		began, found := cputime.Used(b), 0
 		err := s.Records(ctx, f, false, func(telemetry.Record) error { found++; return nil })
 		if err != nil || found == 0 {
 			b.Fatalf("%s: %d found, %v", name, found, err)
 		}
-		b.ReportMetric(float64((processorTime(b)-began).Microseconds())/1000, name+"-cpu-ms")
+		b.ReportMetric(float64((cputime.Used(b)-began).Microseconds())/1000, name+"-cpu-ms")
 	}
 	day, hour := now.Add(-25*time.Hour), now.Add(-time.Hour)
 	ask("newest-1000", telemetry.RecordFilter{Since: day})
@@ -75,13 +75,4 @@ func BenchmarkLines(b *testing.B) {
 	ask("grep-an-hour", telemetry.RecordFilter{Since: hour, Grep: "order [0-9]+ cannot"})
 	ask("grep-a-day", telemetry.RecordFilter{Since: day, Grep: "order [0-9]+ cannot"})
 	b.ReportMetric(0, "ns/op")
-}
-
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

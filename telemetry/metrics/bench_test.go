@@ -6,10 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
+	"trellis/cputime"
 	"trellis/telemetry"
 )
 
@@ -31,7 +31,7 @@ func BenchmarkSamples(b *testing.B) {
 	for i := range batch {
 		batch[i] = sample("bench_total", start, 0, "instance", fmt.Sprintf("web-%d", i), "service", fmt.Sprintf("service-%d", i%20), "route", "/api/courses/*")
 	}
-	before := processorTime(b)
+	before := cputime.Used(b)
 	for round := range rounds {
 		for i := range batch {
 			batch[i].Time, batch[i].Value = start.Add(time.Duration(round)*step), float64(round*(i%97)+i)
@@ -41,18 +41,18 @@ func BenchmarkSamples(b *testing.B) {
 		}
 	}
 	n = rounds * series
-	b.ReportMetric(float64(n)/(processorTime(b)-before).Seconds(), "samples/cpu-s")
+	b.ReportMetric(float64(n)/(cputime.Used(b)-before).Seconds(), "samples/cpu-s")
 	block := b.TempDir()
 	if err := s.db.Snapshot(block, true); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(bytesIn(block))/float64(n), "B/sample")
 	ask := func(name, expr string, step time.Duration) {
-		began := processorTime(b)
+		began := cputime.Used(b)
 		if _, err := s.Ask(b.Context(), expr, start, time.Now(), step); err != nil {
 			b.Fatalf("%s: %v", name, err)
 		}
-		b.ReportMetric(float64((processorTime(b)-began).Microseconds())/1000, name+"-cpu-ms")
+		b.ReportMetric(float64((cputime.Used(b)-began).Microseconds())/1000, name+"-cpu-ms")
 	}
 	ask("one-series", `rate(bench_total{instance="web-7"}[5m])`, 15*time.Second)
 	ask("all-series", `sum by (service) (rate(bench_total[5m]))`, 15*time.Second)
@@ -69,13 +69,4 @@ func bytesIn(dir string) (n int64) {
 		return nil
 	})
 	return n
-}
-
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

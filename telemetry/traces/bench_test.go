@@ -7,10 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
+	"trellis/cputime"
 	"trellis/telemetry"
 )
 
@@ -34,7 +34,7 @@ func BenchmarkSpans(b *testing.B) {
 		<-done
 	}()
 	now := time.Now()
-	before, began := processorTime(b), time.Now()
+	before, began := cputime.Used(b), time.Now()
 	for i := 0; i < n; i += 1000 {
 		if lost, why := s.AddSpans(someSpans(now.Add(-6*time.Hour+time.Duration(i)*(6*time.Hour/time.Duration(n))), i, 1000)); lost > 0 {
 			b.Fatalf("%d spans lost: %s", lost, why)
@@ -48,15 +48,15 @@ func BenchmarkSpans(b *testing.B) {
 	if err := s.Flush(ctx); err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(float64(n)/(processorTime(b)-before).Seconds(), "spans/cpu-s")
+	b.ReportMetric(float64(n)/(cputime.Used(b)-before).Seconds(), "spans/cpu-s")
 	b.ReportMetric(float64(n)/time.Since(began).Seconds(), "spans/s")
 	b.ReportMetric(float64(s.Health().Bytes)/float64(n), "B/span")
 	ask := func(name string, query func() (found int, err error)) {
-		began := processorTime(b)
+		began := cputime.Used(b)
 		if found, err := query(); err != nil || found == 0 {
 			b.Fatalf("%s: %d found, %v", name, found, err)
 		}
-		b.ReportMetric(float64((processorTime(b)-began).Microseconds())/1000, name+"-cpu-ms")
+		b.ReportMetric(float64((cputime.Used(b)-began).Microseconds())/1000, name+"-cpu-ms")
 	}
 	ask("trace", func() (int, error) {
 		spans, err := s.Trace(ctx, traceOf(n/2/10))
@@ -99,13 +99,4 @@ func someSpans(at time.Time, first, n int) []telemetry.Span {
 		}
 	}
 	return spans
-}
-
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
