@@ -36,10 +36,9 @@ func leavesNothingInDocker(t testing.TB, project string) {
 	t.Helper()
 	t.Cleanup(func() {
 		for what, list := range leftInDocker(t, project) {
-			if len(list) > 0 {
-				t.Errorf("left in Docker: %s %v", what, list)
-			}
 			for _, name := range list {
+				of, _ := exec.Command("docker", what, "inspect", name).CombinedOutput()
+				t.Errorf("left in Docker: %s %s: %s", what, name, of)
 				_ = exec.Command("docker", what, "rm", "-f", name).Run()
 			}
 		}

@@ -83,8 +83,8 @@ func (d *Driver) removeNetworks(ctx context.Context, project string) error {
 const (
 	// countedFor is how long an engine still counts who was removed a moment ago; a busy one takes longer to notice.
 	countedFor = 2 * time.Second
-	// busyFor is how long a busy one is asked to remove a network that it says nobody is in.
-	busyFor = 20 * time.Second
+	// busyFor is how long a busy one is asked to remove a network that nobody is in.
+	busyFor = time.Minute
 )
 
 // removeNetwork removes a network, which takes an engine that still counts who was in it some time. One that others are in
@@ -106,8 +106,16 @@ func (d *Driver) removeNetwork(ctx context.Context, id string) error {
 	}
 }
 
-// isEmpty says whether no container is in a network.
+// isEmpty says whether no container is in a network. A busy engine names some that it has removed.
 func (d *Driver) isEmpty(ctx context.Context, id string) bool {
 	found, err := d.engine.api.NetworkInspect(ctx, id, client.NetworkInspectOptions{})
-	return err == nil && len(found.Network.Containers) == 0
+	if err != nil {
+		return false
+	}
+	for c := range found.Network.Containers {
+		if _, err := d.engine.api.ContainerInspect(ctx, c, client.ContainerInspectOptions{}); !isNotFound(err) {
+			return false
+		}
+	}
+	return true
 }

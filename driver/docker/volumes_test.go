@@ -4,15 +4,17 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 )
 
-// TestNetworksThatAreNotRemovedAtOnce: a busy engine refuses for longer than it should to remove a network that nobody is in.
-// It is asked until that is done; a network that somebody is in stays.
+// TestNetworksThatAreNotRemovedAtOnce: a busy engine refuses for longer than it should to remove a network that nobody is in,
+// or says that somebody is who is gone. It is asked until that is done; a network that somebody is in stays.
 func TestNetworksThatAreNotRemovedAtOnce(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -20,6 +22,7 @@ func TestNetworksThatAreNotRemovedAtOnce(t *testing.T) {
 		left int32
 	}{
 		{"busy engine", nil, 0},
+		{"busy engine that names who is gone", map[string]network.EndpointResource{"gone": {Name: "ours"}}, 0},
 		{"somebody else's", map[string]network.EndpointResource{"c1": {Name: "theirs"}}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -30,9 +33,14 @@ func TestNetworksThatAreNotRemovedAtOnce(t *testing.T) {
 			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Type", "application/json")
 				switch {
+				case strings.HasSuffix(r.URL.Path, "/containers/gone/json"):
+					w.WriteHeader(http.StatusNotFound)
+					json.NewEncoder(w).Encode(map[string]string{"message": "No such container: gone"})
+				case strings.Contains(r.URL.Path, "/containers/"):
+					json.NewEncoder(w).Encode(container.InspectResponse{ID: "c1"})
 				case r.Method == http.MethodGet:
 					json.NewEncoder(w).Encode(network.Inspect{Network: network.Network{ID: "n1"}, Containers: c.in})
-				case len(c.in) > 0 || time.Now().Before(free):
+				case c.left > 0 || time.Now().Before(free):
 					w.WriteHeader(http.StatusForbidden)
 					json.NewEncoder(w).Encode(map[string]string{"message": "network shop_default has active endpoints"})
 				default:
