@@ -174,7 +174,8 @@ func native(d *telemetry.Distribution) *histogram.Histogram {
 // that floods the store must not hide itself, nor anything else that goes wrong.
 const reserved = 5
 
-// limiter refuses samples of new series when there are max, and of labels beyond maxLabels, and counts them as lost. It stands before everything that writes.
+// limiter refuses samples of new series when there are max, and of labels beyond maxLabels, and counts them as lost. It stands before
+// everything that writes.
 type limiter struct {
 	s   *Store
 	max int
@@ -196,7 +197,7 @@ type limited struct {
 	max     uint64
 	tracker storage.AppenderV2 // of what is sent on: it only counts, and sees to it that there are connections enough
 
-	taken, refused, large int // samples: written, beyond max, of labels that are too large
+	taken, refused, large int // samples: written, beyond max, beyond maxLabels
 }
 
 func (l *limited) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AppendV2Options) (storage.SeriesRef, error) {

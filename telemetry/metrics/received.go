@@ -70,8 +70,8 @@ func (r receivers) AppenderV2(ctx context.Context) storage.AppenderV2 {
 type received struct {
 	*limited
 	answer   *answer
-	all, bad int   // samples
-	why      error // the first was refused
+	all, bad int   // samples: that came, that were refused
+	why      error // of the first that was refused
 }
 
 // Append keeps what must not be sent again to itself until Commit.
