@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"trellis/telemetry"
@@ -26,7 +28,9 @@ type Config struct {
 // Store is a telemetry.RecordStore. Nothing is written unless Run runs.
 type Store struct {
 	*segment.Store[telemetry.Record]
-	last int64 // Seq; only the writer reads and writes it
+	begun   sync.Once
+	last    int64        // Seq; once it is begun only the writer reads and writes it
+	written atomic.Int64 // whatever has a Seq up to this one is in its file
 }
 
 var _ telemetry.RecordStore = (*Store)(nil)
@@ -61,6 +65,10 @@ func New(cfg Config) *Store {
 		Dir: cfg.Dir, Name: "logs", Schema: schema, MaxBytes: cfg.MaxBytes, MaxAge: cfg.MaxAge, Log: cfg.Log,
 		Columns: []string{"seq", "time", "service", "instance", "revision", "stream", "severity", "body", "trace", "span", "attrs"},
 		Row:     s.row, Time: func(r *telemetry.Record) time.Time { return r.Time },
+		Written: func() {
+			s.begin() // of a batch that no file took there was no row
+			s.written.Store(s.last)
+		},
 		Size: func(r *telemetry.Record) int {
 			return 250 + len(r.Body) + len(r.Service) + len(r.Instance) + telemetry.SizeOf(r.Attributes)
 		},
@@ -77,9 +85,7 @@ func severities() []string {
 }
 
 func (s *Store) row(r *telemetry.Record) []any {
-	if s.last == 0 {
-		s.last = s.lastSeq()
-	}
+	s.begin()
 	s.last = max(s.last+1, time.Now().UnixMicro()) // in order also over restarts
 	var trace, span, attrs any
 	if !r.Trace.IsZero() {
@@ -97,6 +103,14 @@ func (s *Store) row(r *telemetry.Record) []any {
 	}
 	return []any{s.last, r.Time.UnixNano(), r.Service, r.Instance, r.Revision, r.Stream,
 		max(0, slices.Index(severities(), r.Severity)), r.Body, trace, span, attrs}
+}
+
+// begin finds out which Seq come next, before anything is written. It blocks until that is known.
+func (s *Store) begin() {
+	s.begun.Do(func() {
+		s.last = max(s.lastSeq(), time.Now().UnixMicro())
+		s.written.Store(s.last)
+	})
 }
 
 // lastSeq returns the largest Seq that was given before this process started, for a clock that went back since.
@@ -117,8 +131,12 @@ func (s *Store) Records(ctx context.Context, f telemetry.RecordFilter, follow bo
 	if err != nil {
 		return err
 	}
+	s.begin()
 	for {
-		next := s.Changed() // taken before the look, so that nothing in between is missed
+		// What is written while a look goes from file to file is for the next one: of two batches it may find the second, and have
+		// been in the file of the first before that.
+		next := s.Changed()
+		sel.upTo = s.written.Load()
 		found, err := s.find(ctx, sel)
 		if err != nil {
 			return err
@@ -127,15 +145,11 @@ func (s *Store) Records(ctx context.Context, f telemetry.RecordFilter, follow bo
 			if err := fn(r); err != nil {
 				return err
 			}
-			sel.after = max(sel.after, r.Seq)
 		}
 		if !follow {
 			return nil
 		}
-		sel.limit = telemetry.MaxRecordLimit
-		if sel.after == 0 { // nothing was there: what comes is new
-			sel.after = time.Now().Add(-time.Minute).UnixMicro()
-		}
+		sel.limit, sel.after = telemetry.MaxRecordLimit, sel.upTo
 		select {
 		case <-next:
 		case <-ctx.Done():

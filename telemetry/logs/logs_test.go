@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -164,7 +166,12 @@ func TestSecretsAreTakenOut(t *testing.T) {
 
 func store(t *testing.T) *Store {
 	t.Helper()
-	s := New(Config{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	return storeIn(t, t.TempDir())
+}
+
+func storeIn(t *testing.T, dir string) *Store {
+	t.Helper()
+	s := New(Config{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = s.Run(ctx) }()
@@ -286,4 +293,68 @@ func TestFollowSeesWhatComes(t *testing.T) {
 			t.Fatalf("%q did not come", want)
 		}
 	}
+}
+
+// TestFollowSeesWhatComesMeanwhile: while a look goes from file to file the writer goes on. What it wrote to a file that was looked
+// into already comes with the next look, although a file that was looked into later had what was written after it.
+func TestFollowSeesWhatComesMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	s := storeIn(t, dir)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	now := time.Now()
+	write := func(at time.Time, body string) {
+		t.Helper()
+		if n, why := s.AddRecords([]telemetry.Record{{Time: at, Service: "a", Body: body}}); n > 0 {
+			t.Fatal(why)
+		}
+		if err := s.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(now, "newest file")
+	write(now.Add(-2*time.Hour), "oldest file")
+	release := holdHour(t, dir, now.Add(-time.Hour)) // readers wait for it for five seconds
+	got := make(chan string, 10)
+	go func() {
+		f := telemetry.RecordFilter{Since: now.Add(-3 * time.Hour)}
+		_ = s.Records(ctx, f, true, func(r telemetry.Record) error { got <- r.Body; return nil })
+	}()
+	time.Sleep(500 * time.Millisecond) // the newest file is looked into; were it not, all would be found at once
+	write(now, "into the newest")
+	write(now.Add(-2*time.Hour), "into the oldest")
+	release()
+	want := map[string]bool{"newest file": true, "oldest file": true, "into the newest": true, "into the oldest": true}
+	write(now, "end")
+	for len(want) > 0 {
+		select {
+		case body := <-got:
+			if body == "end" {
+				t.Fatalf("%v did not come", want)
+			}
+			if !want[body] {
+				t.Errorf("%q came once more", body)
+			}
+			delete(want, body)
+		case <-ctx.Done():
+			t.Fatalf("%v did not come", want)
+		}
+	}
+}
+
+// holdHour makes a file of an hour without rows that nobody can read until release is called.
+func holdHour(t *testing.T, dir string, at time.Time) (release func()) {
+	t.Helper()
+	path := filepath.Join(dir, "logs-"+at.UTC().Format("2006010215")+"-000.db")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.SetMaxOpenConns(1)
+	for _, do := range []string{schema, "BEGIN EXCLUSIVE"} {
+		if _, err := db.ExecContext(t.Context(), do); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return sync.OnceFunc(func() { _ = db.Close() })
 }

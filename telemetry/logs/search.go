@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -23,7 +24,7 @@ type selection struct {
 	args         []any
 	grep         *regexp.Regexp // beyond what cond says of the body; nil: nothing
 	wide         bool           // no index finds what cond means among what was written in the time
-	after        int64
+	after, upTo  int64          // bounds of Seq; upTo belongs to what is found
 	limit        int
 	probe        int // the newest rows of a file that are looked through before the rest of it
 }
@@ -32,7 +33,7 @@ type selection struct {
 const probeRows = 5000
 
 func selectionOf(f telemetry.RecordFilter) (*selection, error) {
-	s := &selection{since: f.Since, until: f.Until, after: f.After, limit: f.Limit, probe: probeRows}
+	s := &selection{since: f.Since, until: f.Until, after: f.After, upTo: math.MaxInt64, limit: f.Limit, probe: probeRows}
 	if s.until.IsZero() {
 		s.until = time.Now().Add(10 * time.Minute)
 	}
@@ -153,10 +154,10 @@ func (s *selection) query(since, until int64, n int) (string, []any) {
 	var args []any
 	order := " ORDER BY time DESC, seq DESC"
 	if s.after > 0 { // few rows, found by their key
-		query, args = query+"seq > ? AND time + 0 >= ? AND time + 0 <= ?", append(args, s.after)
+		query, args = query+"seq > ? AND seq <= ? AND time + 0 >= ? AND time + 0 <= ?", append(args, s.after, s.upTo)
 		order = " ORDER BY seq DESC"
 	} else {
-		query += "time >= ? AND time <= ?"
+		query, args = query+"seq + 0 <= ? AND time >= ? AND time <= ?", append(args, s.upTo)
 	}
 	query += s.cond + order
 	if s.grep == nil {
@@ -232,8 +233,8 @@ type hit struct{ time, seq int64 }
 
 // scanned returns at most the newest n records between two moments, by a look at each row of the file.
 func (s *selection) scanned(ctx context.Context, db *sql.DB, since, until int64, n int) ([]telemetry.Record, error) {
-	query := "SELECT time, seq, body FROM rows NOT INDEXED WHERE time >= ? AND time <= ?" + s.cond
-	rows, err := db.QueryContext(ctx, query, append([]any{since, until}, s.args...)...)
+	query := "SELECT time, seq, body FROM rows NOT INDEXED WHERE seq + 0 <= ? AND time >= ? AND time <= ?" + s.cond
+	rows, err := db.QueryContext(ctx, query, append([]any{s.upTo, since, until}, s.args...)...)
 	if err != nil {
 		return nil, err
 	}

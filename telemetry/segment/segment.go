@@ -28,6 +28,7 @@ type Config[T any] struct {
 	Row     func(*T) []any
 	Time    func(*T) time.Time // decides the hour
 	Size    func(*T) int       // in memory, in bytes, about
+	Written func()             // called by the writer when a batch is in its files, before Changed says so; nil: nothing is
 
 	MaxBytes int64         // of all files together; default 512 MiB
 	MaxAge   time.Duration // default 7 days
@@ -202,6 +203,9 @@ func (s *Store[T]) write() {
 		s.mu.Unlock()
 		if len(rows) > 0 {
 			written, err := s.files.write(rows, s.cfg.Now())
+			if s.cfg.Written != nil {
+				s.cfg.Written()
+			}
 			s.note(written, len(rows)-written, err)
 		}
 		for _, done := range flushes {
