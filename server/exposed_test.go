@@ -25,6 +25,7 @@ import (
 	"trellis/engine/kubernetes"
 	"trellis/proxy"
 	"trellis/telemetry"
+	"trellis/telemetry/alerts"
 	"trellis/telemetry/metrics"
 )
 
@@ -342,11 +343,21 @@ func inRules(t *testing.T, objects []kubernetes.Object, series []telemetry.Sampl
 			if len(found) == 0 {
 				continue
 			}
+			labels := rule["labels"].(map[string]any)
 			name, _ := rule["alert"].(string)
 			if name == "" {
 				name = rule["record"].(string)
 			}
-			labels := rule["labels"].(map[string]any)
+			if name == alerts.RecordedShare { // alerts rest on it
+				recorded := telemetry.Sample{Labels: map[string]string{"__name__": name}, Time: start.Add(last * every), Value: found[0].Value}
+				for k, v := range labels {
+					recorded.Labels[k] = v.(string)
+				}
+				if err := store.Append(ctx, 1, []telemetry.Sample{recorded}); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
 			if objective, set := labels["objective"]; set {
 				name += fmt.Sprintf(" %s %s", objective, labels["severity"])
 			}

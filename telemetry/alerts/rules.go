@@ -95,20 +95,64 @@ func (o Objective) fault() string {
 // day, 1 spends 10 % in three days.
 type burn struct {
 	rate        float64
-	long, short string
+	long, short window
 	severity    string
 }
 
 func burns() []burn {
-	return []burn{{14.4, "1h", "5m", Page}, {6, "6h", "30m", Page}, {3, "1d", "2h", Ticket}, {1, "3d", "6h", Ticket}}
+	return []burn{
+		{14.4, window{"1h", time.Hour}, window{"5m", 5 * time.Minute}, Page}, {6, window{"6h", 6 * time.Hour}, window{"30m", 30 * time.Minute}, Page},
+		{3, window{"1d", 24 * time.Hour}, window{"2h", 2 * time.Hour}, Ticket}, {1, window{"3d", 72 * time.Hour}, window{"6h", 6 * time.Hour}, Ticket},
+	}
 }
 
-// OfObjectives returns a group of rules for each objective: one alert that pages and one that is a ticket, each of two pairs
-// of windows, so that it is the same alert whichever of them finds the budget burning.
+// window is what an alert looks back at.
+type window struct {
+	text string // as PromQL writes it
+	long time.Duration
+}
+
+// every is how often a window of more than an hour is looked at, 0: whenever its alert is. All that was counted within it is read
+// each time, so the longer it is the seldomer that is done: each costs what the hour costs at every quarter of a minute. An alert is later
+// for it by about a hundredth of the time for which the budget burns until the window shows it.
+func (w window) every() time.Duration {
+	if w.long <= time.Hour {
+		return 0
+	}
+	return w.long / 240
+}
+
+// RecordedShare is the series with the share of bad requests over a long window, as it was when that was looked at last.
+const RecordedShare = "trellis:objective_bad:share"
+
+// bad is Bad of a window where an alert asks for it. What was looked at no longer ago than a twelfth of the window counts, so that no
+// alert ends because Trellis was away for a while.
+func (o Objective) bad(w window) string {
+	if w.every() == 0 {
+		return o.Bad(w.text)
+	}
+	return fmt.Sprintf("max(last_over_time(%s{service=%s,%s=%s,window=%q}[%ds]))",
+		RecordedShare, strconv.Quote(o.Service), LabelObjective, strconv.Quote(o.Name), w.text, int(w.long.Seconds())/12)
+}
+
+// record is the group that looks at a long window.
+func (o Objective) record(w window) telemetry.RuleGroup {
+	return telemetry.RuleGroup{
+		Name: "objective " + o.Service + " " + o.Name + " over " + w.text, Interval: w.every(),
+		Rules: []telemetry.Rule{{
+			Record: RecordedShare, Expr: o.Bad(w.text), Labels: map[string]string{"service": o.Service, LabelObjective: o.Name, "window": w.text},
+		}},
+	}
+}
+
+// OfObjectives returns for each objective a group of rules with two alerts, one that pages and one that is a ticket, each of two pairs
+// of windows, so that it is the same alert whichever of them finds the budget burning. Before it stand the groups that look at the long
+// ones of these windows, each as often as it needs.
 func OfObjectives(objectives []Objective) []telemetry.RuleGroup {
 	var groups []telemetry.RuleGroup
 	for _, o := range objectives {
 		g := telemetry.RuleGroup{Name: "objective " + o.Service + " " + o.Name}
+		recorded := map[window]bool{}
 		for _, severity := range []string{Page, Ticket} {
 			var windows []string
 			for _, b := range burns() {
@@ -116,7 +160,13 @@ func OfObjectives(objectives []Objective) []telemetry.RuleGroup {
 				if b.severity != severity || limit >= 1 { // more than all requests cannot be bad
 					continue
 				}
-				windows = append(windows, fmt.Sprintf("(%s) > %.6g and (%s) > %.6g", o.Bad(b.long), limit, o.Bad(b.short), limit))
+				windows = append(windows, fmt.Sprintf("(%s) > %.6g and (%s) > %.6g", o.bad(b.long), limit, o.bad(b.short), limit))
+				for _, w := range []window{b.long, b.short} {
+					if w.every() > 0 && !recorded[w] {
+						recorded[w] = true
+						groups = append(groups, o.record(w))
+					}
+				}
 			}
 			if len(windows) == 0 {
 				continue
