@@ -22,7 +22,7 @@ type RecordSink interface {
 // SpanStore keeps spans for as long as its caps allow. It is safe for concurrent use.
 type SpanStore interface {
 	SpanSink
-	// Search returns the traces that match, newest first.
+	// Search returns the traces that match, newest first; where they have very many spans, fewer than f.Limit of them.
 	Search(ctx context.Context, f TraceFilter) ([]TraceSummary, error)
 	// Trace returns the spans of one trace in order of their start. None: ErrNotFound.
 	Trace(ctx context.Context, id TraceID) ([]Span, error)

@@ -128,53 +128,37 @@ func scan(rows *sql.Rows) (telemetry.Span, error) {
 	return s, nil
 }
 
-// Trace implements telemetry.SpanStore.
+// Trace implements telemetry.SpanStore. Of more than maxSpans it returns those of the newest files.
 func (s *Store) Trace(ctx context.Context, id telemetry.TraceID) ([]telemetry.Span, error) {
-	found, err := s.spansOf(ctx, []telemetry.TraceID{id}, time.Time{}, time.Now().Add(time.Hour))
-	if err != nil {
-		return nil, err
-	}
-	if len(found[id]) == 0 {
-		return nil, fmt.Errorf("trace %s: %w: it was not sampled, or is not kept any more", id, errdefs.ErrNotFound)
-	}
-	return found[id], nil
-}
-
-// maxSpans is how many spans of one trace are returned at most: one that a program never ends would be all of the store, in memory.
-const maxSpans = 10_000
-
-// spansOf returns the spans of traces, in order of their start; of more than maxSpans of one those of the newest files.
-func (s *Store) spansOf(ctx context.Context, ids []telemetry.TraceID, from, to time.Time) (map[telemetry.TraceID][]telemetry.Span, error) {
-	found := map[telemetry.TraceID][]telemetry.Span{}
-	err := s.Each(ctx, from, to, func(db *sql.DB) (bool, error) {
-		for _, id := range ids {
-			left := maxSpans - len(found[id])
-			if left == 0 {
-				continue
-			}
-			rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM rows WHERE trace = ? LIMIT ?", id[:], left)
+	var spans []telemetry.Span
+	err := s.Each(ctx, time.Time{}, time.Now().Add(time.Hour), func(db *sql.DB) (bool, error) {
+		rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM rows WHERE trace = ? LIMIT ?", id[:], maxSpans-len(spans))
+		if err != nil {
+			return false, err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			span, err := scan(rows)
 			if err != nil {
 				return false, err
 			}
-			for rows.Next() {
-				span, err := scan(rows)
-				if err != nil {
-					_ = rows.Close()
-					return false, err
-				}
-				found[id] = append(found[id], span)
-			}
-			if err := rows.Err(); err != nil {
-				return false, err
-			}
+			spans = append(spans, span)
 		}
-		return true, nil
+		return len(spans) < maxSpans, rows.Err()
 	})
-	for _, spans := range found {
-		slices.SortStableFunc(spans, func(a, b telemetry.Span) int { return a.Start.Compare(b.Start) })
+	if err != nil {
+		return nil, err
 	}
-	return found, err
+	if len(spans) == 0 {
+		return nil, fmt.Errorf("trace %s: %w: it was not sampled, or is not kept any more", id, errdefs.ErrNotFound)
+	}
+	slices.SortStableFunc(spans, func(a, b telemetry.Span) int { return a.Start.Compare(b.Start) })
+	return spans, nil
 }
+
+// maxSpans is how many spans of one trace are looked at at most, those of the newest files: one that a program never ends would be
+// all of the store, in memory.
+const maxSpans = 10_000
 
 // Search implements telemetry.SpanStore.
 func (s *Store) Search(ctx context.Context, f telemetry.TraceFilter) ([]telemetry.TraceSummary, error) {
@@ -193,19 +177,35 @@ func (s *Store) Search(ctx context.Context, f telemetry.TraceFilter) ([]telemetr
 	seen := map[telemetry.TraceID]bool{}
 	first, last := now, time.Time{}
 	cond, args := where(f)
+	body := "body"
+	if f.Name == "" && len(f.Attributes) == 0 {
+		body = "NULL" // nobody looks into it
+	}
 	err := s.Each(ctx, f.Since, f.Until, func(db *sql.DB) (bool, error) {
-		rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM rows WHERE "+cond+" ORDER BY start DESC", args...)
+		rows, err := db.QueryContext(ctx, "SELECT trace, start, name, "+body+" FROM rows WHERE "+cond+" ORDER BY start DESC", args...)
 		if err != nil {
 			return false, err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			span, err := scan(rows)
-			if err != nil {
+			var span telemetry.Span
+			var trace, text sql.RawBytes
+			var start int64
+			if err := rows.Scan(&trace, &start, &span.Name, &text); err != nil {
 				return false, err
 			}
-			if seen[span.Trace] || !hasName(span, f.Name) || !hasAttributes(span, f.Attributes) {
+			if copy(span.Trace[:], trace); seen[span.Trace] {
 				continue
+			}
+			span.Start = time.Unix(0, start).UTC()
+			if len(text) > 0 {
+				var r rest
+				if err := json.Unmarshal(text, &r); err != nil {
+					return false, fmt.Errorf("span of trace %s: %w", span.Trace, err)
+				}
+				if span.Attributes = r.Attributes; !hasName(span, f.Name) || !hasAttributes(span, f.Attributes) {
+					continue
+				}
 			}
 			seen[span.Trace] = true
 			ids = append(ids, span.Trace)
@@ -219,19 +219,7 @@ func (s *Store) Search(ctx context.Context, f telemetry.TraceFilter) ([]telemetr
 	if err != nil || len(ids) == 0 {
 		return []telemetry.TraceSummary{}, err
 	}
-	// A trace may begin and end in other hours than the span that matched.
-	spans, err := s.spansOf(ctx, ids, first.Add(-time.Hour), last.Add(time.Hour))
-	if err != nil {
-		return nil, err
-	}
-	all := make([]telemetry.TraceSummary, 0, len(ids))
-	for _, id := range ids {
-		if len(spans[id]) > 0 {
-			all = append(all, summary(id, spans[id]))
-		}
-	}
-	slices.SortStableFunc(all, func(a, b telemetry.TraceSummary) int { return b.Start.Compare(a.Start) })
-	return all, nil
+	return s.summaries(ctx, ids, first.Add(-time.Hour), last.Add(time.Hour), enoughSpans)
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -248,8 +236,8 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// where returns the condition for what f says of one span, its attributes left out. Of the name it lets through whatever
-// has it in any attribute.
+// where returns the condition for what f says of one span. Of the name it lets through whatever has it in any attribute, and of an
+// attribute whatever has one of its name.
 func where(f telemetry.TraceFilter) (string, []any) {
 	cond, args := "start >= ? AND start <= ?", []any{f.Since.UnixNano(), f.Until.UnixNano()}
 	if f.Service != "" {
@@ -257,6 +245,9 @@ func where(f telemetry.TraceFilter) (string, []any) {
 	}
 	if f.Name != "" {
 		cond, args = cond+" AND (instr(name, ?) > 0 OR instr(body, ?) > 0)", append(args, f.Name, inJSON(f.Name))
+	}
+	for k := range f.Attributes {
+		cond, args = cond+" AND instr(body, ?) > 0", append(args, inJSON(k))
 	}
 	if f.MinDuration > 0 {
 		cond, args = cond+" AND took >= ?", append(args, int64(f.MinDuration))
@@ -295,38 +286,6 @@ func hasAttributes(s telemetry.Span, want map[string]string) bool {
 func isNumber(have any, text string) bool {
 	f, ok := have.(float64)
 	return ok && strconv.FormatFloat(f, 'f', -1, 64) == text
-}
-
-// summary describes a trace by its spans, which are in order of their start.
-func summary(id telemetry.TraceID, spans []telemetry.Span) telemetry.TraceSummary {
-	root, end := spans[0], time.Time{}
-	known := map[telemetry.SpanID]bool{}
-	for _, s := range spans {
-		known[s.ID] = true
-	}
-	services := map[string]bool{}
-	t := telemetry.TraceSummary{Trace: id, Spans: len(spans), Start: spans[0].Start}
-	for i := len(spans) - 1; i >= 0; i-- {
-		s := spans[i]
-		services[s.Service] = true
-		end = later(end, s.Start.Add(s.Duration))
-		if s.Status == telemetry.StatusError {
-			t.Errors++
-		}
-		if !known[s.Parent] { // of several the first
-			root = s
-		}
-	}
-	for name := range services {
-		t.Services = append(t.Services, name)
-	}
-	slices.Sort(t.Services)
-	t.Duration, t.Root, t.Service, t.Status, t.Revision = end.Sub(t.Start), root.Name, root.Service, root.Status, root.Revision
-	t.Path, _ = root.Attributes[telemetry.PathAttribute].(string)
-	if n, err := strconv.Atoi(fmt.Sprint(root.Attributes["http.response.status_code"])); err == nil {
-		t.HTTP = n
-	}
-	return t
 }
 
 // graphRows bounds on how many of the newest spans a Graph rests, so that it takes less than half a second.
