@@ -16,6 +16,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
@@ -23,8 +24,6 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	_ "google.golang.org/grpc/encoding/gzip" // what clients may send
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -57,17 +56,16 @@ type Receiver struct {
 	http   *http.ServeMux
 	free   chan struct{}
 	shapes shapes
+	held   atomic.Int64 // bytes of gRPC's calls that were read
 
 	patience time.Duration
+	mostHeld int64 // of held; what comes then is refused
 }
 
 // New returns a receiver; its ServeHTTP serves HTTP/1.1, and gRPC where the server speaks HTTP/2 with prior knowledge.
 func New(cfg Config) *Receiver {
-	r := &Receiver{cfg: cfg, http: http.NewServeMux(), free: make(chan struct{}, workers), shapes: newShapes(), patience: patience}
-	r.grpc = grpc.NewServer(grpc.MaxRecvMsgSize(maxBody), grpc.ForceServerCodecV2(codec{}))
-	r.grpc.RegisterService(r.service("trace.v1.TraceService", r.traces), nil)
-	r.grpc.RegisterService(r.service("logs.v1.LogsService", r.logs), nil)
-	r.grpc.RegisterService(r.service("metrics.v1.MetricsService", r.metrics), nil)
+	r := &Receiver{cfg: cfg, http: http.NewServeMux(), free: make(chan struct{}, workers), shapes: newShapes(), patience: patience, mostHeld: workers * maxBody}
+	r.grpc = r.newGRPC()
 	r.http.HandleFunc("POST /v1/traces", r.serve(r.traces))
 	r.http.HandleFunc("POST /v1/logs", r.serve(r.logs))
 	r.http.HandleFunc("POST /v1/metrics", r.serve(r.metrics))
@@ -77,7 +75,7 @@ func New(cfg Config) *Receiver {
 // ServeHTTP implements http.Handler.
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.ProtoMajor == 2 && strings.HasPrefix(req.Header.Get("Content-Type"), "application/grpc") {
-		r.grpc.ServeHTTP(w, req)
+		r.serveGRPC(w, req)
 		return
 	}
 	r.http.ServeHTTP(w, req)
@@ -166,18 +164,26 @@ func refuse(w http.ResponseWriter, kind string, err error) {
 
 // unpack reads a body of at most maxBody bytes, packed or not.
 func unpack(w http.ResponseWriter, req *http.Request) ([]byte, error) {
-	var in io.Reader = http.MaxBytesReader(w, req.Body, maxBody)
+	in := http.MaxBytesReader(w, req.Body, maxBody)
 	switch req.Header.Get("Content-Encoding") {
 	case "", "identity":
+		return readAll(in)
 	case "gzip":
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, unread("gzip", err)
-		}
-		in = z
+		return gunzip(in)
 	default:
 		return nil, &refusal{http.StatusUnsupportedMediaType, "want gzip or no content encoding"}
 	}
+}
+
+func gunzip(in io.Reader) ([]byte, error) {
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		return nil, unread("gzip", err)
+	}
+	return readAll(z)
+}
+
+func readAll(in io.Reader) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(in, maxBody+1))
 	if err != nil {
 		return nil, unread("body", err)
@@ -324,44 +330,6 @@ type answer struct {
 func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(status int)      { a.status = status }
 func (a *answer) Write(b []byte) (int, error) { return a.body.Write(b) }
-
-// service answers the one method of an OTLP service as serve answers a POST. A call takes its place once it is here as a whole: the
-// calls of a connection share one window, and those that wait would keep what the others wait for from coming.
-func (r *Receiver) service(name string, take func(ctx context.Context, body []byte, json bool) (message, error)) *grpc.ServiceDesc {
-	export := func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-		var body []byte
-		if err := decode(&body); err != nil {
-			return nil, err
-		}
-		select {
-		case r.free <- struct{}{}:
-			defer func() { <-r.free }()
-		case <-ctx.Done():
-			return nil, status.FromContextError(ctx.Err()).Err()
-		}
-		answer, err := take(ctx, body, false)
-		return answer, rpc(err)
-	}
-	return &grpc.ServiceDesc{
-		ServiceName: "opentelemetry.proto.collector." + name, HandlerType: (*any)(nil),
-		Methods: []grpc.MethodDesc{{MethodName: "Export", Handler: export}},
-	}
-}
-
-// codec hands a request on as it is, so that its depth is looked at before it is read.
-type codec struct{}
-
-func (codec) Name() string { return "proto" }
-
-func (codec) Marshal(v any) (mem.BufferSlice, error) {
-	body, err := v.(message).MarshalProto()
-	return mem.BufferSlice{mem.SliceBuffer(body)}, err
-}
-
-func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	*v.(*[]byte) = data.Materialize()
-	return nil
-}
 
 // rpc gives a refusal its gRPC status; both may be repeated by OTLP's rules.
 func rpc(err error) error {

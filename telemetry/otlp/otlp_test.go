@@ -3,6 +3,7 @@ package otlp
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/binary"
 	"io"
 	"log/slog"
 	"net"
@@ -317,6 +318,147 @@ func TestSendersThatStall(t *testing.T) {
 	_ = stalled.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if told, err := io.ReadAll(stalled); err != nil || !strings.HasPrefix(string(told), "HTTP/1.1 408 ") {
 		t.Errorf("a sender that stalls: %.80q, %v", told, err)
+	}
+}
+
+// waiting makes calls over gRPC while every place is taken, until all of them wait; done frees the places, and returns how many of them
+// ended with which status. What a client of gRPC keeps of its calls would be counted with what the receiver keeps.
+func waiting(t *testing.T, r *Receiver, calls int, size int, zipped bool) (done func() map[string]int) {
+	t.Helper()
+	address := serveWith(t, r)
+	for range workers {
+		r.free <- struct{}{}
+	}
+	request := traces()
+	request.Traces().ResourceSpans().At(0).Resource().Attributes().PutStr("large", strings.Repeat("x", size))
+	body, err := request.MarshalProto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flag := byte(0)
+	if zipped {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		_, _ = z.Write(body)
+		_ = z.Close()
+		flag, body = 1, b.Bytes()
+	}
+	body = append(binary.BigEndian.AppendUint32([]byte{flag}, uint32(len(body))), body...)
+	ended := make([]string, calls)
+	var all sync.WaitGroup
+	for i := range ended { // one after the other, so that each is here as a whole before the next one: several at once may all be too much
+		came, over := r.held.Load()+int64(len(body)), make(chan struct{})
+		all.Go(func() {
+			defer close(over)
+			ended[i] = call(t, address, bytes.NewReader(body), zipped)
+		})
+		for deadline := time.Now().Add(10 * time.Second); r.held.Load() < came && !isClosed(over); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("call %d did not come", i)
+			}
+		}
+	}
+	return func() map[string]int {
+		for range workers {
+			<-r.free
+		}
+		all.Wait()
+		counts := map[string]int{}
+		for _, code := range ended {
+			counts[code]++
+		}
+		return counts
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// call makes one call over gRPC, and returns its status.
+func call(t *testing.T, address string, body io.Reader, zipped bool) string {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+"/opentelemetry.proto.collector.trace.v1.TraceService/Export", body)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	req.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
+	if zipped {
+		req.Header.Set("Grpc-Encoding", "gzip")
+	}
+	plain := &http.Transport{Protocols: &http.Protocols{}}
+	plain.Protocols.SetUnencryptedHTTP2(true)
+	defer plain.CloseIdleConnections()
+	resp, err := plain.RoundTrip(req)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	if ended := resp.Trailer.Get("Grpc-Status"); ended != "" {
+		return ended
+	}
+	return resp.Header.Get("Grpc-Status")
+}
+
+// TestCallsThatStall end, so that what they hold is free again for others.
+func TestCallsThatStall(t *testing.T) {
+	s := &sink{}
+	r := New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)})
+	r.patience = 200 * time.Millisecond
+	address := serveWith(t, r)
+	body, stall := io.Pipe() // which the client closes once it is answered
+	go func() { _, _ = io.WriteString(stall, "\x00\x00\x00\x01\x00half") }()
+	const unavailable = "14" // which may be sent again
+	if code := call(t, address, body, false); code != unavailable {
+		t.Errorf("ended with %s", code)
+	}
+}
+
+// TestCallsThatWaitStayPacked: what comes packed over gRPC takes little memory until it has its place.
+func TestCallsThatWaitStayPacked(t *testing.T) {
+	s := &sink{}
+	r := New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)})
+	inUse := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := inUse()
+	const calls = 4 * workers
+	done := waiting(t, r, calls, 15<<20, true)
+	if more := inUse() - before; more > 64<<20 {
+		t.Errorf("%d calls of 15 MiB that wait take %d MiB", calls, more>>20)
+	}
+	if codes := done(); codes["0"] != calls || len(s.spans) != calls {
+		t.Errorf("%v, %d spans of %d calls", codes, len(s.spans), calls)
+	}
+}
+
+// TestWhatCallsHoldIsBounded: of more than may be held of calls that wait for their places some are refused, to be sent again.
+func TestWhatCallsHoldIsBounded(t *testing.T) {
+	s := &sink{}
+	r := New(Config{Spans: s, Records: s, Metrics: s, Log: slog.New(slog.DiscardHandler)})
+	r.mostHeld = 4 << 20
+	done := waiting(t, r, 8, 1<<20, false)
+	if held := r.held.Load(); held > r.mostHeld {
+		t.Errorf("%d bytes are held, of at most %d", held, r.mostHeld)
+	}
+	const taken, unavailable = "0", "14"
+	if codes := done(); codes[taken] == 0 || codes[unavailable] == 0 || codes[taken]+codes[unavailable] != 8 || codes[taken] != len(s.spans) {
+		t.Errorf("%v, %d spans", codes, len(s.spans))
+	}
+	for deadline := time.Now().Add(10 * time.Second); r.held.Load() != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes are held by nobody", r.held.Load())
+		}
 	}
 }
 
