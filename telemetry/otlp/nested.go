@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -14,6 +15,12 @@ import (
 const maxNested = 100
 
 var errNested = fmt.Errorf("more than %d messages within one another: flatten the values", maxNested)
+
+// maxMessages is how many messages a request may have that are or may hold values: spans, records, points, attributes. Two bytes are an
+// empty one, and most of a kilobyte as the library and the stores have it. What programs send at a time has a tenth of these at most.
+const maxMessages = 1_000_000
+
+var errMany = &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("more than %d spans, records, points, attributes and values: send smaller batches", maxMessages)}
 
 // shape holds the fields of a message that are messages themselves and may hold a value at some depth.
 type shape map[protowire.Number]shape
@@ -43,10 +50,18 @@ func newShapes() shapes {
 	}
 }
 
-// protoNested refuses a message in which more than left others lie within one another.
+// protoNested refuses a message in which more than left others lie within one another, or more than maxMessages at all.
 func protoNested(body []byte, s shape, left int) error {
+	more := maxMessages
+	return walk(body, s, left, &more)
+}
+
+func walk(body []byte, s shape, left int, more *int) error {
 	if left < 0 {
 		return errNested
+	}
+	if *more--; *more < 0 {
+		return errMany
 	}
 	for len(body) > 0 {
 		field, kind, n := protowire.ConsumeTag(body)
@@ -62,7 +77,7 @@ func protoNested(body []byte, s shape, left int) error {
 		}
 		if inner := s[field]; inner != nil && kind == protowire.BytesType {
 			text, _ := protowire.ConsumeBytes(body[:n])
-			if err := protoNested(text, inner, left-1); err != nil {
+			if err := walk(text, inner, left-1, more); err != nil {
 				return err
 			}
 		}
@@ -77,7 +92,7 @@ func jsonNested(body []byte) error {
 	if !json.Valid(body) {
 		return errors.New("no valid JSON")
 	}
-	depth, quoted := 0, false
+	depth, quoted, more := 0, false, maxMessages
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {
 		case quoted && c == '\\':
@@ -88,6 +103,9 @@ func jsonNested(body []byte) error {
 		case c == '{':
 			if depth++; depth > maxNested+1 { // the request is an object itself
 				return errNested
+			}
+			if more--; more < 0 {
+				return errMany
 			}
 		case c == '}':
 			depth--

@@ -129,3 +129,29 @@ func TestEveryValueThatIsReadHasABound(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestsOfTooManyMessages: a body of a few kilobytes, packed, would be gigabytes as spans, records or attributes.
+func TestRequestsOfTooManyMessages(t *testing.T) {
+	s := &sink{}
+	address := serve(t, s)
+	many := func(unit string, n int) []byte { return bytes.Repeat([]byte(unit), n) }
+	for _, c := range []struct {
+		name, path, kind string
+		body             []byte
+		want             int
+	}{
+		{"spans", "traces", "application/x-protobuf", within(many("\x12\x00", maxMessages), 1, 2), http.StatusRequestEntityTooLarge},
+		{"fewer spans", "traces", "application/x-protobuf", within(many("\x12\x00", 1000), 1, 2), http.StatusOK},
+		{"attributes", "logs", "application/x-protobuf", within(many("\x0a\x00", maxMessages), 1, 1), http.StatusRequestEntityTooLarge},
+		{"records of JSON", "logs", "application/json", []byte(`{"resourceLogs":[{"scopeLogs":[{"logRecords":[` + string(many("{},", maxMessages)) + `{}]}]}]}`), http.StatusRequestEntityTooLarge},
+	} {
+		resp, err := http.Post("http://"+address+"/v1/"+c.path, c.kind, bytes.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != c.want {
+			t.Errorf("%s: %s, want %d", c.name, resp.Status, c.want)
+		}
+	}
+}
