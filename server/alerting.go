@@ -227,7 +227,7 @@ func (s *sight) budgets(ctx context.Context, now time.Time) ([]api.Budget, error
 	window := measuredWindow(s.metrics.Health(), now)
 	for _, o := range alerts.Objectives(p) {
 		b := api.Budget{Service: o.Service, Objective: o.Name, Target: o.Target, Window: spanText(window)}
-		bad, err := s.number(ctx, o.Bad(fmt.Sprintf("%ds", int(window.Seconds()))), now)
+		bad, err := s.spent.share(ctx, o, window, now, s.number)
 		if err != nil {
 			return all, err
 		}

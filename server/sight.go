@@ -57,6 +57,7 @@ type sight struct {
 	tells            bool                      // told is kept
 	told             atomic.Pointer[gathering] // the newest round, without what the data planes tell
 	notifier         *alerts.Notifier
+	spent            spending
 	forward          *otlp.Forwarder
 }
 

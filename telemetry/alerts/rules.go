@@ -81,6 +81,15 @@ func (o Objective) Bad(window string) string {
 	return fmt.Sprintf("sum(rate(trellis_request_failures_total%s)) / sum(rate(trellis_requests_total%s))", by, by)
 }
 
+// All returns how many requests there were over a window, in PromQL.
+func (o Objective) All(window string) string {
+	by := fmt.Sprintf("{service=%s}[%s]", strconv.Quote(o.Service), window)
+	if o.Latency > 0 {
+		return fmt.Sprintf("histogram_count(sum(increase(trellis_request_duration_seconds%s)))", by)
+	}
+	return fmt.Sprintf("sum(increase(trellis_requests_total%s))", by)
+}
+
 // fault is what a bad request is.
 func (o Objective) fault() string {
 	if o.Latency > 0 {
