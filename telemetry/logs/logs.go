@@ -31,6 +31,9 @@ type Store struct {
 	begun   sync.Once
 	last    int64        // Seq; once it is begun only the writer reads and writes it
 	written atomic.Int64 // whatever has a Seq up to this one is in its file
+
+	mu    sync.Mutex
+	hours map[time.Time]int64 // the last Seq that this process wrote of each hour: 24 a day
 }
 
 var _ telemetry.RecordStore = (*Store)(nil)
@@ -60,7 +63,7 @@ const grave = "severity >= 4"
 
 // New returns a store of the folder. It touches no file.
 func New(cfg Config) *Store {
-	s := &Store{}
+	s := &Store{hours: map[time.Time]int64{}}
 	s.Store = segment.New(segment.Config[telemetry.Record]{
 		Dir: cfg.Dir, Name: "logs", Schema: schema, MaxBytes: cfg.MaxBytes, MaxAge: cfg.MaxAge, Log: cfg.Log,
 		Columns: []string{"seq", "time", "service", "instance", "revision", "stream", "severity", "body", "trace", "span", "attrs"},
@@ -87,6 +90,9 @@ func severities() []string {
 func (s *Store) row(r *telemetry.Record) []any {
 	s.begin()
 	s.last = max(s.last+1, time.Now().UnixMicro()) // in order also over restarts
+	s.mu.Lock()
+	s.hours[r.Time.UTC().Truncate(time.Hour)] = s.last
+	s.mu.Unlock()
 	var trace, span, attrs any
 	if !r.Trace.IsZero() {
 		trace = r.Trace[:]
@@ -111,6 +117,18 @@ func (s *Store) begin() {
 		s.last = max(s.lastSeq(), time.Now().UnixMicro())
 		s.written.Store(s.last)
 	})
+}
+
+// news returns the first hour of which something was written after a Seq, the zero time where nothing was.
+func (s *Store) news(after int64) (first time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for hour, seq := range s.hours {
+		if seq > after && (first.IsZero() || hour.Before(first)) {
+			first = hour
+		}
+	}
+	return first
 }
 
 // lastSeq returns the largest Seq that was given before this process started, for a clock that went back since.
@@ -156,6 +174,9 @@ func (s *Store) Records(ctx context.Context, f telemetry.RecordFilter, follow bo
 			return ctx.Err()
 		}
 		sel.until = time.Now().Add(10 * time.Minute)
+		if sel.from = s.news(sel.after); sel.from.IsZero() {
+			sel.from = sel.until
+		}
 	}
 }
 

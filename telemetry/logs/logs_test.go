@@ -342,6 +342,45 @@ func TestFollowSeesWhatComesMeanwhile(t *testing.T) {
 	}
 }
 
+// TestFollowersLookIntoWhatIsNew: a follower that has looked into everything once looks into those files alone that were written to
+// since, however many hours it follows.
+func TestFollowersLookIntoWhatIsNew(t *testing.T) {
+	dir := t.TempDir()
+	s := storeIn(t, dir)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	now := time.Now()
+	got := make(chan string, 10)
+	failed := make(chan error, 1)
+	s.AddRecords([]telemetry.Record{{Time: now, Service: "a", Body: "before"}})
+	if err := s.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		f := telemetry.RecordFilter{Since: now.Add(-4 * time.Hour)}
+		failed <- s.Records(ctx, f, true, func(r telemetry.Record) error { got <- r.Body; return nil })
+	}()
+	for _, want := range []string{"before", "now", "late"} {
+		switch want {
+		case "now":
+			defer holdHour(t, dir, now.Add(-2*time.Hour))() // whoever looks into it fails after five seconds
+			s.AddRecords([]telemetry.Record{{Time: time.Now(), Service: "a", Body: want}})
+		case "late":
+			s.AddRecords([]telemetry.Record{{Time: now.Add(-time.Hour), Service: "a", Body: want}})
+		}
+		select {
+		case have := <-got:
+			if have != want {
+				t.Errorf("got %q, want %q", have, want)
+			}
+		case err := <-failed:
+			t.Fatalf("%q did not come: %v", want, err)
+		case <-ctx.Done():
+			t.Fatalf("%q did not come", want)
+		}
+	}
+}
+
 // holdHour makes a file of an hour without rows that nobody can read until release is called.
 func holdHour(t *testing.T, dir string, at time.Time) (release func()) {
 	t.Helper()

@@ -20,6 +20,7 @@ import (
 // selection is a RecordFilter as SQL and what SQL cannot say.
 type selection struct {
 	since, until time.Time
+	from         time.Time // files of before have nothing; zero: any may have
 	cond         string
 	args         []any
 	grep         *regexp.Regexp // beyond what cond says of the body; nil: nothing
@@ -169,7 +170,11 @@ func (s *selection) query(since, until int64, n int) (string, []any) {
 // find returns the newest records that match, oldest first.
 func (s *Store) find(ctx context.Context, sel *selection) ([]telemetry.Record, error) {
 	var found []telemetry.Record
-	err := s.Each(ctx, sel.since, sel.until, func(db *sql.DB) (bool, error) {
+	from := sel.since
+	if sel.from.After(from) {
+		from = sel.from
+	}
+	err := s.Each(ctx, from, sel.until, func(db *sql.DB) (bool, error) {
 		more, err := sel.look(ctx, db, sel.limit-len(found))
 		found = append(found, more...)
 		return len(found) < sel.limit, err
