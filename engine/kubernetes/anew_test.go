@@ -186,7 +186,7 @@ func TestMadeAnewWithAsManyPods(t *testing.T) {
 	}
 	first := made("db")
 	first.Object["spec"].(map[string]any)["replicas"] = int64(4)
-	if err := client.apply(t.Context(), "shop", first, false); err != nil {
+	if err := client.apply(t.Context(), "shop", first, 0, false); err != nil {
 		t.Fatal(err)
 	}
 	var begun []string
@@ -198,7 +198,7 @@ func TestMadeAnewWithAsManyPods(t *testing.T) {
 		}
 		return false
 	}
-	if err := client.apply(t.Context(), "shop", made("db-direct"), false); err != nil {
+	if err := client.apply(t.Context(), "shop", made("db-direct"), 0, false); err != nil {
 		t.Fatal(err)
 	}
 	if len(begun) != 1 || !strings.Contains(begun[0], `"replicas":4`) {

@@ -185,7 +185,7 @@ func withRoleLast(objects []Object, leaving []item) (now, later []Object) {
 // applyAll applies objects. What goes wrong with any is said of all, in their order. Where the server is away it ends at once: the
 // next one would only say the same.
 func (c *Client) applyAll(ctx context.Context, project string, objects []Object) error {
-	failed := make([]error, len(objects))
+	failed, least := make([]error, len(objects)), leastOf(objects)
 	for now := range 4 {
 		g, one := errgroup.WithContext(ctx)
 		g.SetLimit(applying)
@@ -196,7 +196,7 @@ func (c *Client) applyAll(ctx context.Context, project string, objects []Object)
 			g.Go(func() error {
 				plain, err := plainObject(o)
 				if err == nil {
-					err = c.apply(one, project, plain, false)
+					err = c.apply(one, project, plain, least[itemOf(o).object()], false)
 				}
 				if err != nil && (one.Err() == nil || ctx.Err() != nil) {
 					failed[i] = fmt.Errorf("apply %s: %w", itemOf(o), err)
@@ -215,8 +215,8 @@ func (c *Client) applyAll(ctx context.Context, project string, objects []Object)
 }
 
 // apply applies one object; with force it takes fields from whoever has set them. What cannot become it is removed first, see anew. One of
-// that name that is not the project's: ErrConflict.
-func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unstructured, force bool) error {
+// that name that is not the project's: ErrConflict. least is how many pods its autoscaler lets it have at least, see leastOf.
+func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unstructured, least int64, force bool) error {
 	r, err := c.resource(o.GroupVersionKind())
 	if err != nil {
 		return err
@@ -241,11 +241,11 @@ func (c *Client) apply(ctx context.Context, project string, o *unstructured.Unst
 	}
 	if there == nil {
 		if err = c.clearWay(ctx, project, o); err == nil {
-			there, err = c.begunAs(ctx, r, project, o)
+			there, err = c.begunAs(ctx, r, project, o, least)
 		}
 	}
 	if err == nil && there != nil {
-		err = c.handOver(ctx, r, o, there)
+		err = c.handOver(ctx, r, o, there, least)
 	}
 	if err != nil {
 		return err

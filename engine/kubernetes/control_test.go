@@ -191,7 +191,7 @@ func TestOneHoldsTheLease(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.apply(t.Context(), "shop", plain, false); err != nil {
+	if err := c.apply(t.Context(), "shop", plain, 0, false); err != nil {
 		t.Fatal(err)
 	}
 	holder := func() string {

@@ -281,6 +281,7 @@ func (e *Engine) restore(ctx context.Context, project string, found []stray) err
 	if err != nil {
 		return err
 	}
+	least := leastOf(objects)
 	for _, o := range objects {
 		of := itemOf(o)
 		strayed, wished := false, false
@@ -302,7 +303,7 @@ func (e *Engine) restore(ctx context.Context, project string, found []stray) err
 		if err := e.client.takeOut(ctx, want, pointers); err != nil {
 			return fmt.Errorf("bring back %s: %w", of, err)
 		}
-		if err := e.client.apply(ctx, project, want, strayed); err != nil {
+		if err := e.client.apply(ctx, project, want, least[of.object()], strayed); err != nil {
 			return fmt.Errorf("bring back %s: %w", of, err)
 		}
 	}

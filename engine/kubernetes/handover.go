@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -19,11 +21,13 @@ const (
 )
 
 // handOver keeps the number of pods as it is when o no longer says it, because an autoscaler is to: an apply that leaves
-// out what it alone has owned takes the value away, and the workload would fall to one pod.
-func (c *Client) handOver(ctx context.Context, r dynamic.ResourceInterface, o, there *unstructured.Unstructured) error {
+// out what it alone has owned takes the value away, and the workload would fall to one pod. It is no less than least: what was stopped has
+// none, and an autoscaler may take its time before it looks.
+func (c *Client) handOver(ctx context.Context, r dynamic.ResourceInterface, o, there *unstructured.Unstructured, least int64) error {
 	now, had, _ := unstructured.NestedInt64(there.Object, "spec", "replicas")
 	_, has, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
 	scaled := slices.Contains([]string{"Deployment", "StatefulSet"}, o.GetKind())
+	now = max(now, least)
 	if !scaled || !had || has || now == 0 || !ownsReplicas(there) {
 		return nil
 	}
@@ -33,6 +37,23 @@ func (c *Client) handOver(ctx context.Context, r dynamic.ResourceInterface, o, t
 	}
 	_, err := r.Apply(ctx, o.GetName(), keep, metav1.ApplyOptions{FieldManager: scaleManager, Force: true})
 	return c.explain(err)
+}
+
+// leastOf are how many pods the autoscalers among objects let a workload have at least, by the workload.
+func leastOf(objects []Object) map[item]int64 {
+	all := map[item]int64{}
+	for _, o := range objects {
+		switch o := o.(type) {
+		case *autoscalingv2.HorizontalPodAutoscaler:
+			to := o.Spec.ScaleTargetRef
+			all[item{Group: appsv1.GroupName, Kind: to.Kind, Name: to.Name}] = int64(valueOr(o.Spec.MinReplicas, 1))
+		case *unstructured.Unstructured:
+			if to, least, is := scaledBy(o); is {
+				all[item{Group: appsv1.GroupName, Kind: to.Kind, Name: to.Name}] = least
+			}
+		}
+	}
+	return all
 }
 
 // ownsReplicas says whether an apply of Trellis has set how many pods there are.

@@ -103,16 +103,25 @@ func (r *renderer) askedByKEDA() []corev1.ServicePort {
 // scaledOf reads what a ScaledObject says of a workload, nil where there is none.
 func scaledOf(w workload, all []Object) *engine.Autoscale {
 	for _, o := range objectsOf[*unstructured.Unstructured](all) {
-		kind, _, _ := unstructured.NestedString(o.Object, "spec", "scaleTargetRef", "kind")
-		name, _, _ := unstructured.NestedString(o.Object, "spec", "scaleTargetRef", "name")
-		if o.GroupVersionKind() != scaledKind || kind != w.kind || name != w.name {
+		to, least, is := scaledBy(o)
+		if !is || to.Kind != w.kind || to.Name != w.name {
 			continue
 		}
-		least, _, _ := unstructured.NestedInt64(o.Object, "spec", "minReplicaCount")
 		most, _, _ := unstructured.NestedInt64(o.Object, "spec", "maxReplicaCount")
 		return &engine.Autoscale{Min: int(least), Max: int(most), Reason: unready(o)}
 	}
 	return nil
+}
+
+// scaledBy says which workload an object has KEDA scale, and how many pods that has at least; false: it is no ScaledObject.
+func scaledBy(o *unstructured.Unstructured) (to scaleTarget, least int64, is bool) {
+	if o.GroupVersionKind() != scaledKind {
+		return to, 0, false
+	}
+	to.Kind, _, _ = unstructured.NestedString(o.Object, "spec", "scaleTargetRef", "kind")
+	to.Name, _, _ = unstructured.NestedString(o.Object, "spec", "scaleTargetRef", "name")
+	least, _, _ = unstructured.NestedInt64(o.Object, "spec", "minReplicaCount")
+	return to, least, true
 }
 
 // unready says why KEDA does not scale, "" where it does, or has not looked yet.

@@ -86,7 +86,7 @@ func (e *Engine) begin(ctx context.Context, one record, live Live, g ground) (Li
 		return live, err
 	}
 	fail := func(err error) (Live, error) { return live, fmt.Errorf("begin the time of %s: %w", e.project, err) }
-	if err := e.client.apply(ctx, e.project, want, false); err != nil {
+	if err := e.client.apply(ctx, e.project, want, 0, false); err != nil {
 		return fail(err)
 	}
 	r, err := e.client.resource(want.GroupVersionKind())

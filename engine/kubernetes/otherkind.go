@@ -185,14 +185,14 @@ func (e *Engine) makeWay(ctx context.Context, p compose.Project, objects []Objec
 	return e.client.prune(ctx, e.project, over, metav1.DeleteOptions{}, removePatience)
 }
 
-// begunAs makes a workload whose autoscaler is to say how many pods there are, in place of one of another kind: it begins with as many as
-// that has, and not with one. It returns what is there then, nil for nothing.
-func (c *Client) begunAs(ctx context.Context, r dynamic.ResourceInterface, project string, o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+// begunAs makes a workload whose autoscaler is to say how many pods there are. It begins with least, and in place of one of another kind with
+// as many as that has, and not with one, which would be all until the autoscaler has looked. It returns what is there then, nil for nothing.
+func (c *Client) begunAs(ctx context.Context, r dynamic.ResourceInterface, project string, o *unstructured.Unstructured, least int64) (*unstructured.Unstructured, error) {
 	of := itemOf(o)
 	if _, has, _ := unstructured.NestedInt64(o.Object, "spec", "replicas"); has || of.Group != appsv1.GroupName || of.Kind != "Deployment" && of.Kind != "StatefulSet" {
 		return nil, nil
 	}
-	var most int64
+	most := least
 	for _, kind := range lasting {
 		of := of
 		of.Kind = kind

@@ -1,7 +1,10 @@
 package kubernetes
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -10,9 +13,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
 	"trellis/compose"
 	"trellis/engine"
@@ -407,6 +412,70 @@ func TestOfWhichKind(t *testing.T) {
 		for _, one := range lasting {
 			if got := madeBy(pod, one); got != (one == kind) {
 				t.Errorf("a pod of a %s is one of a %s: %v", owner, one, got)
+			}
+		}
+	}
+}
+
+// TestBeginsWithAsManyAsItsAutoscalerKeepsAtLeast: what an autoscaler is to scale has as many pods as that keeps at least before it looks for
+// the first time, when it is made and when it was stopped. What the autoscaler has decided stays.
+func TestBeginsWithAsManyAsItsAutoscalerKeepsAtLeast(t *testing.T) {
+	for _, autoscaler := range []string{"", compose.KEDA} {
+		s, client := everyLasting(t)
+		s.more[scaledKind.GroupVersion().String()] = map[string]string{"scaledobjects": scaledKind.Kind}
+		e := quiet(client)
+		owns := func(manager string) []metav1.ManagedFieldsEntry {
+			return []metav1.ManagedFieldsEntry{{
+				Manager: manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:replicas":{}}}`),
+			}}
+		}
+		var sent []string // the number of pods in what is applied of the workload, and by whom
+		s.before = func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodPatch && r.URL.Path == ofApps+"deployments/web" {
+				body, _ := io.ReadAll(r.Body)
+				var o appsv1.Deployment
+				if err := yaml.Unmarshal(body, &o); err != nil {
+					t.Error(err)
+				}
+				manager := r.URL.Query().Get("fieldManager")
+				sent = append(sent, fmt.Sprint(manager, " ", valueOr(o.Spec.Replicas, -1)))
+				if o.Spec.Replicas != nil {
+					o.ManagedFields = owns(manager)
+				}
+				body, _ = json.Marshal(o)
+				r.Body = io.NopCloser(bytes.NewReader(body))
+			}
+			return false
+		}
+		web := plainly
+		web.Deploy.Resources.Limits.CPUs = 1
+		web.Deploy.Trellis.Autoscale = &compose.Autoscale{Min: 3, Max: 9, Target: map[string]float64{"cpu": 0.5}}
+		p := shopOf(web)
+		p.Environment, p.Trellis.Environments = "staging", map[string]compose.EnvironmentRef{"staging": {Autoscaler: autoscaler}}
+		for _, c := range []struct {
+			what  string
+			there int64 // how many pods there are; -1: the workload is not there yet
+			owner string
+			want  []string
+		}{
+			{"made", -1, "", []string{"trellis 3", "trellis-scale 3", "trellis -1"}},
+			{"scaled", 5, autoscaleManager, []string{"trellis -1"}},
+			{"scaled by Trellis before", 5, fieldManager, []string{"trellis-scale 5", "trellis -1"}},
+			{"fewer before", 2, fieldManager, []string{"trellis-scale 3", "trellis -1"}},
+			{"stopped before", 0, fieldManager, []string{"trellis-scale 3", "trellis -1"}},
+			{"stopped by somebody else", 0, "kubectl", []string{"trellis -1"}},
+		} {
+			if c.there >= 0 {
+				one := &unstructured.Unstructured{Object: s.objects[ofApps+"deployments/web"]}
+				_ = unstructured.SetNestedField(one.Object, c.there, "spec", "replicas")
+				one.SetManagedFields(owns(c.owner))
+			}
+			sent = nil
+			if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(sent, c.want) {
+				t.Errorf("autoscaler %q, %s: sent %q, want %q", autoscaler, c.what, sent, c.want)
 			}
 		}
 	}
