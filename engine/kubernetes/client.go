@@ -157,6 +157,11 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w: namespace %s is being deleted and takes nothing new: wait until it is gone, or choose another one",
 			errdefs.ErrConflict, c.Namespace)
 	case apierrors.IsForbidden(err):
+		if why, passing := rationed(messageOf(err), c.Namespace); passing {
+			return fmt.Errorf("%w: %s", errdefs.ErrUnavailable, why)
+		} else if why != "" {
+			return fmt.Errorf("%w: %s", errdefs.ErrInvalid, why)
+		}
 		return fmt.Errorf("%w: context %q may not do this (403): %s", errdefs.ErrUnavailable, c.Context, messageOf(err))
 	case apierrors.IsTooManyRequests(err):
 		return fmt.Errorf("%w: %s is asked too much and wants to be left alone for a while (429): repeat, what was done is not done again",

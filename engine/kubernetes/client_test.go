@@ -309,8 +309,12 @@ func TestWhatTheServerAnswersIsExplained(t *testing.T) {
 	}{
 		"credentials": {401, "Unauthorized", "Unauthorized", errdefs.ErrUnavailable, "does not accept the credentials of context \"test\" (401)"},
 		"rights":      {403, "Forbidden", "deployments is forbidden", errdefs.ErrUnavailable, "may not do this (403): deployments is forbidden"},
-		"invalid":     {422, "Invalid", "spec.replicas: must not be negative", errdefs.ErrInvalid, "the cluster refuses it: spec.replicas"},
-		"webhook":     {500, "InternalError", "failed calling webhook \"policy.example.org\"", errdefs.ErrUnavailable, "a webhook of the cluster cannot be asked"},
+		"a quota": {403, "Forbidden", `persistentvolumeclaims "data" is forbidden: exceeded quota: team, requested: persistentvolumeclaims=1, used: persistentvolumeclaims=5, limited: persistentvolumeclaims=5`,
+			errdefs.ErrUnavailable, "unavailable: ResourceQuota team of namespace shop has no room for it (requested: persistentvolumeclaims=1, used: persistentvolumeclaims=5, limited: persistentvolumeclaims=5): remove"},
+		"a limit": {403, "Forbidden", `persistentvolumeclaims "data" is forbidden: maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi`,
+			errdefs.ErrInvalid, "invalid: a LimitRange of namespace shop does not take it (persistentvolumeclaims \"data\" is forbidden: maximum storage usage"},
+		"invalid": {422, "Invalid", "spec.replicas: must not be negative", errdefs.ErrInvalid, "the cluster refuses it: spec.replicas"},
+		"webhook": {500, "InternalError", "failed calling webhook \"policy.example.org\"", errdefs.ErrUnavailable, "a webhook of the cluster cannot be asked"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, client := cluster(t)

@@ -65,7 +65,8 @@ type Live struct {
 	Objects []Object
 	Leaving []Object // workloads that serve until one of another kind does in their place, see dismiss
 	Pods    []corev1.Pod
-	At      time.Time // when it said so; zero: nobody knows
+	At      time.Time         // when it said so; zero: nobody knows
+	Refused map[string]string // why pods are refused, by service, as far as that was asked
 }
 
 // objectsOf returns those of one type, in their order.

@@ -74,6 +74,18 @@ func TestLate(t *testing.T) {
 			t.Errorf("%s: %q, want %q", step.what, got, step.want)
 		}
 	}
+	refused := func() (why string) {
+		live := Live{Objects: []Object{set}, Pods: []corev1.Pod{pod("db-0", "1", true)}, Refused: map[string]string{"db": "its pods are refused: no room"}}
+		_, why = w.failure([]record{one}, Read(one.Revision, live), live)
+		return why
+	}
+	if got := refused(); got != "" {
+		t.Errorf("refused a moment ago: %q", got)
+	}
+	older(whole + time.Second)
+	if got := refused(); got != "its pods are refused: no room" {
+		t.Errorf("refused in all of its time: %q", got)
+	}
 	one.rollouts = nil
 	for range 2 {
 		if got := failed(pod("db-0", "2", false)); got != "" {

@@ -4,14 +4,11 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"trellis/engine"
@@ -72,7 +69,7 @@ const lastLines = 50
 // the pods' output tell.
 func (c *Client) enrich(ctx context.Context, s *engine.State, live Live) {
 	c.atNodes(ctx, s)
-	refusals := sync.OnceValue(func() map[string]string { return refusals(live) })
+	refusals := sync.OnceValue(func() map[string]string { return c.refusals(ctx, live) })
 	for i := range s.Services {
 		svc := &s.Services[i]
 		if svc.State == engine.ServiceHealthy || svc.State == engine.ServiceStopped || svc.State == engine.ServiceCompleted {
@@ -116,41 +113,12 @@ func worstOf(all []corev1.Pod, service string) *corev1.Pod {
 	return worst
 }
 
-// refusals say why services have no pods at all, by service; those whose pods nothing refuses are left out.
-func refusals(live Live) map[string]string {
-	all := map[string]string{}
-	for _, w := range live.workloads() {
-		if w.refused != "" {
-			all[w.service] = "its pods are refused: " + w.refused
-		}
-	}
-	return all
-}
-
 var events = corev1.SchemeGroupVersion.WithKind("Event")
 
 // lastProbe returns what the newest failed probe of a pod was answered, "" where none has failed.
 func (c *Client) lastProbe(ctx context.Context, pod *corev1.Pod) string {
-	r, err := c.resource(events)
-	if err != nil {
-		return ""
-	}
-	list, err := r.List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod.Name + ",reason=Unhealthy"})
-	if err != nil {
-		return "" // the rest is said without it
-	}
-	var newest time.Time
-	said := ""
-	for _, o := range list.Items {
-		var e corev1.Event
-		if runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &e) != nil {
-			continue
-		}
-		if at := latest(e.LastTimestamp.Time, e.EventTime.Time); !at.Before(newest) {
-			newest, said = at, e.Message
-		}
-	}
-	return strings.TrimSpace(said)
+	_, said := c.lastEvent(ctx, "Pod", pod.Name, "Unhealthy")
+	return said
 }
 
 func latest(a, b time.Time) time.Time {

@@ -199,6 +199,7 @@ func (w *watcher) step(ctx context.Context) error {
 		if failed := failedToPrepare(objects, live); len(failed) > 0 {
 			return e.goBack(ctx, all, e.unprepared(ctx, failed[0], live), "trellis")
 		}
+		live.Refused = e.client.refusals(ctx, live)
 		if service, why := w.failure(all, s, live); service != "" {
 			e.client.enrich(ctx, &s, live)
 			return e.goBack(ctx, all, failureOf(s, service, why), "trellis")
@@ -311,7 +312,7 @@ func (w *watcher) failure(all []record, s engine.State, live Live) (service, why
 			return svc.Name, svc.Reason
 		}
 		if limit, late := w.isLate(one, svc, live, time.Now()); late {
-			return svc.Name, cmp.Or(svc.Reason, fmt.Sprintf("is not ready after %s", limit))
+			return svc.Name, cmp.Or(svc.Reason, live.Refused[svc.Name], fmt.Sprintf("is not ready after %s", limit))
 		}
 	}
 	return "", ""
@@ -326,7 +327,7 @@ type lateness struct {
 // isLate says whether the pods of a StatefulSet or DaemonSet that replace those of an earlier revision run for longer than limit without
 // becoming ready, which is what a Deployment gets: of that the cluster itself says that it takes too long. The first ones of a service have
 // all the time that they need: they make their data, and there is nothing to go back to. What no node takes is late as well: the one that it
-// replaces has ended. That a node is lost is nothing that going back would mend.
+// replaces has ended. So is what the cluster refuses. That a node is lost is nothing that going back would mend.
 func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Time) (limit time.Duration, late bool) {
 	beside := slices.ContainsFunc(live.Leaving, func(o Object) bool { return serviceOf(o) == svc.Name })
 	replaces := slices.ContainsFunc(one.rollouts, func(r state.Rollout) bool { return r.Service == svc.Name && !r.Over() }) &&
@@ -352,6 +353,9 @@ func (w *watcher) isLate(one record, svc engine.Service, live Live, now time.Tim
 		case in.State == engine.InstanceStarting, in.State == engine.InstanceUnready:
 			waiting++
 		}
+	}
+	if live.Refused[svc.Name] != "" {
+		waiting++
 	}
 	if !replaces || waiting == 0 {
 		delete(w.late, svc.Name)
