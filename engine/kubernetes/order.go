@@ -37,6 +37,7 @@ func (r *renderer) steps(svc compose.Service, t *corev1.PodTemplateSpec, c corev
 			s.Env = append(slices.DeleteFunc(s.Env, func(e corev1.EnvVar) bool { return e.Name == v.Name }), v)
 		}
 		if h.PerReplica {
+			s.Name = r.beside(svc, s.Name)
 			t.Spec.InitContainers = append(t.Spec.InitContainers, s)
 			continue
 		}
@@ -118,6 +119,17 @@ func (r *renderer) step(svc compose.Service, pod corev1.PodSpec, c corev1.Contai
 	return s
 }
 
+// besideSuffix ends the names of what runs in a pod before a program that is called the same.
+const besideSuffix = "-before"
+
+// beside returns the name of what runs in a service's own pods before its program: of two containers of a pod none may be called as the other.
+func (r *renderer) beside(svc compose.Service, name string) string {
+	if r.names.of[svc.Name] == name {
+		return name + besideSuffix
+	}
+	return name
+}
+
 func stepName(i int) string { return fmt.Sprintf("%s-%d", preparation, i+1) }
 
 // StepVariable is the key under which a variable of step i of a service's pre_start is in a Secret.
@@ -178,7 +190,7 @@ func (r *renderer) hold(svc compose.Service, t *corev1.PodTemplateSpec, own bool
 	}
 	var gates []corev1.Container
 	if len(reach) > 0 && r.opt.Gates.Wait != "" {
-		gates = append(gates, gate("wait", r.opt.Gates.Wait, "32Mi", []string{"/bin/sh", "-c", waitScript(reach)}))
+		gates = append(gates, gate(r.beside(svc, "wait"), r.opt.Gates.Wait, "32Mi", []string{"/bin/sh", "-c", waitScript(reach)}))
 	}
 	if len(done) > 0 && r.opt.Gates.Ask != "" {
 		gates = append(gates, r.ask(svc, t, done, own))
@@ -237,7 +249,7 @@ func (r *renderer) ask(svc compose.Service, t *corev1.PodTemplateSpec, jobs []st
 	for _, name := range jobs {
 		command = append(command, "job/"+name)
 	}
-	c := gate("ask", r.opt.Gates.Ask, "128Mi", command)
+	c := gate(r.beside(svc, "ask"), r.opt.Gates.Ask, "128Mi", command)
 	const volume = "token"
 	c.VolumeMounts = []corev1.VolumeMount{{Name: volume, MountPath: tokenPath, ReadOnly: true}}
 	t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{Name: volume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{

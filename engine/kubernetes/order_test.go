@@ -88,3 +88,38 @@ func TestSecretsOfSteps(t *testing.T) {
 		}
 	}
 }
+
+// TestServiceCalledAsWhatWaits: a service may be called as what Trellis puts into its pods; what waits is called otherwise there, and as ever
+// in the pods of all others.
+func TestServiceCalledAsWhatWaits(t *testing.T) {
+	services := map[string]compose.Service{
+		"db": {Image: "db:1", Expose: []string{"5432"}, Networks: map[string]compose.Attachment{"default": {}}}, "migrate": {Image: "migrate:1", Restart: "no"},
+	}
+	first := map[string][]string{ // what comes before the program
+		"web": {"wait", "ask", "pre-start-1"}, "wait": {"wait-before", "ask", "pre-start-1"}, "ask": {"wait", "ask-before", "pre-start-1"},
+		"pre-start-1": {"wait", "ask", "pre-start-1-before"},
+	}
+	for name := range first {
+		services[name] = compose.Service{
+			Image: "web:1", PreStart: []compose.PreStart{{Hook: compose.Hook{Command: []string{"fill"}}, PerReplica: true}},
+			Networks: map[string]compose.Attachment{"default": {}},
+			DependsOn: map[string]compose.Dependency{
+				"db": {Condition: compose.ServiceHealthy, Required: true}, "migrate": {Condition: compose.ServiceCompletedSuccessfully, Required: true},
+			},
+		}
+	}
+	objects, err := Render(compose.Project{Name: "shop", Services: services}, nil, Options{Gates: Gates{Wait: "busybox:1.37", Ask: "kubectl:1.36"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	valid(t, objects)
+	for _, d := range deployments(objects) {
+		var got []string
+		for _, c := range d.Spec.Template.Spec.InitContainers {
+			got = append(got, c.Name)
+		}
+		if !slices.Equal(got, first[d.Name]) || d.Spec.Template.Spec.Containers[0].Name != d.Name {
+			t.Errorf("%s comes after %v, want %v", d.Name, got, first[d.Name])
+		}
+	}
+}

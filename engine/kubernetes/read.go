@@ -255,7 +255,7 @@ func untaken(pod corev1.Pod) (why string, is bool) {
 
 // beforeStart names what runs in a pod before its program does.
 func beforeStart(c corev1.ContainerStatus) string {
-	number, ours := strings.CutPrefix(c.Name, preparation+"-")
+	number, ours := strings.CutPrefix(strings.TrimSuffix(c.Name, besideSuffix), preparation+"-")
 	if n, err := strconv.Atoi(number); ours && err == nil {
 		return fmt.Sprintf("its pre_start[%d]", n-1)
 	}

@@ -183,8 +183,12 @@ func TestWhatKeepsAReplicaFromStarting(t *testing.T) {
 			corev1.ContainerStatus{Name: "pre-start-2", State: waits("CrashLoopBackOff", "back-off"), LastTerminationState: crash, RestartCount: 3},
 			"its pre_start[1] fails again and again: exit code 3", true,
 		},
-		"it has no image":   {corev1.ContainerStatus{Name: "pre-start-1", Image: "prepare:1", State: waits("ImagePullBackOff", "not there")}, "its image prepare:1 cannot be had: not there", false},
-		"it is another's":   {corev1.ContainerStatus{Name: "istio-init", State: waits("CrashLoopBackOff", ""), LastTerminationState: crash}, "its init container istio-init fails again and again: exit code 3", true},
+		"it has no image": {corev1.ContainerStatus{Name: "pre-start-1", Image: "prepare:1", State: waits("ImagePullBackOff", "not there")}, "its image prepare:1 cannot be had: not there", false},
+		"it is another's": {corev1.ContainerStatus{Name: "istio-init", State: waits("CrashLoopBackOff", ""), LastTerminationState: crash}, "its init container istio-init fails again and again: exit code 3", true},
+		"its service is called so": {
+			corev1.ContainerStatus{Name: "pre-start-1-before", State: waits("CrashLoopBackOff", "back-off"), LastTerminationState: crash, RestartCount: 3},
+			"its pre_start[0] fails again and again: exit code 3", true,
+		},
 		"it runs":           {corev1.ContainerStatus{Name: "pre-start-1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}, "", false},
 		"it has ended well": {corev1.ContainerStatus{Name: "pre-start-1", Ready: true, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}, "", false},
 	} {
