@@ -3,7 +3,9 @@ package kubernetes
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -250,6 +252,41 @@ func TestTakenOutFromTheEnd(t *testing.T) {
 	got := slices.SortedFunc(slices.Values([]string{"/c/0/env/9", "/c/10", "/c/0/env/11", "/c/9", "/c/0", "/a"}), lastFirst)
 	if want := []string{"/c/10", "/c/9", "/c/0/env/11", "/c/0/env/9", "/c/0", "/a"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestTakenOutIsWhatWasFound: nothing is removed from a list by its place alone, which another may have by then. All is looked at before any of
+// it is removed, and who was too late is told so.
+func TestTakenOutIsWhatWasFound(t *testing.T) {
+	s, client := cluster(t)
+	body, reply := "", ""
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPatch {
+			return false
+		}
+		text, _ := io.ReadAll(r.Body)
+		body = string(text)
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		fmt.Fprintf(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid", "message": "no", "details": {%s}}`, reply)
+		return true
+	}
+	o := deploymentNamed("web")
+	plain, err := plainObject(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	added := map[string]any{"/c/0": map[string]any{"name": "sidecar"}, "/c/0/env/1": map[string]any{"name": "A", "value": "1"}}
+	if err := client.takeOut(t.Context(), plain, added); !errors.Is(err, errdefs.ErrConflict) {
+		t.Errorf("another is there by now: %v", err)
+	}
+	want := `[{"op":"test","path":"/c/0/env/1","value":{"name":"A","value":"1"}},{"op":"test","path":"/c/0","value":{"name":"sidecar"}},` +
+		`{"op":"remove","path":"/c/0/env/1"},{"op":"remove","path":"/c/0"}]`
+	if body != want {
+		t.Errorf("sent %s, want %s", body, want)
+	}
+	reply = `"causes": [{"reason": "FieldValueNotFound", "field": "spec.template.spec.containers[0].volumeMounts[0].name"}]`
+	if err := client.takeOut(t.Context(), plain, added); !errors.Is(err, errdefs.ErrInvalid) {
+		t.Errorf("something else needs it: %v", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	"trellis/compose"
 	"trellis/engine"
+	"trellis/errdefs"
 	"trellis/state"
 )
 
@@ -37,6 +39,7 @@ type stray struct {
 	engine.Drift
 	object  item
 	pointer string // of what somebody has added, which applying does not take away; "" for anything else
+	was     any    // what that is
 }
 
 // Drift implements engine.Engine. Each object is compared with what applying it once more would make of it, which the API
@@ -151,7 +154,7 @@ func (d *drifting) strays(ctx context.Context, c *Client, service string, want *
 	keepGrown(want, have)
 	var found []stray
 	for _, at := range frozen(want, have) { // no dry run gets past these
-		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, "somebody else"), of, ""})
+		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, "somebody else"), of, "", nil})
 	}
 	if found != nil {
 		return found, nil
@@ -169,7 +172,7 @@ func (d *drifting) strays(ctx context.Context, c *Client, service string, want *
 	_, err = r.Apply(ctx, of.Name, want, dry) // a conflict says whose a field is
 	owner := ownerIn(err)
 	for _, at := range places {
-		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, cmp.Or(at.owner, owner(at.path))), of, at.pointer})
+		found = append(found, stray{d.driftAt(service, of, at.path, at.want, at.have, cmp.Or(at.owner, owner(at.path))), of, at.pointer, at.have})
 	}
 	return found, nil
 }
@@ -285,12 +288,12 @@ func (e *Engine) restore(ctx context.Context, project string, found []stray) err
 	for _, o := range objects {
 		of := itemOf(o)
 		strayed, wished := false, false
-		var pointers []string
+		added := map[string]any{}
 		for _, s := range found {
 			strayed = strayed || s.object == of
 			wished = wished || s.object == (item{}) && s.Service == serviceOf(o)
 			if s.object == of && s.pointer != "" {
-				pointers = append(pointers, s.pointer)
+				added[s.pointer] = s.was
 			}
 		}
 		if !strayed && !wished {
@@ -300,7 +303,7 @@ func (e *Engine) restore(ctx context.Context, project string, found []stray) err
 		if err != nil {
 			return fmt.Errorf("bring back %s: %w", of, err)
 		}
-		if err := e.client.takeOut(ctx, want, pointers); err != nil {
+		if err := e.client.takeOut(ctx, want, added); err != nil {
 			return fmt.Errorf("bring back %s: %w", of, err)
 		}
 		if err := e.client.apply(ctx, project, want, least[of.object()], strayed); err != nil {
@@ -310,17 +313,18 @@ func (e *Engine) restore(ctx context.Context, project string, found []stray) err
 	return nil
 }
 
-// takeOut removes what somebody has added to an object, the last element of a list first, so that the places of the others
-// still hold.
-func (c *Client) takeOut(ctx context.Context, o *unstructured.Unstructured, pointers []string) error {
-	if len(pointers) == 0 {
+// takeOut removes what somebody has added to an object, by JSON pointer, the last element of a list first, so that the places of the others
+// still hold. It is another by now, or elsewhere: ErrConflict, and nothing is removed.
+func (c *Client) takeOut(ctx context.Context, o *unstructured.Unstructured, added map[string]any) error {
+	if len(added) == 0 {
 		return nil
 	}
-	var steps []map[string]string
-	for _, pointer := range slices.SortedFunc(slices.Values(pointers), lastFirst) {
-		steps = append(steps, map[string]string{"op": "remove", "path": pointer})
+	var tests, removals []map[string]any // of what one removal leaves no test of another would hold
+	for _, pointer := range slices.SortedFunc(maps.Keys(added), lastFirst) {
+		tests = append(tests, map[string]any{"op": "test", "path": pointer, "value": added[pointer]})
+		removals = append(removals, map[string]any{"op": "remove", "path": pointer})
 	}
-	patch, err := json.Marshal(steps)
+	patch, err := json.Marshal(append(tests, removals...))
 	if err != nil {
 		return err
 	}
@@ -329,5 +333,14 @@ func (c *Client) takeOut(ctx context.Context, o *unstructured.Unstructured, poin
 		return err
 	}
 	_, err = r.Patch(ctx, o.GetName(), types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	if outpaced(err) {
+		return fmt.Errorf("%w: somebody has changed it since it was compared: look at what has drifted now, and revert that", errdefs.ErrConflict)
+	}
 	return c.explain(err)
+}
+
+// outpaced says whether a JSON patch does not fit what is there. Unlike what makes an object that is not valid, this has no field as its cause.
+func outpaced(err error) bool {
+	var status apierrors.APIStatus
+	return apierrors.IsInvalid(err) && errors.As(err, &status) && (status.Status().Details == nil || len(status.Status().Details.Causes) == 0)
 }
