@@ -64,6 +64,7 @@ func (e *Engine) noteGround(ctx context.Context, p compose.Project, g ground) er
 		}
 	}
 	e.noteFeatures(ctx, p)
+	e.noteInjector(ctx, p)
 	if now := e.plane.note(g.noted); now != g.noted {
 		return e.client.setNote(ctx, e.project, imageKey, now)
 	}

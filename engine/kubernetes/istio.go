@@ -40,7 +40,7 @@ func istioMesh() mesh {
 		},
 		bypass:  func(ports string) map[string]string { return map[string]string{istioExclude: ports} },
 		control: metav1.LabelSelector{MatchLabels: map[string]string{"app": "istiod"}}, ports: []int32{15012},
-		render: (*renderer).istio,
+		injector: "sidecar-injector.istio.io", render: (*renderer).istio,
 	}
 }
 

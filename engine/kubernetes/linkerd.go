@@ -56,7 +56,7 @@ func linkerdMesh() mesh {
 		control: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
 			{Key: linkerdComponents, Operator: metav1.LabelSelectorOpExists},
 		}}, ports: []int32{8080, 8086, 8090}, // identities, destinations, policies
-		render: (*renderer).linkerd,
+		injector: "linkerd-proxy-injector.linkerd.io", render: (*renderer).linkerd,
 	}
 }
 

@@ -2,14 +2,18 @@ package kubernetes
 
 import (
 	"cmp"
+	"context"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"trellis/compose"
@@ -49,7 +53,9 @@ type mesh struct {
 	// control are the pods that a proxy has to reach before it does anything, and at which ports.
 	control metav1.LabelSelector
 	ports   []int32
-	render  func(r *renderer)
+	// injector ends the names of the webhooks that give pods their proxy.
+	injector string
+	render   func(r *renderer)
 }
 
 // meshNamed returns a mesh, as an environment calls it.
@@ -61,6 +67,36 @@ func meshNamed(word string) (m mesh, ok bool) {
 		return linkerdMesh(), true
 	}
 	return mesh{}, false
+}
+
+var webhookKind = schema.GroupVersionKind{Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration"}
+
+// noteInjector says that nothing in the cluster gives pods the proxy of the mesh that the project is to be a part of, as with a mesh that has none:
+// they run all the same, and nobody is asked who calls. Who may not look at webhooks, or gets no answer, hears nothing.
+func (e *Engine) noteInjector(ctx context.Context, p compose.Project) {
+	in, ok := meshNamed(Mesh(p))
+	if !ok {
+		return
+	}
+	r, err := e.client.resource(webhookKind)
+	if err != nil {
+		return
+	}
+	list, err := r.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return
+	}
+	for _, o := range list.Items {
+		webhooks, _, _ := unstructured.NestedSlice(o.Object, "webhooks")
+		for _, w := range webhooks {
+			one, _ := w.(map[string]any)
+			if name, _ := one["name"].(string); strings.HasSuffix(name, in.injector) {
+				return
+			}
+		}
+	}
+	e.log.WarnContext(ctx, "nothing in the cluster gives pods the proxy of the mesh: they are not in it, calls have no TLS, and nobody is asked who calls; "+
+		"install the mesh with its sidecar injector, or leave the mesh out of the environment", "project", e.project, "mesh", Mesh(p), "webhook", in.injector)
 }
 
 // membership renders what the mesh of the cluster is told.

@@ -1,10 +1,12 @@
 package kubernetes
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -471,5 +473,52 @@ services:
 	}
 	if !said["services.web.x-trellis.probe"] || said["services.job.x-trellis.probe"] {
 		t.Errorf("of a probe that says nothing behind a proxy: %v", said)
+	}
+}
+
+// TestNothingGivesPodsTheirProxy: where a cluster has the kinds of a mesh and nothing that gives pods its proxy, an apply says so; to whoever may
+// not look it says nothing.
+func TestNothingGivesPodsTheirProxy(t *testing.T) {
+	const all = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+	for name, c := range map[string]struct {
+		mesh      string
+		webhook   string // "": none
+		forbidden bool
+		said      bool
+	}{
+		"Istio's":                      {compose.Istio, "rev.namespace.sidecar-injector.istio.io", false, false},
+		"one of another for Istio":     {compose.Istio, "linkerd-proxy-injector.linkerd.io", false, true},
+		"Linkerd's":                    {compose.Linkerd, "linkerd-proxy-injector.linkerd.io", false, false},
+		"none for Linkerd":             {compose.Linkerd, "", false, true},
+		"whoever may not look":         {compose.Linkerd, "", true, false},
+		"nobody wants to be in a mesh": {"", "", false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, client := cluster(t)
+			s.more = map[string]map[string]string{"admissionregistration.k8s.io/v1": {"/mutatingwebhookconfigurations": webhookKind.Kind}}
+			s.before = func(w http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path != all || !c.forbidden {
+					return false
+				}
+				answer(w, http.StatusForbidden, "Forbidden", "no")
+				return true
+			}
+			if c.webhook != "" {
+				s.objects[all+"/one"] = map[string]any{
+					"apiVersion": "admissionregistration.k8s.io/v1", "kind": webhookKind.Kind, "metadata": map[string]any{"name": "one"},
+					"webhooks": []any{map[string]any{"name": "validate.example.org"}, map[string]any{"name": c.webhook}},
+				}
+			}
+			var said bytes.Buffer
+			e := New("shop", client, slog.New(slog.NewTextHandler(&said, nil)))
+			p := compose.Project{Name: "shop", Environment: "live"}
+			p.Trellis.Environments = map[string]compose.EnvironmentRef{"live": {Mesh: c.mesh}}
+			if err := e.noteGround(t.Context(), p, ground{}); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(said.String(), "mesh="+c.mesh+" "); got != c.said {
+				t.Errorf("said %v, want %v:\n%s", got, c.said, &said)
+			}
+		})
 	}
 }
