@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,8 +33,10 @@ func joins(svc compose.Service) bool {
 }
 
 // memberOf has pods get the proxy of the mesh from the cluster, or keeps them from it. What the file says itself holds.
-func (r *renderer) memberOf(m *metav1.ObjectMeta, joins bool) {
-	if in, ok := meshNamed(r.inMesh()); ok {
+func (r *renderer) memberOf(m *metav1.ObjectMeta, joins bool) { member(m, r.inMesh(), joins) }
+
+func member(m *metav1.ObjectMeta, mesh string, joins bool) {
+	if in, ok := meshNamed(mesh); ok {
 		for key, value := range in.labels(joins) {
 			m.Labels = with(m.Labels, key, value)
 		}
@@ -43,6 +46,32 @@ func (r *renderer) memberOf(m *metav1.ObjectMeta, joins bool) {
 			}
 		}
 	}
+}
+
+// joined is memberOf for the pods of a Job of a service, whose name follows from them. What has run to its end in another mesh, or in none, stays
+// as it was: a migration is not run once more for the proxy that it would have beside it.
+func (r *renderer) joined(svc compose.Service, t corev1.PodTemplateSpec, name func(corev1.PodTemplateSpec) string) corev1.PodTemplateSpec {
+	as := func(mesh string) corev1.PodTemplateSpec {
+		one := t
+		one.ObjectMeta = *t.ObjectMeta.DeepCopy()
+		member(&one.ObjectMeta, mesh, joins(svc))
+		return one
+	}
+	there := map[string]*batchv1.Job{}
+	for _, job := range objectsOf[*batchv1.Job](r.live) {
+		there[job.Name] = job
+	}
+	now := as(r.inMesh())
+	if there[name(now)] != nil {
+		return now
+	}
+	for _, mesh := range []string{"", compose.Istio, compose.Linkerd} {
+		was := as(mesh)
+		if job := there[name(was)]; job != nil && jobHas(job, batchv1.JobComplete) {
+			return was
+		}
+	}
+	return now
 }
 
 // mesh is how a mesh is told things.

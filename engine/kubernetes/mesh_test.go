@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -520,5 +522,64 @@ func TestNothingGivesPodsTheirProxy(t *testing.T) {
 				t.Errorf("said %v, want %v:\n%s", got, c.said, &said)
 			}
 		})
+	}
+}
+
+// TestMeshRunsNoJobAgain: what has run to its end is not run once more because its project comes into a mesh, goes into another, or leaves it, and is
+// applied as it is there; what has not ended well is run anew, as part of the mesh.
+func TestMeshRunsNoJobAgain(t *testing.T) {
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{
+		"migrate": {Image: "migrate:1", Restart: "no", Annotations: map[string]string{istioNative: "false"}},
+		"web":     {Image: "web:1", PreStart: []compose.PreStart{{Hook: compose.Hook{Command: []string{"fill"}}}}},
+	}}
+	jobs := func(live []Object, mesh string, revision int64) []*batchv1.Job {
+		t.Helper()
+		objects, err := Render(p, live, Options{Namespace: "ns", Revision: revision, Mesh: mesh})
+		if err != nil {
+			t.Fatal(err)
+		}
+		valid(t, objects)
+		for _, d := range deployments(objects) {
+			if in := d.Spec.Template.Labels[istioInject] != ""; in != (mesh == compose.Istio) {
+				t.Errorf("in %q %s is in Istio: %v", mesh, d.Name, in)
+			}
+		}
+		return objectsOf[*batchv1.Job](objects)
+	}
+	as := func(all []*batchv1.Job, how batchv1.JobConditionType) (live []Object) {
+		for _, job := range all {
+			one := job.DeepCopy()
+			if how != "" {
+				one.Status.Conditions = []batchv1.JobCondition{{Type: how, Status: corev1.ConditionTrue}}
+			}
+			live = append(live, one)
+		}
+		return live
+	}
+	meshes := []string{"", compose.Istio, compose.Linkerd}
+	for _, from := range meshes {
+		first := jobs(nil, from, 1)
+		for _, to := range meshes {
+			if d := cmp.Diff(first, jobs(as(first, batchv1.JobComplete), to, 2)); d != "" {
+				t.Errorf("ended in %q, then in %q (-was +is):\n%s", from, to, d)
+			}
+			for _, how := range []batchv1.JobConditionType{"", batchv1.JobFailed} {
+				again, anew := jobs(as(first, how), to, 2), jobs(nil, to, 2)
+				for i := range again {
+					if same := again[i].Name == first[i].Name; same != (from == to) || again[i].Name != anew[i].Name {
+						t.Errorf("%s of %q in %q is %s, which has not ended well (%s)", first[i].Name, from, to, again[i].Name, how)
+					}
+				}
+			}
+		}
+	}
+	first := jobs(nil, "", 1)
+	migrate := p.Services["migrate"]
+	migrate.Image = "migrate:2"
+	p.Services["migrate"] = migrate
+	for _, job := range jobs(as(first, batchv1.JobComplete), compose.Istio, 2) {
+		if in := job.Spec.Template.Labels[istioInject] == "true"; in != (serviceOf(job) == "migrate") {
+			t.Errorf("%s is in Istio: %v", job.Name, in)
+		}
 	}
 }

@@ -68,9 +68,10 @@ func (r *renderer) steps(svc compose.Service, t *corev1.PodTemplateSpec, c corev
 	labels := maps.Clone(t.Labels)
 	maps.Copy(labels, r.preparing(svc.Name)) // no Service leads to it
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod}
-	r.memberOf(&template.ObjectMeta, joins(svc))
 	r.hold(svc, &template, false)
-	name := r.names.of[svc.Name] + "-" + short(string(mustJSON(template)))
+	named := func(t corev1.PodTemplateSpec) string { return r.names.of[svc.Name] + "-" + short(string(mustJSON(t))) }
+	template = r.joined(svc, template, named)
+	name := named(template)
 	r.jobs[svc.Name+"/"+preparation] = name
 	m := r.meta(svc, name)
 	m.Labels = maps.Clone(m.Labels)

@@ -23,7 +23,7 @@ import (
 // defaultGrace is Compose's default of stop_grace_period.
 const defaultGrace = 10 * time.Second
 
-// podTemplate renders the pods of a service, and the claims that each of them has of its own.
+// podTemplate renders the pods of a service, but for their part in a mesh, and the claims that each of them has of its own.
 func (r *renderer) podTemplate(svc compose.Service, k kind) (corev1.PodTemplateSpec, []corev1.PersistentVolumeClaim) {
 	t := corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: r.labels(svc)},
@@ -36,7 +36,6 @@ func (r *renderer) podTemplate(svc compose.Service, k kind) (corev1.PodTemplateS
 	}
 	t.Annotations = r.annotated(nil, svc.Labels, at(svc, "labels"))
 	t.Annotations = r.called(r.annotated(t.Annotations, svc.Annotations, at(svc, "annotations")), svc)
-	r.memberOf(&t.ObjectMeta, joins(svc))
 	t.Spec.TerminationGracePeriodSeconds = pointer(int64(seconds(svc.StopGracePeriod.Or(defaultGrace))))
 	if k != job {
 		*t.Spec.TerminationGracePeriodSeconds += unrouteSeconds

@@ -146,7 +146,7 @@ func (r *renderer) checkRestart(svc compose.Service, k kind) {
 	}
 }
 
-// stamp marks a pod template with its hash, and with the revision that asked for it: that of a live one, or of a pod that
+// stamp makes a pod template part of the mesh and marks it with its hash, and with the revision that asked for it: that of a live one, or of a pod that
 // still runs, if that is the same and of the same kind. So who goes back from a revision that failed keeps the pods that were well all along. It
 // returns the hash.
 func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service, k kind) string {
@@ -157,12 +157,20 @@ func (r *renderer) stamp(t *corev1.PodTemplateSpec, svc compose.Service, k kind)
 	if restarts > 0 && k == job { // what has run to its end is run again as another Job
 		t.Annotations = with(t.Annotations, annotationRestart, strconv.FormatInt(restarts, 10))
 	}
-	made := mustJSON(t)
-	if policy, completions := runs(svc); k == job && (policy != corev1.RestartPolicyNever || completions != 1) { // which no apply changes of a Job either
-		made = append(made, fmt.Sprint(policy, completions)...)
+	hashOf := func(t corev1.PodTemplateSpec) string {
+		made := mustJSON(t)
+		if policy, completions := runs(svc); k == job && (policy != corev1.RestartPolicyNever || completions != 1) { // which no apply changes of a Job either
+			made = append(made, fmt.Sprint(policy, completions)...)
+		}
+		sum := sha256.Sum256(made)
+		return hex.EncodeToString(sum[:8])
 	}
-	sum := sha256.Sum256(made)
-	hash := hex.EncodeToString(sum[:8])
+	if k == job {
+		*t = r.joined(svc, *t, func(t corev1.PodTemplateSpec) string { return r.jobName(svc, hashOf(t)) })
+	} else {
+		r.memberOf(&t.ObjectMeta, joins(svc))
+	}
+	hash := hashOf(*t)
 	r.templates[svc.Name] = hash
 	if r.opt.Revision == 0 {
 		return hash
@@ -356,6 +364,10 @@ func holdsHostPort(t corev1.PodTemplateSpec) bool {
 	})
 }
 
+func (r *renderer) jobName(svc compose.Service, hash string) string {
+	return r.names.of[svc.Name] + "-" + hash[:10]
+}
+
 // job renders what runs to its end. A Job cannot be changed, so its name says what it is: the same one is not run again.
 func (r *renderer) job(svc compose.Service, t corev1.PodTemplateSpec, hash string) *batchv1.Job {
 	policy, completions := runs(svc)
@@ -367,7 +379,7 @@ func (r *renderer) job(svc compose.Service, t corev1.PodTemplateSpec, hash strin
 			limit = clamp(*attempts)
 		}
 	}
-	name := r.names.of[svc.Name] + "-" + hash[:10]
+	name := r.jobName(svc, hash)
 	r.jobs[svc.Name] = name
 	j := &batchv1.Job{
 		TypeMeta: metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"}, ObjectMeta: r.workloadMeta(svc, name),
