@@ -195,6 +195,9 @@ func (r *renderer) hold(svc compose.Service, t *corev1.PodTemplateSpec, own bool
 	}
 	if len(done) > 0 && r.opt.Gates.Ask != "" {
 		gates = append(gates, r.ask(svc, t, done, own))
+		if own { // whatever its Job asks for they ask for too
+			r.checkAsking(svc)
+		}
 	}
 	t.Spec.InitContainers = append(gates, t.Spec.InitContainers...)
 }
@@ -274,6 +277,19 @@ func (r *renderer) ask(svc compose.Service, t *corev1.PodTemplateSpec, jobs []st
 		},
 	)
 	return c
+}
+
+// checkAsking says where what waits for Jobs does not reach the API server. No policy of Trellis' lets it: where that server is no file says, a
+// policy holds for the whole pod, and for some networks the server has no address that a policy could name.
+func (r *renderer) checkAsking(svc compose.Service) {
+	path := at(svc, "networks")
+	if svc.NetworkMode == "none" {
+		path = at(svc, "network_mode")
+	} else if !r.inside(svc) {
+		return
+	}
+	r.note(path, "is changed: its pods ask the API server whether the Jobs before them have completed, and do not reach it from inside where the cluster enforces "+
+		"NetworkPolicies: they would never start: beside base, add a NetworkPolicy that lets them reach your API server, or have them wait for no Job (--kubectl-image '')")
 }
 
 // tokenSources are what a pod needs to speak to its cluster as its account.

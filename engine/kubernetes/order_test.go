@@ -89,6 +89,33 @@ func TestSecretsOfSteps(t *testing.T) {
 	}
 }
 
+// TestAskingFromInside: what waits for Jobs where it does not reach the API server is told, once a service, and of nothing else.
+func TestAskingFromInside(t *testing.T) {
+	after := map[string]compose.Dependency{"migrate": {Condition: compose.ServiceCompletedSuccessfully, Required: true}}
+	once := []compose.PreStart{{Hook: compose.Hook{Command: []string{"fill"}}}}
+	each := []compose.PreStart{{Hook: compose.Hook{Command: []string{"fill"}}, PerReplica: true}}
+	inside, both := map[string]compose.Attachment{"inside": {}}, map[string]compose.Attachment{"inside": {}, "default": {}}
+	p := compose.Project{Name: "shop", Networks: map[string]compose.Network{"inside": {Internal: true}, "default": {}}, Services: map[string]compose.Service{
+		"migrate": {Image: "migrate:1", Restart: "no", Networks: inside}, "open": {Image: "web:1", Networks: both, DependsOn: after, PreStart: once},
+		"both": {Image: "web:1", Networks: inside, DependsOn: after, PreStart: once}, "steps": {Image: "web:1", Networks: inside, PreStart: once},
+		"replica": {Image: "web:1", Networks: inside, PreStart: each}, "closed": {Image: "web:1", NetworkMode: "none", DependsOn: after},
+	}}
+	for ask, want := range map[string][]string{
+		"kubectl:1.36": {"services.both.networks", "services.closed.network_mode", "services.steps.networks"},
+		"":             nil,
+	} {
+		var got []string
+		for _, n := range Notes(p, Options{Gates: Gates{Wait: "busybox:1.37", Ask: ask}}) {
+			if strings.Contains(n.Message, "API server") {
+				got = append(got, n.Path)
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("asked with %q: told of %v, want %v", ask, got, want)
+		}
+	}
+}
+
 // TestServiceCalledAsWhatWaits: a service may be called as what Trellis puts into its pods; what waits is called otherwise there, and as ever
 // in the pods of all others.
 func TestServiceCalledAsWhatWaits(t *testing.T) {
