@@ -59,6 +59,7 @@ type watcher struct {
 	back    int64
 	backAt  time.Time // since when revision back is the newest although it was taken back
 	astray  astray
+	said    string // what kept it from looking after the project last time
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -80,9 +81,7 @@ func (w *watcher) run(ctx context.Context) error {
 		})
 	}
 	for {
-		if err := w.step(ctx); err != nil && ctx.Err() == nil {
-			w.engine.log.WarnContext(ctx, "the project is not looked after", "project", w.engine.project, "err", err)
-		}
+		w.tell(ctx, w.step(ctx))
 		w.changed(w.engine.project)
 		pause := look
 		if w.idle && w.engine.control != nil {
@@ -91,6 +90,18 @@ func (w *watcher) run(ctx context.Context) error {
 		if !await(ctx, wake, pause) {
 			return nil
 		}
+	}
+}
+
+// tell says what keeps it from looking after the project, each thing once in a row: a quota without room is asked again every two seconds.
+func (w *watcher) tell(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil {
+		w.said = ""
+		return
+	}
+	if why := err.Error(); why != w.said {
+		w.said = why
+		w.engine.log.WarnContext(ctx, "the project is not looked after", "project", w.engine.project, "err", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -399,5 +400,17 @@ func TestGoingBackChangesNothingThatOthersRead(t *testing.T) {
 	err = e.goBack(t.Context(), all, state.Rollout{Service: "web", Reason: "crashes"}, "trellis")
 	if slices.ContainsFunc(all[0].rollouts, state.Rollout.Over) || err == nil {
 		t.Errorf("%v, and the rollouts that were read became %+v", err, all[0].rollouts)
+	}
+}
+
+// TestSaidOnce: what keeps the loop from looking after a project is said once, until it is something else or over.
+func TestSaidOnce(t *testing.T) {
+	var out bytes.Buffer
+	w := watching(New("shop", nil, slog.New(slog.NewTextHandler(&out, nil))))
+	for _, err := range []error{errors.New("no room"), errors.New("no room"), errors.New("no answer"), nil, errors.New("no answer"), errors.New("no answer")} {
+		w.tell(t.Context(), err)
+	}
+	if rooms, answers := strings.Count(out.String(), "no room"), strings.Count(out.String(), "no answer"); rooms != 1 || answers != 2 {
+		t.Errorf("said %d and %d times:\n%s", rooms, answers, &out)
 	}
 }
