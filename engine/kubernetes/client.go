@@ -162,6 +162,9 @@ func (c *Client) explain(err error) error {
 		} else if why != "" {
 			return fmt.Errorf("%w: %s", errdefs.ErrInvalid, why)
 		}
+		if denied(messageOf(err)) {
+			return fmt.Errorf("%w: a policy of the cluster does not take it: %s", errdefs.ErrInvalid, messageOf(err))
+		}
 		return fmt.Errorf("%w: context %q may not do this (403): %s", errdefs.ErrUnavailable, c.Context, messageOf(err))
 	case apierrors.IsTooManyRequests(err):
 		return fmt.Errorf("%w: %s is asked too much and wants to be left alone for a while (429): repeat, what was done is not done again",

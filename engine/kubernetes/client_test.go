@@ -309,6 +309,10 @@ func TestWhatTheServerAnswersIsExplained(t *testing.T) {
 	}{
 		"credentials": {401, "Unauthorized", "Unauthorized", errdefs.ErrUnavailable, "does not accept the credentials of context \"test\" (401)"},
 		"rights":      {403, "Forbidden", "deployments is forbidden", errdefs.ErrUnavailable, "may not do this (403): deployments is forbidden"},
+		"a policy's webhook": {403, "Forbidden", `admission webhook "validation.gatekeeper.sh" denied the request: [owner] you must provide labels: {"owner"}`,
+			errdefs.ErrInvalid, "a policy of the cluster does not take it: admission webhook \"validation.gatekeeper.sh\" denied the request: [owner]"},
+		"a policy": {403, "Forbidden", `deployments.apps "web" is forbidden: ValidatingAdmissionPolicy 'owner' with binding 'all' denied request: no owner`,
+			errdefs.ErrInvalid, "a policy of the cluster does not take it: deployments.apps \"web\" is forbidden: ValidatingAdmissionPolicy 'owner'"},
 		"a quota": {403, "Forbidden", `persistentvolumeclaims "data" is forbidden: exceeded quota: team, requested: persistentvolumeclaims=1, used: persistentvolumeclaims=5, limited: persistentvolumeclaims=5`,
 			errdefs.ErrUnavailable, "unavailable: ResourceQuota team of namespace shop has no room for it (requested: persistentvolumeclaims=1, used: persistentvolumeclaims=5, limited: persistentvolumeclaims=5): remove"},
 		"a limit": {403, "Forbidden", `persistentvolumeclaims "data" is forbidden: maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi`,

@@ -35,6 +35,13 @@ func rationed(message, namespace string) (why string, passing bool) {
 	return "", false
 }
 
+// denied says whether an API server says that a webhook or a policy of the cluster has looked at an object and does not take it, which no right
+// of whoever asks would change.
+func denied(message string) bool {
+	return strings.HasPrefix(message, "admission webhook ") && strings.Contains(message, " denied the request") ||
+		strings.Contains(message, "ValidatingAdmissionPolicy ") && strings.Contains(message, " denied request")
+}
+
 // refusals say why services have fewer pods than they are to have, by service, where the cluster refuses these. Of a Deployment it says so
 // itself, of anything else in its events; those from before the newest pod of a service are over.
 func (c *Client) refusals(ctx context.Context, live Live) map[string]string {
