@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -35,6 +36,8 @@ type Engine struct {
 	woken   atomic.Uint64 // how often a watch of the loop said that something has changed
 	// unmeasured is when the cluster had no metrics API.
 	unmeasured atomic.Pointer[time.Time]
+	// hindered is what kept the loop from carrying out a revision last, nil for nothing.
+	hindered atomic.Pointer[hindrance]
 
 	// contents are those of revisions that are about to be applied, by ref.
 	contents sync.Map
@@ -257,7 +260,7 @@ func (e *Engine) stateOf(project string, now sighting) (s engine.State, err erro
 		if _, there := stateIn(s, name); !there && !svc.Provided() && all[0].Outcome == state.Pending {
 			s.Services = append(s.Services, engine.Service{
 				Name: name, State: engine.ServiceStarting, Want: engine.Replicas(svc), Ports: []engine.Port{}, Instances: []engine.Instance{},
-				Reason: waitsFor(awaits(all[0].Project, svc, s)),
+				Reason: cmp.Or(waitsFor(awaits(all[0].Project, svc, s)), e.hindrance(all[0].goal())),
 			})
 		}
 	}

@@ -1,6 +1,10 @@
 package kubernetes
 
 import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,7 +13,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"trellis/compose"
 	"trellis/engine"
+	"trellis/errdefs"
+	"trellis/state"
 )
 
 // TestRationed: what admission plugins of a cluster say of quotas and limits is told in a sentence that says what to do; of anything else
@@ -73,10 +80,56 @@ func TestRefusedPods(t *testing.T) {
 		"it was another's":   {&batchv1.Job{ObjectMeta: meta}, nil, ""},
 		"nothing is refused": {&appsv1.Deployment{ObjectMeta: meta}, nil, ""},
 	} {
-		state := engine.State{Services: []engine.Service{{Name: "db", State: engine.ServiceStarting}}}
-		client.enrich(t.Context(), &state, Live{Objects: []Object{c.workload}, Pods: c.pods})
-		if got := state.Services[0].Reason; got != c.want {
+		now := engine.State{Services: []engine.Service{{Name: "db", State: engine.ServiceStarting}}}
+		client.enrich(t.Context(), &now, Live{Objects: []Object{c.workload}, Pods: c.pods})
+		if got := now.Services[0].Reason; got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
+	}
+}
+
+// TestRefusedInItsTurn: a service whose turn comes and that the cluster has no room for says so while it is tried again, and is made once there is.
+func TestRefusedInItsTurn(t *testing.T) {
+	s, client := cluster(t)
+	e := quiet(client)
+	p := compose.Project{Name: "shop", Services: map[string]compose.Service{
+		"db":  {Name: "db", Image: "db:1"},
+		"web": {Name: "web", Image: "web:1", DependsOn: map[string]compose.Dependency{"db": {Condition: compose.ServiceStarted, Required: true}}},
+	}}
+	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
+		t.Fatal(err)
+	}
+	full := true
+	s.before = func(w http.ResponseWriter, r *http.Request) bool {
+		refused := full && r.Method == http.MethodPatch && r.URL.Path == ofApps+"deployments/web"
+		if refused {
+			answer(w, http.StatusForbidden, "Forbidden", `deployments.apps "web" is forbidden: exceeded quota: team, requested: count/deployments.apps=1, used: count/deployments.apps=5, limited: count/deployments.apps=5`)
+		}
+		return refused
+	}
+	w := watching(e)
+	for range 2 {
+		if err := w.step(t.Context()); !errors.Is(err, errdefs.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		got, err := e.Observe(t.Context(), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		web, _ := stateIn(got, "web")
+		if web.State != engine.ServiceStarting || !strings.Contains(web.Reason, "ResourceQuota team of namespace shop has no room for it") || got.Settled {
+			t.Errorf("%s: %q", web.State, web.Reason)
+		}
+	}
+	s.mu.Lock()
+	full = false
+	s.mu.Unlock()
+	if err := w.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := e.Observe(t.Context(), "shop"); err != nil || !slices.Contains(s.lasting(), "deployments/web") {
+		t.Errorf("%v, %+v", err, got.Services)
+	} else if web, _ := stateIn(got, "web"); web.Reason != "" {
+		t.Errorf("there, and %q", web.Reason)
 	}
 }

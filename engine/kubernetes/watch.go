@@ -298,7 +298,25 @@ func (w *watcher) goOn(ctx context.Context, one record, live Live) (objects []Ob
 		return nil, nil, err
 	}
 	waits, err = e.carryOut(ctx, one, objects, live)
+	e.hindered.Store(nil)
+	if err != nil {
+		e.hindered.Store(&hindrance{one.goal(), err.Error()})
+	}
 	return objects, waits, err
+}
+
+// hindrance is what kept from carrying out a revision.
+type hindrance struct {
+	goal goal
+	why  string
+}
+
+// hindrance says what keeps what is not there yet of a revision from being made, "" for nothing.
+func (e *Engine) hindrance(of goal) string {
+	if h := e.hindered.Load(); h != nil && h.goal == of {
+		return h.why
+	}
+	return ""
 }
 
 // failure returns a service that will not come up by itself, and why; "" where there is none. What runs as the last healthy revision had it
