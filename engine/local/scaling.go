@@ -184,9 +184,14 @@ func (s *scaling) take(ctx context.Context, all proxy.Demands) {
 	}
 }
 
-// take adds what one data plane has told; it says whether requests have begun to wait.
+// take adds what one data plane has told; it says whether requests have begun to wait. What it has counted before it was heard of, or
+// after it was forgotten, is no load of this moment: its first line only says from where on it counts.
 func (o *scalingService) take(source string, d proxy.Demand, now time.Time) (urgent bool) {
-	was := o.seen[source].demand // nothing, of a source that begins
+	before, known := o.seen[source]
+	was := before.demand
+	if !known {
+		was = proxy.Demand{Requests: d.Requests, BusySeconds: d.BusySeconds}
+	}
 	o.totals.Requests += float64(d.Requests - min(was.Requests, d.Requests))
 	o.totals.BusySeconds += max(d.BusySeconds-was.BusySeconds, 0)
 	o.seen[source], o.toldAt = sighting{d, now}, now

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"trellis/autoscale"
 	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
@@ -296,6 +297,35 @@ func TestCPUFromBeforeIsNoLoad(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestADataPlaneThatIsHeardOfLaterIsNoPeak: what one has counted before this scaler heard of it, or while it said nothing for long,
+// counts as nothing. Nobody knows when it came.
+func TestADataPlaneThatIsHeardOfLaterIsNoPeak(t *testing.T) {
+	const perSecond = 10
+	cfg := autoscale.Config{Min: 1, Max: 50, Targets: []autoscale.Target{
+		{Metric: autoscale.RPS, Value: 100}, {Metric: autoscale.Concurrency, Value: 100},
+	}}
+	scaler, err := autoscale.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Unix(1e9, 0)
+	o := &scalingService{cfg: cfg, scaler: scaler, want: 1, seen: map[string]sighting{}, cpu: map[driver.ID]time.Duration{}}
+	for second := range 600 {
+		now := begun.Add(time.Duration(second) * time.Second)
+		say := func(source string, before int) {
+			n := before + perSecond*second
+			o.take(source, proxy.Demand{Requests: uint64(n), BusySeconds: float64(n)}, now)
+		}
+		say("new", 0)
+		if second < 100 || second > 300 { // one that drains, an hour old
+			say("old", 36000)
+		}
+		if d := scaler.Decide(now, autoscale.Have{Want: 1, Ready: 1}); d.Replicas != 1 || d.Panic {
+			t.Fatalf("%d replicas after %d s of a steady load of two data planes, panic %v: %s", d.Replicas, second, d.Panic, d.Reason)
+		}
 	}
 }
 
