@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -33,10 +34,18 @@ type fakeControl struct {
 	events  []state.Event
 	err     error
 	applied chan api.ApplyRequest
+	left    []string // by Down
 	exec    func(ctx context.Context, req api.ExecRequest, cmd driver.Command) (int, error)
 }
 
 func (f *fakeControl) Status(context.Context) (api.Status, error) { return f.status, f.err }
+
+func (f *fakeControl) Down(_ context.Context, opt engine.DeleteOptions) error {
+	for _, what := range f.left {
+		opt.Left(what)
+	}
+	return f.err
+}
 
 func (f *fakeControl) Watch(ctx context.Context, fn func(api.Status) error) error {
 	for i := range int64(3) {
@@ -215,6 +224,22 @@ func TestExecErrorsKeepTheirKind(t *testing.T) {
 	}}
 	if _, err := serve(t, f).Exec(t.Context(), api.ExecRequest{}, driver.Command{}); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("Exec: %v", err)
+	}
+}
+
+// TestDownTellsWhatIsLeft on the other side too.
+func TestDownTellsWhatIsLeft(t *testing.T) {
+	f := &fakeControl{left: []string{"one network", "another"}}
+	client := serve(t, f)
+	var told []string
+	if err := client.Down(t.Context(), engine.DeleteOptions{Left: func(what string) { told = append(told, what) }}); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(told, f.left) {
+		t.Errorf("told %q, not %q", told, f.left)
+	}
+	if err := client.Down(t.Context(), engine.DeleteOptions{}); err != nil {
+		t.Error(err)
 	}
 }
 

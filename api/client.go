@@ -131,7 +131,12 @@ func (c *Client) Override(ctx context.Context, req OverrideRequest) error {
 
 // Down implements Deployer.
 func (c *Client) Down(ctx context.Context, opt engine.DeleteOptions) error {
-	_, err := call[struct{}](ctx, c, http.MethodPost, "/v1/down", opt)
+	a, err := call[downAnswer](ctx, c, http.MethodPost, "/v1/down", opt)
+	if err == nil && opt.Left != nil {
+		for _, what := range a.Left {
+			opt.Left(what)
+		}
+	}
 	return err
 }
 

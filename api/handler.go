@@ -43,8 +43,11 @@ func Handler(c Control, log *slog.Logger) http.Handler {
 	mux.HandleFunc("POST /v1/override", post(func(ctx context.Context, r OverrideRequest) (struct{}, error) {
 		return struct{}{}, c.Override(ctx, r)
 	}))
-	mux.HandleFunc("POST /v1/down", post(func(ctx context.Context, o engine.DeleteOptions) (struct{}, error) {
-		return struct{}{}, c.Down(ctx, o)
+	mux.HandleFunc("POST /v1/down", post(func(ctx context.Context, o engine.DeleteOptions) (downAnswer, error) {
+		var a downAnswer
+		o.Left = func(what string) { a.Left = append(a.Left, what) }
+		err := c.Down(ctx, o)
+		return a, err
 	}))
 	mux.HandleFunc("POST /v1/shutdown", post(func(ctx context.Context, r shutdownRequest) (struct{}, error) {
 		return struct{}{}, c.Shutdown(ctx, r.Stop)
@@ -61,6 +64,11 @@ type handler struct {
 type rollbackRequest struct {
 	Number int64  `json:"number"`
 	Actor  string `json:"actor"`
+}
+
+// downAnswer says what a Down has left, as DeleteOptions.Left is told.
+type downAnswer struct {
+	Left []string `json:"left,omitempty"`
 }
 
 type shutdownRequest struct {

@@ -45,7 +45,7 @@ type Engine interface {
 	Exec(ctx context.Context, project string, id InstanceID, cmd driver.Command) (exitCode int, err error)
 	Stats(ctx context.Context, project string) ([]Usage, error)
 	// Delete stops every instance, removes what the engine made for the project and blocks until it is gone. Revisions
-	// and events stay; volumes stay unless opt says else.
+	// and events stay; volumes stay unless opt says else. What somebody else uses may be left: opt is told.
 	Delete(ctx context.Context, project string, opt DeleteOptions) error
 }
 
@@ -66,6 +66,8 @@ type DeleteOptions struct {
 	Volumes bool `json:"volumes,omitempty"`
 	// Now kills what runs without waiting for its grace period, also what an earlier Delete still waits for.
 	Now bool `json:"now,omitempty"`
+	// Left is told, one sentence each, what was made for the project and could not be removed although nothing of it runs; nil: nobody is.
+	Left func(what string) `json:"-"`
 }
 
 // What Instruct does to a rollout: Promote ends its watch and replaces the rest, Abort goes back to the revision before.

@@ -73,7 +73,11 @@ Volumes, revisions and events stay; 'trellis up' brings everything back.`,
 				return err
 			}
 		}
-		if err := control.Down(ctx, engine.DeleteOptions{Volumes: volumes, Now: now}); err != nil {
+		opt := engine.DeleteOptions{Volumes: volumes, Now: now}
+		if !quiet {
+			opt.Left = p.left
+		}
+		if err := control.Down(ctx, opt); err != nil {
 			if ctx.Err() != nil {
 				return withHint(fmt.Errorf("stopping %s goes on in the background", l.Project), "'trellis ls' shows when it has ended")
 			}
@@ -85,6 +89,11 @@ Volumes, revisions and events stay; 'trellis up' brings everything back.`,
 		return nil
 	}
 	return p.project(cmd)
+}
+
+// left warns of something that a down could not remove.
+func (p *program) left(what string) {
+	p.progressf("%s %s", p.styleOf(p.stderr).yellow("warning:"), what)
 }
 
 // lostVolumes says, one sentence each, which volumes a down --volumes deletes.

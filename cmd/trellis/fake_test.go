@@ -51,6 +51,7 @@ type world struct {
 	Exec     execAnswer
 	Fail     map[string]string // method to "kind: message"
 	DownTime time.Duration
+	Left     []string // by Down
 }
 
 type execAnswer struct {
@@ -401,6 +402,11 @@ func (f *fake) Down(_ context.Context, opt engine.DeleteOptions) error {
 	if f.Running {
 		f.Running = false
 		f.world.Status = api.Status{}
+	}
+	for _, what := range f.Left {
+		if opt.Left != nil {
+			opt.Left(what)
+		}
 	}
 	return f.called("down volumes=%v now=%v", opt.Volumes, opt.Now)
 }

@@ -210,7 +210,7 @@ func (u *session) stop(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	p.progressf("\nstopping %s (again: at once)", u.ready.project.Name)
 	ended := make(chan error, 2)
-	go func() { ended <- u.control.Down(ctx, engine.DeleteOptions{}) }()
+	go func() { ended <- u.control.Down(ctx, engine.DeleteOptions{Left: p.left}) }()
 	again := p.again
 	for {
 		select {
@@ -222,7 +222,7 @@ func (u *session) stop(ctx context.Context) error {
 		case <-again:
 			again = nil
 			p.progressf("killing what still runs")
-			go func() { ended <- u.control.Down(ctx, engine.DeleteOptions{Now: true}) }()
+			go func() { ended <- u.control.Down(ctx, engine.DeleteOptions{Now: true, Left: p.left}) }()
 		}
 	}
 }

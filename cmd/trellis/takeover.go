@@ -261,7 +261,7 @@ func (t *taking) back(ctx context.Context, names, keep []string, cause error) er
 	if len(keep) > 0 {
 		err = t.apply(ctx, keep, false)
 	} else {
-		err = t.session.control.Down(ctx, engine.DeleteOptions{})
+		err = t.session.control.Down(ctx, engine.DeleteOptions{Left: t.session.program.left})
 	}
 	if err == nil {
 		err = t.docker.Resume(ctx, t.idsOf(names))

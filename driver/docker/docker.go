@@ -70,6 +70,7 @@ type Driver struct {
 	making sync.Mutex // of networks
 
 	mu        sync.Mutex
+	left      []string                  // networks that could not be removed, and why
 	locks     map[driver.ID]*sync.Mutex // one start or removal of an instance at a time
 	starting  map[driver.ID]bool
 	stops     map[driver.ID]*stopping

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,8 @@ func (d *Driver) RemoveVolumes(ctx context.Context, names []string) error {
 	return nil
 }
 
-// removeNetworks removes the networks that Trellis made for a project, none of whose containers is left. One that others are in stays.
+// removeNetworks removes the networks that Trellis made for a project, none of whose containers is left. One that others are in stays,
+// and Left says so.
 func (d *Driver) removeNetworks(ctx context.Context, project string) error {
 	list, err := d.engine.api.NetworkList(ctx, client.NetworkListOptions{Filters: d.mine(project)})
 	if err != nil {
@@ -72,12 +74,24 @@ func (d *Driver) removeNetworks(ctx context.Context, project string) error {
 	}
 	d.making.Lock()
 	defer d.making.Unlock()
+	var left []string
 	for _, n := range list.Items {
 		if err := d.removeNetwork(ctx, n.ID); err != nil {
 			d.log.Warn("network stays", "network", n.Name, "err", err)
+			left = append(left, fmt.Sprintf("the Docker network %s stays: %s; 'docker network rm %s' removes it when nobody uses it", n.Name, err, n.Name))
 		}
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.left = left
 	return nil
+}
+
+// Left says which networks stayed when the last container of the project was removed, and why.
+func (d *Driver) Left() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.left)
 }
 
 const (

@@ -65,3 +65,45 @@ func TestNetworksThatAreNotRemovedAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestNetworksThatStayAreTold: who takes the project down hears of the network that somebody else is in, until it is removed.
+func TestNetworksThatStayAreTold(t *testing.T) {
+	var used atomic.Bool
+	used.Store(true)
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/networks"):
+			json.NewEncoder(w).Encode([]network.Summary{{Network: network.Network{ID: "n1", Name: "shop_default"}}})
+		case r.Method == http.MethodDelete && used.Load():
+			w.WriteHeader(http.StatusForbidden)
+			json.NewEncoder(w).Encode(map[string]string{"message": "network shop_default has active endpoints (name:\"theirs\")"})
+		case r.Method == http.MethodDelete:
+			w.WriteHeader(http.StatusNoContent)
+		case strings.Contains(r.URL.Path, "/containers/"):
+			json.NewEncoder(w).Encode(container.InspectResponse{ID: "c1"})
+		default:
+			in := map[string]network.EndpointResource{"c1": {Name: "theirs"}}
+			json.NewEncoder(w).Encode(network.Inspect{Network: network.Network{ID: "n1"}, Containers: in})
+		}
+	}))
+	defer api.Close()
+	dir := t.TempDir()
+	d, err := New(Config{Host: "tcp://" + api.Listener.Addr().String(), StateDir: dir, RuntimeDir: dir, Shim: []string{"shim"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.removeNetworks(t.Context(), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	left := strings.Join(d.Left(), "\n")
+	for _, says := range []string{"shop_default stays", "theirs", "docker network rm shop_default"} {
+		if !strings.Contains(left, says) {
+			t.Errorf("%q does not say %q", left, says)
+		}
+	}
+	used.Store(false)
+	if err := d.removeNetworks(t.Context(), "shop"); err != nil || len(d.Left()) > 0 {
+		t.Errorf("once it could be removed: %v, left %q", err, d.Left())
+	}
+}

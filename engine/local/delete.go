@@ -105,10 +105,27 @@ func (e *Engine) gone(ctx context.Context, d *desired, opt engine.DeleteOptions)
 	e.mu.Lock()
 	clear(e.memory.hooksDone)
 	e.mu.Unlock()
+	e.tellLeft(d, opt)
 	if !opt.Volumes {
 		return nil
 	}
 	return e.removeVolumes(ctx, d)
+}
+
+// tellLeft says what drivers could not remove: it is no failure of the deletion, but who asked for it should know.
+func (e *Engine) tellLeft(d *desired, opt engine.DeleteOptions) {
+	for _, name := range sortedKeys(e.cfg.Drivers) {
+		leaver, ok := e.cfg.Drivers[name].(Leaver)
+		if !ok {
+			continue
+		}
+		for _, what := range leaver.Left() {
+			e.record(event{kind: "project.left", reason: "in use", message: what, revision: d.rev.Number})
+			if opt.Left != nil {
+				opt.Left(what)
+			}
+		}
+	}
 }
 
 // stillDeleting returns an error when somebody applied meanwhile: what runs then is wanted.

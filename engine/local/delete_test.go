@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -155,5 +156,39 @@ func TestApplyHoldsWhenItsCallerLeaves(t *testing.T) {
 		if s := b.service("web"); s.Ready != 2 {
 			t.Errorf("%d of 2 are ready", s.Ready)
 		}
+	})
+}
+
+// remnant is a driver that could not remove something.
+type remnant struct {
+	driver.Driver
+}
+
+func (remnant) Left() []string { return []string{"the network stays: somebody is in it"} }
+
+// TestDeleteTellsWhatIsLeft: what a driver had to leave is told to who asks, and stands in the events; the deletion is done all the same.
+func TestDeleteTellsWhatIsLeft(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.kill()
+		b.drivers = map[string]driver.Driver{"fake": remnant{b.driver()}}
+		b.run()
+		b.apply(project(server("web", 1)))
+		b.settled(state.Healthy)
+		var told []string
+		opt := engine.DeleteOptions{Left: func(what string) { told = append(told, what) }}
+		if err := b.eng.Delete(b.Context(), projectName, opt); err != nil {
+			t.Fatal(err)
+		}
+		if want := (remnant{}).Left(); !slices.Equal(told, want) {
+			t.Errorf("told %q, not %q", told, want)
+		}
+		b.until("an event", func() bool {
+			for ev := range b.store.Events(b.Context(), state.EventFilter{}) {
+				if ev.Kind == "project.left" && ev.Message == told[0] {
+					return true
+				}
+			}
+			return false
+		})
 	})
 }

@@ -65,6 +65,10 @@ type (
 		Volumes(ctx context.Context, project string) ([]string, error)
 		RemoveVolumes(ctx context.Context, names []string) error
 	}
+	// Leaver says, one sentence each, what it had made for the project's instances and could not remove with the last of them.
+	Leaver interface {
+		Left() []string
+	}
 )
 
 // Config says what an Engine works with.
