@@ -32,6 +32,9 @@ type Observer interface {
 	Routes(ctx context.Context) ([]Route, error)
 	// Top returns what the instances use.
 	Top(ctx context.Context) ([]engine.Usage, error)
+	// Volumes returns the full names of the volumes that a Down with Volumes deletes, in order. A control plane that is too old to
+	// say: ErrUnsupported.
+	Volumes(ctx context.Context) ([]string, error)
 	// Drift returns where the world is not what the revision in force says. Nothing was ever applied: none.
 	Drift(ctx context.Context) (Drift, error)
 }

@@ -88,12 +88,17 @@ func serve(t *testing.T, f *fakeControl) *api.Client {
 
 func serveControl(t *testing.T, f api.Control) *api.Client {
 	t.Helper()
+	return servedBy(t, api.Handler(f, slog.New(slog.DiscardHandler)))
+}
+
+func servedBy(t *testing.T, h http.Handler) *api.Client {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: api.Handler(f, slog.New(slog.DiscardHandler))}
+	server := &http.Server{Handler: h}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()
 	client := api.NewClient(socket)
@@ -224,6 +229,18 @@ func TestExecErrorsKeepTheirKind(t *testing.T) {
 	}}
 	if _, err := serve(t, f).Exec(t.Context(), api.ExecRequest{}, driver.Command{}); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("Exec: %v", err)
+	}
+}
+
+// TestWhatAnOlderControlPlaneDoesNotKnow is told apart from everything else that may be not found.
+func TestWhatAnOlderControlPlaneDoesNotKnow(t *testing.T) {
+	client := servedBy(t, http.NotFoundHandler())
+	if _, err := client.Volumes(t.Context()); !errors.Is(err, errdefs.ErrUnsupported) {
+		t.Errorf("volumes: %v", err)
+	}
+	client = serve(t, &fakeControl{err: fmt.Errorf("read: %w", errdefs.ErrNotFound)})
+	if _, err := client.Status(t.Context()); !errors.Is(err, errdefs.ErrNotFound) || errors.Is(err, errdefs.ErrUnsupported) {
+		t.Errorf("status: %v", err)
 	}
 }
 

@@ -92,6 +92,11 @@ func (c *Client) Top(ctx context.Context) ([]engine.Usage, error) {
 	return call[[]engine.Usage](ctx, c, http.MethodGet, "/v1/top", nil)
 }
 
+// Volumes implements Observer.
+func (c *Client) Volumes(ctx context.Context) ([]string, error) {
+	return call[[]string](ctx, c, http.MethodGet, "/v1/volumes", nil)
+}
+
 // Drift implements Observer.
 func (c *Client) Drift(ctx context.Context) (Drift, error) {
 	return call[Drift](ctx, c, http.MethodGet, "/v1/drift", nil)

@@ -25,6 +25,7 @@ func Handler(c Control, log *slog.Logger) http.Handler {
 	mux.HandleFunc("GET /v1/routes", get(c.Routes))
 	mux.HandleFunc("GET /v1/top", get(c.Top))
 	mux.HandleFunc("GET /v1/drift", get(c.Drift))
+	mux.HandleFunc("GET /v1/volumes", get(c.Volumes))
 	mux.Handle("/v1/", SeerHandler(c))
 	mux.HandleFunc("GET /v1/history", h.history)
 	mux.HandleFunc("GET /v1/watch", h.watch)

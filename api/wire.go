@@ -69,6 +69,9 @@ func readError(resp *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	var w wireError
 	if json.Unmarshal(body, &w) != nil || w.Message == "" {
+		if resp.StatusCode == http.StatusNotFound {
+			return fmt.Errorf("%w: the control plane is of a version that does not know this; 'trellis up' replaces it", errdefs.ErrUnsupported)
+		}
 		return fmt.Errorf("control plane answered %s", resp.Status)
 	}
 	return w.err()

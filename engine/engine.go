@@ -44,6 +44,9 @@ type Engine interface {
 	Logs(ctx context.Context, project string, id InstanceID, opt driver.LogOptions) (io.ReadCloser, error)
 	Exec(ctx context.Context, project string, id InstanceID, cmd driver.Command) (exitCode int, err error)
 	Stats(ctx context.Context, project string) ([]Usage, error)
+	// Volumes returns the full names of the volumes that Delete removes where it is asked to, in order: those that the newest revision
+	// has, and those that were made for an earlier one. What any of them calls external is not the project's. Never applied: none.
+	Volumes(ctx context.Context, project string) ([]string, error)
 	// Delete stops every instance, removes what the engine made for the project and blocks until it is gone. Revisions
 	// and events stay; volumes stay unless opt says else. What somebody else uses may be left: opt is told.
 	Delete(ctx context.Context, project string, opt DeleteOptions) error

@@ -311,6 +311,11 @@ func (c cluster) Events(ctx context.Context, f state.EventFilter, follow bool, f
 	return c.engine.Events(ctx, f, follow, fn)
 }
 
+// Volumes implements api.Observer.
+func (c cluster) Volumes(ctx context.Context) ([]string, error) {
+	return c.engine.Volumes(ctx, c.location.Project)
+}
+
 // Down implements api.Deployer.
 func (c cluster) Down(ctx context.Context, opt engine.DeleteOptions) error {
 	if err := c.engine.Delete(ctx, c.location.Project, opt); err != nil || c.owner == "" {

@@ -261,6 +261,11 @@ func overridden(o state.Override, req api.OverrideRequest) state.Override {
 	return o
 }
 
+// Volumes implements api.Observer.
+func (c *control) Volumes(ctx context.Context) ([]string, error) {
+	return c.engine.Volumes(ctx, c.location.Project)
+}
+
 // Down implements api.Deployer.
 func (c *control) Down(ctx context.Context, opt engine.DeleteOptions) error {
 	if !opt.Now { // one that is to end at once does not wait behind the one that it hurries

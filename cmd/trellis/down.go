@@ -1,13 +1,15 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
 
-	"trellis/compose"
+	"trellis/api"
 	"trellis/engine"
 	"trellis/errdefs"
 	"trellis/server"
@@ -20,7 +22,10 @@ func (p *program) downCommand() *cobra.Command {
 		Short: "Stop the project and remove everything but its volumes",
 		Long: `Down stops every instance within its stop_grace_period, removes what was made
 for the project (sockets, namespaces, mounts) and ends its control plane.
-Volumes, revisions and events stay; 'trellis up' brings everything back.`,
+Volumes, revisions and events stay; 'trellis up' brings everything back.
+
+With --volumes those go too that only an earlier revision had, as far as they were
+made for it; external volumes never do.`,
 		Example: `  trellis down             keep the data
   trellis down --volumes   delete the named volumes too (asks first)`,
 		Args: arguments(0, 0),
@@ -65,11 +70,11 @@ Volumes, revisions and events stay; 'trellis up' brings everything back.`,
 			}
 		}
 		if volumes {
-			last, err := appliedLast(ctx, control)
+			lost, err := lostVolumes(ctx, control)
 			if err != nil {
 				return err
 			}
-			if err := p.agree(ctx, "down --volumes of "+l.Project, lostVolumes(last), yes); err != nil {
+			if err := p.agree(ctx, "down --volumes of "+l.Project, lost, yes); err != nil {
 				return err
 			}
 		}
@@ -97,21 +102,30 @@ func (p *program) left(what string) {
 }
 
 // lostVolumes says, one sentence each, which volumes a down --volumes deletes.
-func lostVolumes(last *compose.Project) []string {
-	if last == nil {
-		return nil
+func lostVolumes(ctx context.Context, control api.Control) ([]string, error) {
+	names, err := control.Volumes(ctx)
+	if errors.Is(err, errdefs.ErrUnsupported) { // one that deletes those of the newest revision alone
+		names, err = volumesOfLast(ctx, control)
 	}
 	var lost []string
-	for key, v := range last.Volumes {
-		if v.External {
-			continue
-		}
-		name := v.Name
-		if name == "" {
-			name = last.Name + "_" + key
-		}
+	for _, name := range names {
 		lost = append(lost, "deletes volume "+name+" and all that is in it")
 	}
-	slices.Sort(lost)
-	return lost
+	return lost, err
+}
+
+// volumesOfLast returns the full names of the volumes that the newest revision has, without those that are external, in order.
+func volumesOfLast(ctx context.Context, control api.Control) ([]string, error) {
+	last, err := appliedLast(ctx, control)
+	if err != nil || last == nil {
+		return nil, err
+	}
+	var names []string
+	for key, v := range last.Volumes {
+		if !v.External {
+			names = append(names, cmp.Or(v.Name, last.Name+"_"+key))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
 }

@@ -52,6 +52,7 @@ type world struct {
 	Fail     map[string]string // method to "kind: message"
 	DownTime time.Duration
 	Left     []string // by Down
+	Volumes  []string // that Down deletes
 }
 
 type execAnswer struct {
@@ -289,6 +290,12 @@ func (f *fake) Drift(context.Context) (api.Drift, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return api.Drift{Project: f.world.Status.Project, Revision: f.world.Status.Revision, Changes: append([]engine.Drift{}, f.Drifted...)}, f.failure("drift")
+}
+
+func (f *fake) Volumes(context.Context) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.world.Volumes, f.failure("volumes")
 }
 
 func (f *fake) Revert(_ context.Context, req api.RevertRequest) (api.Drift, error) {

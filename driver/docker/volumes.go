@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -44,6 +45,9 @@ func (d *Driver) makeVolume(ctx context.Context, spec driver.Spec, name string) 
 
 // Volumes returns the full names of the volumes that were made for a project.
 func (d *Driver) Volumes(ctx context.Context, project string) ([]string, error) {
+	if err := d.engine.greet(ctx); err != nil {
+		return nil, fmt.Errorf("list volumes: %w", d.engine.unanswered(ctx, err))
+	}
 	list, err := d.engine.api.VolumeList(ctx, client.VolumeListOptions{Filters: make(client.Filters).Add("label", labelProject+"="+project)})
 	if err != nil {
 		return nil, fmt.Errorf("list volumes: %w", kind(err))
@@ -55,14 +59,15 @@ func (d *Driver) Volumes(ctx context.Context, project string) ([]string, error) 
 	return names, nil
 }
 
-// RemoveVolumes removes volumes by their full names. Unknown ones: nil. One in use: ErrConflict.
+// RemoveVolumes removes volumes by their full names. Unknown ones: nil. One in use: ErrConflict, when all others are removed.
 func (d *Driver) RemoveVolumes(ctx context.Context, names []string) error {
+	var errs []error
 	for _, name := range names {
 		if _, err := d.engine.api.VolumeRemove(ctx, name, client.VolumeRemoveOptions{}); err != nil && !isNotFound(err) {
-			return fmt.Errorf("remove the volume %s: %w", name, kind(err))
+			errs = append(errs, fmt.Errorf("remove the volume %s: %w", name, kind(err)))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // removeNetworks removes the networks that Trellis made for a project, none of whose containers is left. One that others are in stays,

@@ -15,7 +15,7 @@ import (
 
 // Config says where a Driver lives.
 type Config struct {
-	Project string // for log records
+	Project string // whose state StateDir holds
 	// StateDir holds what has to outlive a reboot: records, logs, volumes. Absolute. Required.
 	StateDir string
 	// RuntimeDir holds the mount points of network namespaces. Absolute. Required.

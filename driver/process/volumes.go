@@ -17,15 +17,18 @@ func (d *Driver) VolumeDir(name string) string {
 	return filepath.Join(d.cfg.StateDir, "volumes", name)
 }
 
-// Volumes returns the full names of the volumes that are there and begin as those of the project do.
+// Volumes returns the full names of the volumes that are there for the project, whose own the directory of state is.
 func (d *Driver) Volumes(_ context.Context, project string) ([]string, error) {
+	if project != d.cfg.Project {
+		return nil, nil
+	}
 	entries, err := os.ReadDir(d.VolumeDir(""))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list volumes: %w", err)
 	}
 	var names []string
 	for _, entry := range entries {
-		if strings.HasPrefix(entry.Name(), project+"_") {
+		if !strings.HasPrefix(entry.Name(), ".") { // half made
 			names = append(names, entry.Name())
 		}
 	}

@@ -21,13 +21,22 @@ func TestVolumesAreListedAndTheNamedOnesRemoved(t *testing.T) {
 	if names, err := d.Volumes(ctx, "shop"); len(names) > 0 || err != nil {
 		t.Errorf("before there is one: %q, %v", names, err)
 	}
-	for _, name := range []string{"shop_data", "shop_kept"} {
+	for _, name := range []string{"shop_data", "shop_kept", ".new-shop_torn"} {
 		if err := os.MkdirAll(filepath.Join(d.VolumeDir(name), "inside"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if names, err := d.Volumes(ctx, "shop"); !slices.Equal(names, []string{"shop_data", "shop_kept"}) || err != nil {
 		t.Errorf("volumes %q, %v", names, err)
+	}
+	if err := os.Mkdir(d.VolumeDir("named"), 0o700); err != nil { // with name: in the file
+		t.Fatal(err)
+	}
+	if names, err := d.Volumes(ctx, "shop"); !slices.Equal(names, []string{"named", "shop_data", "shop_kept"}) || err != nil {
+		t.Errorf("volumes %q, %v", names, err)
+	}
+	if err := d.RemoveVolumes(ctx, []string{"named", ".new-shop_torn"}); err != nil {
+		t.Fatal(err)
 	}
 	if names, err := d.Volumes(ctx, "sho"); len(names) > 0 || err != nil {
 		t.Errorf("those of another project: %q, %v", names, err)

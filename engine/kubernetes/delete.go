@@ -77,6 +77,27 @@ func (e *Engine) Delete(ctx context.Context, project string, opt engine.DeleteOp
 	return nil
 }
 
+// Volumes implements engine.Engine: the names of the claims.
+func (e *Engine) Volumes(ctx context.Context, project string) ([]string, error) {
+	fail := func(err error) error {
+		return fmt.Errorf("look for the volumes of %s in namespace %s: %w", project, e.client.Namespace, err)
+	}
+	items, err := e.client.inventory(ctx, project)
+	if err != nil {
+		return nil, fail(err)
+	}
+	unnamed, err := e.unnamed(ctx, project)
+	if err != nil {
+		return nil, fail(err)
+	}
+	names := []string{}
+	for _, claim := range slices.Concat(claims(items), unnamed) {
+		names = append(names, claim.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
 // unnamed finds the claims that no inventory has: those that StatefulSets had made for their pods, which outlive these, and those for
 // volumes that a later revision did not mount any more. What the newest one calls external is not the project's to remove. Who may not look
 // has none where no revision that is kept had a volume without a name: the role that such a project needs does not say more.

@@ -10,6 +10,7 @@ import (
 	"trellis/driver"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/state"
 )
 
 // Delete implements engine.Engine. Run has to be running: it does the work.
@@ -109,7 +110,7 @@ func (e *Engine) gone(ctx context.Context, d *desired, opt engine.DeleteOptions)
 	if !opt.Volumes {
 		return nil
 	}
-	return e.removeVolumes(ctx, d)
+	return e.removeVolumes(ctx, d.rev, opt)
 }
 
 // tellLeft says what drivers could not remove: it is no failure of the deletion, but who asked for it should know.
@@ -120,11 +121,16 @@ func (e *Engine) tellLeft(d *desired, opt engine.DeleteOptions) {
 			continue
 		}
 		for _, what := range leaver.Left() {
-			e.record(event{kind: "project.left", reason: "in use", message: what, revision: d.rev.Number})
-			if opt.Left != nil {
-				opt.Left(what)
-			}
+			e.left(d.rev, opt, what)
 		}
+	}
+}
+
+// left says one thing that stays.
+func (e *Engine) left(rev state.Revision, opt engine.DeleteOptions, what string) {
+	e.record(event{kind: "project.left", reason: "left", message: what, revision: rev.Number})
+	if opt.Left != nil {
+		opt.Left(what)
 	}
 }
 

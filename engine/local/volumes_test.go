@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"trellis/compose"
 	"trellis/driver"
 	"trellis/engine"
+	"trellis/errdefs"
 	"trellis/state"
 )
 
@@ -18,6 +20,13 @@ type keeper struct {
 	driver.Driver
 	mu      sync.Mutex
 	volumes map[string]bool // by full name
+	err     error           // of every list of them
+}
+
+func (k *keeper) fails(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.err = err
 }
 
 func (k *keeper) Start(ctx context.Context, spec driver.Spec) error {
@@ -34,7 +43,7 @@ func (k *keeper) Start(ctx context.Context, spec driver.Spec) error {
 func (k *keeper) Volumes(context.Context, string) ([]string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return sortedKeys(k.volumes), nil
+	return sortedKeys(k.volumes), k.err
 }
 
 func (k *keeper) RemoveVolumes(_ context.Context, names []string) error {
@@ -74,6 +83,76 @@ func TestDeleteRemovesVolumesOfEverySlot(t *testing.T) {
 		left, want := sortedKeys(k.volumes), []string{"shop_web-2-notes", "shop_webs-1-0badc0de", "theirs"}
 		if !slices.Equal(left, want) {
 			t.Errorf("left are %q, not %q", left, want)
+		}
+	})
+}
+
+// TestDeleteRemovesVolumesOfEarlierRevisions that were made for the project, and says which before; what is external in any revision, was
+// made by nobody here, or is another's stays.
+func TestDeleteRemovesVolumesOfEarlierRevisions(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.kill()
+		k := &keeper{Driver: b.driver(), volumes: map[string]bool{"shop_stranger": true, "shopping_data": true}}
+		b.drivers = map[string]driver.Driver{"fake": k}
+		b.run()
+		with := func(keys ...string) compose.Project {
+			p := project(server("web", 1, func(s *compose.Service) {
+				for _, key := range keys {
+					s.Volumes = append(s.Volumes, compose.Mount{Type: compose.MountVolume, Source: key, Target: "/" + key})
+				}
+			}))
+			for _, key := range keys {
+				p.Volumes[key] = compose.Volume{Name: map[string]string{"named": "elsewhere", "lent": "theirs"}[key], External: key == "lent"}
+			}
+			return p
+		}
+		nameless := project(server("job", 1, func(s *compose.Service) { s.Volumes = []compose.Mount{{Type: compose.MountVolume, Target: "/cache"}} }))
+		for _, p := range []compose.Project{with("former", "named", "lent"), with("theirs"), nameless, with("data")} {
+			if v, ok := p.Volumes["theirs"]; ok { // the same volume, which was external once
+				v.Name = "theirs"
+				p.Volumes["theirs"] = v
+			}
+			b.apply(p)
+			b.settled(state.Healthy)
+		}
+		want := []string{"elsewhere", anonymous(projectName, "job", 1, "/cache"), "shop_data", "shop_former"}
+		slices.Sort(want)
+		if got, err := b.eng.Volumes(b.Context(), projectName); !slices.Equal(got, want) || err != nil {
+			t.Errorf("volumes %q, %v; want %q", got, err, want)
+		}
+		if err := b.eng.Delete(b.Context(), projectName, engine.DeleteOptions{Volumes: true}); err != nil {
+			t.Fatal(err)
+		}
+		if left, want := sortedKeys(k.volumes), []string{"shop_stranger", "shopping_data", "theirs"}; !slices.Equal(left, want) {
+			t.Errorf("left are %q, not %q", left, want)
+		}
+	})
+}
+
+// TestVolumesOfADriverThatIsNotThereAnyMore: where only an earlier revision had some, their project can be taken down without it, and
+// who asks for that hears of them.
+func TestVolumesOfADriverThatIsNotThereAnyMore(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.kill()
+		k := &keeper{Driver: b.driver(), volumes: map[string]bool{}}
+		b.drivers = map[string]driver.Driver{"fake": k}
+		b.run()
+		p := project(server("web", 1, func(s *compose.Service) {
+			s.Volumes = []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}
+		}))
+		p.Volumes["data"] = compose.Volume{}
+		b.apply(p)
+		b.settled(state.Healthy)
+		b.apply(project(server("web", 1)))
+		b.settled(state.Healthy)
+		k.fails(errdefs.ErrUnavailable)
+		if got, err := b.eng.Volumes(b.Context(), projectName); len(got) > 0 || err != nil {
+			t.Errorf("volumes %q, %v", got, err)
+		}
+		told := ""
+		opt := engine.DeleteOptions{Volumes: true, Left: func(what string) { told += what }}
+		if err := b.eng.Delete(b.Context(), projectName, opt); err != nil || !strings.Contains(told, "driver fake") {
+			t.Errorf("delete: %v; told %q", err, told)
 		}
 	})
 }
