@@ -133,6 +133,10 @@ func TestVolumesWithoutAName(t *testing.T) {
 					t.Fatalf("without its volumes: %v, the claim is %v", err, s.objects[claims+"data-x-db-0"])
 				}
 			}
+			said, err := e.Volumes(t.Context(), "shop")
+			if (err != nil) != c.fails || slices.Contains(said, "data-x-db-0") != (len(c.left) == 1) || slices.Contains(said, "theirs") {
+				t.Errorf("said to be deleted: %q, %v", said, err)
+			}
 			if err := e.Delete(t.Context(), "shop", engine.DeleteOptions{Volumes: true}); (err != nil) != c.fails {
 				t.Error(err)
 			}
@@ -158,6 +162,9 @@ func TestVolumeOfSomebodyElse(t *testing.T) {
 	p.Volumes = map[string]compose.Volume{"data": {External: true}}
 	if _, err := e.Apply(t.Context(), state.Revision{Project: p}, ""); err != nil {
 		t.Fatal(err)
+	}
+	if said, err := e.Volumes(t.Context(), "shop"); slices.Contains(said, "data") || err != nil {
+		t.Errorf("said to be deleted: %q, %v", said, err)
 	}
 	if err := e.Delete(t.Context(), "shop", engine.DeleteOptions{Volumes: true}); err != nil {
 		t.Fatal(err)
