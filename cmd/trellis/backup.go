@@ -51,9 +51,7 @@ func (p *program) backup(ctx context.Context, to string, stop, quiet bool) error
 	if err != nil {
 		return err
 	}
-	if p.outlive != nil {
-		p.outlive() // services that are stopped for the backup would stay so
-	}
+	defer p.steadfast()() // services that are stopped for the backup would stay so
 	opt := server.BackupOptions{Connect: p.backend.Connect, Stop: stop, Actor: p.actor(), Host: hostName()}
 	if !quiet {
 		opt.Tell = p.progressf

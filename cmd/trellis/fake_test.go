@@ -38,7 +38,8 @@ type world struct {
 	Top       [][]engine.Usage // one measurement after the other
 	Traffic   []api.TrafficStep
 	Lines     []api.LogLine
-	Others    []running // for ls
+	Others    []running          // for ls
+	Theirs    []composeContainer // that docker compose runs
 	// Unprivileged says that there are no mounts and no other users here.
 	Unprivileged bool
 
@@ -191,11 +192,15 @@ func (f *fake) Get(_ context.Context, _ string, svc compose.Service, pull, force
 	return image{ID: "sha256:" + svc.Name}, errors.Join(err, f.failure("image "+svc.Name))
 }
 
-func (f *fake) Compose(context.Context, string) ([]composeContainer, error) { return nil, nil }
+func (f *fake) Compose(context.Context, string) ([]composeContainer, error) { return f.Theirs, nil }
 func (f *fake) Elsewhere(context.Context, location) ([]string, error)       { return nil, nil }
-func (f *fake) Halt(context.Context, []string, time.Duration) error         { return nil }
-func (f *fake) Resume(context.Context, []string) error                      { return nil }
-func (f *fake) Discard(context.Context, []string) error                     { return nil }
+func (f *fake) Halt(_ context.Context, ids []string, _ time.Duration) error {
+	return f.called("halt %s", strings.Join(ids, ","))
+}
+func (f *fake) Resume(context.Context, []string) error { return nil }
+func (f *fake) Discard(_ context.Context, ids []string) error {
+	return f.called("discard %s", strings.Join(ids, ","))
+}
 
 func (f *fake) Serve(_ context.Context, l string, _ *slog.Logger) error {
 	return f.called("serve %s", l)

@@ -46,7 +46,11 @@ func run(p *program) (code int) {
 		os.Exit(errdefs.ExitFailed)
 	}()
 	p.again, p.resized = again, resized
-	p.outlive = func() { signal.Ignore(syscall.SIGPIPE) }
+	p.outlive = func() func() {
+		broken := make(chan os.Signal, 1)
+		signal.Notify(broken, syscall.SIGPIPE) // what is started meanwhile would begin with one that is ignored
+		return func() { signal.Stop(broken) }
+	}
 	err := p.execute(ctx, os.Args[1:])
 	p.report(err)
 	return exitCode(err)

@@ -25,7 +25,7 @@ type program struct {
 
 	again   <-chan struct{}  // closed by the second signal; the first one cancels the context
 	resized <-chan os.Signal // the terminal has another size
-	outlive func()           // has a reader that goes away be an error of what is written to it, and not the end of the program; nil: it is
+	outlive func() func()    // see steadfast; nil: nothing is done about it
 
 	flags projectFlags
 }
@@ -143,6 +143,15 @@ func (p *program) getenv(name string) string {
 		}
 	}
 	return value
+}
+
+// steadfast has a reader that goes away be an error of what is written to it, and not the end of the program, until the function that it
+// returns is called: for what must not end in the middle.
+func (p *program) steadfast() (dies func()) {
+	if p.outlive == nil {
+		return func() {}
+	}
+	return p.outlive()
 }
 
 // progressf writes one line for people, never for programs.

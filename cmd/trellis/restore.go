@@ -74,6 +74,7 @@ func (p *program) restore(ctx context.Context, path string, f restoreFlags) erro
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
+	defer p.steadfast()() // services would stay stopped, and data be put back in part
 	done, err := server.Restore(ctx, l, file, server.RestoreOptions{Force: f.force, Actor: p.actor()})
 	if err != nil {
 		return restoreHint(err)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -20,6 +22,7 @@ import (
 	"trellis/compose"
 	"trellis/engine"
 	"trellis/errdefs"
+	"trellis/server"
 	"trellis/state"
 )
 
@@ -219,19 +222,12 @@ func TestBackupWhoseReaderIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "world.json"), b)
-	gone, out, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := gone.Close(); err != nil {
-		t.Fatal(err)
-	}
+	out := unread(t)
 	cmd := exec.Command(os.Args[0], "backup", "--stop", "-")
 	said := &output{}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, said
 	cmd.Env = append(os.Environ(), childEnv+"=1", "WORK="+dir, "USER=kim", "TZ=UTC")
 	err = cmd.Run()
-	_ = out.Close()
 	if cmd.ProcessState.ExitCode() != errdefs.ExitFailed || !strings.Contains(said.String(), "broken pipe") {
 		t.Errorf("%v: %s", err, said)
 	}
@@ -241,6 +237,92 @@ func TestBackupWhoseReaderIsGone(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(stateDir, ".backup-*")); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// unread is a pipe whose reader has gone.
+func unread(t *testing.T) *os.File {
+	t.Helper()
+	gone, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = out.Close() })
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// unseen runs this program with the fake control plane of dir, nobody reading what it says.
+func unseen(t *testing.T, dir string, args ...string) error {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], args...)
+	out := unread(t)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
+	cmd.Env = append(os.Environ(), childEnv+"=1", "WORK="+dir, "USER=kim", "TZ=UTC")
+	return cmd.Run()
+}
+
+// TestRestoreWhoseReaderIsGone puts everything back: what it had to say is all that is lost.
+func TestRestoreWhoseReaderIsGone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "compose.yaml"), []byte("name: shop\nservices: {web: {image: web}}\n"))
+	l, err := locate("shop", dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(l.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	store, err := state.Open(filepath.Join(l.StateDir, "state.db"))
+	if err == nil {
+		_, err = store.Put(t.Context(), state.Revision{Project: compose.Project{
+			Name: "shop", WorkingDir: dir, Services: map[string]compose.Service{"web": {Name: "web", Image: "web"}},
+		}}, 0)
+	}
+	if err == nil {
+		err = store.SetValue(t.Context(), "engine/deleted-revision", 1) // it was down: nothing has to be started
+	}
+	if err = errors.Join(err, store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := state.OpenContents(filepath.Join(l.StateDir, "contents")); err != nil {
+		t.Fatal(err)
+	}
+	nobody := func(context.Context, location) (api.Control, io.Closer, error) { return nil, nil, errdefs.ErrNotFound }
+	file := filepath.Join(dir, "shop.tar.zst")
+	err = whole(file, func(w io.Writer) error {
+		_, err := server.MakeBackup(t.Context(), l, server.BackupOptions{Connect: nobody}, w)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unseen(t, dir, "restore", "--force", file); err != nil {
+		t.Errorf("restore: %v", err)
+	}
+}
+
+// TestTakeoverWhoseReaderIsGone comes to its end: theirs are removed, and ours are there.
+func TestTakeoverWhoseReaderIsGone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "compose.yaml"), []byte("name: shop\nservices: {db: {image: db, volumes: [\"data:/data\"]}}\nvolumes: {data: {}}\n"))
+	b, err := json.Marshal(world{
+		Running: true, Theirs: []composeContainer{{ID: "c1", Service: "db"}}, Status: api.Status{State: engine.State{Project: "shop"}},
+		Changes: []engine.Change{{Path: "services.db", Action: engine.Add, Effect: engine.EffectRollout}},
+		Frames:  []api.Status{{State: engine.State{Project: "shop", Revision: 99, Settled: true, Outcome: state.Healthy}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "world.json"), b)
+	err = unseen(t, dir, "up", "-d", "--yes")
+	calls, _ := os.ReadFile(filepath.Join(dir, "calls"))
+	if err != nil || !strings.Contains(string(calls), "halt c1") || !strings.HasSuffix(string(calls), "discard c1\n") {
+		t.Errorf("up: %v; calls:\n%s", err, calls)
 	}
 }
 

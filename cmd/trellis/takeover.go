@@ -69,6 +69,7 @@ type taking struct {
 	lone    []string                      // services without data, in order of name
 	data    []string                      // services with data, dependents first
 	others  []string                      // theirs that are not in the file
+	dies    func()                        // ends what has this command outlive the reader of its output
 }
 
 func newTaking(u *session, docker images, project compose.Project, theirs []composeContainer) *taking {
@@ -121,6 +122,7 @@ func dependsOn(project compose.Project, a, b string, seen map[string]bool) bool 
 // run shows the plan, asks, and takes the services over.
 func (t *taking) run(ctx context.Context) error {
 	p := t.session.program
+	t.dies = p.steadfast() // theirs would be stopped and ours not be there
 	p.progressf("%s", t.plan())
 	ask := []string{"stops the containers that docker compose started: " + strings.Join(append(slices.Clone(t.lone), t.data...), ", ")}
 	for _, name := range t.data {
@@ -275,6 +277,7 @@ func (t *taking) back(ctx context.Context, names, keep []string, cause error) er
 
 // discard removes theirs when all is ours.
 func (t *taking) discard(ctx context.Context) error {
+	defer t.dies()
 	if err := t.docker.Discard(ctx, t.idsOf(append(slices.Clone(t.lone), t.data...))); err != nil {
 		return err
 	}
