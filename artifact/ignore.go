@@ -134,11 +134,12 @@ func segments(line string) []string {
 
 // match says whether p is left out. Folders that are left out need not be entered.
 func (ig ignores) match(p string, isDir bool) bool {
-	return ig.matchGit(p, isDir) && (isDir || !isSettings(path.Base(p))) || ig.matchDocker(p, isDir)
+	return (isDir || !isSettings(path.Base(p))) && (ig.matchGit(p, isDir) || ig.matchDocker(p, isDir))
 }
 
 // isSettings says of a file's name that builds read settings from it, as Vite, Next.js and Rails do: .env, .env.local, .env.production.
-// A .gitignore keeps those out of version control because of what is in them, and not out of what is built.
+// A .gitignore keeps those out of version control because of what is in them, and a .dockerignore out of images; a build that runs in the
+// folder itself finds them there.
 func isSettings(name string) bool { return name == ".env" || strings.HasPrefix(name, ".env.") }
 
 func (ig ignores) matchGit(p string, isDir bool) bool {

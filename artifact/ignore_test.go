@@ -67,8 +67,8 @@ func TestSourceTree(t *testing.T) {
 			want: []string{".env.local", "sub/.env", "sub/.env.production.local", "x"},
 		},
 		"settings in a dockerignore": {
-			files: map[string]string{".dockerignore": "**/.env*\n", ".env.local": "", "sub/.env": "", "x": ""},
-			want:  []string{"x"},
+			files: map[string]string{".dockerignore": "**/.env*\nout\n", ".env.local": "", "sub/.env": "", ".envrc": "", "out/.env": "", "x": ""},
+			want:  []string{".env.local", "sub/.env", "x"},
 		},
 		"nested gitignore": {
 			files: map[string]string{

@@ -94,7 +94,7 @@ func within(p, dir string) bool {
 }
 
 // scan returns the source tree: everything below dir but version control, Trellis' own state, what .gitignore and
-// .dockerignore leave out, and node_modules unless it is an artifact. What these leave out is left.
+// .dockerignore leave out but for files of settings, and node_modules unless it is an artifact. What these leave out is left.
 func (src source) scan(ctx context.Context, f *folder) (t tree, left []string, err error) {
 	w := walker{src: src, ctx: ctx}
 	if err := w.walk(".", ignores{docker: readDockerignore(src.dir)}); err != nil {
