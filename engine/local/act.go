@@ -33,6 +33,9 @@ func (l *loop) begin(d *desired, st step) {
 			return
 		}
 		m = &known{service: st.service, slot: st.slot, hash: svc.hash, hook: st.hook + 1, driver: svc.driver}
+		if st.hash != "" && !l.likeOthers(m, st.hash) {
+			return
+		}
 		l.memory.instances[st.id] = m
 	}
 	if m.busy != "" {
@@ -77,6 +80,18 @@ func (l *loop) begin(d *desired, st step) {
 		l.mu.Unlock()
 		l.poke()
 	})
+}
+
+// likeOthers gives a new instance the definition that others of its service have, of which none may be left. The caller holds mu.
+func (l *loop) likeOthers(m *known, hash string) bool {
+	for _, other := range l.memory.instances {
+		if other.service == m.service && other.hash == hash && other.former != nil {
+			m.hash, m.driver = hash, other.driver
+			m.former, m.formerOf, m.formerDone = other.former, other.formerOf, true
+			return true
+		}
+	}
+	return false
 }
 
 // recordHook writes down that a hook is done. Only then it is: nothing is started on it, and its instance is not removed,

@@ -10,9 +10,10 @@ import (
 
 // gate says whether instances of a service may be made, and otherwise what they wait for. For a service that was never
 // started, its dependencies have to be as the file says. One that runs already is held back only from replacing its
-// instances, and only while a dependency is being replaced itself: nothing that is down waits for anything.
+// instances, and only while a dependency is being replaced itself: nothing that is down waits for anything, and it may grow.
 func (p *planner) gate(s *servicePlan) bool {
-	deployed := s.deployed()
+	deployed, open := s.deployed(), true
+	s.grows = deployed
 	for _, d := range s.want.dependsOn {
 		dep := p.byName[d.service]
 		if dep == nil || dep.cur == nil || dep.want.stopped || dep.want.replicas == 0 {
@@ -22,13 +23,16 @@ func (p *planner) gate(s *servicePlan) bool {
 		if waits == "" || broken && !d.required {
 			continue
 		}
-		s.waits = waits
+		s.grows = s.grows && d.condition != compose.ServiceCompletedSuccessfully && dep.want.problem == ""
+		if !open {
+			continue
+		}
+		s.waits, open = waits, false
 		if broken {
 			s.failed = waits
 		}
-		return false
 	}
-	return true
+	return open
 }
 
 // conditionWords say in words when a dependency is as its dependent needs it.

@@ -335,6 +335,7 @@ func (e *Engine) seen(d *desired, inst driver.Instance, m *known) seen {
 	}
 	svc := d.services[inst.Service]
 	s.startable = svc != nil && svc.hash == inst.Hash || m.former != nil || !m.formerDone // what was not looked for yet is not gone
+	s.copyable = m.former != nil && !slices.ContainsFunc(m.former.hooks, func(h hookTemplate) bool { return h.perReplica })
 	if !s.wasReady {
 		s.started = latest(s.started, e.memory.back[m.driver]) // while it was away nobody knew
 	}

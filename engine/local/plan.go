@@ -37,7 +37,8 @@ type step struct {
 	service string
 	id      driver.ID
 	slot    int
-	hook    int // index of the hook, for hook and record
+	hook    int    // index of the hook, for hook and record
+	hash    string // of the earlier definition that a new instance is started by; "": by the wanted one
 	reason  string
 }
 
@@ -126,6 +127,7 @@ type seen struct {
 	replace    bool // stopped because it hung: to be started again at once
 	failures   int  // runs in a row that ended before they had been good for goodAfter
 	startable  bool // its definition is known, so it can be started again
+	copyable   bool // another slot can be started by its definition as it is
 	drainSince time.Time
 	idle       bool   // nothing is in flight at it, and nothing new comes
 	said       string // the last probe's answer
@@ -178,6 +180,7 @@ type servicePlan struct {
 	rollout   *state.Rollout // nil: nothing is watched or judged
 	hold      bool           // nothing more is replaced
 	beginning bool           // because its rollout is not written down yet
+	grows     bool           // what it waits for holds back its replacements alone
 	failing   *failing       // what makes the rollout fail
 }
 
@@ -254,9 +257,11 @@ func (p *planner) survey(s *servicePlan) {
 }
 
 func (p *planner) step(kind stepKind, inst seen, reason string) {
-	p.out.steps = append(p.out.steps, step{
-		kind: kind, service: inst.service, id: inst.id, slot: inst.slot, hook: inst.hook - 1, reason: reason,
-	})
+	st := step{kind: kind, service: inst.service, id: inst.id, slot: inst.slot, hook: inst.hook - 1, reason: reason}
+	if s := p.byName[inst.service]; kind == stepStart && inst.hash != s.want.hash {
+		st.hash = inst.hash
+	}
+	p.out.steps = append(p.out.steps, st)
 }
 
 // wakeAt asks to plan again at t.
@@ -302,8 +307,8 @@ func (p *planner) service(s *servicePlan) {
 			p.keep(s, *cur, open)
 		}
 	}
-	if open {
-		p.fill(s)
+	if open || s.grows {
+		p.fill(s, open)
 	}
 	for slot := 1; slot <= w.replicas; slot++ {
 		for _, old := range s.olds[slot] {

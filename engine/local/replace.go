@@ -5,15 +5,22 @@ import (
 	"time"
 )
 
-// fill starts what slots lack.
-func (p *planner) fill(s *servicePlan) {
+// fill starts what slots lack, or where that is not open only what was added to them and replaces nothing.
+func (p *planner) fill(s *servicePlan, open bool) {
 	if s.leaving() {
 		return
 	}
 	room, unproven := p.room(s), p.unproven(s)
 	for slot := 1; slot <= s.want.replicas; slot++ {
-		careful := unproven && len(s.olds[slot]) == 0 || slices.ContainsFunc(s.olds[slot], s.worth)
-		if s.cur[slot] != nil || careful && s.hold || !p.hooksDone(s, slot) {
+		added := len(s.olds[slot]) == 0
+		careful := unproven && added || slices.ContainsFunc(s.olds[slot], s.worth)
+		if s.cur[slot] != nil || !open && !added {
+			continue
+		}
+		if added && (s.hold || unproven && (!open || room <= 0)) && (p.grow(s, slot, open) || unproven) {
+			continue
+		}
+		if careful && s.hold || !p.hooksDone(s, slot) {
 			continue
 		}
 		old, reason := s.olds[slot], "wanted"
@@ -35,6 +42,32 @@ func (p *planner) fill(s *servicePlan) {
 			id: instanceID(p.want.project, s.want.name, slot, s.want.hash), service: s.want.name, slot: slot, hash: s.want.hash,
 		}, time.Time{}, reason)
 	}
+}
+
+// grow starts an instance of the definition that carries the service in a slot that was added while its rollout takes long: load that
+// asks for more does not wait for the end of a canary, nor is a part of it that nobody decided upon given to what is on trial. It is
+// replaced as all others are. Where the new ones are only watched for a moment the slot waits for them. False: the service cannot grow so.
+func (p *planner) grow(s *servicePlan, slot int, open bool) bool {
+	_, canary := s.canaries()
+	if s.want.stopFirst || !s.guarded() || open && !canary && !s.hold {
+		return false
+	}
+	var like *seen
+	for i := range s.all {
+		inst := &s.all[i]
+		if inst.hash != s.want.hash && inst.copyable && inst.serving() && (like == nil || inst.revision > like.revision) {
+			like = inst
+		}
+	}
+	if like == nil {
+		return false
+	}
+	id := instanceID(p.want.project, s.want.name, slot, like.hash)
+	// A refusal is nothing that the rollout is to blame for.
+	if r, ok := p.have.refused[id]; !ok || r.revision < p.want.revision || !r.final && p.due(r.retryAt) {
+		p.step(stepStart, seen{id: id, service: s.want.name, slot: slot, hash: like.hash}, "wanted before the rollout is over")
+	}
+	return true
 }
 
 // makeWay stops the old instances of a slot before its new one starts.

@@ -57,6 +57,77 @@ func TestRolloutsAreFinishedOrUndone(t *testing.T) {
 	}
 }
 
+// TestRolloutsThatAreScaledMeanwhile: whatever is scaled in the middle, by whom ever, a rollout is finished or undone, and no instance that
+// serves is taken out of rotation for it unless as many as are wanted go on serving.
+func TestRolloutsThatAreScaledMeanwhile(t *testing.T) {
+	t.Parallel()
+	grown := 0
+	for seed := range *seeds {
+		c := chance{rand.New(rand.NewPCG(uint64(seed), 6))}
+		s := newSim()
+		w := wantService{
+			name: "web", hash: "h0", replicas: 1 + c.IntN(4), parallelism: c.IntN(3), grace: 5 * time.Second, patience: 20 * time.Second,
+			routed: true, restart: restartPolicy{condition: restartAlways}, stopFirst: c.one(5), onFailure: []string{"rollback", "pause"}[c.IntN(2)],
+			monitor: time.Duration(c.IntN(3)) * time.Second, monitorAll: c.one(2), interval: 3 * time.Second,
+		}
+		if !c.one(4) {
+			w.canary = []float64{0.1, 0.5}
+		}
+		s.behave = c.goodOrBad(w.monitor)
+		s.want.services = []wantService{w}
+		if !s.settle(1000) {
+			t.Fatalf("seed %d: the first deploy never settles", seed)
+		}
+		s.healthy, s.want.goal = s.want.services, s.want.revision
+		w.hash = "h1"
+		s.revise([]wantService{w})
+		for range 3 {
+			for range c.IntN(40) {
+				d := s.plan()
+				if !w.stopFirst {
+					s.drainsLeaveEnough(t, seed, d.steps)
+				}
+				for _, st := range d.steps {
+					if s.do(st); st.hash != "" && strings.Contains(st.reason, "before the rollout is over") {
+						grown++
+					}
+					s.neverTwice(t, seed, w)
+				}
+				s.turn(d)
+				s.live(s.now.Add(200 * time.Millisecond))
+				if c.one(20) {
+					s.crash()
+				}
+			}
+			n := 1 + c.IntN(6)
+			for _, services := range [][]wantService{s.want.services, s.healthy} {
+				services[0].replicas = n
+			}
+		}
+		if r, ok := s.rollouts["web"]; ok && r.Phase == state.Paused {
+			aborted, err := instruct(r, "abort", "ann@desk", s.now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.rollouts["web"] = aborted
+		}
+		for range 100 {
+			if s.settle(200) || s.rollouts["web"].Phase == state.Paused {
+				break
+			}
+		}
+		if s.rollouts["web"].Phase == state.Paused {
+			continue
+		}
+		if s.onlyHash(t, seed); len(s.plan().steps) > 0 {
+			t.Fatalf("seed %d: never ends:\n%s\n%s", seed, s.states(), strings.Join(s.trace[max(0, len(s.trace)-30):], "\n"))
+		}
+	}
+	if grown < *seeds/4 {
+		t.Errorf("%d instances were added before a rollout was over: this says little", grown)
+	}
+}
+
 // goodOrBad draws what becomes of the instances of each definition; h0 works, and one that crashes does so while it is
 // watched.
 func (c chance) goodOrBad(monitor time.Duration) func(seen) behaviour {

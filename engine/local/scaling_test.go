@@ -178,6 +178,49 @@ func TestAnApplyNeverResetsTheScale(t *testing.T) {
 	})
 }
 
+// TestLoadDuringACanary is answered at once, by instances of the definition that carries the service, also where another control plane goes
+// on with it.
+func TestLoadDuringACanary(t *testing.T) {
+	autoscaledBubble(t, 2, 9, func(b *bench, p compose.Project) {
+		b.apply(p)
+		b.settled(state.Healthy)
+		old := b.service("web").Instances[0].Revision
+		later := old + 1
+		next := p.Services["web"]
+		next.Environment = map[string]string{"COLOR": "green"}
+		next.Deploy.Trellis.Canary = &compose.Canary{Steps: []compose.Share{0.1}, Interval: duration(time.Hour)}
+		p.Services = maps.Clone(p.Services)
+		p.Services["web"] = next
+		b.apply(p)
+		of := func(revision int64) (n int) {
+			for _, inst := range b.service("web").Instances {
+				if inst.Ready && inst.Revision == revision {
+					n++
+				}
+			}
+			return n
+		}
+		b.until("the canary is there", func() bool { return of(later) == 1 })
+		b.load.set(31, 0)
+		began := time.Now()
+		b.until("five of the earlier revision serve", func() bool { return of(old) == 5 })
+		if took := time.Since(began); took > time.Minute || of(later) != 1 {
+			t.Errorf("after %s there are %d of the new one", took, of(later))
+		}
+		b.kill()
+		b.run()
+		b.load.set(45, 0)
+		b.until("seven do", func() bool { return of(old) == 7 })
+		if err := b.eng.Instruct(b.Context(), projectName, "web", engine.Promote, "me@here"); err != nil {
+			t.Fatal(err)
+		}
+		b.settled(state.Healthy)
+		if of(later) != 7 || of(old) > 0 {
+			t.Errorf("at the end %d are new and %d old", of(later), of(old))
+		}
+	})
+}
+
 func TestScaleToZeroAndBack(t *testing.T) {
 	autoscaledBubble(t, 0, 3, func(b *bench, p compose.Project) {
 		b.apply(p)

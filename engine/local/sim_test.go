@@ -132,7 +132,10 @@ func (s *sim) do(st step) {
 	case stepStart, stepHook:
 		if inst == nil {
 			w := s.wanted(st.service)
-			inst = &seen{id: st.id, service: st.service, slot: st.slot, hook: st.hook + 1, hash: w.hash, startable: true}
+			inst = &seen{id: st.id, service: st.service, slot: st.slot, hook: st.hook + 1, hash: w.hash, startable: true, copyable: true}
+			if st.hash != "" {
+				inst.hash = st.hash
+			}
 			s.instances[st.id] = inst
 		}
 		if inst.state == driver.Running {
