@@ -341,6 +341,8 @@ func TestWhatAPlanHides(t *testing.T) {
 			s.Command = []string{"sh", "-c", "exec redis-server --requirepass hunter3 --port 80"}
 		}, "hunter3", "--port 80"},
 		"a variable":         {func(s *compose.Service) { s.Environment["API_TOKEN"] = "hunter3" }, "hunter3", "API_TOKEN"},
+		"a number of tokens": {func(s *compose.Service) { s.Environment["MAX_TOKENS"] = "4096" }, "***", "4096"},
+		"tokens":             {func(s *compose.Service) { s.Environment["MAX_TOKENS"] = "hunter3,hunter4" }, "hunter3", "MAX_TOKENS"},
 		"the path of a file": {func(s *compose.Service) { s.Environment["DB_PASSWORD_FILE"] = "/run/secrets/db" }, "hunter3", "/run/secrets/db"},
 		"whether something is on": {func(s *compose.Service) {
 			s.Environment["AUTH_ENABLED"], s.Environment["PRIVATE_MODE"] = "true", "true"
@@ -348,6 +350,34 @@ func TestWhatAPlanHides(t *testing.T) {
 	} {
 		if text := shown(c.change); strings.Contains(text, c.hidden) || !strings.Contains(text, c.seen) {
 			t.Errorf("%s: %s\nwant %q to be seen and %q not", name, text, c.seen, c.hidden)
+		}
+	}
+}
+
+// TestLooksSecret: whatever may be one is; a number under a name that says how many there may be is none.
+func TestLooksSecret(t *testing.T) {
+	for name, values := range map[string]struct{ secret, open string }{
+		"MAX_TOKENS":                  {"hunter2", "4096"},
+		"max-output-tokens":           {"hunter2", "4096"},
+		"maxTokens":                   {"4k of them", "4096"},
+		"TOKENS_PER_MINUTE":           {"a,b", "1.5e4"},
+		"TOKEN_LIMIT":                 {"none", "100"},
+		"apiKeysLimit":                {"abc", "10"},
+		"TOKEN":                       {"4096", ""},
+		"API_TOKENS":                  {"4096", ""},
+		"MAX_TOKENS_API_KEY":          {"4096", ""},
+		"ACCESS_TOKEN_MAX_USER":       {"4096", ""},
+		"MIN_TOKENS_ADMIN_PASSWORD":   {"123456", ""},
+		"NUMBER_OF_THE_CARD_PASSWORD": {"1234", ""},
+		"COUNT_SECRET":                {"4096", ""},
+		"PASSWORD_FILE":               {"", "/run/secrets/password"},
+		"COLOR":                       {"", "blue"},
+	} {
+		if values.secret != "" && !engine.LooksSecret(name, values.secret) {
+			t.Errorf("%s=%s is shown", name, values.secret)
+		}
+		if values.open != "" && engine.LooksSecret(name, values.open) {
+			t.Errorf("%s=%s is hidden", name, values.open)
 		}
 	}
 }

@@ -138,12 +138,32 @@ var (
 	// flagged is what a flag of that name is followed by.
 	flagged   = lazyregexp.New(`(?i)((?:^|\s)` + secretFlag + `\s+)("[^"]*"|'[^']*'|[^\s"'-][^\s"']*)`)
 	flagAlone = lazyregexp.New(`(?i)^` + secretFlag + `$`)
-	userInfo  = lazyregexp.New(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@`)
+	// What is counted, in words of lower case: several secrets, or the count or limit of one kind.
+	countedWords = lazyregexp.New(`(^|_)(tokens|secrets|passwords|credentials|api_?keys|(?:token|secret|password|credential|api_?key)_(?:count|limit))(_|$)`)
+	humps        = lazyregexp.New(`([a-z0-9])([A-Z])`)
+
+	userInfo = lazyregexp.New(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]*@`)
 )
 
-// LooksSecret says whether a variable's name says that its value is a secret. The path of a file is none.
-func LooksSecret(name string) bool {
-	return secretName.MatchString(name) && !strings.HasSuffix(strings.ToUpper(name), "_FILE")
+var countingWords = []string{"max", "maximum", "min", "minimum", "num", "number", "count", "limit", "total", "budget", "quota", "per"}
+
+// LooksSecret says whether a variable's name says that its value is a secret. The path of a file is none, nor is how many secrets there
+// may be: a number under a name such as MAX_TOKENS.
+func LooksSecret(name, value string) bool {
+	return secretName.MatchString(name) && !strings.HasSuffix(strings.ToUpper(name), "_FILE") && !(counts(name) && isNumber(value))
+}
+
+// counts says whether a name says of secrets nothing but how many there are: MAX_TOKENS, tokens-per-minute, apiKeysLimit, TOKEN_COUNT.
+func counts(name string) bool {
+	words := strings.FieldsFunc(strings.ToLower(humps.ReplaceAllString(name, "${1}_${2}")), func(r rune) bool { return strings.ContainsRune("_-. ", r) })
+	counting := slices.ContainsFunc(words, func(word string) bool { return slices.Contains(countingWords, word) })
+	rest := countedWords.ReplaceAllString(strings.Join(words, "_"), "${1}n${3}")
+	return counting && !secretName.MatchString(rest)
+}
+
+func isNumber(value string) bool {
+	_, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+	return err == nil
 }
 
 // freeNames are the parents of keys that a user chose, so that a key's own name says what its value is.
@@ -175,7 +195,7 @@ func maskValue(parent, key string, v any) any {
 		}
 		return out
 	case string:
-		if v != "" && v != "true" && v != "false" && slices.Contains(freeNames, parent) && LooksSecret(key) {
+		if v != "" && v != "true" && v != "false" && slices.Contains(freeNames, parent) && LooksSecret(key, v) {
 			return mask
 		}
 		return maskText(v)

@@ -116,7 +116,7 @@ func (s *sight) learn(rev state.Revision) (err error) {
 	for _, svc := range rev.Project.Services {
 		for _, environment := range environmentsOf(svc) {
 			for name, v := range environment {
-				if engine.LooksSecret(name) {
+				if engine.LooksSecret(name, v) {
 					add(v)
 				}
 			}

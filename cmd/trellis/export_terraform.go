@@ -231,7 +231,7 @@ func parametrise(root *terraform.Root, names variableNames, service string, m ma
 	hide := func(m map[string]any, what func(key string) string) {
 		environment, _ := m["environment"].(map[string]any)
 		for _, key := range slices.Sorted(maps.Keys(environment)) {
-			if value, ok := environment[key].(string); ok && value != "" && engine.LooksSecret(key) {
+			if value, ok := environment[key].(string); ok && value != "" && engine.LooksSecret(key, value) {
 				name := names.of("TRELLIS_SECRET", service+"_"+what(key))
 				root.Hidden[service+"."+what(key)], environment[key] = name, "${"+name+":?}"
 			}

@@ -97,7 +97,7 @@ func withoutValues(root *terraform.Root, project compose.Project) compose.Projec
 		svc := project.Services[service]
 		svc.Environment = maps.Clone(svc.Environment)
 		for key, value := range svc.Environment {
-			if value != "" && engine.LooksSecret(key) {
+			if value != "" && engine.LooksSecret(key, value) {
 				svc.Environment[key], root.Hidden[service+"."+key] = givenByTerraform, key
 			}
 		}
@@ -105,7 +105,7 @@ func withoutValues(root *terraform.Root, project compose.Project) compose.Projec
 		for i, step := range svc.PreStart {
 			step.Environment = maps.Clone(step.Environment)
 			for key, value := range step.Environment {
-				if value != "" && engine.LooksSecret(key) {
+				if value != "" && engine.LooksSecret(key, value) {
 					step.Environment[key], root.Hidden[service+"."+kubernetes.StepVariable(i, key)] = givenByTerraform, key
 				}
 			}

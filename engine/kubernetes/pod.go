@@ -175,9 +175,9 @@ func (r *renderer) environment(svc compose.Service) []corev1.EnvVar {
 	return append(all, r.telemetryEnvironment(svc)...)
 }
 
-// belongsInSecret says whether a variable's name says that it is a secret, and a Secret can have it under a key.
+// belongsInSecret says whether a variable's name and value say that it is a secret, and a Secret can have it under a key.
 func belongsInSecret(name, value, key string) bool {
-	return engine.LooksSecret(name) && value != "" && len(utilvalidation.IsConfigMapKey(key)) == 0
+	return engine.LooksSecret(name, value) && value != "" && len(utilvalidation.IsConfigMapKey(key)) == 0
 }
 
 // fromSecret is a variable whose value is in a Secret.
