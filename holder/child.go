@@ -20,12 +20,14 @@ type timing struct {
 	grace time.Duration
 	// ready is how long a new data plane may take until it serves.
 	ready time.Duration
+	// look is how often the holder looks whether it can be found.
+	look time.Duration
 }
 
 func defaultTiming() timing {
 	return timing{
 		firstDelay: 100 * time.Millisecond, maxDelay: 5 * time.Second, livedLong: 10 * time.Second,
-		grace: 10 * time.Second, ready: 30 * time.Second,
+		grace: 10 * time.Second, ready: 30 * time.Second, look: 10 * time.Second,
 	}
 }
 
@@ -290,6 +292,16 @@ func (c *child) ask(command []string) error {
 		return ErrStopping
 	}
 	return <-r.answer
+}
+
+// again replaces the program by itself.
+func (c *child) again() {
+	c.mu.Lock()
+	command := c.command
+	c.mu.Unlock()
+	if err := c.ask(command); err != nil && !errors.Is(err, ErrStopping) {
+		c.log.Error("program is not started anew", "err", err)
+	}
 }
 
 func (p *process) hasEnded() bool {

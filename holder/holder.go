@@ -19,6 +19,9 @@ type Config struct {
 	ControlPlane []string `json:"control_plane"`
 	DataPlane    []string `json:"data_plane"`
 	Env          []string `json:"env"`
+	// Keep are the names of files in Dir that the two programs are started with. Where somebody removes them, or all of Dir, they are
+	// written again as they were.
+	Keep []string `json:"keep,omitempty"`
 	// Log is the file that takes the holder's and the two programs' standard error; it is rotated once at 10 MiB.
 	Log string `json:"log"`
 }

@@ -69,22 +69,25 @@ func hold(file string, times timing, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	p := &presence{cfg: cfg, log: log, lock: lock}
+	defer func() { p.lock.Close() }()
 	output, err := os.OpenFile(cfg.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}
 	defer output.Close()
-	listener, err := listenUnix(filepath.Join(cfg.Dir, socketFile))
-	if err != nil {
+	if err := p.listen(); err != nil {
 		return err
 	}
-	newHolder(cfg, times, output, log).run(cfg, listener)
+	if err := p.keep(); err != nil {
+		return err
+	}
+	newHolder(cfg, times, output, log).run(p, times.look)
 	return nil
 }
 
 // run serves and keeps the programs running until it is told to stop, and returns when all has ended.
-func (h *holder) run(cfg Config, listener *net.UnixListener) {
+func (h *holder) run(p *presence, every time.Duration) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
@@ -92,17 +95,38 @@ func (h *holder) run(cfg Config, listener *net.UnixListener) {
 	var all sync.WaitGroup
 	all.Go(h.control.run)
 	all.Go(h.data.run)
-	all.Go(func() { h.accept(listener) })
+	accept := func() {
+		l := p.listener
+		all.Go(func() { h.accept(l) })
+	}
+	accept()
 	h.log.Info("holder started", "pid", os.Getpid())
 	rotate := time.NewTicker(rotateEvery)
 	defer rotate.Stop()
+	look := time.NewTicker(every)
+	defer look.Stop()
+	displaced := false
 	for running := true; running; {
 		select {
 		case <-signals:
 			h.stop()
 		case <-rotate.C:
-			if err := rotateLog(cfg.Log); err != nil {
+			if err := rotateLog(p.cfg.Log); err != nil {
 				h.log.Error("log is not rotated", "err", err)
+			}
+		case <-look.C:
+			anew, err := p.look()
+			if displaced = errors.Is(err, errHeld); displaced {
+				h.log.Error("the runtime directory was removed, and another holder has begun in this one's place: this one ends", "err", err)
+				h.stop()
+				continue
+			}
+			p.tell(err)
+			if anew {
+				h.log.Warn("the runtime directory was removed and is made again; control plane and data plane are started anew for their sockets", "dir", p.cfg.Dir)
+				accept()
+				go h.control.again()
+				go h.data.again()
 			}
 		case <-h.stopping:
 			running = false
@@ -114,12 +138,7 @@ func (h *holder) run(cfg Config, listener *net.UnixListener) {
 	<-h.data.ended
 	h.sockets.closeAll()
 	// As long as the socket is there a Start is told to wait; when it is not, nothing of this holder is.
-	for _, file := range []string{configFile, pidFile} {
-		if err := remove(filepath.Join(cfg.Dir, file)); err != nil {
-			h.log.Error("file is left", "err", err)
-		}
-	}
-	listener.Close() // removes its file
+	p.leave(displaced)
 	all.Wait()
 	h.log.Info("holder stopped")
 	close(h.stopped)

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 		case "hold":
 			times := defaultTiming()
 			times.firstDelay, times.maxDelay, times.livedLong = 10*time.Millisecond, 50*time.Millisecond, time.Second
-			times.ready, times.grace = 5*time.Second, 2*time.Second
+			times.ready, times.grace, times.look = 5*time.Second, 2*time.Second, 50*time.Millisecond
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			os.Exit(exitCode(hold(os.Args[2], times, log), log))
 		case "control":
@@ -189,7 +189,7 @@ func start(t *testing.T) *world {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	w := &world{t: t, cfg: Config{
-		Project: "p", Dir: filepath.Join(dir, "r"), Log: filepath.Join(dir, "log"), Env: []string{"GORACE=atexit_sleep_ms=0"},
+		Project: "p", Dir: filepath.Join(dir, "r"), Keep: []string{"project.json"}, Log: filepath.Join(dir, "log"), Env: []string{"GORACE=atexit_sleep_ms=0"},
 		ControlPlane: []string{exe(t), "control", filepath.Join(dir, "r")},
 		DataPlane:    []string{exe(t), "data", filepath.Join(dir, "r"), "first"},
 	}}

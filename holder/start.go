@@ -142,18 +142,23 @@ func writeConfig(cfg Config) (file string, err error) {
 	if err != nil {
 		return "", err
 	}
-	f, err := os.CreateTemp(cfg.Dir, configFile+".*") // 0600
+	return filepath.Join(cfg.Dir, configFile), writeFile(cfg.Dir, configFile, b)
+}
+
+// writeFile writes a file that gets its name when all of it is there, 0600.
+func writeFile(dir, name string, content []byte) error {
+	f, err := os.CreateTemp(dir, name+".*")
 	if err != nil {
-		return "", err
+		return err
 	}
-	_, err = f.Write(b)
+	_, err = f.Write(content)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(cfg.Dir, configFile))
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return filepath.Join(cfg.Dir, configFile), nil
+	return nil
 }
 
 // lastLines returns the last three lines of a log.

@@ -251,6 +251,7 @@ func startHolder(ctx context.Context, l Location) (*holder.Client, error) {
 	}
 	return holder.Start(ctx, shim, holder.Config{
 		Project: l.Project, Dir: l.RuntimeDir, ControlPlane: control, DataPlane: data, Log: l.log(), Env: environment(),
+		Keep: []string{filepath.Base(l.registration())},
 	})
 }
 
