@@ -46,14 +46,29 @@ func (p *Proxy) discover(ctx context.Context, issuer string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return keysURL(issuer, b)
+}
+
+// keysURL returns where an issuer's discovery document says that its keys are.
+func keysURL(issuer string, document []byte) (string, error) {
 	var doc struct {
 		Issuer string `json:"issuer"`
 		JWKS   string `json:"jwks_uri"`
 	}
-	if err := json.Unmarshal(b, &doc); err != nil || doc.Issuer != issuer || doc.JWKS == "" {
+	if err := json.Unmarshal(document, &doc); err != nil || doc.Issuer != issuer || doc.JWKS == "" {
 		return "", fmt.Errorf("discover the keys of %s: %w: its document names another issuer or no keys", issuer, errdefs.ErrInvalid)
 	}
+	// Whoever is on the way could put keys of their own in the place of those that come without TLS, and sign any token.
+	if isHTTPS(issuer) && !isHTTPS(doc.JWKS) {
+		return "", fmt.Errorf("discover the keys of %s: %w: its document names %s, which is not https as the issuer is: have its jwks_uri begin with https://, or set jwks",
+			issuer, errdefs.ErrInvalid, doc.JWKS)
+	}
 	return doc.JWKS, nil
+}
+
+func isHTTPS(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Scheme == "https"
 }
 
 // get returns the body of an answer 200, of at most identity.MaxKeySet bytes.
