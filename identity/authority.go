@@ -82,7 +82,8 @@ func readAuthority(dir string, now time.Time) (*Authority, error) {
 	case !a.key.PublicKey.Equal(a.root.PublicKey):
 		err = errors.New("root.key is not the key of root.crt")
 	case now.After(a.root.NotAfter) || now.Before(a.root.NotBefore.Add(-backdate)):
-		err = fmt.Errorf("the root is valid from %s to %s", a.root.NotBefore.Format(time.DateOnly), a.root.NotAfter.Format(time.DateOnly))
+		err = fmt.Errorf("the root is valid from %s to %s: if this machine's clock is right, remove root.crt and root.key there, and another is made, to be trusted anew",
+			a.root.NotBefore.Format(time.DateOnly), a.root.NotAfter.Format(time.DateOnly))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open the certificate authority in %s: %w: %w", dir, errdefs.ErrInvalid, err)
@@ -160,11 +161,14 @@ func (a *Authority) Issue(names []string, now time.Time) (certPEM, keyPEM []byte
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyPEM, nil
 }
 
-// Due says whether a certificate is to be renewed: it is none of this authority for exactly these names, or two thirds of
-// its life are over.
-func (a *Authority) Due(certPEM []byte, names []string, now time.Time) bool {
+// Due says whether a certificate is to be renewed: it is none of this authority for exactly these names, the key is not its
+// own, or two thirds of its life are over.
+func (a *Authority) Due(certPEM, keyPEM []byte, names []string, now time.Time) bool {
 	c, err := parseCertificate(certPEM)
 	if err != nil || c.CheckSignatureFrom(a.root) != nil || now.Before(c.NotBefore) {
+		return true
+	}
+	if key, err := ParseKey(keyPEM); err != nil || !key.PublicKey.Equal(c.PublicKey) {
 		return true
 	}
 	have := slices.Clone(c.DNSNames)

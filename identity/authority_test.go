@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -49,16 +50,25 @@ func TestAuthority(t *testing.T) {
 		after time.Duration
 		due   bool
 	}{{names, 0, false}, {names, 15 * time.Hour, false}, {names, 17 * time.Hour, true}, {names, -time.Hour, true}, {names[:2], 0, true}} {
-		if due := a.Due(cert, c.names, now.Add(c.after)); due != c.due {
+		if due := a.Due(cert, key, c.names, now.Add(c.after)); due != c.due {
 			t.Errorf("%v after %s: due %v", c.names, c.after, due)
 		}
 	}
 	other, err := identity.OpenAuthority(t.Context(), filepath.Join(t.TempDir(), "ca"), now)
-	if err != nil || !other.Due(cert, names, now) || !other.Due(nil, names, now) {
+	if err != nil || !other.Due(cert, key, names, now) || !other.Due(nil, key, names, now) {
 		t.Errorf("another authority takes it for its own: %v", err)
 	}
+	_, otherKey, err := a.Issue(names, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, k := range map[string][]byte{"no key": nil, "a damaged key": key[:len(key)/2], "another key": otherKey} { // as an end between two writes leaves it
+		if !a.Due(cert, k, names, now) {
+			t.Errorf("%s serves", what)
+		}
+	}
 	for _, at := range []time.Time{now.Add(11 * 365 * 24 * time.Hour), now.Add(-24 * time.Hour)} { // expired, and a clock that is behind
-		if _, err := identity.OpenAuthority(t.Context(), dir, at); !errors.Is(err, errdefs.ErrInvalid) {
+		if _, err := identity.OpenAuthority(t.Context(), dir, at); !errors.Is(err, errdefs.ErrInvalid) || !strings.Contains(err.Error(), "remove root.crt and root.key") {
 			t.Errorf("at %s: %v", at, err)
 		}
 	}

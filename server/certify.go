@@ -86,7 +86,9 @@ func (c *control) certifyOnce(ctx context.Context, now time.Time) error {
 		return err
 	}
 	files := local.LocalCertificate(c.location.TLS())
-	if have, err := os.ReadFile(files.Chain); err == nil && !authority.Due(have, names, now) {
+	haveChain, _ := os.ReadFile(files.Chain) // what can't be read is due
+	haveKey, _ := os.ReadFile(files.Key)
+	if !authority.Due(haveChain, haveKey, names, now) {
 		return nil
 	}
 	chain, key, err := authority.Issue(names, now)
