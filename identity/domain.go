@@ -180,8 +180,9 @@ func (r *root) usable(now time.Time) error {
 		switch {
 		case c == nil:
 			return fmt.Errorf("%w: there is no issuer", errdefs.ErrUnavailable)
-		case now.Before(c.NotBefore):
-			return fmt.Errorf("%w: %s is good from %s on", errdefs.ErrUnavailable, c.Subject.CommonName, c.NotBefore.Format(time.RFC3339))
+		case now.Before(c.NotBefore): // which of the two clocks was right, that of then or this one, nothing here can tell
+			return fmt.Errorf("%w: %s is good from %s on: if this machine's clock is right, one that was ahead has made it, and `trellis cert rotate --now` makes another",
+				errdefs.ErrUnavailable, c.Subject.CommonName, c.NotBefore.Format(time.RFC3339))
 		case !now.Before(c.NotAfter):
 			return fmt.Errorf("%w: %s has expired at %s", errdefs.ErrUnavailable, c.Subject.CommonName, c.NotAfter.Format(time.RFC3339))
 		}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -136,6 +137,25 @@ func TestAClockThatWasAhead(t *testing.T) {
 		t.Errorf("%d roots", len(roots))
 	}
 	parse(t, issue(t, openDomain(t, dir, now.Add(time.Hour)), "/service/web", now.Add(time.Hour)), now.Add(time.Hour))
+}
+
+// TestAFirstRootOfAClockThatWasAhead: which of two clocks is right nothing can tell, so no root is made in its place unasked; what is
+// said has one made that serves at once.
+func TestAFirstRootOfAClockThatWasAhead(t *testing.T) {
+	dir, now := filepath.Join(t.TempDir(), "authority"), time.Now()
+	openDomain(t, dir, now.Add(4*365*day))
+	d := openDomain(t, dir, now)
+	if _, err := d.Issue("/service/web", nil, now); !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "`trellis cert rotate --now`") {
+		t.Errorf("by the right clock: %v", err)
+	}
+	if err := identity.Rotate(dir, "shop", now, true); err != nil {
+		t.Fatal(err)
+	}
+	d = openDomain(t, dir, now)
+	parse(t, issue(t, d, "/service/web", now), now)
+	if roots := d.Roots(now); len(roots) != 1 || roots[0].Number != 2 {
+		t.Errorf("roots: %+v", roots)
+	}
 }
 
 // TestADayAsleep: whoever wakes after a day has expired, and is believed again as soon as it is issued anew.
