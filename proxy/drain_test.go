@@ -160,3 +160,51 @@ func TestConversationOutlivesLinger(t *testing.T) {
 	}
 	<-stopped
 }
+
+// TestRequestOutlivesLinger: a connection whose request was in flight when those that wait were closed holds up nothing once that is
+// answered; where the answer's head says so, it is closed by the client.
+func TestRequestOutlivesLinger(t *testing.T) {
+	for name, begun := range map[string]bool{"not answered yet": false, "in the middle of its answer": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			asked, goOn := make(chan bool, 1), make(chan bool)
+			b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+				if begun {
+					io.WriteString(w, "so ")
+					w.(http.Flusher).Flush()
+				}
+				asked <- true
+				<-goOn
+				io.WriteString(w, "long")
+			})
+			r := newRig(t, Config{Linger: 50 * time.Millisecond, Grace: 15 * time.Second})
+			conn, err := net.Dial("tcp", r.gateway(instanceAt("app-1", b.addr)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			<-asked
+			br := bufio.NewReader(conn)
+			if begun {
+				if _, err := br.Peek(1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			stopped := make(chan bool)
+			go func() { r.stop(); close(stopped) }()
+			eventually(t, "draining", r.proxy.draining.Load)
+			time.Sleep(300 * time.Millisecond)
+			close(goOn)
+			res, err := http.ReadResponse(br, nil)
+			if text := body(t, res, err); !strings.HasSuffix(text, "long") || res.Close == begun {
+				t.Errorf("%q, and close %t", text, res.Close)
+			}
+			if n, err := br.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("the connection stays: %d %v", n, err)
+			}
+			<-stopped
+		})
+	}
+}

@@ -94,6 +94,7 @@ type Proxy struct {
 	spans    *spans
 	table    atomic.Pointer[table]
 	draining atomic.Bool
+	parting  atomic.Bool   // connections that wait for a request are closed
 	faults   atomic.Uint64 // panics that were kept to their request
 	open     chan struct{} // one for each connection of a client
 
@@ -336,6 +337,7 @@ func (p *Proxy) drain() {
 			go s.finish()
 		}
 	}
+	p.parting.Store(true) // before: who comes to wait after that does it by itself
 	for _, c := range p.pulse.list() {
 		c.closeIdle()
 	}

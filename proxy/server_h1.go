@@ -58,6 +58,9 @@ func (f *front) next(c *clientConn) bool {
 	if len(c.in.Buffered()) == 0 {
 		c.readBy.set(f.p.pulse.in(f.idle))
 		c.state.Store(connIdle)
+		if f.p.parting.Load() {
+			c.closeIdle()
+		}
 		err := c.in.Fill()
 		if (!c.state.CompareAndSwap(connIdle, connBusy) || err != nil) && !c.cameLast(err) {
 			return false
@@ -335,8 +338,8 @@ func (t *turn) begin() {
 		defer t.mu.Unlock()
 	}
 	t.answering = true
-	if t.q.body != nil && !t.kept.ended.Load() {
-		t.last = true // where the rest of its body ends nobody would find out
+	if t.q.body != nil && !t.kept.ended.Load() || t.f.p.draining.Load() {
+		t.last = true // where the rest of its body ends nobody would find out; or the drain has begun since the request came
 	}
 }
 
