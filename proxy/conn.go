@@ -33,6 +33,7 @@ type clientConn struct {
 	place  int          // in the pulse's list
 
 	readBy, writeBy, lookAt limit // 0 while there is nothing to wait for
+	restAt                  limit // when a connection that waits for a request rests
 
 	ctx    context.Context // of an HTTP/1.1 connection: it ends with the client
 	cancel context.CancelFunc
@@ -51,6 +52,7 @@ type presence struct {
 const (
 	connBusy    = iota
 	connIdle    // it waits for a request
+	connResting // it has waited for one for a while, and goes on waiting with less memory
 	connClosing // it waited for one when the data plane ended
 )
 
@@ -67,9 +69,25 @@ func newClientConn(tcp *net.TCPConn, l *listener) *clientConn {
 func (c *clientConn) closeIdle() {
 	c.mu.Lock() // cameLast sees the whole of it
 	defer c.mu.Unlock()
-	if c.state.CompareAndSwap(connIdle, connClosing) {
+	if c.state.CompareAndSwap(connIdle, connClosing) || c.state.CompareAndSwap(connResting, connClosing) {
 		c.raw.SetReadDeadline(time.Unix(1, 0))
 	}
+}
+
+// rest wakes who waits for a request on the connection, so that somebody else can who needs less memory for it.
+func (c *clientConn) rest() {
+	c.mu.Lock() // awoken sees the whole of it
+	defer c.mu.Unlock()
+	if c.state.CompareAndSwap(connIdle, connResting) {
+		c.raw.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// awoken says whether who waits was woken by rest, which it undoes; the connection is busy then.
+func (c *clientConn) awoken() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.CompareAndSwap(connResting, connBusy) && c.raw.SetReadDeadline(time.Time{}) == nil
 }
 
 // cameLast says whether a request has come after all on a connection that is closed because it waited: in the moment in

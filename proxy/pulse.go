@@ -147,6 +147,9 @@ func (c *clientConn) beat(now int64) {
 	if c.readBy.passed(now) {
 		c.raw.SetReadDeadline(past)
 	}
+	if c.restAt.passed(now) {
+		c.rest()
+	}
 	if c.writeBy.passed(now) {
 		c.raw.SetWriteDeadline(past)
 	}

@@ -38,32 +38,69 @@ type turn struct {
 
 var turns = sync.Pool{New: func() any { return &turn{out: make([]byte, 0, 2<<10)} }}
 
-// serve1 serves an HTTP/1.1 connection until it ends.
+// serve1 serves an HTTP/1.1 connection until it ends, or rests.
 func (f *front) serve1(c *clientConn) {
-	defer c.Close()
 	c.in.Init(c.tcp, http1.SmallBuffer)
-	defer c.in.Close()
 	if len(c.first) > 0 {
 		c.in.Prepend(c.first)
 		c.first = nil
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	defer c.cancel()
-	for f.next(c) {
-	}
+	f.goOn1(c, false)
 }
 
-// next serves the next request of a connection; it says whether there may be one more.
-func (f *front) next(c *clientConn) bool {
+// goOn1 serves the next requests of an HTTP/1.1 connection. One that rests goes on on a new stack, which is half as large as the least to
+// which the one of a goroutine that has served a request shrinks.
+func (f *front) goOn1(c *clientConn, rested bool) {
+	for {
+		after := f.next(c, rested)
+		if after == rests {
+			f.p.wg.Go(func() { f.goOn1(c, true) })
+			return
+		}
+		if after == ends {
+			break
+		}
+		rested = false
+	}
+	c.cancel()
+	c.in.Close()
+	c.Close()
+}
+
+// What comes after a request, or after a while without one.
+type afterwards int
+
+const (
+	ends afterwards = iota
+	follows
+	rests
+)
+
+// restTime is how long a connection waits for a request before it rests.
+const restTime = time.Second
+
+// next serves the next request of a connection; it says whether there may be one more. rested says that it waits for it already.
+func (f *front) next(c *clientConn, rested bool) afterwards {
 	if len(c.in.Buffered()) == 0 {
-		c.readBy.set(f.p.pulse.in(f.idle))
+		if !rested {
+			c.readBy.set(f.p.pulse.in(f.idle))
+			c.restAt.set(f.p.pulse.in(restTime))
+		}
 		c.state.Store(connIdle)
 		if f.p.parting.Load() {
 			c.closeIdle()
 		}
 		err := c.in.Fill()
-		if (!c.state.CompareAndSwap(connIdle, connBusy) || err != nil) && !c.cameLast(err) {
-			return false
+		c.restAt.set(0)
+		mine := c.state.CompareAndSwap(connIdle, connBusy)
+		if !mine && c.awoken() {
+			if mine = true; errors.Is(err, os.ErrDeadlineExceeded) && c.readBy.at.Load() != 0 {
+				return rests
+			}
+		}
+		if (!mine || err != nil) && !c.cameLast(err) {
+			return ends
 		}
 	}
 	c.readBy.set(f.p.pulse.in(f.head))
@@ -74,7 +111,10 @@ func (f *front) next(c *clientConn) bool {
 		turns.Put(t)
 	}
 	c.in.Release()
-	return again
+	if !again {
+		return ends
+	}
+	return follows
 }
 
 // reset makes t ready for another request; false when something may still be using it.
