@@ -101,6 +101,9 @@ func (c *caller) after(p *pool, err *callError) *failure {
 		return &failure{status: 499, kind: kindClient, detail: "the client went away"}
 	case err.kind == kindIdentity:
 		return c.unproven(p, err)
+	case err.kind == kindBadRequest:
+		p.connected()
+		return &failure{status: 431, kind: kindBadRequest, detail: c.s.name + " takes no request with a head that large"}
 	case err.kind == kindConnect:
 		if c.s.retries() < 0 {
 			return &failure{status: 502, kind: kindConnect, detail: "no connection to an instance of " + c.s.name}

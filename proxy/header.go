@@ -45,6 +45,23 @@ func named(h header) []string {
 	return names
 }
 
+// announced returns the fields that a request announces behind its body, nil as a rule: of those, the ones that have a place there.
+// No server takes the others, and what speaks HTTP/2 to instances refuses the whole request for them.
+func announced(h header) []string {
+	var names []string
+	for i := range h {
+		if h[i].Kind != http1.Trailer {
+			continue
+		}
+		for name := range http1.Tokens(h[i].Value) {
+			if f := (http1.Field{Name: name, Kind: http1.KindOf(name)}); isToken(name) && f.InTrailer() {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
 // anyIs says whether one of the names is that of the field.
 func anyIs(list []string, f *http1.Field) bool {
 	for _, n := range list {

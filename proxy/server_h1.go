@@ -228,13 +228,7 @@ func (t *turn) view(l *Listener) *failure {
 		q.body = &t.kept
 		if q.length < 0 {
 			q.trailer = t.body.Trailer
-			for i := range q.header {
-				if q.header[i].Kind == http1.Trailer {
-					for name := range http1.Tokens(q.header[i].Value) {
-						q.declared = append(q.declared, name)
-					}
-				}
-			}
+			q.declared = announced(q.header)
 		}
 	} else if h.Upgrade { // a body and a tunnel exclude each other
 		q.upgrade = upgradeTo(q.header)

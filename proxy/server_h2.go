@@ -162,13 +162,7 @@ func (to *stream2) view(l *Listener) *failure {
 		to.kept.src = &to.body
 		q.body = &to.kept
 		q.trailer = s.Trailer
-		for i := range q.header {
-			if q.header[i].Kind == http1.Trailer {
-				for name := range http1.Tokens(q.header[i].Value) {
-					q.declared = append(q.declared, name)
-				}
-			}
-		}
+		q.declared = announced(q.header)
 	}
 	if fail := q.describe(l, s.Path); fail != nil {
 		return fail

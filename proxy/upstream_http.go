@@ -194,6 +194,10 @@ func (k *conns) target2(address string, q *request) *url.URL {
 	return &url.URL{Scheme: scheme, Host: address, Opaque: path, RawQuery: query, ForceQuery: has && query == ""}
 }
 
+// headTooLarge is what the transport says of a head that is larger than the instance has said it takes; it sends nothing of it. It has
+// no name for that error.
+const headTooLarge = "request header list larger than peer's advertised limit"
+
 // failed2 classifies an error of the HTTP/2 transport.
 func failed2(ctx context.Context, err error, body *watchedBody) *callError {
 	var ce *connectError
@@ -205,6 +209,8 @@ func failed2(ctx context.Context, err error, body *watchedBody) *callError {
 		return &callError{err: &identityError{err: err, other: true}, kind: kindIdentity}
 	case errors.As(err, &ce):
 		return &callError{err: err, kind: kindConnect}
+	case strings.Contains(err.Error(), headTooLarge):
+		return &callError{err: err, kind: kindBadRequest}
 	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 		return &callError{err: err, kind: kindTimeout, sent: true}
 	case ctx.Err() != nil || body != nil && body.failed.Load():
