@@ -51,6 +51,7 @@ type caller struct {
 	timeout time.Duration
 	try     time.Duration // of each attempt; 0: timeout
 	first   time.Time     // when the first attempt began; set where try is
+	hasty   bool          // the last attempt had next to no time, because somebody from outside said so
 	tried   tried
 	repeats int // of what may have arrived
 	again   int // of what did not arrive
@@ -128,8 +129,7 @@ func (c *caller) after(p *pool, err *callError) *failure {
 	}
 	if err.kind == kindReset && givenUp(err.err) && !p.inst.remote() {
 		p.unreachable() // its host is gone, or the way there
-	} else {
-		p.connected()
+	} else if p.connected(); err.kind != kindTimeout || !c.hasty {
 		p.broke()
 		if err.kind == kindReset {
 			p.doubt()
@@ -175,8 +175,14 @@ func (c *caller) timeFor(now time.Time) time.Duration {
 			timeout = c.try
 		}
 	}
-	return c.q.within(timeout, now)
+	given := c.q.within(timeout, now)
+	c.hasty = c.q.outside && given < leastPatience && (given < timeout || timeout <= 0)
+	return given
 }
+
+// leastPatience is how long a caller from outside who says how long it waits has to wait, so that an instance that has not answered by
+// then is taken for one that does not: else anybody could have it left out.
+const leastPatience = time.Second
 
 // backOff waits before a request is repeated that every instance has had already: one that just died takes its
 // connections with it one by one, and the listener last or first. 5 ms, then five times as long each; no longer than until

@@ -168,6 +168,38 @@ func TestDeadlineOfAConnect(t *testing.T) {
 	}
 }
 
+// TestHastyCallers: who is outside, and says that it waits for no time at all, has no instance taken for one that does not answer. The
+// project's own services, and whoever waits for a second, do.
+func TestHastyCallers(t *testing.T) {
+	t.Parallel()
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	r := newRig(t, Config{})
+	inside := r.listen(Listener{Name: "name", Protocol: HTTP1, Service: "app", Port: 80, Caller: "web"})
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	c := client(t)
+	for _, ask := range []struct {
+		addr, ms string
+		times    int
+		breaks   int32
+	}{{addr, "50", 6, 0}, {addr, "1200", 1, 1}, {inside, "50", 1, 2}} {
+		for range ask.times {
+			req, err := http.NewRequest("GET", "http://"+ask.addr+"/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Request-Timeout-Ms", ask.ms)
+			res, err := c.Do(req)
+			if body(t, res, err); res.StatusCode != 504 {
+				t.Errorf("%+v: %d", ask, res.StatusCode)
+			}
+		}
+		h := &r.proxy.table.Load().services["app"].instances["app-1"].pool(80).health
+		if got := h.broken.Load(); got != ask.breaks || h.ejectedAt(time.Now()) {
+			t.Errorf("%+v: %d times it was taken for broken, out of the choice %t", ask, got, h.ejectedAt(time.Now()))
+		}
+	}
+}
+
 // TestDeadlineOfGRPC: the client gets gRPC's own word for it.
 func TestDeadlineOfGRPC(t *testing.T) {
 	var told atomic.Value
