@@ -169,3 +169,45 @@ func TestFailedAttemptKeepsTheBody(t *testing.T) {
 		t.Error("more was read than is kept, and another attempt may begin")
 	}
 }
+
+// TestWhoHasGoneIsNotWorkedFor: an instance learns soon that the client went away who waits for its answer, however the request came.
+func TestWhoHasGoneIsNotWorkedFor(t *testing.T) {
+	t.Parallel()
+	arrived, left := make(chan bool, 1), make(chan time.Duration, 1)
+	b := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		arrived <- true
+		began := time.Now()
+		select {
+		case <-r.Context().Done():
+		case <-time.After(5 * time.Second):
+		}
+		left <- time.Since(began)
+	})
+	r := newRig(t, Config{})
+	addr := r.gateway(instanceAt("app-1", b.addr))
+	for _, parts := range [][]string{
+		{"GET / HTTP/1.1\r\nHost: a\r\n\r\n"},
+		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", "whole"},
+		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nwhole"},
+		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nwhole"},
+		{"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n"},
+		{"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n", "0\r\n\r\n"},
+	} {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, part := range parts {
+			if i > 0 {
+				time.Sleep(50 * time.Millisecond)
+			}
+			io.WriteString(conn, part)
+		}
+		<-arrived
+		conn.Close()
+		if took := <-left; took > 3*time.Second {
+			t.Errorf("%q: it worked on for %v", parts, took)
+		}
+	}
+}

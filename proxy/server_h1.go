@@ -283,6 +283,7 @@ func (t *turn) readBody(q *request) *failure {
 	}
 	if rest, ok := t.body.Whole(); ok {
 		t.kept.have(rest)
+		t.c.lookAt.set(t.f.p.pulse.in(firstLook)) // nothing more is read of it, which would
 		return nil
 	}
 	if err := t.kept.fill(q.length); err != nil {
