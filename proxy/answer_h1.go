@@ -73,11 +73,7 @@ func (t *turn) framing(resp *response) framing {
 
 // answerHead makes the head of an answer, in t.out.
 func (t *turn) answerHead(resp *response, inst *instance, as framing) []byte {
-	reason := resp.reason
-	if reason == "" {
-		reason = http.StatusText(resp.status)
-	}
-	b := http1.AppendStatusLine(t.out[:0], t.head.Minor, resp.status, reason)
+	b := http1.AppendStatusLine(t.out[:0], t.head.Minor, resp.status, resp.words())
 	dated, measured := false, false
 	for i := range resp.header {
 		f := &resp.header[i]

@@ -228,20 +228,32 @@ func (x *exchange) failed(err error, sent bool) *callError {
 // responseLimits are those of http1 for responses.
 var responseLimits = http1.Limits{Head: maxResponseHead, Fields: 1000}
 
-// readHead reads the final response's head; informational ones are dropped.
+// readHead reads the final response's head; informational ones go to the client as they come (RFC 9110, section 15.2).
 func (x *exchange) readHead() (*response, error) {
 	for range maxInformal {
 		if err := x.readOne(); err != nil {
 			return nil, err
 		}
-		if x.head.Status == http.StatusSwitchingProtocols || x.head.Status >= 200 {
+		switch {
+		case x.head.Status == http.StatusSwitchingProtocols || x.head.Status >= 200:
 			return x.response(), nil
-		}
-		if x.head.Status == http.StatusContinue {
+		case x.head.Status == http.StatusContinue: // the client gets its own when its body is asked for
 			x.continued()
+		case x.q.informs != nil:
+			x.inform()
 		}
 	}
 	return nil, &malformedError{errors.New("too many informational responses")}
+}
+
+// inform passes on the informational head that was read.
+func (x *exchange) inform() {
+	h := &x.head
+	r := response{status: h.Status, reason: h.Reason, header: h.Header}
+	if h.Named {
+		r.named = named(h.Header)
+	}
+	x.q.informs.inform(&r)
 }
 
 // readOne reads one head.

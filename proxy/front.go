@@ -39,6 +39,9 @@ func newFront(p *Proxy) *front {
 type peer interface {
 	// readBody reads the request's body if it is small, and gets a large one ready to be read while it is sent on.
 	readBody(q *request) *failure
+	// inform passes an informational answer on while the answer itself has not begun. It blocks while the client takes nothing, for the
+	// stall time at most; who takes no more has gone.
+	inform(resp *response)
 	// refuse writes an answer of the data plane itself.
 	refuse(q *request, fail *failure)
 	// forward passes the answer on, closes it, and says whether the client has got it whole.
@@ -61,6 +64,7 @@ func (f *front) handle(ctx context.Context, l *Listener, q *request, to peer, fa
 	var resp *response
 	var inst *instance
 	if fail == nil {
+		q.informs = to
 		resp, inst, fail = f.ask(ctx, l, q, to, &dest)
 	}
 	if fail != nil {
@@ -173,4 +177,17 @@ func never() bool { return false }
 // passesBack says whether a field of an instance's answer goes to the client as it is.
 func (r *response) passesBack(f *http1.Field) bool {
 	return !f.Kind.HopByHop() && (r.named == nil || !anyIs(r.named, f))
+}
+
+// passesOn is passesBack for an informational answer, which has no body.
+func (r *response) passesOn(f *http1.Field) bool {
+	return f.Kind != http1.ContentLength && r.passesBack(f)
+}
+
+// words is the reason phrase.
+func (r *response) words() string {
+	if r.reason == "" {
+		return http.StatusText(r.status)
+	}
+	return r.reason
 }

@@ -41,6 +41,7 @@ type request struct {
 	vouched   header   // fields that say where it comes from, as its route says: the client's own are dropped
 	client    netip.Addr
 	sender    *presence // nil: nobody, for what the data plane sends by itself
+	informs   peer      // who gets informational answers; nil: nobody
 	streamed  bool      // it came over HTTP/2
 	secured   *secured  // that it came over; nil without TLS
 	scheme    string

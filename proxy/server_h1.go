@@ -355,6 +355,24 @@ func (t *turn) sayContinue() error {
 	return t.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 }
 
+// inform implements peer. HTTP/1.0 has no informational answers.
+func (t *turn) inform(r *response) {
+	if t.head.Minor == 0 {
+		return
+	}
+	b := http1.AppendStatusLine(t.out[:0], t.head.Minor, r.status, r.words())
+	for i := range r.header {
+		if f := &r.header[i]; r.passesOn(f) {
+			b = http1.AppendField(b, f.Name, f.Value)
+		}
+	}
+	b = append(b, "\r\n"...)
+	t.out = b
+	t.mu.Lock() // sayContinue may be at it
+	defer t.mu.Unlock()
+	_ = t.write(b)
+}
+
 // write writes all of b, or fails when the client takes nothing for the stall time. Who takes no more has gone.
 func (t *turn) write(b []byte) error {
 	t.c.writeBy.set(t.f.p.pulse.in(t.f.stall))

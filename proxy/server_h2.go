@@ -213,7 +213,7 @@ func (b *streamBody) Read(p []byte) (int, error) {
 func (b *streamBody) begin() error {
 	if b.ask {
 		b.ask = false
-		if err := b.s.Inform(http.StatusContinue); err != nil {
+		if err := b.s.Inform(http.StatusContinue, nil); err != nil {
 			return io.ErrUnexpectedEOF
 		}
 	}
@@ -230,6 +230,18 @@ func (b *streamBody) await(stop <-chan struct{}) error {
 		return err
 	}
 	return b.s.Await(stop)
+}
+
+// inform implements peer.
+func (to *stream2) inform(r *response) {
+	out := to.out[:0]
+	for i := range r.header {
+		if f := &r.header[i]; r.passesOn(f) {
+			out = append(out, *f)
+		}
+	}
+	to.out = out
+	_ = to.s.Inform(r.status, out) // whether the client has gone its context says
 }
 
 func (to *stream2) forward(q *request, resp *response, inst *instance) bool {

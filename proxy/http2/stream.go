@@ -210,13 +210,13 @@ func (s *Stream) room(until *time.Time) error {
 }
 
 // Inform writes the head of an informational answer; it fails when the answer itself has begun.
-func (s *Stream) Inform(status int) error {
+func (s *Stream) Inform(status int, h http1.Header) error {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	if s.headed {
 		return errBegun
 	}
-	if err := s.head(status, nil, false); err != nil {
+	if err := s.head(status, h, false); err != nil {
 		return err
 	}
 	s.c.flush()
