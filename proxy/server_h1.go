@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -355,24 +354,6 @@ func (t *turn) sayContinue() error {
 	return t.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 }
 
-// inform implements peer. HTTP/1.0 has no informational answers.
-func (t *turn) inform(r *response) {
-	if t.head.Minor == 0 {
-		return
-	}
-	b := http1.AppendStatusLine(t.out[:0], t.head.Minor, r.status, r.words())
-	for i := range r.header {
-		if f := &r.header[i]; r.passesOn(f) {
-			b = http1.AppendField(b, f.Name, f.Value)
-		}
-	}
-	b = append(b, "\r\n"...)
-	t.out = b
-	t.mu.Lock() // sayContinue may be at it
-	defer t.mu.Unlock()
-	_ = t.write(b)
-}
-
 // write writes all of b, or fails when the client takes nothing for the stall time. Who takes no more has gone.
 func (t *turn) write(b []byte) error {
 	t.c.writeBy.set(t.f.p.pulse.in(t.f.stall))
@@ -382,89 +363,6 @@ func (t *turn) write(b []byte) error {
 		t.c.cancel()
 	}
 	return err
-}
-
-// begin says that the answer begins: 100 Continue can't be said any more.
-func (t *turn) begin() {
-	if t.q.ended != nil {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-	}
-	t.answering = true
-	if t.q.body != nil && !t.kept.ended.Load() || t.f.p.draining.Load() {
-		t.last = true // where the rest of its body ends nobody would find out; or the drain has begun since the request came
-	}
-}
-
-// refuse writes an answer of the data plane itself.
-func (t *turn) refuse(q *request, fail *failure) {
-	if e := t.broken.Load(); e != nil && fail.kind == kindClient {
-		fail = malformed(e)
-		q.status, q.failure = fail.status, fail.kind
-	}
-	if fail.kind == kindClient {
-		return
-	}
-	t.begin()
-	t.last = t.last || fail.kind == kindBadRequest // what follows may be meant as a part of it
-	fail = q.worded(fail)
-	contentType, body := fail.content(q.id)
-	b := http1.AppendStatusLine(t.out[:0], t.head.Minor, fail.status, http.StatusText(fail.status))
-	for _, f := range fail.fields(q.id) {
-		b = http1.AppendField(b, f.Name, f.Value)
-	}
-	b = http1.AppendField(b, "Content-Type", contentType)
-	b = append(b, "Content-Length: "...)
-	b = strconv.AppendInt(b, int64(len(body)), 10)
-	b = append(b, "\r\n"...)
-	b = t.endHead(b, false)
-	if q.method != "HEAD" {
-		b = append(b, body...)
-	}
-	t.out = b
-	if t.write(b) != nil {
-		t.last = true
-	}
-}
-
-// endHead appends what a head ends with; dated says that it has a Date.
-func (t *turn) endHead(b []byte, dated bool) []byte {
-	if !dated {
-		b = append(b, "Date: "...)
-		b = append(b, t.f.p.pulse.date()...)
-		b = append(b, "\r\n"...)
-	}
-	switch {
-	case t.last:
-		b = append(b, "Connection: close\r\n"...)
-	case t.head.Minor == 0:
-		b = append(b, "Connection: keep-alive\r\n"...)
-	}
-	return append(b, "\r\n"...)
-}
-
-// upgrade passes a 101 on and connects both ends until one of them closes.
-func (t *turn) upgrade(q *request, resp *response, inst *instance) {
-	t.last = true
-	b := append(t.out[:0], "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"...)
-	for i := range resp.header {
-		if f := &resp.header[i]; !f.Kind.HopByHop() || f.Kind == http1.Upgrade {
-			b = http1.AppendField(b, f.Name, f.Value)
-		}
-	}
-	if t.f.p.cfg.ExposeInstance {
-		b = http1.AppendField(b, InstanceHeader, inst.id)
-	}
-	t.out = append(b, "\r\n"...)
-	if t.write(t.out) != nil {
-		resp.close(false)
-		return
-	}
-	t.c.forget()
-	client := end{conn: t.c.tcp, first: append([]byte(nil), t.c.in.Buffered()...)}
-	t.c.in.Close()
-	server := end{conn: resp.tunnel.conn, first: resp.tunnel.unread()}
-	t.f.p.connect(inst, client, server, strings.EqualFold(resp.header.Get("Upgrade"), "websocket"))
 }
 
 // linger closes a connection on which the client may still be sending, so that it gets to read the answer: a close with
