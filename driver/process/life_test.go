@@ -120,7 +120,7 @@ func TestShimThatIsKilled(t *testing.T) {
 		spec := w.spec("web", own(w.T, "orphan", mark, "live")...)
 		w.start(spec)
 		inst := w.awaitState(spec.ID, driver.Running)
-		await(w.T, "the tree", func() bool { return processesWith(mark) >= 2 })
+		await(w.T, "the tree, whose middle is gone", func() bool { return processesWith("done\x00"+mark) == 1 && processesWith("deaf\x00"+mark) == 0 })
 		woken := make(chan driver.ID, 1000)
 		ctx, cancel := context.WithCancel(w.Context())
 		defer cancel()
