@@ -254,7 +254,19 @@ networks: {front: {}, back: {}}
 	}
 	want = append(want, "services.web.secrets[0] changed")
 	p.wantDrift(want...)
-	change("services.web", "pause", web.Container)
+	// runc tries for a moment to have every process of a container stand still, and one that its limits hardly let run may not get there then.
+	eventually(t, 30*time.Second, "it is paused", func() string {
+		out, err := exec.Command("docker", "pause", web.Container).CombinedOutput()
+		switch {
+		case err == nil:
+			return ""
+		case !strings.Contains(string(out), "unable to freeze"):
+			t.Fatalf("docker pause: %v\n%s", err, out)
+		}
+		return string(out)
+	})
+	want = append(want, "services.web changed")
+	p.wantDrift(want...)
 	p.run("scale", "web=3")
 	p.wantDrift(append(want, "services.web.deploy.replicas scaled")...)
 	p.run("drift", "--revert")
