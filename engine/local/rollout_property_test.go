@@ -30,11 +30,7 @@ func TestRolloutsAreFinishedOrUndone(t *testing.T) {
 			w.canary = []float64{0.05, 0.5}
 		}
 		s.behave = c.goodOrBad(w.monitor)
-		s.want.services = []wantService{w}
-		if !s.settle(1000) {
-			t.Fatalf("seed %d: the first deploy never settles", seed)
-		}
-		s.healthy, s.want.goal = s.want.services, s.want.revision
+		s.deployed(t, seed, w)
 		for change := range 3 {
 			w.hash = fmt.Sprintf("h%d", change+1)
 			s.revise([]wantService{w})
@@ -74,11 +70,7 @@ func TestRolloutsThatAreScaledMeanwhile(t *testing.T) {
 			w.canary = []float64{0.1, 0.5}
 		}
 		s.behave = c.goodOrBad(w.monitor)
-		s.want.services = []wantService{w}
-		if !s.settle(1000) {
-			t.Fatalf("seed %d: the first deploy never settles", seed)
-		}
-		s.healthy, s.want.goal = s.want.services, s.want.revision
+		s.deployed(t, seed, w)
 		w.hash = "h1"
 		s.revise([]wantService{w})
 		for range 3 {
@@ -126,6 +118,16 @@ func TestRolloutsThatAreScaledMeanwhile(t *testing.T) {
 	if grown < *seeds/4 {
 		t.Errorf("%d instances were added before a rollout was over: this says little", grown)
 	}
+}
+
+// deployed carries out the first revision, of one service, and makes it the one to go back to.
+func (s *sim) deployed(t *testing.T, seed int, w wantService) {
+	t.Helper()
+	s.want.services = []wantService{w}
+	if !s.settle(1000) {
+		t.Fatalf("seed %d: the first deploy never settles", seed)
+	}
+	s.healthy, s.want.goal = s.want.services, s.want.revision
 }
 
 // goodOrBad draws what becomes of the instances of each definition; h0 works, and one that crashes does so while it is

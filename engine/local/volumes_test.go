@@ -129,6 +129,15 @@ func TestDeleteRemovesVolumesOfEarlierRevisions(t *testing.T) {
 	})
 }
 
+// withData is a project whose service mounts a volume.
+func withData() compose.Project {
+	p := project(server("web", 1, func(s *compose.Service) {
+		s.Volumes = []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}
+	}))
+	p.Volumes["data"] = compose.Volume{}
+	return p
+}
+
 // TestVolumesOfADriverThatIsNotThereAnyMore: where only an earlier revision had some, their project can be taken down without it, and
 // who asks for that hears of them.
 func TestVolumesOfADriverThatIsNotThereAnyMore(t *testing.T) {
@@ -137,11 +146,7 @@ func TestVolumesOfADriverThatIsNotThereAnyMore(t *testing.T) {
 		k := &keeper{Driver: b.driver(), volumes: map[string]bool{}}
 		b.drivers = map[string]driver.Driver{"fake": k}
 		b.run()
-		p := project(server("web", 1, func(s *compose.Service) {
-			s.Volumes = []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}
-		}))
-		p.Volumes["data"] = compose.Volume{}
-		b.apply(p)
+		b.apply(withData())
 		b.settled(state.Healthy)
 		b.apply(project(server("web", 1)))
 		b.settled(state.Healthy)
@@ -179,10 +184,7 @@ func TestVolumesOfALaterApplyStay(t *testing.T) {
 		store := &hurried{Store: b.store}
 		b.store = store
 		b.run()
-		p := project(server("web", 1, func(s *compose.Service) {
-			s.Volumes = []compose.Mount{{Type: compose.MountVolume, Source: "data", Target: "/data"}}
-		}))
-		p.Volumes["data"] = compose.Volume{}
+		p := withData()
 		b.apply(p)
 		b.settled(state.Healthy)
 		var applying sync.WaitGroup
